@@ -1,0 +1,122 @@
+"""Draws scenes: flat shapes with smooth edges on a dark, neutral background, from 32 pixels up.
+
+Lengths and positions are fractions of the picture's side, x to the right and y down; so a scene looks alike at any size.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mmjax.scenes.grammar import COLORS, Scene, caption, random_scene
+from mmjax.types import UserError
+
+BACKGROUND = (22, 22, 24)
+RADIUS = {"small": 0.14, "large": 0.205}
+NEAR_RADIUS = {"small": (0.13, 0.15), "large": (0.19, 0.21), None: (0.13, 0.21)}  # where the picture is left open
+BORDER = 0.03  # between a thing and the edge of the picture
+GAP = 0.075  # between things
+SLANT = 0.6  # displacement across the relation's axis, at most so much of that along it
+AXIS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}  # axis; 1 where the subject is first
+
+# A square of the same area as the circle of that radius, and an equilateral triangle of its width.
+SQUARE_HALF = np.sqrt(np.pi) / 2
+TRIANGLE_HALF_HEIGHT = np.sqrt(3) / 2
+RING_MIDDLE, RING_HALF_WIDTH = 0.77, 0.23
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A thing with its place: the center (x, y) of its bounding box, and its radius: half of that box, or a little more."""
+
+    shape: str
+    color: str
+    center: tuple[float, float]
+    radius: float
+
+
+def signed_distance(
+    shape: str, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"], radius: float | Float[np.ndarray, "#*n"]
+) -> Float[np.ndarray, "*n"]:
+    """Distance to the outline of the shape around (0, 0), negative inside; exact along edges, shorter beyond corners."""
+    if shape == "circle":
+        return np.sqrt(x * x + y * y) - radius
+    if shape == "ring":
+        return np.abs(np.sqrt(x * x + y * y) - RING_MIDDLE * radius) - RING_HALF_WIDTH * radius
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - SQUARE_HALF * radius
+    if shape == "triangle":
+        sides = TRIANGLE_HALF_HEIGHT * np.abs(x) - 0.5 * y - TRIANGLE_HALF_HEIGHT / 2 * radius
+        return np.maximum(sides, y - TRIANGLE_HALF_HEIGHT * radius)
+    raise ValueError(f"shape {shape!r}: must be circle, square, triangle or ring")
+
+
+@functools.lru_cache(maxsize=8)
+def _pixel_centers(size: int) -> Float[np.ndarray, "n"]:
+    return (np.arange(size) + 0.5) / size
+
+
+def draw_things(things: Sequence[Placed], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Draws things where they are, later ones over earlier ones, with edges one pixel soft.
+
+    Raises:
+        UserError: for a picture below 32 pixels.
+    """
+    if size < 32:
+        raise UserError(f"picture size: scenes are drawn from 32 pixels up, not {size}")
+    places = _pixel_centers(size)
+    picture = np.broadcast_to(np.array(BACKGROUND, np.float64), (size, size, 3)).copy()
+    for thing in things:
+        x, y = thing.center
+        distance = signed_distance(thing.shape, places[None, :] - x, places[:, None] - y, thing.radius)
+        cover = np.clip(0.5 - distance * size, 0.0, 1.0)[..., None]
+        picture += cover * (np.array(COLORS[thing.color], np.float64) - picture)
+    return np.rint(picture).astype(np.uint8)
+
+
+def place(scene: Scene, rng: np.random.Generator) -> tuple[Placed, Placed]:
+    """Subject and object with a place and a radius; drawn from `rng` only where the caption does not determine them."""
+    axis, sign = AXIS[scene.relation]
+    things = (scene.subject, scene.object)
+    if scene.determined:
+        radii = [RADIUS[thing.size] for thing in things if thing.size]
+        along, across = [0.25, 0.75][::sign], [0.5, 0.5]
+    else:
+        radii = [rng.uniform(*NEAR_RADIUS[thing.size]) for thing in things]
+        along, across = _random_places(radii[::sign], rng)
+        along, across = along[::sign], across[::sign]
+    centers = list(zip(along, across) if axis == 0 else zip(across, along))
+    first, second = (Placed(t.shape, t.color, c, r) for t, c, r in zip(things, centers, radii))
+    return first, second
+
+
+def _random_places(radii: Sequence[float], rng: np.random.Generator) -> tuple[list[float], list[float]]:
+    """Coordinates along and across the relation's axis, for the first and the second thing along it."""
+    first, second = radii
+    low, high = sorted(rng.uniform(size=2))
+    room = 1 - 2 * (BORDER + first + second) - GAP
+    along = [BORDER + first + room * low, 1 - BORDER - second - room * (1 - high)]
+    reach = SLANT * (along[1] - along[0])
+    across = rng.uniform(BORDER + first, 1 - BORDER - first)
+    bounds = max(BORDER + second, across - reach), min(1 - BORDER - second, across + reach)
+    return along, [across, rng.uniform(*bounds)]
+
+
+def draw(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The scene as uint8 [y, x, 3].
+
+    Where the caption names both sizes the picture follows from it alone and `rng` is not used. Otherwise radii and
+    places are drawn from `rng`: things lie wholly inside, do not touch, and the relation is plainly true.
+    """
+    return draw_things(place(scene, rng), size)
+
+
+def example(
+    index: int, size: int, seed: int, determined: bool, held_out: bool
+) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], str]:
+    """The index-th picture and its caption: a pure function of the arguments, both numbers 0 or above."""
+    rng = np.random.default_rng((seed, index, determined, held_out))
+    scene = random_scene(rng, determined, held_out)
+    return draw(scene, size, rng), caption(scene)
