@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs mmjax, trains a small generator of drawn scenes, evaluates and exports it, loads the model again and
+# generates: at most ten minutes on two cores after the downloads. Started again, it goes on where it stopped.
+#
+#   ./launch/quickstart.sh                                          the real thing
+#   ./launch/quickstart.sh --config=configs/quickstart.py:tiny      the same way in seconds, to see that it works
+#   ./launch/quickstart.sh --config.train.steps=500                 other arguments go to `mmjax train`
+#
+# QUICKSTART_ARGS may hold arguments too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/environment.sh
+
+# shellcheck disable=SC2086  # several arguments in one variable
+set -- ${QUICKSTART_ARGS:-} "$@"
+config=configs/quickstart.py
+workdir=
+for argument in "$@"; do
+    shift
+    case $argument in
+        --config=*) config=${argument#*=} ;;
+        --workdir=*) workdir=${argument#*=} ;;
+        --config.*=*) set -- "$@" "$argument" ;;
+        *) fail "$argument: not understood; give --config=FILE[:arguments], --workdir=DIR or --config.FIELD=VALUE" ;;
+    esac
+done
+# Each variant of the recipe has a folder of its own: quickstart.py:tiny goes to runs/quickstart-tiny.
+name=$(basename "${config%%:*}" .py)
+case $config in *:*) name=$name-$(printf %s "${config#*:}" | tr -c 'A-Za-z0-9=' '-') ;; esac
+workdir=${workdir:-runs/$name}
+model=$workdir/model
+picture=$workdir/generated.png
+
+make_environment ""
+stage "training $config in $workdir"
+mmjax train --config="$config" --workdir="$workdir" "$@"
+stage "evaluating"
+mmjax evaluate --workdir="$workdir"
+stage "exporting"
+mmjax export --workdir="$workdir" --out="$model"
+stage "generating from $model"
+mmjax generate --model="$model" --out="$picture" \
+    --prompt "a small red circle left of a large blue square" \
+    --prompt "a large green triangle above a small yellow circle" \
+    --prompt "a small blue square below a large red triangle" \
+    --prompt "a large yellow circle right of a small green square"
+
+echo
+echo "report:   $workdir/report.html"
+echo "pictures: $picture"
+echo "model:    $model"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them: lint, types, tests. Arguments go to pytest: ./launch/test.sh tests/data -x
+# PYTHON=python3.12 ./launch/test.sh uses that Python. MMJAX_COCO_DIR names a COCO folder for the tests on real pictures.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/environment.sh
+make_environment test
+
+stage "ruff"
+python -m ruff check .
+stage "mypy"
+python -m mypy
+stage "pytest with $(python --version)"
+# Whole files go to one of two processes, so that what a file's tests share is made once.
+exec python -m pytest -n 2 --dist loadfile "$@"
