@@ -1,0 +1,79 @@
+"""mmjax doctor: what is installed here and what it is good for."""
+
+import argparse
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HELP = "print versions and devices, and what each missing extra would add"
+
+PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+# Extra: the package that tells whether it is installed, and what it adds.
+EXTRAS = {
+    "tpu": ("libtpu", "training and generating on TPUs"),
+    "cuda": ("jax-cuda12-plugin", "training and generating on NVIDIA GPUs"),
+    "wandb": ("wandb", "logging to Weights & Biases (train.wandb_project)"),
+    "tensorboard": ("tensorboard", "looking at WORKDIR/tensorboard with the tensorboard command"),
+    "test": ("pytest", "running the tests, ruff and mypy"),
+    "dev": ("pre-commit", "what the tests need, and checks before each commit"),
+}
+TENSORFLOW = ("tensorflow-cpu", "tensorflow", "tensorflow-intel", "tf-nightly")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes none."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what there is; 0 also where something is missing, since what is needed depends on the use."""
+    for title, rows in (("versions", _versions()), ("devices", _devices()), ("data", _data()), ("extras", _extras())):
+        print(title)
+        for name, text in rows:
+            print(f"  {name:<18}{text}")
+    return 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
+    for package in PACKAGES:
+        yield package, _version(package) or ("run from its source" if package == "mmjax" else "not installed")
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    import jax  # here, since a broken driver fails as late as this
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        yield "none", str(error).splitlines()[0]
+        return
+    for kind in dict.fromkeys(device.device_kind for device in devices):
+        alike = [device for device in devices if device.device_kind == kind]
+        yield alike[0].platform, f"{len(alike)} x {kind}"
+
+
+def _data() -> Iterator[tuple[str, str]]:
+    # Asking the installer's records is quick; importing TensorFlow takes seconds.
+    tensorflow = next((f"{name} {version}" for name in TENSORFLOW if (version := _version(name))), None)
+    yield "tensorflow", tensorflow or "not installed: COCO cannot be read (pip install tensorflow)"
+    datasets = _version("tensorflow-datasets")
+    yield "tfds", datasets or "not installed: no data.source=coco_tfds (pip install tensorflow-datasets)"
+    free = shutil.disk_usage(Path.cwd()).free
+    yield "free disk", f"{free / 1e9:,.1f} GB in {Path.cwd()}"
+
+
+def _extras() -> Iterator[tuple[str, str]]:
+    for extra, (package, adds) in EXTRAS.items():
+        version = _version(package)
+        yield extra, f"{package} {version}" if version else f"missing; pip install 'mmjax[{extra}]' adds {adds}"

@@ -1,0 +1,45 @@
+"""Evaluators by name: small generators of figures, the same in the training loop and from the command line."""
+
+from collections.abc import Callable
+
+from mmjax.config import Config
+from mmjax.evaluate.losses import losses
+from mmjax.evaluate.reconstruction import check_size, reconstruction
+from mmjax.evaluate.report import write_report
+from mmjax.evaluate.runner import grid, run, write
+from mmjax.evaluate.samples import samples
+from mmjax.evaluate.scenes import scenes
+from mmjax.types import Evaluator, UserError
+
+__all__ = ["EVALUATORS", "NEEDS", "build", "grid", "run", "write", "write_report"]
+
+
+def _reconstruction(config: Config) -> Evaluator:
+    check_size(config.data.size)
+    return reconstruction
+
+
+EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
+    "losses": lambda config: losses,
+    "reconstruction": _reconstruction,
+    "samples": lambda config: samples(config.evaluate.samples),
+    "scenes": lambda config: scenes,
+}
+
+# Fields that the data source must provide, beside those of every batch.
+NEEDS: dict[str, tuple[str, ...]] = {"losses": (), "reconstruction": (), "samples": (), "scenes": ("scene",)}
+
+
+def build(config: Config) -> dict[str, Evaluator]:
+    """The evaluators that the recipe names, in its order, and the samples where it asks for any.
+
+    Raises:
+        UserError: for an unknown name, or an evaluator that the recipe's pictures are too small for.
+    """
+    names = list(dict.fromkeys(config.evaluate.evaluators))
+    if config.evaluate.samples and "samples" not in names:
+        names.append("samples")
+    for name in names:
+        if name not in EVALUATORS:
+            raise UserError(f"evaluate.evaluators: no evaluator {name!r}; known: {', '.join(EVALUATORS)}")
+    return {name: EVALUATORS[name](config) for name in names}

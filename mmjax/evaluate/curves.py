@@ -1,0 +1,167 @@
+"""Figures over steps, as inline SVG for the report."""
+
+import html
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+MOST_POINTS = 800
+COLORS = 8  # the page defines --color-0 to --color-7
+ACCURACIES = ("scenes/", "vqa/", "retrieval/", "captions/true", "reconstruction/ssim", "tokenizer/code_usage")
+NO_ACCURACIES = ("scenes/diversity", "scenes/motion")
+
+# Stand-ins that matplotlib takes for colors; the page's own take their place, so that curves follow light and dark.
+_INK, _LINE = "#010203", "#040506"
+_STAND_INS = {_INK: "currentColor", _LINE: "var(--line)"}
+_STAND_INS |= {f"#0a0b{i:02x}": f"var(--color-{i})" for i in range(COLORS)}
+
+
+@dataclass
+class Series:
+    """One figure of one split: values by step, NaN where it was not finite."""
+
+    name: str
+    split: str
+    points: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class Chart:
+    """Series that share their axes. `unit` fixes the values' axis to 0 to 1."""
+
+    title: str
+    series: list[Series]
+    unit: bool = False
+
+
+def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[Chart]:
+    """Groups what metrics.jsonl holds: losses together, accuracies together, each other figure by itself.
+
+    Args:
+        metrics: the lines; a later line of the same step and split replaces the earlier one's figures.
+        terms: names of the objective's terms, which belong to the losses.
+    """
+    found: dict[tuple[str, str], Series] = {}
+    for row in metrics:
+        step, split = row.get("step"), str(row.get("split", ""))
+        if not isinstance(step, int):
+            continue
+        for name, value in row.items():
+            if name in ("step", "split") or not (value is None or isinstance(value, (int, float))):
+                continue
+            series = found.setdefault((name, split), Series(name, split))
+            series.points[step] = math.nan if value is None else float(value)
+    every = [series for series in found.values() if any(map(math.isfinite, series.points.values()))]
+
+    def group(title: str, belongs: Callable[[str], bool], unit: bool = False) -> Chart:
+        return Chart(title, [series for series in every if belongs(series.name)], unit)
+
+    # A sole term with weight 1 is the loss: one curve says it.
+    is_loss = {"loss", *(term for term in terms if not _equals_loss(term, found))}
+    repeated = set(terms) - is_loss
+    others = sorted({s.name for s in every} - is_loss - repeated - {s.name for s in every if _is_accuracy(s.name)})
+    grouped = [group("loss", is_loss.__contains__), group("accuracies", _is_accuracy, unit=True)]
+    singles = [group(name, name.__eq__) for name in others]
+    # Counts of mishaps that never happened are no news.
+    return [c for c in grouped if c.series] + [c for c in singles if any(any(s.points.values()) for s in c.series)]
+
+
+def _is_accuracy(name: str) -> bool:
+    return name.startswith(ACCURACIES) and not name.startswith(NO_ACCURACIES)
+
+
+def _equals_loss(term: str, found: Mapping[tuple[str, str], Series]) -> bool:
+    splits = [split for name, split in found if name == term]
+    return bool(splits) and all(
+        (loss := found.get(("loss", split))) and _alike(loss.points, found[term, split].points) for split in splits
+    )
+
+
+def _alike(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
+    return a.keys() == b.keys() and all(
+        math.isclose(a[step], b[step], rel_tol=1e-5) or (math.isnan(a[step]) and math.isnan(b[step])) for step in a
+    )
+
+
+def to_html(chart: Chart) -> str:
+    """The chart as a <figure> with its title, its SVG and its legend."""
+    names = list(dict.fromkeys(series.name for series in chart.series))
+    splits = list(dict.fromkeys(series.split for series in chart.series))
+    # Colors tell names apart; where there is one name, they tell splits apart.
+    by_split = len(names) == 1
+    keys = splits if by_split else names
+    color = {key: i % COLORS for i, key in enumerate(keys)}
+    colors = [color[series.split if by_split else series.name] for series in chart.series]
+    legend = "".join(
+        f'<span><i style="background:var(--color-{color[key]})"></i>{html.escape(key)}</span>' for key in keys
+    )
+    if not by_split and len(splits) > 1:
+        legend += "<span>thin: train</span>"
+    return (f'<figure class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
+            f'{_svg(chart, colors)}<div class="legend">{legend}</div></figure>')
+
+
+def _svg(chart: Chart, colors: Sequence[int]) -> str:
+    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "text.color": _INK, "xtick.color": _INK,
+                "ytick.color": _INK, "axes.edgecolor": _LINE, "grid.color": _LINE, "font.size": 9}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot(facecolor="none")
+        for series, color in zip(chart.series, colors, strict=True):
+            steps, values = _thinned(series.points)
+            train = series.split == "train"
+            axes.plot(steps, values, color=f"#0a0b{color:02x}", linewidth=1.0 if train else 1.8,
+                      alpha=0.65 if train and len(chart.series) > 1 else 1.0,
+                      marker="o" if len(steps) < 30 and not (train and len(steps) > 1) else "", markersize=3)
+        _dress(axes, chart)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg"):]
+    for stand_in, wanted in _STAND_INS.items():
+        svg = svg.replace(stand_in, wanted)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(chart.title)} over steps" ', 1)
+
+
+def _dress(axes: Axes, chart: Chart) -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.6)
+    axes.tick_params(length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    values = [v for series in chart.series for v in series.points.values() if math.isfinite(v)]
+    if chart.unit:
+        axes.set_ylim(-0.02, 1.02)
+    elif min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if max(values) < 3e3 * min(values) else (1,)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+
+
+def _short(value: float, position: int | None = None) -> str:
+    """1500 as 1500, 20000 as 20k, 0.00012 as 0.00012 and 0.0000012 as 1.2e-06."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (size > 1e3 and abs(value) >= size):
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    """Steps in order and their values; beyond MOST_POINTS, means over equally many neighbors."""
+    steps = sorted(points)
+    width = math.ceil(len(steps) / MOST_POINTS)
+    groups = [steps[i : i + width] for i in range(0, len(steps), max(width, 1))]
+    return [group[-1] for group in groups], [sum(points[s] for s in group) / len(group) for group in groups]

@@ -1,0 +1,21 @@
+"""The objective on the evaluation set: the loss and each of its terms."""
+
+from collections.abc import Callable, Iterable
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.types import Batch, Figures, Predict
+
+
+def losses(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "loss" and each term's name with its mean over the examples; NaN where there is no example.
+
+    `predict` gives "loss" [b], weighted as in training, and "terms/NAME" [b], unweighted.
+    """
+    mean = Mean()
+    mean.add("loss", [])
+    for _, outputs in predicted(predict, batches):
+        mean.add("loss", outputs["loss"])
+        for name, values in outputs.items():
+            if name.startswith("terms/"):
+                mean.add(name.removeprefix("terms/"), values)
+    yield from mean.figures()

@@ -1,0 +1,78 @@
+"""How close the pictures are to the originals: mean squared error, PSNR, SSIM."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Float
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.types import Batch, Figures, Predict, UserError
+
+WINDOW = 11
+SIGMA = 1.5
+SMALLEST_ERROR = 1e-10  # so that equal pictures have a PSNR: 100 dB
+
+
+def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "reconstruction/mean_squared_error", "reconstruction/psnr" (dB) and "reconstruction/ssim".
+
+    All are means over examples of the figure of one picture, with pictures from 0 to 1 and the model's clipped to that.
+    """
+    mean = Mean()
+    names = "reconstruction/mean_squared_error", "reconstruction/psnr", "reconstruction/ssim"
+    for name in names:
+        mean.add(name, [])
+    for batch, outputs in predicted(predict, batches):
+        picture, original = _unit_range(outputs["image"]), _unit_range(batch["image"])
+        error = ((picture - original) ** 2).mean(axis=(1, 2, 3))
+        for name, values in zip(names, (error, psnr(error), ssim(picture, original)), strict=True):
+            mean.add(name, values)
+    yield from mean.figures()
+
+
+def psnr(mean_squared_error: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
+    """Peak signal-to-noise ratio in dB for pictures from 0 to 1, at most 100 dB."""
+    return -10 * np.log10(np.maximum(mean_squared_error, SMALLEST_ERROR))
+
+
+def ssim(a: Float[np.ndarray, "b y x c"], b: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b"]:
+    """Structural similarity of pictures from 0 to 1, the mean over places and channels.
+
+    Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity"
+    (2004), equation 13, with the paper's Gaussian window of 11 x 11 and deviation 1.5, and K1 = 0.01, K2 = 0.03. The
+    window lies wholly inside the picture.
+
+    Raises:
+        UserError: for pictures smaller than the window.
+    """
+    check_size(min(a.shape[1:3]))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    mean_a, mean_b = _blur(a), _blur(b)
+    variance_a, variance_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity /= (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    return similarity.mean(axis=(1, 2, 3))
+
+
+def check_size(side: int) -> None:
+    """Raises UserError where pictures are smaller than SSIM's window."""
+    if side < WINDOW:
+        raise UserError(
+            f"evaluate.evaluators: reconstruction needs pictures of at least {WINDOW} pixels (the window of SSIM), and "
+            f"they have {side}; take a larger data.size, or leave reconstruction out"
+        )
+
+
+def _unit_range(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y x c"]:
+    return np.clip((image.astype(np.float64) + 1) / 2, 0, 1)
+
+
+def _blur(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y2 x2 c"]:
+    """The Gaussian window at every place where it lies wholly inside: along y, then along x."""
+    taps = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / SIGMA**2)
+    taps /= taps.sum()
+    y, x = image.shape[1] - WINDOW + 1, image.shape[2] - WINDOW + 1
+    image = sum(tap * image[:, i : i + y] for i, tap in enumerate(taps))
+    return sum(tap * image[:, :, i : i + x] for i, tap in enumerate(taps))

@@ -1,0 +1,228 @@
+"""The report of a workdir: figures, curves and pictures in one HTML file that needs no network."""
+
+import base64
+import datetime
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmjax.evaluate import curves
+from mmjax.evaluate.page import page
+from mmjax.evaluate.runner import write_file
+from mmjax.types import UserError
+
+PIXELATED_BELOW = 128  # smaller pictures are shown enlarged, with their pixels sharp
+STRIPS, STRIP_PICTURES = 12, 8
+TILES = ("scenes/all", "vqa/accuracy", "reconstruction/psnr", "reconstruction/ssim", "loss")
+UNITS = {"reconstruction/psnr": "dB"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation wrote: its figures, None where not finite, and the files of its samples by name."""
+
+    step: int
+    figures: dict[str, float | None]
+    samples: dict[str, tuple[dict[str, Any], Path]]
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes WORKDIR/report.html from what a training and its evaluations left there, and returns its path.
+
+    Works from the first moment of a training on: what is not there yet, or half-written, is left out.
+
+    Raises:
+        UserError: where there is no such folder, or the report cannot be written.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such folder; name the --workdir of a training")
+    about = _read_json(workdir / "config.json")
+    recipe, versions = about.get("recipe", {}), about.get("versions", {})
+    name = recipe.get("name") or workdir.resolve().name
+    metrics = list(read_lines(workdir / "metrics.jsonl"))
+    evaluations = read_evaluations(workdir / "evaluation")
+    steps = [row["step"] for row in metrics if isinstance(row.get("step"), int)] + [e.step for e in evaluations]
+    best = best_evaluation(evaluations, recipe.get("train", {}).get("best", "-loss"))
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    content = page(
+        title=name,
+        subtitle=f"{workdir} · " + (f"step {max(steps):,}" if steps else "no step logged yet"),
+        sections=[
+            _tiles(evaluations),
+            _figures(evaluations, best),
+            _curves(metrics, list(recipe.get("objective", {}).get("terms", {}))),
+            _samples(evaluations),
+            _progress(evaluations),
+            _folded("Recipe", json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else ""),
+            _folded("Versions", "\n".join(f"{package} {version}" for package, version in versions.items())),
+        ],
+        footer=f"Written {now} by mmjax {versions.get('mmjax', '')}".rstrip(),
+    )
+    path = workdir / "report.html"
+    write_file(path, content.encode())
+    return path
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """Yields the objects of a JSON-lines file. A line that is no object, such as one half-written, is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """The evaluations of a workdir in the order of their steps."""
+    found = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem)):
+        if path.stem.isdecimal():
+            figures = {k: v for k, v in _read_json(path).items() if v is None or isinstance(v, (int, float))}
+            samples = {}
+            for described in sorted(folder.glob(f"{path.stem}.*.json")):
+                about = _read_json(described)
+                picture = described.with_suffix(".png")
+                if {"prompts", "rows", "cell"} <= about.keys() and picture.is_file():
+                    samples[described.stem.partition(".")[2]] = about, picture
+            found.append(Evaluation(int(path.stem), figures, samples))
+    return found
+
+
+def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation | None:
+    """The evaluation with the largest figure `best`, the smallest where it is written with "-" before its name."""
+    name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
+    measured = [(sign * value, e) for e in evaluations if (value := e.figures.get(name)) is not None]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.4g}" if abs(value) < 1 else f"{value:,.2f}"
+
+
+def _section(title: str, content: str, note: str = "") -> str:
+    small = f"<small>{html.escape(note)}</small>" if note else ""
+    return f"<section><h2>{html.escape(title)}{small}</h2>\n{content}</section>"
+
+
+def _tiles(evaluations: Sequence[Evaluation]) -> str:
+    if not evaluations:
+        return ""
+    figures = evaluations[-1].figures
+    tiles = [
+        f"<div class=tile><b>{_number(figures[name])}</b><span>{html.escape(_with_unit(name))}</span></div>"
+        for name in TILES if name in figures
+    ]
+    return f"<div class=tiles>{''.join(tiles)}</div>"
+
+
+def _with_unit(name: str) -> str:
+    return f"{name} ({UNITS[name]})" if name in UNITS else name
+
+
+def _figures(evaluations: Sequence[Evaluation], best: Evaluation | None) -> str:
+    if not evaluations:
+        return _section("Figures", "<p class=empty>No evaluation yet.</p>")
+    last = evaluations[-1]
+    columns = [("last", last)] + ([("best", best)] if best and best is not last else [])
+    head = "".join(f"<th>{title}, step {evaluation.step:,}</th>" for title, evaluation in columns)
+    names = dict.fromkeys(name for _, evaluation in columns for name in evaluation.figures)
+    body = "".join(
+        f"<tr><td>{html.escape(_with_unit(name))}</td>"
+        + "".join(f"<td>{_number(e.figures[name]) if name in e.figures else '–'}</td>" for _, e in columns)
+        + "</tr>"
+        for name in names
+    )
+    note = "the last evaluation is also the best" if best is last and len(evaluations) > 1 else ""
+    table = f"<div class=table><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return _section("Figures", table, note)
+
+
+def _curves(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> str:
+    charts = curves.charts(metrics, terms)
+    if not charts:
+        return _section("Curves", "<p class=empty>Nothing logged yet.</p>")
+    return _section("Curves", f"<div class=charts>{''.join(map(curves.to_html, charts))}</div>", "over steps")
+
+
+class _Cells:
+    """Cuts the pictures of one file of samples."""
+
+    def __init__(self, about: Mapping[str, Any], path: Path):
+        self.height, self.width = about["cell"]
+        with Image.open(path) as picture:
+            self.picture = picture.convert("RGB")
+
+    def cut(self, row: int, column: int, columns: int = 1) -> str:
+        """An <img> with so many neighbors of a row."""
+        box = (column * self.width, row * self.height, (column + columns) * self.width, (row + 1) * self.height)
+        buffer = BytesIO()
+        self.picture.crop(box).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        sharp = " class=pixels" if max(self.height, self.width) < PIXELATED_BELOW else ""
+        size = f"width={box[2] - box[0]} height={box[3] - box[1]}"
+        return f'<img{sharp} alt="" {size} src="data:image/png;base64,{data}">'
+
+
+def _samples(evaluations: Sequence[Evaluation]) -> str:
+    latest = next((e for e in reversed(evaluations) if e.samples), None)
+    if latest is None:
+        return _section("Samples", "<p class=empty>None drawn yet.</p>")
+    sections = []
+    for name, (about, path) in latest.samples.items():
+        cells = _Cells(about, path)
+        cards = []
+        for column, prompt in enumerate(about["prompts"]):
+            pictures = "".join(
+                f"<div>{cells.cut(row, column)}{html.escape(title)}</div>" for row, title in enumerate(about["rows"])
+            )
+            cards.append(f"<div class=sample><div class=pair>{pictures}</div><p>{html.escape(prompt)}</p></div>")
+        width = f"min(100%, {min(max(cells.width, 112), 288) * len(about['rows'])}px)"
+        title = "Samples" if name == "samples" else f"Samples: {name}"
+        grid = f'<div class=samples style="--card-width: {width}">{"".join(cards)}</div>'
+        sections.append(_section(title, grid, f"step {latest.step:,}"))
+    return "\n".join(sections)
+
+
+def _progress(evaluations: Sequence[Evaluation]) -> str:
+    """The first row of the first samples, one strip for each of up to twelve evaluations, evenly chosen."""
+    drawn = [e for e in evaluations if e.samples]
+    if len(drawn) < 2:
+        return ""
+    count = min(STRIPS, len(drawn))
+    chosen = [drawn[round(i * (len(drawn) - 1) / (count - 1))] for i in range(count)]
+    strips = []
+    for evaluation in chosen:
+        about, path = next(iter(evaluation.samples.values()))
+        columns = min(STRIP_PICTURES, len(about["prompts"]))
+        strips.append(f"<span>{evaluation.step:,}</span>{_Cells(about, path).cut(0, 0, columns)}")
+    about, path = next(iter(chosen[-1].samples.values()))
+    if "original" in about["rows"]:
+        row, columns = about["rows"].index("original"), min(STRIP_PICTURES, len(about["prompts"]))
+        strips.append(f"<span>original</span>{_Cells(about, path).cut(row, 0, columns)}")
+    return _section("Progress", f"<div class=progress>{''.join(strips)}</div>", "the first samples, by step")
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>" if text else ""

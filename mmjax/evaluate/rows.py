@@ -1,0 +1,49 @@
+"""What every evaluator reads: the examples of a pass that count, with the model's outputs for them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mmjax.types import Batch, Predict
+
+
+def predicted(
+    predict: Predict, batches: Callable[[], Iterable[Batch]]
+) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+    """One pass over the evaluation set: batches and outputs without the rows that `mask` marks as padding.
+
+    A batch of padding only is left out, but the model has run on it: with several processes all must take part.
+    """
+    for batch in batches():
+        outputs = predict(batch)
+        keep = np.asarray(batch["mask"], bool)
+        if keep.any():
+            yield {name: _pick(value, keep) for name, value in batch.items()}, {
+                name: _pick(value, keep) for name, value in outputs.items()
+            }
+
+
+def _pick(values: Any, keep: np.ndarray) -> Any:
+    if isinstance(values, list):
+        return [value for value, kept in zip(values, keep, strict=True) if kept]
+    return np.asarray(values)[keep]
+
+
+class Mean:
+    """Means of named values over examples, summed in double precision. Without examples there is no mean: NaN."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, values: Any) -> None:
+        """Adds one value an example, [b]; no values make the name known."""
+        values = np.asarray(values, np.float64)
+        self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
+        self._counts[name] = self._counts.get(name, 0) + values.size
+
+    def figures(self) -> Iterator[tuple[str, float]]:
+        """Yields (name, mean) in the order in which the names came."""
+        for name, total in self._sums.items():
+            yield name, total / self._counts[name] if self._counts[name] else float("nan")

@@ -1,0 +1,131 @@
+"""Runs evaluators over an evaluation set, and writes what they give."""
+
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mmjax.types import Batch, Evaluator, Predict, Samples, UserError
+
+KEPT_BYTES = 1 << 29
+
+
+def run(
+    evaluators: Mapping[str, Evaluator], predict: Predict, batches: Callable[[], Iterable[Batch]]
+) -> tuple[dict[str, float], dict[str, Samples]]:
+    """Runs evaluators one after the other and returns their figures and their samples by name.
+
+    The first 512 MiB of batches and outputs are kept, so that a small evaluation set is read and run through the model
+    once, however many evaluators there are.
+
+    Raises:
+        ValueError: where two evaluators yield the same name.
+    """
+    predict, batches = _remember(predict, batches, KEPT_BYTES)
+    figures: dict[str, float] = {}
+    samples: dict[str, Samples] = {}
+    for evaluator_name, evaluator in evaluators.items():
+        for name, value in evaluator(predict, batches):
+            if name in figures or name in samples:
+                raise ValueError(f"evaluator {evaluator_name}: {name} was yielded before")
+            if isinstance(value, Samples):
+                samples[name] = value
+            else:
+                figures[name] = float(value)
+    return figures, samples
+
+
+def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mapping[str, Samples]) -> None:
+    """Writes WORKDIR/evaluation/STEP.json, and for each samples STEP.NAME.png and STEP.NAME.json, each atomically.
+
+    STEP.json holds names and numbers, null where a number is not finite. In the picture each row of samples is a row
+    without gaps; the JSON beside it has the prompts, the names of the rows and the cell's size [y, x] in pixels.
+
+    Raises:
+        UserError: where a file cannot be written, such as on a full disk.
+    """
+    folder = workdir / "evaluation"
+    for name, value in samples.items():
+        stem = f"{step}.{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"
+        cell = next(iter(value.rows.values())).shape[1:3]
+        about = {"prompts": value.prompts, "rows": list(value.rows), "cell": list(cell)}
+        write_file(folder / f"{stem}.png", _to_png(grid(value)))
+        write_file(folder / f"{stem}.json", json.dumps(about, ensure_ascii=False).encode())
+    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    write_file(folder / f"{step}.json", (json.dumps(finite, indent=1) + "\n").encode())
+
+
+def grid(samples: Samples) -> UInt8[np.ndarray, "height width 3"]:
+    """One picture of all: rows below each other, the pictures of a row side by side, no gaps."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in samples.rows.values()], axis=0)
+
+
+def _to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there as a whole or not at all; makes its folder.
+
+    Raises:
+        UserError: where it cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _remember(
+    predict: Predict, batches: Callable[[], Iterable[Batch]], limit: int
+) -> tuple[Predict, Callable[[], Iterator[Batch]]]:
+    """`predict` and `batches` that keep what they gave, from the start of the evaluation set up to `limit` bytes."""
+    kept: list[Batch] = []
+    outputs: dict[int, dict[str, np.ndarray]] = {}  # by id: a kept batch lives as long as this does
+    size, complete = 0, False
+
+    def remembering_predict(batch: Batch) -> dict[str, np.ndarray]:
+        nonlocal size
+        if id(batch) in outputs:
+            return outputs[id(batch)]
+        output = predict(batch)
+        if kept and batch is kept[-1]:
+            outputs[id(batch)] = output
+            size += _bytes(output)
+        return output
+
+    def replayed() -> Iterator[Batch]:
+        nonlocal size, complete
+        seen = 0
+        while seen < len(kept):
+            yield kept[seen]
+            seen += 1
+        if complete:
+            return
+        for batch in itertools.islice(batches(), seen, None):
+            if seen == len(kept) and size + _bytes(batch) <= limit:
+                kept.append(batch)
+                size += _bytes(batch)
+            seen += 1
+            yield batch
+        complete = seen == len(kept)
+
+    return remembering_predict, replayed
+
+
+def _bytes(fields: Mapping[str, object]) -> int:
+    return sum(value.nbytes for value in fields.values() if isinstance(value, np.ndarray))

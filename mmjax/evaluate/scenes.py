@@ -1,0 +1,24 @@
+"""Whether drawn scenes show what their captions say, by the checker of mmjax.scenes."""
+
+from collections.abc import Callable, Iterable
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.sample.postprocess import to_uint8
+from mmjax.scenes.check import judge
+from mmjax.types import Batch, Figures, Predict
+
+ASPECTS = ("shape", "color", "size", "relation", "all")
+
+
+def scenes(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "scenes/shape", "scenes/color", "scenes/size", "scenes/relation" and "scenes/all": the share of pictures
+    of which the first caption is true in that respect, 0 to 1."""
+    mean = Mean()
+    for aspect in ASPECTS:
+        mean.add(f"scenes/{aspect}", [])
+    for batch, outputs in predicted(predict, batches):
+        pictures = to_uint8(outputs["image"])
+        verdicts = [judge(picture, captions[0]) for picture, captions in zip(pictures, batch["captions"], strict=True)]
+        for aspect in ASPECTS:
+            mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
+    yield from mean.figures()
