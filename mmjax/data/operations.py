@@ -1,0 +1,218 @@
+"""tf.data operations: encoded pictures to float32, one set for training and one for evaluation, and reading in batches.
+
+Everything random is a pure function of (seed, epoch, key of the example), so that any step can be made again.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.picture import MOST_PIXELS, SIDE_LIMIT
+from mmjax.data.source import Reading, Rows
+from mmjax.types import UserError
+
+Tensor = Any  # tf.Tensor and Dataset, unknown here: TensorFlow is imported only where it is used
+Dataset = Any
+
+IN_PARALLEL = 16  # pictures decoded at a time
+ENDLESS = 2**62
+
+
+@functools.cache
+def tensorflow() -> ModuleType:
+    """TensorFlow, kept away from the accelerators, which are JAX's."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow
+
+    for kind in ("GPU", "TPU"):
+        with contextlib.suppress(RuntimeError, ValueError):  # in use already, by whoever imported TensorFlow before
+            tensorflow.config.set_visible_devices([], kind)
+    return tensorflow
+
+
+def decode(encoded: Tensor, short_side: int) -> Tensor:
+    """An encoded JPEG, PNG, GIF (first frame), BMP or WebP picture as RGB uint8 [y, x, 3].
+
+    Grey, CMYK, palette and 16-bit pictures become RGB, and what is transparent in a PNG white. A JPEG may come out at a
+    half, quarter or eighth of its size, as long as its short side stays at least `short_side`.
+
+    Raises (while the graph runs):
+        tf.errors.InvalidArgumentError: for anything broken, of another format, or too large to decode.
+    """
+    tf = tensorflow()
+    starts = tf.strings.substr(encoded, 0, 2)
+    jpeg, png = tf.equal(starts, b"\xff\xd8"), tf.equal(starts, b"\x89P")
+    shape = tf.cond(
+        jpeg, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)[:2], lambda: _header_shape(encoded)
+    )
+    allowed = tf.logical_and(tf.reduce_max(shape) < SIDE_LIMIT, tf.reduce_prod(shape) <= MOST_PIXELS)
+    with tf.control_dependencies([tf.debugging.Assert(allowed, ["picture too large"])]):
+        encoded = tf.identity(encoded)
+    times = tf.reduce_min(shape) // short_side
+    ratio = tf.reduce_sum(tf.cast(times >= tf.constant([2, 4, 8], tf.int64), tf.int32))
+    jpegs = [functools.partial(tf.io.decode_jpeg, encoded, channels=3, ratio=r) for r in (1, 2, 4, 8)]
+    return tf.case(
+        [(jpeg, lambda: tf.switch_case(ratio, jpegs)), (png, lambda: _decode_png(encoded))],
+        default=lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        exclusive=True,
+    )
+
+
+def _decode_png(encoded: Tensor) -> Tensor:
+    tf = tensorflow()
+    colors = tf.io.decode_png(encoded, channels=4)
+
+    def on_white() -> Tensor:
+        rgb, alpha = tf.cast(colors[..., :3], tf.float32), tf.cast(colors[..., 3:], tf.float32) / 255
+        return tf.cast(tf.round(rgb * alpha + 255 * (1 - alpha)), tf.uint8)
+
+    return tf.cond(tf.reduce_all(colors[..., 3] == 255), lambda: colors[..., :3], on_white)
+
+
+def _header_shape(encoded: Tensor) -> Tensor:
+    """Rows and columns that the header of a PNG, GIF or BMP tells; [1, 1] for WebP, which is at most 16,383 pixels."""
+    tf = tensorflow()
+
+    def number(start: int, length: int, little: bool) -> Tensor:
+        values = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, length), tf.uint8), tf.int64)
+        powers = [256**i for i in range(length)]
+        return tf.reduce_sum(values * tf.constant(powers if little else powers[::-1], tf.int64))
+
+    def pair(start: int, length: int, little: bool) -> Callable[[], Tensor]:
+        return lambda: tf.stack([number(start + length, length, little), number(start, length, little)])
+
+    def signed() -> Tensor:  # a BMP stored from the top down has a negative height
+        values = pair(18, 4, True)()
+        return tf.where(values >= 2**31, 2**32 - values, values)
+
+    starts = tf.strings.substr(encoded, 0, 2)
+    formats = [(b"\x89P", pair(16, 4, False)), (b"GI", pair(6, 2, True)), (b"BM", signed)]
+    ones = tf.ones([2], tf.int64)
+    return tf.case([(tf.equal(starts, start), shape) for start, shape in formats], default=lambda: ones, exclusive=True)
+
+
+def resized_crop(picture: Tensor, resize: int, size: int, place: Tensor) -> Tensor:
+    """Brings the short side to `resize` pixels, bilinear with antialias, and crops: float32 [size, size, 3], 0 to 255.
+
+    Only the crop is computed, which gives the values that resizing the whole picture and cropping would.
+
+    Args:
+        picture: uint8 [y, x, 3].
+        place: of the crop down and across, [2], from 0 (first rows, first columns) to 1 (last).
+    """
+    tf = tensorflow()
+    shape = tf.cast(tf.shape(picture)[:2], tf.float64)
+    whole = tf.round(shape * resize / tf.reduce_min(shape))
+    room = whole - size
+    # The whole places 0 ... room are equally likely for a place drawn uniformly; 0.5 gives the center.
+    corner = tf.minimum(tf.floor(tf.cast(place, tf.float64) * (room + 1)), room)
+    crop = tf.raw_ops.ScaleAndTranslate(
+        images=picture[tf.newaxis],
+        size=[size, size],
+        scale=tf.cast(whole / shape, tf.float32),
+        translation=-tf.cast(corner, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return tf.ensure_shape(crop, [size, size, 3])
+
+
+def normalize(picture: Tensor) -> Tensor:
+    """Values from 0 to 255 as float32 from -1 (black) to 1 (white)."""
+    tf = tensorflow()
+    return tf.cast(picture, tf.float32) / 127.5 - 1
+
+
+def prepare_training(encoded: Tensor, epoch: Tensor, key: Tensor, reading: Reading) -> Tensor:
+    """Decodes, resizes, crops at a random place and mirrors half of the pictures where the recipe says so."""
+    tf = tensorflow()
+    seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(reading.seed, tf.int64), key]), epoch)
+    down, across, mirror = tf.unstack(tf.random.stateless_uniform([3], seed))
+    crop = resized_crop(decode(encoded, reading.resize), reading.resize, reading.size, tf.stack([down, across]))
+    if reading.flip:
+        crop = tf.cond(mirror < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
+    return normalize(crop)
+
+
+def prepare_evaluation(encoded: Tensor, reading: Reading) -> Tensor:
+    """Decodes, resizes and crops the center."""
+    crop = resized_crop(decode(encoded, reading.resize), reading.resize, reading.size, [0.5, 0.5])
+    return normalize(crop)
+
+
+def is_mine(position: Tensor, reading: Reading) -> Tensor:
+    """Whether this process reads the position."""
+    row = position % reading.batch
+    return tensorflow().logical_and(row >= reading.first, row < reading.first + reading.rows)
+
+
+def my_positions(reading: Reading) -> Dataset:
+    """The positions that this process reads, int64, in order."""
+    tf = tensorflow()
+    rows, start = reading.rows, reading.start + reading.first
+    positions = tf.data.Dataset.range(ENDLESS).map(lambda n: start + n // rows * reading.batch + n % rows)
+    return positions if reading.stop is None else positions.take_while(lambda position: position < reading.stop)
+
+
+def read_records(
+    records: Dataset, encoded: Callable[[dict[str, Any]], Tensor], reading: Reading, name: str
+) -> Iterator[Rows]:
+    """Decodes and batches the records that a process reads.
+
+    A picture that cannot be read becomes zeros with mask False in its place, so that a step's batch follows from
+    nothing but the step.
+
+    Args:
+        records: dicts of epoch int64, key int64, id string and captions string [n], and whatever `encoded` needs.
+        encoded: gives the encoded picture of a record; may fail as decoding may.
+        name: of the source, for messages.
+
+    Raises:
+        UserError: where the records themselves cannot be read.
+    """
+    tf = tensorflow()
+    size = reading.size
+
+    def prepare(record: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        if reading.training:
+            return prepare_training(encoded(record), record["epoch"], record["key"], reading), True
+        return prepare_evaluation(encoded(record), reading), True
+
+    def with_image(record: dict[str, Any]) -> Dataset:
+        image = tf.data.Dataset.from_tensors(record).map(prepare).ignore_errors()
+        nothing = tf.data.Dataset.from_tensors(0).map(lambda _: (tf.zeros([size, size, 3]), False))
+        rest = {name: record[name] for name in ("epoch", "key", "id", "captions")}
+        number = tf.size(record["captions"])
+        either = image.concatenate(nothing).take(1)
+        return either.map(lambda image, mask: rest | {"image": image, "mask": mask, "number": number})
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.ram_budget = 2**30
+    rows = records.interleave(
+        with_image, cycle_length=IN_PARALLEL, block_length=1, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    iterator = rows.padded_batch(reading.rows).prefetch(2).with_options(options).as_numpy_iterator()
+    while True:
+        try:
+            batch = next(iterator, None)
+        except tf.errors.OpError as error:
+            reason = " ".join(str(error.message).split())
+            raise UserError(f"data.source {name}: cannot be read: {reason}; is the data set complete?") from error
+        if batch is None:
+            return
+        texts = zip(batch.pop("captions"), batch.pop("number"), strict=True)
+        captions = [[text.decode("utf-8", "replace") for text in row[:number]] for row, number in texts]
+        yield batch | {"id": [i.decode("utf-8", "replace") for i in batch.pop("id")], "captions": captions}
+
+
+def shuffled_index(place: Tensor, epoch: Tensor, size: int, seed: int) -> Tensor:
+    """The example at a place of an epoch: a permutation of the numbers below `size`, without keeping it in memory."""
+    tf = tensorflow()
+    seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(place, seeds, np.int64(size - 1))

@@ -1,0 +1,163 @@
+"""Batches for training and for evaluation: plain NumPy, prepared in the background."""
+
+import atexit
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mmjax.config import Config
+from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.text import Tokenizer
+from mmjax.types import Batch, UserError
+
+PREPARED = 2  # batches made ahead
+LOGGED = 10  # pictures that could not be read are named up to so many
+
+logger = logging.getLogger(__name__)
+
+
+def training_batches(
+    source: Source, tokenizer: Tokenizer, config: Config, start_step: int = 0, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Endless training batches, one a step, from `start_step` on.
+
+    The global batch of step k holds the positions from k * train.batch on of the stream of epochs, each epoch another
+    order of all examples; it is a pure function of the recipe and k. `text` is one of the captions, drawn
+    anew each epoch.
+
+    Args:
+        process, processes: which of the equal parts of each global batch to make.
+
+    Raises:
+        UserError: where the processes cannot share a batch equally.
+    """
+    first, rows = _part("train.batch", config.train.batch, process, processes)
+    seed = config.seed % 2**32
+    start = start_step * config.train.batch
+    reading = Reading(
+        start, None, config.train.batch, first, rows, True, seed, config.data.size, config.data.resize, config.data.flip
+    )
+
+    def batches() -> Iterator[Batch]:
+        for part in source.read(reading):
+            draws = zip(part["epoch"], part["key"], part["captions"], strict=True)
+            texts = [_drawn(seed, int(epoch), int(key), captions) for epoch, key, captions in draws]
+            yield _batch(source, part, tokenizer.encode(texts, config.text.length))
+
+    return _in_background(batches)
+
+
+def evaluation_batches(
+    source: Source, tokenizer: Tokenizer, config: Config, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """One pass over the examples in order, each exactly once; `text` is the first caption.
+
+    The last batch is filled up with rows of mask False, id "" and an empty text. Every process gets equally many
+    batches.
+
+    Args:
+        process, processes: which of the equal parts of each global batch to make.
+
+    Raises:
+        UserError: where the processes cannot share a batch equally.
+    """
+    first, rows = _part("evaluate.batch", config.evaluate.batch, process, processes)
+    stop = min(source.size, config.data.evaluation_examples or source.size)
+    reading = Reading(
+        0, stop, config.evaluate.batch, first, rows, False, 0, config.data.size, config.data.resize, False
+    )
+
+    def batches() -> Iterator[Batch]:
+        parts = source.read(reading)
+        for _ in range(0, stop, config.evaluate.batch):
+            part = next(parts, None) or _nothing(config.data.size)
+            texts = [captions[0] for captions in part["captions"]]
+            batch = _batch(source, part, tokenizer.encode(texts, config.text.length))
+            yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
+
+    return _in_background(batches)
+
+
+def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, int]:
+    if batch % processes:
+        raise UserError(f"{field}: {batch} cannot be shared equally by {processes} processes; take a multiple")
+    rows = batch // processes
+    return process * rows, rows
+
+
+def _drawn(seed: int, epoch: int, key: int, captions: list[str]) -> str:
+    return captions[np.random.default_rng((seed, epoch, key)).integers(len(captions))]
+
+
+def _batch(source: Source, part: Rows, text: np.ndarray) -> Batch:
+    for i in np.flatnonzero(~part["mask"]):
+        source.rejected += 1
+        if source.rejected <= LOGGED:
+            last = "; further ones are only counted" if source.rejected == LOGGED else ""
+            logger.warning("%s: picture %s cannot be read and is masked out%s", source.name, part["id"][i], last)
+    return {"text": text} | {name: part[name] for name in ("image", "mask", "id", "captions")}
+
+
+def _nothing(size: int) -> Rows:
+    return {"image": np.zeros((0, size, size, 3), np.float32), "mask": np.zeros(0, np.bool_), "id": [], "captions": []}
+
+
+def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:
+    missing = rows - len(batch["id"])
+    if not missing:
+        return batch
+    return {
+        "image": np.concatenate([batch["image"], np.zeros((missing, *batch["image"].shape[1:]), np.float32)]),
+        "text": np.concatenate([batch["text"], np.repeat(empty, missing, axis=0)]),
+        "mask": np.concatenate([batch["mask"], np.zeros(missing, np.bool_)]),
+        "id": batch["id"] + [""] * missing,
+        "captions": batch["captions"] + [[]] * missing,
+    }
+
+
+def _in_background(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    """Runs the iterator in a thread, which starts with the first batch asked for.
+
+    The thread ends when the returned generator is closed or collected, and before the interpreter is torn down.
+    """
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREPARED)
+    stop = threading.Event()
+    thread = threading.Thread(target=_work, args=(batches, ready, stop), name="mmjax-data", daemon=True)
+    finish = functools.partial(_finish, thread, stop)
+    atexit.register(finish)
+    try:
+        thread.start()
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        finish()
+        atexit.unregister(finish)
+
+
+def _work(batches: Callable[[], Iterator[Batch]], ready: queue.Queue, stop: threading.Event) -> None:
+    def put(item: Batch | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    try:
+        for batch in batches():
+            put(batch)
+            if stop.is_set():
+                return
+        put(None)
+    except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
+        put(error)
+
+
+def _finish(thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    thread.join()

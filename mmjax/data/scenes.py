@@ -1,0 +1,64 @@
+"""Drawn scenes as a source: NumPy only."""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from mmjax.config import Data
+from mmjax.data.source import Reading, Rows, Source
+from mmjax.scenes import draw
+
+PROVIDES = ("image", "text", "scene")
+EVALUATION_EXAMPLES = 512
+KEPT_BYTES = 2**30  # drawing takes longer than anything else here, so pictures are kept, up to this much of them
+
+
+def open_scenes(config: Data, training: bool, seed: int) -> Source:
+    """Scenes never held out for training; for evaluation, only held-out combinations of shape, color and relation.
+
+    Examples are drawn independently of each other: where the captions determine the pictures, some occur repeatedly.
+    """
+    size = config.scenes.examples if training else EVALUATION_EXAMPLES
+    keep = KEPT_BYTES // (3 * config.size**2)
+    drawn: dict[int, tuple[UInt8[np.ndarray, "y x 3"], str]] = {}
+
+    def example(index: int) -> tuple[UInt8[np.ndarray, "y x 3"], str]:
+        if index in drawn:
+            return drawn[index]
+        pair = draw.example(index, config.size, seed, config.scenes.determined, not training)
+        if len(drawn) < keep:
+            drawn[index] = pair
+        return pair
+
+    def all_captions() -> Iterator[str]:
+        return (example(index)[1] for index in range(size))
+
+    def read(reading: Reading) -> Iterator[Rows]:
+        order = functools.lru_cache(maxsize=2)(functools.partial(_order, reading.seed, size, reading.training))
+        batch_start = reading.start
+        while True:
+            positions = batch_start + reading.first + np.arange(reading.rows)
+            if reading.stop is not None:
+                positions = positions[positions < reading.stop]
+            if not positions.size:
+                return
+            epochs, places = np.divmod(positions, size)
+            keys = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
+            pictures, captions = zip(*(example(int(key)) for key in keys), strict=True)
+            yield {
+                "image": np.stack(pictures).astype(np.float32) / np.float32(127.5) - np.float32(1),
+                "mask": np.ones(keys.shape, np.bool_),
+                "key": keys,
+                "epoch": epochs,
+                "id": [f"{'scene' if training else 'held-out-scene'}-{key}" for key in keys],
+                "captions": [[caption] for caption in captions],
+            }
+            batch_start += reading.batch
+
+    return Source("scenes", size, PROVIDES, all_captions, read)
+
+
+def _order(seed: int, size: int, training: bool, epoch: int) -> Int64[np.ndarray, "size"]:
+    return np.random.default_rng((seed, epoch)).permutation(size) if training else np.arange(size)

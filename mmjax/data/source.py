@@ -1,0 +1,65 @@
+"""What a source of examples is.
+
+A source is read as a stream of positions: position p is example p % size of epoch p // size. The global batch of step k
+holds the positions from k * batch on, whatever the number of processes, so a run resumes anywhere in no time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# Consecutive positions as read from a source, a dict of
+#   image    float32 [b, y, x, c]  -1 (black) to 1 (white)
+#   mask     bool [b]              False: the picture could not be read, `image` is 0 there
+#   key      int64 [b]             names the example among all of the source, from 0 up; random draws depend on it
+#   epoch    int64 [b]
+#   id       list of b strings
+#   captions list of b lists of strings
+Rows = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which positions one process reads, and how pictures are prepared.
+
+    Attributes:
+        start: first position of the stream, where a global batch begins.
+        stop: position behind the last one; None: endless.
+        batch: positions in a global batch.
+        first, rows: the process reads `rows` positions from the `first` of each global batch on.
+        training: every epoch in another order, random crop and flip; otherwise in order, the center.
+        seed: what the order and the random crops depend on, from 0 up.
+        size, resize, flip: as in `mmjax.config.Data`.
+    """
+
+    start: int
+    stop: int | None
+    batch: int
+    first: int
+    rows: int
+    training: bool
+    seed: int
+    size: int
+    resize: int
+    flip: bool
+
+
+@dataclass
+class Source:
+    """Examples to read.
+
+    Attributes:
+        name: as in the recipe, data.source.
+        size: examples in an epoch.
+        provides: what a model or an evaluator may ask for.
+        all_captions: starts a pass over every caption.
+        read: the positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer.
+        rejected: how often so far a picture was found to be unreadable (once an epoch for each such picture).
+    """
+
+    name: str
+    size: int
+    provides: tuple[str, ...]
+    all_captions: Callable[[], Iterator[str]]
+    read: Callable[[Reading], Iterator[Rows]]
+    rejected: int = 0

@@ -1,0 +1,113 @@
+"""Text tokens by SentencePiece: a vocabulary trained on captions, and texts to token ids and back."""
+
+import io
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Int, Int32
+
+from mmjax.types import UserError
+
+PADDING, UNKNOWN, BEGIN, END, MASK = 0, 1, 2, 3, 4  # token ids
+MASK_PIECE = "<mask>"
+MOST_CAPTIONS = 200_000  # the first so many train the vocabulary: more change it little and take long
+LONGEST_CAPTION = 2_000  # characters of a caption that train the vocabulary
+
+
+class Tokenizer:
+    """Texts to token ids and back. Attributes: `proto`, the serialized model; `size`, the number of ids."""
+
+    def __init__(self, proto: bytes) -> None:
+        self.proto = proto
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        self.size: int = self._processor.get_piece_size()
+
+    def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b t"]:
+        """Token ids, int32 [b, length]: the text's first ones, the end token, padding.
+
+        An empty text is just the end token, and a text too long is cut to length - 1 tokens. What the vocabulary does
+        not hold is spelled in bytes. `<mask>` in a text gives the mask token.
+        """
+        ids = np.full((len(texts), length), PADDING, np.int32)
+        for row, pieces in enumerate(self._processor.encode([_plain(text) for text in texts])):
+            kept = [*pieces[: length - 1], END]
+            ids[row, : len(kept)] = kept
+        return ids
+
+    def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
+        """The text of each row up to its end token; ids that the vocabulary does not have are left out."""
+        texts = []
+        for row in np.asarray(ids).tolist():
+            kept = row[: row.index(END)] if END in row else row
+            texts.append(self._processor.decode([i for i in kept if i not in (PADDING, BEGIN) and 0 <= i < self.size]))
+        return texts
+
+
+def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
+    """A tokenizer from a serialized SentencePiece model or the path of one.
+
+    Raises:
+        UserError: where there is no such file, or it holds something else.
+    """
+    hint = "should be a tokenizer.model, made by mmjax prepare"
+    name = "text tokenizer" if isinstance(model, bytes) else str(model)
+    try:
+        tokenizer = Tokenizer(model if isinstance(model, bytes) else Path(model).read_bytes())
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}; {hint}") from error
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{name}: not a SentencePiece model; {hint}") from error
+    if tokenizer.size <= MASK or tokenizer._processor.id_to_piece(MASK) != MASK_PIECE:
+        raise UserError(f"{name}: token {MASK} is not {MASK_PIECE}; {hint}")
+    return tokenizer
+
+
+def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
+    """Trains a SentencePiece unigram model (Kudo 2018, arXiv:1804.10959) with byte fallback.
+
+    Args:
+        captions: only the first 200,000 are read.
+        vocabulary: the most token ids there may be; few different words give fewer.
+
+    Returns:
+        The serialized model, the same for the same captions. Ids: 0 padding, 1 unknown, 2 begin, 3 end, 4 `<mask>`.
+
+    Raises:
+        UserError: where there is no text at all, or the vocabulary is too small for the captions' letters.
+    """
+    texts = (_plain(caption)[:LONGEST_CAPTION] for caption in itertools.islice(captions, MOST_CAPTIONS))
+    written = (text for text in texts if text.strip())
+    first = next(written, None)
+    if first is None:
+        raise UserError("text tokenizer: the training captions are all empty; at least one with text is needed")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain([first], written),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocabulary,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            normalization_rule_name="nmt_nfkc",
+            pad_id=PADDING,
+            unk_id=UNKNOWN,
+            bos_id=BEGIN,
+            eos_id=END,
+            user_defined_symbols=[MASK_PIECE],
+            max_sentence_length=4 * LONGEST_CAPTION,
+            num_threads=2,  # fixed: the order of floating-point sums depends on it
+            minloglevel=3,
+        )
+    except RuntimeError as error:
+        reason = " ".join((str(error).rpartition("] ")[2] or str(error)).split())
+        raise UserError(f"text.vocabulary: {vocabulary} does not suit the captions: {reason}") from error
+    return model.getvalue()
+
+
+def _plain(text: str) -> str:
+    """One line, and encodable: a lone surrogate (from broken JSON) would stop SentencePiece."""
+    return " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").splitlines())

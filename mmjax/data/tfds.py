@@ -1,0 +1,111 @@
+"""TFDS coco_captions, as it was prepared on a disk or in a bucket."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmjax.data import operations
+from mmjax.data.source import Reading, Rows, Source
+from mmjax.types import UserError
+
+PROVIDES = ("image", "text")
+NAME = "coco_captions"
+SPLITS = {"validation": "val"}  # what TFDS calls it
+FILES_AT_ONCE, FROM_A_FILE = 16, 16  # a training epoch mixes so many files, so many records of each in turn
+HOW = f"prepare it with `tfds build {NAME} --data_dir=ROOT`, or use data.source=coco_folder"
+
+
+def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
+    """Examples of a prepared coco_captions; pictures stay encoded until they are used.
+
+    Args:
+        root: TFDS's data_dir, a folder or a bucket (gs://...).
+        split: of the data set, such as "train" or "train[:10%]"; "validation" stands for its "val".
+        shuffle_buffer: how many records are held in memory to shuffle them while training.
+
+    Raises:
+        UserError: where it is not prepared there, or has no such split.
+    """
+    builder = _builder(root)
+    try:
+        info = builder.info.splits[SPLITS.get(split, split)]
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits) or "none"
+        raise UserError(f"{NAME} in {root}: has no split {split}; it has {known}") from error
+    if not info.num_examples:
+        raise UserError(f"{NAME} in {root}: split {split} is empty; {HOW}")
+
+    def records(epoch: Any, shuffle: bool, seed: int) -> Any:
+        """Serialized examples of an epoch."""
+        tf = operations.tensorflow()
+        files = info.file_instructions
+        columns = [f.filename for f in files], [f.skip for f in files], [f.take for f in files]
+        shards = tf.data.Dataset.from_tensor_slices((columns[0], *(tf.constant(c, tf.int64) for c in columns[1:])))
+
+        def shard(path: Any, skip: Any, take: Any) -> Any:
+            return tf.data.TFRecordDataset(path).skip(skip).take(take)
+
+        if not shuffle:
+            return shards.flat_map(shard)
+        mixed = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), epoch)[0]
+        shards = shards.shuffle(len(files), seed=mixed, reshuffle_each_iteration=False)
+        shuffled = shards.interleave(
+            shard, FILES_AT_ONCE, FROM_A_FILE, num_parallel_calls=FILES_AT_ONCE, deterministic=True
+        )
+        return shuffled.shuffle(shuffle_buffer, seed=mixed + 1, reshuffle_each_iteration=False)
+
+    def example(serialized: Any) -> Any:
+        import tensorflow_datasets as tfds
+
+        return builder.info.features.deserialize_example(serialized, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def all_captions() -> Iterator[str]:
+        tf = operations.tensorflow()
+        texts = records(0, False, 0).map(lambda serialized: example(serialized)["captions"]["text"])
+        for row in texts.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+            for text in row:
+                yield text.decode("utf-8", "replace")
+
+    def read(reading: Reading) -> Iterator[Rows]:
+        tf = operations.tensorflow()
+        first_epoch, skipped = divmod(reading.start, info.num_examples)
+        epochs = tf.data.Dataset.range(first_epoch, operations.ENDLESS)
+        stream = epochs.flat_map(
+            lambda epoch: records(epoch, reading.training, reading.seed).map(lambda serialized: (epoch, serialized))
+        )
+        stream = stream.skip(skipped).enumerate(reading.start)
+        if reading.stop is not None:
+            stream = stream.take(reading.stop - reading.start)
+        stream = stream.filter(lambda position, _: operations.is_mine(position, reading))
+
+        def record(position: Any, epoch_and_serialized: Any) -> dict[str, Any]:
+            epoch, serialized = epoch_and_serialized
+            seen = example(serialized)
+            key = tf.cast(seen["image/id"], tf.int64)
+            captions = seen["captions"]["text"]
+            return {
+                "epoch": epoch,
+                "key": key,
+                "id": tf.strings.as_string(key),
+                "captions": captions,
+                "encoded": seen["image"],
+            }
+
+        mine = stream.map(record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return operations.read_records(mine, lambda record: record["encoded"], reading, "coco_tfds")
+
+    return Source("coco_tfds", info.num_examples, PROVIDES, all_captions, read)
+
+
+def _builder(root: str) -> Any:
+    operations.tensorflow()
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError("data.source: coco_tfds needs TFDS: pip install tensorflow-datasets") from error
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(NAME, data_dir=root)
+    except (tfds.core.DatasetNotFoundError, FileNotFoundError, OSError, ValueError) as error:
+        raise UserError(f"{root}: no prepared {NAME} there; {HOW.replace('ROOT', root)}") from error
+    if builder.info.file_format.value != "tfrecord":
+        raise UserError(f"{NAME} in {root}: its files are {builder.info.file_format.value}; must be tfrecord")
+    return builder
