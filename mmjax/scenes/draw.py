@@ -1,10 +1,11 @@
 """Draws scenes: flat shapes with smooth edges on a dark, neutral background, from 32 pixels up.
 
-Lengths and positions are fractions of the picture's side, x to the right and y down; so a scene looks alike at any size.
+Lengths and positions are fractions of the picture's side, x to the right and y down: a scene looks alike at any size.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,14 +23,14 @@ SLANT = 0.6  # displacement across the relation's axis, at most so much of that 
 AXIS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}  # axis; 1 where the subject is first
 
 # A square of the same area as the circle of that radius, and an equilateral triangle of its width.
-SQUARE_HALF = np.sqrt(np.pi) / 2
-TRIANGLE_HALF_HEIGHT = np.sqrt(3) / 2
+SQUARE_HALF = math.sqrt(math.pi) / 2
+TRIANGLE_HALF_HEIGHT = math.sqrt(3) / 2
 RING_MIDDLE, RING_HALF_WIDTH = 0.77, 0.23
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A thing with its place: the center (x, y) of its bounding box, and its radius: half of that box, or a little more."""
+    """A thing with its place: the center (x, y) of its bounding box, and its radius, about half of that box."""
 
     shape: str
     color: str
@@ -38,19 +39,19 @@ class Placed:
 
 
 def signed_distance(
-    shape: str, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"], radius: float | Float[np.ndarray, "#*n"]
-) -> Float[np.ndarray, "*n"]:
-    """Distance to the outline of the shape around (0, 0), negative inside; exact along edges, shorter beyond corners."""
+    shape: str, x: Float[np.ndarray, "..."], y: Float[np.ndarray, "..."], radius: float | Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Distance to the outline of the shape around (0, 0), negative inside; exact along edges, less beyond corners."""
     if shape == "circle":
-        return np.sqrt(x * x + y * y) - radius
-    if shape == "ring":
-        return np.abs(np.sqrt(x * x + y * y) - RING_MIDDLE * radius) - RING_HALF_WIDTH * radius
-    if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - SQUARE_HALF * radius
-    if shape == "triangle":
+        distance = np.sqrt(x * x + y * y) - radius
+    elif shape == "ring":
+        distance = np.abs(np.sqrt(x * x + y * y) - RING_MIDDLE * radius) - RING_HALF_WIDTH * radius
+    elif shape == "square":
+        distance = np.maximum(np.abs(x), np.abs(y)) - SQUARE_HALF * radius
+    else:
         sides = TRIANGLE_HALF_HEIGHT * np.abs(x) - 0.5 * y - TRIANGLE_HALF_HEIGHT / 2 * radius
-        return np.maximum(sides, y - TRIANGLE_HALF_HEIGHT * radius)
-    raise ValueError(f"shape {shape!r}: must be circle, square, triangle or ring")
+        distance = np.maximum(sides, y - TRIANGLE_HALF_HEIGHT * radius)
+    return np.asarray(distance)
 
 
 @functools.lru_cache(maxsize=8)
@@ -87,8 +88,8 @@ def place(scene: Scene, rng: np.random.Generator) -> tuple[Placed, Placed]:
         radii = [rng.uniform(*NEAR_RADIUS[thing.size]) for thing in things]
         along, across = _random_places(radii[::sign], rng)
         along, across = along[::sign], across[::sign]
-    centers = list(zip(along, across) if axis == 0 else zip(across, along))
-    first, second = (Placed(t.shape, t.color, c, r) for t, c, r in zip(things, centers, radii))
+    centers = list(zip(along, across, strict=True) if axis == 0 else zip(across, along, strict=True))
+    first, second = (Placed(t.shape, t.color, c, r) for t, c, r in zip(things, centers, radii, strict=True))
     return first, second
 
 

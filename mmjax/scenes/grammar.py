@@ -1,7 +1,7 @@
 """The captions of scenes: two things and where the first lies, seen from the second.
 
-    a small red circle left of a large blue square        both sizes named: the caption determines the picture
-    a red circle left of a blue square                    sizes and positions are left open
+"a small red circle left of a large blue square" names both sizes and determines the picture; "a red circle left of a
+blue square" leaves sizes and positions open.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ _is_held_out = held_out  # random_scene has an argument of that name
 
 def random_scene(rng: np.random.Generator, determined: bool, held_out: bool) -> Scene:
     """One of all scenes that are held out, or of all that are not, each as likely; sizes named where `determined`."""
-    counts = (len(SHAPES), len(COLORS), len(SIZES), len(RELATIONS)) + (len(SHAPES), len(COLORS), len(SIZES))
+    counts = (len(SHAPES), len(COLORS), len(SIZES), len(RELATIONS), len(SHAPES), len(COLORS), len(SIZES))
     colors = tuple(COLORS)
     while True:
         shape, color, size, relation, other_shape, other_color, other_size = rng.integers(counts).tolist()
