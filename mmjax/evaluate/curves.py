@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 MOST_POINTS = 800
+LOSS, ACCURACY = "loss", "accuracies"
 COLORS = 8  # the page defines --color-0 to --color-7
 ACCURACIES = ("scenes/", "vqa/", "retrieval/", "captions/true", "reconstruction/ssim", "tokenizer/code_usage")
 NO_ACCURACIES = ("scenes/diversity", "scenes/motion")
@@ -35,11 +36,11 @@ class Series:
 
 @dataclass
 class Chart:
-    """Series that share their axes. `unit` fixes the values' axis to 0 to 1."""
+    """Series that share their axes. The values' axis goes from 0 to 1 for accuracies, and is logarithmic for losses
+    that fall far."""
 
     title: str
     series: list[Series]
-    unit: bool = False
 
 
 def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[Chart]:
@@ -61,14 +62,14 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[C
             series.points[step] = math.nan if value is None else float(value)
     every = [series for series in found.values() if any(map(math.isfinite, series.points.values()))]
 
-    def group(title: str, belongs: Callable[[str], bool], unit: bool = False) -> Chart:
-        return Chart(title, [series for series in every if belongs(series.name)], unit)
+    def group(title: str, belongs: Callable[[str], bool]) -> Chart:
+        return Chart(title, [series for series in every if belongs(series.name)])
 
     # A sole term with weight 1 is the loss: one curve says it.
     is_loss = {"loss", *(term for term in terms if not _equals_loss(term, found))}
     repeated = set(terms) - is_loss
     others = sorted({s.name for s in every} - is_loss - repeated - {s.name for s in every if _is_accuracy(s.name)})
-    grouped = [group("loss", is_loss.__contains__), group("accuracies", _is_accuracy, unit=True)]
+    grouped = [group(LOSS, is_loss.__contains__), group(ACCURACY, _is_accuracy)]
     singles = [group(name, name.__eq__) for name in others]
     # Counts of mishaps that never happened are no news.
     return [c for c in grouped if c.series] + [c for c in singles if any(any(s.points.values()) for s in c.series)]
@@ -110,8 +111,8 @@ def to_html(chart: Chart) -> str:
 
 
 def _svg(chart: Chart, colors: Sequence[int]) -> str:
-    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "text.color": _INK, "xtick.color": _INK,
-                "ytick.color": _INK, "axes.edgecolor": _LINE, "grid.color": _LINE, "font.size": 9}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "text.color": _INK, "xtick.color": _INK,
+                "ytick.color": _INK, "axes.edgecolor": _LINE, "grid.color": _LINE, "font.size": 11.5}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
@@ -135,13 +136,13 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
 def _dress(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.6)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     values = [v for series in chart.series for v in series.points.values() if math.isfinite(v)]
-    if chart.unit:
+    if chart.title == ACCURACY:
         axes.set_ylim(-0.02, 1.02)
-    elif min(values) > 0 and max(values) > 20 * min(values):
+    elif chart.title == LOSS and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if max(values) < 3e3 * min(values) else (1,)))
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -46,7 +46,7 @@ svg text { font-family: inherit !important; fill: var(--soft) !important; }
 img { display: block; width: 100%; height: auto; border-radius: 4px; background: var(--line); }
 img.pixels { image-rendering: pixelated; }
 .progress { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 12px; align-items: center;
-  font-size: 13px; color: var(--soft); font-variant-numeric: tabular-nums; }
+  max-width: 800px; font-size: 13px; color: var(--soft); font-variant-numeric: tabular-nums; }
 .progress span { text-align: right; }
 details { margin-top: 44px; padding: 12px 18px; }
 details + details { margin-top: 14px; }

@@ -89,15 +89,25 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     found = []
     for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem)):
         if path.stem.isdecimal():
-            figures = {k: v for k, v in _read_json(path).items() if v is None or isinstance(v, (int, float))}
+            numbers = {k: v for k, v in _read_json(path).items() if v is None or isinstance(v, (int, float))}
+            figures = {name: None if value is None else float(value) for name, value in numbers.items()}
             samples = {}
             for described in sorted(folder.glob(f"{path.stem}.*.json")):
                 about = _read_json(described)
                 picture = described.with_suffix(".png")
-                if {"prompts", "rows", "cell"} <= about.keys() and picture.is_file():
+                if {"prompts", "rows", "cell"} <= about.keys() and _is_picture(picture):
                     samples[described.stem.partition(".")[2]] = about, picture
             found.append(Evaluation(int(path.stem), figures, samples))
     return found
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
 
 
 def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation | None:

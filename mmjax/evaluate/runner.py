@@ -1,11 +1,12 @@
 """Runs evaluators over an evaluation set, and writes what they give."""
 
+import contextlib
 import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -57,15 +58,15 @@ def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mappi
         stem = f"{step}.{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"
         cell = next(iter(value.rows.values())).shape[1:3]
         about = {"prompts": value.prompts, "rows": list(value.rows), "cell": list(cell)}
-        write_file(folder / f"{stem}.png", _to_png(grid(value)))
+        write_file(folder / f"{stem}.png", _to_png(grid(list(value.rows.values()))))
         write_file(folder / f"{stem}.json", json.dumps(about, ensure_ascii=False).encode())
     finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     write_file(folder / f"{step}.json", (json.dumps(finite, indent=1) + "\n").encode())
 
 
-def grid(samples: Samples) -> UInt8[np.ndarray, "height width 3"]:
+def grid(rows: Sequence[UInt8[np.ndarray, "n y x 3"]]) -> UInt8[np.ndarray, "height width 3"]:
     """One picture of all: rows below each other, the pictures of a row side by side, no gaps."""
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in samples.rows.values()], axis=0)
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def _to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
@@ -86,7 +87,8 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

@@ -1,0 +1,51 @@
+import math
+
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from mmjax.evaluate.reconstruction import psnr, reconstruction, ssim
+from mmjax.types import UserError
+
+
+def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    return structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0,
+                                 channel_axis=-1)
+
+
+@pytest.mark.parametrize("shape", [(3, 11, 11, 1), (2, 13, 31, 3), (2, 37, 17, 3)])
+def test_ssim_equals_scikit_image(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    a = rng.uniform(0, 1, shape).cumsum(axis=1) % 1  # some structure, not noise alone
+    b = np.clip(a + rng.normal(0, 0.2, shape), 0, 1)
+    np.testing.assert_allclose(ssim(a, b), [reference_ssim(x, y) for x, y in zip(a, b, strict=True)], rtol=1e-9)
+    np.testing.assert_allclose(ssim(a, a), 1, rtol=1e-12)
+
+
+def test_figures_equal_those_of_scikit_image(evaluation_set) -> None:
+    data = evaluation_set(7)
+    figures = dict(reconstruction(data.predict, data.batches))
+    original = (data.original.astype(np.float64) + 1) / 2
+    drawn = np.clip((data.drawn.astype(np.float64) + 1) / 2, 0, 1)
+    pairs = list(zip(original, drawn, strict=True))
+    assert figures == pytest.approx({
+        "reconstruction/mean_squared_error": np.mean((original - drawn) ** 2),
+        "reconstruction/psnr": np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs]),
+        "reconstruction/ssim": np.mean([reference_ssim(a, b) for a, b in pairs]),
+    }, rel=1e-6)
+
+
+def test_equal_pictures_have_a_psnr() -> None:
+    np.testing.assert_allclose(psnr(np.array([0.0, 0.01])), [100, 20])
+
+
+def test_pictures_that_are_not_finite_give_no_number(evaluation_set) -> None:
+    data = evaluation_set(3)
+    data.drawn[1] = np.nan
+    assert all(map(math.isnan, dict(reconstruction(data.predict, data.batches)).values()))
+
+
+def test_pictures_smaller_than_the_window_are_refused(evaluation_set) -> None:
+    data = evaluation_set(3, side=7)
+    with pytest.raises(UserError, match=r"at least 11 pixels .* they have 7; take a larger data\.size"):
+        dict(reconstruction(data.predict, data.batches))

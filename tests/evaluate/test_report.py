@@ -1,0 +1,102 @@
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax.config import resolve, to_dict
+from mmjax.evaluate import write, write_report
+from mmjax.evaluate.report import best_evaluation, read_evaluations, read_lines
+from mmjax.types import Samples, UserError
+
+
+def make_samples(side: int = 31, seed: int = 0) -> Samples:
+    rng = np.random.default_rng(seed)
+    rows = {name: rng.integers(0, 256, (3, side, side, 3), np.uint8) for name in ("drawn", "original")}
+    return Samples(["a <script>alert(1)</script> ring", "ein grüner Kreis", "第三"], rows)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    recipe = to_dict(resolve({"name": "tiny <one>", "train": {"steps": 30, "best": "scenes/all"}}))
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe, "versions": {"jax": "0.10.2"}}))
+    lines = [{"step": step, "split": "train", "loss": 1 / step} for step in (10, 20, 30)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "spl')
+    for step, accuracy in ((9, 0.25), (10, 0.75), (100, 0.5)):
+        write(tmp_path, step, {"loss": 1.5, "scenes/all": accuracy, "broken": float("nan")},
+              {"samples": make_samples(seed=step)})
+    return tmp_path
+
+
+def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
+    path = write_report(workdir)
+    text = path.read_text(encoding="utf-8")
+    assert path == workdir / "report.html"
+    assert "<h1>tiny &lt;one&gt;</h1>" in text
+    assert "last, step 100" in text and "best, step 10" in text
+    assert "<td>scenes/all</td><td>0.5</td><td>0.75</td>" in text
+    assert "<td>broken</td><td>not finite</td>" in text
+    assert "ein grüner Kreis" in text and "&lt;script&gt;" in text and "<script" not in text
+    assert "jax 0.10.2" in text and "&quot;best&quot;: &quot;scenes/all&quot;" in text
+    assert text.count("<svg ") == 1
+    assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
+
+
+def test_pictures_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> None:
+    text = write_report(workdir).read_text(encoding="utf-8")
+    sources = re.findall(r'<img class=pixels alt="" width=(\d+) height=31 src="data:image/png;base64,([^"]+)"', text)
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for _, data in sources]
+    last = make_samples(seed=100)
+    for column in range(3):
+        np.testing.assert_array_equal(pictures[2 * column], last.rows["drawn"][column])
+        np.testing.assert_array_equal(pictures[2 * column + 1], last.rows["original"][column])
+    assert len(pictures) == 6 + 4  # then a strip for each evaluation and one of the originals
+    np.testing.assert_array_equal(pictures[6][:, 31:62], make_samples(seed=9).rows["drawn"][1])
+    np.testing.assert_array_equal(pictures[9][:, :31], last.rows["original"][0])
+
+
+def test_large_pictures_are_not_pixelated(workdir: Path) -> None:
+    write(workdir, 200, {}, {"samples": make_samples(side=131)})
+    assert 'img alt="" width=131' in write_report(workdir).read_text(encoding="utf-8")
+
+
+def test_empty_workdir(tmp_path: Path) -> None:
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert tmp_path.name in text and "no step logged yet" in text
+    assert "No evaluation yet." in text and "Nothing logged yet." in text and "None drawn yet." in text
+
+
+def test_half_written_files_are_left_out(workdir: Path) -> None:
+    folder = workdir / "evaluation"
+    (folder / "300.json").write_text('{"loss": 0.')
+    (folder / "100.samples.png").write_bytes((folder / "100.samples.png").read_bytes()[:200])
+    (folder / "10.samples.json").write_text("[]")
+    (workdir / "config.json").write_text("")
+    text = write_report(workdir).read_text(encoding="utf-8")
+    assert "Samples<small>step 9" in text
+    assert workdir.name in text
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder; name the --workdir of a training"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_lines_that_are_no_objects_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert list(read_lines(path)) == []
+    path.write_bytes(b'{"step": 1}\n\n7\n{"step": \xff\n{"step": 2}')
+    assert list(read_lines(path)) == [{"step": 1}, {"step": 2}]
+
+
+def test_evaluations_come_in_the_order_of_their_steps_and_the_best_is_found(workdir: Path) -> None:
+    evaluations = read_evaluations(workdir / "evaluation")
+    assert [evaluation.step for evaluation in evaluations] == [9, 10, 100]
+    assert best_evaluation(evaluations, "scenes/all").step == 10
+    assert best_evaluation(evaluations, "-scenes/all").step == 9
+    assert best_evaluation(evaluations, "-broken") is None
+    assert best_evaluation([], "-loss") is None

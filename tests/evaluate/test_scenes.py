@@ -1,0 +1,40 @@
+import numpy as np
+
+from mmjax.evaluate.scenes import scenes
+from mmjax.scenes import draw
+
+CAPTIONS = ["a small red circle left of a large blue square", "a large green triangle above a small yellow ring",
+            "a small cyan square below a large red triangle"]
+
+
+def picture(caption: str) -> np.ndarray:
+    from mmjax.scenes.grammar import parse
+
+    return draw.draw(parse(caption), 47, np.random.default_rng(0)).astype(np.float32) / 127.5 - 1
+
+
+def figures(pictures: list[np.ndarray], captions: list[str]) -> dict[str, float]:
+    batch = {"mask": np.array([True] * len(captions) + [False] * 2), "id": [""] * (len(captions) + 2),
+             "captions": [[caption, "never read"] for caption in captions] + [[], []]}
+    images = np.stack([*pictures, np.zeros_like(pictures[0]), np.zeros_like(pictures[0])])
+    return dict(scenes(lambda batch: {"image": images}, lambda: [batch]))
+
+
+def test_pictures_of_their_captions_are_right() -> None:
+    right = figures([picture(caption) for caption in CAPTIONS], CAPTIONS)
+    assert right == {f"scenes/{aspect}": 1.0 for aspect in ("shape", "color", "size", "relation", "all")}
+
+
+def test_each_mistake_counts_where_it_was_made() -> None:
+    drawn = [
+        "a small red circle right of a large blue square",  # the relation
+        "a large green triangle above a small purple ring",  # a color
+        CAPTIONS[2],
+    ]
+    wrong = figures([picture(caption) for caption in drawn], CAPTIONS)
+    assert wrong == {"scenes/shape": 1.0, "scenes/color": 2 / 3, "scenes/size": 1.0, "scenes/relation": 2 / 3,
+                     "scenes/all": 1 / 3}
+
+
+def test_nothing_drawn_is_wrong_in_all() -> None:
+    assert set(figures([np.full((47, 47, 3), -1, np.float32)], CAPTIONS[:1]).values()) == {0.0}
