@@ -111,8 +111,9 @@ def to_html(chart: Chart) -> str:
 
 
 def _svg(chart: Chart, colors: Sequence[int]) -> str:
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "text.color": _INK, "xtick.color": _INK,
-                "ytick.color": _INK, "axes.edgecolor": _LINE, "grid.color": _LINE, "font.size": 11.5}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.size": 11.5,
+                                "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
+                                "axes.edgecolor": _LINE, "grid.color": _LINE}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
