@@ -77,9 +77,10 @@ def _decode_png(encoded: Tensor) -> Tensor:
 def _header_shape(encoded: Tensor) -> Tensor:
     """Rows and columns that the header of a PNG, GIF or BMP tells; [1, 1] for WebP, which is at most 16,383 pixels."""
     tf = tensorflow()
+    header = tf.strings.join([tf.strings.substr(encoded, 0, 26), b"\0" * 26])  # some files end before
 
     def number(start: int, length: int, little: bool) -> Tensor:
-        values = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, length), tf.uint8), tf.int64)
+        values = tf.cast(tf.io.decode_raw(tf.strings.substr(header, start, length), tf.uint8), tf.int64)
         powers = [256**i for i in range(length)]
         return tf.reduce_sum(values * tf.constant(powers if little else powers[::-1], tf.int64))
 
@@ -109,8 +110,8 @@ def resized_crop(picture: Tensor, resize: int, size: int, place: Tensor) -> Tens
     shape = tf.cast(tf.shape(picture)[:2], tf.float64)
     whole = tf.round(shape * resize / tf.reduce_min(shape))
     room = whole - size
-    # The whole places 0 ... room are equally likely for a place drawn uniformly; 0.5 gives the center.
-    corner = tf.minimum(tf.floor(tf.cast(place, tf.float64) * (room + 1)), room)
+    # Each of the whole numbers 0 ... room for an equal share of the places; 0.5 gives room // 2, the center.
+    corner = tf.maximum(tf.math.ceil(tf.cast(place, tf.float64) * (room + 1)) - 1, 0)
     crop = tf.raw_ops.ScaleAndTranslate(
         images=picture[tf.newaxis],
         size=[size, size],
@@ -193,22 +194,25 @@ def read_records(
 
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.ram_budget = 2**30
     rows = records.interleave(
         with_image, cycle_length=IN_PARALLEL, block_length=1, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     iterator = rows.padded_batch(reading.rows).prefetch(2).with_options(options).as_numpy_iterator()
-    while True:
-        try:
-            batch = next(iterator, None)
-        except tf.errors.OpError as error:
-            reason = " ".join(str(error.message).split())
-            raise UserError(f"data.source {name}: cannot be read: {reason}; is the data set complete?") from error
-        if batch is None:
-            return
+    for batch in records_of(name, iterator):
         texts = zip(batch.pop("captions"), batch.pop("number"), strict=True)
         captions = [[text.decode("utf-8", "replace") for text in row[:number]] for row, number in texts]
-        yield batch | {"id": [i.decode("utf-8", "replace") for i in batch.pop("id")], "captions": captions}
+        ids = [text.decode("utf-8", "replace") for text in batch.pop("id")]
+        yield batch | {"id": ids, "captions": captions}
+
+
+def records_of(name: str, iterator: Iterator[Any]) -> Iterator[Any]:
+    """Passes on what a tf.data iterator gives; where its files cannot be read, a UserError naming the source."""
+    tf = tensorflow()
+    try:
+        yield from iterator
+    except tf.errors.OpError as error:
+        reason = " ".join(str(error.message).split())
+        raise UserError(f"data.source {name}: cannot be read: {reason}; is the data set complete?") from error
 
 
 def shuffled_index(place: Tensor, epoch: Tensor, size: int, seed: int) -> Tensor:

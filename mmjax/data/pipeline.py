@@ -36,11 +36,9 @@ def training_batches(
         UserError: where the processes cannot share a batch equally.
     """
     first, rows = _part("train.batch", config.train.batch, process, processes)
-    seed = config.seed % 2**32
+    data, seed = config.data, config.seed % 2**32
     start = start_step * config.train.batch
-    reading = Reading(
-        start, None, config.train.batch, first, rows, True, seed, config.data.size, config.data.resize, config.data.flip
-    )
+    reading = Reading(start, None, config.train.batch, first, rows, True, seed, data.size, data.resize, data.flip)
 
     def batches() -> Iterator[Batch]:
         for part in source.read(reading):
@@ -66,15 +64,14 @@ def evaluation_batches(
         UserError: where the processes cannot share a batch equally.
     """
     first, rows = _part("evaluate.batch", config.evaluate.batch, process, processes)
-    stop = min(source.size, config.data.evaluation_examples or source.size)
-    reading = Reading(
-        0, stop, config.evaluate.batch, first, rows, False, 0, config.data.size, config.data.resize, False
-    )
+    data = config.data
+    stop = min(source.size, data.evaluation_examples or source.size)
+    reading = Reading(0, stop, config.evaluate.batch, first, rows, False, 0, data.size, data.resize, False)
 
     def batches() -> Iterator[Batch]:
         parts = source.read(reading)
         for _ in range(0, stop, config.evaluate.batch):
-            part = next(parts, None) or _nothing(config.data.size)
+            part = next(parts, None) or _nothing(data.size)
             texts = [captions[0] for captions in part["captions"]]
             batch = _batch(source, part, tokenizer.encode(texts, config.text.length))
             yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
@@ -90,7 +87,7 @@ def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, in
 
 
 def _drawn(seed: int, epoch: int, key: int, captions: list[str]) -> str:
-    return captions[np.random.default_rng((seed, epoch, key)).integers(len(captions))]
+    return captions[np.random.default_rng((seed, epoch, key % 2**63)).integers(len(captions))]
 
 
 def _batch(source: Source, part: Rows, text: np.ndarray) -> Batch:

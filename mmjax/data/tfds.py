@@ -61,7 +61,7 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
     def all_captions() -> Iterator[str]:
         tf = operations.tensorflow()
         texts = records(0, False, 0).map(lambda serialized: example(serialized)["captions"]["text"])
-        for row in texts.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        for row in operations.records_of("coco_tfds", texts.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()):
             for text in row:
                 yield text.decode("utf-8", "replace")
 
@@ -97,14 +97,14 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
 
 
 def _builder(root: str) -> Any:
-    operations.tensorflow()
+    tf = operations.tensorflow()
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError("data.source: coco_tfds needs TFDS: pip install tensorflow-datasets") from error
     try:
         builder = tfds.core.read_only_builder.builder_from_files(NAME, data_dir=root)
-    except (tfds.core.DatasetNotFoundError, FileNotFoundError, OSError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, OSError, ValueError, tf.errors.OpError) as error:
         raise UserError(f"{root}: no prepared {NAME} there; {HOW.replace('ROOT', root)}") from error
     if builder.info.file_format.value != "tfrecord":
         raise UserError(f"{NAME} in {root}: its files are {builder.info.file_format.value}; must be tfrecord")

@@ -90,11 +90,14 @@ def find(picture: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
     spots, count = ndimage.label(_strength(pixels, palette) > SPOT, np.ones((3, 3)))
     large = np.bincount(spots.ravel(), minlength=count + 1) >= MIN_PIXELS
     large[0] = False
-    if not large.any() or large.sum() > MAX_SPOTS:
+    if large.sum() > MAX_SPOTS:
         return []
-    distance, nearest = ndimage.distance_transform_edt(~large[spots], return_indices=True)
-    owner = spots[tuple(nearest)]
-    found = [_identify(pixels, palette, (owner == i) & (distance <= REACH), scale) for i in np.flatnonzero(large)]
+    found, distance = [], np.full(spots.shape, np.inf)
+    if large.any():
+        distance, nearest = ndimage.distance_transform_edt(~large[spots], return_indices=True)
+        owner = spots[tuple(nearest)]
+        regions = ((owner == i) & (distance <= REACH) for i in np.flatnonzero(large))
+        found = [_identify(pixels, palette, region, scale) for region in regions]
 
     smooth = ndimage.uniform_filter(pixels, (3, 3, 0), mode="nearest")
     ghosts, _ = ndimage.label((_strength(smooth, palette) > GHOST) & (distance > REACH))
@@ -146,8 +149,7 @@ def _features(picture: UInt8[np.ndarray, "_ _ 3"], factor: int) -> Float[np.ndar
     """The picture in the features above, averaged over blocks: 32 to 63 pixels are enough to tell shapes apart."""
     height, width = (n // factor for n in picture.shape[:2])
     blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    features: Float[np.ndarray, "y x 3"] = blocks.mean(axis=(1, 3)) @ TO_FEATURES.T
-    return features
+    return blocks.mean(axis=(1, 3)) @ TO_FEATURES.T
 
 
 def _lengths(palette: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k"]:
@@ -158,8 +160,7 @@ def _strength(pixels: Float[np.ndarray, "y x 3"], palette: Float[np.ndarray, "k 
     """Distance from the background (0), relative to that of the color in whose direction it lies (1)."""
     lengths = _lengths(palette)
     best = np.argmax(pixels @ (palette / lengths[:, None]).T, axis=-1)
-    strength: Float[np.ndarray, "y x"] = np.sqrt(np.sum(pixels * pixels, axis=-1)) / lengths[best]
-    return strength
+    return np.sqrt(np.sum(pixels * pixels, axis=-1)) / lengths[best]
 
 
 def _identify(
@@ -205,8 +206,7 @@ def _identify(
 
 def _weights(shapes: Float[np.ndarray, "s n"], cover: Float[np.ndarray, "n"]) -> Float[np.ndarray, "s 1"]:
     """The factor that brings each shape nearest to the cover."""
-    weights: Float[np.ndarray, "s 1"] = (shapes @ cover / np.maximum(np.sum(shapes * shapes, axis=1), 1.0))[:, None]
-    return weights
+    return (shapes @ cover / np.maximum(np.sum(shapes * shapes, axis=1), 1.0))[:, None]
 
 
 def _fit_shapes(
@@ -218,7 +218,7 @@ def _fit_shapes(
         For each shape x, y, radius and softness, in pixels; and the cover of each pixel that they give.
     """
     area = max(cover.sum(), 1.0)
-    fits = np.tile([np.mean(x), np.mean(y), 0.0, 1.2], (len(SHAPES), 1))
+    fits = np.tile([np.mean(x), np.mean(y), 0.0, 2.0], (len(SHAPES), 1))
     if cover.sum() > 1:
         fits[:, :2] = cover @ x / area, cover @ y / area
     fits[:, 2] = np.sqrt(area / AREA)

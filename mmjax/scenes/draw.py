@@ -17,7 +17,7 @@ from mmjax.types import UserError
 BACKGROUND = (22, 22, 24)
 RADIUS = {"small": 0.14, "large": 0.205}
 NEAR_RADIUS = {"small": (0.13, 0.15), "large": (0.19, 0.21), None: (0.13, 0.21)}  # where the picture is left open
-BORDER = 0.03  # between a thing and the edge of the picture
+BORDER = 0.032  # between a thing and the edge of the picture
 GAP = 0.075  # between things
 SLANT = 0.6  # displacement across the relation's axis, at most so much of that along it
 AXIS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}  # axis; 1 where the subject is first

@@ -1,0 +1,7 @@
+"""`python -m mmjax` is `mmjax`."""
+
+import sys
+
+from mmjax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""The command line: `mmjax COMMAND ...`."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mmjax.types import UserError
+
+COMMANDS = {
+    "doctor": "versions, devices, and what each missing extra would add",
+    "prepare": "what a recipe needs before training",
+    "train": "train a recipe, or go on with it",
+    "evaluate": "figures of a checkpoint",
+    "export": "a checkpoint to a model folder",
+    "generate": "pictures from text",
+}
+WITH_RECIPE = ("prepare", "train")
+_EPILOG = """examples:
+  mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
+  mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
+  mmjax generate --model=runs/quickstart --prompt "a small red circle left of a large blue square" --out=drawn.png
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command. Exit status: 0 done, 2 the user's mistake, 1 anything else, 130 stopped by Ctrl-C."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"mmjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmjax: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    parser = _Parser(prog="mmjax", description="Multimodal models in JAX: train, evaluate, export, generate.",
+                     epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    name = next((word for word in argv if not word.startswith("-")), None)
+    for command, summary in COMMANDS.items():
+        sub = subparsers.add_parser(command, help=summary, description=summary, allow_abbrev=False,
+                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+        if command == name:  # only the command that runs is imported
+            module = importlib.import_module(f"mmjax.commands.{command}")
+            sub.description = module.HELP
+            if command in WITH_RECIPE:
+                sub.add_argument("--config", required=True, metavar="FILE[:ARGUMENTS]",
+                                 help="the recipe, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny")
+                sub.epilog = "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32 (all fields: mmjax/config.py)"
+            module.add_arguments(sub)
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = _overrides(rest, allowed=arguments.command in WITH_RECIPE)
+    if arguments.command in WITH_RECIPE:
+        from mmjax.config import load_recipe
+
+        arguments.recipe = load_recipe(arguments.config, overrides)
+    return module.run(arguments)
+
+
+def _overrides(words: list[str], allowed: bool) -> dict[str, str]:
+    """`--config.a.b=value` or `--config.a.b value`, by field name."""
+    overrides = {}
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not (allowed and word.startswith("--config.")):
+            raise UserError(f"unknown argument {word}; see mmjax --help")
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            if not words:
+                raise UserError(f"{word}: needs a value, as in {word}=VALUE")
+            value = words.pop(0)
+        overrides[name] = value
+    return overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""mmjax export: a checkpoint to a model folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmjax.export import write_model_folder
+from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.workdir import read_recipe
+from mmjax.types import UserError
+
+HELP = "write a checkpoint's parameters as a model folder, which loads and serves anywhere"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="of the training")
+    parser.add_argument("--out", type=Path, required=True, help="the model folder; one that is there is replaced")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    workdir: Path = arguments.workdir
+    config = read_recipe(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step, params = checkpoints.restore_params(arguments.step)
+    checkpoints.close()
+    path = workdir / "evaluation" / f"{step}.json"
+    figures = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
+    tokenizer = (workdir / "tokenizer.model").read_bytes()
+    write_model_folder(arguments.out, config, params, tokenizer, step, figures)
+    print(f"{config.name}, step {step:,}: {arguments.out}")
+    return 0

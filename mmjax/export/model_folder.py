@@ -1,0 +1,95 @@
+"""The model folder: config.json, model.safetensors, tokenizer.model and a model card; all that is needed to run it."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from mmjax.config import Config, to_dict
+from mmjax.train.workdir import versions, write_json
+from mmjax.types import Params, UserError
+
+FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
+
+
+def write_model_folder(
+    folder: Path, config: Config, params: Params, tokenizer: bytes, step: int, figures: Mapping[str, float]
+) -> None:
+    """Writes a model folder whole or not at all; a model folder that is there already is replaced.
+
+    Raises:
+        UserError: where the folder exists and is something else, or cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and set(os.listdir(folder)) <= set(FILES)):
+        raise UserError(f"--out {folder}: exists and is no model folder; name another one")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        write_json(temporary / "config.json", {"recipe": to_dict(config), "step": step, "versions": versions()})
+        save_file(flatten(params), temporary / "model.safetensors", {"format": "mmjax"})
+        (temporary / "tokenizer.model").write_bytes(tokenizer)
+        (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out {folder}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flatten(params: Params) -> dict[str, np.ndarray]:
+    """Parameters by their names, `text/block_0/mlp_in/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf) for path, leaf in leaves}
+
+
+def read_params(path: Path, shapes: Params) -> Params:
+    """The parameters in a safetensors file, as a tree like `shapes`.
+
+    Raises:
+        UserError: where the file is missing or broken, or does not hold exactly these parameters.
+    """
+    try:
+        found = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a model folder needs it, export the model again") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); export the model again") from error
+    wanted = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    for name in sorted(set(found) | set(wanted)):
+        if name not in found or name not in wanted:
+            raise UserError(f"{path}: {'has no' if name in wanted else 'has an unexpected'} parameter {name}; is it of another recipe?")
+        if found[name].shape != wanted[name].shape:
+            raise UserError(f"{path}: {name} has shape {found[name].shape}, the recipe says {wanted[name].shape}")
+    return jax.tree_util.tree_map_with_path(
+        lambda p, leaf: found[jax.tree_util.keystr(p, simple=True, separator="/")], shapes
+    )
+
+
+def _card(config: Config, params: Params, step: int, figures: Mapping[str, float]) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(figures.items())]
+    table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
+    return f"""# {config.name}
+
+A direct generator of mmjax: text{" and a reference picture" if config.model.reference else ""} in, a picture of
+{config.data.size} x {config.data.size} pixels out. {count:,} parameters, {step:,} steps on `{config.data.source}`.
+
+```python
+import mmjax
+model = mmjax.load("{config.name}")  # this folder
+pictures = model.generate(["..."])  # uint8 [1, {config.data.size}, {config.data.size}, 3]
+```
+
+| figure | held-out examples |
+| --- | --- |
+{table}
+`config.json` holds the whole recipe and the versions it was trained with.
+"""

@@ -1,0 +1,33 @@
+"""Decoder: transposed convolutions from a grid of features to pixels."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmjax.nn.convolution import Convolution, TransposedConvolution
+
+
+class Decoder(nn.Module):
+    """Doubles the sides once for each width, then one convolution to the channels of the output.
+
+    Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a video.
+
+    Attributes:
+        widths: channels after each transposed convolution.
+        channels: of the output.
+        upsampling: form of the transposed convolution.
+    """
+
+    widths: Sequence[int]
+    channels: int = 3
+    upsampling: str = "dilated"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels c"]:
+        for i, width in enumerate(self.widths):
+            x = TransposedConvolution(width, self.upsampling, self.dtype, name=f"upsample_{i}")(x)
+            x = nn.gelu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
+        return Convolution(self.channels, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)

@@ -1,0 +1,89 @@
+"""The direct generator: text and, where there is one, a reference picture in; one picture out, in one pass.
+
+Trained by mean squared error it draws the mean of all pictures that fit the text: exact where the text determines the
+picture, blurred where it does not. It is the baseline that every other generator must beat.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax import config
+from mmjax.models.decoder import Decoder
+from mmjax.models.fusion import CrossAttentionFusion
+from mmjax.models.text_encoder import TextEncoder
+from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.nn.positions import grid_positions
+
+# Where the parameters lie on the mesh: (pattern of the whole name, mesh axis of each array axis); first match wins.
+_TRANSFORMER = (
+    (r".*attention/(q|k|v)/kernel", ("fsdp", "model", None)),
+    (r".*attention/(q|k|v)/bias", ("model", None)),
+    (r".*attention/out/kernel", ("model", None, "fsdp")),
+    (r".*mlp_in/kernel", ("fsdp", "model")),
+    (r".*mlp_in/bias", ("model",)),
+    (r".*mlp_out/kernel", ("model", "fsdp")),
+)
+_ENDS = (
+    (r"text/table", ("model", "fsdp")),
+    (r"blank", ("fsdp",)),
+    (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
+    (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
+    (r".*(bias|scale)", (None,)),
+)
+_REFERENCE = ((r"vision/patches/kernel", (None, None, None, "fsdp")),)
+
+
+def sharding_rules(model: config.Model) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """The table of sharding rules of the model that this configuration describes."""
+    return _TRANSFORMER + (_REFERENCE if model.reference else ()) + _ENDS
+
+
+class DirectGenerator(nn.Module):
+    """Text and reference are encoded, fused by cross-attention, decoded by transposed convolutions.
+
+    Attributes:
+        model: the configuration.
+        vocabulary: number of token ids.
+        size: side of the picture in pixels.
+    """
+
+    model: config.Model
+    vocabulary: int
+    size: int
+
+    @nn.compact
+    def __call__(
+        self,
+        text: Int[Array, "b t"],
+        reference: Float[Array, "b y x c"] | None = None,
+        reference_mask: Bool[Array, "b"] | None = None,
+    ) -> dict[str, Any]:
+        """Draws a picture for each text.
+
+        Args:
+            text: token ids, 0 is padding.
+            reference: pictures to start from, -1 to 1; None draws from the text alone.
+            reference_mask: False where an example has no reference; None: all have one.
+
+        Returns:
+            {"image": float32 [b, y, x, 3]}, about -1 to 1.
+        """
+        m, dtype = self.model, jnp.dtype(self.model.dtype)
+        encoder = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
+        features, text_mask = TextEncoder(self.vocabulary, layers=m.text_layers, **encoder, name="text")(text)
+        rows = self.size // 2 ** len(m.decoder_widths)
+        blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))
+        visual = (blank[None] + grid_positions(rows, rows, m.width))[None].astype(dtype)
+        visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
+        if reference is not None:
+            patch = 2 ** len(m.decoder_widths)
+            seen = VisionEncoder(patch, layers=m.vision_layers, **encoder, name="vision")(reference)
+            given = True if reference_mask is None else reference_mask[:, None, None]
+            visual = jnp.where(given, seen, visual)
+        fuse = CrossAttentionFusion(m.fusion_layers, m.heads, dtype, m.attention, name="fusion")
+        grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
+        decoder = Decoder(m.decoder_widths, upsampling=m.upsampling, dtype=dtype, name="decoder")
+        return {"image": decoder(grid)}

@@ -1,0 +1,34 @@
+"""Text encoder: a transformer over SentencePiece tokens."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.nn.positions import sine_positions
+from mmjax.nn.transformer import Block
+
+
+class TextEncoder(nn.Module):
+    """Maps token ids (0 is padding) to one feature a token.
+
+    Attributes:
+        vocabulary: number of token ids.
+        width, layers, heads: of the transformer.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+    kernel: str = "xla"
+
+    @nn.compact
+    def __call__(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
+        """Returns the features, and the attention mask of those who look at them: False on padding."""
+        mask = (text != 0)[:, None, None, :]
+        table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
+        x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
+        for i in range(self.layers):
+            x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x, mask)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(x), mask

@@ -1,0 +1,34 @@
+"""Vision encoder: a vision transformer over square patches (Dosovitskiy et al. 2021)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmjax.nn.convolution import Convolution
+from mmjax.nn.positions import grid_positions
+from mmjax.nn.transformer import Block
+
+
+class VisionEncoder(nn.Module):
+    """Maps a picture to one feature a patch, row by row.
+
+    Attributes:
+        patch: side of a patch in pixels; must divide both sides of the picture.
+        width, layers, heads: of the transformer.
+    """
+
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+    kernel: str = "xla"
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
+        patches = Convolution(self.width, self.patch, self.patch, self.dtype, name="patches")(image)
+        b, rows, columns, d = patches.shape
+        x = patches.reshape(b, rows * columns, d) + grid_positions(rows, columns, d)[None].astype(self.dtype)
+        for i in range(self.layers):
+            x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(x)

@@ -1,0 +1,64 @@
+"""Scaled dot-product attention, and the one multi-head module. Self-attention is cross-attention to oneself."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def dot_product_attention(
+    q: Float[Array, "b t h k"],
+    k: Float[Array, "b s h k"],
+    v: Float[Array, "b s h k"],
+    mask: Bool[Array, "b #h #t s"] | None = None,
+    kernel: str = "xla",
+) -> Float[Array, "b t h k"]:
+    """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1); the softmax is computed in float32.
+
+    Args:
+        q, k, v: queries, keys and values of each head.
+        mask: True where a query may look; a query that may look nowhere gets the mean of the values.
+        kernel: "xla", or "cudnn" for the fused kernel on NVIDIA GPUs (16-bit dtypes only).
+
+    Raises:
+        ValueError: for a kernel of another name.
+    """
+    if kernel == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    if kernel != "xla":
+        raise ValueError(f"attention kernel {kernel!r}: must be 'xla' or 'cudnn'")
+    scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    logits = jnp.einsum("bthk,bshk->bhts", q * scale, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("bhts,bshk->bthk", weights, v)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention from x to context (Vaswani et al. 2017, section 3.2.2).
+
+    Attributes:
+        heads: h, must divide the width of x.
+        dtype: of the computation; parameters are float32.
+        kernel: see dot_product_attention.
+    """
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+    kernel: str = "xla"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        context: Float[Array, "b s e"] | None = None,
+        mask: Bool[Array, "b #h #t s"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        context = x if context is None else context
+        shape = (self.heads, x.shape[-1] // self.heads)
+        q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
+        k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
+        v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
+        attended = dot_product_attention(q, k, v, mask, self.kernel)
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended)

@@ -1,0 +1,53 @@
+"""From a table of sharding rules to the sharding of every parameter, strictly."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mmjax.types import UserError
+
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The name of a leaf, its keys joined by slashes: `text/block_0/mlp_in/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def match_rules(params: Any, rules: Rules, mesh: Mesh) -> Any:
+    """The NamedSharding of each parameter by the first rule whose pattern matches its whole name.
+
+    Args:
+        params: a tree of arrays or shapes.
+        rules: (pattern, mesh axis of each array axis or None).
+
+    Raises:
+        UserError: listing every parameter without a rule, every rule without a parameter, every axis that does not divide.
+    """
+    problems: list[tuple[str, str]] = []
+    used: set[int] = set()
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = leaf_name(path)
+        matching = [i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)]
+        if not matching:
+            problems.append((name, f"no rule for this parameter of shape {leaf.shape}"))
+            return NamedSharding(mesh, PartitionSpec())
+        used.add(matching[0])
+        axes = rules[matching[0]][1]
+        if len(axes) > leaf.ndim:  # biases and scales of any rank share one rule: (None,)
+            problems.append((name, f"rule {rules[matching[0]][0]} names {len(axes)} axes, the shape is {leaf.shape}"))
+        for axis, length in zip(axes, leaf.shape, strict=False):
+            if axis is not None and length % mesh.shape[axis]:
+                problems.append((name, f"{axis}={mesh.shape[axis]} does not divide {length} of shape {leaf.shape}"))
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    shardings = jax.tree_util.tree_map_with_path(sharding, params)
+    problems += [(pattern, "no parameter for this rule") for i, (pattern, _) in enumerate(rules) if i not in used]
+    if problems:
+        width = max(len(name) for name, _ in problems)
+        raise UserError("sharding rules:\n" + "\n".join(f"  {name.ljust(width)}  {what}" for name, what in problems))
+    return shardings

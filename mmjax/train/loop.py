@@ -1,0 +1,81 @@
+"""The training loop."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from mmjax.train.state import State
+from mmjax.types import Batch, UserError
+
+Compiled = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
+
+
+def train(
+    state: State,
+    step_fn: Compiled,
+    batches: Iterator[Batch],
+    put: Callable[[Batch], Any],
+    last: int,
+    after: Callable[[State, int], None],
+    log: Callable[[int, dict[str, float]], None],
+    stop: Callable[[], bool],
+) -> State:
+    """Runs steps until `last` are done or `stop` says so, and returns the state.
+
+    Args:
+        step_fn: the compiled step; it may donate the state.
+        batches: the batches from this state's step on.
+        put: places a batch on the devices.
+        after: is handed the state after each step: evaluates and saves where that is due, before the next batch is drawn.
+        log: is handed the metrics of a step, and "wait", the seconds it waited for data; one step late, so that the
+            devices never wait for it.
+    """
+    done = int(state.step)
+    late: tuple[int, Any, float] | None = None
+    while done < last and not stop():
+        begin = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - begin
+        with jax.transfer_guard("disallow"):
+            state, metrics = step_fn(state, put(batch))
+        done += 1
+        if late:
+            _fetch(log, *late)
+        late = (done, metrics, waited)
+        after(state, done)
+    if late:
+        _fetch(log, *late)
+    return state
+
+
+def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any, waited: float) -> None:
+    log(step, {name: float(value) for name, value in jax.device_get(metrics).items()} | {"wait": waited})
+
+
+def check_finite(metrics: Mapping[str, float], step: int, limit: int) -> None:
+    """Raises UserError once `limit` steps in a row had a loss or gradient that is not finite."""
+    if metrics["bad_steps"] >= limit:
+        raise UserError(
+            f"step {step}: the loss or its gradient was not finite {limit} steps in a row (train.max_bad_steps); the "
+            "parameters are those before; try a smaller optimizer.learning_rate, or optimizer.clip=1.0"
+        )
+
+
+@contextmanager
+def interrupted() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed since; pressed once more, it ends the process at once."""
+    pressed = []
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,87 @@
+"""What training carries from step to step, and what a checkpoint holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mmjax.types import Params
+
+
+@flax.struct.dataclass
+class State:
+    """All that determines the rest of the training, given the recipe.
+
+    Attributes:
+        step: steps done, int32.
+        params: parameters, float32.
+        opt_state: of the optax transformation.
+        ema: exponential moving average of the parameters, or None.
+        rng: data of a random key, uint32; each step folds its number in.
+        bad_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema: Params | None
+    rng: jax.Array
+    bad_steps: jax.Array
+
+    def key(self) -> jax.Array:
+        """The random key of this step."""
+        return jax.random.fold_in(jax.random.wrap_key_data(self.rng), self.step)
+
+    def averaged(self) -> Params:
+        """The parameters to evaluate and export."""
+        return self.params if self.ema is None else self.ema
+
+    def update(self, tx: optax.GradientTransformation, grads: Params, finite: jax.Array, ema_decay: float) -> "State":
+        """The state after one step; where the step is not finite everything but the counters stays as it was."""
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to counts
+            updates, opt_state = tx.update(grads, self.opt_state, self.params)
+        params = optax.apply_updates(self.params, updates)
+        ema = self.ema
+        if ema is not None:
+            # Young averages forget faster, so that the initial parameters do not linger (Adam's bias, in short).
+            count = self.step.astype(jnp.float32)
+            decay = jnp.minimum(jnp.float32(ema_decay), (1.0 + count) / (10.0 + count))
+            ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, params)
+        new = (params, opt_state, ema)
+        old = (self.params, self.opt_state, self.ema)
+        params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        bad_steps = jnp.where(finite, 0, self.bad_steps + 1)
+        return State(self.step + 1, params, opt_state, ema, self.rng, bad_steps)
+
+
+def make_state(
+    init: Callable[[jax.Array], Params], tx: optax.GradientTransformation, seed: int, averaged: bool
+) -> Callable[[], State]:
+    """A function, to be jit-compiled with shardings, that makes the state at step 0; no host ever holds it whole."""
+
+    def make() -> State:
+        init_key, step_key = jax.random.split(jax.random.key(seed))
+        params = init(init_key)
+        zero = jnp.zeros((), jnp.int32)
+        ema = jax.tree.map(jnp.copy, params) if averaged else None
+        return State(zero, params, tx.init(params), ema, jax.random.key_data(step_key), zero)
+
+    return make
+
+
+def state_shardings(state: State, params: Any, whole: Any, tx: optax.GradientTransformation) -> State:
+    """Shardings of a whole state: whatever mirrors the parameters lies as they do, the rest is whole everywhere.
+
+    Args:
+        state: its shapes.
+        params: the shardings of the parameters.
+        whole: the sharding of what is not split.
+    """
+    opt_state = optax.tree_map_params(
+        tx, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: whole
+    )
+    ema = None if state.ema is None else params
+    return State(whole, params, opt_state, ema, whole, whole)

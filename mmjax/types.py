@@ -1,0 +1,52 @@
+"""What every part of mmjax agrees on: the axis alphabet, what a batch holds, what an evaluator is.
+
+One alphabet of axis letters serves annotations, einsum and comments everywhere:
+
+    b batch, t text tokens, n visual tokens, s keys, h heads, k head width, d model width,
+    f frames, y x rows and columns, c channels
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+# A batch is a plain dict. Fields that go to the devices:
+#   image  float32 [b, y, x, c]  the target picture, -1 (black) to 1 (white)
+#   text   int32   [b, t]        token ids, 0 is padding
+#   mask   bool    [b]           False: padding at the end of an evaluation, or a picture that could not be read
+# Fields that stay on the host:
+#   id       list of b strings            names the example in its source
+#   captions list of b lists of strings   every caption of the example; `text` holds one of them
+Batch = dict[str, Any]
+Outputs = dict[str, jax.Array]
+Params = Mapping[str, Any]
+HOST_FIELDS = ("id", "captions")
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message is one line: what is wrong, where, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures to look at: rows of equally many pictures, a prompt a column.
+
+    Attributes:
+        prompts: n texts.
+        rows: what each row shows ("drawn", "original") and its pictures, uint8 [n, y, x, 3].
+    """
+
+    prompts: list[str]
+    rows: dict[str, UInt8[np.ndarray, "n y x 3"]]
+
+
+# An evaluator turns a model and an evaluation set into figures: it is handed `predict`, which maps a host batch to
+# outputs as NumPy arrays, and `batches`, which starts a pass over the evaluation set, and yields (name, value) with
+# value a number, or Samples to look at.
+Predict = Callable[[Batch], dict[str, np.ndarray]]
+Figures = Iterator[tuple[str, float | Samples]]
+Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]
