@@ -76,10 +76,10 @@ def find(picture: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
     """The things in a picture of any origin, uint8 [y, x, 3], at least 32 pixels each way.
 
     Raises:
-        UserError: for anything else.
+        UserError: for a smaller one.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or min(picture.shape[:2]) < 32:
-        raise UserError(f"picture: must be uint8 [y, x, 3] from 32 pixels up, not {picture.dtype} {picture.shape}")
+    if min(picture.shape[:2]) < 32:
+        raise UserError(f"picture: must be at least 32 pixels each way, not {picture.shape[1]} x {picture.shape[0]}")
     factor = min(picture.shape[:2]) // 32
     scale = (factor / picture.shape[1], factor / picture.shape[0])
     pixels = _features(picture, factor)
@@ -117,7 +117,7 @@ def judge(picture: UInt8[np.ndarray, "y x 3"], caption: str) -> Verdict:
 
     Raises:
         ValueError: for a caption that is not of the grammar.
-        UserError: for a picture that `find` does not take.
+        UserError: for a picture below 32 pixels.
     """
     scene = parse(caption)
     found = find(picture)

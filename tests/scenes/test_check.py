@@ -1,0 +1,298 @@
+"""The checker: right on the renderer's pictures, however stored; wrong pictures and false captions are called so."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from mmjax.scenes.check import Verdict, find, judge
+from mmjax.scenes.draw import BACKGROUND, Placed, draw_things, example, place
+from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, Scene, caption, parse, random_scene
+from mmjax.types import UserError
+
+EXAMPLES = 101
+Change = Callable[[np.ndarray, int], np.ndarray]
+
+
+def plain(picture: np.ndarray, index: int) -> np.ndarray:
+    return picture
+
+
+def noisy(picture: np.ndarray, index: int) -> np.ndarray:
+    noise = np.random.default_rng(index).normal(0, 10, picture.shape)
+    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+
+
+def jpeg(quality: int) -> Change:
+    def change(picture: np.ndarray, index: int) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        return np.asarray(Image.open(file))
+
+    return change
+
+
+def as_picture(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def drawn(index: int, size: int, determined: bool) -> tuple[np.ndarray, str]:
+    return example(index, size, seed=17, determined=determined, held_out=index % 2 == 0)
+
+
+@pytest.mark.parametrize("determined", [True, False], ids=["determined", "open"])
+@pytest.mark.parametrize(
+    ("size", "change"),
+    [
+        pytest.param(32, plain, id="32-plain"),
+        pytest.param(32, noisy, id="32-noisy"),
+        pytest.param(32, jpeg(90), id="32-jpeg90"),
+        pytest.param(32, jpeg(75), id="32-jpeg75"),
+        pytest.param(64, noisy, id="64-noisy"),
+        pytest.param(64, jpeg(75), id="64-jpeg75"),
+        pytest.param(101, plain, id="101-plain"),
+        pytest.param(128, noisy, id="128-noisy"),
+        pytest.param(128, jpeg(75), id="128-jpeg75"),
+    ],
+)
+def test_right_on_our_own_pictures(size: int, change: Change, determined: bool) -> None:
+    wrong = []
+    for index in range(EXAMPLES):
+        picture, text = drawn(index, size, determined)
+        verdict = judge(change(picture, index), text)
+        if not verdict.all:
+            wrong.append((index, text, verdict))
+    assert len(wrong) <= EXAMPLES // 100, wrong
+
+
+def falsified(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
+    """The scene with one word changed, and which kind of word."""
+    kinds = ["shape", "color", "relation", *(["size"] if scene.determined else [])]
+    while True:
+        kind = kinds[rng.integers(len(kinds))]
+        if kind == "relation":
+            changed = dataclasses.replace(scene, relation=RELATIONS[rng.integers(4)])
+        else:
+            role = ("subject", "object")[rng.integers(2)]
+            words = {"shape": SHAPES, "color": tuple(COLORS), "size": ("small", "large")}[kind]
+            thing = dataclasses.replace(getattr(scene, role), **{kind: words[rng.integers(len(words))]})
+            try:
+                changed = dataclasses.replace(scene, **{role: thing})
+            except ValueError:  # two things alike
+                continue
+        if changed != scene:
+            return kind, changed
+
+
+@pytest.mark.parametrize("change", [plain, noisy, jpeg(75)], ids=["plain", "noisy", "jpeg75"])
+@pytest.mark.parametrize("determined", [True, False], ids=["determined", "open"])
+def test_false_captions_are_called_false(determined: bool, change: Change) -> None:
+    rng = np.random.default_rng(23)
+    for index in range(EXAMPLES):
+        picture, text = drawn(index, 32, determined)
+        kind, changed = falsified(parse(text), rng)
+        verdict = judge(change(picture, index), caption(changed))
+        assert not getattr(verdict, kind), (index, text, changed)
+        assert not verdict.all
+
+
+def test_a_wrong_word_spoils_only_its_own_verdict() -> None:
+    picture = draw_things(
+        [Placed("circle", "red", (0.25, 0.5), 0.14), Placed("square", "blue", (0.75, 0.5), 0.205)], 53
+    )
+    right = {"shape": True, "color": True, "size": True, "relation": True}
+    for text, kind in [
+        ("a small red circle left of a large blue square", None),
+        ("a large blue square right of a small red circle", None),
+        ("a red circle left of a blue square", None),
+        ("a small red ring left of a large blue square", "shape"),
+        ("a small red circle left of a large cyan square", "color"),
+        ("a small red circle left of a small blue square", "size"),
+        ("a small red circle right of a large blue square", "relation"),
+        ("a small red circle above a large blue square", "relation"),
+    ]:
+        expected = right | ({kind: False} if kind else {})
+        assert judge(picture, text) == Verdict(**expected), text
+
+
+def test_where_a_thing_is_and_how_large() -> None:
+    things = [Placed("triangle", "yellow", (0.31, 0.26), 0.14), Placed("ring", "purple", (0.63, 0.71), 0.205)]
+    for size in (32, 59, 97, 131):
+        found = sorted(find(draw_things(things, size)), key=lambda thing: thing.extent)
+        assert [(thing.shape, thing.color, thing.size) for thing in found] == [
+            ("triangle", "yellow", "small"),
+            ("ring", "purple", "large"),
+        ]
+        for seen, thing in zip(found, things, strict=True):
+            assert seen.center == pytest.approx(thing.center, abs=0.006)
+            assert seen.extent == pytest.approx(2 * thing.radius, rel=0.04)
+
+
+def test_pictures_that_pillow_drew_wider_than_high_on_gray() -> None:
+    image = Image.new("RGB", (149 * 4, 83 * 4), (60, 60, 60))
+    canvas = ImageDraw.Draw(image)
+    canvas.ellipse((60, 90, 176, 206), fill=(220, 30, 50))
+    canvas.polygon(((460, 150), (392, 268), (528, 268)), fill=(60, 220, 230))
+    picture = np.asarray(image.resize((149, 83), Image.Resampling.BOX))
+    assert judge(picture, "a red circle left of a large cyan triangle").all
+    centers = sorted(thing.center for thing in find(picture))
+    assert np.array(centers) == pytest.approx(np.array([(118 / 596, 148 / 332), (460 / 596, 209 / 332)]), abs=0.01)
+
+
+def rate(make: Callable[[Scene, np.random.Generator], np.ndarray], attribute: str, count: int = 53) -> float:
+    """How often the attribute is called right, in pictures made of open and of determined scenes."""
+    right = 0
+    for index in range(count):
+        rng = np.random.default_rng((29, index))
+        scene = random_scene(rng, determined=index % 2 == 0, held_out=False)
+        right += getattr(judge(as_picture(make(scene, rng)), caption(scene)), attribute)
+    return right / count
+
+
+def test_a_little_blur_is_forgiven_a_blob_is_not() -> None:
+    def blurred(sigma: float) -> Callable[[Scene, np.random.Generator], np.ndarray]:
+        return lambda scene, rng: ndimage.gaussian_filter(
+            draw_things(place(scene, rng), 32).astype(float), (sigma, sigma, 0)
+        )
+
+    assert rate(blurred(0.6), "all") == 1
+    assert rate(blurred(2.0), "shape") == 0
+    assert rate(blurred(3.0), "shape") == 0
+
+
+def test_the_average_of_two_pictures_is_neither() -> None:
+    def averaged(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        other = random_scene(rng, scene.determined, held_out=False)
+        first, second = (draw_things(place(s, rng), 32).astype(float) for s in (scene, other))
+        return (first + second) / 2
+
+    assert rate(averaged, "all") == 0
+
+
+def changed_thing(scene: Scene, rng: np.random.Generator, attribute: str) -> tuple[np.ndarray, np.ndarray, Placed]:
+    """The scene's picture, the same with another shape or color of one thing, and that thing."""
+    things = list(place(scene, rng))
+    i = int(rng.integers(2))
+    words = [word for word in (SHAPES if attribute == "shape" else COLORS) if word != getattr(things[i], attribute)]
+    other = dataclasses.replace(things[i], **{attribute: words[rng.integers(len(words))]})
+    before = draw_things(things, 32).astype(float)
+    thing, things[i] = things[i], other
+    return before, draw_things(things, 32).astype(float), thing
+
+
+@pytest.mark.parametrize("attribute", ["shape", "color"])
+def test_halfway_between_two_shapes_or_colors_is_neither(attribute: str) -> None:
+    def halfway(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        before, after, _ = changed_thing(scene, rng, attribute)
+        return (before + after) / 2
+
+    assert rate(halfway, attribute) <= 0.02
+
+
+def test_a_thing_of_two_colors_has_none() -> None:
+    def split(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        before, after, thing = changed_thing(scene, rng, "color")
+        column = round(thing.center[0] * 32)
+        return np.concatenate([before[:, :column], after[:, column:]], axis=1)
+
+    assert rate(split, "color") <= 0.02
+
+
+def test_a_half_drawn_thing_has_no_shape() -> None:
+    def halved(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        things = place(scene, rng)
+        picture = draw_things(things, 64).astype(float)
+        thing = things[rng.integers(2)]
+        x, y = (round(c * 64) for c in thing.center)
+        reach = round(thing.radius * 64) + 1
+        # Never the lower half: the upper half of a triangle is a triangle.
+        rows, columns = [
+            (slice(y - reach, y), slice(x - reach, x + reach)),
+            (slice(y - reach, y + reach), slice(x - reach, x)),
+            (slice(y - reach, y + reach), slice(x, x + reach)),
+        ][rng.integers(3)]
+        picture[max(rows.start, 0) : rows.stop, max(columns.start, 0) : columns.stop] = BACKGROUND
+        return picture
+
+    assert rate(halved, "shape") == 0
+
+
+def test_other_shapes_have_no_name() -> None:
+    masks = {
+        "diamond": lambda x, y: abs(x) + abs(y) < 1.1,
+        "triangle on its tip": lambda x, y: (abs(x) < (0.866 - y) * 0.577) & (y > -0.866),
+        "ellipse": lambda x, y: (x / 1.1) ** 2 + (y / 0.75) ** 2 < 1,
+        "rectangle": lambda x, y: (abs(x) < 1.05) & (abs(y) < 0.7),
+        "open ring": lambda x, y: (abs(np.hypot(x, y) - 0.77) < 0.23) & ((x < 0) | (abs(y) > 0.4)),
+        "square ring": lambda x, y: abs(np.maximum(abs(x), abs(y)) - 0.7) < 0.2,
+        "cross": lambda x, y: (np.minimum(abs(x), abs(y)) < 0.35) & (np.maximum(abs(x), abs(y)) < 1),
+        "half disc": lambda x, y: (np.hypot(x, y) < 1) & (y < 0),
+    }
+    fine = (np.arange(61 * 8) + 0.5) / (61 * 8)
+    for name, mask in masks.items():
+        for radius in (0.14, 0.2):
+            inside = mask((fine[None, :] - 0.48) / radius, (fine[:, None] - 0.53) / radius)
+            cover = inside.reshape(61, 8, 61, 8).mean((1, 3))[..., None]
+            found = find(as_picture(np.array(BACKGROUND) * (1 - cover) + np.array(COLORS["green"]) * cover))
+            assert [thing.shape for thing in found] == [None], name
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
+def test_a_third_thing_however_pale_spoils_all(strength: float) -> None:
+    pair = [Placed("circle", "red", (0.25, 0.6), 0.16), Placed("square", "blue", (0.75, 0.6), 0.16)]
+    pale = draw_things([Placed("ring", "green", (0.5, 0.2), 0.14)], 32).astype(float) - BACKGROUND
+    text = "a red circle left of a blue square"
+    picture = draw_things(pair, 32)
+    assert judge(picture, text).all
+    assert judge(as_picture(picture + strength * pale), text) == Verdict(False, False, True, False)
+    assert judge(as_picture(picture + strength * pale), "a small red circle left of a blue square").size is False
+
+
+def test_one_thing_is_no_scene() -> None:
+    picture = draw_things([Placed("circle", "red", (0.25, 0.5), 0.14)], 32)
+    assert judge(picture, "a small red circle left of a small blue square") == Verdict(False, False, False, False)
+
+
+def test_sizes_in_between_and_beyond_have_no_name() -> None:
+    for radius, name in [(0.08, None), (0.14, "small"), (0.172, None), (0.205, "large"), (0.28, None)]:
+        (thing,) = find(draw_things([Placed("circle", "cyan", (0.5, 0.5), radius)], 43))
+        assert (thing.shape, thing.size) == ("circle", name)
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (22, 22, 24), (128, 128, 128), (255, 255, 255), *COLORS.values()])
+def test_nothing_is_found_in_an_empty_picture(color: tuple[int, int, int]) -> None:
+    assert find(np.full((37, 41, 3), color, np.uint8)) == []
+
+
+def test_white_gray_and_orange_are_none_of_the_colors() -> None:
+    for color in [(255, 255, 255), (128, 128, 128), (250, 125, 30), (120, 70, 30)]:
+        picture = np.full((41, 41, 3), BACKGROUND, np.uint8)
+        picture[13:26, 13:26] = color
+        (thing,) = find(picture)
+        assert thing.color is None, color
+
+
+@given(hnp.arrays(np.uint8, (5, 7, 3)), st.integers(0, 60), st.integers(0, 2**32 - 1))
+def test_any_picture_is_judged(blocks: np.ndarray, noise: int, seed: int) -> None:
+    values = np.kron(blocks, np.ones((7, 5, 1))) + np.random.default_rng(seed).normal(0, noise, (35, 35, 3))
+    picture = as_picture(values)
+    for thing in find(picture):
+        assert np.all(np.isfinite([*thing.center, thing.extent]))
+    assert not judge(picture, "a red circle left of a blue square").all
+
+
+def test_too_small_a_picture_is_refused() -> None:
+    with pytest.raises(UserError, match="not 53 x 31"):
+        judge(np.zeros((31, 53, 3), np.uint8), "a red circle left of a blue square")
+
+
+def test_a_caption_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be like"):
+        judge(np.zeros((32, 32, 3), np.uint8), "two dogs on a bench")
