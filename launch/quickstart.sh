@@ -41,9 +41,9 @@ mmjax export --workdir="$workdir" --out="$model"
 stage "generating from $model"
 mmjax generate --model="$model" --out="$picture" \
     --prompt "a small red circle left of a large blue square" \
-    --prompt "a large green triangle above a small yellow circle" \
-    --prompt "a small blue square below a large red triangle" \
-    --prompt "a large yellow circle right of a small green square"
+    "a large green triangle above a small yellow circle" \
+    "a small blue ring below a large red triangle" \
+    "a large cyan circle right of a small purple square"
 
 echo
 echo "report:   $workdir/report.html"
