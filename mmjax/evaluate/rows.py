@@ -1,6 +1,7 @@
 """What every evaluator reads: the examples of a pass that count, with the model's outputs for them."""
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,19 @@ def predicted(
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """One pass over the evaluation set: batches and outputs without the rows that `mask` marks as padding.
 
-    A batch of padding only is left out, but the model has run on it: with several processes all must take part.
+    The model runs on every batch, also where no row is left: with several processes all must take part.
     """
     for batch in batches():
         outputs = predict(batch)
         keep = np.asarray(batch["mask"], bool)
-        if keep.any():
-            yield {name: _pick(value, keep) for name, value in batch.items()}, {
-                name: _pick(value, keep) for name, value in outputs.items()
-            }
+        yield _rows(batch, keep), _rows(outputs, keep)
 
 
-def _pick(values: Any, keep: np.ndarray) -> Any:
-    if isinstance(values, list):
-        return [value for value, kept in zip(values, keep, strict=True) if kept]
-    return np.asarray(values)[keep]
+def _rows(fields: Mapping[str, Any], keep: np.ndarray) -> dict[str, Any]:
+    return {
+        name: list(itertools.compress(values, keep)) if isinstance(values, list) else np.asarray(values)[keep]
+        for name, values in fields.items()
+    }
 
 
 class Mean:

@@ -67,7 +67,7 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
     runner.write(tmp_path, 70, {"loss": 0.5}, {})
 
     def full(self: Path, content: bytes) -> int:
-        self.touch()
+        self.open("wb").close()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
