@@ -53,6 +53,7 @@ def open_coco(root: str, split: str) -> Source:
         texts = tf.constant(list(all_captions()))
         ends = tf.constant(np.cumsum([0] + [len(captions[number]) for number in kept]), tf.int64)
 
+        @operations.as_written
         def record(position: Any) -> dict[str, Any]:
             epoch, index = position // len(kept), position % len(kept)
             if reading.training:

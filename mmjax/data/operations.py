@@ -35,6 +35,11 @@ def tensorflow() -> ModuleType:
     return tensorflow
 
 
+def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions handed to tf.data: spares them AutoGraph, which takes long to rewrite what needs no rewriting."""
+    return tensorflow().autograph.experimental.do_not_convert(function)
+
+
 def decode(encoded: Tensor, short_side: int) -> Tensor:
     """An encoded JPEG, PNG, GIF (first frame), BMP or WebP picture as RGB uint8 [y, x, 3].
 
@@ -77,24 +82,20 @@ def _decode_png(encoded: Tensor) -> Tensor:
 def _header_shape(encoded: Tensor) -> Tensor:
     """Rows and columns that the header of a PNG, GIF or BMP tells; [1, 1] for WebP, which is at most 16,383 pixels."""
     tf = tensorflow()
-    header = tf.strings.join([tf.strings.substr(encoded, 0, 26), b"\0" * 26])  # some files end before
+    header = tf.strings.substr(tf.strings.join([encoded, b"\0" * 26]), 0, 26)  # some files end before
+    values = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
 
-    def number(start: int, length: int, little: bool) -> Tensor:
-        values = tf.cast(tf.io.decode_raw(tf.strings.substr(header, start, length), tf.uint8), tf.int64)
-        powers = [256**i for i in range(length)]
-        return tf.reduce_sum(values * tf.constant(powers if little else powers[::-1], tf.int64))
+    def pair(at: int, *powers: int) -> Tensor:  # columns come first in all three
+        rows_and_columns = tf.reverse(tf.reshape(values[at : at + 2 * len(powers)], [2, len(powers)]), [0])
+        return tf.reduce_sum(rows_and_columns * tf.constant([256**power for power in powers], tf.int64), axis=1)
 
-    def pair(start: int, length: int, little: bool) -> Callable[[], Tensor]:
-        return lambda: tf.stack([number(start + length, length, little), number(start, length, little)])
-
-    def signed() -> Tensor:  # a BMP stored from the top down has a negative height
-        values = pair(18, 4, True)()
-        return tf.where(values >= 2**31, 2**32 - values, values)
-
-    starts = tf.strings.substr(encoded, 0, 2)
-    formats = [(b"\x89P", pair(16, 4, False)), (b"GI", pair(6, 2, True)), (b"BM", signed)]
-    ones = tf.ones([2], tf.int64)
-    return tf.case([(tf.equal(starts, start), shape) for start, shape in formats], default=lambda: ones, exclusive=True)
+    png, gif, bmp = pair(16, 3, 2, 1, 0), pair(6, 0, 1), pair(18, 0, 1, 2, 3)
+    bmp = tf.where(bmp >= 2**31, 2**32 - bmp, bmp)  # stored from the top down, it has a negative height
+    starts = tf.strings.substr(header, 0, 2)
+    shape = tf.ones([2], tf.int64)
+    for start, told in ((b"\x89P", png), (b"GI", gif), (b"BM", bmp)):
+        shape = tf.where(tf.equal(starts, start), told, shape)
+    return shape
 
 
 def resized_crop(picture: Tensor, resize: int, size: int, place: Tensor) -> Tensor:
@@ -126,7 +127,8 @@ def resized_crop(picture: Tensor, resize: int, size: int, place: Tensor) -> Tens
 def normalize(picture: Tensor) -> Tensor:
     """Values from 0 to 255 as float32 from -1 (black) to 1 (white)."""
     tf = tensorflow()
-    return tf.cast(picture, tf.float32) / 127.5 - 1
+    # Resizing rounds a little beyond the ends.
+    return tf.clip_by_value(tf.cast(picture, tf.float32) / 127.5 - 1, -1, 1)
 
 
 def prepare_training(encoded: Tensor, epoch: Tensor, key: Tensor, reading: Reading) -> Tensor:
@@ -156,8 +158,8 @@ def my_positions(reading: Reading) -> Dataset:
     """The positions that this process reads, int64, in order."""
     tf = tensorflow()
     rows, start = reading.rows, reading.start + reading.first
-    positions = tf.data.Dataset.range(ENDLESS).map(lambda n: start + n // rows * reading.batch + n % rows)
-    return positions if reading.stop is None else positions.take_while(lambda position: position < reading.stop)
+    positions = tf.data.Dataset.range(ENDLESS).map(as_written(lambda n: start + n // rows * reading.batch + n % rows))
+    return positions if reading.stop is None else positions.take_while(as_written(lambda p: p < reading.stop))
 
 
 def read_records(
@@ -184,6 +186,7 @@ def read_records(
             return prepare_training(encoded(record), record["epoch"], record["key"], reading), True
         return prepare_evaluation(encoded(record), reading), True
 
+    @as_written
     def with_image(record: dict[str, Any]) -> Dataset:
         image = tf.data.Dataset.from_tensors(record).map(prepare).ignore_errors()
         nothing = tf.data.Dataset.from_tensors(0).map(lambda _: (tf.zeros([size, size, 3]), False))
@@ -207,10 +210,10 @@ def read_records(
 
 def records_of(name: str, iterator: Iterator[Any]) -> Iterator[Any]:
     """Passes on what a tf.data iterator gives; where its files cannot be read, a UserError naming the source."""
-    tf = tensorflow()
+    cannot_read = tensorflow().errors.OpError
     try:
         yield from iterator
-    except tf.errors.OpError as error:
+    except cannot_read as error:
         reason = " ".join(str(error.message).split())
         raise UserError(f"data.source {name}: cannot be read: {reason}; is the data set complete?") from error
 

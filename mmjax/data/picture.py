@@ -48,7 +48,7 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path}: not a picture; JPEG, PNG, GIF, BMP and WebP can be read") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large; a picture may have {MOST_PIXELS // 10**6} million pixels") from error
+        raise UserError(f"{path}: too large; at most {MOST_PIXELS // 10**6} million pixels are read") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise UserError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from error
     width, height = picture.size

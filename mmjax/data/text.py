@@ -66,7 +66,7 @@ def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
-    """Trains a SentencePiece unigram model (Kudo 2018, arXiv:1804.10959) with byte fallback.
+    """Trains a SentencePiece model by byte pair encoding (Sennrich et al. 2016) with byte fallback.
 
     Args:
         captions: only the first 200,000 are read.
@@ -88,7 +88,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=itertools.chain([first], written),
             model_writer=model,
-            model_type="unigram",
+            model_type="bpe",
             vocab_size=vocabulary,
             hard_vocab_limit=False,
             byte_fallback=True,

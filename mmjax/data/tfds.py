@@ -41,17 +41,19 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
         columns = [f.filename for f in files], [f.skip for f in files], [f.take for f in files]
         shards = tf.data.Dataset.from_tensor_slices((columns[0], *(tf.constant(c, tf.int64) for c in columns[1:])))
 
+        @operations.as_written
         def shard(path: Any, skip: Any, take: Any) -> Any:
             return tf.data.TFRecordDataset(path).skip(skip).take(take)
 
         if not shuffle:
             return shards.flat_map(shard)
-        mixed = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), epoch)[0]
-        shards = shards.shuffle(len(files), seed=mixed, reshuffle_each_iteration=False)
+        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+        of_files, of_records = tf.unstack(tf.random.stateless_uniform([2], seeds, None, None, tf.int64))
+        shards = shards.shuffle(len(files), seed=of_files, reshuffle_each_iteration=False)
         shuffled = shards.interleave(
             shard, FILES_AT_ONCE, FROM_A_FILE, num_parallel_calls=FILES_AT_ONCE, deterministic=True
         )
-        return shuffled.shuffle(shuffle_buffer, seed=mixed + 1, reshuffle_each_iteration=False)
+        return shuffled.shuffle(shuffle_buffer, seed=of_records, reshuffle_each_iteration=False)
 
     def example(serialized: Any) -> Any:
         import tensorflow_datasets as tfds
@@ -60,7 +62,9 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
 
     def all_captions() -> Iterator[str]:
         tf = operations.tensorflow()
-        texts = records(0, False, 0).map(lambda serialized: example(serialized)["captions"]["text"])
+        texts = records(0, False, 0).map(
+            operations.as_written(lambda serialized: example(serialized)["captions"]["text"])
+        )
         for row in operations.records_of("coco_tfds", texts.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()):
             for text in row:
                 yield text.decode("utf-8", "replace")
@@ -69,14 +73,18 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
         tf = operations.tensorflow()
         first_epoch, skipped = divmod(reading.start, info.num_examples)
         epochs = tf.data.Dataset.range(first_epoch, operations.ENDLESS)
-        stream = epochs.flat_map(
-            lambda epoch: records(epoch, reading.training, reading.seed).map(lambda serialized: (epoch, serialized))
-        )
+
+        @operations.as_written
+        def numbered(epoch: Any) -> Any:
+            return records(epoch, reading.training, reading.seed).map(lambda serialized: (epoch, serialized))
+
+        stream = epochs.flat_map(numbered)
         stream = stream.skip(skipped).enumerate(reading.start)
         if reading.stop is not None:
             stream = stream.take(reading.stop - reading.start)
-        stream = stream.filter(lambda position, _: operations.is_mine(position, reading))
+        stream = stream.filter(operations.as_written(lambda position, _: operations.is_mine(position, reading)))
 
+        @operations.as_written
         def record(position: Any, epoch_and_serialized: Any) -> dict[str, Any]:
             epoch, serialized = epoch_and_serialized
             seen = example(serialized)

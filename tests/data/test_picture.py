@@ -1,0 +1,151 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_data import encoded, picture
+from PIL import Image
+
+from mmjax.data import read_picture
+from mmjax.types import UserError
+
+COLOR = Image.fromarray(picture(3, 37, 37))
+
+
+def read(content: bytes, path: Path, size: int = 37, resize: int = 37) -> np.ndarray:
+    path.write_bytes(content)
+    return (read_picture(path, size, resize) + 1) * 127.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "JPEG", "WEBP"])
+def test_formats_come_out_as_they_are(kind: str, tmp_path: Path) -> None:
+    content = encoded(COLOR, kind)
+    seen = read(content, tmp_path / "picture")
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float32)
+    assert seen.dtype == np.float32 and seen.shape == (37, 37, 3)
+    np.testing.assert_allclose(seen, expected, atol=1e-4)
+
+
+def test_grey_cmyk_and_palette_become_rgb(tmp_path: Path) -> None:
+    grey = read(encoded(COLOR.convert("L"), "PNG"), tmp_path / "grey")
+    np.testing.assert_allclose(grey, np.repeat(np.asarray(COLOR.convert("L"), np.float32)[..., None], 3, -1), atol=1e-4)
+    cmyk = read(encoded(COLOR.convert("CMYK"), "JPEG", quality=95), tmp_path / "cmyk")
+    assert np.abs(cmyk - picture(3, 37, 37)).max() < 12
+    palette = COLOR.quantize(61)
+    seen = read(encoded(palette, "PNG"), tmp_path / "palette")
+    np.testing.assert_allclose(seen, np.asarray(palette.convert("RGB"), np.float32), atol=1e-4)
+
+
+def test_sixteen_bits_keep_their_high_byte(tmp_path: Path) -> None:
+    values = (np.arange(37 * 37, dtype=np.uint16) * 47).reshape(37, 37)
+    seen = read(encoded(Image.fromarray(values), "PNG"), tmp_path / "picture")
+    assert np.abs(seen - values[..., None] / 257.0).max() <= 1
+
+
+def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
+    content = encoded(COLOR, "GIF", save_all=True, append_images=[COLOR.rotate(180), COLOR.rotate(90)])
+    first = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float32)
+    np.testing.assert_allclose(read(content, tmp_path / "picture"), first, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_what_is_transparent_becomes_white(mode: str, tmp_path: Path) -> None:
+    if mode == "RGBA":
+        alpha = np.full((37, 37, 1), 255, np.uint8)
+        alpha[:19] = 0
+        content = encoded(Image.fromarray(np.concatenate([picture(3, 37, 37), alpha], -1)), "PNG")
+    else:
+        index = np.zeros((37, 37), np.uint8)
+        index[19:] = 1
+        image = Image.fromarray(index, mode="L").convert("P")
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        content = encoded(image, "PNG", transparency=0)
+    seen = read(content, tmp_path / "picture")
+    assert (seen[:19] == 255).all() and (seen[20:].min(axis=-1) < 200).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture_upright(orientation: int, tmp_path: Path) -> None:
+    # EXIF 2.3: what the stored rows and columns are of the upright picture.
+    turns = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+             5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+             8: lambda a: np.rot90(a, -1)}  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(turns[orientation](picture(3, 37, 37)))
+    seen = read(encoded(Image.fromarray(stored), "PNG", exif=exif), tmp_path / "picture")
+    np.testing.assert_allclose(seen, picture(3, 37, 37), atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(41, 53), (307, 211), (23, 29), (1, 1), (1, 4999), (49_999, 1)])
+def test_the_short_side_is_resized_and_the_center_cropped(height: int, width: int, tmp_path: Path) -> None:
+    original = Image.fromarray(picture(3, height, width))
+    seen = read(encoded(original, "PNG"), tmp_path / "picture", 31, 37)
+    assert seen.shape == (31, 31, 3)
+    if max(height, width) < 1000:
+        short = min(height, width)
+        whole = (round(width * 37 / short), round(height * 37 / short))
+        left, top = (whole[0] - 31) // 2, (whole[1] - 31) // 2
+        expected = original.resize(whole, Image.Resampling.BILINEAR).crop((left, top, left + 31, top + 31))
+        difference = np.abs(seen - np.asarray(expected, np.float32))
+        assert difference[1:-1, 1:-1].max() <= 2 and difference.max() < 6  # the crop's edge sees nothing beyond it
+
+
+def test_resize_is_by_default_as_in_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(Image.fromarray(picture(3, 101, 127)), "PNG"))
+    assert np.array_equal(read_picture(path, 28), read_picture(str(path), 28, 32))
+
+
+def test_agrees_with_the_evaluation_operations(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    from mmjax.data import operations
+    from mmjax.data.source import Reading
+
+    content = encoded(Image.fromarray(picture(3, 101, 67)), "JPEG", quality=95)
+    reading = Reading(0, None, 1, 0, 1, False, 0, 31, 37, False)
+    expected = (operations.prepare_evaluation(tf.constant(content), reading).numpy() + 1) * 127.5
+    assert np.abs(read(content, tmp_path / "picture", 31, 37) - expected)[1:-1, 1:-1].max() < 5  # JPEG at another scale
+
+
+def wide_header() -> bytes:
+    content = bytearray(encoded(COLOR, "PNG"))
+    content[16:20] = (50_000).to_bytes(4, "big")
+    import zlib
+
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(("content", "hint"), [
+    (encoded(Image.new("L", (50_000, 2)), "PNG"), "50000 x 2 pixels"),
+    (wide_header(), "50000 x 37 pixels"),
+    (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "million"),
+    (encoded(COLOR, "JPEG")[:700], "cannot be read"),
+    (encoded(COLOR, "PNG")[:99], "cannot be read"),
+    (b"", "not a picture"),
+    (b"a text", "not a picture"),
+])  # fmt: skip
+def test_what_cannot_be_read_is_one_line(content: bytes, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=hint) as error:
+        read_picture(path, 31)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_files_and_folders_are_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.png", tmp_path):
+        with pytest.raises(UserError, match=str(path)):
+            read_picture(path, 31)
+
+
+def test_between_89_and_178_million_pixels_there_is_no_warning(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(encoded(Image.new("1", (10_000, 9_000), 1), "PNG"))
+    program = f"from mmjax.data import read_picture; print(read_picture({str(path)!r}, 7).min())"
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and done.stdout.strip() == "1.0", done.stderr

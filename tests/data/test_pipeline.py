@@ -1,0 +1,365 @@
+"""What holds of the batches of every source: resuming, epochs, processes, captions, threads."""
+
+import dataclasses
+import gc
+import io
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_data import jpeg, recipe, write_coco
+
+from mmjax.config import Config, Scenes
+from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
+from mmjax.data.source import Rows, Source
+from mmjax.types import Batch, UserError
+
+TRAINING, EVALUATION = 23, 11  # examples
+TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {i}" for n in range(50) for i in range(5)], 300))
+CAPTIONS = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each source finds its examples; TFDS's are written by TFDS, in files of a few records."""
+    pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("coco")
+    content = {n: jpeg(n) for n in range(1, TRAINING + 1)}
+    content[5] = b"broken"
+    write_coco(folder, "train2017", content)
+    write_coco(folder, "val2017", {n: jpeg(n) for n in range(100, 100 + EVALUATION)})
+    return {"scenes": Path(), "coco_folder": folder, "coco_tfds": prepare_tfds(tmp_path_factory.mktemp("tfds"))}
+
+
+def prepare_tfds(root: Path) -> Path:
+    """A data set with the name and the features of TFDS's coco_captions."""
+    import tensorflow_datasets as tfds
+
+    class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "coco_captions"
+        VERSION = tfds.core.Version("1.1.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014")]  # noqa: RUF012
+        url_infos: dict[str, Any] = {}  # noqa: RUF012  (nothing is downloaded)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = tfds.features
+            captions = features.Sequence({"text": features.Text(), "id": np.int64})
+            thing = {"id": np.int64, "area": np.int64, "bbox": features.BBoxFeature(), "is_crowd": np.bool_}
+            objects = features.Sequence({**thing, "label": features.ClassLabel(num_classes=80)})
+            names = {"image/filename": features.Text(), "image/id": np.int64}
+            image = features.Image(encoding_format="jpeg")
+            all_of_them = features.FeaturesDict({"image": image, **names, "captions": captions, "objects": objects})
+            return tfds.core.DatasetInfo(builder=self, features=all_of_them)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            training, evaluation = range(1, TRAINING + 1), range(100, 100 + EVALUATION)
+            return {"train": self._generate_examples(training), "val": self._generate_examples(evaluation)}
+
+        def _generate_examples(self, numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
+            for n in numbers:
+                captions = [{"text": f"picture {n} caption {i}", "id": 10 * n + i} for i in range(5)]
+                image = io.BytesIO(b"broken" if n == 5 else jpeg(n))
+                names = {"image/filename": f"{n}.jpg", "image/id": n}
+                yield n, {"image": image, **names, "captions": captions, "objects": []}
+
+    tfds.disable_progress_bar()
+    settings = tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
+    CocoCaptions(data_dir=str(root)).download_and_prepare(download_config=settings)
+    return root
+
+
+SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_tfds"])
+
+
+def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
+    extra = {"scenes": {"examples": TRAINING}} if name == "scenes" else {"flip": True}
+    config = recipe(name, roots[name], **({"shuffle_buffer": 7} | extra | fields))
+    return open_source(config.data, training, config.seed), config
+
+
+def take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    taken = list(itertools.islice(batches, count))
+    batches.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[k], second[k]) and first[k].dtype == second[k].dtype
+        if isinstance(first[k], np.ndarray) else first[k] == second[k] for k in first
+    )  # fmt: skip
+
+
+@SOURCES
+def test_a_batch_is_what_the_types_say(name: str, roots: dict[str, Path]) -> None:
+    source, config = of(name, roots)
+    (batch,) = take(training_batches(source, TOKENIZER, config), 1)
+    side = config.data.size
+    kinds = {k: (batch[k].dtype, batch[k].shape) for k in ("image", "text", "mask")}
+    assert kinds == {"image": (np.float32, (5, side, side, 3)), "text": (np.int32, (5, 13)), "mask": (np.bool_, (5,))}
+    assert set(batch) == {"image", "text", "mask", "id", "captions"}
+    assert all(isinstance(i, str) for i in batch["id"]) and all(isinstance(c, list) for c in batch["captions"])
+    assert -1 <= batch["image"].min() < 0 < batch["image"].max() <= 1
+    texts = TOKENIZER.decode(batch["text"])
+    known = [TOKENIZER.decode(TOKENIZER.encode(row, 13)) for row in batch["captions"]]
+    assert all(text in row for text, row in zip(texts, known, strict=True))
+
+
+@SOURCES
+def test_resuming_gives_bitwise_the_same_batches(name: str, roots: dict[str, Path]) -> None:
+    source, config = of(name, roots)
+    whole = take(training_batches(source, TOKENIZER, config), 17)
+    fresh, _ = of(name, roots)
+    for step in (1, 4, 9):
+        resumed = take(training_batches(fresh, TOKENIZER, config, step), 2)
+        assert all(same(a, b) for a, b in zip(whole[step : step + 2], resumed, strict=True)), step
+    assert not same(whole[0], whole[1])
+
+
+@SOURCES
+def test_every_epoch_is_another_permutation_of_all_examples(name: str, roots: dict[str, Path]) -> None:
+    source, config = of(name, roots)
+    ids = [i for batch in take(training_batches(source, TOKENIZER, config), 4 * TRAINING // 5 + 1) for i in batch["id"]]
+    epochs = [tuple(ids[e * TRAINING : (e + 1) * TRAINING]) for e in range(4)]
+    assert all(len(set(epoch)) == TRAINING for epoch in epochs) and len(set(map(frozenset, epochs))) == 1
+    assert len(set(epochs)) == 4 and tuple(sorted(epochs[0], key=int if name != "scenes" else str)) not in epochs
+    other, _ = of(name, roots)
+    changed = dataclasses.replace(config, seed=4)
+    reseeded = [i for batch in take(training_batches(other, TOKENIZER, changed), 5) for i in batch["id"]]
+    assert sorted(reseeded[:TRAINING]) == sorted(epochs[0]) and tuple(reseeded[:TRAINING]) != epochs[0]
+
+
+@SOURCES
+def test_processes_share_the_same_global_batches(name: str, roots: dict[str, Path]) -> None:
+    processes = 3
+    source, config = of(name, roots, batch=6)
+    whole = take(training_batches(source, TOKENIZER, config, 2), 4)
+    shares = [take(training_batches(source, TOKENIZER, config, 2, p, processes), 4) for p in range(processes)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        joined = {k: np.concatenate([p[k] for p in parts]) for k in ("image", "text", "mask")}
+        assert same(batch, joined | {k: [x for p in parts for x in p[k]] for k in ("id", "captions")})
+
+
+@SOURCES
+@pytest.mark.parametrize(("processes", "limit"), [(3, 0), (2, 5)])
+def test_evaluation_covers_each_example_exactly_once(
+    name: str, processes: int, limit: int, roots: dict[str, Path]
+) -> None:
+    limit = limit or (61 if name == "scenes" else 0)
+    source, config = of(name, roots, training=False, batch=6, evaluation_examples=limit)
+    count = config.data.evaluation_examples or EVALUATION
+    passes = [list(evaluation_batches(source, TOKENIZER, config, p, processes)) for p in range(processes)]
+    assert {len(batches) for batches in passes} == {-(-count // 6)}
+    rows = [
+        (i, mask, captions, text)
+        for parts in zip(*passes, strict=True)
+        for part in parts
+        for i, mask, captions, text in zip(part["id"], part["mask"], part["captions"], part["text"], strict=True)
+    ]
+    assert len(rows) == -(-count // 6) * 6 and len({i for i, *_ in rows[:count]}) == count
+    assert all(mask and captions for _, mask, captions, _ in rows[:count])
+    assert all((i, bool(m), c, t.tolist()) == ("", False, [], [3] + [0] * 12) for i, m, c, t in rows[count:])
+    for _, _, captions, text in rows[:count]:
+        assert np.array_equal(text, TOKENIZER.encode(captions[:1], 13)[0])
+
+
+@pytest.mark.parametrize("name", ["coco_folder", "coco_tfds"])
+def test_the_broken_picture_is_masked_in_its_place(name: str, roots: dict[str, Path]) -> None:
+    source, config = of(name, roots)
+    batches = take(training_batches(source, TOKENIZER, config), 9)
+    assert {i for b in batches for i, m in zip(b["id"], b["mask"], strict=True) if not m} == {"5"}
+    masked = sum(int((~b["mask"]).sum()) for b in batches)
+    assert masked >= 1 and masked <= source.rejected <= masked + 1  # some batches are made ahead
+
+
+@pytest.mark.parametrize("name", ["coco_folder", "coco_tfds"])
+def test_caption_draws_cover_all_alike_and_change_by_epoch(name: str, roots: dict[str, Path]) -> None:
+    source, config = of(name, roots, batch=TRAINING)
+    drawn: Counter[str] = Counter()
+    for batch in take(training_batches(source, TOKENIZER, config), 19):
+        drawn.update(TOKENIZER.decode(batch["text"]))
+    assert len(drawn) > 0.95 * 5 * TRAINING
+    by_place = Counter(text[-1] for text in drawn.elements())
+    # 437 draws of one in five: 87 each, standard deviation 8.4.
+    assert set(by_place) == set("01234") and all(57 < count < 117 for count in by_place.values())
+
+
+def counting_source(read: Any = None, size: int = 7) -> Source:
+    def rows(reading: Any) -> Iterator[Rows]:
+        for start in itertools.count(reading.start, reading.batch):
+            n = np.arange(start, start + reading.rows)
+            image = np.zeros((len(n), 2, 2, 3), np.float32)
+            fields = {"key": n % size, "epoch": n // size, "id": [str(i) for i in n], "captions": [CAPTIONS] * len(n)}
+            yield {"image": image, "mask": np.ones(len(n), np.bool_), **fields}
+
+    return Source("counting", size, ("image", "text"), lambda: iter(CAPTIONS), read or rows)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "mmjax-data"]
+
+
+def test_the_thread_ends_with_its_iterator() -> None:
+    config = recipe("scenes")
+    unstarted = training_batches(counting_source(), TOKENIZER, config)
+    assert not threads()
+    closed, collected = (training_batches(counting_source(), TOKENIZER, config) for _ in range(2))
+    next(closed), next(collected)
+    assert len(threads()) == 2
+    closed.close()  # type: ignore[attr-defined]
+    assert len(threads()) == 1
+    del collected
+    gc.collect()
+    assert not threads()
+    assert next(unstarted)["id"] == ["0", "1", "2", "3", "4"]
+
+
+def test_batches_are_made_ahead_but_not_without_bound() -> None:
+    asked = []
+
+    def read(reading: Any) -> Iterator[Rows]:
+        for rows in counting_source().read(reading):
+            asked.append(rows)
+            yield rows
+
+    batches = training_batches(counting_source(read), TOKENIZER, recipe("scenes"))
+    next(batches)
+    deadline = time.monotonic() + 5
+    while len(asked) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(asked) == 4  # one taken, two waiting, one in hand
+
+
+def test_an_error_in_the_thread_reaches_the_caller() -> None:
+    def read(reading: Any) -> Iterator[Rows]:
+        yield next(counting_source().read(reading))
+        raise UserError("the disk is gone")
+
+    batches = training_batches(counting_source(read), TOKENIZER, recipe("scenes"))
+    next(batches)
+    with pytest.raises(UserError, match="the disk is gone"):
+        next(batches)
+    assert not threads()
+
+
+@settings(max_examples=17)
+@given(seed=st.integers(-5, 2**40), step=st.integers(0, 10**9))
+def test_any_seed_and_step_will_do(seed: int, step: int) -> None:
+    config = recipe("scenes", seed=seed, scenes={"examples": 7})
+    source = open_source(config.data, True, config.seed)
+    first, second = (take(training_batches(source, TOKENIZER, config, step), 1)[0] for _ in range(2))
+    assert same(first, second)
+
+
+def test_a_batch_that_processes_cannot_share_is_one_line() -> None:
+    source = counting_source()
+    with pytest.raises(UserError, match=r"train\.batch: 5 cannot be shared equally by 3 processes"):
+        training_batches(source, TOKENIZER, recipe("scenes"), 0, 1, 3)
+    with pytest.raises(UserError, match=r"evaluate\.batch: 5"):
+        evaluation_batches(source, TOKENIZER, recipe("scenes"), 1, 2)
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+def test_scenes_need_no_tensorflow() -> None:
+    done = run(
+        """
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them raises ImportError
+sys.path.insert(0, "tests/data")
+from made_data import recipe
+import mmjax.data as data
+config = recipe("scenes", scenes={"examples": 7})
+source = data.open_source(config.data, True, 0)
+tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
+batch = next(data.training_batches(source, tokenizer, config))
+evaluation = data.open_source(config.data, False, 0)
+print(batch["image"].shape, sum(int(b["mask"].sum()) for b in data.evaluation_batches(evaluation, tokenizer, config)))
+"""
+    )
+    assert done.stdout.strip() == "(5, 32, 32, 3) 512", done.stderr
+
+
+def test_other_sources_say_that_they_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("coco_folder", "coco_tfds"):
+        with pytest.raises(UserError, match=f"data.source: {name} needs TensorFlow"):
+            open_source(recipe(name, "/nowhere").data, True, 0)
+
+
+def test_importing_opens_no_tensorflow_and_a_program_may_end_while_batches_are_made(roots: dict[str, Path]) -> None:
+    done = run(
+        """
+import sys
+sys.path.insert(0, "tests/data")
+from made_data import recipe
+import mmjax.data as data
+assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modules
+config = recipe("coco_folder", sys.argv[1])
+source = data.open_source(config.data, True, 0)
+tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
+batches = data.training_batches(source, tokenizer, config)
+print(len(next(batches)["id"]))
+""",
+        roots["coco_folder"],
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "5"), done.stderr
+
+
+def test_tfds_that_is_not_prepared_is_one_line(roots: dict[str, Path], tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match=f"{root}: no prepared coco_captions there; .*tfds build coco_captions"):
+            open_source(recipe("coco_tfds", root).data, True, 0)
+    with pytest.raises(UserError, match="has no split training; it has train, val"):
+        open_source(recipe("coco_tfds", roots["coco_tfds"], train_split="training").data, True, 0)
+    part, _ = of("coco_tfds", roots, train_split="train[:10]")
+    assert part.size == 10 and len(list(part.all_captions())) == 50
+
+
+def test_tfds_with_a_damaged_or_missing_file_is_one_line(roots: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    root = Path(shutil.copytree(roots["coco_tfds"], tmp_path / "copy"))
+    files = sorted(root.rglob("*train.tfrecord*"))
+    assert len(files) == 3
+    source, config = of("coco_tfds", {"coco_tfds": root})
+    files[1].write_bytes(files[1].read_bytes()[:-999])
+    for use in (lambda: list(source.all_captions()), lambda: take(training_batches(source, TOKENIZER, config), 9)):
+        with pytest.raises(UserError, match="coco_tfds: cannot be read: .*is the data set complete") as error:
+            use()
+        assert "\n" not in str(error.value)
+    files[1].unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        list(source.all_captions())
+
+
+def test_mirrored_scenes_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.flip"):
+        open_source(recipe("scenes", flip=True).data, True, 0)
+
+
+def test_scenes_for_evaluation_are_held_out_and_drawn_as_training_goes() -> None:
+    from mmjax.scenes.grammar import held_out, parse
+
+    config = recipe("scenes", scenes={"examples": 101})
+    training, evaluation = (open_source(config.data, flag, 5) for flag in (True, False))
+    assert (training.size, evaluation.size) == (101, 512)
+    assert not any(held_out(parse(caption)) for caption in training.all_captions())
+    assert all(held_out(parse(caption)) for caption in itertools.islice(evaluation.all_captions(), 101))
+    assert list(training.all_captions()) == list(open_source(config.data, True, 5).all_captions())
+    assert list(training.all_captions()) != list(open_source(config.data, True, 6).all_captions())
+    assert config.data.scenes == Scenes(examples=101)
