@@ -111,10 +111,13 @@ def _is_picture(path: Path) -> bool:
 
 
 def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation | None:
-    """The evaluation with the largest figure `best`, the smallest where it is written with "-" before its name."""
+    """The evaluation with the largest figure `best`, the smallest where it is written with "-" before its name.
+
+    Of several alike it is the last.
+    """
     name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
-    measured = [(sign * value, e) for e in evaluations if (value := e.figures.get(name)) is not None]
-    return max(measured, key=lambda pair: pair[0])[1] if measured else None
+    measured = [(sign * value, e.step, e) for e in evaluations if (value := e.figures.get(name)) is not None]
+    return max(measured, key=lambda entry: entry[:2])[2] if measured else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

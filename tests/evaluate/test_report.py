@@ -98,5 +98,6 @@ def test_evaluations_come_in_the_order_of_their_steps_and_the_best_is_found(work
     assert [evaluation.step for evaluation in evaluations] == [9, 10, 100]
     assert best_evaluation(evaluations, "scenes/all").step == 10
     assert best_evaluation(evaluations, "-scenes/all").step == 9
+    assert best_evaluation(evaluations, "-loss").step == 100  # all alike
     assert best_evaluation(evaluations, "-broken") is None
     assert best_evaluation([], "-loss") is None
