@@ -205,6 +205,20 @@ def test_a_thing_of_two_colors_has_none() -> None:
     assert rate(split, "color") <= 0.02
 
 
+def test_a_spot_of_another_color_spoils_the_color() -> None:
+    things = [Placed("circle", "red", (0.5, 0.5), 0.205), Placed("circle", "blue", (0.5, 0.5), 0.09)]
+    (thing,) = find(draw_things(things, 47))
+    assert thing.color is None
+
+
+def test_a_color_half_faded_has_no_name() -> None:
+    for color in COLORS:
+        picture = draw_things([Placed("circle", color, (0.5, 0.5), 0.205)], 47).astype(float)
+        for strength, name in [(0.55, None), (0.9, color)]:
+            (thing,) = find(as_picture(BACKGROUND + strength * (picture - BACKGROUND)))
+            assert (thing.shape, thing.color) == ("circle", name)
+
+
 def test_a_half_drawn_thing_has_no_shape() -> None:
     def halved(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         things = place(scene, rng)
