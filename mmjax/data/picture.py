@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmjax.types import UserError
 
@@ -45,7 +45,7 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the path of a picture") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a picture; JPEG, PNG, GIF, BMP and WebP can be read") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: too large; at most {MOST_PIXELS // 10**6} million pixels are read") from error

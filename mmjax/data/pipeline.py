@@ -72,7 +72,7 @@ def evaluation_batches(
         parts = source.read(reading)
         for _ in range(0, stop, config.evaluate.batch):
             part = next(parts, None) or _nothing(data.size)
-            texts = [captions[0] for captions in part["captions"]]
+            texts = [captions[0] if captions else "" for captions in part["captions"]]
             batch = _batch(source, part, tokenizer.encode(texts, config.text.length))
             yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
 
@@ -87,6 +87,8 @@ def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, in
 
 
 def _drawn(seed: int, epoch: int, key: int, captions: list[str]) -> str:
+    if not captions:
+        return ""
     return captions[np.random.default_rng((seed, epoch, key % 2**63)).integers(len(captions))]
 
 
@@ -125,9 +127,9 @@ def _in_background(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     stop = threading.Event()
     thread = threading.Thread(target=_work, args=(batches, ready, stop), name="mmjax-data", daemon=True)
     finish = functools.partial(_finish, thread, stop)
+    thread.start()
     atexit.register(finish)
     try:
-        thread.start()
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -157,4 +159,5 @@ def _work(batches: Callable[[], Iterator[Batch]], ready: queue.Queue, stop: thre
 
 def _finish(thread: threading.Thread, stop: threading.Event) -> None:
     stop.set()
-    thread.join()
+    if thread is not threading.current_thread():  # which may be where the garbage collector runs
+        thread.join()

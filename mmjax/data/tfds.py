@@ -11,7 +11,6 @@ PROVIDES = ("image", "text")
 NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # what TFDS calls it
 FILES_AT_ONCE, FROM_A_FILE = 16, 16  # a training epoch mixes so many files, so many records of each in turn
-HOW = f"prepare it with `tfds build {NAME} --data_dir=ROOT`, or use data.source=coco_folder"
 
 
 def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
@@ -32,7 +31,7 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
         known = ", ".join(builder.info.splits) or "none"
         raise UserError(f"{NAME} in {root}: has no split {split}; it has {known}") from error
     if not info.num_examples:
-        raise UserError(f"{NAME} in {root}: split {split} is empty; {HOW}")
+        raise UserError(f"{NAME} in {root}: split {split} is empty; {_how(root)}")
 
     def records(epoch: Any, shuffle: bool, seed: int) -> Any:
         """Serialized examples of an epoch."""
@@ -53,7 +52,7 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
         shuffled = shards.interleave(
             shard, FILES_AT_ONCE, FROM_A_FILE, num_parallel_calls=FILES_AT_ONCE, deterministic=True
         )
-        return shuffled.shuffle(shuffle_buffer, seed=of_records, reshuffle_each_iteration=False)
+        return shuffled.shuffle(max(shuffle_buffer, 1), seed=of_records, reshuffle_each_iteration=False)
 
     def example(serialized: Any) -> Any:
         import tensorflow_datasets as tfds
@@ -104,6 +103,10 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
     return Source("coco_tfds", info.num_examples, PROVIDES, all_captions, read)
 
 
+def _how(root: str) -> str:
+    return f"prepare it with `tfds build {NAME} --data_dir={root}`, or use data.source=coco_folder"
+
+
 def _builder(root: str) -> Any:
     tf = operations.tensorflow()
     try:
@@ -113,7 +116,7 @@ def _builder(root: str) -> Any:
     try:
         builder = tfds.core.read_only_builder.builder_from_files(NAME, data_dir=root)
     except (tfds.core.DatasetNotFoundError, OSError, ValueError, tf.errors.OpError) as error:
-        raise UserError(f"{root}: no prepared {NAME} there; {HOW.replace('ROOT', root)}") from error
+        raise UserError(f"{root}: no prepared {NAME} there; {_how(root)}") from error
     if builder.info.file_format.value != "tfrecord":
         raise UserError(f"{NAME} in {root}: its files are {builder.info.file_format.value}; must be tfrecord")
     return builder

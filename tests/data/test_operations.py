@@ -120,9 +120,9 @@ def test_resize_agrees_with_scikit_image_on_a_smooth_picture() -> None:
 
 def test_places_reach_both_ends_and_every_offset_alike() -> None:
     columns = np.broadcast_to(np.arange(43, dtype=np.uint8)[None, :, None], (37, 43, 3))
-    places = (np.arange(1300) + 0.5) / 1300
+    places = (np.arange(260) + 0.5) / 260
     offsets = [operations.resized_crop(tf.constant(columns), 37, 31, [0.0, p]).numpy()[0, 0, 0] for p in places]
-    assert np.array_equal(np.unique(offsets, return_counts=True), [np.arange(13), np.full(13, 100)])
+    assert np.array_equal(np.unique(offsets, return_counts=True), [np.arange(13), np.full(13, 20)])
     last = operations.resized_crop(tf.constant(columns), 37, 31, [1.0, 1.0]).numpy()
     assert last[0, 0, 0] == 12
 

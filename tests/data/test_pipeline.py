@@ -205,6 +205,14 @@ def counting_source(read: Any = None, size: int = 7) -> Source:
     return Source("counting", size, ("image", "text"), lambda: iter(CAPTIONS), read or rows)
 
 
+def test_an_example_without_captions_gets_an_empty_text() -> None:
+    def read(reading: Any) -> Iterator[Rows]:
+        yield next(counting_source().read(reading)) | {"captions": [[]] * reading.rows}
+
+    for make in (training_batches, evaluation_batches):
+        assert next(make(counting_source(read), TOKENIZER, recipe("scenes")))["text"].tolist() == [[3] + [0] * 12] * 5
+
+
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "mmjax-data"]
 
@@ -339,7 +347,7 @@ def test_tfds_with_a_damaged_or_missing_file_is_one_line(roots: dict[str, Path],
     source, config = of("coco_tfds", {"coco_tfds": root})
     files[1].write_bytes(files[1].read_bytes()[:-999])
     for use in (lambda: list(source.all_captions()), lambda: take(training_batches(source, TOKENIZER, config), 9)):
-        with pytest.raises(UserError, match="coco_tfds: cannot be read: .*is the data set complete") as error:
+        with pytest.raises(UserError, match=r"coco_tfds: cannot be read: .*is the data set complete") as error:
             use()
         assert "\n" not in str(error.value)
     files[1].unlink()
