@@ -35,10 +35,10 @@ SOFTNESS = (0.7, 4.0)
 AREA = np.array([math.pi, math.pi, math.sqrt(3), math.pi * (1 - (1 - 2 * RING_HALF_WIDTH) ** 2)])
 
 # What is good enough. Errors are parts of the thing's own energy; JPEG at quality 75 and 32 pixels reaches 0.03 for
-# the shape (with the next shape at twice that), 0.11 and 0.13 for the color. A thing cut by a third, or halfway between
-# two shapes or colors, lies beyond.
+# the shape (with the next shape at twice that), 0.11 for the color. A thing cut by a third, or halfway between two
+# shapes or colors, lies beyond.
 SHAPE_ERROR, SHAPE_RATIO = 0.05, 1.6  # of the best shape; of the second best to the best
-COLOR_ERROR, COLOR_DISTANCE, COLOR_RATIO = 0.14, 0.35, 0.5  # evenness; distance to the nearest; nearest to the second
+COLOR_ERROR, COLOR_RATIO = 0.14, 0.5  # unevenness; of the distance to the nearest color to that to the next
 SIZE_RANGES = {"small": (0.115, 0.16), "large": (0.185, 0.235)}  # radius; between the two it is neither
 
 
@@ -189,11 +189,7 @@ def _identify(
     distances = np.linalg.norm(palette - color, axis=1)
     near, next_near = np.argsort(distances)[:2]
     unevenness = np.sum((values - shapes[best][:, None] * color) ** 2) / max(np.sum(values**2), 1.0)
-    is_color = (
-        distances[near] < COLOR_DISTANCE * lengths[near]
-        and distances[near] < COLOR_RATIO * distances[next_near]
-        and unevenness < COLOR_ERROR
-    )
+    is_color = distances[near] < COLOR_RATIO * distances[next_near] and unevenness < COLOR_ERROR
     radius *= max(scale)
     return Found(
         SHAPES[best] if is_shape else None,
