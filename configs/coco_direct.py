@@ -12,27 +12,42 @@ from mmjax.config import parse_arguments
 
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=224)
-    config = ConfigDict({
-        "data": {"source": "coco_folder", "size": arg.size, "flip": True},
-        "text": {"length": 32, "vocabulary": 8192},
-        "model": {
-            "width": 256, "heads": 8, "text_layers": 2, "vision_layers": 4, "fusion_layers": 4,
-            "decoder_widths": (128, 96, 64, 32),
-        },
-        "objective": {"terms": {"mean_squared_error": 1.0}, "drop_reference": 0.1},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "clip": 1.0},
-        "train": {"batch": 64, "epochs": 10, "best": "-loss"},
-        "evaluate": {"evaluators": ("losses", "reconstruction", "samples"), "batch": 64, "samples": 8},
-    })
+    config = ConfigDict(
+        {
+            "data": {"source": "coco_folder", "size": arg.size, "flip": True},
+            "text": {"length": 32, "vocabulary": 8192},
+            "model": {
+                "width": 256,
+                "heads": 8,
+                "text_layers": 2,
+                "vision_layers": 4,
+                "fusion_layers": 4,
+                "decoder_widths": (128, 96, 64, 32),
+            },
+            "objective": {"terms": {"mean_squared_error": 1.0}, "drop_reference": 0.1},
+            "optimizer": {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "clip": 1.0},
+            "train": {"batch": 64, "epochs": 10, "best": "-loss"},
+            "evaluate": {"evaluators": ("losses", "reconstruction", "samples"), "batch": 64, "samples": 8},
+        }
+    )
     if arg.size <= 64:
         config.model.decoder_widths = (96, 64, 32)
     if arg.tiny:
         config.data.size = 32
         config.data.evaluation_examples = 16
-        config.model.update({
-            "width": 32, "heads": 8, "text_layers": 1, "vision_layers": 1, "fusion_layers": 1, "decoder_widths": (16, 8),
-        })
+        config.model.update(
+            {
+                "width": 32,
+                "heads": 8,
+                "text_layers": 1,
+                "vision_layers": 1,
+                "fusion_layers": 1,
+                "decoder_widths": (16, 8),
+            }
+        )
         config.text.vocabulary = 400
-        config.train.update({"batch": 8, "epochs": 0, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
+        config.train.update(
+            {"batch": 8, "epochs": 0, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
+        )
         config.evaluate.update({"batch": 8, "samples": 4})
     return config

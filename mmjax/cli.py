@@ -47,19 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = _Parser(prog="mmjax", description="Multimodal models in JAX: train, evaluate, export, generate.",
-                     epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog="mmjax",
+        description="Multimodal models in JAX: train, evaluate, export, generate.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     name = next((word for word in argv if not word.startswith("-")), None)
     for command, summary in COMMANDS.items():
-        sub = subparsers.add_parser(command, help=summary, description=summary, allow_abbrev=False,
-                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub = subparsers.add_parser(
+            command,
+            help=summary,
+            description=summary,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if command == name:  # only the command that runs is imported
             module = importlib.import_module(f"mmjax.commands.{command}")
             sub.description = module.HELP
             if command in WITH_RECIPE:
-                sub.add_argument("--config", required=True, metavar="FILE[:ARGUMENTS]",
-                                 help="the recipe, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny")
+                sub.add_argument(
+                    "--config",
+                    required=True,
+                    metavar="FILE[:ARGUMENTS]",
+                    help="the recipe, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
+                )
                 sub.epilog = "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32 (all fields: mmjax/config.py)"
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)

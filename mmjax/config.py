@@ -300,7 +300,9 @@ def _all_fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _unknown(dotted: str) -> UserError:
-    return UserError(f"{dotted}: no such field; " + (_nearest(dotted, dict(_all_fields(Config))) or "see mmjax/config.py"))
+    return UserError(
+        f"{dotted}: no such field; " + (_nearest(dotted, dict(_all_fields(Config))) or "see mmjax/config.py")
+    )
 
 
 def _field_type(dotted: str) -> Any:
@@ -382,40 +384,74 @@ def _check(config: Config) -> None:
             raise UserError(message)
 
     data, text, model, train, optimizer = config.data, config.text, config.model, config.train, config.optimizer
-    positive = {"data.size": data.size, "text.length": text.length, "model.width": model.width,
-                "model.heads": model.heads, "train.batch": train.batch, "train.keep": train.keep,
-                "evaluate.batch": config.evaluate.batch, "optimizer.accumulate": optimizer.accumulate,
-                "train.log_every": train.log_every, "data.scenes.examples": data.scenes.examples,
-                "optimizer.learning_rate": optimizer.learning_rate, "train.max_bad_steps": train.max_bad_steps}
+    positive = {
+        "data.size": data.size,
+        "text.length": text.length,
+        "model.width": model.width,
+        "model.heads": model.heads,
+        "train.batch": train.batch,
+        "train.keep": train.keep,
+        "evaluate.batch": config.evaluate.batch,
+        "optimizer.accumulate": optimizer.accumulate,
+        "train.log_every": train.log_every,
+        "data.scenes.examples": data.scenes.examples,
+        "optimizer.learning_rate": optimizer.learning_rate,
+        "train.max_bad_steps": train.max_bad_steps,
+    }
     for name, value in positive.items():
         need(value > 0, f"{name}: must be above 0, not {value}")
-    not_negative = {"train.steps": train.steps, "train.epochs": train.epochs, "optimizer.clip": optimizer.clip,
-                    "train.evaluate_every": train.evaluate_every, "train.checkpoint_every": train.checkpoint_every,
-                    "optimizer.warmup_steps": optimizer.warmup_steps, "optimizer.weight_decay": optimizer.weight_decay,
-                    "data.evaluation_examples": data.evaluation_examples, "evaluate.samples": config.evaluate.samples}
+    not_negative = {
+        "train.steps": train.steps,
+        "train.epochs": train.epochs,
+        "optimizer.clip": optimizer.clip,
+        "train.evaluate_every": train.evaluate_every,
+        "train.checkpoint_every": train.checkpoint_every,
+        "optimizer.warmup_steps": optimizer.warmup_steps,
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "data.evaluation_examples": data.evaluation_examples,
+        "evaluate.samples": config.evaluate.samples,
+    }
     for name, value in not_negative.items():
         need(value >= 0, f"{name}: must not be below 0, not {value}")
     for name in ("b1", "b2", "ema"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     need(0 <= config.objective.drop_reference <= 1, "objective.drop_reference: must be from 0 to 1")
     need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
-    need(text.vocabulary >= 300, f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}")
+    need(
+        text.vocabulary >= 300,
+        f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}",
+    )
     need(model.width % model.heads == 0, f"model.heads: {model.heads} does not divide model.width, {model.width}")
-    need(model.width % 4 == 0, f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}")
-    need(len(model.decoder_widths) > 0 and min(model.decoder_widths) > 0,
-         "model.decoder_widths: needs at least one width, each above 0")
+    need(
+        model.width % 4 == 0,
+        f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}",
+    )
+    need(
+        len(model.decoder_widths) > 0 and min(model.decoder_widths) > 0,
+        "model.decoder_widths: needs at least one width, each above 0",
+    )
     cell = 2 ** len(model.decoder_widths)
-    need(data.size % cell == 0,
-         f"data.size: {data.size} is no multiple of {cell}, which {len(model.decoder_widths)} model.decoder_widths ask for")
+    need(
+        data.size % cell == 0,
+        f"data.size: {data.size} is no multiple of {cell}, which {len(model.decoder_widths)} model.decoder_widths ask for",
+    )
     need(data.resize >= data.size, f"data.resize: {data.resize} is smaller than data.size, {data.size}")
     need(data.source != "scenes" or data.size >= 32, f"data.size: scenes are drawn from 32 pixels up, not {data.size}")
-    need(data.source == "scenes" or bool(data.root),
-         f"data.root: {data.source} needs the folder of the data set, as in --config.data.root=DIR")
+    need(
+        data.source == "scenes" or bool(data.root),
+        f"data.root: {data.source} needs the folder of the data set, as in --config.data.root=DIR",
+    )
     need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
-    need(train.batch % optimizer.accumulate == 0,
-         f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}")
-    need(model.reference or config.objective.drop_reference == 0,
-         "objective.drop_reference: there is no reference to drop while model.reference is false")
+    need(
+        train.batch % optimizer.accumulate == 0,
+        f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
+    )
+    need(
+        model.reference or config.objective.drop_reference == 0,
+        "objective.drop_reference: there is no reference to drop while model.reference is false",
+    )
     axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
-    need(all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
-         f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}")
+    need(
+        all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
+        f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
+    )

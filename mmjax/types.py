@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 Batch = dict[str, Any]
 Outputs = dict[str, jax.Array]
 Params = Mapping[str, Any]
+FLOAT32 = np.dtype(np.float32)
 HOST_FIELDS = ("id", "captions")
 
 

@@ -19,7 +19,9 @@ HELP = "run the recipe's evaluators on a checkpoint of a workdir"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="of the training")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
-    parser.add_argument("--watch", action="store_true", help="go on with each new checkpoint until the training is done")
+    parser.add_argument(
+        "--watch", action="store_true", help="go on with each new checkpoint until the training is done"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,13 +16,22 @@ HELP = "draw pictures from prompts, in one PNG side by side, or a file each"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a model folder or a workdir")
-    parser.add_argument("--prompt", nargs="+", default=[], metavar="TEXT", help="one or more prompts")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line; blank lines are left out")
+    parser.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="TEXT", help="one or more prompts")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line; blank lines are left out"
+    )
     parser.add_argument("--reference", type=Path, metavar="PICTURE", help="a picture to start from")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE",
-                        help="a PNG or JPEG with all pictures side by side; with {} in its name a file for each, numbered from 0")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a PNG or JPEG with all pictures side by side; with {} in its name a file for each, numbered from 0",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for models that draw at random")
-    parser.add_argument("--guidance", type=float, default=3.0, help="how closely to follow the text, for models that can be guided")
+    parser.add_argument(
+        "--guidance", type=float, default=3.0, help="how closely to follow the text, for models that can be guided"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,5 +72,7 @@ def read_prompts(prompts: list[str], path: Path | None) -> list[str]:
             raise UserError(f"--prompts {path}: cannot be read as UTF-8 text: {error}") from error
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
-        raise UserError('no prompt: give --prompt "a red circle left of a blue square", or --prompts FILE with one a line')
+        raise UserError(
+            'no prompt: give --prompt "a red circle left of a blue square", or --prompts FILE with one a line'
+        )
     return lines

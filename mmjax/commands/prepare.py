@@ -12,7 +12,9 @@ HELP = "check a recipe's data set and train its text tokenizer (mmjax train does
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="where the tokenizer goes: that of the training to come")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="where the tokenizer goes: that of the training to come"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     held_out = data.open_source(config.data, training=False, seed=config.seed)
     open_workdir(arguments.workdir, config)
     tokenizer = wiring.prepare_tokenizer(arguments.workdir, config, training)
-    print(f"{config.name}: {training.size:,} training and {held_out.size:,} evaluation examples, "
-          f"{tokenizer.size:,} text tokens; tokenizer: {arguments.workdir / 'tokenizer.model'}")
+    print(
+        f"{config.name}: {training.size:,} training and {held_out.size:,} evaluation examples, "
+        f"{tokenizer.size:,} text tokens; tokenizer: {arguments.workdir / 'tokenizer.model'}"
+    )
     return 0

@@ -25,7 +25,9 @@ HELP = "train a recipe; started again with the same workdir it goes on where it 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="where checkpoints, metrics and the report go")
-    parser.add_argument("--stop-at", type=int, default=0, metavar="STEP", help="save and end after this step; start again to go on")
+    parser.add_argument(
+        "--stop-at", type=int, default=0, metavar="STEP", help="save and end after this step; start again to go on"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,8 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     start = int(state.step)
     last = min(steps, arguments.stop_at or steps)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices, "
-          f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else ""))
+    print(
+        f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices, "
+        f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else "")
+    )
     metrics = Metrics(workdir, start, config.train.wandb_project, to_dict(config))
     evaluation_source = data.open_source(config.data, training=False, seed=config.seed)
 
@@ -117,12 +121,17 @@ def logger(config: Config, metrics: Metrics, bar: Progress) -> Callable[[int, di
             finite = [row for row in window if row["bad_steps"] == 0]
             names = [name for name in values if name not in ("bad_steps", "examples", "wait")]
             means = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
-            metrics.write(step, "train", means | {
-                "pictures_per_second": rate,
-                "waiting_for_data": sum(row["wait"] for row in window) / max(seconds, 1e-9),
-                "skipped_steps": float(len(window) - len(finite)),
-                "rejected_pictures": config.train.batch * len(window) - sum(row["examples"] for row in window),
-            })
+            metrics.write(
+                step,
+                "train",
+                means
+                | {
+                    "pictures_per_second": rate,
+                    "waiting_for_data": sum(row["wait"] for row in window) / max(seconds, 1e-9),
+                    "skipped_steps": float(len(window) - len(finite)),
+                    "rejected_pictures": config.train.batch * len(window) - sum(row["examples"] for row in window),
+                },
+            )
             window.clear()
             begin = time.perf_counter()
 

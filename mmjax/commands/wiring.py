@@ -73,7 +73,9 @@ def build(config: Config, steps: int) -> Parts:
     return Parts(
         config=config,
         placement=placement,
-        shapes=jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings),
+        shapes=jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+        ),
         make_state=jax.jit(make, out_shardings=shardings),
         step=jax.jit(
             step,
@@ -81,7 +83,9 @@ def build(config: Config, steps: int) -> Parts:
             out_shardings=(shardings, placement.whole),
             donate_argnums=0,
         ),
-        predict=jax.jit(make_predict(apply, goal), in_shardings=(params, placement.batch), out_shardings=placement.batch),
+        predict=jax.jit(
+            make_predict(apply, goal), in_shardings=(params, placement.batch), out_shardings=placement.batch
+        ),
         evaluators=evaluate.build(config),
     )
 

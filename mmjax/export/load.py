@@ -95,4 +95,3 @@ def load(path: str | Path, step: int | None = None) -> GenerativeModel:
         _, params = checkpoints.restore_params(step)
         checkpoints.close()
     return GenerativeModel(config, params, tokenizer)
-

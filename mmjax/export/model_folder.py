@@ -62,10 +62,15 @@ def read_params(path: Path, shapes: Params) -> Params:
         raise UserError(f"{path}: no such file; a model folder needs it, export the model again") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); export the model again") from error
-    wanted = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    wanted = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): leaf
+        for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    }
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted:
-            raise UserError(f"{path}: {'has no' if name in wanted else 'has an unexpected'} parameter {name}; is it of another recipe?")
+            raise UserError(
+                f"{path}: {'has no' if name in wanted else 'has an unexpected'} parameter {name}; is it of another recipe?"
+            )
         if found[name].shape != wanted[name].shape:
             raise UserError(f"{path}: {name} has shape {found[name].shape}, the recipe says {wanted[name].shape}")
     return jax.tree_util.tree_map_with_path(

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution, TransposedConvolution
+from mmjax.nn.norm import layer_norm
+from mmjax.types import FLOAT32
 
 
 class Decoder(nn.Module):
@@ -23,11 +26,11 @@ class Decoder(nn.Module):
     widths: Sequence[int]
     channels: int = 3
     upsampling: str = "dilated"
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels c"]:
         for i, width in enumerate(self.widths):
             x = TransposedConvolution(width, self.upsampling, self.dtype, name=f"upsample_{i}")(x)
-            x = nn.gelu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
+            x = nn.gelu(layer_norm(x, f"norm_{i}"))
         return Convolution(self.channels, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)

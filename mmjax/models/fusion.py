@@ -1,10 +1,12 @@
 """Fusion: visual tokens that look at the text."""
 
 import flax.linen as nn
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mmjax.nn.norm import layer_norm
 from mmjax.nn.transformer import Block
+from mmjax.types import FLOAT32
 
 
 class CrossAttentionFusion(nn.Module):
@@ -12,7 +14,7 @@ class CrossAttentionFusion(nn.Module):
 
     layers: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
     kernel: str = "xla"
 
     @nn.compact
@@ -22,4 +24,4 @@ class CrossAttentionFusion(nn.Module):
         for i in range(self.layers):
             block = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")
             visual = block(visual, context=text, context_mask=text_mask)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(visual)
+        return layer_norm(visual, "norm")

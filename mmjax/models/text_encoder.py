@@ -1,11 +1,13 @@
 """Text encoder: a transformer over SentencePiece tokens."""
 
 import flax.linen as nn
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import sine_positions
 from mmjax.nn.transformer import Block
+from mmjax.types import FLOAT32
 
 
 class TextEncoder(nn.Module):
@@ -20,7 +22,7 @@ class TextEncoder(nn.Module):
     width: int
     layers: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
     kernel: str = "xla"
 
     @nn.compact
@@ -31,4 +33,4 @@ class TextEncoder(nn.Module):
         x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
         for i in range(self.layers):
             x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x, mask)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x), mask
+        return layer_norm(x, "norm"), mask

@@ -1,12 +1,14 @@
 """Vision encoder: a vision transformer over square patches (Dosovitskiy et al. 2021)."""
 
 import flax.linen as nn
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution
+from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_positions
 from mmjax.nn.transformer import Block
+from mmjax.types import FLOAT32
 
 
 class VisionEncoder(nn.Module):
@@ -21,7 +23,7 @@ class VisionEncoder(nn.Module):
     width: int
     layers: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
     kernel: str = "xla"
 
     @nn.compact
@@ -31,4 +33,4 @@ class VisionEncoder(nn.Module):
         x = patches.reshape(b, rows * columns, d) + grid_positions(rows, columns, d)[None].astype(self.dtype)
         for i in range(self.layers):
             x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        return layer_norm(x, "norm")

@@ -3,7 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from mmjax.types import FLOAT32
 
 
 def dot_product_attention(
@@ -45,7 +48,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
     kernel: str = "xla"
 
     @nn.compact

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from mmjax.types import FLOAT32
 
 
 def transposed_convolution(
@@ -29,7 +32,9 @@ def transposed_convolution(
     """
     rank = x.ndim - 2
     if kernel.shape[:rank] != (4,) * rank or kernel.ndim != rank + 2:
-        raise ValueError(f"transposed convolution of rank {rank} needs a kernel of 4 along each axis, not {kernel.shape}")
+        raise ValueError(
+            f"transposed convolution of rank {rank} needs a kernel of 4 along each axis, not {kernel.shape}"
+        )
     if form == "dilated":
         flipped = jnp.flip(kernel, range(rank))
         return _convolve(x, flipped, (1,) * rank, ((2, 2),) * rank, dilation=(2,) * rank)
@@ -73,7 +78,7 @@ class Convolution(nn.Module):
     features: int
     window: int = 3
     stride: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *less e"]:
@@ -90,7 +95,7 @@ class TransposedConvolution(nn.Module):
 
     features: int
     form: str = "dilated"
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *double e"]:

@@ -1,10 +1,12 @@
 """The transformer block that every encoder and the fusion are stacks of."""
 
 import flax.linen as nn
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.nn.attention import MultiHeadAttention
+from mmjax.nn.norm import layer_norm
+from mmjax.types import FLOAT32
 
 
 class Block(nn.Module):
@@ -14,7 +16,7 @@ class Block(nn.Module):
     """
 
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: np.dtype = FLOAT32
     kernel: str = "xla"
 
     @nn.compact
@@ -26,12 +28,11 @@ class Block(nn.Module):
         context_mask: Bool[Array, "b #h #t s"] | None = None,
     ) -> Float[Array, "b t d"]:
         d = x.shape[-1]
-        x += MultiHeadAttention(self.heads, self.dtype, self.kernel, name="self_attention")(self.norm("norm_self", x), mask=mask)
+        x += MultiHeadAttention(self.heads, self.dtype, self.kernel, name="self_attention")(
+            layer_norm(x, "norm_self"), mask=mask
+        )
         if context is not None:
             attend = MultiHeadAttention(self.heads, self.dtype, self.kernel, name="cross_attention")
-            x += attend(self.norm("norm_cross", x), context, context_mask)
-        hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(self.norm("norm_mlp", x)))
+            x += attend(layer_norm(x, "norm_cross"), context, context_mask)
+        hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
         return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)
-
-    def norm(self, name: str, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        return nn.LayerNorm(dtype=self.dtype, name=name)(x)

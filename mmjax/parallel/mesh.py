@@ -26,7 +26,9 @@ def make_mesh(axes: config.Mesh, devices: Sequence[jax.Device] | None = None) ->
     if -1 in sizes and len(devices) % fixed == 0:
         sizes[sizes.index(-1)] = len(devices) // fixed
     if int(np.prod(sizes)) != len(devices):
-        wanted = " x ".join(f"{name}={size}" for name, size in zip(AXES, (axes.data, axes.fsdp, axes.model), strict=True))
+        wanted = " x ".join(
+            f"{name}={size}" for name, size in zip(AXES, (axes.data, axes.fsdp, axes.model), strict=True)
+        )
         raise UserError(f"mesh: {wanted} does not multiply to the {len(devices)} devices there are; one axis may be -1")
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
 
@@ -49,7 +51,9 @@ class Placement:
         """Raises UserError where a batch of this size cannot be split evenly."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         if size % ways:
-            raise UserError(f"{name}: {size} does not split over {ways} devices (mesh data x fsdp); take a multiple of {ways}")
+            raise UserError(
+                f"{name}: {size} does not split over {ways} devices (mesh data x fsdp); take a multiple of {ways}"
+            )
 
     def put(self, batch: Batch) -> dict[str, Any]:
         """This process's part of a batch, to the devices; fields that stay on the host are left out."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
@@ -79,13 +80,16 @@ class Checkpoints:
         """The step, and its averaged parameters (where there are none, the parameters), as NumPy arrays."""
         step = self._known(step)
         try:
-            shapes = self.manager.item_metadata(step)["state"]
-            restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=None), shapes)
-            handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-            state = handler.restore(self.path / str(step) / "state", ocp.args.PyTreeRestore(restore_args=restore))
+            path = self.path / str(step) / "state"
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                found = reader.metadata(path).item_metadata.tree
+                wanted = "params" if found.get("ema") is None else "ema"
+                shapes = {wanted: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found[wanted])}
+                as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+                restored = reader.restore(path, ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True))
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise UserError(f"{self.path}/{step}: cannot be restored: {_first_line(error)}") from error
-        return step, state["params"] if state.get("ema") is None else state["ema"]
+        return step, restored[wanted]
 
     def wait(self) -> None:
         """Until all is on the disk."""

@@ -24,12 +24,13 @@ class State:
         bad_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
     """
 
-    step: jax.Array
-    params: Params
+    # Arrays; the same tree also carries their shapes, and their shardings.
+    step: Any
+    params: Any
     opt_state: Any
-    ema: Params | None
-    rng: jax.Array
-    bad_steps: jax.Array
+    ema: Any
+    rng: Any
+    bad_steps: Any
 
     def key(self) -> jax.Array:
         """The random key of this step."""

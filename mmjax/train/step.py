@@ -1,7 +1,7 @@
 """The training step: one for every objective."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ Apply = Callable[..., Outputs]  # apply(params, **seen)
 Metrics = dict[str, jax.Array]
 
 
+@runtime_checkable
 class Objective(Protocol):
     def prepare(self, batch: Batch, rng: jax.Array | None) -> dict[str, Any]: ...
 

@@ -75,7 +75,9 @@ def read_recipe(folder: Path) -> Config:
     try:
         return resolve(json.loads(path.read_text(encoding="utf-8"))["recipe"])
     except OSError:
-        raise UserError(f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export") from None
+        raise UserError(
+            f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
+        ) from None
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{path}: is no config.json of mmjax, or only half of one") from None
     except UserError as error:

@@ -1,0 +1,76 @@
+"""The direct generator: what its output depends on, and what it does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import models
+from mmjax.config import resolve
+
+TINY = {
+    "data": {"size": 32},
+    "text": {"length": 7, "vocabulary": 307},
+    "model": {
+        "width": 12,
+        "heads": 3,
+        "text_layers": 1,
+        "vision_layers": 1,
+        "fusion_layers": 1,
+        "decoder_widths": (5, 7),
+    },
+    "train": {"steps": 1},
+}
+
+
+@pytest.fixture(name="tiny", scope="module")
+def tiny_model():
+    config = resolve(TINY)
+    module = models.build(config)
+    params = models.init(config, jax.random.key(0))
+    text = jax.random.randint(jax.random.key(1), (3, 7), 1, 307).at[:, 5:].set(0)
+    reference = jax.random.uniform(jax.random.key(2), (3, 32, 32, 3), minval=-1.0)
+    return lambda **seen: module.apply({"params": params}, **seen)["image"], text, reference
+
+
+def test_draws_with_and_without_reference(tiny):
+    apply, text, reference = tiny
+    alone, seen = apply(text=text), apply(text=text, reference=reference)
+    assert alone.shape == seen.shape == (3, 32, 32, 3)
+    assert alone.dtype == jnp.float32
+    assert not np.allclose(alone, seen)
+
+
+def test_masked_reference_is_no_reference(tiny):
+    apply, text, reference = tiny
+    mixed = apply(text=text, reference=reference, reference_mask=jnp.array([True, False, True]))
+    np.testing.assert_allclose(mixed[1], apply(text=text)[1], atol=1e-5)
+    np.testing.assert_allclose(mixed[0], apply(text=text, reference=reference)[0], atol=1e-5)
+
+
+def test_order_of_words_matters_and_length_of_padding_does_not(tiny):
+    apply, text, _ = tiny
+    assert not np.allclose(apply(text=text), apply(text=text.at[:, :2].set(text[:, 1::-1])), atol=1e-4)
+    longer = jnp.pad(text, ((0, 0), (0, 4)))
+    np.testing.assert_allclose(apply(text=longer), apply(text=text), atol=1e-5)
+
+
+def test_examples_do_not_see_each_other(tiny):
+    apply, text, reference = tiny
+    changed = apply(text=text.at[0].set(9), reference=reference.at[0].set(0.0))
+    np.testing.assert_allclose(changed[1:], apply(text=text, reference=reference)[1:], atol=1e-6)
+
+
+def test_bfloat16_computes_with_float32_parameters():
+    config = resolve(TINY | {"model": TINY["model"] | {"dtype": "bfloat16"}})
+    params = models.init(config, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    seen = {"text": jnp.ones((2, 7), jnp.int32), "reference": jnp.zeros((2, 32, 32, 3))}
+    text = str(jax.make_jaxpr(lambda p: models.build(config).apply({"params": p}, **seen)["image"])(params))
+    products = [line for line in text.splitlines() if "dot_general" in line or "conv_general_dilated" in line]
+    assert products
+    in_float32 = [line for line in products if "bf16" not in line]
+    assert len(in_float32) <= 2 * 3, in_float32  # the scores of the three attentions are summed in float32
+    exact = models.build(resolve(TINY)).apply({"params": params}, **seen)["image"]
+    near = models.build(config).apply({"params": params}, **seen)["image"]
+    np.testing.assert_allclose(near, exact, atol=0.1)

@@ -1,0 +1,75 @@
+"""Attention against its definition, written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.nn.attention import MultiHeadAttention, dot_product_attention
+
+
+def reference(q, k, v, mask):
+    """softmax(q k^T / sqrt(k)) v in float64, one query at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, t, h in np.ndindex(*q.shape[:3]):
+        score = k[b, :, h] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        weight = np.exp(score - score.max()) * mask[b, 0, t]
+        out[b, t, h] = weight / weight.sum() @ v[b, :, h]
+    return out
+
+
+@pytest.fixture(name="qkv")
+def random_qkv():
+    keys = jax.random.split(jax.random.key(0), 4)
+    q = jax.random.normal(keys[0], (2, 5, 3, 7))
+    k, v = (jax.random.normal(key, (2, 11, 3, 7)) for key in keys[1:3])
+    mask = jax.random.bernoulli(keys[3], 0.6, (2, 1, 5, 11)).at[..., 0].set(True)
+    return q, k, v, mask
+
+
+def test_equals_the_definition(qkv):
+    q, k, v, mask = qkv
+    np.testing.assert_allclose(dot_product_attention(q, k, v, mask), reference(q, k, v, np.asarray(mask)), atol=1e-5)
+
+
+def test_equals_the_kernel_of_jax(qkv):
+    q, k, v, mask = qkv
+    theirs = jax.nn.dot_product_attention(q, k, v, mask=mask)
+    np.testing.assert_allclose(dot_product_attention(q, k, v, mask), theirs, atol=1e-5)
+
+
+def test_what_is_masked_has_no_influence(qkv):
+    q, k, v, mask = qkv
+    mask = mask.at[..., 4].set(False)
+    far = v.at[:, 4].set(1e6)
+    np.testing.assert_array_equal(
+        dot_product_attention(q, k, v, mask), dot_product_attention(q, k.at[:, 4].set(9), far, mask)
+    )
+
+
+def test_a_query_that_may_look_nowhere_stays_finite(qkv):
+    q, k, v, mask = qkv
+    out = dot_product_attention(q, k, v, jnp.zeros_like(mask))
+    np.testing.assert_allclose(out, jnp.broadcast_to(v.mean(1, keepdims=True), out.shape), atol=1e-5)
+
+
+def test_bfloat16_is_near(qkv):
+    q, k, v, mask = qkv
+    near = dot_product_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), mask)
+    assert near.dtype == jnp.bfloat16
+    np.testing.assert_allclose(near.astype(jnp.float32), dot_product_attention(q, k, v, mask), atol=0.05)
+
+
+def test_unknown_kernel_is_named(qkv):
+    with pytest.raises(ValueError, match="'flash'"):
+        dot_product_attention(*qkv, kernel="flash")
+
+
+def test_self_attention_is_cross_attention_to_oneself():
+    x = jax.random.normal(jax.random.key(1), (2, 5, 6))
+    attention = MultiHeadAttention(heads=3)
+    params = attention.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(attention.apply(params, x), attention.apply(params, x, x))
+    swapped = x[:, ::-1]  # without positions, attention commutes with any order of its input
+    np.testing.assert_allclose(attention.apply(params, swapped), attention.apply(params, x)[:, ::-1], atol=1e-6)

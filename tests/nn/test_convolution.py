@@ -1,0 +1,83 @@
+"""Transposed convolutions against their definition as a scatter, and against the adjoint of a convolution."""
+
+import itertools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from mmjax.nn.convolution import Convolution, TransposedConvolution, transposed_convolution
+
+FORMS = ("dilated", "matmul")
+
+
+def scatter(x, kernel):
+    """output[2 i + a - 1] += x[i] kernel[a] along every axis, in float64."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    rank = x.ndim - 2
+    whole = np.zeros((x.shape[0], *(2 * n + 2 for n in x.shape[1:-1]), kernel.shape[-1]))
+    for place in np.ndindex(*x.shape[1:-1]):
+        for tap in itertools.product(range(4), repeat=rank):
+            target = tuple(2 * i + a for i, a in zip(place, tap, strict=True))
+            whole[(slice(None), *target)] += x[(slice(None), *place)] @ kernel[tap]
+    return whole[(slice(None), *(slice(1, -1),) * rank)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=6)
+@given(sides=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 99))
+def test_equals_the_definition_in_any_rank(form, sides, seed):
+    keys = jax.random.split(jax.random.key(seed))
+    x = jax.random.normal(keys[0], (2, *sides, 3))
+    kernel = jax.random.normal(keys[1], (*(4,) * len(sides), 3, 5))
+    np.testing.assert_allclose(transposed_convolution(x, kernel, form), scatter(x, kernel), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_is_the_adjoint_of_the_strided_convolution(form):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 5, 7, 3))
+    y = jax.random.normal(keys[1], (2, 10, 14, 5))
+    kernel = jax.random.normal(keys[2], (4, 4, 3, 5))
+    down = jax.lax.conv_general_dilated(
+        y, kernel.swapaxes(2, 3), (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    up = transposed_convolution(x, kernel, form)
+    np.testing.assert_allclose(jnp.vdot(up, y), jnp.vdot(x, down), rtol=1e-4)
+
+
+def test_both_forms_have_the_same_gradients():
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 5, 3, 3))
+    kernel = jax.random.normal(keys[1], (4, 4, 3, 2))
+    grads = [
+        jax.grad(lambda x, k, f=form: jnp.sum(jnp.sin(transposed_convolution(x, k, f))), (0, 1))(x, kernel)
+        for form in FORMS
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *grads)
+
+
+def test_wrong_kernel_and_form_are_named():
+    with pytest.raises(ValueError, match="needs a kernel of 4"):
+        transposed_convolution(jnp.zeros((1, 2, 3)), jnp.zeros((3, 3, 5)))
+    with pytest.raises(ValueError, match="'fast'"):
+        transposed_convolution(jnp.zeros((1, 2, 3)), jnp.zeros((4, 3, 5)), "fast")
+
+
+@pytest.mark.parametrize("sides", [(7,), (5, 7), (3, 5, 7)])
+def test_modules_keep_and_double_any_rank(sides):
+    x = jnp.ones((2, *sides, 3))
+    same, params = Convolution(5).init_with_output(jax.random.key(0), x)
+    assert same.shape == (2, *sides, 5)
+    assert params["params"]["kernel"].shape == (*(3,) * len(sides), 3, 5)
+    double, _ = TransposedConvolution(5).init_with_output(jax.random.key(0), x)
+    assert double.shape == (2, *(2 * n for n in sides), 5)
+
+
+def test_transposed_convolution_keeps_the_variance_at_the_start():
+    x = jax.random.normal(jax.random.key(1), (16, 8, 8, 64))
+    y, _ = TransposedConvolution(64).init_with_output(jax.random.key(0), x)
+    assert 0.9 < float(jnp.std(y[:, 2:-2, 2:-2])) < 1.1

@@ -1,0 +1,42 @@
+"""Sharding rules: first match wins, and everything that does not fit is told at once."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from mmjax.config import Mesh
+from mmjax.parallel import make_mesh, match_rules
+from mmjax.types import UserError
+
+PARAMS = {
+    "text": {"table": jax.ShapeDtypeStruct((34, 6), jnp.float32)},
+    "out": {"kernel": jax.ShapeDtypeStruct((6, 10), jnp.float32), "bias": jax.ShapeDtypeStruct((10,), jnp.float32)},
+}
+RULES = ((r"text/table", ("model", "fsdp")), (r".*kernel", ("fsdp", None)), (r".*bias", (None,)))
+
+
+def test_first_match_wins():
+    found = match_rules(PARAMS, ((r"out/kernel", (None, "model")), *RULES[:1], (r".*", ())), make_mesh(Mesh(2, 2, 2)))
+    assert found["out"]["kernel"].spec == PartitionSpec(None, "model")
+    assert found["text"]["table"].spec == PartitionSpec("model", "fsdp")
+    assert found["out"]["bias"].spec == PartitionSpec()
+
+
+def test_every_problem_is_told():
+    rules = ((r"text/table", ("model", "fsdp")), (r"vision/.*", ()), (r"out/kernel", (None, "model")))
+    with pytest.raises(UserError) as error:
+        match_rules(PARAMS, rules, make_mesh(Mesh(1, 2, 4)))
+    lines = [" ".join(line.split()) for line in str(error.value).splitlines()]
+    assert lines[0] == "sharding rules:"
+    assert sorted(lines[1:]) == [
+        "out/bias no rule for this parameter of shape (10,)",
+        "out/kernel model=4 does not divide 10 of shape (6, 10)",
+        "text/table model=4 does not divide 34 of shape (34, 6)",
+        "vision/.* no parameter for this rule",
+    ]
+
+
+def test_a_rule_with_too_many_axes():
+    with pytest.raises(UserError, match="names 2 axes"):
+        match_rules(PARAMS, (*RULES[:2], (r".*bias", (None, "model"))), make_mesh(Mesh()))

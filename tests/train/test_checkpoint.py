@@ -1,0 +1,92 @@
+"""Checkpoints: exact, committed, the right ones kept, and clear when they cannot be had."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmjax.config import Mesh
+from mmjax.parallel import Placement, make_mesh
+from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.state import State, make_state
+from mmjax.types import UserError
+
+
+def state_of(step: int, width: int = 7, ema: bool = True) -> State:
+    tx = optax.adam(0.1)
+    state = make_state(lambda key: {"w": jax.random.normal(key, (16, width))}, tx, step, ema)()
+    return state.replace(step=jnp.int32(step))
+
+
+def shapes_of(state, sharding=None):
+    sharding = sharding or Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])).whole
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def saved(tmp_path, *steps_and_figures, keep=2, best="-loss"):
+    checkpoints = Checkpoints(tmp_path, keep, best)
+    for step, figures in steps_and_figures:
+        checkpoints.save(state_of(step), figures)
+        checkpoints.wait()
+    return checkpoints
+
+
+def test_round_trip_is_exact_also_onto_another_mesh(tmp_path):
+    checkpoints = saved(tmp_path, (3, {}))
+    restored = checkpoints.restore(shapes_of(state_of(0)))
+    jax.tree.map(np.testing.assert_array_equal, restored, state_of(3))
+    spread = jax.sharding.NamedSharding(make_mesh(Mesh(8, 1, 1)), jax.sharding.PartitionSpec())
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(shapes_of(state_of(0), spread)), state_of(3))
+    checkpoints.close()
+
+
+def test_parameters_alone_are_the_averaged_ones(tmp_path):
+    checkpoints = saved(tmp_path, (3, {}))
+    state = state_of(4)
+    checkpoints.save(state.replace(ema={"w": state.params["w"] + 1}), {})
+    checkpoints.wait()
+    step, params = checkpoints.restore_params()
+    assert step == 4
+    np.testing.assert_array_equal(params["w"], state.params["w"] + 1)
+    checkpoints.save(state_of(5, ema=False), {})
+    checkpoints.wait()
+    np.testing.assert_array_equal(checkpoints.restore_params(5)[1]["w"], state_of(5).params["w"])
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(("best", "kept"), [("-loss", [2, 4, 5]), ("accuracy", [1, 4, 5]), ("", [4, 5])])
+def test_the_newest_and_the_best_are_kept(tmp_path, best, kept):
+    figures = [{"loss": loss, "accuracy": 1 / (i + 1)} for i, loss in enumerate([0.5, 0.2, 0.4, 0.3])]
+    checkpoints = saved(tmp_path, *enumerate(figures, 1), (5, {}), keep=2, best=best)
+    assert checkpoints.steps() == kept
+    checkpoints.close()
+    assert Checkpoints(tmp_path, 2, best).steps() == kept
+
+
+def test_a_figure_that_is_not_finite_is_never_the_best(tmp_path):
+    checkpoints = saved(tmp_path, (1, {"loss": 0.5}), (2, {"loss": float("nan")}), (3, {"loss": 0.6}), (4, {}), (5, {}))
+    assert checkpoints.steps() == [1, 4, 5]
+    checkpoints.close()
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    saved(tmp_path, (3, {})).close()
+    (tmp_path / "checkpoints" / "9").mkdir()
+    (tmp_path / "checkpoints" / "11.orbax-checkpoint-tmp").mkdir()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3]
+    checkpoints.close()
+
+
+def test_what_cannot_be_restored_is_told(tmp_path):
+    checkpoints = saved(tmp_path, (3, {}))
+    with pytest.raises(UserError, match="no checkpoint of step 4; there are 3"):
+        checkpoints.restore_params(4)
+    with pytest.raises(UserError, match="cannot be restored"):
+        checkpoints.restore(shapes_of(state_of(0, width=5)))
+    checkpoints.close()
+    empty = Checkpoints(tmp_path / "empty")
+    with pytest.raises(UserError, match="no checkpoint there"):
+        empty.restore_params()
+    empty.close()

@@ -1,0 +1,61 @@
+"""The loop: what is called when."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from mmjax.train import loop
+from mmjax.train.state import State
+from mmjax.types import UserError
+
+
+def state_at(step):
+    return State(np.int32(step), {}, (), None, None, np.int32(0))
+
+
+def run(start, last, stop=lambda: False):
+    calls = []
+
+    def draw():
+        number = start
+        while True:
+            calls.append(("batch", number))
+            yield {"number": number}
+            number += 1
+
+    def step(state, batch):
+        return state.replace(step=np.int32(state.step + 1)), {"loss": batch["number"]}
+
+    state = loop.train(state_at(start), step, draw(), lambda batch: batch, last,
+                       lambda state, done: calls.append(("after", done)),
+                       lambda step, metrics: calls.append(("log", step, metrics["loss"])), stop)  # fmt: skip
+    return int(state.step), calls
+
+
+def test_metrics_come_one_step_late_and_saving_before_the_next_batch():
+    step, calls = run(3, 5)
+    assert step == 5
+    assert calls == [("batch", 3), ("after", 4), ("batch", 4), ("log", 4, 3.0), ("after", 5), ("log", 5, 4.0)]
+
+
+def test_stops_when_told():
+    answers = iter([False, False, True])
+    assert run(0, 9, lambda: next(answers))[0] == 2
+
+
+def test_ctrl_c_is_noted_and_the_second_one_ends():
+    with loop.interrupted() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_too_many_bad_steps_are_told():
+    loop.check_finite({"bad_steps": 9.0}, 7, 10)
+    with pytest.raises(UserError, match="step 7: the loss or its gradient was not finite 10 steps in a row"):
+        loop.check_finite({"bad_steps": 10.0}, 7, 10)

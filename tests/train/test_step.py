@@ -1,0 +1,143 @@
+"""The step: the same on any mesh and in any number of parts, and safe from what is not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmjax import models, objective
+from mmjax.config import Mesh, resolve
+from mmjax.parallel import Placement, make_mesh, match_rules
+from mmjax.train.state import make_state, state_shardings
+from mmjax.train.step import make_step
+
+RECIPE = {
+    "data": {"size": 32},
+    "text": {"length": 7, "vocabulary": 320},
+    "model": {
+        "width": 32,
+        "heads": 8,
+        "text_layers": 1,
+        "vision_layers": 1,
+        "fusion_layers": 1,
+        "decoder_widths": (16, 8),
+    },
+    "train": {"steps": 1},
+}
+BATCH = {
+    "image": np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32),
+    "text": np.random.default_rng(1).integers(0, 320, (16, 7)).astype(np.int32),
+    "mask": np.arange(16) % 5 != 3,
+}
+MESHES = {
+    "data=8": Mesh(8, 1, 1),
+    "fsdp=8": Mesh(1, 8, 1),
+    "model=8": Mesh(1, 1, 8),
+    "data=2, fsdp=2, model=2": Mesh(2, 2, 2),
+}
+
+
+def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
+    """Loss and gradients of one step: with plain descent at rate 1, parameters change by their gradients."""
+    config = resolve(RECIPE)
+    goal = objective.build(config.objective.terms, True, 0.0)
+    placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
+    tx = optax.sgd(1.0)
+    make = make_state(lambda key: models.init(config, key), tx, 0, False)
+    shapes = jax.eval_shape(make)
+    params = match_rules(shapes.params, models.sharding_rules(config.model), placement.mesh)
+    shardings = state_shardings(shapes, params, placement.whole, tx)
+    state = jax.jit(make, out_shardings=shardings)()
+    module = models.build(config)
+    step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
+    before = jax.device_get(state.params)
+    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
+    state, metrics = compiled(state, placement.put(BATCH))
+    return float(metrics["loss"]), jax.tree.map(lambda a, b: a - b, before, jax.device_get(state.params)), state
+
+
+@pytest.fixture(name="alone", scope="module")
+def on_one_device():
+    return gradients(Mesh(1, 1, 1), 1)
+
+
+def assert_near(found, expected):
+    """Relative to the largest gradient of the same parameter, 1e-5."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+
+    def near(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-2))
+
+    jax.tree.map(near, found[1], expected[1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_equal_one(alone, mesh):
+    found = gradients(MESHES[mesh], 8)
+    assert_near(found, alone)
+    if mesh != "data=8":
+        kernel = found[2].params["fusion"]["block_0"]["mlp_in"]["kernel"]
+        assert kernel.addressable_shards[0].data.size < kernel.size
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_add_up_to_the_whole(alone, parts):
+    # The mask leaves the parts with different numbers of examples.
+    assert_near(gradients(Mesh(1, 1, 1), 1, parts), alone)
+
+
+def test_masked_examples_have_no_influence(alone):
+    image = BATCH["image"].copy()
+    image[~BATCH["mask"]] = 0.9
+    was = BATCH["image"]
+    BATCH["image"] = image
+    try:
+        assert_near(gradients(Mesh(1, 1, 1), 1), alone)
+    finally:
+        BATCH["image"] = was
+
+
+class Line:
+    """The smallest objective: outputs are params["w"] times x, the loss is their square."""
+
+    def prepare(self, batch, rng):
+        return {"x": batch["x"]}
+
+    def terms(self, outputs, batch):
+        return {"square": jnp.square(outputs["y"])}
+
+    def loss(self, terms):
+        return terms["square"]
+
+
+def run_line(values, ema=0.0):
+    tx = optax.adam(0.1)
+    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0)()
+    step = jax.jit(make_step(lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema))
+    states = [state]
+    for value in values:
+        state, metrics = step(state, {"x": jnp.full(3, value), "mask": jnp.ones(3, bool)})
+        states.append(state)
+    return states, metrics
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_steps_that_are_not_finite_change_nothing(bad):
+    states, metrics = run_line([1.0, bad, bad])
+    assert int(states[-1].step) == 3 and int(metrics["bad_steps"]) == 2
+    jax.tree.map(np.testing.assert_array_equal, (states[1].params, states[1].opt_state),
+                 (states[3].params, states[3].opt_state))  # fmt: skip
+    after, metrics = run_line([1.0, bad, 1.0])
+    assert int(metrics["bad_steps"]) == 0
+    np.testing.assert_array_equal(after[-1].params["w"], run_line([1.0, 1.0])[0][-1].params["w"])
+
+
+def test_average_follows_the_formula():
+    states, _ = run_line([1.0, 2.0, 1.0, 3.0], ema=0.15)
+    average = 1.0
+    for count, state in enumerate(states[1:]):
+        decay = min(0.15, (1 + count) / (10 + count))
+        average = decay * average + (1 - decay) * float(state.params["w"])
+    assert float(states[-1].ema["w"]) == pytest.approx(average, rel=1e-6)
+    assert states[-1].averaged() is states[-1].ema

@@ -1,0 +1,40 @@
+"""A workdir belongs to one recipe."""
+
+import json
+
+import pytest
+
+from mmjax.config import resolve
+from mmjax.train.workdir import open_workdir, read_recipe
+from mmjax.types import UserError
+
+RECIPE = {"train": {"steps": 5}}
+
+
+def test_recipe_comes_back(tmp_path):
+    config = resolve({"train": {"steps": 5}, "model": {"decoder_widths": [16, 8]}, "name": "mine"})
+    open_workdir(tmp_path / "a" / "b", config)
+    assert read_recipe(tmp_path / "a" / "b") == config
+    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text())["versions"]["jax"]
+
+
+def test_another_recipe_is_refused_and_a_longer_training_is_not(tmp_path):
+    open_workdir(tmp_path, resolve(RECIPE))
+    open_workdir(tmp_path, resolve({"train": {"steps": 9, "log_every": 3}, "evaluate": {"samples": 3}}))
+    with pytest.raises(UserError, match=r"another recipe: model.width was 128 and now is 64; name another --workdir"):
+        open_workdir(tmp_path, resolve({"train": {"steps": 5}, "model": {"width": 64}}))
+    assert read_recipe(tmp_path).model.width == 128
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": {"model": {"wdth": 3}, "train": {"steps": 1}}}'])
+def test_broken_config(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config.json: ") as error:
+        read_recipe(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        open_workdir(tmp_path / "file", resolve(RECIPE))
