@@ -20,7 +20,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
                 "text_layers": 2,
                 "fusion_layers": 4,
                 "reference": False,
-                "decoder_widths": (96, 48, 24),
+                "decoder_widths": (96, 48, 16),
                 "upsampling": "matmul",
             },
             "objective": {"terms": {"mean_squared_error": 1.0}},

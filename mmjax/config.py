@@ -112,7 +112,8 @@ class Optimizer:
 
     Attributes:
         name: "adam", or "adamw" with weight_decay (on matrices and kernels only).
-        learning_rate: the peak; reached after warmup_steps, then kept ("constant") or brought to 0 ("cosine", "linear").
+        learning_rate: the peak; kept ("constant") or brought down to 0 ("cosine", "linear")
+            after warmup_steps.
         clip: largest global norm of the gradient; 0 does not clip.
         accumulate: the batch is computed in so many parts, one after the other, to save memory.
         ema: decay of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
@@ -433,7 +434,7 @@ def _check(config: Config) -> None:
     cell = 2 ** len(model.decoder_widths)
     need(
         data.size % cell == 0,
-        f"data.size: {data.size} is no multiple of {cell}, which {len(model.decoder_widths)} model.decoder_widths ask for",
+        f"data.size: must be a multiple of {cell} for {len(model.decoder_widths)} model.decoder_widths, not {data.size}",
     )
     need(data.resize >= data.size, f"data.resize: {data.resize} is smaller than data.size, {data.size}")
     need(data.source != "scenes" or data.size >= 32, f"data.size: scenes are drawn from 32 pixels up, not {data.size}")

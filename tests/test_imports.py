@@ -16,17 +16,27 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "__init__": ("types", "config", "export"),
     "types": (),
     "config": ("types",),
+    "files": ("types",),
     "scenes": ("types",),
     "data": ("types", "config", "scenes"),
     "nn": ("types",),
     "models": ("nn", "types", "config"),
     "objective": ("types",),
     "parallel": ("types", "config"),
-    "train": ("types", "config", "parallel"),
+    "train": ("types", "config", "files", "parallel"),
     "sample": ("types",),
-    "evaluate": ("types", "config", "parallel", "sample", "scenes"),
+    "evaluate": ("types", "config", "files", "parallel", "sample", "scenes"),
     "pretrained": ("types", "models", "config"),
-    "export": ("types", "models", "config", "sample", "train.checkpoint"),
+    "export": (
+        "types",
+        "models",
+        "config",
+        "files",
+        "sample",
+        "data.text",
+        "train.checkpoint",
+        "train.workdir",
+    ),
     "serve": ("types", "export"),
     "cli": ANYTHING,
     "commands": ANYTHING,
@@ -48,7 +58,9 @@ def violations(part: str, source: str) -> list[str]:
     """What is wrong with the imports of one file of the given part, one line each."""
     tree = ast.parse(source)
     in_functions = {
-        inner for outer in ast.walk(tree) if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
+        inner
+        for outer in ast.walk(tree)
+        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
         for inner in ast.walk(outer)
     }
     found = []
@@ -114,12 +126,15 @@ def test_the_rule_lets_pass(part: str, source: str) -> None:
 
 def test_import_mmjax_is_quick_and_without_tensorflow() -> None:
     # The best of three: other processes may be using the cores.
-    program = ("import sys, time; start = time.perf_counter(); import mmjax; print(time.perf_counter() - start, "
-               "'tensorflow' in sys.modules, 'tensorflow_datasets' in sys.modules)")
+    program = (
+        "import sys, time; start = time.perf_counter(); import mmjax; print(time.perf_counter() - start, "
+        "'tensorflow' in sys.modules, 'tensorflow_datasets' in sys.modules)"
+    )
     times = []
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
-                              cwd=PACKAGE.parent)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+        )
         took, tensorflow, datasets = done.stdout.split()
         assert (tensorflow, datasets) == ("False", "False")
         times.append(float(took))

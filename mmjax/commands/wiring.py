@@ -63,7 +63,8 @@ def build(config: Config, steps: int) -> Parts:
     tx = make_optimizer(config.optimizer, steps)
 
     def apply(params: Params, **seen: Any) -> dict[str, jax.Array]:
-        return module.apply({"params": params}, **seen)
+        outputs: dict[str, jax.Array] = module.apply({"params": params}, **seen)  # type: ignore[assignment]
+        return outputs
 
     make = make_state(lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0)
     shapes = jax.eval_shape(make)

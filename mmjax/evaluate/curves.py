@@ -106,14 +106,23 @@ def to_html(chart: Chart) -> str:
     )
     if not by_split and len(splits) > 1:
         legend += "<span>thin: train</span>"
-    return (f'<figure class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
-            f'{_svg(chart, colors)}<div class="legend">{legend}</div></figure>')
+    return (
+        f'<figure class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
+        f'{_svg(chart, colors)}<div class="legend">{legend}</div></figure>'
+    )
 
 
 def _svg(chart: Chart, colors: Sequence[int]) -> str:
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.size": 11.5,
-                                "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
-                                "axes.edgecolor": _LINE, "grid.color": _LINE}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": chart.title,
+        "font.size": 11.5,
+        "text.color": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.edgecolor": _LINE,
+        "grid.color": _LINE,
+    }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
@@ -121,14 +130,20 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
         for series, color in zip(chart.series, colors, strict=True):
             steps, values = _thinned(series.points)
             train = series.split == "train"
-            axes.plot(steps, values, color=f"#0a0b{color:02x}", linewidth=1.0 if train else 1.8,
-                      alpha=0.65 if train and len(chart.series) > 1 else 1.0,
-                      marker="o" if len(steps) < 30 and not (train and len(steps) > 1) else "", markersize=3)
+            axes.plot(
+                steps,
+                values,
+                color=f"#0a0b{color:02x}",
+                linewidth=1.0 if train else 1.8,
+                alpha=0.65 if train and len(chart.series) > 1 else 1.0,
+                marker="o" if len(steps) < 30 and not (train and len(steps) > 1) else "",
+                markersize=3,
+            )
         _dress(axes, chart)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     for stand_in, wanted in _STAND_INS.items():
         svg = svg.replace(stand_in, wanted)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(chart.title)} over steps" ', 1)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmjax.evaluate import curves
 from mmjax.evaluate.page import page
-from mmjax.evaluate.runner import write_file
+from mmjax.files import read_lines, write_file
 from mmjax.types import UserError
 
 PIXELATED_BELOW = 128  # smaller pictures are shown enlarged, with their pixels sharp
@@ -68,20 +68,6 @@ def write_report(workdir: Path) -> Path:
     path = workdir / "report.html"
     write_file(path, content.encode())
     return path
-
-
-def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Yields the objects of a JSON-lines file. A line that is no object, such as one half-written, is left out."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                yield row
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
@@ -145,7 +131,8 @@ def _tiles(evaluations: Sequence[Evaluation]) -> str:
     figures = evaluations[-1].figures
     tiles = [
         f"<div class=tile><b>{_number(figures[name])}</b><span>{html.escape(_with_unit(name))}</span></div>"
-        for name in TILES if name in figures
+        for name in TILES
+        if name in figures
     ]
     return f"<div class=tiles>{''.join(tiles)}</div>"
 

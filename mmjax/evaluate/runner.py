@@ -1,10 +1,8 @@
 """Runs evaluators over an evaluation set, and writes what they give."""
 
-import contextlib
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
@@ -14,7 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from mmjax.types import Batch, Evaluator, Predict, Samples, UserError
+from mmjax.files import write_file
+from mmjax.types import Batch, Evaluator, Predict, Samples
 
 KEPT_BYTES = 1 << 29
 
@@ -73,23 +72,6 @@ def _to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there as a whole or not at all; makes its folder.
-
-    Raises:
-        UserError: where it cannot be written; what was there before stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _remember(

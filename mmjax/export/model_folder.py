@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmjax.config import Config, to_dict
-from mmjax.train.workdir import versions, write_json
+from mmjax.files import write_json
+from mmjax.train.workdir import versions
 from mmjax.types import Params, UserError
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
@@ -32,7 +33,9 @@ def write_model_folder(
     try:
         temporary.mkdir(parents=True)
         write_json(temporary / "config.json", {"recipe": to_dict(config), "step": step, "versions": versions()})
-        save_file(flatten(params), temporary / "model.safetensors", {"format": "mmjax"})
+        save_file(
+            jax.tree.map(np.ascontiguousarray, flatten(params)), temporary / "model.safetensors", {"format": "mmjax"}
+        )
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
         if folder.exists():
@@ -44,10 +47,10 @@ def write_model_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def flatten(params: Params) -> dict[str, np.ndarray]:
+def flatten(params: Params) -> dict[str, Any]:
     """Parameters by their names, `text/block_0/mlp_in/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def read_params(path: Path, shapes: Params) -> Params:
@@ -62,20 +65,14 @@ def read_params(path: Path, shapes: Params) -> Params:
         raise UserError(f"{path}: no such file; a model folder needs it, export the model again") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); export the model again") from error
-    wanted = {
-        jax.tree_util.keystr(p, simple=True, separator="/"): leaf
-        for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
+    wanted = flatten(shapes)
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted:
-            raise UserError(
-                f"{path}: {'has no' if name in wanted else 'has an unexpected'} parameter {name}; is it of another recipe?"
-            )
+            what = "has no" if name in wanted else "has an unexpected"
+            raise UserError(f"{path}: {what} parameter {name}; is it of another recipe?")
         if found[name].shape != wanted[name].shape:
             raise UserError(f"{path}: {name} has shape {found[name].shape}, the recipe says {wanted[name].shape}")
-    return jax.tree_util.tree_map_with_path(
-        lambda p, leaf: found[jax.tree_util.keystr(p, simple=True, separator="/")], shapes
-    )
+    return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 
 def _card(config: Config, params: Params, step: int, figures: Mapping[str, float]) -> str:

@@ -1,5 +1,7 @@
 """Models out of the layers in `nn`: encoders, fusion, decoders and generators, each with its sharding rules."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ def build(config: Config) -> DirectGenerator:
 
 def init(config: Config, key: jax.Array) -> Params:
     """Fresh parameters of the model of a recipe."""
-    seen = {"text": jnp.zeros((1, config.text.length), jnp.int32)}
+    seen: dict[str, Any] = {"text": jnp.zeros((1, config.text.length), jnp.int32)}
     if config.model.reference:
         seen["reference"] = jnp.zeros((1, config.data.size, config.data.size, 3), jnp.float32)
     return build(config).init(key, **seen)["params"]

@@ -72,7 +72,7 @@ class DirectGenerator(nn.Module):
             {"image": float32 [b, y, x, 3]}, about -1 to 1.
         """
         m, dtype = self.model, jnp.dtype(self.model.dtype)
-        encoder = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
+        encoder: dict[str, Any] = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
         features, text_mask = TextEncoder(self.vocabulary, layers=m.text_layers, **encoder, name="text")(text)
         rows = self.size // 2 ** len(m.decoder_widths)
         blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))

@@ -25,7 +25,7 @@ def match_rules(params: Any, rules: Rules, mesh: Mesh) -> Any:
         rules: (pattern, mesh axis of each array axis or None).
 
     Raises:
-        UserError: listing every parameter without a rule, every rule without a parameter, every axis that does not divide.
+        UserError: a table of every parameter without a rule, rule without a parameter, axis that does not divide.
     """
     problems: list[tuple[str, str]] = []
     used: set[int] = set()

@@ -84,7 +84,7 @@ class Checkpoints:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 found = reader.metadata(path).item_metadata.tree
                 wanted = "params" if found.get("ema") is None else "ema"
-                shapes = {wanted: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found[wanted])}
+                shapes = {wanted: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found[wanted])}
                 as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
                 restored = reader.restore(path, ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True))
         except (ValueError, KeyError, OSError, TypeError) as error:

@@ -30,7 +30,7 @@ def train(
         step_fn: the compiled step; it may donate the state.
         batches: the batches from this state's step on.
         put: places a batch on the devices.
-        after: is handed the state after each step: evaluates and saves where that is due, before the next batch is drawn.
+        after: is handed the state after each step, before the next batch is drawn, to evaluate and save it.
         log: is handed the metrics of a step, and "wait", the seconds it waited for data; one step late, so that the
             devices never wait for it.
     """

@@ -2,14 +2,14 @@
 
 import json
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from mmjax.files import read_lines, write_file
 from mmjax.types import UserError
 
 
@@ -44,25 +44,9 @@ class Metrics:
             self.wandb.finish()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that was half written is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
 def _drop_after(path: Path, step: int) -> None:
-    rows: Iterable[dict[str, Any]] = (row for row in read_metrics(path) if row["step"] <= step)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    rows = (row for row in read_lines(path) if row["step"] <= step)
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _wandb_run(project: str, workdir: Path, recipe: Mapping[str, Any] | None) -> Any:

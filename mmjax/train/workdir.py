@@ -2,13 +2,12 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from mmjax.config import Config, differences, resolve, to_dict
+from mmjax.files import write_json
 from mmjax.types import UserError
 
 # What may change between two starts of one training: how long, how often, what is looked at.
@@ -82,10 +81,3 @@ def read_recipe(folder: Path) -> Config:
         raise UserError(f"{path}: is no config.json of mmjax, or only half of one") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -46,6 +46,8 @@ def test_table_has_every_extra_of_the_package() -> None:
 
 
 def test_does_not_import_tensorflow() -> None:
-    program = ("import argparse, sys; from mmjax.commands import doctor; doctor.run(argparse.Namespace()); "
-               "assert 'tensorflow' not in sys.modules")
+    program = (
+        "import argparse, sys; from mmjax.commands import doctor; doctor.run(argparse.Namespace()); "
+        "assert 'tensorflow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=ROOT)

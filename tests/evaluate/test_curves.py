@@ -9,10 +9,19 @@ from mmjax.evaluate import curves
 METRICS = [
     {"step": 20, "split": "train", "loss": 0.5, "mean_squared_error": 0.5, "learning_rate": 1e-3, "skipped_steps": 0},
     {"step": 10, "split": "train", "loss": 0.9, "mean_squared_error": 0.9, "learning_rate": 1e-3, "skipped_steps": 0},
-    {"step": 20, "split": "evaluation", "loss": 0.6, "mean_squared_error": 0.6, "scenes/all": 0.3,
-     "reconstruction/psnr": 17.0, "scenes/diversity": 3.0},
+    {
+        "step": 20,
+        "split": "evaluation",
+        "loss": 0.6,
+        "mean_squared_error": 0.6,
+        "scenes/all": 0.3,
+        "reconstruction/psnr": 17.0,
+        "scenes/diversity": 3.0,
+    },
     {"step": 20, "split": "train", "loss": None, "mean_squared_error": None, "learning_rate": 2e-3, "skipped_steps": 0},
-    {"step": "x", "loss": 7}, {"loss": 7}, {"step": 30, "split": "train", "note": "text", "loss": {}},
+    {"step": "x", "loss": 7},
+    {"loss": 7},
+    {"step": 30, "split": "train", "note": "text", "loss": {}},
 ]
 
 
@@ -52,15 +61,20 @@ def test_long_runs_are_thinned_to_means() -> None:
     assert curves._thinned({3: 1.0, 1: 2.0}) == ([1, 3], [2.0, 1.0])
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (1500.0, "1500"), (2e4, "20k"), (3e6, "3M"), (2.5e9, "2.5G"), (-2e4, "-20k"), (0.25, "0.25"), (0.0, "0")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1500.0, "1500"), (2e4, "20k"), (3e6, "3M"), (2.5e9, "2.5G"), (-2e4, "-20k"), (0.25, "0.25"), (0.0, "0")],
+)
 def test_short_numbers(value: float, text: str) -> None:
     assert curves._short(value) == text
 
 
 def test_svg_is_well_formed_takes_the_colors_of_the_page_and_names_are_escaped() -> None:
-    rows = [{"step": step, "split": split, "<b>&": value} for split in ("train", "evaluation<i>")
-            for step, value in ((1, 0.001), (2, 5.0))]
+    rows = [
+        {"step": step, "split": split, "<b>&": value}
+        for split in ("train", "evaluation<i>")
+        for step, value in ((1, 0.001), (2, 5.0))
+    ]
     (chart,) = curves.charts(rows, [])
     text = curves.to_html(chart)
     root = ElementTree.fromstring(text)

@@ -9,8 +9,9 @@ from mmjax.types import UserError
 
 
 def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    return structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0,
-                                 channel_axis=-1)
+    return structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=-1
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 11, 11, 1), (2, 13, 31, 3), (2, 37, 17, 3)])
@@ -28,11 +29,14 @@ def test_figures_equal_those_of_scikit_image(evaluation_set) -> None:
     original = (data.original.astype(np.float64) + 1) / 2
     drawn = np.clip((data.drawn.astype(np.float64) + 1) / 2, 0, 1)
     pairs = list(zip(original, drawn, strict=True))
-    assert figures == pytest.approx({
-        "reconstruction/mean_squared_error": np.mean((original - drawn) ** 2),
-        "reconstruction/psnr": np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs]),
-        "reconstruction/ssim": np.mean([reference_ssim(a, b) for a, b in pairs]),
-    }, rel=1e-6)
+    assert figures == pytest.approx(
+        {
+            "reconstruction/mean_squared_error": np.mean((original - drawn) ** 2),
+            "reconstruction/psnr": np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs]),
+            "reconstruction/ssim": np.mean([reference_ssim(a, b) for a, b in pairs]),
+        },
+        rel=1e-6,
+    )
 
 
 def test_equal_pictures_have_a_psnr() -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from mmjax.config import resolve, to_dict
 from mmjax.evaluate import write, write_report
-from mmjax.evaluate.report import best_evaluation, read_evaluations, read_lines
+from mmjax.evaluate.report import best_evaluation, read_evaluations
+from mmjax.files import read_lines
 from mmjax.types import Samples, UserError
 
 
@@ -27,8 +28,12 @@ def workdir(tmp_path: Path) -> Path:
     lines = [{"step": step, "split": "train", "loss": 1 / step} for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "spl')
     for step, accuracy in ((9, 0.25), (10, 0.75), (100, 0.5)):
-        write(tmp_path, step, {"loss": 1.5, "scenes/all": accuracy, "broken": float("nan")},
-              {"samples": make_samples(seed=step)})
+        write(
+            tmp_path,
+            step,
+            {"loss": 1.5, "scenes/all": accuracy, "broken": float("nan")},
+            {"samples": make_samples(seed=step)},
+        )
     return tmp_path
 
 

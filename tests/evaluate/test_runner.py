@@ -54,7 +54,12 @@ def test_files(tmp_path: Path) -> None:
     runner.write(tmp_path, 70, {"loss": 0.5, "bad": math.nan, "worse": math.inf}, {"samples": given, "a/../b": given})
     folder = tmp_path / "evaluation"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "70.a----b.json", "70.a----b.png", "70.json", "70.samples.json", "70.samples.png"]
+        "70.a----b.json",
+        "70.a----b.png",
+        "70.json",
+        "70.samples.json",
+        "70.samples.png",
+    ]
     assert json.loads((folder / "70.json").read_text()) == {"loss": 0.5, "bad": None, "worse": None}
     about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
     assert about == {"prompts": given.prompts, "rows": ["drawn", "original"], "cell": [5, 7]}

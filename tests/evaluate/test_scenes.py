@@ -3,8 +3,11 @@ import numpy as np
 from mmjax.evaluate.scenes import scenes
 from mmjax.scenes import draw
 
-CAPTIONS = ["a small red circle left of a large blue square", "a large green triangle above a small yellow ring",
-            "a small cyan square below a large red triangle"]
+CAPTIONS = [
+    "a small red circle left of a large blue square",
+    "a large green triangle above a small yellow ring",
+    "a small cyan square below a large red triangle",
+]
 
 
 def picture(caption: str) -> np.ndarray:
@@ -14,8 +17,11 @@ def picture(caption: str) -> np.ndarray:
 
 
 def figures(pictures: list[np.ndarray], captions: list[str]) -> dict[str, float]:
-    batch = {"mask": np.array([True] * len(captions) + [False] * 2), "id": [""] * (len(captions) + 2),
-             "captions": [[caption, "never read"] for caption in captions] + [[], []]}
+    batch = {
+        "mask": np.array([True] * len(captions) + [False] * 2),
+        "id": [""] * (len(captions) + 2),
+        "captions": [[caption, "never read"] for caption in captions] + [[], []],
+    }
     images = np.stack([*pictures, np.zeros_like(pictures[0]), np.zeros_like(pictures[0])])
     return dict(scenes(lambda batch: {"image": images}, lambda: [batch]))
 
@@ -32,8 +38,13 @@ def test_each_mistake_counts_where_it_was_made() -> None:
         CAPTIONS[2],
     ]
     wrong = figures([picture(caption) for caption in drawn], CAPTIONS)
-    assert wrong == {"scenes/shape": 1.0, "scenes/color": 2 / 3, "scenes/size": 1.0, "scenes/relation": 2 / 3,
-                     "scenes/all": 1 / 3}
+    assert wrong == {
+        "scenes/shape": 1.0,
+        "scenes/color": 2 / 3,
+        "scenes/size": 1.0,
+        "scenes/relation": 2 / 3,
+        "scenes/all": 1 / 3,
+    }
 
 
 def test_nothing_drawn_is_wrong_in_all() -> None:

@@ -35,5 +35,5 @@ def test_batches_are_split_and_strings_stay():
 def test_batch_that_does_not_split():
     placement = Placement(make_mesh(Mesh()))
     placement.check_batch("train.batch", 16)
-    with pytest.raises(UserError, match="train.batch: 12 does not split over 8 devices"):
+    with pytest.raises(UserError, match=r"train.batch: 12 does not split over 8 devices"):
         placement.check_batch("train.batch", 12)

@@ -1,0 +1,46 @@
+"""Files written whole or not at all, and lines of JSON read as far as they are whole."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmjax.types import UserError
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there as a whole or not at all; makes its folder.
+
+    Raises:
+        UserError: where it cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON; see write_file."""
+    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """Yields the objects of a JSON-lines file. A line that is no object, such as one half-written, is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                yield row
