@@ -434,7 +434,7 @@ def _check(config: Config) -> None:
     cell = 2 ** len(model.decoder_widths)
     need(
         data.size % cell == 0,
-        f"data.size: must be a multiple of {cell} for {len(model.decoder_widths)} model.decoder_widths, not {data.size}",
+        f"data.size: must be a multiple of {cell}, for {len(model.decoder_widths)} decoder_widths, not {data.size}",
     )
     need(data.resize >= data.size, f"data.resize: {data.resize} is smaller than data.size, {data.size}")
     need(data.source != "scenes" or data.size >= 32, f"data.size: scenes are drawn from 32 pixels up, not {data.size}")
