@@ -92,7 +92,7 @@ class Progress:
 
     def __init__(self, config: Config, start: int, last: int):
         self.batch = config.train.batch
-        self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=0.5)
+        self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.2, mininterval=0.5)
 
     def show(self, step: int, loss: float, pictures_per_second: float) -> None:
         self.bar.set_postfix_str(f"loss {loss:.4f}, {pictures_per_second:.0f} pictures/s", refresh=False)
