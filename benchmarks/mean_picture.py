@@ -29,7 +29,7 @@ def pictures(config: Config, tokenizer: data.Tokenizer, split: str):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="of mmjax train, with a data set that has two splits")
+    parser.add_argument("--workdir", type=Path, required=True, help="of mmjax train on COCO")
     workdir = parser.parse_args().workdir
     config = read_recipe(workdir)
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
