@@ -1,6 +1,7 @@
 """The command line: `mmjax COMMAND ...`."""
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -44,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mmjax: {where}{error.strerror}; free some space and start again", file=sys.stderr)
+        return 2
 
 
 def _run(argv: list[str]) -> int:

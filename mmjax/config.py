@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import sys
 import types
 import typing
@@ -205,7 +206,8 @@ def load_recipe(path_and_argument: str, overrides: Mapping[str, str] | None = No
     if not Path(path).is_file():
         raise UserError(f"--config: no file {path}; a recipe is a Python file such as configs/quickstart.py")
     spec = importlib.util.spec_from_file_location(f"recipe_{Path(path).stem}", path)
-    assert spec and spec.loader
+    if not (spec and spec.loader):
+        raise UserError(f"--config: {path} is no Python file; a recipe is one such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).resolve().parent))  # recipes build on each other
     try:
@@ -215,10 +217,10 @@ def load_recipe(path_and_argument: str, overrides: Mapping[str, str] | None = No
         raise
     except AttributeError as error:
         if hasattr(module, "get_config"):
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{path}: {_one_line(error)}") from error
         raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py") from error
     except Exception as error:  # the recipe is the user's program; whatever it raises is theirs to read
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(recipe, ConfigDict):
@@ -283,6 +285,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield f"{prefix}{key}", was, now
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _copy(tree: Any) -> Any:
     return {k: _copy(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
 
@@ -344,7 +350,9 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     if origin is dict and isinstance(value, Mapping):
         return {str(k): _typed(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}: must be finite, not {value}")
     if origin is None and type(value) is kind:
         return value
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
@@ -396,12 +404,16 @@ def _check(config: Config) -> None:
         "optimizer.accumulate": optimizer.accumulate,
         "train.log_every": train.log_every,
         "data.scenes.examples": data.scenes.examples,
+        "data.shuffle_buffer": data.shuffle_buffer,
         "optimizer.learning_rate": optimizer.learning_rate,
         "train.max_bad_steps": train.max_bad_steps,
     }
     for name, value in positive.items():
         need(value > 0, f"{name}: must be above 0, not {value}")
     not_negative = {
+        "model.text_layers": model.text_layers,
+        "model.vision_layers": model.vision_layers,
+        "model.fusion_layers": model.fusion_layers,
         "train.steps": train.steps,
         "train.epochs": train.epochs,
         "optimizer.clip": optimizer.clip,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.commands import wiring
+from mmjax.commands.train import intervals
 from mmjax.config import Config
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
@@ -13,6 +14,7 @@ from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.workdir import read_recipe
 from mmjax.types import UserError
 
+WATCH_SECONDS = 10
 HELP = "run the recipe's evaluators on a checkpoint of a workdir"
 
 
@@ -35,15 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.watch:
         _evaluate(workdir, config, parts, tokenizer, arguments.step)
         return 0
+    last, _, _ = intervals(config, data.open_source(config.data, training=True, seed=config.seed).size)
     seen: set[int] = set()
-    while True:
-        new = sorted(set(_steps(workdir)) - seen)
-        for step in new:
-            _evaluate(workdir, config, parts, tokenizer, step)
-            seen.add(step)
-        if config.train.steps and config.train.steps in seen:
-            return 0
-        time.sleep(10)
+    while not any(step >= last for step in seen):
+        waiting = [step for step in _steps(workdir) if step not in seen]
+        if waiting:  # one at a time: while it is evaluated, others may come and go
+            _evaluate(workdir, config, parts, tokenizer, waiting[0])
+            seen.add(waiting[0])
+        else:
+            time.sleep(WATCH_SECONDS)
+    return 0
 
 
 def _steps(workdir: Path) -> list[int]:

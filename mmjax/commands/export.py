@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from mmjax.data import load_tokenizer
 from mmjax.export import write_model_folder
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.workdir import read_recipe
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoints.close()
     path = workdir / "evaluation" / f"{step}.json"
     figures = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
-    tokenizer = (workdir / "tokenizer.model").read_bytes()
-    write_model_folder(arguments.out, config, params, tokenizer, step, figures)
+    tokenizer = load_tokenizer(workdir / "tokenizer.model")
+    write_model_folder(arguments.out, config, params, tokenizer.proto, step, figures)
     print(f"{config.name}, step {step:,}: {arguments.out}")
     return 0

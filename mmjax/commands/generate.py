@@ -49,11 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         if "{}" in out.name:
             for i, picture in enumerate(pictures):
-                Image.fromarray(picture).save(out.with_name(out.name.format(i)))
+                Image.fromarray(picture).save(out.with_name(out.name.replace("{}", str(i))))
         else:
             Image.fromarray(grid([pictures])).save(out)
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
     print(f"{len(pictures)} pictures: {out}")
     return 0
 

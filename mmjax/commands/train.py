@@ -36,13 +36,17 @@ def run(arguments: argparse.Namespace) -> int:
     wiring.check(config)
     source = data.open_source(config.data, training=True, seed=config.seed)
     steps, evaluate_every, checkpoint_every = intervals(config, source.size)
+    parts = wiring.build(config, steps)
     open_workdir(workdir, config)
     tokenizer = wiring.prepare_tokenizer(workdir, config, source)
-    parts = wiring.build(config, steps)
     checkpoints = Checkpoints(workdir, config.train.keep, config.train.best)
-    state = checkpoints.restore(parts.shapes) if checkpoints.steps() else parts.make_state()
-    start = int(state.step)
     last = min(steps, arguments.stop_at or steps)
+    if (saved := checkpoints.steps()) and saved[-1] >= last:
+        checkpoints.close()
+        print(f"{config.name}: step {last:,} of {steps:,} is done already; report: {write_report(workdir)}")
+        return 0
+    state = checkpoints.restore(parts.shapes) if saved else parts.make_state()
+    start = int(state.step)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(
         f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices, "

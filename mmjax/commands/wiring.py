@@ -10,6 +10,7 @@ import jax
 
 from mmjax import data, evaluate, models, objective
 from mmjax.config import Config
+from mmjax.files import write_file
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
@@ -107,9 +108,7 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> dat
     """The workdir's tokenizer; trained on the recipe's captions where it is missing."""
     path = workdir / "tokenizer.model"
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
-        temporary.replace(path)
+        write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
     return data.load_tokenizer(path)
 
 

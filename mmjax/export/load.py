@@ -15,7 +15,6 @@ from mmjax.config import Config
 from mmjax.data.text import Tokenizer, load_tokenizer
 from mmjax.export.model_folder import read_params
 from mmjax.sample.direct import draw
-from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.workdir import read_recipe
 from mmjax.types import Params, UserError
 
@@ -91,6 +90,8 @@ def load(path: str | Path, step: int | None = None) -> GenerativeModel:
     if (folder / "model.safetensors").exists() or not (folder / "checkpoints").is_dir():
         params = read_params(folder / "model.safetensors", shapes)
     else:
+        from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
+
         checkpoints = Checkpoints(folder, read_only=True)
         _, params = checkpoints.restore_params(step)
         checkpoints.close()

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmjax.config import Config, to_dict
 from mmjax.files import write_json
-from mmjax.train.workdir import versions
+from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
@@ -27,9 +27,11 @@ def write_model_folder(
     Raises:
         UserError: where the folder exists and is something else, or cannot be written.
     """
-    if folder.exists() and not (folder.is_dir() and set(os.listdir(folder)) <= set(FILES)):
+    folder = folder.absolute()
+    if folder.exists() and not _replaceable(folder):
         raise UserError(f"--out {folder}: exists and is no model folder; name another one")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         temporary.mkdir(parents=True)
         write_json(temporary / "config.json", {"recipe": to_dict(config), "step": step, "versions": versions()})
@@ -39,12 +41,26 @@ def write_model_folder(
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(replaced)
         temporary.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"--out {folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether the folder is empty or a model folder of ours; others' models use the same names for their files."""
+    if not folder.is_dir():
+        return False
+    names = set(os.listdir(folder))
+    if not names:
+        return True
+    try:
+        return "model.safetensors" in names and names <= set(FILES) and bool(read_recipe(folder))
+    except UserError:
+        return False
 
 
 def flatten(params: Params) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Checkpoints:
                 )
             )
         self.best = name
+        for noisy in (
+            "absl",
+            "asyncio",
+        ):  # what fails is raised as well, and told in one line; warnings are of our options
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
@@ -46,7 +51,6 @@ class Checkpoints:
             read_only=read_only,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "metrics": ocp.JsonCheckpointHandler()}
-        logging.getLogger("absl").setLevel(logging.ERROR)  # its warnings are about our own choice of options
         self.manager = ocp.CheckpointManager(self.path, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
@@ -71,6 +75,7 @@ class Checkpoints:
         """
         step = self._known(step)
         try:
+            self._check_shapes(step, shapes)  # first: a restoring that fails on the way leaves half-done reads behind
             restored = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
         except (ValueError, KeyError, OSError) as error:
             raise UserError(f"{self.path}/{step}: cannot be restored: {_first_line(error)}") from error
@@ -90,6 +95,15 @@ class Checkpoints:
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise UserError(f"{self.path}/{step}: cannot be restored: {_first_line(error)}") from error
         return step, restored[wanted]
+
+    def _check_shapes(self, step: int, shapes: State) -> None:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            found = _shapes_by_name(reader.metadata(self.path / str(step) / "state").item_metadata.tree)
+        wanted = _shapes_by_name(shapes)
+        for name in sorted(set(found) | set(wanted)):
+            if found.get(name) != wanted.get(name):
+                has, needs = (shape[name] if name in shape else "absent" for shape in (found, wanted))
+                raise ValueError(f"{name} is {has}, and {needs} in the recipe's model")
 
     def wait(self) -> None:
         """Until all is on the disk."""
@@ -119,6 +133,11 @@ def _one_line(path: Path) -> Iterator[None]:
             f"{path}: the checkpoint could not be written ({_first_line(error)}); free some space and start again, "
             "training goes on from the last whole checkpoint"
         ) from error
+
+
+def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _first_line(error: BaseException) -> str:

@@ -41,9 +41,13 @@ class State:
         return self.params if self.ema is None else self.ema
 
     def update(self, tx: optax.GradientTransformation, grads: Params, finite: jax.Array, ema_decay: float) -> "State":
-        """The state after one step; where the step is not finite everything but the counters stays as it was."""
+        """The state after one step.
+
+        Where the step is not `finite`, or the norm of its update is not, everything but the counters stays as it was.
+        """
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to counts
             updates, opt_state = tx.update(grads, self.opt_state, self.params)
+        finite &= jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(self.params, updates)
         ema = self.ema
         if ema is not None:

@@ -54,7 +54,8 @@ def open_workdir(workdir: Path, config: Config) -> None:
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); name another folder") from error
     new = to_dict(config)
-    if (workdir / "config.json").exists():
+    # Before the tokenizer there is nothing that depends on the recipe, and a mistake in it can still be mended.
+    if (workdir / "config.json").exists() and (workdir / "tokenizer.model").exists():
         old = to_dict(read_recipe(workdir))
         changed = [(n, a, b) for n, a, b in differences(old, new) if not n.startswith(_FREE)]
         if changed:
