@@ -1,12 +1,9 @@
 """mmjax train: trains a recipe, resumes by itself, evaluates on the way."""
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from mmjax import data
@@ -17,6 +14,7 @@ from mmjax.evaluate.report import write_report
 from mmjax.train import loop
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics
+from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.workdir import open_workdir
 
@@ -56,25 +54,28 @@ def run(arguments: argparse.Namespace) -> int:
     evaluation_source = data.open_source(config.data, training=False, seed=config.seed)
 
     def after(state: State, done: int) -> None:
-        figures: dict[str, float] = {}
-        if done % evaluate_every == 0 or done == steps:
-            predict, batches = wiring.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
-            with bar.quiet():
+        evaluates, saves = (done % every == 0 or done == steps for every in (evaluate_every, checkpoint_every))
+        if not (evaluates or saves):
+            return
+        jax.block_until_ready(state.step)
+        with progress.paused():
+            figures: dict[str, float] = {}
+            if evaluates:
+                predict, batches = wiring.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
                 figures = report_evaluation(workdir, done, *runner.run(parts.evaluators, predict, batches), metrics)
-        if done % checkpoint_every == 0 or done == steps:
-            checkpoints.save(state, figures)
+            if saves:
+                checkpoints.save(state, figures)
 
     batches = data.training_batches(source, tokenizer, config, start)
-    bar = Progress(config, start, last)
+    progress = Progress(config.train, metrics, start, last)
     try:
         with loop.interrupted() as stop, wiring.closing(batches):
-            log = logger(config, metrics, bar)
-            state = loop.train(state, parts.step, batches, parts.placement.put, last, after, log, stop)
+            state = loop.train(state, parts.step, batches, parts.placement.put, last, after, progress.log, stop)
             done, stopped = int(state.step), stop()
         checkpoints.save(state, {})
         checkpoints.wait()
     finally:
-        bar.close()
+        progress.close()
         metrics.close()
         checkpoints.close()
     report = write_report(workdir)
@@ -89,57 +90,6 @@ def intervals(config: Config, examples: int) -> tuple[int, int, int]:
     epoch = max(examples // train.batch, 1)
     steps = train.steps or train.epochs * epoch
     return steps, train.evaluate_every or epoch, train.checkpoint_every or epoch
-
-
-class Progress:
-    """The progress bar: steps, pictures a second, loss, time left."""
-
-    def __init__(self, config: Config, start: int, last: int):
-        self.batch = config.train.batch
-        self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.2, mininterval=0.5)
-
-    def show(self, step: int, loss: float, pictures_per_second: float) -> None:
-        self.bar.set_postfix_str(f"loss {loss:.4f}, {pictures_per_second:.0f} pictures/s", refresh=False)
-        self.bar.update(step - self.bar.n)
-
-    def quiet(self):  # type: ignore[no-untyped-def]
-        return tqdm.external_write_mode()
-
-    def close(self) -> None:
-        self.bar.close()
-
-
-def logger(config: Config, metrics: Metrics, bar: Progress) -> Callable[[int, dict[str, float]], None]:
-    """Averages the metrics of a step over train.log_every steps and writes them."""
-    window: list[dict[str, float]] = []
-    begin = time.perf_counter()
-
-    def log(step: int, values: dict[str, float]) -> None:
-        nonlocal begin
-        loop.check_finite(values, step, config.train.max_bad_steps)
-        window.append(values)
-        seconds = time.perf_counter() - begin
-        rate = config.train.batch * len(window) / max(seconds, 1e-9)
-        bar.show(step, values["loss"], rate)
-        if step % config.train.log_every == 0:
-            finite = [row for row in window if row["bad_steps"] == 0]
-            names = [name for name in values if name not in ("bad_steps", "examples", "wait")]
-            means = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
-            metrics.write(
-                step,
-                "train",
-                means
-                | {
-                    "pictures_per_second": rate,
-                    "waiting_for_data": sum(row["wait"] for row in window) / max(seconds, 1e-9),
-                    "skipped_steps": float(len(window) - len(finite)),
-                    "rejected_pictures": config.train.batch * len(window) - sum(row["examples"] for row in window),
-                },
-            )
-            window.clear()
-            begin = time.perf_counter()
-
-    return log
 
 
 def report_evaluation(workdir: Path, step: int, figures: dict, samples: dict, metrics: Metrics) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the commands share: from a recipe to the parts that train and evaluate it."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from mmjax import data, evaluate, models, objective
 from mmjax.config import Config
@@ -101,7 +103,13 @@ def evaluation(
     def predict(batch: Batch) -> dict[str, Any]:
         return jax.device_get(parts.predict(params, parts.placement.put(batch)))
 
-    return predict, lambda: data.evaluation_batches(source, tokenizer, parts.config)
+    def batches() -> Iterable[Batch]:
+        count = min(source.size, parts.config.data.evaluation_examples or source.size)
+        total = math.ceil(count / parts.config.evaluate.batch)
+        passed = data.evaluation_batches(source, tokenizer, parts.config)
+        return tqdm(passed, "evaluating", total, unit="batch", leave=False, delay=2, dynamic_ncols=True)
+
+    return predict, batches
 
 
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> data.Tokenizer:

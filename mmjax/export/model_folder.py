@@ -38,6 +38,7 @@ def write_model_folder(
         save_file(
             jax.tree.map(np.ascontiguousarray, flatten(params)), temporary / "model.safetensors", {"format": "mmjax"}
         )
+        (temporary / "model.safetensors").chmod(0o644)  # the library writes it for the owner alone
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
         if folder.exists():

@@ -102,7 +102,7 @@ class Checkpoints:
         wanted = _shapes_by_name(shapes)
         for name in sorted(set(found) | set(wanted)):
             if found.get(name) != wanted.get(name):
-                has, needs = (shape[name] if name in shape else "absent" for shape in (found, wanted))
+                has, needs = (shape.get(name, "absent") for shape in (found, wanted))
                 raise ValueError(f"{name} is {has}, and {needs} in the recipe's model")
 
     def wait(self) -> None:
@@ -141,4 +141,4 @@ def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:1000]
