@@ -43,7 +43,7 @@ class Parts:
 
 def check(config: Config) -> None:
     """Names that only the tables of later parts know: a recipe is checked whole before anything is opened."""
-    objective.build(config.objective.terms, config.model.reference, config.objective.drop_reference)
+    _objective(config)
     evaluate.build(config)
     provided = data.PROVIDES[config.data.source]
     for name in config.evaluate.evaluators:
@@ -55,10 +55,14 @@ def check(config: Config) -> None:
                 )
 
 
+def _objective(config: Config) -> objective.Objective:
+    return objective.build(config.objective.terms, models.inputs(config), config.objective.drop_reference)
+
+
 def build(config: Config, steps: int) -> Parts:
     """The parts of a recipe that is trained for so many steps."""
     check(config)
-    goal = objective.build(config.objective.terms, config.model.reference, config.objective.drop_reference)
+    goal = _objective(config)
     module = models.build(config)
     placement = Placement(make_mesh(config.mesh))
     placement.check_batch("train.batch", config.train.batch // config.optimizer.accumulate)
@@ -71,7 +75,7 @@ def build(config: Config, steps: int) -> Parts:
 
     make = make_state(lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0)
     shapes = jax.eval_shape(make)
-    params = match_rules(shapes.params, models.sharding_rules(config.model), placement.mesh)
+    params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
     shardings = state_shardings(shapes, params, placement.whole, tx)
     step = make_step(apply, goal, tx, config.optimizer.accumulate, config.optimizer.ema)
     return Parts(

@@ -1,8 +1,10 @@
 """Evaluators by name: small generators of figures, the same in the training loop and from the command line."""
 
+import math
 from collections.abc import Callable
 
-from mmjax.config import Config
+from mmjax.config import Config, VisualTokenizer
+from mmjax.evaluate.codes import codes
 from mmjax.evaluate.losses import losses
 from mmjax.evaluate.reconstruction import check_size, reconstruction
 from mmjax.evaluate.report import write_report
@@ -19,7 +21,14 @@ def _reconstruction(config: Config) -> Evaluator:
     return reconstruction
 
 
+def _codes(config: Config) -> Evaluator:
+    if not isinstance(config.model, VisualTokenizer):
+        raise UserError(f"evaluate.evaluators: codes is for a visual_tokenizer, not for model.kind={config.model.kind}")
+    return codes(math.prod(config.model.levels))
+
+
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
+    "codes": _codes,
     "losses": lambda config: losses,
     "reconstruction": _reconstruction,
     "samples": lambda config: samples(config.evaluate.samples),
@@ -27,7 +36,13 @@ EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
 }
 
 # Fields that the data source must provide, beside those of every batch.
-NEEDS: dict[str, tuple[str, ...]] = {"losses": (), "reconstruction": (), "samples": (), "scenes": ("scene",)}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "codes": (),
+    "losses": (),
+    "reconstruction": (),
+    "samples": (),
+    "scenes": ("scene",),
+}
 
 
 def build(config: Config) -> dict[str, Evaluator]:

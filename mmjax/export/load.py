@@ -60,7 +60,7 @@ class GenerativeModel:
             raise UserError('prompts: give a list of at least one text, as in ["a red circle left of a blue square"]')
         size = self.config.data.size
         if reference is not None:
-            if not self.config.model.reference:
+            if "reference" not in models.inputs(self.config):
                 raise UserError("reference: this model was built without a vision encoder (model.reference is false)")
             if reference.shape != (len(prompts), size, size, 3) or reference.dtype != np.float32:
                 raise UserError(

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from mmjax import models
 from mmjax.config import Config, to_dict
 from mmjax.files import write_json
 from mmjax.train.workdir import read_recipe, versions
@@ -93,12 +94,13 @@ def read_params(path: Path, shapes: Params) -> Params:
 
 
 def _card(config: Config, params: Params, step: int, figures: Mapping[str, float]) -> str:
+    inputs = models.inputs(config)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(figures.items())]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
     return f"""# {config.name}
 
-A direct generator of mmjax: text{" and a reference picture" if config.model.reference else ""} in, a picture of
+A direct generator of mmjax: text{" and a reference picture" if "reference" in inputs else ""} in, a picture of
 {config.data.size} x {config.data.size} pixels out. {count:,} parameters, {step:,} steps on `{config.data.source}`.
 
 ```python

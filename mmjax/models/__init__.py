@@ -1,25 +1,43 @@
-"""Models out of the layers in `nn`: encoders, fusion, decoders and generators, each with its sharding rules."""
+"""Models out of the layers in `nn`: encoders, fusion, decoders and generators, each with its sharding rules.
 
+A model is a file with three functions of the recipe: `build` gives the module, `inputs` the names and shapes of what it
+is applied to, `sharding_rules` where its parameters lie on the mesh.
+"""
+
+from types import ModuleType
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mmjax.config import Config
-from mmjax.models.direct import DirectGenerator, sharding_rules
+from mmjax.models import direct, visual_tokenizer
 from mmjax.types import Params
 
-__all__ = ["DirectGenerator", "build", "init", "sharding_rules"]
+MODELS: dict[str, ModuleType] = {"direct": direct, "visual_tokenizer": visual_tokenizer}
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
-def build(config: Config) -> DirectGenerator:
-    """The model that a recipe describes."""
-    return DirectGenerator(config.model, config.text.vocabulary, config.data.size)
+def build(config: Config) -> nn.Module:
+    """The module that a recipe describes."""
+    module: nn.Module = MODELS[config.model.kind].build(config)
+    return module
+
+
+def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the model is applied to, by name: shapes for one example."""
+    found: dict[str, jax.ShapeDtypeStruct] = MODELS[config.model.kind].inputs(config)
+    return found
+
+
+def sharding_rules(config: Config) -> Rules:
+    """The table of sharding rules: (pattern of a parameter's whole name, mesh axis of each of its axes)."""
+    rules: Rules = MODELS[config.model.kind].sharding_rules(config)
+    return rules
 
 
 def init(config: Config, key: jax.Array) -> Params:
     """Fresh parameters of the model of a recipe."""
-    seen: dict[str, Any] = {"text": jnp.zeros((1, config.text.length), jnp.int32)}
-    if config.model.reference:
-        seen["reference"] = jnp.zeros((1, config.data.size, config.data.size, 3), jnp.float32)
+    seen: dict[str, Any] = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in inputs(config).items()}
     return build(config).init(key, **seen)["params"]

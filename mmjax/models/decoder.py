@@ -9,28 +9,33 @@ from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution, TransposedConvolution
 from mmjax.nn.norm import layer_norm
+from mmjax.nn.residual import ResidualBlock
 from mmjax.types import FLOAT32
 
 
 class Decoder(nn.Module):
-    """Doubles the sides once for each width, then one convolution to the channels of the output.
+    """Doubles the sides once for each width, after residual blocks if any, then convolves to the output's channels.
 
     Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a video.
 
     Attributes:
         widths: channels after each transposed convolution.
         channels: of the output.
+        blocks: residual blocks before each transposed convolution.
         upsampling: form of the transposed convolution.
     """
 
     widths: Sequence[int]
     channels: int = 3
+    blocks: int = 0
     upsampling: str = "dilated"
     dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels c"]:
         for i, width in enumerate(self.widths):
+            for j in range(self.blocks):
+                x = ResidualBlock(self.dtype, name=f"block_{i}_{j}")(x)
             x = TransposedConvolution(width, self.upsampling, self.dtype, name=f"upsample_{i}")(x)
             x = nn.gelu(layer_norm(x, f"norm_{i}"))
         return Convolution(self.channels, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)

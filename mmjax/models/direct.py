@@ -7,10 +7,11 @@ picture, blurred where it does not. It is the baseline that every other generato
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax import config
+from mmjax.config import Config, fields
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttentionFusion
 from mmjax.models.text_encoder import TextEncoder
@@ -36,9 +37,22 @@ _ENDS = (
 _REFERENCE = ((r"vision/patches/kernel", (None, None, None, "fsdp")),)
 
 
-def sharding_rules(model: config.Model) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-    """The table of sharding rules of the model that this configuration describes."""
-    return _TRANSFORMER + (_REFERENCE if model.reference else ()) + _ENDS
+def build(config: Config) -> "DirectGenerator":
+    assert isinstance(config.model, fields.DirectGenerator)
+    return DirectGenerator(config.model, config.text.vocabulary, config.data.size)
+
+
+def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    assert isinstance(config.model, fields.DirectGenerator)
+    found = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
+    if config.model.reference:
+        found["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
+    return found
+
+
+def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    assert isinstance(config.model, fields.DirectGenerator)
+    return _TRANSFORMER + (_REFERENCE if config.model.reference else ()) + _ENDS
 
 
 class DirectGenerator(nn.Module):
@@ -50,7 +64,7 @@ class DirectGenerator(nn.Module):
         size: side of the picture in pixels.
     """
 
-    model: config.Model
+    model: fields.DirectGenerator
     vocabulary: int
     size: int
 

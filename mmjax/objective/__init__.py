@@ -5,7 +5,7 @@ write the function in a file of its own and name it in TERMS; a recipe weighs it
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,22 +30,20 @@ class Objective:
 
     Attributes:
         weights: the weight of each term.
-        reference: whether the model is shown the picture itself as its reference.
+        inputs: what the model is applied to: fields of the batch, and "reference", which is the picture itself.
         drop_reference: how often, in training, the reference is withheld.
     """
 
     weights: dict[str, float]
-    reference: bool = False
+    inputs: tuple[str, ...]
     drop_reference: float = 0.0
 
     def prepare(self, batch: Batch, rng: jax.Array | None) -> dict[str, Any]:
         """The arguments that the model is applied to; without rng as in evaluation, nothing withheld."""
-        seen = {"text": batch["text"]}
-        if self.reference:
-            seen["reference"] = batch["image"]
-            if rng is not None and self.drop_reference > 0:
-                draw = jax.random.uniform(rng, batch["mask"].shape)
-                seen["reference_mask"] = draw >= jnp.float32(self.drop_reference)
+        seen = {name: batch["image" if name == "reference" else name] for name in self.inputs}
+        if "reference" in seen and rng is not None and self.drop_reference > 0:
+            draw = jax.random.uniform(rng, batch["mask"].shape)
+            seen["reference_mask"] = draw >= jnp.float32(self.drop_reference)
         return seen
 
     def terms(self, outputs: Outputs, batch: Batch) -> dict[str, Float[Array, "b"]]:
@@ -57,11 +55,11 @@ class Objective:
         return sum((jnp.float32(weight) * terms[name] for name, weight in self.weights.items()), jnp.float32(0))
 
 
-def build(weights: dict[str, float], reference: bool, drop_reference: float) -> Objective:
+def build(weights: dict[str, float], inputs: Iterable[str], drop_reference: float = 0.0) -> Objective:
     """Raises UserError for a term that is not in TERMS."""
     for name in weights:
         if name not in TERMS:
             near = difflib.get_close_matches(name, TERMS, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TERMS)}"
             raise UserError(f"objective.terms.{name}: no such term; {hint}")
-    return Objective(dict(weights), reference, drop_reference)
+    return Objective(dict(weights), tuple(inputs), drop_reference)

@@ -60,9 +60,9 @@ def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> No
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     if config.model.heads % mesh.model:
         with pytest.raises(UserError, match="attention/q/kernel +model=8 does not divide 4 of shape"):
-            match_rules(shapes, models.sharding_rules(config.model), make_mesh(mesh))
+            match_rules(shapes, models.sharding_rules(config), make_mesh(mesh))
         return
-    shardings = match_rules(shapes, models.sharding_rules(config.model), make_mesh(mesh))
+    shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(mesh))
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
     held = sum(np.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in leaves)
     whole = sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -41,12 +41,12 @@ MESHES = {
 def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
     """Loss and gradients of one step: with plain descent at rate 1, parameters change by their gradients."""
     config = resolve(RECIPE)
-    goal = objective.build(config.objective.terms, True, 0.0)
+    goal = objective.build(config.objective.terms, ("text", "reference"), 0.0)
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     tx = optax.sgd(1.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
     shapes = jax.eval_shape(make)
-    params = match_rules(shapes.params, models.sharding_rules(config.model), placement.mesh)
+    params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
     shardings = state_shardings(shapes, params, placement.whole, tx)
     state = jax.jit(make, out_shardings=shardings)()
     module = models.build(config)

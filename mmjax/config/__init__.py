@@ -1,0 +1,41 @@
+"""From a recipe (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
+
+A recipe names only what differs from the defaults in `fields.py`. Unknown fields, wrong types and impossible sizes are
+errors of one line, raised before anything is opened.
+"""
+
+from mmjax.config.fields import (
+    Config,
+    Data,
+    DirectGenerator,
+    Evaluate,
+    Mesh,
+    Model,
+    Objective,
+    Optimizer,
+    Scenes,
+    Text,
+    Train,
+    VisualTokenizer,
+)
+from mmjax.config.parse import differences, load_recipe, parse_arguments, resolve, to_dict
+
+__all__ = [
+    "Config",
+    "Data",
+    "DirectGenerator",
+    "Evaluate",
+    "Mesh",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "Scenes",
+    "Text",
+    "Train",
+    "VisualTokenizer",
+    "differences",
+    "load_recipe",
+    "parse_arguments",
+    "resolve",
+    "to_dict",
+]

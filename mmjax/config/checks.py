@@ -1,0 +1,119 @@
+"""Sizes and combinations of fields that no type can rule out."""
+
+import math
+from collections.abc import Mapping
+
+from mmjax.config.fields import Config, DirectGenerator, VisualTokenizer
+from mmjax.types import UserError
+
+
+def check(config: Config) -> None:
+    """Raises UserError for the first that is impossible."""
+    data, text, train, optimizer = config.data, config.text, config.train, config.optimizer
+    positive = {
+        "data.size": data.size,
+        "text.length": text.length,
+        "train.batch": train.batch,
+        "train.keep": train.keep,
+        "evaluate.batch": config.evaluate.batch,
+        "optimizer.accumulate": optimizer.accumulate,
+        "train.log_every": train.log_every,
+        "data.scenes.examples": data.scenes.examples,
+        "data.shuffle_buffer": data.shuffle_buffer,
+        "optimizer.learning_rate": optimizer.learning_rate,
+        "train.max_bad_steps": train.max_bad_steps,
+    }
+    _above_0(positive)
+    not_negative = {
+        "train.steps": train.steps,
+        "train.epochs": train.epochs,
+        "optimizer.clip": optimizer.clip,
+        "train.evaluate_every": train.evaluate_every,
+        "train.checkpoint_every": train.checkpoint_every,
+        "optimizer.warmup_steps": optimizer.warmup_steps,
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "data.evaluation_examples": data.evaluation_examples,
+        "evaluate.samples": config.evaluate.samples,
+    }
+    _not_below_0(not_negative)
+    for name in ("b1", "b2", "ema"):
+        _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
+    _need(0 <= config.objective.drop_reference <= 1, "objective.drop_reference: must be from 0 to 1")
+    _need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
+    _need(
+        text.vocabulary >= 300,
+        f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}",
+    )
+    _need(data.resize >= data.size, f"data.resize: {data.resize} is smaller than data.size, {data.size}")
+    _need(data.source != "scenes" or data.size >= 32, f"data.size: scenes are drawn from 32 pixels up, not {data.size}")
+    _need(
+        data.source == "scenes" or bool(data.root),
+        f"data.root: {data.source} needs the folder of the data set, as in --config.data.root=DIR",
+    )
+    _need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
+    _need(
+        train.batch % optimizer.accumulate == 0,
+        f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
+    )
+    axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
+    _need(
+        all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
+        f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
+    )
+    if isinstance(config.model, DirectGenerator):
+        _check_direct(config, config.model)
+    else:
+        _check_visual_tokenizer(config, config.model)
+
+
+def _check_direct(config: Config, model: DirectGenerator) -> None:
+    _above_0({"model.width": model.width, "model.heads": model.heads})
+    layers = ("text_layers", "vision_layers", "fusion_layers")
+    _not_below_0({f"model.{name}": getattr(model, name) for name in layers})
+    _need(model.width % model.heads == 0, f"model.heads: {model.heads} does not divide model.width, {model.width}")
+    _need(
+        model.width % 4 == 0,
+        f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}",
+    )
+    _check_widths(config, "decoder_widths", model.decoder_widths)
+    _need(
+        model.reference or config.objective.drop_reference == 0,
+        "objective.drop_reference: there is no reference to drop while model.reference is false",
+    )
+
+
+def _check_visual_tokenizer(config: Config, model: VisualTokenizer) -> None:
+    _not_below_0({"model.blocks": model.blocks})
+    _check_widths(config, "widths", model.widths)
+    _need(
+        len(model.levels) > 0 and min(model.levels) >= 2,
+        "model.levels: needs at least one, each above 1",
+    )
+    _need(
+        math.prod(model.levels) <= 2**24,
+        f"model.levels: {math.prod(model.levels):,} codes are more than 2 ** 24, as many as can be told apart",
+    )
+    _need(
+        config.objective.drop_reference == 0, "objective.drop_reference: a visual tokenizer takes no reference picture"
+    )
+
+
+def _check_widths(config: Config, name: str, widths: tuple[int, ...]) -> None:
+    _need(len(widths) > 0 and min(widths) > 0, f"model.{name}: needs at least one width, each above 0")
+    cell, size = 2 ** len(widths), config.data.size
+    _need(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")
+
+
+def _above_0(values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        _need(value > 0, f"{name}: must be above 0, not {value}")
+
+
+def _not_below_0(values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        _need(value >= 0, f"{name}: must not be below 0, not {value}")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

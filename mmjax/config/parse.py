@@ -1,0 +1,231 @@
+"""Reads recipes, strictly."""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from mmjax.config.checks import check
+from mmjax.config.fields import Config
+from mmjax.types import UserError
+
+
+def load_recipe(path_and_argument: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """Reads `FILE[:argument]`, calls its get_config(argument), applies overrides and returns the checked recipe.
+
+    Args:
+        path_and_argument: as in `configs/coco_direct.py:size=64`.
+        overrides: dotted field names to values as text, as given on the command line.
+
+    Raises:
+        UserError: for anything wrong with the file, a field or a value.
+    """
+    path, _, argument = path_and_argument.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config: no file {path}; a recipe is a Python file such as configs/quickstart.py")
+    spec = importlib.util.spec_from_file_location(f"recipe_{Path(path).stem}", path)
+    if not (spec and spec.loader):
+        raise UserError(f"--config: {path} is no Python file; a recipe is one such as configs/quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))  # recipes build on each other
+    try:
+        spec.loader.exec_module(module)
+        recipe = module.get_config(argument)
+    except UserError:
+        raise
+    except AttributeError as error:
+        if hasattr(module, "get_config"):
+            raise UserError(f"{path}: {_one_line(error)}") from error
+        raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py") from error
+    except Exception as error:  # the recipe is the user's program; whatever it raises is theirs to read
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(recipe, ConfigDict):
+        raise UserError(f"{path}: get_config must return an ml_collections.ConfigDict, not {type(recipe).__name__}")
+    return resolve(recipe.to_dict(), overrides or {}, default_name=Path(path).stem)
+
+
+def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = None, default_name: str = "") -> Config:
+    """Turns nested plain data into a checked Config; `overrides` map dotted names to values as text."""
+    tree = _copy(recipe)
+    for dotted, text in (overrides or {}).items():
+        kind = _field_type(dotted)
+        node = tree
+        *parents, last = dotted.split(".")
+        for depth, parent in enumerate(parents):
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{'.'.join(parents[: depth + 1])}: must be a group of fields")
+        node[last] = _from_text(dotted, kind, text)
+    config = _build(Config, tree, "")
+    if not config.name:
+        config = dataclasses.replace(config, name=default_name)
+    if not config.data.resize:
+        data = dataclasses.replace(config.data, resize=round(config.data.size * 256 / 224))
+        config = dataclasses.replace(config, data=data)
+    check(config)
+    return config
+
+
+def parse_arguments(argument: str | None, **defaults: Any) -> Any:
+    """What follows the colon of `--config=FILE:size=64,tiny`, as a namespace with the given defaults.
+
+    A bare word is a flag: its default must be a bool. Every recipe has the flag `tiny`.
+
+    Raises:
+        UserError: for a name that is not among the defaults, or a value of another type.
+    """
+    values = {"tiny": False, **defaults}
+    for item in filter(None, (argument or "").split(",")):
+        name, equals, text = item.partition("=")
+        if name not in values:
+            raise UserError(f"no recipe argument {name}; {_nearest(name, values) or 'known: ' + ', '.join(values)}")
+        kind = type(values[name])
+        if not equals and kind is not bool:
+            raise UserError(f"recipe argument {name}: needs a value, as in {name}={values[name]}")
+        values[name] = _from_text(f"recipe argument {name}", kind, text if equals else "true")
+    return types.SimpleNamespace(**values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The recipe as nested plain data that JSON can hold; `resolve` brings it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields (dotted name, old value, new value) for each field in which two recipes differ."""
+    for key in sorted(set(old) | set(new)):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            yield f"{prefix}{key}", was, now
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _copy(tree: Any) -> Any:
+    return {k: _copy(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _groups(kind: Any) -> tuple[type, ...]:
+    """The dataclasses that a field of this type may hold: one, several told apart by their `kind`, or none."""
+    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return choices if all(dataclasses.is_dataclass(choice) for choice in choices) else ()
+
+
+def _all_fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        yield prefix + f.name, hints[f.name]
+        for group in _groups(hints[f.name]):
+            yield from _all_fields(group, f"{prefix}{f.name}.")
+
+
+def _unknown(dotted: str) -> UserError:
+    return UserError(
+        f"{dotted}: no such field; " + (_nearest(dotted, dict(_all_fields(Config))) or "see mmjax/config/fields.py")
+    )
+
+
+def _field_type(dotted: str) -> Any:
+    """The declared type of a field; the values of a dict field are fields of their own (objective.terms.NAME)."""
+    known = dict(_all_fields(Config))
+    parent, _, _ = dotted.rpartition(".")
+    if dotted in known:
+        if _groups(known[dotted]):
+            raise UserError(f"{dotted}: is a group of fields; set one of them, as in --config.{dotted}.FIELD=VALUE")
+        return known[dotted]
+    if typing.get_origin(known.get(parent)) is dict:
+        return typing.get_args(known[parent])[1]
+    raise _unknown(dotted)
+
+
+def _build(cls: Any, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{prefix.rstrip('.')}: must be a group of fields, not {tree!r}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise _unknown(f"{prefix}{key}")
+        name = f"{prefix}{key}"
+        groups = _groups(hints[key])
+        if groups:
+            values[key] = _build(_chosen(name, groups, value), value, name + ".")
+        else:
+            values[key] = _typed(name, hints[key], value)
+    return cls(**values)
+
+
+def _chosen(name: str, groups: tuple[type, ...], value: Any) -> type:
+    """The group whose `kind` the value names; the first where it names none."""
+    if len(groups) == 1 or not isinstance(value, Mapping) or "kind" not in value:
+        return groups[0]
+    kinds = {group.kind: group for group in groups}  # type: ignore[attr-defined]
+    if value["kind"] not in kinds:
+        raise UserError(f"{name}.kind: must be one of {', '.join(kinds)}, not {value['kind']!r}")
+    return kinds[value["kind"]]
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{name}: must be one of {', '.join(map(str, arguments))}, not {value!r}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(f"{name}[{i}]", arguments[0], v) for i, v in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        return {str(k): _typed(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}: must be finite, not {value}")
+    if origin is None and type(value) is kind:
+        return value
+    raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
+
+
+def _type_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if typing.get_origin(kind) is tuple:
+        return "a list, each item " + _type_name(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is dict:
+        return "a table of names, each " + _type_name(typing.get_args(kind)[1])
+    return names.get(kind, str(kind))
+
+
+def _from_text(name: str, kind: Any, text: str) -> Any:
+    """Reads a value from the command line according to the type that the field declares."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is tuple:
+            return tuple(_from_text(name, arguments[0], t.strip()) for t in text.strip("()[]").split(",") if t.strip())
+        if origin is dict:
+            pairs = (item.partition("=") for item in text.strip("{}").split(",") if item.strip())
+            return {k.strip(): _from_text(name, arguments[1], v.strip()) for k, _, v in pairs}
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if kind in (int, float):
+            return kind(text.replace("_", ""))
+    except (ValueError, KeyError):
+        raise UserError(f"{name}: must be {_type_name(kind)}, not {text!r}") from None
+    return text

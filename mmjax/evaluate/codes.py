@@ -1,0 +1,19 @@
+"""How many of a visual tokenizer's codes are in use."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from mmjax.types import Batch, Evaluator, Figures, Predict
+
+
+def codes(count: int) -> Evaluator:
+    """An evaluator that yields tokenizer/code_usage: the share of `count` codes that some picture of the set uses."""
+
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+        used = np.zeros(count, np.bool_)
+        for batch in batches():
+            used[predict(batch)["codes"][batch["mask"]]] = True
+        yield "tokenizer/code_usage", float(used.mean())
+
+    return evaluate

@@ -1,0 +1,25 @@
+"""Residual blocks of convolutions."""
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Array, Float
+
+from mmjax.nn.convolution import Convolution
+from mmjax.nn.norm import layer_norm
+from mmjax.types import FLOAT32
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions on the residual, each after normalization and swish; keeps the shape, any rank.
+
+    Normalized over the channels of each place alone, so that places, and frames, do not see each other by it.
+    """
+
+    dtype: np.dtype = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
+        features = x.shape[-1]
+        y = Convolution(features, dtype=self.dtype, name="first")(nn.silu(layer_norm(x, "norm_first")))
+        y = Convolution(features, dtype=self.dtype, name="second")(nn.silu(layer_norm(y, "norm_second")))
+        return x + y
