@@ -6,8 +6,9 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmjax.types import UserError
 
@@ -35,6 +36,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Exit status: 0 done, 2 the user's mistake, 1 anything else, 130 stopped by Ctrl-C."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _silence_unfinished_transfers()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -51,6 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"mmjax: {where}{error.strerror}; free some space and start again", file=sys.stderr)
         return 2
+
+
+def _silence_unfinished_transfers() -> None:
+    """Once a checkpoint failed, Orbax leaves reads and writes behind, which all complain that nobody waits for them."""
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    sys.unraisablehook = hook
 
 
 def _run(argv: list[str]) -> int:

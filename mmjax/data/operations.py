@@ -27,6 +27,9 @@ ENDLESS = 2**62
 def tensorflow() -> ModuleType:
     """TensorFlow, kept away from the accelerators, which are JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault(
+        "TF_ENABLE_ONEDNN_OPTS", "0"
+    )  # TensorFlow tells on stderr where it is on; nothing here uses it
     import tensorflow
 
     for kind in ("GPU", "TPU"):

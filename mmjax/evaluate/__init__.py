@@ -36,13 +36,7 @@ EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
 }
 
 # Fields that the data source must provide, beside those of every batch.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "codes": (),
-    "losses": (),
-    "reconstruction": (),
-    "samples": (),
-    "scenes": ("scene",),
-}
+NEEDS: dict[str, tuple[str, ...]] = {"scenes": ("scene",)}
 
 
 def build(config: Config) -> dict[str, Evaluator]:

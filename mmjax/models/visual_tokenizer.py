@@ -18,15 +18,15 @@ from mmjax.nn.convolution import Convolution
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.residual import ResidualBlock
 
-# Kernels are small beside what they compute on: they are split over fsdp alone.
 _KERNELS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(encoder/down|decoder/upsample)_\d+/kernel", (None, None, None, "fsdp")),
+    (r"encoder/down_0/kernel", (None, None, None, "model")),  # its input is pixels
+    (r"(encoder/down|decoder/upsample)_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
     (r"to_codes/kernel", ("fsdp", None)),
-    (r"from_codes/kernel", (None, "fsdp")),
+    (r"from_codes/kernel", (None, "model")),
     (r".*(bias|scale)", (None,)),
 )
-_BLOCKS = ((r".*/block_\d+_\d+/(first|second)/kernel", (None, None, None, "fsdp")),)
+_BLOCKS = ((r".*/block_\d+_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
 
 
 def build(config: Config) -> "VisualTokenizer":

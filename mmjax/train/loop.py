@@ -60,8 +60,9 @@ def check_finite(metrics: Mapping[str, float], step: int, limit: int) -> None:
     """Raises UserError once `limit` steps in a row had a loss or gradient that is not finite."""
     if metrics["bad_steps"] >= limit:
         raise UserError(
-            f"step {step}: the loss or its gradient was not finite {limit} steps in a row (train.max_bad_steps); the "
-            "parameters are those before; try a smaller optimizer.learning_rate, or optimizer.clip=1.0"
+            f"step {step}: the loss, its gradient or the update was not finite {limit} steps in a row "
+            "(train.max_bad_steps); the parameters are those before; try a smaller optimizer.learning_rate, or "
+            "optimizer.clip=1.0"
         )
 
 

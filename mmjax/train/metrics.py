@@ -29,7 +29,8 @@ class Metrics:
         self.file.write(json.dumps({"step": step, "split": split, **line}) + "\n")
         self.file.flush()
         for name, value in figures.items():
-            self.board.add_scalar(f"{split}/{name}", value, step)
+            if math.isfinite(value):
+                self.board.add_scalar(f"{split}/{name}", value, step)
         if self.wandb:
             self.wandb.log({f"{split}/{name}": value for name, value in figures.items()}, step=step)
 

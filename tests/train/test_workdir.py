@@ -20,6 +20,7 @@ def test_recipe_comes_back(tmp_path):
 
 def test_another_recipe_is_refused_and_a_longer_training_is_not(tmp_path):
     open_workdir(tmp_path, resolve(RECIPE))
+    (tmp_path / "tokenizer.model").write_bytes(b"made by prepare")
     open_workdir(tmp_path, resolve({"train": {"steps": 9, "log_every": 3}, "evaluate": {"samples": 3}}))
     with pytest.raises(UserError, match=r"another recipe: model.width was 128 and now is 64; name another --workdir"):
         open_workdir(tmp_path, resolve({"train": {"steps": 5}, "model": {"width": 64}}))

@@ -1,0 +1,43 @@
+"""A visual tokenizer on COCO: pictures to grids of 1,000 codes and back, by mean absolute and squared error.
+
+Arguments: size=64 (pixels), tiny (ends in seconds).
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). --config.data.source=scenes draws its
+pictures instead, and needs --config.data.flip=false.
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, size=64)
+    small = arg.size <= 64
+    config = ConfigDict()
+    config.data = {"source": "coco_folder", "size": arg.size, "flip": True}
+    config.model = {
+        "kind": "visual_tokenizer",
+        "widths": (64, 128) if small else (64, 128, 256),
+        "blocks": 1 if small else 2,
+        "levels": (8, 5, 5, 5),
+        "upsampling": "matmul" if small else "dilated",  # for CPUs, for TPUs and GPUs
+    }
+    config.objective = {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}}
+    config.optimizer = {
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "b2": 0.99,
+        "clip": 1.0,
+        "ema": 0.999,
+    }
+    config.train = {"batch": 64, "epochs": 10, "best": "-loss"}
+    config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 64, "samples": 8}
+    if arg.tiny:
+        config.data.update({"size": 32, "evaluation_examples": 16})
+        config.model.update({"widths": (16, 32), "blocks": 1})
+        config.text = {"vocabulary": 400}
+        config.train.update({"batch": 8, "epochs": 0, "steps": 4})
+        config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
+        config.evaluate.update({"batch": 8, "samples": 4})
+    return config

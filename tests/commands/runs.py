@@ -1,0 +1,110 @@
+"""Runs of the commands that users call, each in a process of its own with one device, and what they leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from mmjax.cli import main
+
+ROOT = Path(__file__).parents[2]
+VARYING = ("pictures_per_second", "waiting_for_data")  # figures of the machine, not of the training
+Start = Callable[..., subprocess.Popen[str]]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Mistake = Callable[..., str]
+
+
+@pytest.fixture(name="start", scope="session")
+def start_command(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts `mmjax ARGUMENTS`; it may be forbidden to write files of more than so many KiB.
+
+    Compiled programs are kept, so that only the first of several runs alike is slow.
+    """
+    cache = tmp_path_factory.getbasetemp()
+    cache = (cache.parent if "PYTEST_XDIST_WORKER" in os.environ else cache) / "compiled"
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    environment.pop("XLA_FLAGS", None)
+
+    def started(*arguments: Any, largest_file: int | None = None) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
+        if largest_file is not None:
+            command = ["bash", "-c", f'ulimit -f {largest_file} && exec "$@"', "bash", *command]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    return started
+
+
+@pytest.fixture(name="run", scope="session")
+def run_command(start: Start) -> Run:
+    """Runs `mmjax ARGUMENTS` to its end, which must come with the given exit status."""
+
+    def ended(*arguments: Any, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+        with start(*arguments, **options) as process:
+            out, err = process.communicate(timeout=200)
+        assert process.returncode == status, out + err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return ended
+
+
+@pytest.fixture(name="mistake")
+def user_mistake(capsys: pytest.CaptureFixture[str]) -> Mistake:
+    """Runs a command here that must end with status 2 and one line on stderr, which is returned."""
+
+    def line(*arguments: Any) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("mmjax: ") and err.count("\n") == 1 and err.endswith("\n")
+        return err.removeprefix("mmjax: ").rstrip("\n")
+
+    return line
+
+
+def noise(stderr: str) -> list[str]:
+    """What is on stderr beside the progress bar."""
+    lines = stderr.replace("\r", "\n").splitlines()
+    return [line for line in lines if line.strip() and "%|" not in line and "\x1b[A" not in line]
+
+
+def saved_state(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Everything in a checkpoint, by name, as Orbax reads it without knowing of mmjax."""
+    path = (workdir / "checkpoints" / str(step) / "state").resolve()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+
+
+def assert_same_state(workdir: Path, other: Path, step: int) -> None:
+    """Bit for bit."""
+    one, two = saved_state(workdir, step), saved_state(other, step)
+    assert one.keys() == two.keys() and len(one) > 100
+    for name, value in one.items():
+        assert value.dtype == two[name].dtype and value.tobytes() == two[name].tobytes(), name
+
+
+def figures(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what varies from run to run."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name not in VARYING} for row in rows]
+
+
+def committed(workdir: Path) -> list[int]:
+    return sorted(int(path.parent.name) for path in workdir.glob("checkpoints/*/commit_success.txt"))

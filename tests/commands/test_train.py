@@ -1,0 +1,225 @@
+"""mmjax train: stopped, killed, interrupted, out of space, out of bounds, it loses nothing and ends the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Mistake, Run, Start, assert_same_state, committed, figures, noise, saved_state
+
+import mmjax
+from mmjax import data
+from mmjax.cli import main
+from mmjax.types import UserError
+
+STEPS = 16
+RECIPE = (
+    "--config=configs/quickstart.py:tiny",
+    f"--config.train.steps={STEPS}",
+    "--config.train.checkpoint_every=4",
+    "--config.train.evaluate_every=8",
+    "--config.train.best=",
+)
+
+
+@pytest.fixture(name="whole", scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    workdir = tmp_path_factory.mktemp("train") / "deep" / "whole"
+    done = run("train", *RECIPE, "--workdir", workdir)
+    assert noise(done.stderr) == []
+    assert f"quickstart: all steps done; report: {workdir / 'report.html'}" in done.stdout
+    return workdir
+
+
+@pytest.fixture(name="half", scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    workdir = tmp_path_factory.mktemp("train") / "half"
+    done = run("train", *RECIPE, "--workdir", workdir, "--stop-at", "6")
+    assert "stopped after step 6; start again to go on" in done.stdout
+    return workdir
+
+
+@pytest.fixture(name="half_copy")
+def changeable_half(half: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(half, tmp_path / "half")
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def test_leaves_what_the_contract_says(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} == {
+        "checkpoints", "config.json", "evaluation", "metrics.jsonl", "report.html", "tensorboard", "tokenizer.model"
+    }  # fmt: skip
+    assert committed(whole) == [8, 12, 16]
+    rows = figures(whole)
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows if row["split"] == "evaluation"] == [8, 16]
+    train = next(row for row in rows if row["split"] == "train")
+    assert train.keys() == {"step", "split", "loss", "mean_squared_error", "gradient_norm", "skipped_steps",
+                            "rejected_pictures"}  # fmt: skip
+    assert train["skipped_steps"] == train["rejected_pictures"] == 0
+    evaluation = json.loads((whole / "evaluation" / "16.json").read_text())
+    assert {name: row for name, row in rows[-2].items() if name not in ("step", "split")} == evaluation
+    assert {"loss", "scenes/all", "reconstruction/psnr"} <= evaluation.keys()
+    assert json.loads((whole / "config.json").read_text())["recipe"]["train"]["steps"] == STEPS
+    page = (whole / "report.html").read_text()
+    assert "data:image/png;base64," in page and "scenes/all" in page and 'src="http' not in page
+
+
+def test_stopped_and_started_again_is_the_same(whole: Path, half_copy: Path, run: Run) -> None:
+    assert committed(half_copy) == [4, 6]
+    assert [row["step"] for row in figures(half_copy)] == [1, 2, 3, 4, 5, 6]
+    done = run("train", *RECIPE, "--workdir", half_copy)
+    assert "going on from step 6" in done.stdout
+    assert_same_state(half_copy, whole, STEPS)
+    assert figures(half_copy) == figures(whole)
+
+
+def test_killed_and_started_again_is_the_same(whole: Path, tmp_path: Path, start: Start, run: Run) -> None:
+    with start("train", *RECIPE, "--workdir", tmp_path) as process:
+        wait_for(process, lambda: bool(committed(tmp_path)))
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL and 4 <= committed(tmp_path)[-1] < STEPS
+    done = run("train", *RECIPE, "--workdir", tmp_path)
+    assert "going on from step " in done.stdout and noise(done.stderr) == []
+    assert_same_state(tmp_path, whole, STEPS)
+    assert figures(tmp_path) == figures(whole)
+
+
+def test_ctrl_c_saves_and_ends(whole: Path, tmp_path: Path, start: Start, run: Run) -> None:
+    with start("train", *RECIPE, "--workdir", tmp_path) as process:
+        wait_for(process, lambda: (tmp_path / "metrics.jsonl").exists() and bool(figures(tmp_path)))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 130 and noise(err) == []
+    step = committed(tmp_path)[-1]
+    assert f"stopped after step {step}; start again to go on" in out and (tmp_path / "report.html").exists()
+    assert step < STEPS and figures(tmp_path)[-1]["step"] == step
+    run("train", *RECIPE, "--workdir", tmp_path)
+    assert_same_state(tmp_path, whole, STEPS)
+    assert figures(tmp_path) == figures(whole)
+
+
+def test_ctrl_c_before_the_first_step(tmp_path: Path, start: Start) -> None:
+    with start("train", *RECIPE, "--workdir", tmp_path) as process:
+        wait_for(process, lambda: (tmp_path / "tokenizer.model").exists())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert noise(err) in ([], ["mmjax: stopped"])
+
+
+def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = [path for path in whole.rglob("*") if path.name not in ("report.html", "config.json")]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    begin = time.perf_counter()
+    assert main(["train", *RECIPE, f"--workdir={whole}"]) == 0
+    assert time.perf_counter() - begin < 10
+    out, err = capsys.readouterr()
+    assert "quickstart: step 16 of 16 is done already; report: " in out and noise(err) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_workdir_of_another_recipe_is_left_alone(whole: Path, mistake: Mistake) -> None:
+    before = (whole / "config.json").read_bytes()
+    line = mistake("train", *RECIPE, "--workdir", whole, "--config.model.width=64", "--config.seed=3")
+    assert line == (
+        f"--workdir {whole}: holds another recipe: model.width was 32 and now is 64, seed was 0 and now is 3; "
+        "name another --workdir"
+    )
+    assert (whole / "config.json").read_bytes() == before
+
+
+def test_a_recipe_that_could_not_start_can_be_mended(
+    tmp_path: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first try that fails binds the workdir to nothing."""
+
+    def unsuitable(captions: Iterable[str], vocabulary: int) -> bytes:
+        raise UserError(f"text.vocabulary: {vocabulary} does not suit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "train_tokenizer", unsuitable)
+        line = mistake("prepare", *RECIPE, "--workdir", tmp_path, "--config.text.vocabulary=301")
+    assert line == "text.vocabulary: 301 does not suit"
+    line = mistake("train", *RECIPE, "--workdir", tmp_path, "--config.train.batch=12")
+    assert line == "train.batch: 12 does not split over 8 devices (mesh data x fsdp); take a multiple of 8"
+    assert main(["prepare", *RECIPE, f"--workdir={tmp_path}"]) == 0
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path: Path, mistake: Mistake) -> None:
+    (tmp_path / "file").write_text("")
+    line = mistake("train", *RECIPE, "--workdir", tmp_path / "file" / "run")
+    assert line == f"--workdir {tmp_path}/file/run: cannot be written (Not a directory); name another folder"
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_training(tmp_path: Path, run: Run) -> None:
+    """With this learning rate the first step moves the parameters so far that no later one is finite."""
+    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_bad_steps=5", "--config.train.keep=20",
+                "--config.train.checkpoint_every=1")  # fmt: skip
+    done = run("train", *RECIPE, *settings, "--workdir", tmp_path, status=2)
+    lines = noise(done.stderr)
+    assert len(lines) == 1 and lines[0].startswith("mmjax: step ")
+    assert "was not finite 5 steps in a row (train.max_bad_steps)" in lines[0]
+    rows = figures(tmp_path)
+    skipped = [row["skipped_steps"] for row in rows if row["split"] == "train"]
+    assert skipped[0] == 0 and skipped[-4:] == [1.0] * 4
+    assert [row["loss"] is None for row in rows if row["split"] == "train"] == [bool(count) for count in skipped]
+    assert committed(tmp_path)
+    for step in committed(tmp_path):
+        state = saved_state(tmp_path, step)
+        assert all(np.isfinite(leaf).all() for leaf in state.values())
+        mmjax.load(tmp_path, step)
+
+
+@pytest.fixture(name="small_disk")
+def limited_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def assert_told_and_nothing_lost(done: subprocess.CompletedProcess[str], workdir: Path, half: Path) -> None:
+    lines = noise(done.stderr)
+    assert len(lines) == 1 and lines[0].startswith(f"mmjax: {workdir}/"), done.stderr
+    assert "No space left on device" in lines[0] or "File too large" in lines[0]
+    assert committed(workdir) == [4, 6]
+    assert_same_state(workdir, half, 6)
+    mmjax.load(workdir)
+
+
+@pytest.mark.parametrize("room", [200_000, 0])
+def test_a_full_disk(room: int, whole: Path, half: Path, small_disk: Path, run: Run) -> None:
+    workdir = Path(shutil.copytree(half, small_disk / "half"))
+    disk = os.statvfs(small_disk)
+    filling = small_disk / "filling"
+    filling.write_bytes(bytes(disk.f_bavail * disk.f_frsize - room))
+    done = run("train", *RECIPE, "--workdir", workdir, status=2)
+    assert_told_and_nothing_lost(done, workdir, half)
+    filling.unlink()
+    run("train", *RECIPE, "--workdir", workdir)
+    assert_same_state(workdir, whole, STEPS)
+
+
+def test_a_checkpoint_that_cannot_be_written(whole: Path, half: Path, half_copy: Path, run: Run) -> None:
+    """As on a full disk, but where no disk can be mounted."""
+    done = run("train", *RECIPE, "--workdir", half_copy, status=2, largest_file=20)
+    assert_told_and_nothing_lost(done, half_copy, half)
+    run("train", *RECIPE, "--workdir", half_copy)
+    assert_same_state(half_copy, whole, STEPS)
+    assert figures(half_copy) == figures(whole)

@@ -1,0 +1,147 @@
+"""What one does with a trained workdir: evaluate, export, generate; and all that may be wrong there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import Mistake, Run, committed, noise
+
+from mmjax.cli import main
+from mmjax.commands.generate import read_prompts
+from mmjax.types import UserError
+
+PROMPTS = ("a small red circle left of a large blue square", "a large green triangle above a small red circle")
+
+
+@pytest.fixture(name="workdir", scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    workdir = tmp_path_factory.mktemp("trained") / "quickstart"
+    done = run("train", "--config=configs/quickstart.py:tiny", "--workdir", workdir)
+    assert noise(done.stderr) == [] and committed(workdir) == [2, 4]
+    return workdir
+
+
+@pytest.fixture(name="model", scope="module")
+def exported(workdir: Path, run: Run) -> Path:
+    out = workdir.parent / "model"
+    done = run("export", "--workdir", workdir, "--out", out)
+    assert (done.stdout, done.stderr) == (f"quickstart, step 4: {out}\n", "")
+    return out
+
+
+def test_evaluating_again_gives_the_figures_of_the_training(workdir: Path, tmp_path: Path, run: Run) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    expected = {step: json.loads((copy / "evaluation" / f"{step}.json").read_text()) for step in (2, 4)}
+    shutil.rmtree(copy / "evaluation")
+    (copy / "report.html").unlink()
+    done = run("evaluate", "--workdir", copy, "--watch")
+    assert noise(done.stderr) == [] and done.stdout.count("report: ") == 2
+    for step, figures in expected.items():
+        assert json.loads((copy / "evaluation" / f"{step}.json").read_text()) == figures
+        assert f"quickstart, step {step}:" in done.stdout
+    assert "<html" in (copy / "report.html").read_text() and (copy / "evaluation" / "4.samples.png").exists()
+
+
+def test_one_step_of_a_training_that_counts_epochs(workdir: Path, tmp_path: Path, run: Run) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    about = json.loads((copy / "config.json").read_text())
+    about["recipe"]["train"].update(steps=0, epochs=1)
+    about["recipe"]["data"]["scenes"]["examples"] = 32  # four steps of eight
+    (copy / "config.json").write_text(json.dumps(about))
+    done = run("evaluate", "--workdir", copy, "--watch")
+    assert "step 4:" in done.stdout
+
+
+def test_the_folder_and_the_workdir_draw_the_same(workdir: Path, model: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "prompts.txt").write_text(f"\ufeff{PROMPTS[0]}\r\n\n   \n{PROMPTS[1]}  \n", encoding="utf-8")
+    one = run("generate", "--model", workdir, "--prompt", *PROMPTS, "--out", tmp_path / "new" / "all.png")
+    two = run("generate", "--model", model, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "{}-{x}.PNG")
+    assert one.stdout == f"2 pictures: {tmp_path / 'new' / 'all.png'}\n" and one.stderr == two.stderr == ""
+    with Image.open(tmp_path / "new" / "all.png") as picture:
+        assert picture.size == (64, 32) and picture.mode == "RGB"
+        side_by_side = np.asarray(picture)
+    for i in range(2):
+        with Image.open(tmp_path / f"{i}-{{x}}.PNG") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), side_by_side[:, 32 * i : 32 * i + 32])
+
+
+def test_other_forms_of_out(model: Path, tmp_path: Path, mistake: Mistake) -> None:
+    command = ("generate", f"--model={model}", "--prompt", PROMPTS[0], "--prompt", PROMPTS[1])
+    assert main([*command, f"--out={tmp_path / 'a.webp'}"]) == 0
+    with Image.open(tmp_path / "a.webp") as picture:
+        assert picture.format == "WEBP" and picture.size == (64, 32)
+    assert mistake(*command, "--out=a.gif") == "--out a.gif: must end in .png, .jpg or .webp"
+    assert mistake(*command, f"--out={tmp_path}") == f"--out {tmp_path}: must end in .png, .jpg or .webp"
+    (tmp_path / "folder.png").mkdir()
+    line = mistake(*command, f"--out={tmp_path / 'folder.png'}")
+    assert line == f"--out {tmp_path / 'folder.png'}: cannot be written: Is a directory"
+    line = mistake(*command, f"--out={tmp_path / 'a.webp' / 'b.png'}")
+    assert line.startswith(f"--out {tmp_path / 'a.webp' / 'b.png'}: cannot be written: ")
+
+
+def test_prompt_files(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("first\n\n \t \nzweiter Kreis \u00e4\r\n\u7ea2\u8272".encode())
+    assert read_prompts(["zero", " "], path) == ["zero", "first", "zweiter Kreis \u00e4", "\u7ea2\u8272"]
+    for content in (b"\x89PNG\r\n\x1a\n\0\0\xff", "prompt".encode("utf-16")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"^--prompts .*prompts.txt: cannot be read as UTF-8 text: .*$"):
+            read_prompts([], path)
+    for unreadable in (tmp_path, tmp_path / "none.txt"):
+        with pytest.raises(UserError, match=r"^--prompts .*: cannot be read as UTF-8 text: .*$"):
+            read_prompts([], unreadable)
+    path.write_text("\n \n\t\n")
+    for prompts, file in (([], path), ([], None), (["", "  "], None)):
+        with pytest.raises(UserError, match=r"^no prompt: give --prompt"):
+            read_prompts(prompts, file)
+
+
+def test_generate_tells_what_is_wrong(workdir: Path, tmp_path: Path, mistake: Mistake) -> None:
+    command = ("generate", "--prompt", "x", "--out=x.png")
+    assert "no such folder; name a model folder" in mistake(*command, "--model=/nowhere")
+    assert f"{tmp_path}: no config.json there" in mistake(*command, "--model", tmp_path)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (5, 7)).save(picture)
+    line = mistake(*command, "--model", workdir, "--reference", picture)
+    assert line == "reference: this model was built without a vision encoder (model.reference is false)"
+    line = mistake(*command, "--model", workdir, "--reference", tmp_path / "none.png")
+    assert line == f"{tmp_path / 'none.png'}: no such file; give the path of a picture"
+
+
+def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_path: Path, mistake: Mistake) -> None:
+    assert "no config.json there" in mistake("export", "--workdir", tmp_path, "--out", tmp_path / "m")
+    line = mistake("export", "--workdir", workdir, "--out", workdir)
+    assert line == f"--out {workdir}: exists and is no model folder; name another one"
+    assert committed(workdir) == [2, 4]
+    line = mistake("export", "--workdir", workdir, "--out", tmp_path / "m", "--step", 3)
+    assert line == f"{workdir / 'checkpoints'}: no checkpoint of step 3; there are 2, 4"
+    for step in (2, 4):
+        assert main(["export", f"--workdir={workdir}", f"--out={tmp_path / 'm'}", f"--step={step}"]) == 0
+        assert json.loads((tmp_path / "m" / "config.json").read_text())["step"] == step
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    (copy / "tokenizer.model").unlink()
+    assert "tokenizer.model: No such file" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
+    shutil.rmtree(copy / "checkpoints")
+    assert f"{copy}: no checkpoint there yet; run" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["step"] == 4
+
+
+def test_evaluate_tells_what_is_wrong(workdir: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
+    assert "no config.json there" in mistake("evaluate", "--workdir", tmp_path)
+    assert f"{model}: no checkpoint there yet; run mmjax train" in mistake("evaluate", "--workdir", model)
+    line = mistake("evaluate", "--workdir", workdir, "--step", 7)
+    assert line == f"{workdir / 'checkpoints'}: no checkpoint of step 7; there are 2, 4"
+
+
+def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(
+    workdir: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    for path in (copy / "checkpoints" / "4" / "state" / "ocdbt.process_0" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    line = mistake("export", "--workdir", copy, "--out", tmp_path / "m")
+    assert line.startswith(f"{copy / 'checkpoints'}/4: cannot be restored: ")
+    assert main(["export", f"--workdir={copy}", f"--out={tmp_path / 'm'}", "--step=2"]) == 0

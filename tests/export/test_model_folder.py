@@ -1,0 +1,262 @@
+"""Model folders: exact, whole or not at all, and clear about what is wrong with one."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import mmjax
+from mmjax import data, models
+from mmjax.config import Config, resolve, to_dict
+from mmjax.export import GenerativeModel, write_model_folder
+from mmjax.export.model_folder import FILES, flatten, read_params
+from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.state import State
+from mmjax.train.workdir import open_workdir
+from mmjax.types import Params, UserError
+
+ROOT = Path(__file__).parents[2]
+RECIPE: dict[str, Any] = {
+    "name": "small",
+    "data": {"size": 32},
+    "text": {"length": 11, "vocabulary": 320},
+    "model": {"width": 16, "heads": 2, "text_layers": 1, "vision_layers": 1, "fusion_layers": 1,
+              "decoder_widths": [8, 8]},
+    "train": {"steps": 7},
+}  # fmt: skip
+PROMPTS = ["a small red circle", "a large blue square", "a green triangle"]
+REFERENCE = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.fixture(name="config", scope="module")
+def recipe() -> Config:
+    return resolve(RECIPE)
+
+
+@pytest.fixture(name="params", scope="module")
+def random_params(config: Config) -> Params:
+    return jax.device_get(jax.jit(lambda: models.init(config, jax.random.key(5)))())
+
+
+@pytest.fixture(name="tokenizer", scope="module")
+def trained_tokenizer() -> bytes:
+    return data.train_tokenizer(PROMPTS * 3, 320)
+
+
+@pytest.fixture(name="folder", scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, config: Config, params: Params, tokenizer: bytes) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "deep" / "model"
+    write_model_folder(folder, config, params, tokenizer, 7, {"scenes/all": 0.987654})
+    return folder
+
+
+@pytest.fixture(name="model", scope="module")
+def loaded(folder: Path) -> GenerativeModel:
+    return mmjax.load(folder)
+
+
+@pytest.fixture(name="copy")
+def changeable_copy(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(folder, tmp_path / "model")
+
+
+def told(call: Any, *arguments: Any, **named: Any) -> str:
+    with pytest.raises(UserError) as error:
+        call(*arguments, **named)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_round_trip_is_exact(folder: Path, model: GenerativeModel, config: Config, params: Params) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
+    assert model.config == config
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    assert jax.tree.structure(model.params) == jax.tree.structure(params)
+    about = json.loads((folder / "config.json").read_text())
+    assert about["step"] == 7 and about["versions"]["jax"] == jax.__version__ and about["recipe"] == to_dict(config)
+    card = (folder / "README.md").read_text()
+    assert "# small" in card and "| scenes/all | 0.9877 |" in card and "32 x 32 pixels" in card
+    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, 7 steps" in card
+
+
+def test_bfloat16_is_kept_exactly(tmp_path: Path, config: Config, tokenizer: bytes) -> None:
+    every_bit = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    params = {"a": {"kernel": every_bit.reshape(256, 256)}, "b": every_bit.reshape(256, 256).T}
+    write_model_folder(tmp_path / "m", config, params, tokenizer, 1, {})
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    found = read_params(tmp_path / "m" / "model.safetensors", shapes)
+    for was, now in zip(jax.tree.leaves(params), jax.tree.leaves(found), strict=True):
+        assert now.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(was.view(np.uint16), now.view(np.uint16))
+
+
+def test_the_folder_gives_the_pixels_of_the_checkpoint(
+    tmp_path: Path, model: GenerativeModel, config: Config, params: Params, tokenizer: bytes
+) -> None:
+    open_workdir(tmp_path, config)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer)
+    checkpoints = Checkpoints(tmp_path)
+    rng = jax.random.key_data(jax.random.key(0))
+    other = jax.tree.map(jnp.zeros_like, params)  # the averaged ones count
+    checkpoints.save(State(jnp.int32(7), other, (), params, rng, jnp.int32(0)), {})
+    checkpoints.save(State(jnp.int32(8), params, (), other, rng, jnp.int32(0)), {})
+    checkpoints.close()
+    pictures = model.generate(PROMPTS, reference=REFERENCE)
+    np.testing.assert_array_equal(mmjax.load(tmp_path, 7).generate(PROMPTS, reference=REFERENCE), pictures)
+    assert (mmjax.load(tmp_path).generate(PROMPTS, reference=REFERENCE) != pictures).any()
+    assert "no checkpoint of step 5; there are 7, 8" in told(mmjax.load, tmp_path, 5)
+
+
+def test_a_picture_does_not_depend_on_the_others(model: GenerativeModel) -> None:
+    many = [f"{i} red circles" for i in range(19)]
+    pictures = model.generate(many)
+    assert pictures.shape == (19, 32, 32, 3) and pictures.dtype == np.uint8
+    assert len(np.unique(pictures.reshape(19, -1), axis=0)) == 19
+    for some in ([0], [18, 3], [5] * 17):
+        np.testing.assert_array_equal(model.generate([many[i] for i in some]), pictures[some])
+    seen = model.generate(PROMPTS, reference=REFERENCE)
+    np.testing.assert_array_equal(model.generate(PROMPTS[1:2], reference=REFERENCE[1:2]), seen[1:2])
+    assert (seen != model.generate(PROMPTS)).any()
+
+
+def test_the_first_words_of_a_long_prompt_count(model: GenerativeModel) -> None:
+    pictures = model.generate([word + " red circle" * 5000 for word in ("a", "the")] + ["", "红色的圆 \U0001f534 \0"])
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_loads_without_tensorflow_and_orbax(folder: Path, model: GenerativeModel) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('tensorflow', 'tensorflow_datasets', 'orbax', 'orbax.checkpoint'): sys.modules[name] = None\n"
+        "import mmjax, numpy\n"
+        f"pictures = mmjax.load({str(folder)!r}).generate({PROMPTS!r})\n"
+        "sys.stdout.buffer.write(pictures.tobytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # Here there are eight devices, there is one, so the same arithmetic may be split differently.
+    there = np.frombuffer(done.stdout, np.uint8).reshape(3, 32, 32, 3).astype(int)
+    assert np.abs(there - model.generate(PROMPTS)).max() <= 1
+
+
+@pytest.mark.parametrize(("prompts", "what"), [
+    ([], "prompts: give a list of at least one text"),
+    ("a red circle", "prompts: give a list of at least one text"),
+])  # fmt: skip
+def test_prompts_that_are_none(model: GenerativeModel, prompts: Any, what: str) -> None:
+    assert what in told(model.generate, prompts)
+
+
+@pytest.mark.parametrize(("reference", "what"), [
+    (REFERENCE[:2], "reference: must be float32 [3, 32, 32, 3], not float32 [2, 32, 32, 3]"),
+    (REFERENCE[:, :16], "reference: must be float32 [3, 32, 32, 3], not float32 [3, 16, 32, 3]"),
+    (REFERENCE.astype(np.float64), "not float64 [3, 32, 32, 3]"),
+    (REFERENCE * 1.01 + 0.5, "reference: values must be from -1 (black) to 1 (white)"),
+    (np.full_like(REFERENCE, np.nan), "reference: values must be from -1 (black) to 1 (white)"),
+])  # fmt: skip
+def test_references_that_are_wrong(model: GenerativeModel, reference: np.ndarray, what: str) -> None:
+    assert what in told(model.generate, PROMPTS, reference=reference)
+
+
+def test_a_reference_to_a_model_that_takes_none(model: GenerativeModel, tokenizer: bytes) -> None:
+    blind = resolve(RECIPE, {"model.reference": "false"})
+    model = GenerativeModel(blind, {}, data.load_tokenizer(tokenizer))
+    assert "without a vision encoder" in told(model.generate, PROMPTS, reference=REFERENCE)
+
+
+def test_parameters_that_do_not_fit(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    whole = load_file(path)
+    name = "text/block_0/mlp_in/kernel"
+    save_file({key: value for key, value in whole.items() if key != name}, path)
+    assert told(mmjax.load, copy) == f"{path}: has no parameter {name}; is it of another recipe?"
+    save_file(whole | {"more": np.zeros(3)}, path)
+    assert told(mmjax.load, copy) == f"{path}: has an unexpected parameter more; is it of another recipe?"
+    save_file(whole | {name: whole[name].T.copy()}, path)
+    assert told(mmjax.load, copy) == f"{path}: {name} has shape (64, 16), the recipe says (16, 64)"
+
+
+def test_files_that_are_broken_or_missing(copy: Path, tmp_path: Path) -> None:
+    path = copy / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", whole[:5], whole[: len(whole) // 2], b"\xff" * 100, b"{}"):
+        path.write_bytes(content)
+        assert told(mmjax.load, copy).startswith(f"{path}: cannot be read (")
+    path.unlink()
+    assert told(mmjax.load, copy).startswith(f"{path}: no such file; a model folder needs it")
+    path.write_bytes(whole)
+    half = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(half[: len(half) // 2])
+    assert told(mmjax.load, copy) == f"{copy / 'config.json'}: is no config.json of mmjax, or only half of one"
+    (copy / "config.json").unlink()
+    assert "no config.json there" in told(mmjax.load, copy)
+    (copy / "config.json").write_text(half)
+    (copy / "tokenizer.model").write_bytes(b"no tokenizer")
+    assert "not a SentencePiece model" in told(mmjax.load, copy)
+    (copy / "tokenizer.model").unlink()
+    assert f"{copy / 'tokenizer.model'}: no such file" in told(mmjax.load, copy)
+    assert "no such folder" in told(mmjax.load, tmp_path / "nowhere")
+    assert "no such folder" in told(mmjax.load, copy / "config.json")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("files", [
+    {"notes.txt": "mine"},
+    {"README.md": "mine"},
+    {"config.json": "{}", "model.safetensors": "another's", "tokenizer.model": "another's", "README.md": "another's"},
+    {"config.json": json.dumps({"recipe": RECIPE}), "tokenizer.model": "a workdir that was only prepared"},
+    {"config.json": json.dumps({"recipe": RECIPE}), "model.safetensors": "", "checkpoints/4/state": ""},
+])  # fmt: skip
+def test_a_folder_that_is_something_else_is_left_alone(
+    files: dict[str, str], tmp_path: Path, config: Config, params: Params, tokenizer: bytes
+) -> None:
+    for name, content in files.items():
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text(content)
+    before = contents(tmp_path)
+    message = told(write_model_folder, tmp_path / "out", config, params, tokenizer, 7, {})
+    assert message == f"--out {tmp_path / 'out'}: exists and is no model folder; name another one"
+    assert contents(tmp_path) == before
+
+
+def test_a_model_folder_and_an_empty_one_are_replaced(copy: Path, config: Config, tokenizer: bytes) -> None:
+    params = {"w": np.float32([1, 2])}
+    (copy.parent / "empty").mkdir()
+    for folder in (copy, copy.parent / "empty"):
+        write_model_folder(folder, config, params, tokenizer, 9, {})
+        assert list(load_file(folder / "model.safetensors")) == ["w"]
+        assert json.loads((folder / "config.json").read_text())["step"] == 9
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["empty", "model"]
+
+
+def test_what_cannot_be_written_leaves_the_old_folder(
+    copy: Path, config: Config, params: Params, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(copy.parent)
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmjax.export.model_folder.save_file", full)
+    assert "cannot be written: [Errno 28] No space" in told(write_model_folder, copy, config, params, tokenizer, 9, {})
+    assert contents(copy.parent) == before
+    assert "exists and is no model" in told(write_model_folder, copy / "README.md", config, params, tokenizer, 9, {})
+    inside = copy / "README.md" / "out"
+    assert "cannot be written" in told(write_model_folder, inside, config, params, tokenizer, 9, {})
+
+
+def test_names_of_parameters() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}}) == {"a/b": 1, "a/c/d": 2}
