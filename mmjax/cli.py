@@ -94,9 +94,7 @@ def _run(argv: list[str]) -> int:
                     metavar="FILE[:ARGUMENTS]",
                     help="the recipe, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
                 )
-                sub.epilog = (
-                    "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32; all fields: mmjax/config.py"
-                )
+                sub.epilog = "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32; all fields: mmjax/config/fields.py"
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)
     overrides = _overrides(rest, allowed=arguments.command in WITH_RECIPE)

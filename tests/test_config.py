@@ -78,7 +78,7 @@ def test_an_unknown_field_is_told_with_the_nearest(name: str, near: str) -> None
 
 
 def test_an_unknown_field_near_to_nothing() -> None:
-    assert told(resolve, BASE, {"xyzzy": "1"}) == "xyzzy: no such field; see mmjax/config.py"
+    assert told(resolve, BASE, {"xyzzy": "1"}) == "xyzzy: no such field; see mmjax/config/fields.py"
 
 
 @pytest.mark.parametrize(("name", "value", "what"), [
@@ -323,7 +323,7 @@ def test_wrong_recipe_arguments(argument: str, what: str) -> None:
 @pytest.mark.parametrize(("overrides", "what"), [
     ({"evaluate.evaluators": "losses,scenes", "data.source": "coco_folder", "data.root": "/nowhere"},
      "evaluate.evaluators: scenes needs 'scene', which data.source=coco_folder does not provide (it provides image, "),
-    ({"evaluate.evaluators": "loses"}, "evaluate.evaluators: no evaluator 'loses'; known: losses,"),
+    ({"evaluate.evaluators": "loses"}, "evaluate.evaluators: no evaluator 'loses'; known: codes, losses,"),
     ({"objective.terms": "mean_square_error=1"},
      "objective.terms.mean_square_error: no such term; did you mean mean_squared_error?"),
 ])  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from mmjax.config.fields import Config, DirectGenerator, VisualTokenizer
 from mmjax.types import UserError
@@ -104,12 +105,12 @@ def _check_widths(config: Config, name: str, widths: tuple[int, ...]) -> None:
     _need(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")
 
 
-def _above_0(values: Mapping[str, float]) -> None:
+def _above_0(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         _need(value > 0, f"{name}: must be above 0, not {value}")
 
 
-def _not_below_0(values: Mapping[str, float]) -> None:
+def _not_below_0(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         _need(value >= 0, f"{name}: must not be below 0, not {value}")
 
