@@ -1,0 +1,25 @@
+"""Drawing is done in chunks of one size, so that a picture is computed the same however many are asked for."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmjax.sample.direct import CHUNK, draw
+
+
+@pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_every_chunk_is_full_and_the_filling_is_dropped(count: int) -> None:
+    sizes = []
+
+    def apply(params: Any, text: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.append((len(text), len(reference)))
+        return {"image": reference + np.float32(0.5) * text[:, :1, None, None].astype(np.float32)}
+
+    text = np.arange(count * 7, dtype=np.int32).reshape(count, 7) % 2
+    reference = np.linspace(-1, 0.4, count * 5 * 5 * 3, dtype=np.float32).reshape(count, 5, 5, 3)
+    pictures = draw(apply, {}, text, reference)
+    assert set(sizes) == {(CHUNK, CHUNK)} and len(sizes) == -(-count // CHUNK)
+    expected = (reference + text[:, :1, None, None] / 2) * 127.5 + 127.5
+    assert pictures.shape == (count, 5, 5, 3)
+    np.testing.assert_allclose(pictures, expected.clip(0, 255), atol=0.51)
