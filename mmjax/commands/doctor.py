@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import mmjax
+
 HELP = "print versions and devices, and what each missing extra would add"
 
 PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -47,7 +49,8 @@ def _version(package: str) -> str | None:
 def _versions() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
     for package in PACKAGES:
-        yield package, _version(package) or ("run from its source" if package == "mmjax" else "not installed")
+        from_source = f"{mmjax.__version__}, run from its source" if package == "mmjax" else "not installed"
+        yield package, _version(package) or from_source
 
 
 def _devices() -> Iterator[tuple[str, str]]:
@@ -76,4 +79,4 @@ def _data() -> Iterator[tuple[str, str]]:
 def _extras() -> Iterator[tuple[str, str]]:
     for extra, (package, adds) in EXTRAS.items():
         version = _version(package)
-        yield extra, f"{package} {version}" if version else f"missing; pip install 'mmjax[{extra}]' adds {adds}"
+        yield extra, f"{package} {version}" if version else f"missing; pip install '.[{extra}]' adds {adds}"

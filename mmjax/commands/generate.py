@@ -8,10 +8,11 @@ from PIL import Image
 
 import mmjax
 from mmjax.data import read_picture
-from mmjax.evaluate.runner import grid
+from mmjax.sample.postprocess import sheet
 from mmjax.types import UserError
 
-HELP = "draw pictures from prompts, in one PNG side by side, or a file each"
+COLUMNS = 8
+HELP = "draw pictures from prompts, all in one file, or a file each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="a PNG or JPEG with all pictures side by side; with {} in its name a file for each, numbered from 0",
+        help=f"a PNG, JPEG or WebP with all pictures, up to {COLUMNS} in a row; with {{}} in its name a file for each, "
+        "numbered from 0",
     )
     parser.add_argument("--seed", type=int, default=0, help="for models that draw at random")
     parser.add_argument(
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             for i, picture in enumerate(pictures):
                 Image.fromarray(picture).save(out.with_name(out.name.replace("{}", str(i))))
         else:
-            Image.fromarray(grid([pictures])).save(out)
+            Image.fromarray(sheet(pictures, COLUMNS)).save(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
     print(f"{len(pictures)} pictures: {out}")

@@ -24,8 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     held_out = data.open_source(config.data, training=False, seed=config.seed)
     open_workdir(arguments.workdir, config)
     tokenizer = wiring.prepare_tokenizer(arguments.workdir, config, training)
+    evaluation = data.evaluation_size(held_out, config)
     print(
-        f"{config.name}: {training.size:,} training and {held_out.size:,} evaluation examples, "
+        f"{config.name}: {training.size:,} training and {evaluation:,} evaluation examples, "
         f"{tokenizer.size:,} text tokens; tokenizer: {arguments.workdir / 'tokenizer.model'}"
     )
     return 0

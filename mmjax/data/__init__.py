@@ -4,7 +4,7 @@ The only place for TensorFlow, which is imported when a source that needs it is 
 """
 
 from mmjax.data.picture import read_picture
-from mmjax.data.pipeline import evaluation_batches, training_batches
+from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.source import Source
 from mmjax.data.sources import PROVIDES, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "Tokenizer",
     "evaluation_batches",
+    "evaluation_size",
     "load_tokenizer",
     "open_source",
     "read_picture",

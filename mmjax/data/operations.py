@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.data import exif
 from mmjax.data.picture import MOST_PIXELS, SIDE_LIMIT
 from mmjax.data.source import Reading, Rows
 from mmjax.types import UserError
@@ -20,6 +21,7 @@ Tensor = Any  # tf.Tensor and Dataset, unknown here: TensorFlow is imported only
 Dataset = Any
 
 IN_PARALLEL = 16  # pictures decoded at a time
+EXIF_WITHIN = 4096  # bytes
 ENDLESS = 2**62
 
 
@@ -46,15 +48,16 @@ def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
 def decode(encoded: Tensor, short_side: int) -> Tensor:
     """An encoded JPEG, PNG, GIF (first frame), BMP or WebP picture as RGB uint8 [y, x, 3].
 
-    Grey, CMYK, palette and 16-bit pictures become RGB, and what is transparent in a PNG white. A JPEG may come out at a
-    half, quarter or eighth of its size, as long as its short side stays at least `short_side`.
+    Upright as its EXIF says. Grey, CMYK, palette and 16-bit pictures become RGB; what is transparent white, in a GIF
+    black. A JPEG may come out at a half, quarter or eighth of its size, as long as its short side stays at least
+    `short_side`.
 
     Raises (while the graph runs):
         tf.errors.InvalidArgumentError: for anything broken, of another format, or too large to decode.
     """
     tf = tensorflow()
     starts = tf.strings.substr(encoded, 0, 2)
-    jpeg, png = tf.equal(starts, b"\xff\xd8"), tf.equal(starts, b"\x89P")
+    jpeg, png, webp = (tf.equal(starts, start) for start in (b"\xff\xd8", b"\x89P", b"RI"))
     shape = tf.cond(
         jpeg, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)[:2], lambda: _header_shape(encoded)
     )
@@ -64,16 +67,44 @@ def decode(encoded: Tensor, short_side: int) -> Tensor:
     times = tf.reduce_min(shape) // short_side
     ratio = tf.reduce_sum(tf.cast(times >= tf.constant([2, 4, 8], tf.int64), tf.int32))
     jpegs = [functools.partial(tf.io.decode_jpeg, encoded, channels=3, ratio=r) for r in (1, 2, 4, 8)]
-    return tf.case(
-        [(jpeg, lambda: tf.switch_case(ratio, jpegs)), (png, lambda: _decode_png(encoded))],
+    stored = tf.case(
+        [
+            (jpeg, lambda: tf.switch_case(ratio, jpegs)),
+            (png, lambda: _on_white(tf.io.decode_png(encoded, channels=4))),
+            (webp, lambda: _decode_webp(encoded)),
+        ],
         default=lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
         exclusive=True,
     )
+    # In a JPEG, EXIF comes first of all; most have none and are spared the way through Python.
+    first = tf.strings.substr(encoded, 0, EXIF_WITHIN)
+    plain = tf.logical_and(jpeg, tf.logical_not(tf.strings.regex_full_match(first, r"(?s)\C*Exif\x00\x00\C*")))
+    return tf.cond(plain, lambda: stored, lambda: _upright(stored, encoded))
 
 
-def _decode_png(encoded: Tensor) -> Tensor:
+def _upright(picture: Tensor, encoded: Tensor) -> Tensor:
     tf = tensorflow()
-    colors = tf.io.decode_png(encoded, channels=4)
+
+    def orientation(content: Any) -> np.int32:  # bytes in a graph, an array of them outside of one
+        return np.int32(exif.orientation(content if isinstance(content, bytes) else content.item()))
+
+    told = tf.ensure_shape(tf.numpy_function(orientation, [encoded], tf.int32, stateful=False), [])
+
+    def turned(orientation: int) -> Tensor:
+        upright = tf.transpose(picture, [1, 0, 2]) if exif.is_transposed(orientation) else picture
+        return tf.reverse(upright, np.flatnonzero(exif.flips(orientation)))
+
+    return tf.switch_case(told - 1, [functools.partial(turned, orientation) for orientation in range(1, 9)])
+
+
+def _decode_webp(encoded: Tensor) -> Tensor:
+    tf = tensorflow()
+    colors = tf.io.decode_image(encoded, expand_animations=False)  # as many channels as there are, others are refused
+    return tf.cond(tf.equal(tf.shape(colors)[2], 4), lambda: _on_white(colors), lambda: colors)
+
+
+def _on_white(colors: Tensor) -> Tensor:
+    tf = tensorflow()
 
     def on_white() -> Tensor:
         rgb, alpha = tf.cast(colors[..., :3], tf.float32), tf.cast(colors[..., 3:], tf.float32) / 255

@@ -1,12 +1,14 @@
 """A picture from a file with Pillow alone, prepared as the evaluation pictures are."""
 
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from mmjax.data import exif
 from mmjax.types import UserError
 
 # Pictures whose header says more are refused before they are decoded: a small file can ask for any amount of memory.
@@ -18,7 +20,7 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
     """Reads a picture as float32 [y, x, 3], -1 (black) to 1 (white).
 
     The short side is brought to `resize` pixels and the center is cropped, as for evaluation. Upright as its EXIF says;
-    the first frame of an animation; what is transparent becomes white.
+    the first frame of an animation; what is transparent becomes white, in a GIF black.
 
     Args:
         size: side of the result, in pixels.
@@ -31,7 +33,8 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and about odd metadata
-            with Image.open(path) as image:
+            content = Path(path).read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
                 if max(width, height) >= SIDE_LIMIT or width * height > MOST_PIXELS:
                     raise UserError(
@@ -39,8 +42,7 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
                         f"and have at most {MOST_PIXELS // 10**6} million"
                     )
                 image.draft("RGB", (2 * resize, 2 * resize))  # JPEG: decoded smaller where that loses nothing
-                upright = ImageOps.exif_transpose(image)
-                picture = _to_rgb(upright)
+                picture = _upright(_to_rgb(image), exif.orientation(content))
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -62,11 +64,21 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
     return np.asarray(small, np.float32) / np.float32(127.5) - np.float32(1)
 
 
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    if exif.is_transposed(orientation):
+        picture = picture.transpose(Image.Transpose.TRANSPOSE)
+    rows, columns = exif.flips(orientation)
+    if rows:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if columns else picture
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255
         values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         colors = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colors.size, "white"), colors).convert("RGB")
+        background = Image.new("RGBA", colors.size, "black" if image.format == "GIF" else "white")  # as TensorFlow
+        return Image.alpha_composite(background, colors).convert("RGB")
     return image.convert("RGB")

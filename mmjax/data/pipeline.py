@@ -65,7 +65,7 @@ def evaluation_batches(
     """
     first, rows = _part("evaluate.batch", config.evaluate.batch, process, processes)
     data = config.data
-    stop = min(source.size, data.evaluation_examples or source.size)
+    stop = evaluation_size(source, config)
     reading = Reading(0, stop, config.evaluate.batch, first, rows, False, 0, data.size, data.resize, False)
 
     def batches() -> Iterator[Batch]:
@@ -77,6 +77,11 @@ def evaluation_batches(
             yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
 
     return _in_background(batches)
+
+
+def evaluation_size(source: Source, config: Config) -> int:
+    """How many examples of the source an evaluation takes: all, or the first data.evaluation_examples."""
+    return min(source.size, config.data.evaluation_examples or source.size)
 
 
 def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from jaxtyping import Int64, UInt8
 from mmjax.config import Data
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.scenes import draw
+from mmjax.scenes.grammar import caption
 
 PROVIDES = ("image", "text", "scene")
 EVALUATION_EXAMPLES = 512
@@ -33,7 +34,8 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
         return pair
 
     def all_captions() -> Iterator[str]:
-        return (example(index)[1] for index in range(size))
+        determined = config.scenes.determined
+        return (caption(draw.example_scene(i, seed, determined, not training)[0]) for i in range(size))
 
     def read(reading: Reading) -> Iterator[Rows]:
         order = functools.lru_cache(maxsize=2)(functools.partial(_order, reading.seed, size, reading.training))

@@ -1,7 +1,8 @@
 """What a source of examples is.
 
 A source is read as a stream of positions: position p is example p % size of epoch p // size. The global batch of step k
-holds the positions from k * batch on, whatever the number of processes, so a run resumes anywhere in no time.
+holds the positions from k * batch on, whatever the number of processes, so a run resumes at any step. scenes and
+coco_folder go to a position at once; coco_tfds reads past the records of the epoch that come before it.
 """
 
 from collections.abc import Callable, Iterator

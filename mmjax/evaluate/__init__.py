@@ -8,12 +8,12 @@ from mmjax.evaluate.codes import codes
 from mmjax.evaluate.losses import losses
 from mmjax.evaluate.reconstruction import check_size, reconstruction
 from mmjax.evaluate.report import write_report
-from mmjax.evaluate.runner import grid, run, write
+from mmjax.evaluate.runner import run, write
 from mmjax.evaluate.samples import samples
 from mmjax.evaluate.scenes import scenes
 from mmjax.types import Evaluator, UserError
 
-__all__ = ["EVALUATORS", "NEEDS", "build", "grid", "run", "write", "write_report"]
+__all__ = ["EVALUATORS", "NEEDS", "build", "run", "write", "write_report"]
 
 
 def _reconstruction(config: Config) -> Evaluator:
@@ -52,3 +52,14 @@ def build(config: Config) -> dict[str, Evaluator]:
         if name not in EVALUATORS:
             raise UserError(f"evaluate.evaluators: no evaluator {name!r}; known: {', '.join(EVALUATORS)}")
     return {name: EVALUATORS[name](config) for name in names}
+
+
+def figure_names(config: Config) -> tuple[str, ...]:
+    """The names of the figures that the recipe's evaluators give."""
+    names = {
+        "codes": ("tokenizer/code_usage",),
+        "losses": ("loss", *config.objective.terms),
+        "reconstruction": ("reconstruction/psnr", "reconstruction/ssim"),
+        "scenes": tuple(f"scenes/{name}" for name in ("shape", "color", "size", "relation", "all")),
+    }
+    return tuple(figure for name in config.evaluate.evaluators for figure in names.get(name, ()))

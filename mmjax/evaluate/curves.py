@@ -37,10 +37,15 @@ class Series:
 @dataclass
 class Chart:
     """Series that share their axes. The values' axis goes from 0 to 1 for accuracies, and is logarithmic for losses
-    that fall far."""
+    that fall far. `group` is LOSS, ACCURACY or another figure's name; it is the title where there are several."""
 
-    title: str
+    group: str
     series: list[Series]
+
+    @property
+    def title(self) -> str:
+        names = {series.name for series in self.series}
+        return names.pop() if len(names) == 1 else self.group
 
 
 def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[Chart]:
@@ -62,8 +67,8 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[C
             series.points[step] = math.nan if value is None else float(value)
     every = [series for series in found.values() if any(map(math.isfinite, series.points.values()))]
 
-    def group(title: str, belongs: Callable[[str], bool]) -> Chart:
-        return Chart(title, [series for series in every if belongs(series.name)])
+    def group(name: str, belongs: Callable[[str], bool]) -> Chart:
+        return Chart(name, [series for series in every if belongs(series.name)])
 
     # A sole term with weight 1 is the loss: one curve says it.
     is_loss = {"loss", *(term for term in terms if not _equals_loss(term, found))}
@@ -156,9 +161,9 @@ def _dress(axes: Axes, chart: Chart) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     values = [v for series in chart.series for v in series.points.values() if math.isfinite(v)]
-    if chart.title == ACCURACY:
+    if chart.group == ACCURACY:
         axes.set_ylim(-0.02, 1.02)
-    elif chart.title == LOSS and min(values) > 0 and max(values) > 20 * min(values):
+    elif chart.group == LOSS and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if max(values) < 3e3 * min(values) else (1,)))
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image
 
-from mmjax.evaluate import curves
 from mmjax.evaluate.page import page
 from mmjax.files import read_lines, write_file
 from mmjax.types import UserError
@@ -160,6 +159,8 @@ def _figures(evaluations: Sequence[Evaluation], best: Evaluation | None) -> str:
 
 
 def _curves(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> str:
+    from mmjax.evaluate import curves  # here, since matplotlib is slow to import
+
     charts = curves.charts(metrics, terms)
     if not charts:
         return _section("Curves", "<p class=empty>Nothing logged yet.</p>")

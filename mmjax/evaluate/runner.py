@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmjax.files import write_file
+from mmjax.sample.postprocess import grid
 from mmjax.types import Batch, Evaluator, Predict, Samples
 
 KEPT_BYTES = 1 << 29
@@ -61,11 +62,6 @@ def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mappi
         write_file(folder / f"{stem}.json", json.dumps(about, ensure_ascii=False).encode())
     finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     write_file(folder / f"{step}.json", (json.dumps(finite, indent=1) + "\n").encode())
-
-
-def grid(rows: Sequence[UInt8[np.ndarray, "n y x 3"]]) -> UInt8[np.ndarray, "height width 3"]:
-    """One picture of all: rows below each other, the pictures of a row side by side, no gaps."""
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def _to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:

@@ -114,10 +114,15 @@ def draw(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray,
     return draw_things(place(scene, rng), size)
 
 
+def example_scene(index: int, seed: int, determined: bool, held_out: bool) -> tuple[Scene, np.random.Generator]:
+    """The index-th scene, and the generator that its picture is then drawn with."""
+    rng = np.random.default_rng((seed, index, determined, held_out))
+    return random_scene(rng, determined, held_out), rng
+
+
 def example(
     index: int, size: int, seed: int, determined: bool, held_out: bool
 ) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], str]:
-    """The index-th picture and its caption: a pure function of the arguments, both numbers 0 or above."""
-    rng = np.random.default_rng((seed, index, determined, held_out))
-    scene = random_scene(rng, determined, held_out)
+    """The index-th picture and its caption: a pure function of the arguments, all numbers 0 or above."""
+    scene, rng = example_scene(index, seed, determined, held_out)
     return draw(scene, size, rng), caption(scene)

@@ -1,7 +1,9 @@
 """Figures written as training goes: metrics.jsonl, TensorBoard and, where asked for, Weights & Biases."""
 
+import importlib.util
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,10 @@ class Metrics:
 
     def __init__(self, workdir: Path, start: int, wandb_project: str = "", recipe: Mapping[str, Any] | None = None):
         self.path = workdir / "metrics.jsonl"
+        self.wandb = _wandb_run(wandb_project, workdir, recipe) if wandb_project else None
         _drop_after(self.path, start)
         self.file = open(self.path, "a", encoding="utf-8")
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
-        self.wandb = _wandb_run(wandb_project, workdir, recipe) if wandb_project else None
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; a figure that is not finite is written as null."""
@@ -35,8 +37,12 @@ class Metrics:
             self.wandb.log({f"{split}/{name}": value for name, value in figures.items()}, step=step)
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [y, x, c], to TensorBoard."""
+        """A picture, uint8 [y, x, c], to TensorBoard and Weights & Biases."""
         self.board.add_image(name, picture, step, dataformats="HWC")
+        if self.wandb:
+            import wandb  # slow, and installed only where it is asked for
+
+            self.wandb.log({name: wandb.Image(picture)}, step=step)
 
     def close(self) -> None:
         self.file.close()
@@ -45,14 +51,33 @@ class Metrics:
             self.wandb.finish()
 
 
+def check_wandb(project: str) -> None:
+    """Raises UserError where a project is named (train.wandb_project) and wandb is not installed; imports nothing."""
+    found = importlib.util.find_spec("wandb") if project else None
+    # Where wandb was used before there is a folder of its name, which is a package of a sort, without an origin.
+    if project and (found is None or found.origin is None):
+        raise UserError("train.wandb_project: wandb is not installed; run pip install '.[wandb]', or leave it empty")
+
+
 def _drop_after(path: Path, step: int) -> None:
-    rows = (row for row in read_lines(path) if row["step"] <= step)
+    rows = (row for row in read_lines(path) if isinstance(row.get("step"), int) and row["step"] <= step)
     write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _wandb_run(project: str, workdir: Path, recipe: Mapping[str, Any] | None) -> Any:
+    """The workdir's run; its id is kept in WORKDIR/wandb/run_id, so that a training that goes on is one run there."""
+    check_wandb(project)
+    import wandb
+
+    path = workdir / "wandb" / "run_id"
+    if not path.exists():
+        write_file(path, uuid.uuid4().hex[:8].encode())
+    run_id = path.read_text(encoding="utf-8").strip()
     try:
-        import wandb
-    except ImportError:
-        raise UserError("train.wandb_project: wandb is not installed; run pip install 'mmjax[wandb]'") from None
-    return wandb.init(project=project, dir=str(workdir), config=dict(recipe or {}), resume="allow")
+        return wandb.init(project=project, dir=str(workdir), config=dict(recipe or {}), id=run_id, resume="allow")
+    except Exception as error:  # of the login, the network, the names: each has a type of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"train.wandb_project: Weights & Biases cannot be started ({reason}); run wandb login, set "
+            "WANDB_MODE=offline, or leave train.wandb_project empty"
+        ) from error

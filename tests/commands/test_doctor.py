@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import mmjax
 from mmjax.commands import doctor
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +26,9 @@ def test_missing_extra_says_how_to_get_it(monkeypatch, capsys: pytest.CaptureFix
     monkeypatch.setattr(doctor, "_version", lambda package: None)
     doctor.run(argparse.Namespace())
     text = capsys.readouterr().out
-    assert "missing; pip install 'mmjax[wandb]' adds logging" in text
+    assert "missing; pip install '.[wandb]' adds logging" in text
     assert "tensorflow        not installed" in text
+    assert f"mmjax             {mmjax.__version__}, run from its source" in text
 
 
 def test_device_that_cannot_start_is_told_in_a_line(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +39,12 @@ def test_device_that_cannot_start_is_told_in_a_line(monkeypatch, capsys: pytest.
     assert doctor.run(argparse.Namespace()) == 0
     text = capsys.readouterr().out
     assert "Unable to initialize backend 'cuda'" in text and "second line" not in text
+
+
+def test_the_version_has_one_source() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["metadata"]["version"] == "attr: mmjax.__version__"
 
 
 def test_table_has_every_extra_of_the_package() -> None:

@@ -44,11 +44,37 @@ def test_sixteen_bits_keep_their_high_byte() -> None:
     assert np.abs(seen.astype(float) - values[..., None] / 257).max() <= 1
 
 
-def test_what_is_transparent_becomes_white() -> None:
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_is_transparent_becomes_white(kind: str) -> None:
     rgba = np.dstack([picture(3), np.full((41, 53), 255, np.uint8)])
     rgba[:20, :, 3] = 0
-    seen = operations.decode(tf.constant(encoded(Image.fromarray(rgba), "PNG")), 1000).numpy()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    seen = operations.decode(tf.constant(encoded(Image.fromarray(rgba), kind, **options)), 1000).numpy()
     assert (seen[:20] == 255).all() and np.array_equal(seen[20:], picture(3)[20:])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_pictures_upright_as_in_pillow(orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(COLOR, kind, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"), int)
+    decode = tf.function(lambda content: operations.decode(content, 1000))
+    assert np.abs(decode(tf.constant(content)).numpy() - expected).max() <= 3
+
+
+def test_pictures_without_exif_do_not_pass_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(content: bytes) -> int:
+        raise AssertionError("asked for the orientation")
+
+    monkeypatch.setattr(operations.exif, "orientation", slow)
+    assert operations.decode(tf.constant(FORMATS["jpeg"]), 1000).shape == (41, 53, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = tf.constant(encoded(COLOR, "JPEG", exif=exif))
+    with pytest.raises((AssertionError, tf.errors.OpError), match="asked for"):
+        operations.decode(turned, 1000)
 
 
 def top_down_bmp() -> bytes:

@@ -110,6 +110,46 @@ def test_agrees_with_the_evaluation_operations(tmp_path: Path) -> None:
     assert np.abs(read(content, tmp_path / "picture", 31, 37) - expected)[1:-1, 1:-1].max() < 5  # JPEG at another scale
 
 
+def half_transparent(kind: str) -> bytes:
+    if kind == "GIF":
+        index = np.repeat(np.uint8([[0], [1]]), 37, axis=1).repeat([18, 19], axis=0)
+        image = Image.fromarray(index).convert("P")
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        return encoded(image, "GIF", transparency=0)
+    alpha = np.full((37, 37, 1), 255, np.uint8)
+    alpha[:13], alpha[13:23] = 0, 128
+    options = {"lossless": True} if kind == "WEBP" else {}
+    return encoded(Image.fromarray(np.concatenate([picture(3, 37, 37), alpha], -1)), kind, **options)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+def test_what_is_transparent_looks_as_in_the_evaluation(kind: str, tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    from mmjax.data import operations
+    from mmjax.data.source import Reading
+
+    content = half_transparent(kind)
+    reading = Reading(0, None, 1, 0, 1, False, 0, 37, 37, False)
+    expected = (operations.prepare_evaluation(tf.constant(content), reading).numpy() + 1) * 127.5
+    seen = read(content, tmp_path / "picture")
+    assert np.abs(seen - expected).max() <= 1.01
+    assert (seen[:13] == (0 if kind == "GIF" else 255)).all()
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 7])
+def test_turned_pictures_look_as_in_the_evaluation(orientation: int, tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    from mmjax.data import operations
+    from mmjax.data.source import Reading
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(picture(3, 67, 41)), "JPEG", quality=95, exif=exif)
+    reading = Reading(0, None, 1, 0, 1, False, 0, 31, 37, False)
+    expected = (operations.prepare_evaluation(tf.constant(content), reading).numpy() + 1) * 127.5
+    assert np.abs(read(content, tmp_path / "picture", 31, 37) - expected)[1:-1, 1:-1].max() < 5
+
+
 def wide_header() -> bytes:
     content = bytearray(encoded(COLOR, "PNG"))
     content[16:20] = (50_000).to_bytes(4, "big")

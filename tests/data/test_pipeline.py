@@ -19,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_data import jpeg, recipe, write_coco
 
+from mmjax import data
 from mmjax.config import Config, Scenes
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
 from mmjax.data.source import Rows, Source
+from mmjax.scenes import draw
 from mmjax.types import Batch, UserError
 
 TRAINING, EVALUATION = 23, 11  # examples
@@ -371,3 +373,24 @@ def test_scenes_for_evaluation_are_held_out_and_drawn_as_training_goes() -> None
     assert list(training.all_captions()) == list(open_source(config.data, True, 5).all_captions())
     assert list(training.all_captions()) != list(open_source(config.data, True, 6).all_captions())
     assert config.data.scenes == Scenes(examples=101)
+
+
+@pytest.mark.parametrize("determined", [True, False])
+def test_captions_of_scenes_are_told_without_drawing(determined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = recipe("scenes", scenes={"examples": 23, "determined": determined})
+    drawn = [draw.example(i, 32, 5, determined, False)[1] for i in range(23)]
+
+    def no_picture(*arguments: Any) -> None:
+        raise AssertionError("a picture was drawn")
+
+    monkeypatch.setattr(draw, "draw", no_picture)
+    assert list(open_source(config.data, True, 5).all_captions()) == drawn
+
+
+def test_an_evaluation_takes_all_examples_or_the_first_so_many() -> None:
+    for wanted, size in ((0, 512), (7, 7), (513, 512)):
+        config = recipe("scenes", evaluation_examples=wanted)
+        source = open_source(config.data, False, 5)
+        assert data.evaluation_size(source, config) == size
+        rows = [row for batch in evaluation_batches(source, TOKENIZER, config) for row in batch["mask"]]
+        assert sum(rows) == size

@@ -18,13 +18,18 @@ def test_no_samples_where_none_are_asked_for() -> None:
     assert list(evaluate.build(recipe(evaluate={"samples": 0}))) == ["losses"]
 
 
-def test_every_evaluator_says_what_it_needs() -> None:
-    assert evaluate.NEEDS.keys() == evaluate.EVALUATORS.keys()
+def test_codes_are_of_a_visual_tokenizer_only() -> None:
+    with pytest.raises(UserError, match=r"codes is for a visual_tokenizer, not for model\.kind=direct"):
+        evaluate.build(recipe(evaluate={"evaluators": ["codes"]}))
+
+
+def test_what_evaluators_need() -> None:
+    assert evaluate.NEEDS.keys() <= evaluate.EVALUATORS.keys()
     assert "scene" in evaluate.NEEDS["scenes"]
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match="no evaluator 'loses'; known: losses, reconstruction, samples, scenes"):
+    with pytest.raises(UserError, match="no evaluator 'loses'; known: codes, losses, reconstruction, samples, scenes"):
         evaluate.build(recipe(evaluate={"evaluators": ["loses"]}))
 
 

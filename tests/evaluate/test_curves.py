@@ -30,11 +30,20 @@ def test_groups() -> None:
     found = {chart.title: [(series.name, series.split) for series in chart.series] for chart in charts}
     assert found == {
         "loss": [("loss", "train"), ("loss", "evaluation")],
-        "accuracies": [("scenes/all", "evaluation")],
+        "scenes/all": [("scenes/all", "evaluation")],
         "learning_rate": [("learning_rate", "train")],
         "reconstruction/psnr": [("reconstruction/psnr", "evaluation")],
         "scenes/diversity": [("scenes/diversity", "evaluation")],
     }
+
+
+def test_a_group_of_one_figure_has_its_name() -> None:
+    rows = [{"step": 1, "split": "evaluation", "scenes/all": 0.5, "scenes/shape": 0.25}]
+    assert [chart.title for chart in curves.charts(rows, [])] == ["accuracies"]
+    (chart,) = curves.charts([{"step": step, "split": "evaluation", "scenes/all": 0.5} for step in (1, 2)], [])
+    assert chart.title == "scenes/all" and ">1.0<" in curves.to_html(chart)  # from 0 to 1, whatever its title
+    (chart,) = curves.charts([{"step": 1, "split": split, "loss": 0.5} for split in ("train", "evaluation")], [])
+    assert chart.title == "loss"
 
 
 def test_terms_that_are_not_the_loss_are_shown_with_it() -> None:

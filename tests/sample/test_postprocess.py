@@ -3,7 +3,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.sample.postprocess import to_uint8
+from mmjax.sample.postprocess import from_uint8, grid, sheet, to_uint8
 
 
 def test_known_values() -> None:
@@ -13,4 +13,26 @@ def test_known_values() -> None:
 
 @given(arrays.arrays(np.uint8, (3, 5, 7, 3), elements=st.integers(0, 255)))
 def test_pictures_survive_the_way_to_floats_and_back(picture: np.ndarray) -> None:
-    np.testing.assert_array_equal(to_uint8(picture.astype(np.float32) / 127.5 - 1), picture)
+    floats = from_uint8(picture)
+    assert floats.dtype == np.float32 and np.abs(floats).max() <= 1
+    np.testing.assert_allclose(floats, (picture - 127.5) / 127.5, atol=1e-6)
+    np.testing.assert_array_equal(to_uint8(floats), picture)
+
+
+def test_a_grid_has_its_rows_below_each_other() -> None:
+    one, two = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7, 3), np.uint8)
+    picture = grid([one, two])
+    assert picture.shape == (10, 21, 3)
+    np.testing.assert_array_equal(picture[5:, 14:], two[2])
+
+
+@given(st.integers(1, 23), st.integers(1, 11))
+def test_a_sheet_has_every_picture_in_its_place_and_is_black_behind_the_last(count: int, columns: int) -> None:
+    pictures = np.random.default_rng(count).integers(1, 256, (count, 2, 3, 3), np.uint8)
+    picture = sheet(pictures, columns)
+    wide = min(count, columns)
+    assert picture.shape == (2 * -(-count // wide), 3 * wide, 3)
+    for i in range(-(-count // wide) * wide):
+        row, column = divmod(i, wide)
+        cell = picture[2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
+        assert np.array_equal(cell, pictures[i]) if i < count else not cell.any()

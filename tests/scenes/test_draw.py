@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from mmjax.scenes.draw import BACKGROUND, Placed, draw, draw_things, example, place
-from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, SIZES, Scene, Thing, parse, random_scene
+from mmjax.scenes.draw import BACKGROUND, Placed, draw, draw_things, example, example_scene, place
+from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, SIZES, Scene, Thing, caption, parse, random_scene
 from mmjax.types import UserError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -146,3 +146,19 @@ def test_examples_show_every_word() -> None:
 def test_too_small_a_picture_is_refused() -> None:
     with pytest.raises(UserError, match="from 32 pixels up, not 31"):
         example(0, 31, seed=0, determined=True, held_out=False)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_the_scene_of_an_example_is_that_of_its_picture(
+    index: int, seed: int, determined: bool, held_out: bool
+) -> None:
+    picture, text = example(index, 37, seed, determined, held_out)
+    scene, rng = example_scene(index, seed, determined, held_out)
+    assert caption(scene) == text
+    np.testing.assert_array_equal(draw(scene, 37, rng), picture)
+
+
+def test_examples_stay_what_they_were() -> None:
+    """A change of the random stream would change the data set of every recipe."""
+    picture, text = example(11, 41, seed=3, determined=False, held_out=False)
+    assert (text, int(picture.sum())) == ("a purple square left of a blue triangle", 181428)

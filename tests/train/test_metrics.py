@@ -1,9 +1,18 @@
 """metrics.jsonl: whole lines, and none of steps that are to be done again."""
 
+import importlib.machinery
 import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 from mmjax.files import read_lines
-from mmjax.train.metrics import Metrics
+from mmjax.train.metrics import Metrics, check_wandb
+from mmjax.types import UserError
 
 
 def test_writes_lines_and_null_for_what_is_not_finite(tmp_path):
@@ -25,3 +34,83 @@ def test_lines_after_the_step_to_go_on_from_are_dropped(tmp_path):
         (2, 1.0),
         (3, 2.0),
     ]
+
+
+def test_lines_without_a_step_do_not_stop_a_training_from_going_on(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 1.0}\n{"step": "2"}\n{"step": null}\n')
+    Metrics(tmp_path, 2).close()
+    assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"step": 1, "loss": 2.0}]
+
+
+class StubRun:
+    """What a run of Weights & Biases was given."""
+
+    def __init__(self, **settings: Any):
+        self.settings = settings
+        self.logged: list[tuple[dict[str, Any], int]] = []
+        self.finished = False
+
+    def log(self, figures: dict[str, Any], step: int) -> None:
+        self.logged.append((figures, step))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture(name="wandb_runs")
+def stub_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StubRun]:
+    runs: list[StubRun] = []
+
+    def init(**settings: Any) -> StubRun:
+        runs.append(StubRun(**settings))
+        return runs[-1]
+
+    stub = types.ModuleType("wandb")
+    stub.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="stub")
+    stub.init, stub.Image = init, lambda picture: ("picture", picture.tolist())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    return runs
+
+
+def test_wandb_gets_figures_and_pictures_and_goes_on_with_the_same_run(tmp_path: Path, wandb_runs: list[StubRun]):
+    picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    for start in (0, 3):
+        metrics = Metrics(tmp_path, start, "project", {"seed": 7})
+        metrics.write(start + 1, "train", {"loss": 0.5})
+        metrics.write_picture(start + 1, "samples", picture)
+        metrics.close()
+    Metrics(tmp_path / "other", 0, "project", {}).close()
+    first, second, other = wandb_runs
+    assert first.settings == {"project": "project", "dir": str(tmp_path), "config": {"seed": 7}, "resume": "allow",
+                              "id": first.settings["id"]}  # fmt: skip
+    assert first.settings["id"] == second.settings["id"] != other.settings["id"]
+    assert first.logged == [({"train/loss": 0.5}, 1), ({"samples": ("picture", picture.tolist())}, 1)]
+    assert first.finished and second.logged[0] == ({"train/loss": 0.5}, 4)
+
+
+def test_wandb_that_cannot_start_is_told_in_one_line(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
+    def refused(**settings: Any) -> None:
+        raise RuntimeError("api_key not configured\n(no tty)")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refused)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
+    with pytest.raises(UserError, match=r"^train.wandb_project: .* \(api_key not configured \(no tty\)\); run wandb"):
+        Metrics(tmp_path, 2, "project")
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 9}\n'
+
+
+def test_wandb_is_asked_for_before_it_is_needed(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
+    check_wandb("project")
+    missing = r"^train.wandb_project: wandb is not installed; run pip install '\.\[wandb\]'"
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    check_wandb("")
+    with pytest.raises(UserError, match=missing):
+        check_wandb("project")
+    with pytest.raises(UserError, match=missing):
+        Metrics(tmp_path, 0, "project")
+    # A folder that wandb left where it was run before is no wandb.
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.delitem(sys.modules, "wandb")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(UserError, match=missing):
+        check_wandb("project")
