@@ -15,7 +15,12 @@ HELP = "write a checkpoint's parameters as a model folder, which loads and serve
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="of the training")
-    parser.add_argument("--out", type=Path, required=True, help="the model folder; one that is there is replaced")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the model folder; a model folder that is there is replaced, nothing else is",
+    )
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
 
 

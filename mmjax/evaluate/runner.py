@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmjax.files import write_file
-from mmjax.sample.postprocess import grid
+from mmjax.sample.postprocess import grid as grid  # commands/train.py takes it from here
 from mmjax.types import Batch, Evaluator, Predict, Samples
 
 KEPT_BYTES = 1 << 29

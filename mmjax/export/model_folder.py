@@ -1,5 +1,6 @@
 """The model folder: config.json, model.safetensors, tokenizer.model and a model card; all that is needed to run it."""
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmjax import models
-from mmjax.config import Config, to_dict
+from mmjax.config import Config, VisualTokenizer, to_dict
 from mmjax.files import write_json
 from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
@@ -28,9 +29,9 @@ def write_model_folder(
     Raises:
         UserError: where the folder exists and is something else, or cannot be written.
     """
-    folder = folder.absolute()
-    if folder.exists() and not _replaceable(folder):
-        raise UserError(f"--out {folder}: exists and is no model folder; name another one")
+    folder = folder.resolve()
+    if found := _in_the_way(folder):
+        raise UserError(f"--out {folder}: {found}; name another one")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
@@ -44,7 +45,12 @@ def write_model_folder(
         (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
         if folder.exists():
             folder.rename(replaced)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(folder)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"--out {folder}: cannot be written: {error}") from error
@@ -52,17 +58,24 @@ def write_model_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replaceable(folder: Path) -> bool:
-    """Whether the folder is empty or a model folder of ours; others' models use the same names for their files."""
+def _in_the_way(folder: Path) -> str:
+    """Why nothing may be written there; "" where there is nothing, or only an empty folder or a model of ours.
+
+    Others' models use the same names for their files, so that names alone do not tell.
+    """
+    if not folder.exists():
+        return ""
     if not folder.is_dir():
-        return False
+        return "is a file"
     names = set(os.listdir(folder))
-    if not names:
-        return True
+    if others := sorted(names - set(FILES)):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        return f"holds other files: {', '.join(others[:3])}{more}"
     try:
-        return "model.safetensors" in names and names <= set(FILES) and bool(read_recipe(folder))
+        ours = not names or ("model.safetensors" in names and bool(read_recipe(folder)))
     except UserError:
-        return False
+        ours = False
+    return "" if ours else "exists and is no model folder"
 
 
 def flatten(params: Params) -> dict[str, Any]:
@@ -94,19 +107,18 @@ def read_params(path: Path, shapes: Params) -> Params:
 
 
 def _card(config: Config, params: Params, step: int, figures: Mapping[str, float]) -> str:
-    inputs = models.inputs(config)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(figures.items())]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
+    kind, code = _tokenizer_card(config) if isinstance(config.model, VisualTokenizer) else _generator_card(config)
     return f"""# {config.name}
 
-A direct generator of mmjax: text{" and a reference picture" if "reference" in inputs else ""} in, a picture of
-{config.data.size} x {config.data.size} pixels out. {count:,} parameters, {step:,} steps on `{config.data.source}`.
+{kind} {count:,} parameters, {step:,} steps on `{config.data.source}`.
+
+In this folder:
 
 ```python
-import mmjax
-model = mmjax.load("{config.name}")  # this folder
-pictures = model.generate(["..."])  # uint8 [1, {config.data.size}, {config.data.size}, 3]
+{code}
 ```
 
 | figure | held-out examples |
@@ -114,3 +126,33 @@ pictures = model.generate(["..."])  # uint8 [1, {config.data.size}, {config.data
 {table}
 `config.json` holds the whole recipe and the versions it was trained with.
 """
+
+
+def _generator_card(config: Config) -> tuple[str, str]:
+    """What kind of model it is, and code that runs it."""
+    size = config.data.size
+    reference = " and a reference picture" if "reference" in models.inputs(config) else ""
+    return (
+        f"A {config.model.kind} generator of mmjax: text{reference} in, a picture of {size} x {size} pixels out.",
+        f"""import mmjax
+
+model = mmjax.load(".")
+pictures = model.generate(["a red circle left of a blue square"])  # uint8 [1, {size}, {size}, 3]""",
+    )
+
+
+def _tokenizer_card(config: Config) -> tuple[str, str]:
+    size = config.data.size
+    assert isinstance(config.model, VisualTokenizer)
+    side, codes = size // 2 ** len(config.model.widths), math.prod(config.model.levels)
+    return (
+        f"A visual tokenizer of mmjax: pictures of {size} x {size} pixels to {side} x {side} codes, each one of "
+        f"{codes:,}, and back.",
+        f"""import mmjax
+import numpy as np
+
+model = mmjax.load(".")
+pictures = np.zeros((1, {size}, {size}, 3), np.float32)  # -1 (black) to 1 (white)
+outputs = model.apply(model.params, image=pictures)
+codes, pictures_again = outputs["codes"], outputs["image"]  # int32 [1, {side * side}], float32 as the pictures""",
+    )

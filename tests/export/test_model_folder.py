@@ -1,5 +1,6 @@
 """Model folders: exact, whole or not at all, and clear about what is wrong with one."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import mmjax
 from mmjax import data, models
 from mmjax.config import Config, resolve, to_dict
 from mmjax.export import GenerativeModel, write_model_folder
+from mmjax.export.load import _runnable, _texts
 from mmjax.export.model_folder import FILES, flatten, read_params
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.state import State
@@ -33,6 +35,13 @@ RECIPE: dict[str, Any] = {
               "decoder_widths": [8, 8]},
     "train": {"steps": 7},
 }  # fmt: skip
+VISUAL_TOKENIZER: dict[str, Any] = {
+    "name": "codes",
+    "data": {"size": 32},
+    "model": {"kind": "visual_tokenizer", "widths": [8, 8], "levels": [5, 3]},
+    "objective": {"terms": {"mean_squared_error": 1.0}},
+    "train": {"steps": 7},
+}
 PROMPTS = ["a small red circle", "a large blue square", "a green triangle"]
 REFERENCE = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
 
@@ -134,10 +143,11 @@ def test_the_first_words_of_a_long_prompt_count(model: GenerativeModel) -> None:
     assert (pictures[0] != pictures[1]).any()
 
 
-def test_loads_without_tensorflow_and_orbax(folder: Path, model: GenerativeModel) -> None:
+def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeModel) -> None:
     program = (
         "import sys\n"
-        "for name in ('tensorflow', 'tensorflow_datasets', 'orbax', 'orbax.checkpoint'): sys.modules[name] = None\n"
+        "for name in ('tensorflow', 'tensorflow_datasets', 'orbax', 'orbax.checkpoint', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
         "import mmjax, numpy\n"
         f"pictures = mmjax.load({str(folder)!r}).generate({PROMPTS!r})\n"
         "sys.stdout.buffer.write(pictures.tobytes())"
@@ -152,14 +162,101 @@ def test_loads_without_tensorflow_and_orbax(folder: Path, model: GenerativeModel
 @pytest.mark.parametrize(("prompts", "what"), [
     ([], "prompts: give a list of at least one text"),
     ("a red circle", "prompts: give a list of at least one text"),
+    (b"a red circle", "prompts: each must be a text, and number 0 (from 0) is a int"),
+    (None, "prompts: give a list of at least one text"),
+    (7, "prompts: give a list of at least one text"),
+    (["a red circle", None], "prompts: each must be a text, and number 1 (from 0) is a NoneType"),
+    ([["a red circle"]], "prompts: each must be a text, and number 0 (from 0) is a list"),
 ])  # fmt: skip
 def test_prompts_that_are_none(model: GenerativeModel, prompts: Any, what: str) -> None:
-    assert what in told(model.generate, prompts)
+    assert what in told(_texts, prompts)
+    if prompts in ([], "a red circle"):  # the others are refused before, where types are checked as here
+        assert what in told(model.generate, prompts)
+
+
+def test_a_drawn_picture_may_be_given_back(model: GenerativeModel) -> None:
+    pictures = model.generate(PROMPTS)
+    floats = (pictures / 127.5 - 1).astype(np.float32)
+    again = model.generate(PROMPTS, reference=pictures)
+    np.testing.assert_array_equal(again, model.generate(PROMPTS, reference=floats.clip(-1, 1)))
+    assert (again != pictures).any()
+
+
+def test_parameters_go_to_the_device_once(model: GenerativeModel) -> None:
+    model.generate(PROMPTS)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
+    text = jax.device_put(np.zeros((16, 11), np.int32))
+    with jax.transfer_guard_host_to_device("disallow"):
+        model.apply(model.params, text=text)
+
+
+def test_a_kernel_for_gpus_is_replaced_where_there_is_none(
+    copy: Path, model: GenerativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = json.loads((copy / "config.json").read_text())
+    about["recipe"]["model"].update(attention="cudnn", dtype="bfloat16")
+    (copy / "config.json").write_text(json.dumps(about))
+    found = mmjax.load(copy)
+    assert found.config.model == dataclasses.replace(model.config.model, dtype="bfloat16")
+    assert found.generate(PROMPTS).shape == (3, 32, 32, 3)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    on_gpu = resolve(about["recipe"])
+    assert _runnable(on_gpu) is on_gpu and on_gpu.model.attention == "cudnn"
+
+
+@pytest.fixture(name="visual_tokenizer", scope="module")
+def folder_of_a_visual_tokenizer(tmp_path_factory: pytest.TempPathFactory, tokenizer: bytes) -> Path:
+    config = resolve(VISUAL_TOKENIZER)
+    params = jax.device_get(jax.jit(lambda: models.init(config, jax.random.key(5)))())
+    folder = tmp_path_factory.mktemp("export") / "a folder of another name"
+    write_model_folder(folder, config, params, tokenizer, 7, {})
+    return folder
+
+
+def test_a_visual_tokenizer_does_not_draw_from_text(visual_tokenizer: Path) -> None:
+    message = told(mmjax.load(visual_tokenizer).generate, PROMPTS)
+    assert message == ("codes: a model of kind visual_tokenizer does not draw from text; name a model of kind direct")
+
+
+def code_of_the_card(folder: Path) -> str:
+    return (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+
+
+def test_the_code_of_the_card_runs(folder: Path, visual_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    exec(code_of_the_card(folder), found)
+    assert found["pictures"].shape == (1, 32, 32, 3) and found["pictures"].dtype == np.uint8
+    assert "A direct generator of mmjax: text and a reference picture in" in (folder / "README.md").read_text()
+    monkeypatch.chdir(visual_tokenizer)
+    exec(code_of_the_card(visual_tokenizer), found)
+    assert found["codes"].shape == (1, 64) and found["codes"].dtype == np.int32
+    assert found["pictures_again"].shape == (1, 32, 32, 3) and found["pictures_again"].dtype == np.float32
+    card = (visual_tokenizer / "README.md").read_text()
+    assert "A visual tokenizer of mmjax: pictures of 32 x 32 pixels to 8 x 8 codes, each one of 15, and back" in card
+    assert "int32 [1, 64]" in card
+
+
+def test_a_step_is_of_a_workdir_and_a_workdir_may_have_none_yet(
+    copy: Path, tmp_path: Path, config: Config, tokenizer: bytes
+) -> None:
+    assert told(mmjax.load, copy, 7) == (
+        f"{copy}: a model folder holds one step only; give step with a workdir, or leave it out"
+    )
+    workdir = tmp_path / "workdir"
+    open_workdir(workdir, config)
+    none = f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first"
+    assert told(mmjax.load, workdir) == none
+    (workdir / "tokenizer.model").write_bytes(tokenizer)
+    assert told(mmjax.load, workdir) == told(mmjax.load, workdir, 3) == none
+    (workdir / "checkpoints").mkdir()
+    assert "no checkpoint there" in told(mmjax.load, workdir)
 
 
 @pytest.mark.parametrize(("reference", "what"), [
-    (REFERENCE[:2], "reference: must be float32 [3, 32, 32, 3], not float32 [2, 32, 32, 3]"),
-    (REFERENCE[:, :16], "reference: must be float32 [3, 32, 32, 3], not float32 [3, 16, 32, 3]"),
+    (REFERENCE[:2], "reference: must be float32 or uint8 [3, 32, 32, 3], not float32 [2, 32, 32, 3]"),
+    (REFERENCE[:, :16], "reference: must be float32 or uint8 [3, 32, 32, 3], not float32 [3, 16, 32, 3]"),
+    (np.zeros((3, 32, 31, 3), np.uint8), "not uint8 [3, 32, 31, 3]"),
     (REFERENCE.astype(np.float64), "not float64 [3, 32, 32, 3]"),
     (REFERENCE * 1.01 + 0.5, "reference: values must be from -1 (black) to 1 (white)"),
     (np.full_like(REFERENCE, np.nan), "reference: values must be from -1 (black) to 1 (white)"),
@@ -213,22 +310,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("files", [
-    {"notes.txt": "mine"},
-    {"README.md": "mine"},
-    {"config.json": "{}", "model.safetensors": "another's", "tokenizer.model": "another's", "README.md": "another's"},
-    {"config.json": json.dumps({"recipe": RECIPE}), "tokenizer.model": "a workdir that was only prepared"},
-    {"config.json": json.dumps({"recipe": RECIPE}), "model.safetensors": "", "checkpoints/4/state": ""},
+@pytest.mark.parametrize(("files", "found"), [
+    ({"notes.txt": "mine"}, "holds other files: notes.txt"),
+    ({"README.md": "mine"}, "exists and is no model folder"),
+    ({"config.json": "{}", "model.safetensors": "another's", "tokenizer.model": "another's", "README.md": "another's"},
+     "exists and is no model folder"),
+    ({"config.json": json.dumps({"recipe": RECIPE}), "tokenizer.model": "a workdir that was only prepared"},
+     "exists and is no model folder"),
+    ({"config.json": json.dumps({"recipe": RECIPE}), "model.safetensors": "", "checkpoints/4/state": ""},
+     "holds other files: checkpoints"),
+    ({"config.json": json.dumps({"recipe": RECIPE}), "model.safetensors": "", "e": "", "d": "", "c": "", "b": "",
+      "a": ""}, "holds other files: a, b, c and 2 more"),
 ])  # fmt: skip
 def test_a_folder_that_is_something_else_is_left_alone(
-    files: dict[str, str], tmp_path: Path, config: Config, params: Params, tokenizer: bytes
+    files: dict[str, str], found: str, tmp_path: Path, config: Config, params: Params, tokenizer: bytes
 ) -> None:
     for name, content in files.items():
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text(content)
     before = contents(tmp_path)
     message = told(write_model_folder, tmp_path / "out", config, params, tokenizer, 7, {})
-    assert message == f"--out {tmp_path / 'out'}: exists and is no model folder; name another one"
+    assert message == f"--out {tmp_path / 'out'}: {found}; name another one"
     assert contents(tmp_path) == before
 
 
@@ -253,9 +355,26 @@ def test_what_cannot_be_written_leaves_the_old_folder(
     monkeypatch.setattr("mmjax.export.model_folder.save_file", full)
     assert "cannot be written: [Errno 28] No space" in told(write_model_folder, copy, config, params, tokenizer, 9, {})
     assert contents(copy.parent) == before
-    assert "exists and is no model" in told(write_model_folder, copy / "README.md", config, params, tokenizer, 9, {})
+    assert "README.md: is a file; name" in told(
+        write_model_folder, copy / "README.md", config, params, tokenizer, 9, {}
+    )
     inside = copy / "README.md" / "out"
     assert "cannot be written" in told(write_model_folder, inside, config, params, tokenizer, 9, {})
+
+
+def test_a_folder_that_cannot_be_moved_into_its_place_leaves_the_old_one(
+    copy: Path, config: Config, params: Params, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = contents(copy.parent), Path.rename
+
+    def busy(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise OSError(16, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    assert "resource busy" in told(write_model_folder, copy, config, params, tokenizer, 9, {})
+    assert contents(copy.parent) == before
 
 
 def test_names_of_parameters() -> None:
