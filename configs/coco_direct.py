@@ -11,10 +11,11 @@ from mmjax.config import parse_arguments
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
-    arg = parse_arguments(argument, size=224)
-    small = arg.size <= 64
+    arg = parse_arguments(argument, size=0)
+    size = arg.size or (32 if arg.tiny else 224)
+    small = size <= 64
     config = ConfigDict()
-    config.data = {"source": "coco_folder", "size": arg.size, "flip": True}  # resized to size * 256 / 224, then cropped
+    config.data = {"source": "coco_folder", "size": size, "flip": True}  # resized to size * 256 / 224, then cropped
     config.text = {"length": 32, "vocabulary": 8192}
     config.model = {
         "width": 256,
@@ -30,7 +31,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.train = {"batch": 64, "epochs": 10, "best": "-loss"}  # evaluated and saved every epoch
     config.evaluate = {"evaluators": ("losses", "reconstruction"), "batch": 64, "samples": 8}
     if arg.tiny:
-        config.data.update({"size": 32, "evaluation_examples": 16})
+        config.data.evaluation_examples = 16
+        config.optimizer.warmup_steps = 2
         config.text.vocabulary = 400
         config.model.update({"width": 32, "text_layers": 1, "vision_layers": 1, "fusion_layers": 1})
         config.model.decoder_widths = (16, 8)

@@ -11,10 +11,11 @@ from mmjax.config import parse_arguments
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
-    arg = parse_arguments(argument, size=64)
-    small = arg.size <= 64
+    arg = parse_arguments(argument, size=0)
+    size = arg.size or (32 if arg.tiny else 64)
+    small = size <= 64
     config = ConfigDict()
-    config.data = {"source": "coco_folder", "size": arg.size, "flip": True}
+    config.data = {"source": "coco_folder", "size": size, "flip": True}
     config.model = {
         "kind": "visual_tokenizer",
         "widths": (64, 128) if small else (64, 128, 256),
@@ -34,7 +35,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.train = {"batch": 64, "epochs": 10, "best": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 64, "samples": 8}
     if arg.tiny:
-        config.data.update({"size": 32, "evaluation_examples": 16})
+        config.data.evaluation_examples = 16
+        config.optimizer.warmup_steps = 2
         config.model.update({"widths": (16, 32), "blocks": 1})
         config.text = {"vocabulary": 400}
         config.train.update({"batch": 8, "epochs": 0, "steps": 4})

@@ -41,6 +41,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.evaluate = {"evaluators": ("losses", "reconstruction", "scenes"), "batch": 64, "samples": 16}
     if arg.tiny:
+        config.optimizer.warmup_steps = 2
         config.data.update({"evaluation_examples": 16, "scenes": {"examples": 64}})
         config.model.update({"width": 32, "heads": 8, "text_layers": 1, "fusion_layers": 1, "decoder_widths": (16, 8)})
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ COMMANDS = {
     "generate": "pictures from text",
 }
 WITH_RECIPE = ("prepare", "train")
+WITH_OVERRIDES = (*WITH_RECIPE, "evaluate")
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
@@ -36,7 +38,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Exit status: 0 done, 2 the user's mistake, 1 anything else, 130 stopped by Ctrl-C."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _silence_unfinished_transfers()
+    if argv is None:  # the process is this command's alone
+        _silence_unfinished_transfers()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -57,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _silence_unfinished_transfers() -> None:
     """Once a checkpoint failed, Orbax leaves reads and writes behind, which all complain that nobody waits for them."""
+    for name in ("absl", "asyncio"):  # what fails is raised as well, and told in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
 
@@ -94,25 +99,28 @@ def _run(argv: list[str]) -> int:
                     metavar="FILE[:ARGUMENTS]",
                     help="the recipe, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
                 )
-                sub.epilog = "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32; all fields: mmjax/config/fields.py"
+                sub.epilog = (
+                    "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
+                    "mmjax/config/fields.py lists them all"
+                )
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)
-    overrides = _overrides(rest, allowed=arguments.command in WITH_RECIPE)
+    arguments.overrides = _overrides(rest, arguments.command)
     if arguments.command in WITH_RECIPE:
         from mmjax.config import load_recipe
 
-        arguments.recipe = load_recipe(arguments.config, overrides)
+        arguments.recipe = load_recipe(arguments.config, arguments.overrides)
     return module.run(arguments)
 
 
-def _overrides(words: list[str], allowed: bool) -> dict[str, str]:
+def _overrides(words: list[str], command: str) -> dict[str, str]:
     """`--config.a.b=value` or `--config.a.b value`, by field name."""
     overrides = {}
     words = list(words)
     while words:
         word = words.pop(0)
-        if not (allowed and word.startswith("--config.")):
-            raise UserError(f"unknown argument {word}; see mmjax --help")
+        if not (command in WITH_OVERRIDES and word.startswith("--config.")):
+            raise UserError(f"unknown argument {word}; see mmjax {command} --help")
         name, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
             if not words:

@@ -51,3 +51,8 @@ class Samples:
 Predict = Callable[[Batch], dict[str, np.ndarray]]
 Figures = Iterator[tuple[str, float | Samples]]
 Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The name of a leaf, its keys joined by slashes: `text/block_0/mlp_in/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

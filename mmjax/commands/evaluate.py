@@ -2,73 +2,85 @@
 
 import argparse
 import time
+from contextlib import closing
 from pathlib import Path
 
 from mmjax import data
 from mmjax.commands import wiring
-from mmjax.commands.train import intervals
 from mmjax.config import Config
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
-from mmjax.train.checkpoint import Checkpoints
-from mmjax.train.workdir import read_recipe
-from mmjax.types import UserError
+from mmjax.train.checkpoint import Checkpoints, step_argument
+from mmjax.train.workdir import check_overrides, read_recipe
+from mmjax.types import Params, UserError
 
 WATCH_SECONDS = 10
-HELP = "run the recipe's evaluators on a checkpoint of a workdir"
+HELP = (
+    "run the recipe's evaluators on a checkpoint of a workdir, over whatever devices there are; "
+    "--config.FIELD=VALUE overrides where the data lie, the mesh, and what is evaluated"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="of the training")
-    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
-    parser.add_argument(
-        "--watch", action="store_true", help="go on with each new checkpoint until the training is done"
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=step_argument, help='which checkpoint: a number, or "best" (default: the newest)')
+    which.add_argument(
+        "--watch", action="store_true", help="wait for checkpoints and evaluate each, until the training is done"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config = read_recipe(workdir)
-    wiring.check(config)
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
-    parts = wiring.build(config, steps=1)
-    tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
+    check_overrides(arguments.overrides)
+    # The devices here need not be those of the training: all of them split the batch unless it is said otherwise.
+    mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
+    config = read_recipe(workdir, mesh | arguments.overrides)
+    wiring.check_evaluation(config)
+    source = data.open_source(config.data, training=False, seed=config.seed)
+    parts = wiring.build(config)
     if not arguments.watch:
-        _evaluate(workdir, config, parts, tokenizer, arguments.step)
+        step, params = _restore(workdir, config, arguments.step)
+        _evaluate(workdir, parts, source, step, params)
         return 0
-    last, _, _ = intervals(config, data.open_source(config.data, training=True, seed=config.seed).size)
+    last, _, _ = wiring.intervals(config, data.open_source(config.data, training=True, seed=config.seed).size)
     seen: set[int] = set()
     while not any(step >= last for step in seen):
         waiting = [step for step in _steps(workdir) if step not in seen]
-        if waiting:  # one at a time: while it is evaluated, others may come and go
-            _evaluate(workdir, config, parts, tokenizer, waiting[0])
-            seen.add(waiting[0])
-        else:
+        if not waiting:
             time.sleep(WATCH_SECONDS)
+            continue
+        seen.add(waiting[0])  # one at a time: while it is evaluated, others may come and go
+        try:
+            step, params = _restore(workdir, config, waiting[0])
+        except UserError:
+            if waiting[0] in _steps(workdir):
+                raise
+            continue  # no longer kept
+        _evaluate(workdir, parts, source, step, params)
     return 0
 
 
 def _steps(workdir: Path) -> list[int]:
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
+    if not (workdir / "checkpoints").is_dir():
+        return []
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         return checkpoints.steps()
-    finally:
-        checkpoints.close()
 
 
-def _evaluate(workdir: Path, config: Config, parts: wiring.Parts, tokenizer: data.Tokenizer, step: int | None) -> None:
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        step, params = checkpoints.restore_params(step)
-    finally:
-        checkpoints.close()
-    predict, batches = wiring.evaluation(parts, params, tokenizer)
+def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int, Params]:
+    with closing(Checkpoints(workdir, best=config.train.best, read_only=True)) as checkpoints:
+        return checkpoints.restore_params(step)
+
+
+def _evaluate(workdir: Path, parts: wiring.Parts, source: data.Source, step: int, params: Params) -> None:
+    tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
+    predict, batches = wiring.evaluation(parts, params, tokenizer, source)
     figures, samples = runner.run(parts.evaluators, predict, batches)
     runner.write(workdir, step, figures, samples)
     report = write_report(workdir)
     width = max(map(len, figures), default=0)
-    print(f"{config.name}, step {step:,}:")
+    print(f"{parts.config.name}, step {step:,}:")
     for name, value in figures.items():
         print(f"  {name.ljust(width)}  {value:.4f}")
     print(f"report: {report}")

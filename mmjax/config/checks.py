@@ -41,11 +41,22 @@ def check(config: Config) -> None:
         _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     _need(0 <= config.objective.drop_reference <= 1, "objective.drop_reference: must be from 0 to 1")
     _need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
+    _above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
+    _need(
+        optimizer.weight_decay == 0 or optimizer.name == "adamw",
+        "optimizer.weight_decay: is for optimizer.name=adamw; adam has none",
+    )
     _need(
         text.vocabulary >= 300,
         f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}",
     )
     _need(data.resize >= data.size, f"data.resize: {data.resize} is smaller than data.size, {data.size}")
+    if data.source == "scenes":
+        _need(not data.flip, "data.flip: a mirrored scene makes its caption false (left of, right of); set it to false")
+        _need(
+            (data.train_split, data.evaluation_split) == ("train", "validation"),
+            "data.train_split, data.evaluation_split: scenes have no splits but train and validation",
+        )
     _need(data.source != "scenes" or data.size >= 32, f"data.size: scenes are drawn from 32 pixels up, not {data.size}")
     _need(
         data.source == "scenes" or bool(data.root),
@@ -68,9 +79,12 @@ def check(config: Config) -> None:
 
 
 def _check_direct(config: Config, model: DirectGenerator) -> None:
-    _above_0({"model.width": model.width, "model.heads": model.heads})
-    layers = ("text_layers", "vision_layers", "fusion_layers")
-    _not_below_0({f"model.{name}": getattr(model, name) for name in layers})
+    names = ("width", "heads", "text_layers", "vision_layers", "fusion_layers")
+    _above_0({f"model.{name}": getattr(model, name) for name in names})
+    _need(
+        model.attention != "cudnn" or model.dtype == "bfloat16",
+        "model.attention: cudnn computes in 16 bits; set model.dtype to bfloat16",
+    )
     _need(model.width % model.heads == 0, f"model.heads: {model.heads} does not divide model.width, {model.width}")
     _need(
         model.width % 4 == 0,

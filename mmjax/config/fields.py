@@ -155,7 +155,8 @@ class Train:
     Attributes:
         batch: examples a step, over all devices.
         steps, epochs: how long; exactly one of them is set.
-        log_every, evaluate_every, checkpoint_every: steps between; 0 means once an epoch.
+        log_every, evaluate_every, checkpoint_every: steps between; of the last two 0 means once an epoch. An evaluation
+            better than all before is saved as well.
         keep: newest checkpoints kept, beside the best one.
         best: the figure of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
         max_bad_steps: stop after so many steps in a row with a loss or gradient that is not finite.

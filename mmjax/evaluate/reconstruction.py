@@ -1,4 +1,4 @@
-"""How close the pictures are to the originals: mean squared error, PSNR, SSIM."""
+"""How close the pictures are to the originals: PSNR, SSIM."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,18 +14,18 @@ SMALLEST_ERROR = 1e-10  # so that equal pictures have a PSNR: 100 dB
 
 
 def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
-    """Yields "reconstruction/mean_squared_error", "reconstruction/psnr" (dB) and "reconstruction/ssim".
+    """Yields "reconstruction/psnr" (dB) and "reconstruction/ssim".
 
-    All are means over examples of the figure of one picture, with pictures from 0 to 1 and the model's clipped to that.
+    Both are means over examples of the figure of one picture; pictures from 0 to 1, the model's clipped to that.
     """
     mean = Mean()
-    names = "reconstruction/mean_squared_error", "reconstruction/psnr", "reconstruction/ssim"
+    names = "reconstruction/psnr", "reconstruction/ssim"
     for name in names:
         mean.add(name, [])
     for batch, outputs in predicted(predict, batches):
         picture, original = _unit_range(outputs["image"]), _unit_range(batch["image"])
         error = ((picture - original) ** 2).mean(axis=(1, 2, 3))
-        for name, values in zip(names, (error, psnr(error), ssim(picture, original)), strict=True):
+        for name, values in zip(names, (psnr(error), ssim(picture, original)), strict=True):
             mean.add(name, values)
     yield from mean.figures()
 

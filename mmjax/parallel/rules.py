@@ -7,14 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.types import UserError
+from mmjax.types import UserError, leaf_name
 
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
-
-
-def leaf_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, its keys joined by slashes: `text/block_0/mlp_in/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def match_rules(params: Any, rules: Rules, mesh: Mesh) -> Any:
@@ -38,7 +33,7 @@ def match_rules(params: Any, rules: Rules, mesh: Mesh) -> Any:
             return NamedSharding(mesh, PartitionSpec())
         used.add(matching[0])
         axes = rules[matching[0]][1]
-        if len(axes) > leaf.ndim:  # biases and scales of any rank share one rule: (None,)
+        if len(axes) != leaf.ndim:
             problems.append((name, f"rule {rules[matching[0]][0]} names {len(axes)} axes, the shape is {leaf.shape}"))
         for axis, length in zip(axes, leaf.shape, strict=False):
             if axis is not None and length % mesh.shape[axis]:

@@ -61,8 +61,7 @@ def check_finite(metrics: Mapping[str, float], step: int, limit: int) -> None:
     if metrics["bad_steps"] >= limit:
         raise UserError(
             f"step {step}: the loss, its gradient or the update was not finite {limit} steps in a row "
-            "(train.max_bad_steps); the parameters are those before; try a smaller optimizer.learning_rate, or "
-            "optimizer.clip=1.0"
+            "(train.max_bad_steps); try a smaller optimizer.learning_rate, or optimizer.clip=1.0, in another --workdir"
         )
 
 

@@ -21,8 +21,9 @@ class Progress:
     averaged.
     """
 
-    def __init__(self, train: config.Train, metrics: Metrics, start: int, last: int):
-        self.train, self.metrics = train, metrics
+    def __init__(self, train: config.Train, metrics: Metrics, start: int, last: int, steps: int):
+        """The bar goes from `start` to `last`; `steps` has the whole training."""
+        self.train, self.metrics, self.steps = train, metrics, steps
         self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.2, mininterval=0.5)
         self.window: list[dict[str, float]] = []
         self.begin = time.perf_counter()
@@ -35,7 +36,7 @@ class Progress:
         rate = self.train.batch * len(self.window) / seconds
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} pictures/s", refresh=False)
         self.bar.update(step - self.bar.n)
-        if step % self.train.log_every:
+        if step % self.train.log_every and step != self.steps:
             return
         finite = [row for row in self.window if row["bad_steps"] == 0]
         names = [name for name in values if name not in COUNTERS]

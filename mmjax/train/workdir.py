@@ -4,18 +4,21 @@ import importlib.metadata
 import json
 import platform
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
 from mmjax.types import UserError
 
-# What may change between two starts of one training: how long, how often, what is looked at.
+# What may change between two starts of one training: how long, how often, what is looked at, how it is computed.
 _FREE = (
     "name",
     "data.root",
     "mesh.",
     "evaluate.",
+    "model.attention",
+    "model.upsampling",
     "data.evaluation_examples",
     "train.steps",
     "train.epochs",
@@ -23,9 +26,13 @@ _FREE = (
     "train.evaluate_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.best",
     "train.max_bad_steps",
     "train.wandb_project",
 )
+# What may be another for evaluating than it was for training.
+_AFTERWARDS = ("data.root", "data.evaluation", "mesh.", "evaluate.", "model.attention", "model.upsampling")
+_OF_TOKENIZER = ("data.", "text.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
@@ -40,8 +47,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def open_workdir(workdir: Path, config: Config) -> None:
-    """Makes the workdir where it is missing, refuses that of another recipe, and writes config.json.
+def check_workdir(workdir: Path, config: Config) -> None:
+    """Makes the workdir where it is missing, and refuses that of another recipe.
+
+    Before the first checkpoint nothing was learned yet: then a workdir takes any recipe, and a tokenizer that was made
+    for other data is made anew.
 
     Raises:
         UserError: where the folder cannot be written, or holds a training whose recipe differs in more than its length
@@ -53,32 +63,49 @@ def open_workdir(workdir: Path, config: Config) -> None:
             pass
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); name another folder") from error
-    new = to_dict(config)
-    # Before the tokenizer there is nothing that depends on the recipe, and a mistake in it can still be mended.
-    if (workdir / "config.json").exists() and (workdir / "tokenizer.model").exists():
-        old = to_dict(read_recipe(workdir))
-        changed = [(n, a, b) for n, a, b in differences(old, new) if not n.startswith(_FREE)]
-        if changed:
-            listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
-            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-            raise UserError(f"--workdir {workdir}: holds another recipe: {listed}{more}; name another --workdir")
-    write_json(workdir / "config.json", {"recipe": new, "versions": versions()})
+    if not (workdir / "config.json").exists():
+        return
+    old, new = to_dict(read_recipe(workdir)), to_dict(config)
+    changed = [(n, a, b) for n, a, b in differences(old, new) if not n.startswith(_FREE)]
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
+        if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
+            (workdir / "tokenizer.model").unlink(missing_ok=True)
+        return
+    if changed:
+        listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise UserError(f"--workdir {workdir}: holds another recipe: {listed}{more}; name another --workdir")
 
 
-def read_recipe(folder: Path) -> Config:
-    """The recipe of a workdir or a model folder.
+def open_workdir(workdir: Path, config: Config) -> None:
+    """Checks the workdir and writes config.json."""
+    check_workdir(workdir, config)
+    write_json(workdir / "config.json", {"recipe": to_dict(config), "versions": versions()})
+
+
+def check_overrides(overrides: Mapping[str, str]) -> None:
+    """Raises UserError for a field that may not be another for evaluating than it was for training."""
+    for name in overrides:
+        if not name.startswith(_AFTERWARDS):
+            raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
+
+
+def read_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Config:
+    """The recipe of a workdir or a model folder; overrides as on the command line.
 
     Raises:
         UserError: where there is none, or it is of a version of mmjax with other fields.
     """
     path = folder / "config.json"
     try:
-        return resolve(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+        recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
     except OSError:
         raise UserError(
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{path}: is no config.json of mmjax, or only half of one") from None
+    try:
+        return resolve(recipe, overrides)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

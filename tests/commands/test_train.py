@@ -158,6 +158,30 @@ def test_a_recipe_that_could_not_start_can_be_mended(
     assert main(["prepare", *RECIPE, f"--workdir={tmp_path}"]) == 0
 
 
+@pytest.mark.parametrize("step", ["0", "-3"])
+def test_a_step_to_stop_at_that_is_none(tmp_path: Path, mistake: Mistake, step: str) -> None:
+    line = mistake("train", *RECIPE, "--workdir", tmp_path / "run", "--stop-at", step)
+    assert line == f"--stop-at {step}: must be a step from 1 on"
+    assert not (tmp_path / "run").exists()
+
+
+def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole / "config.json").read_bytes()
+    assert main(["train", *RECIPE, f"--workdir={whole}", "--config.train.steps=3"]) == 0
+    assert "quickstart: step 16 of 3 is done already" in capsys.readouterr().out
+    assert (whole / "config.json").read_bytes() == before
+
+
+def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run) -> None:
+    settings = ("--config.train.best=-loss", "--config.train.evaluate_every=3", "--config.train.checkpoint_every=16")
+    run("train", *RECIPE, *settings, "--workdir", tmp_path, "--config.train.keep=1", "--stop-at=9")
+    losses = {row["step"]: row["loss"] for row in figures(tmp_path) if row["split"] == "evaluation"}
+    best = min(losses, key=lambda step: losses[step])
+    assert committed(tmp_path) == sorted({best, 9})
+    out = run("evaluate", "--workdir", tmp_path, "--step", "best").stdout
+    assert f"quickstart, step {best}:" in out
+
+
 def test_a_workdir_that_cannot_be_written(tmp_path: Path, mistake: Mistake) -> None:
     (tmp_path / "file").write_text("")
     line = mistake("train", *RECIPE, "--workdir", tmp_path / "file" / "run")

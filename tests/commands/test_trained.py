@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from runs import Mistake, Run, committed, noise
 
+from mmjax import evaluate
 from mmjax.cli import main
 from mmjax.commands.generate import read_prompts
+from mmjax.train.workdir import read_recipe
 from mmjax.types import UserError
 
 PROMPTS = ("a small red circle left of a large blue square", "a large green triangle above a small red circle")
@@ -39,10 +41,22 @@ def test_evaluating_again_gives_the_figures_of_the_training(workdir: Path, tmp_p
     (copy / "report.html").unlink()
     done = run("evaluate", "--workdir", copy, "--watch")
     assert noise(done.stderr) == [] and done.stdout.count("report: ") == 2
+    assert set(expected[4]) == set(evaluate.figure_names(read_recipe(copy)))
     for step, figures in expected.items():
         assert json.loads((copy / "evaluation" / f"{step}.json").read_text()) == figures
         assert f"quickstart, step {step}:" in done.stdout
     assert "<html" in (copy / "report.html").read_text() and (copy / "evaluation" / "4.samples.png").exists()
+
+
+def test_on_other_devices_than_the_training(workdir: Path, tmp_path: Path, run: Run, mistake: Mistake) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    about = json.loads((copy / "config.json").read_text())
+    about["recipe"]["mesh"].update(data=4, fsdp=2)
+    (copy / "config.json").write_text(json.dumps(about))
+    out = run("evaluate", "--workdir", copy, "--config.data.evaluation_examples=3").stdout  # on one
+    assert "quickstart, step 4:" in out
+    line = mistake("evaluate", "--workdir", copy, "--config.model.width=64")
+    assert line == "--config.model.width: is what the model was trained with; it may not change afterwards"
 
 
 def test_one_step_of_a_training_that_counts_epochs(workdir: Path, tmp_path: Path, run: Run) -> None:
@@ -114,7 +128,10 @@ def test_generate_tells_what_is_wrong(workdir: Path, tmp_path: Path, mistake: Mi
 def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_path: Path, mistake: Mistake) -> None:
     assert "no config.json there" in mistake("export", "--workdir", tmp_path, "--out", tmp_path / "m")
     line = mistake("export", "--workdir", workdir, "--out", workdir)
-    assert line == f"--out {workdir}: exists and is no model folder; name another one"
+    assert (
+        line
+        == f"--out {workdir}: holds other files: checkpoints, evaluation, metrics.jsonl and 2 more; name another one"
+    )
     assert committed(workdir) == [2, 4]
     line = mistake("export", "--workdir", workdir, "--out", tmp_path / "m", "--step", 3)
     assert line == f"{workdir / 'checkpoints'}: no checkpoint of step 3; there are 2, 4"
@@ -131,17 +148,15 @@ def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_
 
 def test_evaluate_tells_what_is_wrong(workdir: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
     assert "no config.json there" in mistake("evaluate", "--workdir", tmp_path)
-    assert f"{model}: no checkpoint there yet; run mmjax train" in mistake("evaluate", "--workdir", model)
+    assert f"{model}/checkpoints: no checkpoint there yet; run mmjax train" in mistake("evaluate", "--workdir", model)
     line = mistake("evaluate", "--workdir", workdir, "--step", 7)
     assert line == f"{workdir / 'checkpoints'}: no checkpoint of step 7; there are 2, 4"
 
 
-def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(
-    workdir: Path, tmp_path: Path, mistake: Mistake
-) -> None:
+def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(workdir: Path, tmp_path: Path, run: Run) -> None:
     copy = shutil.copytree(workdir, tmp_path / "copy")
     for path in (copy / "checkpoints" / "4" / "state" / "ocdbt.process_0" / "d").iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    line = mistake("export", "--workdir", copy, "--out", tmp_path / "m")
-    assert line.startswith(f"{copy / 'checkpoints'}/4: cannot be restored: ")
+    lines = noise(run("export", "--workdir", copy, "--out", tmp_path / "m", status=2).stderr)
+    assert len(lines) == 1 and lines[0].startswith(f"mmjax: {copy / 'checkpoints'}/4: cannot be restored: ")
     assert main(["export", f"--workdir={copy}", f"--out={tmp_path / 'm'}", "--step=2"]) == 0

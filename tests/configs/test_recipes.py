@@ -50,6 +50,8 @@ def test_resolves_and_says_what_it_is(path: Path) -> None:
 def test_the_sizes_that_the_recipe_offers_resolve(path: Path, argument: str) -> None:
     config = read(path, argument)
     assert argument != "size=64" or config.data.size == 64
+    if argument == "tiny":
+        assert read(path, "size=64,tiny").data.size == 64
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=name_of)
@@ -73,16 +75,17 @@ def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> No
 def test_takes_a_step_on_eight_devices(path: Path) -> None:
     """On random numbers: the parameters move, the loss is that of the objective, and nothing is skipped."""
     config = dataclasses.replace(read(path, "tiny"), mesh=Mesh(2, 2, 2))
-    parts = wiring.build(config, config.train.steps)
+    parts = wiring.build(config)
+    training = wiring.build_training(parts, config.train.steps)
     rng = np.random.default_rng(0)
     size, batch = config.data.size, config.train.batch
     text = rng.integers(1, config.text.vocabulary, (batch, config.text.length)).astype(np.int32)
     image = rng.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
     host = {"image": image, "text": text, "mask": np.arange(batch) != 3, "id": ["x"] * batch, "captions": [[]] * batch}
-    state = parts.make_state()
+    state = training.make_state()
     before = jax.device_get(state.params)
     outputs = jax.device_get(parts.predict(state.params, parts.placement.put(host)))
-    state, metrics = parts.step(state, parts.placement.put(host))
+    state, metrics = training.step(state, parts.placement.put(host))
     assert int(state.step) == 1 and int(metrics["bad_steps"]) == 0 and int(metrics["examples"]) == batch - 1
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params)))
     assert np.mean(moved) > 0.9

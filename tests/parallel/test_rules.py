@@ -17,10 +17,12 @@ RULES = ((r"text/table", ("model", "fsdp")), (r".*kernel", ("fsdp", None)), (r".
 
 
 def test_first_match_wins():
-    found = match_rules(PARAMS, ((r"out/kernel", (None, "model")), *RULES[:1], (r".*", ())), make_mesh(Mesh(2, 2, 2)))
+    found = match_rules(
+        PARAMS, ((r"out/kernel", (None, "model")), *RULES[:1], (r".*bias", (None,))), make_mesh(Mesh(2, 2, 2))
+    )
     assert found["out"]["kernel"].spec == PartitionSpec(None, "model")
     assert found["text"]["table"].spec == PartitionSpec("model", "fsdp")
-    assert found["out"]["bias"].spec == PartitionSpec()
+    assert found["out"]["bias"].spec == PartitionSpec(None)
 
 
 def test_every_problem_is_told():
@@ -37,6 +39,7 @@ def test_every_problem_is_told():
     ]
 
 
-def test_a_rule_with_too_many_axes():
-    with pytest.raises(UserError, match="names 2 axes"):
-        match_rules(PARAMS, (*RULES[:2], (r".*bias", (None, "model"))), make_mesh(Mesh()))
+@pytest.mark.parametrize("axes", [(), (None, "model")])
+def test_a_rule_with_other_axes_than_the_parameter(axes):
+    with pytest.raises(UserError, match=f"names {len(axes)} axes"):
+        match_rules(PARAMS, (*RULES[:2], (r".*bias", axes)), make_mesh(Mesh()))

@@ -64,6 +64,20 @@ def test_the_newest_and_the_best_are_kept(tmp_path, best, kept):
     assert Checkpoints(tmp_path, 2, best).steps() == kept
 
 
+def test_the_best_step_and_what_improves_on_it(tmp_path):
+    checkpoints = saved(tmp_path, (1, {"loss": 0.5}), (2, {"loss": 0.3}), (3, {}), best="-loss", keep=3)
+    assert checkpoints.best_step() == 2
+    assert checkpoints.restore_params("best")[0] == 2
+    assert checkpoints.improves({"loss": 0.2}) and not checkpoints.improves({"loss": 0.3})
+    assert not checkpoints.improves({"loss": float("nan")}) and not checkpoints.improves({})
+    checkpoints.close()
+    none = saved(tmp_path / "none", (1, {}))
+    assert none.best_step() is None and none.improves({"loss": 9.0})
+    with pytest.raises(UserError, match="none of the checkpoints was evaluated"):
+        none.restore_params("best")
+    none.close()
+
+
 def test_a_figure_that_is_not_finite_is_never_the_best(tmp_path):
     checkpoints = saved(tmp_path, (1, {"loss": 0.5}), (2, {"loss": float("nan")}), (3, {"loss": 0.6}), (4, {}), (5, {}))
     assert checkpoints.steps() == [1, 4, 5]

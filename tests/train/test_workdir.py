@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmjax.config import resolve
-from mmjax.train.workdir import open_workdir, read_recipe
+from mmjax.train.workdir import check_overrides, open_workdir, read_recipe
 from mmjax.types import UserError
 
 RECIPE = {"train": {"steps": 5}}
@@ -20,11 +20,30 @@ def test_recipe_comes_back(tmp_path):
 
 def test_another_recipe_is_refused_and_a_longer_training_is_not(tmp_path):
     open_workdir(tmp_path, resolve(RECIPE))
-    (tmp_path / "tokenizer.model").write_bytes(b"made by prepare")
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     open_workdir(tmp_path, resolve({"train": {"steps": 9, "log_every": 3}, "evaluate": {"samples": 3}}))
     with pytest.raises(UserError, match=r"another recipe: model.width was 128 and now is 64; name another --workdir"):
         open_workdir(tmp_path, resolve({"train": {"steps": 5}, "model": {"width": 64}}))
     assert read_recipe(tmp_path).model.width == 128
+
+
+def test_before_the_first_checkpoint_any_recipe_is_taken(tmp_path):
+    tokenizer = tmp_path / "tokenizer.model"
+    open_workdir(tmp_path, resolve(RECIPE))
+    tokenizer.write_bytes(b"made by prepare")
+    open_workdir(tmp_path, resolve({"train": {"steps": 5}, "optimizer": {"learning_rate": 0.1}}))
+    assert read_recipe(tmp_path).optimizer.learning_rate == 0.1
+    assert tokenizer.exists()
+    open_workdir(tmp_path, resolve({"train": {"steps": 5}, "text": {"vocabulary": 500}}))
+    assert not tokenizer.exists()  # it was of other data
+
+
+def test_what_may_be_overridden_afterwards(tmp_path):
+    check_overrides({"data.root": "x", "mesh.data": "1", "evaluate.batch": "3", "data.evaluation_split": "val2014"})
+    with pytest.raises(UserError, match=r"--config.model.width: is what the model was trained with"):
+        check_overrides({"model.width": "64"})
+    open_workdir(tmp_path, resolve(RECIPE))
+    assert read_recipe(tmp_path, {"evaluate.batch": "3"}).evaluate.batch == 3
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": {"model": {"wdth": 3}, "train": {"steps": 1}}}'])

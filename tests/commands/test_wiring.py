@@ -1,0 +1,52 @@
+"""What is known of a recipe before anything is opened, and how long it trains."""
+
+import pytest
+
+from mmjax.commands import wiring
+from mmjax.config import Config, resolve
+from mmjax.types import UserError
+
+
+def recipe(**fields: object) -> Config:
+    return resolve({"train": {"steps": 9}} | fields)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "epochs", "expected"),
+    [(160, 64, 10, (25, 2, 2)), (160, 32, 3, (15, 5, 5)), (7, 64, 5, (1, 1, 1)), (100, 64, 2, (4, 2, 2))],
+)
+def test_epochs_are_whole(examples: int, batch: int, epochs: int, expected: tuple[int, int, int]) -> None:
+    assert wiring.intervals(recipe(train={"epochs": epochs, "batch": batch}), examples) == expected
+
+
+def test_intervals_that_are_given_and_a_warm_up_that_is_too_long() -> None:
+    given = recipe(train={"steps": 9, "evaluate_every": 2, "checkpoint_every": 3})
+    assert wiring.intervals(given, 1000) == (9, 2, 3)
+    with pytest.raises(UserError, match=r"optimizer.warmup_steps: 9 leaves nothing of the 9 steps"):
+        wiring.intervals(recipe(optimizer={"warmup_steps": 9}), 1000)
+
+
+def told(config: Config) -> str:
+    with pytest.raises(UserError) as error:
+        wiring.check(config)
+    return str(error.value)
+
+
+def test_the_figure_that_decides_must_be_one_that_is_given() -> None:
+    wiring.check(recipe(train={"steps": 9, "best": "-mean_squared_error"}))
+    wiring.check(recipe(train={"steps": 9, "best": ""}))
+    assert "no evaluator of this recipe gives scene/all; they give loss," in told(
+        recipe(train={"steps": 9, "best": "scene/all"})
+    )
+
+
+def test_a_kernel_and_a_batch_that_do_not_fit_the_devices() -> None:
+    model = {"attention": "cudnn", "dtype": "bfloat16"}
+    assert "cudnn needs an NVIDIA GPU" in told(recipe(model=model))
+    batch = recipe(train={"steps": 9, "batch": 8}, optimizer={"accumulate": 2})
+    assert told(batch).startswith("train.batch / optimizer.accumulate: 4 does not split over 8 devices")
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring.jax, "process_count", lambda: 2)
+    assert told(recipe()) == "2 processes: mmjax runs in one process with all its devices, as yet"
