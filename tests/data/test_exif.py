@@ -38,6 +38,12 @@ def test_reads_both_orders_of_bytes_and_behind_other_segments(order: str) -> Non
     assert orientation(plain[:20] + b"\xff\xfe\0\x05abc" + segment + plain[20:]) == 6
 
 
+def test_chunks_of_odd_length_are_filled_up_in_webp() -> None:
+    content = with_orientation("WEBP", 6)
+    at = content.index(b"EXIF")
+    assert orientation(content[:at] + b"odd " + struct.pack("<I", 5) + b"12345\0" + content[at:]) == 6
+
+
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_values_without_a_meaning_are_upright(value: int) -> None:
     assert orientation(with_orientation("JPEG", value)) == 1
