@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmjax.data import load_tokenizer
 from mmjax.export import write_model_folder
-from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_recipe
 from mmjax.types import UserError
 
@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the model folder; a model folder that is there is replaced, nothing else is",
     )
-    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    parser.add_argument(
+        "--step", type=step_argument, help='which checkpoint: a number, or "best" (default: the newest)'
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_recipe(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir, best=config.train.best, read_only=True)
     step, params = checkpoints.restore_params(arguments.step)
     checkpoints.close()
     path = workdir / "evaluation" / f"{step}.json"

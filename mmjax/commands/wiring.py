@@ -147,8 +147,7 @@ def evaluation(
         return jax.device_get(parts.predict(placed, parts.placement.put(batch)))
 
     def batches() -> Iterable[Batch]:
-        count = min(source.size, parts.config.data.evaluation_examples or source.size)
-        total = math.ceil(count / parts.config.evaluate.batch)
+        total = math.ceil(data.evaluation_size(source, parts.config) / parts.config.evaluate.batch)
         passed = data.evaluation_batches(source, tokenizer, parts.config)
         return tqdm(passed, "evaluating", total, unit="batch", leave=False, delay=2, dynamic_ncols=True)
 

@@ -99,8 +99,8 @@ def _floats(reference: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "n y 
     return pictures
 
 
-def load(path: str | Path, step: int | None = None) -> GenerativeModel:
-    """Loads a model folder, or the newest checkpoint (or that of a step) of a workdir.
+def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
+    """Loads a model folder, or the newest checkpoint of a workdir, or that of a step, or the "best".
 
     Raises:
         UserError: where the path is neither, or what it holds is broken, or a step is given with a model folder.
@@ -120,7 +120,7 @@ def load(path: str | Path, step: int | None = None) -> GenerativeModel:
     if is_workdir:
         from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
 
-        checkpoints = Checkpoints(folder, read_only=True)
+        checkpoints = Checkpoints(folder, best=config.train.best, read_only=True)
         try:
             _, params = checkpoints.restore_params(step)
         finally:

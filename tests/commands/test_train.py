@@ -180,6 +180,10 @@ def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run)
     assert committed(tmp_path) == sorted({best, 9})
     out = run("evaluate", "--workdir", tmp_path, "--step", "best").stdout
     assert f"quickstart, step {best}:" in out
+    assert (
+        f"quickstart, step {best}:"
+        in run("export", "--workdir", tmp_path, "--out", tmp_path / "m", "--step=best").stdout
+    )
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path: Path, mistake: Mistake) -> None:
