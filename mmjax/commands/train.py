@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_workdir(workdir, config)
     steps, evaluate_every, checkpoint_every = wiring.intervals(config, source.size)
     last = min(steps, arguments.stop_at or steps)
-    with ExitStack() as stack:
+    with ExitStack() as stack, loop.interrupted() as stop:
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.best)))
         saved = checkpoints.steps()
         if saved and saved[-1] >= last:
@@ -77,12 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
                 if saves or checkpoints.improves(latest.get(done, {})):
                     checkpoints.save(state, latest.get(done, {}))
 
-        with (
-            loop.interrupted() as stop,
-            wiring.closing(data.training_batches(source, tokenizer, config, start)) as batches,
-        ):
+        with wiring.closing(data.training_batches(source, tokenizer, config, start)) as batches:
             state = loop.train(state, training.step, batches, parts.placement.put, last, after, progress.log, stop)
-            done, stopped = int(state.step), stop()
+        done = int(state.step)
+        stopped = stop() and done < steps
         checkpoints.save(state, latest.get(done, {}))
         checkpoints.wait()
     report = write_report(workdir)

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +73,7 @@ def interrupted() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: Any) -> None:
         pressed.append(number)
+        os.write(2, b"\nstopping after this step; press Ctrl-C again to end at once, without saving\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, note)
