@@ -2,7 +2,7 @@
 
     python benchmarks/transposed_convolution.py
 
-Prints the median of each form and their ratio; `model.upsampling` names the faster one.
+Prints the median of each form and their ratio; `model.convolution` names the faster one.
 """
 
 import statistics
@@ -38,7 +38,7 @@ def main() -> None:
     for side, before, after in CASES:
         x = jax.random.normal(jax.random.key(0), (BATCH, side, side, before))
         kernel = jax.random.normal(jax.random.key(1), (4, 4, before, after))
-        dilated, matmul = seconds("dilated", x, kernel), seconds("matmul", x, kernel)
+        dilated, matmul = seconds("native", x, kernel), seconds("matmul", x, kernel)
         shape = f"{side} x {side} x {before} to {2 * side} x {2 * side} x {after}"
         print(f"{shape:>36}: dilated {dilated:.4f} s, matmul {matmul:.4f} s, ratio {dilated / matmul:.1f}")
 

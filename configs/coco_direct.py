@@ -24,7 +24,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "vision_layers": 4,
         "fusion_layers": 4,
         "decoder_widths": (96, 64, 32) if small else (128, 96, 64, 32),
-        "upsampling": "matmul" if small else "dilated",  # for CPUs, for TPUs and GPUs
+        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
     }
     config.objective = {"terms": {"mean_squared_error": 1.0}, "drop_reference": 0.1}
     config.optimizer = {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "clip": 1.0}

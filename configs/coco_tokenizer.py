@@ -21,7 +21,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "widths": (64, 128) if small else (64, 128, 256),
         "blocks": 1 if small else 2,
         "levels": (8, 5, 5, 5),
-        "upsampling": "matmul" if small else "dilated",  # for CPUs, for TPUs and GPUs
+        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
     }
     config.objective = {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}}
     config.optimizer = {

@@ -20,7 +20,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "fusion_layers": 4,
         "reference": False,  # from text alone
         "decoder_widths": (96, 48, 16) if arg.size < 64 else (96, 48, 24, 12),
-        "upsampling": "matmul",  # for CPUs
+        "convolution": "matmul",  # for CPUs
     }
     config.objective = {"terms": {"mean_squared_error": 1.0}}
     config.optimizer = {

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax.config.fields import Config, DirectGenerator, VisualTokenizer
+from mmjax.config.fields import Config, DirectGenerator, MaskedGenerator, VisualTokenizer
 from mmjax.types import UserError
 
 
@@ -23,6 +23,12 @@ def check(config: Config) -> None:
         "data.shuffle_buffer": data.shuffle_buffer,
         "optimizer.learning_rate": optimizer.learning_rate,
         "train.max_bad_steps": train.max_bad_steps,
+        "data.frames": data.frames,
+        "data.frame_rate": data.frame_rate,
+        "tokens.views": config.tokens.views,
+        "sampling.steps": config.sampling.steps,
+        "sampling.temperature": config.sampling.temperature,
+        "discriminator.learning_rate": config.discriminator.learning_rate,
     }
     _above_0(positive)
     not_negative = {
@@ -35,11 +41,27 @@ def check(config: Config) -> None:
         "optimizer.weight_decay": optimizer.weight_decay,
         "data.evaluation_examples": data.evaluation_examples,
         "evaluate.samples": config.evaluate.samples,
+        "sampling.guidance": config.sampling.guidance,
+        "sampling.confidence_temperature": config.sampling.confidence_temperature,
+        "sampling.top_k": config.sampling.top_k,
+        "discriminator.regularizer_weight": config.discriminator.regularizer_weight,
+        "discriminator.train_from": config.discriminator.train_from,
+        "objective.unmasked_weight": config.objective.unmasked_weight,
     }
     _not_below_0(not_negative)
     for name in ("b1", "b2", "ema"):
         _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
-    _need(0 <= config.objective.drop_reference <= 1, "objective.drop_reference: must be from 0 to 1")
+    for name in ("drop_reference", "drop_text", "text_mask"):
+        _need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
+    _need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
+    _need(
+        config.discriminator.start >= config.discriminator.train_from,
+        f"discriminator.start: must not be before discriminator.train_from, {config.discriminator.train_from}",
+    )
+    _need(
+        len(config.discriminator.widths) > 0 and min(config.discriminator.widths) > 0,
+        "discriminator.widths: needs at least one width, each above 0",
+    )
     _need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
     _above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
     _need(
@@ -74,13 +96,47 @@ def check(config: Config) -> None:
     )
     if isinstance(config.model, DirectGenerator):
         _check_direct(config, config.model)
-    else:
+    elif isinstance(config.model, VisualTokenizer):
         _check_visual_tokenizer(config, config.model)
+    else:
+        _check_masked_generator(config, config.model)
 
 
 def _check_direct(config: Config, model: DirectGenerator) -> None:
-    names = ("width", "heads", "text_layers", "vision_layers", "fusion_layers")
-    _above_0({f"model.{name}": getattr(model, name) for name in names})
+    _check_transformer(model, ("width", "heads", "text_layers", "vision_layers", "fusion_layers"))
+    _need(config.data.frames == 1, f"data.frames: a direct generator draws pictures, not clips of {config.data.frames}")
+    _check_widths(config, "decoder_widths", model.decoder_widths)
+    _need(
+        model.reference or config.objective.drop_reference == 0,
+        "objective.drop_reference: there is no reference to drop while model.reference is false",
+    )
+
+
+def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
+    _check_transformer(model, ("width", "heads", "layers", "text_layers"))
+    _need(
+        model.reference or config.objective.drop_reference == 0,
+        "objective.drop_reference: there is no reference to drop while model.reference is false",
+    )
+    tokenizer = config.tokenizer
+    _need(
+        tokenizer is not None or bool(config.tokens.tokenizer),
+        "tokens.tokenizer: a masked generator needs a trained visual tokenizer, as in --config.tokens.tokenizer=WORKDIR, "
+        "or the recipe of one in `tokenizer`",
+    )
+    if tokenizer is None:
+        return
+    _need(
+        isinstance(tokenizer.model, VisualTokenizer),
+        f"tokenizer.model.kind: must be visual_tokenizer, not {tokenizer.model.kind}",
+    )
+    for name in ("size", "frames"):
+        ours, theirs = getattr(config.data, name), getattr(tokenizer.data, name)
+        _need(ours == theirs, f"data.{name}: {ours}, but the visual tokenizer was made for {theirs}")
+
+
+def _check_transformer(model: DirectGenerator | MaskedGenerator, positive: tuple[str, ...]) -> None:
+    _above_0({f"model.{name}": getattr(model, name) for name in positive})
     _need(
         model.attention != "cudnn" or model.dtype == "bfloat16",
         "model.attention: cudnn computes in 16 bits; set model.dtype to bfloat16",
@@ -90,16 +146,21 @@ def _check_direct(config: Config, model: DirectGenerator) -> None:
         model.width % 4 == 0,
         f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}",
     )
-    _check_widths(config, "decoder_widths", model.decoder_widths)
-    _need(
-        model.reference or config.objective.drop_reference == 0,
-        "objective.drop_reference: there is no reference to drop while model.reference is false",
-    )
 
 
 def _check_visual_tokenizer(config: Config, model: VisualTokenizer) -> None:
     _not_below_0({"model.blocks": model.blocks})
     _check_widths(config, "widths", model.widths)
+    strides = model.time_strides
+    _need(
+        not strides or (len(strides) == len(model.widths) and set(strides) <= {1, 2}),
+        f"model.time_strides: needs 1 or 2 for each of the {len(model.widths)} widths, or nothing, not {list(strides)}",
+    )
+    _need(
+        bool(strides) or config.data.frames == 1,
+        f"model.time_strides: clips of {config.data.frames} frames need one for each width, as in "
+        f"{(1,) * (len(model.widths) - 1) + (2,)}",
+    )
     _need(
         len(model.levels) > 0 and min(model.levels) >= 2,
         "model.levels: needs at least one, each above 1",

@@ -22,21 +22,26 @@ class Data:
     """Where examples come from and how pictures are prepared.
 
     Attributes:
-        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_tfds" (TFDS coco_captions).
-        root: the COCO folder, or TFDS's data_dir; a bucket (gs://) works for TFDS.
+        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_tfds" (TFDS coco_captions),
+            "clips_folder" (clips with captions: mp4, gif or folders of frames).
+        root: the folder of the data set, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
         size: side of the pictures, in pixels.
+        frames: frames of a clip; 1 for pictures. Scenes move where there are several.
+        frame_rate: frames a second, as they are read and as they are written.
         resize: short side before the crop, in pixels; 0 takes size * 256 / 224.
         flip: mirror half of the training pictures.
         evaluation_examples: use only the first so many evaluation examples; 0 takes all.
         shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling.
     """
 
-    source: Literal["scenes", "coco_folder", "coco_tfds"] = "scenes"
+    source: Literal["scenes", "coco_folder", "coco_tfds", "clips_folder"] = "scenes"
     root: str = ""
     train_split: str = "train"
     evaluation_split: str = "validation"
     size: int = 32
+    frames: int = 1
+    frame_rate: float = 8.0
     resize: int = 0
     flip: bool = False
     evaluation_examples: int = 0
@@ -65,8 +70,8 @@ class DirectGenerator:
             has size / 2 ** len(decoder_widths) rows.
         dtype: what is computed in; parameters are always float32.
         attention: kernel of the scaled dot-product attention.
-        upsampling: form of the transposed convolution, same values: "dilated" is native on TPU and GPU, "matmul" is
-            many times faster on a CPU.
+        convolution: form of the convolutions, same values: "native" for TPUs and GPUs, "matmul" is many times faster
+            on a CPU.
     """
 
     kind: Literal["direct"] = "direct"
@@ -79,39 +84,157 @@ class DirectGenerator:
     decoder_widths: tuple[int, ...] = (64, 32)
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["xla", "cudnn"] = "xla"
-    upsampling: Literal["dilated", "matmul"] = "dilated"
+    convolution: Literal["native", "matmul"] = "native"
 
 
 @dataclass(frozen=True)
 class VisualTokenizer:
-    """The visual tokenizer: pictures to grids of codes and back.
+    """The visual tokenizer: pictures or clips to grids of codes and back.
 
     Attributes:
         widths: channels of the encoder, finest first; each halves the side, so the grid has size / 2 ** len(widths)
             rows. The decoder goes the same way back.
+        time_strides: for clips, how many frames become one at each width, 1 or 2. The first frame is coded on its own,
+            and no frame sees a later one; a picture is a clip of one frame. Empty: pictures only.
         blocks: residual blocks at each width.
         levels: of the finite scalar quantization; their product is the number of codes.
-        dtype, upsampling: as in DirectGenerator.
+        dtype, convolution: as in DirectGenerator.
     """
 
     kind: Literal["visual_tokenizer"] = "visual_tokenizer"
     widths: tuple[int, ...] = (64, 128)
+    time_strides: tuple[int, ...] = ()
     blocks: int = 1
     levels: tuple[int, ...] = (8, 5, 5, 5)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    upsampling: Literal["dilated", "matmul"] = "dilated"
+    convolution: Literal["native", "matmul"] = "native"
+
+
+@dataclass(frozen=True)
+class MaskedGenerator:
+    """The masked generator: a transformer over visual tokens that cross-attends to the text.
+
+    Attributes:
+        width, heads, layers: of the transformer over the visual tokens.
+        text_layers: layers of the text encoder, of the same width and heads.
+        reference: let a reference picture's tokens be further context.
+        remat: compute each layer anew in the backward pass, to save memory.
+        dtype, attention: as in DirectGenerator.
+    """
+
+    kind: Literal["masked_generator"] = "masked_generator"
+    width: int = 512
+    heads: int = 8
+    layers: int = 12
+    text_layers: int = 4
+    reference: bool = False
+    remat: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["xla", "cudnn"] = "xla"
 
 
 # Models by their `kind`; the first is taken where a recipe names none.
-Model = DirectGenerator | VisualTokenizer
+Model = DirectGenerator | VisualTokenizer | MaskedGenerator
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Named loss terms with their weights, and how often the reference picture is withheld (0 to 1)."""
+    """Named loss terms with their weights, and what is hidden from the model in training.
+
+    Attributes:
+        terms: weights by name; see mmjax/objective.
+        drop_reference, drop_text: how often the reference picture, and the text, is withheld (0 to 1); a generator can
+            only be guided if its text was dropped now and then.
+        mask_schedule: of masked visual modeling: how the masked share follows from a uniform number.
+        label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
+        text_mask: share of the text tokens hidden by masked language modeling.
+    """
 
     terms: dict[str, float] = field(default_factory=lambda: {"mean_squared_error": 1.0})
     drop_reference: float = 0.0
+    drop_text: float = 0.0
+    mask_schedule: Literal["cosine", "arccos"] = "cosine"
+    label_smoothing: float = 0.1
+    unmasked_weight: float = 0.1
+    text_mask: float = 0.15
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """The second player of adversarial training, for objectives with the term "adversarial" or "feature_matching".
+
+    Attributes:
+        loss: "non_saturating" (Goodfellow et al. 2014) or "hinge" (Lim and Ye 2017).
+        widths: channels of its convolutions, each halving the sides; it judges patches.
+        regularizer, regularizer_weight: "r1" (Mescheder et al. 2018), "lecam" (Tseng et al. 2021) or "none".
+        learning_rate: of Adam with b1, b2.
+        train_from: the step from which it is trained.
+        start: the step from which the generator's adversarial terms count.
+    """
+
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    widths: tuple[int, ...] = (64, 128, 256)
+    regularizer: Literal["r1", "lecam", "none"] = "lecam"
+    regularizer_weight: float = 0.01
+    learning_rate: float = 1e-4
+    b1: float = 0.0
+    b2: float = 0.99
+    train_from: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """Weights for the term "perceptual" (LPIPS, Zhang et al. 2018), which mmjax does not bring.
+
+    Attributes:
+        weights: a safetensors or PyTorch file with the network and its linear layers; "": the term becomes feature
+            matching on the discriminator.
+        sha256: the file's hash, checked before use; "" does not check.
+    """
+
+    weights: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where a masked generator's visual tokens come from.
+
+    Attributes:
+        tokenizer: workdir or model folder of a trained visual tokenizer; "": `tokenizer`, the recipe's own, is trained
+            first, in WORKDIR/tokenizer.
+        cache: folder of the encoded data set; "" takes WORKDIR/tokens.
+        views: how many crops and flips of each training picture are encoded.
+    """
+
+    tokenizer: str = ""
+    cache: str = ""
+    views: int = 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a masked generator draws, where nothing else is asked for.
+
+    Attributes:
+        steps: forward passes; each settles some of the tokens.
+        order: "confidence" settles the surest first (Chang et al. 2022), "halton" spreads them evenly over the grid
+            (Besnier et al. 2025).
+        guidance: how closely to follow the text: 0 ignores it, 1 samples as trained, more exaggerates it.
+        guidance_schedule: "linear" raises guidance over the steps from 1, "constant" keeps it.
+        temperature: of the tokens drawn.
+        confidence_temperature: of the noise on the order by confidence, which falls to 0 over the steps.
+        top_k: draw only from so many of the likeliest codes; 0: from all.
+    """
+
+    steps: int = 12
+    order: Literal["confidence", "halton"] = "confidence"
+    guidance: float = 3.0
+    guidance_schedule: Literal["linear", "constant"] = "linear"
+    temperature: float = 1.0
+    confidence_temperature: float = 4.5
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,14 +309,22 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole recipe."""
+    """A whole recipe.
+
+    `tokenizer` is the recipe of a masked generator's visual tokenizer.
+    """
 
     name: str = ""
     seed: int = 0
     data: Data = field(default_factory=Data)
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=DirectGenerator)
+    tokenizer: "Config | None" = None
+    tokens: Tokens = field(default_factory=Tokens)
+    sampling: Sampling = field(default_factory=Sampling)
     objective: Objective = field(default_factory=Objective)
+    discriminator: Discriminator = field(default_factory=Discriminator)
+    perceptual: Perceptual = field(default_factory=Perceptual)
     optimizer: Optimizer = field(default_factory=Optimizer)
     mesh: Mesh = field(default_factory=Mesh)
     train: Train = field(default_factory=Train)

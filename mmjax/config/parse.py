@@ -67,12 +67,21 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = Non
             if not isinstance(node, dict):
                 raise UserError(f"{'.'.join(parents[: depth + 1])}: must be a group of fields")
         node[last] = _from_text(dotted, kind, text)
-    config = _build(Config, tree, "")
+    return _completed(_build(Config, tree, ""), default_name)
+
+
+def _completed(config: Config, default_name: str) -> Config:
+    """The recipe, and that of its tokenizer, checked and with what follows from other fields filled in."""
     if not config.name:
         config = dataclasses.replace(config, name=default_name)
     if not config.data.resize:
         data = dataclasses.replace(config.data, resize=round(config.data.size * 256 / 224))
         config = dataclasses.replace(config, data=data)
+    if config.tokenizer is not None:
+        try:
+            config = dataclasses.replace(config, tokenizer=_completed(config.tokenizer, f"{config.name}-tokenizer"))
+        except UserError as error:
+            raise UserError(f"tokenizer.{error}") from None
     check(config)
     return config
 
@@ -128,6 +137,7 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 def _groups(kind: Any) -> tuple[type, ...]:
     """The dataclasses that a field of this type may hold: one, several told apart by their `kind`, or none."""
     choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    choices = tuple(choice for choice in choices if choice is not types.NoneType)
     return choices if all(dataclasses.is_dataclass(choice) for choice in choices) else ()
 
 
@@ -136,7 +146,8 @@ def _all_fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for f in dataclasses.fields(cls):
         yield prefix + f.name, hints[f.name]
         for group in _groups(hints[f.name]):
-            yield from _all_fields(group, f"{prefix}{f.name}.")
+            if not (group is Config and prefix):  # a tokenizer's recipe has none of its own
+                yield from _all_fields(group, f"{prefix}{f.name}.")
 
 
 def _unknown(dotted: str) -> UserError:
@@ -168,7 +179,9 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
             raise _unknown(f"{prefix}{key}")
         name = f"{prefix}{key}"
         groups = _groups(hints[key])
-        if groups:
+        if value is None and types.NoneType in typing.get_args(hints[key]):
+            values[key] = None
+        elif groups:
             values[key] = _build(_chosen(name, groups, value), value, name + ".")
         else:
             values[key] = _typed(name, hints[key], value)

@@ -22,13 +22,13 @@ class Decoder(nn.Module):
         widths: channels after each transposed convolution.
         channels: of the output.
         blocks: residual blocks before each transposed convolution.
-        upsampling: form of the transposed convolution.
+        convolution: form of the transposed convolution.
     """
 
     widths: Sequence[int]
     channels: int = 3
     blocks: int = 0
-    upsampling: str = "dilated"
+    convolution: str = "native"
     dtype: np.dtype = FLOAT32
 
     @nn.compact
@@ -36,6 +36,6 @@ class Decoder(nn.Module):
         for i, width in enumerate(self.widths):
             for j in range(self.blocks):
                 x = ResidualBlock(self.dtype, name=f"block_{i}_{j}")(x)
-            x = TransposedConvolution(width, self.upsampling, self.dtype, name=f"upsample_{i}")(x)
+            x = TransposedConvolution(width, self.convolution, self.dtype, name=f"upsample_{i}")(x)
             x = nn.gelu(layer_norm(x, f"norm_{i}"))
         return Convolution(self.channels, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)

@@ -99,5 +99,5 @@ class DirectGenerator(nn.Module):
             visual = jnp.where(given, seen, visual)
         fuse = CrossAttentionFusion(m.fusion_layers, m.heads, dtype, m.attention, name="fusion")
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
-        decoder = Decoder(m.decoder_widths, upsampling=m.upsampling, dtype=dtype, name="decoder")
+        decoder = Decoder(m.decoder_widths, convolution=m.convolution, dtype=dtype, name="decoder")
         return {"image": decoder(grid)}

@@ -68,7 +68,7 @@ class VisualTokenizer(nn.Module):
         self.encoder = Encoder(m)
         self.to_codes = nn.Dense(len(m.levels), dtype=dtype)
         self.from_codes = nn.Dense(m.widths[-1], dtype=dtype)
-        self.decoder = Decoder((*m.widths[-2::-1], m.widths[0]), 3, m.blocks, m.upsampling, dtype)
+        self.decoder = Decoder((*m.widths[-2::-1], m.widths[0]), 3, m.blocks, m.convolution, dtype)
 
     def __call__(self, image: Float[Array, "b y x c"]) -> dict[str, Any]:
         """The codes of pictures, -1 to 1, and the pictures that the codes give back.

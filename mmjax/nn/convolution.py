@@ -13,7 +13,7 @@ from mmjax.types import FLOAT32
 
 
 def transposed_convolution(
-    x: Float[Array, "b *space c"], kernel: Float[Array, "*window c e"], form: str = "dilated"
+    x: Float[Array, "b *space c"], kernel: Float[Array, "*window c e"], form: str = "native"
 ) -> Float[Array, "b *double e"]:
     """Doubles every spatial side: transposed convolution with kernel 4, stride 2, one pixel cut at each border.
 
@@ -23,7 +23,7 @@ def transposed_convolution(
     Args:
         x: the input; as many spatial axes as the kernel has.
         kernel: 4 along each spatial axis, then input and output channels.
-        form: how it is computed, to the same values: "dilated" as one convolution over the input spread apart by
+        form: how it is computed, to the same values: "native" as one convolution over the input spread apart by
             zeros, which TPUs and GPUs do natively; "matmul" as one matrix product whose results are shifted and
             added, many times faster on a CPU.
 
@@ -35,7 +35,7 @@ def transposed_convolution(
         raise ValueError(
             f"transposed convolution of rank {rank} needs a kernel of 4 along each axis, not {kernel.shape}"
         )
-    if form == "dilated":
+    if form == "native":
         flipped = jnp.flip(kernel, range(rank))
         return _convolve(x, flipped, (1,) * rank, ((2, 2),) * rank, dilation=(2,) * rank)
     if form != "matmul":
@@ -95,7 +95,7 @@ class TransposedConvolution(nn.Module):
     """Doubles every spatial side; see transposed_convolution."""
 
     features: int
-    form: str = "dilated"
+    form: str = "native"
     dtype: np.dtype = FLOAT32
 
     @nn.compact

@@ -18,7 +18,7 @@ _FREE = (
     "mesh.",
     "evaluate.",
     "model.attention",
-    "model.upsampling",
+    "model.convolution",
     "data.evaluation_examples",
     "train.steps",
     "train.epochs",
@@ -31,7 +31,7 @@ _FREE = (
     "train.wandb_project",
 )
 # What may be another for evaluating than it was for training.
-_AFTERWARDS = ("data.root", "data.evaluation", "mesh.", "evaluate.", "model.attention", "model.upsampling")
+_AFTERWARDS = ("data.root", "data.evaluation", "mesh.", "evaluate.", "model.attention", "model.convolution")
 _OF_TOKENIZER = ("data.", "text.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
