@@ -1,4 +1,4 @@
-"""Drawn scenes as a source: NumPy only."""
+"""Drawn scenes as a source, pictures or, where they move, clips: NumPy only."""
 
 import functools
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from jaxtyping import Int64, UInt8
 
 from mmjax.config import Data
 from mmjax.data.source import Reading, Rows, Source
-from mmjax.scenes import draw
+from mmjax.scenes import draw, motion
 from mmjax.scenes.grammar import caption
 
 PROVIDES = ("image", "text", "scene")
@@ -19,6 +19,7 @@ KEPT_BYTES = 2**30  # drawing takes longer than anything else here, so pictures 
 def open_scenes(config: Data, training: bool, seed: int) -> Source:
     """Scenes never held out for training; for evaluation, only held-out combinations of shape, color and relation.
 
+    Where config.frames is above 1 they are clips of moving scenes, whose captions leave radius, place and speed open.
     Examples are drawn independently of each other: where the captions determine the pictures, some occur repeatedly.
     """
     size = config.scenes.examples if training else EVALUATION_EXAMPLES

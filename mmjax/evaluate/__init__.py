@@ -5,11 +5,15 @@ from collections.abc import Callable
 
 from mmjax.config import Config, VisualTokenizer
 from mmjax.evaluate.codes import codes
+from mmjax.evaluate.diversity import diversity
 from mmjax.evaluate.losses import losses
+from mmjax.evaluate.motion import ASPECTS as OF_CLIPS
+from mmjax.evaluate.motion import motion
 from mmjax.evaluate.reconstruction import check_size, reconstruction
 from mmjax.evaluate.report import write_report
 from mmjax.evaluate.runner import run, write
 from mmjax.evaluate.samples import samples
+from mmjax.evaluate.scenes import ASPECTS as OF_SCENES
 from mmjax.evaluate.scenes import scenes
 from mmjax.types import Evaluator, UserError
 
@@ -27,23 +31,52 @@ def _codes(config: Config) -> Evaluator:
     return codes(math.prod(config.model.levels))
 
 
+def _scenes(config: Config) -> Evaluator:
+    _need_pictures("scenes", config)
+    return scenes
+
+
+def _diversity(config: Config) -> Evaluator:
+    _need_pictures("diversity", config)
+    if config.data.scenes.determined:
+        raise UserError(
+            "evaluate.evaluators: diversity is for captions that leave the picture open; set data.scenes.determined to "
+            "false, or leave diversity out"
+        )
+    return diversity
+
+
+def _motion(config: Config) -> Evaluator:
+    if config.data.frames == 1:
+        raise UserError("evaluate.evaluators: motion is for clips, and data.frames is 1; scenes is for pictures")
+    return motion
+
+
+def _need_pictures(name: str, config: Config) -> None:
+    frames = config.data.frames
+    if frames > 1:
+        raise UserError(f"evaluate.evaluators: {name} is for pictures, and data.frames is {frames}; motion is for clips")
+
+
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "codes": _codes,
+    "diversity": _diversity,
     "losses": lambda config: losses,
+    "motion": _motion,
     "reconstruction": _reconstruction,
     "samples": lambda config: samples(config.evaluate.samples),
-    "scenes": lambda config: scenes,
+    "scenes": _scenes,
 }
 
 # Fields that the data source must provide, beside those of every batch.
-NEEDS: dict[str, tuple[str, ...]] = {"scenes": ("scene",)}
+NEEDS: dict[str, tuple[str, ...]] = {"diversity": ("scene",), "motion": ("scene",), "scenes": ("scene",)}
 
 
 def build(config: Config) -> dict[str, Evaluator]:
     """The evaluators that the recipe names, in its order, and the samples where it asks for any.
 
     Raises:
-        UserError: for an unknown name, or an evaluator that the recipe's pictures are too small for.
+        UserError: for an unknown name, or an evaluator that the recipe's model or pictures are not for.
     """
     names = list(dict.fromkeys(config.evaluate.evaluators))
     if config.evaluate.samples and "samples" not in names:
@@ -58,8 +91,10 @@ def figure_names(config: Config) -> tuple[str, ...]:
     """The names of the figures that the recipe's evaluators give."""
     names = {
         "codes": ("tokenizer/code_usage",),
+        "diversity": ("scenes/diversity",),
         "losses": ("loss", *config.objective.terms),
+        "motion": tuple(f"scenes/{name}" for name in OF_CLIPS),
         "reconstruction": ("reconstruction/psnr", "reconstruction/ssim"),
-        "scenes": tuple(f"scenes/{name}" for name in ("shape", "color", "size", "relation", "all")),
+        "scenes": tuple(f"scenes/{name}" for name in OF_SCENES),
     }
     return tuple(figure for name in config.evaluate.evaluators for figure in names.get(name, ()))

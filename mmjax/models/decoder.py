@@ -1,6 +1,7 @@
 """Decoder: transposed convolutions from a grid of features to pixels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,26 +17,35 @@ from mmjax.types import FLOAT32
 class Decoder(nn.Module):
     """Doubles the sides once for each width, after residual blocks if any, then convolves to the output's channels.
 
-    Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a video.
+    Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a clip. No frame of a clip sees a later one.
 
     Attributes:
         widths: channels after each transposed convolution.
         channels: of the output.
         blocks: residual blocks before each transposed convolution.
-        convolution: form of the transposed convolution.
+        convolution: form of the convolutions.
+        time_strides: for clips, whether 1 + k frames stay so many (1) or become 1 + 2 k (2) with each width.
     """
 
     widths: Sequence[int]
     channels: int = 3
     blocks: int = 0
     convolution: str = "native"
+    time_strides: Sequence[int] = ()
     dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels c"]:
+        causal = bool(self.time_strides)
+        convolve: dict[str, Any] = {"form": self.convolution, "dtype": self.dtype}
         for i, width in enumerate(self.widths):
             for j in range(self.blocks):
-                x = ResidualBlock(self.dtype, name=f"block_{i}_{j}")(x)
-            x = TransposedConvolution(width, self.convolution, self.dtype, name=f"upsample_{i}")(x)
+                x = ResidualBlock(causal, **convolve, name=f"block_{i}_{j}")(x)
+            if causal and self.time_strides[i] == 1:  # each frame by itself
+                frames = x.shape[:2]
+                x = TransposedConvolution(width, **convolve, name=f"upsample_{i}")(x.reshape(-1, *x.shape[2:]))
+                x = x.reshape(*frames, *x.shape[1:])
+            else:
+                x = TransposedConvolution(width, causal, **convolve, name=f"upsample_{i}")(x)
             x = nn.gelu(layer_norm(x, f"norm_{i}"))
-        return Convolution(self.channels, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)
+        return Convolution(self.channels, causal=causal, **convolve, name="pixels")(x).astype(jnp.float32)

@@ -28,7 +28,7 @@ class VisionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
-        patches = Convolution(self.width, self.patch, self.patch, self.dtype, name="patches")(image)
+        patches = Convolution(self.width, self.patch, self.patch, dtype=self.dtype, name="patches")(image)
         b, rows, columns, d = patches.shape
         x = patches.reshape(b, rows * columns, d) + grid_positions(rows, columns, d)[None].astype(self.dtype)
         for i in range(self.layers):

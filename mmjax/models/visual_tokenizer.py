@@ -1,9 +1,12 @@
-"""The visual tokenizer: pictures to grids of integers and back.
+"""The visual tokenizer: pictures or clips to grids of integers and back.
 
 A convolutional encoder, finite scalar quantization, and a decoder of transposed convolutions: the arrangement of Esser
-et al. 2021 (arXiv:2012.09841) with the quantization of Mentzer et al. 2023 (arXiv:2309.15505).
+et al. 2021 (arXiv:2012.09841) with the quantization of Mentzer et al. 2023 (arXiv:2309.15505). For clips the
+convolutions are causal in time and the first frame is coded on its own (Yu et al. 2023, arXiv:2310.05737), so that a
+picture is a clip of one frame.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -18,16 +21,6 @@ from mmjax.nn.convolution import Convolution
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.residual import ResidualBlock
 
-_KERNELS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"encoder/down_0/kernel", (None, None, None, "model")),  # its input is pixels
-    (r"(encoder/down|decoder/upsample)_\d+/kernel", (None, None, "fsdp", "model")),
-    (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
-    (r"to_codes/kernel", ("fsdp", None)),
-    (r"from_codes/kernel", (None, "model")),
-    (r".*(bias|scale)", (None,)),
-)
-_BLOCKS = ((r".*/block_\d+_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
-
 
 def build(config: Config) -> "VisualTokenizer":
     assert isinstance(config.model, fields.VisualTokenizer)
@@ -35,12 +28,34 @@ def build(config: Config) -> "VisualTokenizer":
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    return {"image": jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)}
+    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    return {"image": jax.ShapeDtypeStruct((1, *frames, config.data.size, config.data.size, 3), jnp.float32)}
+
+
+def grid(config: Config) -> tuple[int, ...]:
+    """The shape of the grid of codes of one example: (rows, columns), or (frames, rows, columns) for clips."""
+    assert isinstance(config.model, fields.VisualTokenizer)
+    rows = config.data.size // 2 ** len(config.model.widths)
+    strides = config.model.time_strides
+    return (1 + math.ceil((config.data.frames - 1) / math.prod(strides)), rows, rows) if strides else (rows, rows)
 
 
 def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     assert isinstance(config.model, fields.VisualTokenizer)
-    return (_BLOCKS if config.model.blocks else ()) + _KERNELS
+    strides = config.model.time_strides
+    window: tuple[None, ...] = (None, None, None) if strides else (None, None)
+    ups = [(rf"decoder/upsample_{i}/kernel", 3 if s == 2 else 2) for i, s in enumerate(reversed(strides))]
+    return (
+        *([(r".*/block_\d+_\d+/(first|second)/kernel", (*window, "fsdp", "model"))] if config.model.blocks else []),
+        (r"encoder/down_0/kernel", (*window, None, "model")),  # its input is pixels
+        *([(r"encoder/down_\d+/kernel", (*window, "fsdp", "model"))] if len(config.model.widths) > 1 else []),
+        *[(name, (*(None,) * rank, "fsdp", "model")) for name, rank in ups],
+        *([] if ups else [(r"decoder/upsample_\d+/kernel", (*window, "fsdp", "model"))]),
+        (r"decoder/pixels/kernel", (*window, "fsdp", None)),
+        (r"to_codes/kernel", ("fsdp", None)),
+        (r"from_codes/kernel", (None, "model")),
+        (r".*(bias|scale)", (None,)),
+    )
 
 
 class Encoder(nn.Module):
@@ -50,16 +65,26 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid d"]:
-        dtype = jnp.dtype(self.model.dtype)
-        for i, width in enumerate(self.model.widths):
-            x = Convolution(width, 4, 2, dtype, name=f"down_{i}")(x)
-            for j in range(self.model.blocks):
-                x = ResidualBlock(dtype, name=f"block_{i}_{j}")(x)
+        m = self.model
+        causal = bool(m.time_strides)
+        convolve: dict[str, Any] = {"causal": causal, "form": m.convolution, "dtype": jnp.dtype(m.dtype)}
+        for i, width in enumerate(m.widths):
+            window, stride = (4, 4), (2, 2)
+            if causal:
+                time = m.time_strides[i]
+                window, stride = (2 * time if time > 1 else 1, 4, 4), (time, 2, 2)
+            x = Convolution(width, window, stride, **convolve, name=f"down_{i}")(x)
+            for j in range(m.blocks):
+                x = ResidualBlock(**convolve, name=f"block_{i}_{j}")(x)
         return layer_norm(x, "norm")
 
 
 class VisualTokenizer(nn.Module):
-    """Pictures [b, y, x, 3] to grids of codes with 2 ** len(widths) times smaller sides, and back."""
+    """Pictures [b, y, x, 3] or clips [b, f, y, x, 3] to grids of codes, and back.
+
+    Sides become 2 ** len(widths) times smaller. 1 + k frames become 1 + k / s, s the product of the time strides; a clip
+    that does not fit is coded with its last frame repeated.
+    """
 
     model: fields.VisualTokenizer
 
@@ -68,29 +93,38 @@ class VisualTokenizer(nn.Module):
         self.encoder = Encoder(m)
         self.to_codes = nn.Dense(len(m.levels), dtype=dtype)
         self.from_codes = nn.Dense(m.widths[-1], dtype=dtype)
-        self.decoder = Decoder((*m.widths[-2::-1], m.widths[0]), 3, m.blocks, m.convolution, dtype)
+        widths = (*m.widths[-2::-1], m.widths[0])
+        self.decoder = Decoder(widths, 3, m.blocks, m.convolution, m.time_strides[::-1], dtype)
 
-    def __call__(self, image: Float[Array, "b y x c"]) -> dict[str, Any]:
-        """The codes of pictures, -1 to 1, and the pictures that the codes give back.
+    def __call__(self, image: Float[Array, "b *pixels c"]) -> dict[str, Any]:
+        """The codes of pictures or clips, -1 to 1, and what the codes give back.
 
         Returns:
-            {"image": float32 [b, y, x, 3], "codes": int32 [b, n]}, the codes read row by row.
+            {"image": float32 as the input, "codes": int32 [b, n]}, the codes read frame by frame, row by row.
         """
         quantized = self._quantized(image)
         codes = fsq.to_indices(quantized, self.model.levels)
-        return {"image": self._decoded(quantized), "codes": codes.reshape(codes.shape[0], -1)}
+        again = self._decoded(quantized)
+        if again.ndim == 5:
+            again = again[:, : image.shape[1]] if image.ndim == 5 else again[:, 0]
+        return {"image": again, "codes": codes.reshape(codes.shape[0], -1)}
 
-    def encode(self, image: Float[Array, "b y x c"]) -> Int[Array, "b rows columns"]:
-        """The grid of codes of each picture, 0 to the product of the levels."""
+    def encode(self, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
+        """The grid of codes of each picture or clip, 0 to the product of the levels."""
         return fsq.to_indices(self._quantized(image), self.model.levels)
 
-    def decode(self, codes: Int[Array, "b rows columns"]) -> Float[Array, "b y x c"]:
-        """Pictures from grids of codes, about -1 to 1."""
+    def decode(self, codes: Int[Array, "b *grid"]) -> Float[Array, "b *pixels c"]:
+        """Pictures from grids of codes, about -1 to 1; clips of 1 + k s frames from k + 1 grids."""
         return self._decoded(fsq.to_codes(codes, self.model.levels))
 
-    def _quantized(self, image: Float[Array, "b y x c"]) -> Float[Array, "b rows columns l"]:
-        z = self.to_codes(self.encoder(image.astype(jnp.dtype(self.model.dtype))))
+    def _quantized(self, image: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid l"]:
+        x = image.astype(jnp.dtype(self.model.dtype))
+        if self.model.time_strides:
+            x = x[:, None] if x.ndim == 4 else x
+            missing = -(x.shape[1] - 1) % math.prod(self.model.time_strides)
+            x = jnp.concatenate([x, jnp.repeat(x[:, -1:], missing, axis=1)], axis=1)
+        z = self.to_codes(self.encoder(x))
         return fsq.quantize(z.astype(jnp.float32), self.model.levels)
 
-    def _decoded(self, quantized: Float[Array, "b rows columns l"]) -> Float[Array, "b y x c"]:
+    def _decoded(self, quantized: Float[Array, "b *grid l"]) -> Float[Array, "b *pixels c"]:
         return self.decoder(self.from_codes(quantized))

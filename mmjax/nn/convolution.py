@@ -56,6 +56,50 @@ def transposed_convolution(
     return whole[(slice(None), *(slice(1, -1),) * rank)]
 
 
+def convolution(
+    x: Float[Array, "b *space c"],
+    kernel: Float[Array, "*window c e"],
+    stride: Sequence[int],
+    causal: bool = False,
+    form: str = "native",
+) -> Float[Array, "b *less e"]:
+    """A convolution whose borders are padded with zeros, so that a side n becomes ceil(n / stride).
+
+    Args:
+        x: the input; as many spatial axes as the kernel has.
+        kernel: the window along each spatial axis, then input and output channels.
+        stride: along each spatial axis.
+        causal: the first spatial axis is time and padded in front only: no output sees a later input, and the first
+            output sees the first input alone (van den Oord et al. 2016, arXiv:1609.03499).
+        form: how it is computed, to the same values: "native", or "matmul" as one matrix product over the taps, which
+            uses all cores of a CPU.
+
+    Raises:
+        ValueError: for another form.
+    """
+    window, rank = kernel.shape[:-2], x.ndim - 2
+    padding = []
+    for axis, (side, taps, step) in enumerate(zip(x.shape[1:-1], window, stride, strict=True)):
+        total = max((-(-side // step) - 1) * step + taps - side, 0)
+        front = taps - 1 if causal and axis == 0 else total // 2
+        padding.append((front, max(total - front, 0)))
+    if form == "native":
+        return _convolve(x, kernel, stride, padding)
+    if form != "matmul":
+        raise ValueError(f"convolution form {form!r}: must be 'native' or 'matmul'")
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    sides = [-(-side // step) for side, step in zip(x.shape[1:-1], stride, strict=True)]
+
+    def tap(place: tuple[int, ...]) -> jax.Array:
+        spans = zip(place, sides, stride, strict=True)
+        return padded[(slice(None), *(slice(p, p + (n - 1) * step + 1, step) for p, n, step in spans))]
+
+    taps = jnp.concatenate([tap(place) for place in itertools.product(*map(range, window))], axis=-1)
+    # As a product of two matrices: XLA on CPUs is twice as slow where the left side has more axes.
+    y = taps.reshape(-1, taps.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(x.shape[0], *sides, kernel.shape[-1])
+
+
 def _convolve(
     x: jax.Array,
     kernel: jax.Array,
@@ -69,32 +113,41 @@ def _convolve(
 
 
 class Convolution(nn.Module):
-    """A convolution over as many axes as the input has between batch and channels, borders padded with zeros.
+    """A convolution over as many axes as the input has between batch and channels; see convolution.
 
     Attributes:
         features: output channels.
-        window, stride: along each axis.
+        window, stride: along each axis, or one number for all.
+        causal: the first axis is time.
     """
 
     features: int
-    window: int = 3
-    stride: int = 1
+    window: int | Sequence[int] = 3
+    stride: int | Sequence[int] = 1
+    causal: bool = False
+    form: str = "native"
     dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *less e"]:
         rank = x.ndim - 2
-        shape = (*(self.window,) * rank, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        window = (self.window,) * rank if isinstance(self.window, int) else tuple(self.window)
+        stride = (self.stride,) * rank if isinstance(self.stride, int) else tuple(self.stride)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*window, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = _convolve(x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,) * rank, "SAME")
+        y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), stride, self.causal, self.form)
         return y + jnp.expand_dims(bias.astype(self.dtype), range(y.ndim - 1))
 
 
 class TransposedConvolution(nn.Module):
-    """Doubles every spatial side; see transposed_convolution."""
+    """Doubles every spatial side; see transposed_convolution.
+
+    Where it is causal, the first axis is time: 1 + k frames become 1 + 2 k, and frame t sees the inputs up to t / 2,
+    rounded up, so the first frame sees the first input alone.
+    """
 
     features: int
+    causal: bool = False
     form: str = "native"
     dtype: np.dtype = FLOAT32
 
@@ -107,4 +160,5 @@ class TransposedConvolution(nn.Module):
         kernel = self.param("kernel", initializer, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = transposed_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.form)
+        y = y[:, :-1] if self.causal else y
         return y + jnp.expand_dims(bias.astype(self.dtype), range(y.ndim - 1))

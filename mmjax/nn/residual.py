@@ -15,11 +15,14 @@ class ResidualBlock(nn.Module):
     Normalized over the channels of each place alone, so that places, and frames, do not see each other by it.
     """
 
+    causal: bool = False
+    form: str = "native"
     dtype: np.dtype = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
         features = x.shape[-1]
-        y = Convolution(features, dtype=self.dtype, name="first")(nn.silu(layer_norm(x, "norm_first")))
-        y = Convolution(features, dtype=self.dtype, name="second")(nn.silu(layer_norm(y, "norm_second")))
+        convolve = {"causal": self.causal, "form": self.form, "dtype": self.dtype}
+        y = Convolution(features, **convolve, name="first")(nn.silu(layer_norm(x, "norm_first")))
+        y = Convolution(features, **convolve, name="second")(nn.silu(layer_norm(y, "norm_second")))
         return x + y

@@ -54,7 +54,7 @@ def test_gradients_reach_the_encoder_through_the_rounding(tiny):
         ({"levels": (64,) * 5}, "model.levels: 1,073,741,824 codes are more than 2 ** 24"),
         ({"widths": ()}, "model.widths: needs at least one width"),
         ({"widths": (4,) * 6}, "data.size: must be a multiple of 64, for 6 widths, not 32"),
-        ({"kind": "tokenizer"}, "model.kind: must be one of direct, visual_tokenizer, not 'tokenizer'"),
+        ({"kind": "tokenizer"}, "model.kind: must be one of direct, visual_tokenizer, masked_generator, not 'tokenizer'"),
         ({"heads": 3}, "model.heads: no such field"),
     ],
 )
