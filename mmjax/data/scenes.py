@@ -23,19 +23,24 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
     Examples are drawn independently of each other: where the captions determine the pictures, some occur repeatedly.
     """
     size = config.scenes.examples if training else EVALUATION_EXAMPLES
-    keep = KEPT_BYTES // (3 * config.size**2)
-    drawn: dict[int, tuple[UInt8[np.ndarray, "y x 3"], str]] = {}
+    frames, determined = config.frames, config.scenes.determined
+    keep = KEPT_BYTES // (3 * config.size**2 * frames)
+    drawn: dict[int, tuple[UInt8[np.ndarray, "*f y x 3"], str]] = {}
 
-    def example(index: int) -> tuple[UInt8[np.ndarray, "y x 3"], str]:
+    def example(index: int) -> tuple[UInt8[np.ndarray, "*f y x 3"], str]:
         if index in drawn:
             return drawn[index]
-        pair = draw.example(index, config.size, seed, config.scenes.determined, not training)
+        if frames > 1:
+            pair = motion.example(index, config.size, frames, seed, not training)
+        else:
+            pair = draw.example(index, config.size, seed, determined, not training)
         if len(drawn) < keep:
             drawn[index] = pair
         return pair
 
     def all_captions() -> Iterator[str]:
-        determined = config.scenes.determined
+        if frames > 1:
+            return (motion.caption(motion.example_scene(i, seed, not training)[0]) for i in range(size))
         return (caption(draw.example_scene(i, seed, determined, not training)[0]) for i in range(size))
 
     def read(reading: Reading) -> Iterator[Rows]:
@@ -49,9 +54,9 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
                 return
             epochs, places = np.divmod(positions, size)
             keys = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
-            pictures, captions = zip(*(example(int(key)) for key in keys), strict=True)
+            images, captions = zip(*(example(int(key)) for key in keys), strict=True)
             yield {
-                "image": np.stack(pictures).astype(np.float32) / np.float32(127.5) - np.float32(1),
+                "image": np.stack(images).astype(np.float32) / np.float32(127.5) - np.float32(1),
                 "mask": np.ones(keys.shape, np.bool_),
                 "key": keys,
                 "epoch": epochs,

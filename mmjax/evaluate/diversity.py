@@ -1,0 +1,84 @@
+"""How different the pictures are that the model draws for one caption, beside real scenes with that caption."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from scipy.spatial.distance import pdist
+
+from mmjax.evaluate.rows import Mean
+from mmjax.sample.postprocess import to_uint8
+from mmjax.scenes.draw import draw
+from mmjax.scenes.grammar import parse
+from mmjax.types import Batch, Figures, Predict
+
+CAPTIONS = 8
+SEEDS = 16
+
+
+def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "scenes/diversity": 1 where the model's pictures differ as real ones do, 0 where they are all the same.
+
+    For each of the first 8 different captions of the evaluation set, the mean distance between two of 16 pictures that
+    the model draws with the seeds 0 to 15 (`seed` of the batch, int32 [b]), divided by that between two of 16 real
+    scenes with that caption; then the mean over captions. The captions must leave the picture open.
+    """
+    mean = Mean()
+    mean.add("scenes/diversity", [])
+    for number, (caption, drawn) in enumerate(_drawn(predict, batches)):
+        scene = parse(caption)
+        real = [draw(scene, drawn.shape[1], np.random.default_rng((number, seed))) for seed in range(SEEDS)]
+        mean.add("scenes/diversity", [distance(drawn) / distance(np.stack(real))])
+    yield from mean.figures()
+
+
+def distance(pictures: UInt8[np.ndarray, "n y x 3"]) -> float:
+    """The mean over all pairs of the root mean square over pixels and channels, of values from 0 to 1."""
+    values = pictures.reshape(len(pictures), -1) / 255
+    return float(pdist(values).mean() / np.sqrt(values.shape[1]))
+
+
+def _drawn(
+    predict: Predict, batches: Callable[[], Iterable[Batch]]
+) -> Iterator[tuple[str, UInt8[np.ndarray, "n y x 3"]]]:
+    """Yields each caption with the pictures of all seeds."""
+    batch, size = _first_captions(batches)
+    count = len(batch["captions"]) if batch else 0
+    # As many rows at a time as the evaluation has, so that the model is not compiled anew; the last are filled up.
+    rows, seeds = np.repeat(np.arange(count), SEEDS), np.tile(np.arange(SEEDS, dtype=np.int32), count)
+    pictures = []
+    for start in range(0, len(rows), size):
+        places = np.minimum(np.arange(start, start + size), len(rows) - 1)
+        asked = _take(batch, rows[places]) | {"seed": seeds[places]}
+        pictures.append(to_uint8(predict(asked)["image"]))
+    if pictures:
+        each = np.concatenate(pictures)[: len(rows)].reshape(count, SEEDS, *pictures[0].shape[1:])
+        yield from zip((captions[0] for captions in batch["captions"]), each, strict=True)
+
+
+def _first_captions(batches: Callable[[], Iterable[Batch]]) -> tuple[Batch, int]:
+    """A batch of the first rows with different captions, at most 8, and how many rows the evaluation's batches have."""
+    found: dict[str, Batch] = {}
+    size = 0
+    for batch in batches():
+        size = len(batch["mask"])
+        for i in np.flatnonzero(batch["mask"]):
+            if len(found) < CAPTIONS:
+                found.setdefault(batch["captions"][i][0], _take(batch, [i]))
+        if len(found) == CAPTIONS:
+            break
+    rows = list(found.values())
+    if not rows:
+        return {}, size
+    joined = {
+        name: [row[name][0] for row in rows] if isinstance(value, list) else np.concatenate([row[name] for row in rows])
+        for name, value in rows[0].items()
+    }
+    return joined, size
+
+
+def _take(batch: Batch, places: Sequence[int] | np.ndarray) -> Batch:
+    return {
+        name: [value[i] for i in places] if isinstance(value, list) else np.asarray(value)[places]
+        for name, value in batch.items()
+    }

@@ -1,0 +1,24 @@
+"""Whether clips of moving scenes show what their captions say, by the checker of mmjax.scenes."""
+
+from collections.abc import Callable, Iterable
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.sample.postprocess import to_uint8
+from mmjax.scenes.check_motion import judge_clip
+from mmjax.types import Batch, Figures, Predict
+
+ASPECTS = ("motion", "color", "shape", "consistency", "all")
+
+
+def motion(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "scenes/motion", "scenes/color", "scenes/shape", "scenes/consistency" and "scenes/all": the share of clips
+    of which the first caption is true in that respect, 0 to 1; the model gives "image" float32 [b, f, y, x, c]."""
+    mean = Mean()
+    for aspect in ASPECTS:
+        mean.add(f"scenes/{aspect}", [])
+    for batch, outputs in predicted(predict, batches):
+        clips = to_uint8(outputs["image"])
+        verdicts = [judge_clip(clip, captions[0]) for clip, captions in zip(clips, batch["captions"], strict=True)]
+        for aspect in ASPECTS:
+            mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
+    yield from mean.figures()

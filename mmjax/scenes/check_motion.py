@@ -1,0 +1,69 @@
+"""Says what of a caption is true of a clip: finds the thing in every frame, and follows its path."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mmjax.scenes.check import Found, find
+from mmjax.scenes.motion import DIRECTIONS, parse
+
+# What is a plain motion, of the straight line that comes nearest to the path. A thing that jumps once, goes to and fro
+# or stands still most of the time lies farther off that line.
+LEAST_TRAVEL = 0.15  # in the direction, over the clip, as a fraction of the side
+SLANT = 0.5  # across the direction, as a part of that in it
+UNSTEADINESS = 0.15  # distance from the line (root mean square), as a part of the travel
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipVerdict:
+    """What of a caption is true of a clip; `all` is true where the other four are.
+
+    Attributes:
+        motion: the thing goes in the direction, plainly, straight and steadily.
+        color, shape: as said, in more than half of the frames.
+        consistency: in every frame there is one thing, of the same color and the same shape throughout, whichever.
+    """
+
+    motion: bool
+    color: bool
+    shape: bool
+    consistency: bool
+
+    @property
+    def all(self) -> bool:
+        return self.motion and self.color and self.shape and self.consistency
+
+
+def judge_clip(clip: UInt8[np.ndarray, "f y x 3"], caption: str) -> ClipVerdict:
+    """Says what of the caption is true of the clip, uint8 [f, y, x, 3], at least 32 pixels each way.
+
+    Only frames in which exactly one thing is found count; nothing is true of the others.
+
+    Raises:
+        ValueError: for a caption that is not of the grammar of motion.
+        UserError: for frames below 32 pixels.
+    """
+    scene = parse(caption)
+    frames = len(clip)
+    found = [find(frame) for frame in clip]
+    seen = {i: things[0] for i, things in enumerate(found) if len(things) == 1}
+    kinds = {(thing.shape, thing.color) for thing in seen.values()}
+    return ClipVerdict(
+        motion=2 * len(seen) > frames and _moves(seen, frames, scene.direction),
+        color=2 * sum(thing.color == scene.color for thing in seen.values()) > frames,
+        shape=2 * sum(thing.shape == scene.shape for thing in seen.values()) > frames,
+        consistency=len(seen) == frames and len(kinds) == 1 and None not in kinds.pop(),
+    )
+
+
+def _moves(seen: Mapping[int, Found], frames: int, direction: str) -> bool:
+    if len(seen) < 2:
+        return False
+    times, path = np.array(list(seen)), np.array([thing.center for thing in seen.values()])
+    speed, start = np.polyfit(times, path, 1)
+    right, down = DIRECTIONS[direction]
+    along, across = (frames - 1) * (speed @ [right, down]), (frames - 1) * (speed @ [down, right])
+    off = np.sqrt(np.mean(np.sum((path - start - times[:, None] * speed) ** 2, axis=1)))
+    return bool(along >= LEAST_TRAVEL and abs(across) <= SLANT * along and off <= UNSTEADINESS * along)
