@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mmjax.train.adversary import Adversary, AdversaryState
 from mmjax.types import Params
 
 
@@ -22,6 +23,7 @@ class State:
         ema: exponential moving average of the parameters, or None.
         rng: data of a random key, uint32; each step folds its number in.
         bad_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
+        adversary: the second player of adversarial training, or None.
     """
 
     # Arrays; the same tree also carries their shapes, and their shardings.
@@ -31,6 +33,7 @@ class State:
     ema: Any
     rng: Any
     bad_steps: Any
+    adversary: Any = None
 
     def key(self) -> jax.Array:
         """The random key of this step."""
@@ -40,8 +43,15 @@ class State:
         """The parameters to evaluate and export."""
         return self.params if self.ema is None else self.ema
 
-    def update(self, tx: optax.GradientTransformation, grads: Params, finite: jax.Array, ema_decay: float) -> "State":
-        """The state after one step.
+    def update(
+        self,
+        tx: optax.GradientTransformation,
+        grads: Params,
+        finite: jax.Array,
+        ema_decay: float,
+        adversary: AdversaryState | None = None,
+    ) -> "State":
+        """The state after one step, with the second player's as it shall be then.
 
         Where the step is not `finite`, or the norm of its update is not, everything but the counters stays as it was.
         """
@@ -55,15 +65,19 @@ class State:
             count = self.step.astype(jnp.float32)
             decay = jnp.minimum(jnp.float32(ema_decay), (1.0 + count) / (10.0 + count))
             ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, params)
-        new = (params, opt_state, ema)
-        old = (self.params, self.opt_state, self.ema)
-        params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        new = (params, opt_state, ema, adversary)
+        old = (self.params, self.opt_state, self.ema, self.adversary)
+        params, opt_state, ema, adversary = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         bad_steps = jnp.where(finite, 0, self.bad_steps + 1)
-        return State(self.step + 1, params, opt_state, ema, self.rng, bad_steps)
+        return State(self.step + 1, params, opt_state, ema, self.rng, bad_steps, adversary)
 
 
 def make_state(
-    init: Callable[[jax.Array], Params], tx: optax.GradientTransformation, seed: int, averaged: bool
+    init: Callable[[jax.Array], Params],
+    tx: optax.GradientTransformation,
+    seed: int,
+    averaged: bool,
+    adversary: Adversary | None = None,
 ) -> Callable[[], State]:
     """A function, to be jit-compiled with shardings, that makes the state at step 0; no host ever holds it whole."""
 
@@ -72,21 +86,38 @@ def make_state(
         params = init(init_key)
         zero = jnp.zeros((), jnp.int32)
         ema = jax.tree.map(jnp.copy, params) if averaged else None
-        return State(zero, params, tx.init(params), ema, jax.random.key_data(step_key), zero)
+        # A key of its own: the first player begins as it would alone.
+        second = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
+        return State(zero, params, tx.init(params), ema, jax.random.key_data(step_key), zero, second)
 
     return make
 
 
-def state_shardings(state: State, params: Any, whole: Any, tx: optax.GradientTransformation) -> State:
+def state_shardings(
+    state: State,
+    params: Any,
+    whole: Any,
+    tx: optax.GradientTransformation,
+    adversary: tuple[Any, optax.GradientTransformation] | None = None,
+) -> State:
     """Shardings of a whole state: whatever mirrors the parameters lies as they do, the rest is whole everywhere.
 
     Args:
         state: its shapes.
         params: the shardings of the parameters.
         whole: the sharding of what is not split.
+        adversary: the shardings of the second player's parameters, and its transformation.
     """
-    opt_state = optax.tree_map_params(
-        tx, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: whole
-    )
+
+    def like(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
+        return optax.tree_map_params(
+            tx, lambda _, sharding: sharding, opt_state, params, transform_non_params=lambda _: whole
+        )
+
     ema = None if state.ema is None else params
-    return State(whole, params, opt_state, ema, whole, whole)
+    second = None
+    if adversary:
+        theirs, their_tx = adversary
+        averages = jax.tree.map(lambda _: whole, state.adversary.averages)
+        second = AdversaryState(theirs, like(their_tx, state.adversary.opt_state, theirs), averages)
+    return State(whole, params, like(tx, state.opt_state, params), ema, whole, whole, second)

@@ -1,17 +1,21 @@
-"""The training step: one for every objective."""
+"""The training step: one for every objective, with one player or two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mmjax.train.adversary import Adversary
 from mmjax.train.state import State
 from mmjax.types import Batch, Outputs, Params
 
 Apply = Callable[..., Outputs]  # apply(params, **seen)
 Metrics = dict[str, jax.Array]
+# What the objective needs that is not trained, by name; it finds it in the batch.
+Frozen = Mapping[str, Any]
+NOTHING: Frozen = {}
 
 
 @runtime_checkable
@@ -24,36 +28,66 @@ class Objective(Protocol):
 
 
 def make_step(
-    apply: Apply, objective: Objective, tx: optax.GradientTransformation, accumulate: int = 1, ema_decay: float = 0.0
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """The pure function (state, batch) -> (state, metrics), not yet compiled.
+    apply: Apply,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    adversary: Adversary | None = None,
+) -> Callable[..., tuple[State, Metrics]]:
+    """The pure function (state, batch, frozen={}) -> (state, metrics), not yet compiled.
 
     The loss is the mean over the examples of the batch whose mask is True, also where the batch is computed in
     `accumulate` parts: the sum of the parts is divided by the number of examples of the whole.
+
+    With an adversary both players take their step at once, each against the other as it was before.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, frozen: Frozen = NOTHING) -> tuple[State, Metrics]:
         key = state.key()
         count = jnp.maximum(jnp.sum(batch["mask"].astype(jnp.float32)), 1.0)
 
-        def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, Metrics]:
-            outputs = apply(params, **objective.prepare(part, jax.random.fold_in(key, number)))
-            each = objective.terms(outputs, part)
-            terms = {name: jnp.sum(jnp.where(part["mask"], term, 0.0)) / count for name, term in each.items()}
-            loss = objective.loss(terms)
-            return loss, terms | {"loss": loss}
+        def means(each: Metrics, mask: jax.Array) -> Metrics:
+            return {name: jnp.sum(jnp.where(mask, values, 0.0)) / count for name, values in each.items()}
 
-        grads, metrics = _accumulated(jax.grad(total, has_aux=True), state.params, batch, accumulate)
+        def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, tuple[Metrics, Outputs]]:
+            seen = objective.prepare(part, jax.random.fold_in(key, number))
+            outputs = apply(params, **seen)
+            if adversary:
+                outputs = outputs | adversary.goal.judged(state.adversary.params, outputs, part)
+            terms = means(objective.terms(outputs, part | seen), part["mask"])
+            loss = objective.loss(adversary.counted(terms, state.step) if adversary else terms)
+            return loss, (terms | {"loss": loss}, outputs)
+
+        def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any], Metrics]:
+            part = part | frozen
+            grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
+            if not adversary:
+                return (grads, None), metrics
+
+            def against(params: Params) -> tuple[jax.Array, Metrics]:
+                each = adversary.goal.losses(params, outputs, part, state.adversary.averages)
+                figures = means(each, part["mask"])
+                return figures["discriminator/loss"], figures
+
+            second, figures = jax.grad(against, has_aux=True)(state.adversary.params)
+            return (grads, second), metrics | figures
+
+        (grads, second), metrics = _accumulated(gradients, state.params, batch, accumulate)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        state = state.update(tx, grads, finite, ema_decay)
+        opponent = None
+        if adversary:
+            opponent, moved = adversary.update(state.adversary, second, metrics, state.step)
+            finite &= jnp.isfinite(metrics["discriminator/loss"]) & jnp.isfinite(moved)
+        state = state.update(tx, grads, finite, ema_decay, opponent)
         read = jnp.sum(batch["mask"].astype(jnp.int32))
         return state, metrics | {"gradient_norm": norm, "bad_steps": state.bad_steps, "examples": read}
 
     return step
 
 
-def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: int) -> tuple[Params, Metrics]:
+def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: int) -> tuple[Any, Metrics]:
     """Gradients and metrics of the batch, computed part after part and added up."""
     if parts == 1:
         return grad(params, batch, jnp.int32(0))
@@ -70,12 +104,17 @@ def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: 
     return total
 
 
-def make_predict(apply: Apply, objective: Objective) -> Callable[[Params, Batch], dict[str, jax.Array]]:
-    """The pure function (params, batch) -> outputs with "loss" and "terms/NAME" of each example, nothing withheld."""
+def make_predict(apply: Apply, objective: Objective) -> Callable[..., dict[str, jax.Array]]:
+    """The pure function (params, batch, frozen={}) -> outputs, with "loss" and "terms/NAME" of each example.
 
-    def predict(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        outputs = apply(params, **objective.prepare(batch, None))
-        terms = objective.terms(outputs, batch)
+    Nothing is withheld from the model.
+    """
+
+    def predict(params: Params, batch: Batch, frozen: Frozen = NOTHING) -> dict[str, jax.Array]:
+        batch = batch | frozen
+        seen = objective.prepare(batch, None)
+        outputs = apply(params, **seen)
+        terms = objective.terms(outputs, batch | seen)
         named = {f"terms/{name}": term for name, term in terms.items()}
         return outputs | named | {"loss": objective.loss(terms)}
 

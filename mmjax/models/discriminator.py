@@ -1,0 +1,66 @@
+"""The patch discriminator: the second player of adversarial training."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mmjax.config import Config
+from mmjax.nn.convolution import Convolution
+from mmjax.types import FLOAT32, Params
+
+SLOPE = 0.2
+
+
+def build(config: Config) -> "Discriminator":
+    """The discriminator of a recipe, computing in the model's type and form."""
+    dtype = jnp.dtype(getattr(config.model, "dtype", "float32"))
+    return Discriminator(config.discriminator.widths, getattr(config.model, "convolution", "native"), dtype)
+
+
+def init(config: Config, key: jax.Array) -> Params:
+    """Fresh parameters, for pictures or for clips."""
+    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    return build(config).init(key, jnp.zeros((1, *frames, config.data.size, config.data.size, 3)))["params"]
+
+
+def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """The table of sharding rules, as the models have them."""
+    window = (None,) * (3 if config.data.frames > 1 else 2)
+    inner = ((r"down_\d+/kernel", (*window, "fsdp", "model")),) if len(config.discriminator.widths) > 1 else ()
+    return (
+        ("down_0/kernel", (*window, None, "model")),  # its input is pixels
+        *inner,
+        ("logits/kernel", (*window, "fsdp", None)),
+        (".*bias", (None,)),
+    )
+
+
+class Discriminator(nn.Module):
+    """Strided convolutions with leaky ReLU, and one logit for each place that is left: real or drawn.
+
+    The arrangement of Isola et al. 2017 (arXiv:1611.07004, section 3.2.2), of any rank and without normalization, so
+    that examples do not see each other.
+
+    Attributes:
+        widths: channels of the convolutions; each halves every side, time included.
+        form: of the convolutions; see nn.convolution.
+    """
+
+    widths: tuple[int, ...]
+    form: str = "native"
+    dtype: np.dtype = FLOAT32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b *space c"]) -> tuple[Float[Array, "b *patches"], list[Any]]:
+        """The logits of the patches, float32, and the features of each layer, [b, *smaller, width]."""
+        x, features = image, []
+        for i, width in enumerate(self.widths):
+            x = Convolution(width, 4, 2, form=self.form, dtype=self.dtype, name=f"down_{i}")(x)
+            x = nn.leaky_relu(x, SLOPE)
+            features.append(x)
+        logits = Convolution(1, 3, form=self.form, dtype=self.dtype, name="logits")(x)
+        return logits[..., 0].astype(jnp.float32), features
