@@ -53,9 +53,10 @@ def _motion(config: Config) -> Evaluator:
 
 
 def _need_pictures(name: str, config: Config) -> None:
-    frames = config.data.frames
-    if frames > 1:
-        raise UserError(f"evaluate.evaluators: {name} is for pictures, and data.frames is {frames}; motion is for clips")
+    if config.data.frames > 1:
+        raise UserError(
+            f"evaluate.evaluators: {name} is for pictures, and data.frames is {config.data.frames}; motion is for clips"
+        )
 
 
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {

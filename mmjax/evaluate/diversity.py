@@ -42,43 +42,37 @@ def _drawn(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "n y x 3"]]]:
     """Yields each caption with the pictures of all seeds."""
-    batch, size = _first_captions(batches)
-    count = len(batch["captions"]) if batch else 0
-    # As many rows at a time as the evaluation has, so that the model is not compiled anew; the last are filled up.
-    rows, seeds = np.repeat(np.arange(count), SEEDS), np.tile(np.arange(SEEDS, dtype=np.int32), count)
+    examples, size = _first_examples(batches)
+    asked = [row | {"seed": np.array([seed], np.int32)} for row in examples.values() for seed in range(SEEDS)]
     pictures = []
-    for start in range(0, len(rows), size):
-        places = np.minimum(np.arange(start, start + size), len(rows) - 1)
-        asked = _take(batch, rows[places]) | {"seed": seeds[places]}
-        pictures.append(to_uint8(predict(asked)["image"]))
+    # As many rows at a time as the evaluation has, so that the model is not compiled anew; the last are filled up.
+    for start in range(0, len(asked), max(size, 1)):
+        rows = asked[start : start + size]
+        pictures.append(to_uint8(predict(_joined(rows + rows[-1:] * (size - len(rows))))["image"]))
     if pictures:
-        each = np.concatenate(pictures)[: len(rows)].reshape(count, SEEDS, *pictures[0].shape[1:])
-        yield from zip((captions[0] for captions in batch["captions"]), each, strict=True)
+        each = np.concatenate(pictures)[: len(asked)].reshape(-1, SEEDS, *pictures[0].shape[1:])
+        yield from zip(examples, each, strict=True)
 
 
-def _first_captions(batches: Callable[[], Iterable[Batch]]) -> tuple[Batch, int]:
-    """A batch of the first rows with different captions, at most 8, and how many rows the evaluation's batches have."""
-    found: dict[str, Batch] = {}
+def _first_examples(batches: Callable[[], Iterable[Batch]]) -> tuple[dict[str, Batch], int]:
+    """By caption, the first examples that count, each a batch of one row; and how many rows the batches have."""
+    examples: dict[str, Batch] = {}
     size = 0
     for batch in batches():
         size = len(batch["mask"])
-        for i in np.flatnonzero(batch["mask"]):
-            if len(found) < CAPTIONS:
-                found.setdefault(batch["captions"][i][0], _take(batch, [i]))
-        if len(found) == CAPTIONS:
+        for i in np.flatnonzero(batch["mask"]).tolist():
+            if len(examples) < CAPTIONS:
+                row = {name: value[i : i + 1] for name, value in batch.items()}
+                examples.setdefault(batch["captions"][i][0], row)
+        if len(examples) == CAPTIONS:
             break
-    rows = list(found.values())
-    if not rows:
-        return {}, size
-    joined = {
-        name: [row[name][0] for row in rows] if isinstance(value, list) else np.concatenate([row[name] for row in rows])
-        for name, value in rows[0].items()
-    }
-    return joined, size
+    return examples, size
 
 
-def _take(batch: Batch, places: Sequence[int] | np.ndarray) -> Batch:
+def _joined(rows: Sequence[Batch]) -> Batch:
     return {
-        name: [value[i] for i in places] if isinstance(value, list) else np.asarray(value)[places]
-        for name, value in batch.items()
+        name: [one for row in rows for one in row[name]]
+        if isinstance(value, list)
+        else np.concatenate([row[name] for row in rows])
+        for name, value in rows[0].items()
     }

@@ -25,11 +25,41 @@ def test_codes_are_of_a_visual_tokenizer_only() -> None:
 
 def test_what_evaluators_need() -> None:
     assert evaluate.NEEDS.keys() <= evaluate.EVALUATORS.keys()
-    assert "scene" in evaluate.NEEDS["scenes"]
+    for name in ("scenes", "diversity", "motion"):
+        assert "scene" in evaluate.NEEDS[name]
+
+
+CLIPS = {"model": {"kind": "visual_tokenizer", "time_strides": [1, 2]}, "data": {"frames": 8}}
+OPEN = {"data": {"scenes": {"determined": False}}}
+
+
+def test_pictures_and_clips_of_scenes_have_their_own_evaluators() -> None:
+    assert list(evaluate.build(recipe(**CLIPS, evaluate={"evaluators": ["motion"], "samples": 0}))) == ["motion"]
+    names = ["scenes", "diversity"]
+    assert list(evaluate.build(recipe(**OPEN, evaluate={"evaluators": names, "samples": 0}))) == names
+    for sections, name, message in [
+        (CLIPS, "scenes", r"scenes is for pictures, and data\.frames is 8; motion is for clips"),
+        (CLIPS, "diversity", r"diversity is for pictures, and data\.frames is 8; motion is for clips"),
+        (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for pictures"),
+        ({}, "diversity", r"leave the picture open; set data\.scenes\.determined to false"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            evaluate.build(recipe(**sections, evaluate={"evaluators": [name]}))
+
+
+def test_figures_of_scenes() -> None:
+    clips = recipe(**CLIPS, evaluate={"evaluators": ["motion"]})
+    pictures = recipe(**OPEN, evaluate={"evaluators": ["scenes", "diversity"]})
+    assert evaluate.figure_names(clips) == (
+        "scenes/motion", "scenes/color", "scenes/shape", "scenes/consistency", "scenes/all"
+    )  # fmt: skip
+    assert evaluate.figure_names(pictures) == (
+        "scenes/shape", "scenes/color", "scenes/size", "scenes/relation", "scenes/all", "scenes/diversity"
+    )  # fmt: skip
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match="no evaluator 'loses'; known: codes, losses, reconstruction, samples, scenes"):
+    with pytest.raises(UserError, match=r"no evaluator 'loses'; known: codes, .*losses, .*scenes"):
         evaluate.build(recipe(evaluate={"evaluators": ["loses"]}))
 
 

@@ -37,6 +37,12 @@ def test_groups() -> None:
     }
 
 
+def test_figures_of_clips_are_accuracies() -> None:
+    row = {"step": 1, "split": "evaluation", "scenes/motion": 0.5, "scenes/consistency": 0.25, "scenes/all": 0.125}
+    (chart,) = curves.charts([row], [])
+    assert chart.title == "accuracies" and len(chart.series) == 3
+
+
 def test_a_group_of_one_figure_has_its_name() -> None:
     rows = [{"step": 1, "split": "evaluation", "scenes/all": 0.5, "scenes/shape": 0.25}]
     assert [chart.title for chart in curves.charts(rows, [])] == ["accuracies"]
