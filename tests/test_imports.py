@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "config": ("types",),
     "files": ("types",),
     "scenes": ("types",),
-    "data": ("types", "config", "scenes"),
+    "data": ("types", "config", "files", "scenes"),
     "nn": ("types",),
     "models": ("nn", "types", "config"),
     "objective": ("types",),

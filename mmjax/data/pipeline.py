@@ -1,6 +1,7 @@
 """Batches for training and for evaluation: plain NumPy, prepared in the background."""
 
 import atexit
+import dataclasses
 import functools
 import logging
 import queue
@@ -9,13 +10,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mmjax.config import Config
+from mmjax.config import Config, Data
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.data.text import Tokenizer
 from mmjax.types import Batch, UserError
 
 PREPARED = 2  # batches made ahead
 LOGGED = 10  # pictures that could not be read are named up to so many
+NOT_OF_A_BATCH = ("key", "epoch", "problem")  # fields of rows
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,9 @@ def training_batches(
         UserError: where the processes cannot share a batch equally.
     """
     first, rows = _part("train.batch", config.train.batch, process, processes)
-    data, seed = config.data, config.seed % 2**32
+    seed = config.seed % 2**32
     start = start_step * config.train.batch
-    reading = Reading(start, None, config.train.batch, first, rows, True, seed, data.size, data.resize, data.flip)
+    reading = make_reading(config.data, start, None, config.train.batch, first, rows, True, seed)
 
     def batches() -> Iterator[Batch]:
         for part in source.read(reading):
@@ -46,7 +48,7 @@ def training_batches(
             texts = [_drawn(seed, int(epoch), int(key), captions) for epoch, key, captions in draws]
             yield _batch(source, part, tokenizer.encode(texts, config.text.length))
 
-    return _in_background(batches)
+    return in_background(batches)
 
 
 def evaluation_batches(
@@ -64,24 +66,30 @@ def evaluation_batches(
         UserError: where the processes cannot share a batch equally.
     """
     first, rows = _part("evaluate.batch", config.evaluate.batch, process, processes)
-    data = config.data
     stop = evaluation_size(source, config)
-    reading = Reading(0, stop, config.evaluate.batch, first, rows, False, 0, data.size, data.resize, False)
+    reading = make_reading(config.data, 0, stop, config.evaluate.batch, first, rows, False, 0)
 
     def batches() -> Iterator[Batch]:
         parts = source.read(reading)
         for _ in range(0, stop, config.evaluate.batch):
-            part = next(parts, None) or _nothing(data.size)
+            part = next(parts, None) or _nothing(source, reading)
             texts = [captions[0] if captions else "" for captions in part["captions"]]
             batch = _batch(source, part, tokenizer.encode(texts, config.text.length))
             yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
 
-    return _in_background(batches)
+    return in_background(batches)
 
 
 def evaluation_size(source: Source, config: Config) -> int:
     """How many examples of the source an evaluation takes: all, or the first data.evaluation_examples."""
     return min(source.size, config.data.evaluation_examples or source.size)
+
+
+def make_reading(
+    data: Data, start: int, stop: int | None, batch: int, first: int, rows: int, training: bool, seed: int
+) -> Reading:
+    """A Reading of pictures prepared as the recipe's data says; see there."""
+    return Reading(start, stop, batch, first, rows, training, seed, data.size, data.resize, training and data.flip)
 
 
 def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, int]:
@@ -98,32 +106,39 @@ def _drawn(seed: int, epoch: int, key: int, captions: list[str]) -> str:
 
 
 def _batch(source: Source, part: Rows, text: np.ndarray) -> Batch:
+    report_rejected(source, part)
+    return {"text": text} | {name: values for name, values in part.items() if name not in NOT_OF_A_BATCH}
+
+
+def report_rejected(source: Source, part: Rows) -> None:
+    """Counts the pictures and clips that could not be read, and names the first of them in the log."""
     for i in np.flatnonzero(~part["mask"]):
         source.rejected += 1
         if source.rejected <= LOGGED:
             last = "; further ones are only counted" if source.rejected == LOGGED else ""
-            logger.warning("%s: picture %s cannot be read and is masked out%s", source.name, part["id"][i], last)
-    return {"text": text} | {name: part[name] for name in ("image", "mask", "id", "captions")}
+            problem = part["problem"][i] if "problem" in part else f"picture {part['id'][i]} cannot be read"
+            logger.warning("%s: %s and is masked out%s", source.name, problem, last)
 
 
-def _nothing(size: int) -> Rows:
-    return {"image": np.zeros((0, size, size, 3), np.float32), "mask": np.zeros(0, np.bool_), "id": [], "captions": []}
+def _nothing(source: Source, reading: Reading) -> Rows:
+    """No rows, with the fields that the source's rows have."""
+    one = next(source.read(dataclasses.replace(reading, first=0, rows=1)))
+    return {name: values[:0] for name, values in one.items()}
 
 
 def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:
     missing = rows - len(batch["id"])
     if not missing:
         return batch
-    return {
-        "image": np.concatenate([batch["image"], np.zeros((missing, *batch["image"].shape[1:]), np.float32)]),
-        "text": np.concatenate([batch["text"], np.repeat(empty, missing, axis=0)]),
-        "mask": np.concatenate([batch["mask"], np.zeros(missing, np.bool_)]),
-        "id": batch["id"] + [""] * missing,
-        "captions": batch["captions"] + [[]] * missing,
-    }
+    filled: Batch = {"id": batch["id"] + [""] * missing, "captions": batch["captions"] + [[]] * missing}
+    for name in batch.keys() - filled.keys():
+        values = batch[name]
+        none = np.zeros((missing, *values.shape[1:]), values.dtype)
+        filled[name] = np.concatenate([values, empty.repeat(missing, axis=0) if name == "text" else none])
+    return filled
 
 
-def _in_background(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+def in_background(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     """Runs the iterator in a thread, which starts with the first batch asked for.
 
     The thread ends when the returned generator is closed or collected, and before the interpreter is torn down.

@@ -1,21 +1,26 @@
 """What a source of examples is.
 
 A source is read as a stream of positions: position p is example p % size of epoch p // size. The global batch of step k
-holds the positions from k * batch on, whatever the number of processes, so a run resumes at any step. scenes and
-coco_folder go to a position at once; coco_tfds reads past the records of the epoch that come before it.
+holds the positions from k * batch on, whatever the number of processes, so a run resumes at any step. All sources go to
+a position at once, but for coco_tfds, which reads past the records of the epoch that come before it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
+
 # Consecutive positions as read from a source, a dict of
-#   image    float32 [b, y, x, c]  -1 (black) to 1 (white)
+#   image    float32 [b, y, x, c]  -1 (black) to 1 (white); clips [b, f, y, x, c]
+#            or, from cached tokens, `codes` int32 [b, *grid] and what else was cached
 #   mask     bool [b]              False: the picture could not be read, `image` is 0 there
 #   key      int64 [b]             names the example among all of the source, from 0 up; random draws depend on it
 #   epoch    int64 [b]
 #   id       list of b strings
 #   captions list of b lists of strings
+#   problem  list of b strings     (optional) what is wrong with a picture or clip of mask False
 Rows = dict[str, Any]
 
 
@@ -55,7 +60,7 @@ class Source:
         provides: what a model or an evaluator may ask for.
         all_captions: starts a pass over every caption.
         read: the positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer.
-        rejected: how often so far a picture was found to be unreadable (once an epoch for each such picture).
+        rejected: how often so far a picture or clip was found to be unreadable (once an epoch for each such picture).
     """
 
     name: str
@@ -64,3 +69,21 @@ class Source:
     all_captions: Callable[[], Iterator[str]]
     read: Callable[[Reading], Iterator[Rows]]
     rejected: int = 0
+
+
+def my_positions(reading: Reading) -> Iterator[Int64[np.ndarray, " rows"]]:
+    """The positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer."""
+    batch_start = reading.start
+    while True:
+        positions = batch_start + reading.first + np.arange(reading.rows)
+        if reading.stop is not None:
+            positions = positions[positions < reading.stop]
+        if not positions.size:
+            return
+        yield positions
+        batch_start += reading.batch
+
+
+def epoch_order(reading: Reading, size: int, epoch: int) -> Int64[np.ndarray, "{size}"]:
+    """Which of `size` examples is at each place of an epoch: a permutation that follows from the seed and the epoch."""
+    return np.random.default_rng((reading.seed, epoch)).permutation(size) if reading.training else np.arange(size)
