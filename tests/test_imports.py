@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "parallel": ("types", "config"),
     "train": ("types", "config", "files", "parallel"),
     "sample": ("types",),
-    "evaluate": ("types", "config", "files", "parallel", "sample", "scenes"),
+    "evaluate": ("types", "config", "files", "models.lpips", "parallel", "sample", "scenes"),
     "pretrained": ("types", "models", "config"),
     "export": (
         "types",

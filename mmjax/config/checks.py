@@ -64,6 +64,7 @@ def check(config: Config) -> None:
     )
     _need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
     _above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
+    _check_adversarial(config)
     _need(
         optimizer.weight_decay == 0 or optimizer.name == "adamw",
         "optimizer.weight_decay: is for optimizer.name=adamw; adam has none",
@@ -100,6 +101,23 @@ def check(config: Config) -> None:
         _check_visual_tokenizer(config, config.model)
     else:
         _check_masked_generator(config, config.model)
+
+
+def _check_adversarial(config: Config) -> None:
+    terms, second = config.adversarial_terms, config.discriminator
+    for name in terms:
+        without = " without perceptual.weights" if name == "perceptual" else ""
+        _need(
+            isinstance(config.model, VisualTokenizer),
+            f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer is trained "
+            f"against, not {config.model.kind}",
+        )
+    _need(
+        len(terms) < len(config.objective.terms),
+        f"objective.terms: {', '.join(terms)} alone show the model no original; add mean_absolute_error",
+    )
+    for name in ("b1", "b2"):
+        _need(0 <= getattr(second, name) < 1, f"discriminator.{name}: must be from 0 to below 1")
 
 
 def _check_direct(config: Config, model: DirectGenerator) -> None:

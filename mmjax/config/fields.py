@@ -188,8 +188,8 @@ class Perceptual:
     """Weights for the term "perceptual" (LPIPS, Zhang et al. 2018), which mmjax does not bring.
 
     Attributes:
-        weights: a safetensors or PyTorch file with the network and its linear layers; "": the term becomes feature
-            matching on the discriminator.
+        weights: a safetensors file with the network, VGG16 or AlexNet, and the linear layers, as mmjax/models/lpips.py
+            names them; "": the term becomes feature matching on the discriminator.
         sha256: the file's hash, checked before use; "" does not check.
     """
 
@@ -329,3 +329,9 @@ class Config:
     mesh: Mesh = field(default_factory=Mesh)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    @property
+    def adversarial_terms(self) -> tuple[str, ...]:
+        """The terms of the objective that need a discriminator."""
+        without = () if self.perceptual.weights else ("perceptual",)
+        return tuple(name for name in self.objective.terms if name in ("adversarial", "feature_matching", *without))

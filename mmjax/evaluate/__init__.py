@@ -6,6 +6,7 @@ from collections.abc import Callable
 from mmjax.config import Config, VisualTokenizer
 from mmjax.evaluate.codes import codes
 from mmjax.evaluate.diversity import diversity
+from mmjax.evaluate.feature_distance import feature_distance, random_features, random_kernels
 from mmjax.evaluate.losses import losses
 from mmjax.evaluate.motion import ASPECTS as OF_CLIPS
 from mmjax.evaluate.motion import motion
@@ -15,6 +16,7 @@ from mmjax.evaluate.runner import run, write
 from mmjax.evaluate.samples import samples
 from mmjax.evaluate.scenes import ASPECTS as OF_SCENES
 from mmjax.evaluate.scenes import scenes
+from mmjax.models import lpips
 from mmjax.types import Evaluator, UserError
 
 __all__ = ["EVALUATORS", "NEEDS", "build", "run", "write", "write_report"]
@@ -52,6 +54,12 @@ def _motion(config: Config) -> Evaluator:
     return motion
 
 
+def _feature_distance(config: Config) -> Evaluator:
+    if not config.perceptual.weights:
+        return feature_distance(random_features, random_kernels())
+    return feature_distance(lpips.last_features, lpips.read(config.perceptual, config.data.size))
+
+
 def _need_pictures(name: str, config: Config) -> None:
     if config.data.frames > 1:
         raise UserError(
@@ -62,6 +70,7 @@ def _need_pictures(name: str, config: Config) -> None:
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "codes": _codes,
     "diversity": _diversity,
+    "feature_distance": _feature_distance,
     "losses": lambda config: losses,
     "motion": _motion,
     "reconstruction": _reconstruction,
@@ -93,7 +102,8 @@ def figure_names(config: Config) -> tuple[str, ...]:
     names = {
         "codes": ("tokenizer/code_usage",),
         "diversity": ("scenes/diversity",),
-        "losses": ("loss", *config.objective.terms),
+        "feature_distance": ("reconstruction/feature_distance",),
+        "losses": ("loss", *(name for name in config.objective.terms if name not in config.adversarial_terms)),
         "motion": tuple(f"scenes/{name}" for name in OF_CLIPS),
         "reconstruction": ("reconstruction/psnr", "reconstruction/ssim"),
         "scenes": tuple(f"scenes/{name}" for name in OF_SCENES),

@@ -29,9 +29,22 @@ _FREE = (
     "train.best",
     "train.max_bad_steps",
     "train.wandb_project",
+    "sampling.",
+    "tokens.tokenizer",
+    "tokens.cache",
 )
 # What may be another for evaluating than it was for training.
-_AFTERWARDS = ("data.root", "data.evaluation", "mesh.", "evaluate.", "model.attention", "model.convolution")
+_AFTERWARDS = (
+    "data.root",
+    "data.evaluation",
+    "mesh.",
+    "evaluate.",
+    "model.attention",
+    "model.convolution",
+    "perceptual.",
+    "sampling.",
+    "tokens.cache",
+)
 _OF_TOKENIZER = ("data.", "text.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
@@ -66,7 +79,7 @@ def check_workdir(workdir: Path, config: Config) -> None:
     if not (workdir / "config.json").exists():
         return
     old, new = to_dict(read_recipe(workdir)), to_dict(config)
-    changed = [(n, a, b) for n, a, b in differences(old, new) if not n.startswith(_FREE)]
+    changed = [(n, a, b) for n, a, b in differences(old, new) if not n.removeprefix("tokenizer.").startswith(_FREE)]
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""How far the drawn pictures are from the originals as a set: the Fréchet distance of their features.
+
+By default the features are those of a small convolutional network with random weights, the same in every run. They
+notice blur, noise, wrong colors and missing texture, but nothing of what a picture shows: figures by them compare with
+each other alone, never with an FID. With `perceptual.weights` they are the last features of that network.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mmjax.evaluate.rows import predicted
+from mmjax.types import Batch, Evaluator, Figures, Predict
+
+Features = Callable[[Any, Any], Any]  # features(params, pictures [b, y, x, c]) -> [b, d]
+WIDTHS = (16, 32, 64)
+AT_ONCE = 64  # pictures, so that it compiles for one size
+
+
+def feature_distance(features: Features, params: Any) -> Evaluator:
+    """An evaluator that yields "reconstruction/feature_distance"; each frame of a clip is a picture of its own.
+
+    Args:
+        features: one vector a picture, from pictures -1 to 1; `params` are handed to it.
+    """
+    compiled = jax.jit(features)
+
+    def vectors(pictures: list[np.ndarray]) -> Float[np.ndarray, "n d"]:
+        whole = np.concatenate(pictures)
+        found = []
+        for start in range(0, len(whole), AT_ONCE):
+            part = whole[start : start + AT_ONCE]
+            padded = np.concatenate([part, np.zeros((AT_ONCE - len(part), *part.shape[1:]), part.dtype)])
+            found.append(np.asarray(compiled(params, padded))[: len(part)])
+        return np.concatenate(found).astype(np.float64)
+
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+        drawn, original = [], []
+        for batch, outputs in predicted(predict, batches):
+            for kept, image in ((drawn, outputs["image"]), (original, batch["image"])):
+                if len(image):
+                    pictures = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
+                    kept.append(vectors([pictures]))
+        enough = sum(map(len, drawn)) >= 2  # a covariance needs two
+        value = frechet_distance(np.concatenate(drawn), np.concatenate(original)) if enough else float("nan")
+        yield "reconstruction/feature_distance", value
+
+    return evaluate
+
+
+def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+    """The squared Fréchet distance of the normal distributions with the means and covariances of two sets.
+
+    |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, arXiv:1706.08500,
+    equation 6). The trace of the root is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric.
+    """
+    covariance_a, covariance_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    values, vectors = np.linalg.eigh(covariance_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    inner = np.linalg.eigvalsh(root @ covariance_b @ root)
+    cross = np.sqrt(np.maximum(inner, 0)).sum()
+    mean = a.mean(axis=0) - b.mean(axis=0)
+    return float(max(mean @ mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross, 0.0))
+
+
+def random_kernels() -> list[Float[np.ndarray, "4 4 c d"]]:
+    """The weights for random_features, always the same: normal, of He et al. 2015's deviation."""
+    rng, channels = np.random.default_rng(0), (3, *WIDTHS)
+    shapes = [(4, 4, *pair) for pair in zip(channels, WIDTHS, strict=False)]
+    return [rng.normal(0, np.sqrt(2 / (16 * shape[2])), shape).astype(np.float32) for shape in shapes]
+
+
+def random_features(kernels: Sequence[Any], image: Float[Array, "b y x c"]) -> Float[Array, "b d"]:
+    """Strided convolutions with ReLU; the mean over the places of each layer."""
+    x, found = image.astype(jnp.float32), []
+    for kernel in kernels:
+        x = jax.nn.relu(
+            jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
+        found.append(jnp.mean(x, axis=(1, 2)))
+    return jnp.concatenate(found, axis=-1)

@@ -1,0 +1,163 @@
+"""LPIPS: how different two pictures look, by the features of a network trained on photographs.
+
+Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep features as a perceptual metric"
+(2018, arXiv:1801.03924), equation 1, version 0.1 of the authors' package. mmjax does not bring the weights; a file of
+them is written where `lpips` (and with it PyTorch) is installed by CONVERT. Its tensors, as PyTorch lays them out:
+
+    features.N.weight [out, in, y, x], features.N.bias [out]    torchvision's vgg16 or alexnet; N counts its layers.
+                                                                net.sliceK.N, as lpips names them, is taken as well
+    linK.model.1.weight [1, c, 1, 1]                            the linear layer of stage K, 0 to 4 (or linK.model.0)
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Array, Float
+
+from mmjax.config import Perceptual
+from mmjax.types import Params, UserError
+
+CONVERT = (
+    "python -c \"import lpips, safetensors.torch as s; s.save_file({k: v for k, v in lpips.LPIPS(net='vgg')"
+    ".state_dict().items() if not k.startswith('lins.')}, 'lpips_vgg.safetensors')\""
+)
+# The convolutions of each stage, by their numbers: input channels, channels, window. Between stages are max-pools.
+Stages = tuple[dict[str, tuple[int, int, int]], ...]
+VGG16: Stages = (
+    {"0": (3, 64, 3), "2": (64, 64, 3)},
+    {"5": (64, 128, 3), "7": (128, 128, 3)},
+    {"10": (128, 256, 3), "12": (256, 256, 3), "14": (256, 256, 3)},
+    {"17": (256, 512, 3), "19": (512, 512, 3), "21": (512, 512, 3)},
+    {"24": (512, 512, 3), "26": (512, 512, 3), "28": (512, 512, 3)},
+)
+ALEXNET: Stages = (
+    {"0": (3, 64, 11)},
+    {"3": (64, 192, 5)},
+    {"6": (192, 384, 3)},
+    {"8": (384, 256, 3)},
+    {"10": (256, 256, 3)},
+)
+SMALLEST = {"vgg16": 16, "alexnet": 31}  # sides at which the last stage has one place left
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures from -1 to 1
+_TINY = 1e-10
+
+
+@functools.lru_cache(maxsize=1)
+def read(weights: Perceptual, size: int) -> Params:
+    """The weights of a file: {"features": {N: {"kernel", "bias"}}, "linear": {K: [c]}}, float32 NumPy arrays.
+
+    Args:
+        weights: the file, and its hash, which is checked first.
+        size: side of the pictures it shall be applied to.
+
+    Raises:
+        UserError: where there is no such file, it is another one, or pictures are too small for its network.
+    """
+    path = weights.weights
+    tensors = _load(path, weights.sha256)
+    first = _take(tensors, "features.0.weight", (64, 3, ...), path)
+    name, stages = ("alexnet", ALEXNET) if first.shape[-1] == 11 else ("vgg16", VGG16)
+    if size < SMALLEST[name]:
+        raise UserError(
+            f"perceptual.weights: {name} needs pictures of at least {SMALLEST[name]} pixels, and data.size is {size}"
+        )
+    features, linear = {}, {}
+    for stage, layers in enumerate(stages):
+        for number, (channels, width, window) in layers.items():
+            kernel = _take(tensors, f"features.{number}.weight", (width, channels, window, window), path)
+            bias = _take(tensors, f"features.{number}.bias", (width,), path)
+            features[number] = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias}
+        last = list(layers.values())[-1][1]
+        linear[str(stage)] = _take(tensors, f"lin{stage}.model.1.weight", (1, last, 1, 1), path).reshape(last)
+    return {"features": features, "linear": linear}
+
+
+def features(params: Params, image: Float[Array, "b y x 3"]) -> list[Any]:
+    """The activations of the five stages, [b, y', x', c], of pictures from -1 to 1."""
+    first = params["features"]["0"]["kernel"]
+    alexnet = first.shape[0] == 11
+    x = (image.astype(jnp.float32) - jnp.array(_SHIFT)[None, None, None]) / jnp.array(_SCALE)[None, None, None]
+    found = []
+    for stage, layers in enumerate(ALEXNET if alexnet else VGG16):
+        if alexnet and stage in (1, 2):
+            x = nn.max_pool(x, (3, 3), (2, 2))
+        elif stage and not alexnet:
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        for number, (_, _, window) in layers.items():
+            layer = params["features"][number]
+            stride, border = (4, 2) if window == 11 else (1, window // 2)
+            x = jax.lax.conv_general_dilated(
+                x,
+                layer["kernel"],
+                (stride, stride),
+                ((border, border),) * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            x = nn.relu(x + layer["bias"][None, None, None])
+        found.append(x)
+    return found
+
+
+def last_features(params: Params, image: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
+    """The mean over the places of the last stage."""
+    return jnp.mean(features(params, image)[-1], axis=(1, 2))
+
+
+def distance(
+    params: Params, a: Float[Array, "b *frames y x 3"], b: Float[Array, "b *frames y x 3"]
+) -> Float[Array, "b"]:
+    """The LPIPS distance of pictures from -1 to 1; of clips the mean over their frames."""
+    count = a.shape[0]
+    a, b = (x.reshape(-1, *x.shape[-3:]) for x in (a, b))
+    total = jnp.zeros(a.shape[0])
+    for stage, (ours, theirs) in enumerate(zip(features(params, a), features(params, b), strict=True)):
+        difference = jnp.square(_normalized(ours) - _normalized(theirs))
+        total += jnp.mean(difference @ params["linear"][str(stage)], axis=(1, 2))
+    return jnp.mean(total.reshape(count, -1), axis=1)
+
+
+def _normalized(x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+    """Each place's features brought to length 1; the tiny number under the root keeps its gradient finite at 0."""
+    return x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + _TINY**2) + _TINY)
+
+
+def _load(path: str, sha256: str) -> dict[str, np.ndarray]:
+    """The tensors of a file by torchvision's and lpips' names."""
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"perceptual.weights: {path} cannot be read ({error.strerror})") from None
+    if sha256 and found != sha256.lower():
+        raise UserError(f"perceptual.sha256: {path} has the SHA-256 {found}, not {sha256}; it is another file")
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"perceptual.weights: {Path(path).name} is no safetensors file; make one by {CONVERT}"
+        ) from None
+    renamed = {re.sub(r"^net\.slice\d+\.", "features.", name): value for name, value in tensors.items()}
+    return {re.sub(r"^(lin\d)\.model\.0\.", r"\1.model.1.", name): value for name, value in renamed.items()}
+
+
+def _take(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[Any, ...], path: str) -> np.ndarray:
+    """A tensor that must be there in this shape; after ... it may be any."""
+    value = tensors.get(name)
+    known = shape[:-1] if shape[-1] is ... else shape
+    if value is None or value.shape[: len(known)] != known or (known is shape and value.ndim != len(shape)):
+        has = "is missing" if value is None else f"is {list(value.shape)}"
+        raise UserError(
+            f"perceptual.weights: {name} {has} in {Path(path).name}, and should be "
+            f"{[*known, '...'] if known is not shape else list(shape)}; make the file by {CONVERT}"
+        )
+    return value.astype(np.float32)
