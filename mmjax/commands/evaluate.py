@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from mmjax import data
-from mmjax.commands import wiring
+from mmjax.commands import stages, wiring
 from mmjax.config import Config
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
     config = read_recipe(workdir, mesh | arguments.overrides)
     wiring.check_evaluation(config)
-    source = data.open_source(config.data, training=False, seed=config.seed)
-    parts = wiring.build(config)
+    frozen = stages.trained_params(config, workdir)
+    source = stages.evaluation_source(config, workdir, frozen)
+    parts = wiring.build(config, frozen)
     if not arguments.watch:
         step, params = _restore(workdir, config, arguments.step)
         _evaluate(workdir, parts, source, step, params)

@@ -37,6 +37,10 @@ class Tokenizer:
             ids[row, : len(kept)] = kept
         return ids
 
+    def length(self, text: str) -> int:
+        """How many tokens the text has, the end token among them."""
+        return len(self._processor.encode(_plain(text))) + 1
+
     def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
         """The text of each row up to its end token; ids that the vocabulary does not have are left out."""
         texts = []

@@ -3,22 +3,31 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Int32, Shaped, UInt8
 
 from mmjax import models
-from mmjax.config import Config
+from mmjax.config import Config, MaskedGenerator, resolve, to_dict
 from mmjax.data.text import Tokenizer, load_tokenizer
-from mmjax.export.model_folder import read_params
+from mmjax.export.model_folder import VISUAL_TOKENIZER, read_params
+from mmjax.models import masked_generator
+from mmjax.sample import editing
+from mmjax.sample.chunks import in_chunks
 from mmjax.sample.direct import draw
-from mmjax.sample.postprocess import from_uint8
+from mmjax.sample.editing import pictures_of
+from mmjax.sample.masked import Decoding, make_draw
+from mmjax.sample.postprocess import to_uint8
 from mmjax.train.workdir import read_recipe
 from mmjax.types import Params, UserError
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +38,13 @@ class GenerativeModel:
         config: its recipe; the attention kernel "cudnn" is "xla" where there is no GPU.
         params: its parameters, on the device.
         tokenizer: from text to tokens.
+        visual_tokenizer: parameters of the visual tokenizer of a masked generator, on the device.
     """
 
     config: Config
     params: Params
     tokenizer: Tokenizer
+    visual_tokenizer: Params = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def apply(self) -> Any:
@@ -44,35 +55,110 @@ class GenerativeModel:
     def generate(
         self,
         prompts: Sequence[str],
-        seed: int = 0,
-        guidance: float = 3.0,
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
         reference: Float[np.ndarray, "n y x 3"] | UInt8[np.ndarray, "n y x 3"] | None = None,
-    ) -> UInt8[np.ndarray, "n y x 3"]:
-        """Draws a picture for each prompt.
+        *,
+        image: Shaped[np.ndarray, "n *pixels 3"] | None = None,
+        mask: Shaped[np.ndarray, "n *pixels"] | None = None,
+        variation: float | None = None,
+        **sampling: Any,
+    ) -> UInt8[np.ndarray, "n *pixels 3"]:
+        """Draws a picture, or a clip, for each prompt.
+
+        A direct generator gives one picture a prompt, whatever the seed. A masked generator draws at random: picture i
+        depends on its prompt and its seed alone, not on what else is drawn. Given an `image`, it keeps what is not
+        asked for anew: with a `mask` what is masked (inpainting, outpainting), with `variation` a share of the visual
+        tokens here and there, and of a clip that is too short the frames it lacks.
 
         Args:
-            prompts: n texts; what goes beyond the recipe's text.length is cut.
-            seed, guidance: for generators that draw at random; the direct generator gives one picture a prompt.
-            reference: n pictures to start from, of the recipe's size: float32 from -1 to 1, or uint8 such as these
-                are; None draws from the text alone.
+            prompts: n texts; what goes beyond the recipe's text.length is cut, and a warning says so.
+            seed: one an example, or the first of n consecutive ones.
+            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the recipe says.
+            reference: for a direct generator: n pictures to start from, of the recipe's size: float32 from -1 to 1, or
+                uint8 such as these are.
+            image: for a masked generator: n pictures, or clips of at most the recipe's frames, as `reference`.
+            mask: n pictures without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
+            variation: the share drawn anew, above 0 to 1.
+            sampling: other fields of the recipe's `sampling`: steps, order, temperature, confidence_temperature, top_k,
+                guidance_schedule.
+
+        Returns:
+            uint8 [n, y, x, 3], clips [n, f, y, x, 3].
 
         Raises:
-            UserError: for no prompts or other than texts, for a reference of the wrong shape or range, or to a model
-                that takes none, and for a model that does not draw from text.
+            UserError: for no prompts or other than texts, for pictures of the wrong shape or range, and for what this
+                kind of model does not take.
         """
         inputs = models.inputs(self.config)
         if "text" not in inputs:
             raise UserError(
                 f"{self.config.name or 'model'}: a model of kind {self.config.model.kind} does not draw from text; "
-                "name a model of kind direct"
+                "name a model of kind masked_generator or direct"
             )
         texts = _texts(prompts)
+        masked = isinstance(self.config.model, MaskedGenerator)
+        text = self._encoded(texts)
+        if not masked:
+            if sampling or any(value is not None for value in (image, mask, variation)):
+                raise UserError("image, mask, variation and sampling are for masked generators; this one is direct")
+            size = self.config.data.size
+            if reference is not None:
+                if "reference" not in inputs:
+                    raise UserError(
+                        "reference: this model was built without a vision encoder (model.reference is false)"
+                    )
+                reference = pictures_of("reference", reference, (len(texts), size, size, 3))
+            return draw(self.apply, self.params, text, reference)
         if reference is not None:
-            if "reference" not in inputs:
-                raise UserError("reference: this model was built without a vision encoder (model.reference is false)")
-            reference = _floats(reference, (len(texts), self.config.data.size, self.config.data.size, 3))
-        text = self.tokenizer.encode(texts, self.config.text.length)
-        return draw(self.apply, self.params, text, reference)
+            raise UserError("reference: is for direct generators; a masked generator takes image, and mask or variation")
+        seeds = _seeds(seed, len(texts))
+        guidance = self.config.sampling.guidance if guidance is None else guidance
+        decoding = self._decoding(sampling, guidance)
+        data, functions = self.config.data, self._functions
+        begin = editing.start(functions.grid, data.size, data.frames, seeds, image, mask, variation)
+        codes = np.zeros(begin.masked.shape, np.int32)
+        if begin.image is not None:
+            codes = in_chunks(lambda part: self._encode(self.visual_tokenizer, part), begin.image)
+        seen = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
+        program, scale = self._program(decoding), np.float32(guidance)
+        drawn = in_chunks(lambda *part: program(self.params, self.visual_tokenizer, *part, scale), *seen)
+        return editing.keep(to_uint8(drawn), begin)
+
+    def _encoded(self, texts: list[str]) -> Int32[np.ndarray, "n t"]:
+        length = self.config.text.length
+        for name in (name for name in texts if self.tokenizer.length(name) > length):
+            logger.warning("prompt %r has more than %d tokens; what goes beyond is cut", name[:60], length)
+        return self.tokenizer.encode(texts, length)
+
+    def _decoding(self, changes: dict[str, Any], guidance: float) -> Decoding:
+        """How to draw, checked as a recipe is."""
+        recipe = to_dict(self.config)
+        return decoding_of(resolve(recipe | {"sampling": recipe["sampling"] | changes | {"guidance": guidance}}))
+
+    def _program(self, decoding: Decoding) -> Any:
+        if decoding not in self._programs:
+            self._programs[decoding] = jax.jit(make_draw(self._functions, decoding))
+        return self._programs[decoding]
+
+    @functools.cached_property
+    def _programs(self) -> dict[Decoding, Any]:
+        return {}
+
+    @functools.cached_property
+    def _functions(self) -> masked_generator.Functions:
+        return masked_generator.functions(self.config)
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        return jax.jit(self._functions.encode)
+
+
+def decoding_of(config: Config) -> Decoding:
+    """How a recipe's masked generator draws."""
+    sampling = dataclasses.asdict(config.sampling)
+    guidance = sampling.pop("guidance")
+    return Decoding(**sampling, guided=guidance not in (0, 1))
 
 
 def _texts(prompts: Any) -> list[str]:
@@ -85,18 +171,12 @@ def _texts(prompts: Any) -> list[str]:
     return texts
 
 
-def _floats(reference: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "n y x 3"]:
-    """Reference pictures as the model takes them, -1 to 1."""
-    pictures = np.asarray(reference)
-    if pictures.shape != shape or pictures.dtype not in (np.float32, np.uint8):
-        raise UserError(
-            f"reference: must be float32 or uint8 {list(shape)}, not {pictures.dtype} {list(pictures.shape)}"
-        )
-    if pictures.dtype == np.uint8:
-        return from_uint8(pictures)
-    if not np.all(np.abs(pictures) <= 1):
-        raise UserError("reference: values must be from -1 (black) to 1 (white); a uint8 picture may be given as it is")
-    return pictures
+def _seeds(seed: Any, count: int) -> Int32[np.ndarray, "n"]:
+    seeds = np.asarray(seed)
+    if not np.issubdtype(seeds.dtype, np.integer) or seeds.shape not in ((), (count,)):
+        raise UserError(f"seed: must be a whole number, or one for each of the {count} prompts, not {seed!r}")
+    # Any whole number will do; what is random takes 32 bits of it.
+    return ((seeds + np.arange(count) if seeds.ndim == 0 else seeds) % 2**31).astype(np.int32)
 
 
 def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
@@ -126,9 +206,20 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
         finally:
             checkpoints.close()
     else:
-        shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
-        params = read_params(folder / "model.safetensors", shapes)
+        params = read_params(folder / "model.safetensors", jax.eval_shape(lambda: _all_params(config)))
+    params = dict(params)
+    if isinstance(config.model, MaskedGenerator):
+        theirs = params.pop(VISUAL_TOKENIZER) if not is_workdir else load(folder / VISUAL_TOKENIZER).params
+        return GenerativeModel(config, jax.device_put(params), tokenizer, jax.device_put(theirs))
     return GenerativeModel(config, jax.device_put(params), tokenizer)
+
+
+def _all_params(config: Config) -> dict[str, Any]:
+    """Fresh parameters of all that a model folder of the recipe holds."""
+    params = dict(models.init(config, jax.random.key(0)))
+    if isinstance(config.model, MaskedGenerator) and config.tokenizer is not None:
+        params[VISUAL_TOKENIZER] = models.init(config.tokenizer, jax.random.key(0))
+    return params
 
 
 def _is_workdir(folder: Path) -> bool:

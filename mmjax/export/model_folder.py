@@ -18,6 +18,7 @@ from mmjax.files import write_json
 from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
 
+VISUAL_TOKENIZER = "tokenizer"  # where its parameters, and in a workdir the folder, of a masked generator's lie
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 
 
@@ -130,14 +131,17 @@ In this folder:
 
 def _generator_card(config: Config) -> tuple[str, str]:
     """What kind of model it is, and code that runs it."""
-    size = config.data.size
+    size, frames = config.data.size, config.data.frames
     reference = " and a reference picture" if "reference" in models.inputs(config) else ""
+    what = f"a clip of {frames} frames" if frames > 1 else "a picture"
+    shape = [1, *([frames] if frames > 1 else []), size, size, 3]
+    prompt = "a red circle moving left" if frames > 1 else "a red circle left of a blue square"
     return (
-        f"A {config.model.kind} generator of mmjax: text{reference} in, a picture of {size} x {size} pixels out.",
+        f"A {config.model.kind.split('_')[0]} generator of mmjax: text{reference} in, {what} of {size} x {size} pixels out.",
         f"""import mmjax
 
 model = mmjax.load(".")
-pictures = model.generate(["a red circle left of a blue square"])  # uint8 [1, {size}, {size}, 3]""",
+drawn = model.generate(["{prompt}"])  # uint8 {shape}""",
     )
 
 

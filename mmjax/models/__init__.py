@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.config import Config
-from mmjax.models import direct, visual_tokenizer
+from mmjax.models import direct, masked_generator, visual_tokenizer
 from mmjax.types import Params
 
-MODELS: dict[str, ModuleType] = {"direct": direct, "visual_tokenizer": visual_tokenizer}
+MODELS: dict[str, ModuleType] = {
+    "direct": direct,
+    "masked_generator": masked_generator,
+    "visual_tokenizer": visual_tokenizer,
+}
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 

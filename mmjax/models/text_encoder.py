@@ -27,8 +27,11 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
-        """Returns the features, and the attention mask of those who look at them: False on padding."""
-        mask = (text != 0)[:, None, None, :]
+        """Returns the features, and the attention mask of those who look at them: False on padding.
+
+        The first token is always seen, so that there is something to look at where there is no text.
+        """
+        mask = ((text != 0) | (np.arange(text.shape[1]) == 0)[None])[:, None, None, :]
         table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
         x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
         for i in range(self.layers):

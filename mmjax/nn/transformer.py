@@ -1,6 +1,7 @@
 """The transformer block that every encoder and the fusion are stacks of."""
 
 import flax.linen as nn
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -36,3 +37,37 @@ class Block(nn.Module):
             x += attend(layer_norm(x, "norm_cross"), context, context_mask)
         hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
         return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)
+
+
+class Stack(nn.Module):
+    """Blocks one after the other, as one scanned layer: compiled once, however many there are.
+
+    The parameters of all layers lie in one array each, the layer its first axis.
+
+    Attributes:
+        layers: how many.
+        remat: compute each layer anew in the backward pass, to save the memory of its activations.
+        unroll: layers in each turn of the loop; the values are the same.
+    """
+
+    layers: int
+    heads: int
+    dtype: np.dtype = FLOAT32
+    kernel: str = "xla"
+    remat: bool = False
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        mask: Bool[Array, "b #h #t t"] | None = None,
+        context: Float[Array, "b s e"] | None = None,
+        context_mask: Bool[Array, "b #h #t s"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        def layer(block: nn.Module, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return block(x, mask, context, context_mask), None
+
+        block = (nn.remat(Block, prevent_cse=False) if self.remat else Block)(self.heads, self.dtype, self.kernel)
+        scan = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers, unroll=self.unroll)
+        return scan(block, x, None)[0]

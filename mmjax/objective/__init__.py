@@ -5,20 +5,26 @@ write the function in a file of its own and name it in TERMS; a recipe weighs it
 """
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmjax.objective import masking
+from mmjax.objective.masked_language_modeling import masked_language_modeling
+from mmjax.objective.masked_visual_modeling import masked_visual_modeling
 from mmjax.objective.mean_absolute_error import mean_absolute_error
 from mmjax.objective.mean_squared_error import mean_squared_error
 from mmjax.types import Batch, Outputs, UserError
 
 Term = Callable[[Outputs, Batch], Float[Array, "b"]]
 TERMS: dict[str, Term] = {
+    "masked_language_modeling": masked_language_modeling,
+    "masked_visual_modeling": masked_visual_modeling,
     "mean_absolute_error": mean_absolute_error,
     "mean_squared_error": mean_squared_error,
 }
@@ -30,36 +36,71 @@ class Objective:
 
     Attributes:
         weights: the weight of each term.
-        inputs: what the model is applied to: fields of the batch, and "reference", which is the picture itself.
-        drop_reference: how often, in training, the reference is withheld.
+        inputs: what the model is applied to: fields of the batch, "reference", which is the picture itself, and
+            "masked", the visual tokens to fill in.
+        drop_reference, drop_text: how often, in training, the reference or the text is withheld.
+        mask_schedule, label_smoothing, unmasked_weight: of masked visual modeling.
+        text_mask: share of the words hidden by masked language modeling.
+        given: terms beside TERMS, which need more than settings: a discriminator, or a network's weights.
     """
 
     weights: dict[str, float]
     inputs: tuple[str, ...]
     drop_reference: float = 0.0
+    drop_text: float = 0.0
+    mask_schedule: str = "cosine"
+    label_smoothing: float = 0.0
+    unmasked_weight: float = 0.0
+    text_mask: float = 0.15
+    given: Mapping[str, Term] = field(default_factory=dict)
 
     def prepare(self, batch: Batch, rng: jax.Array | None) -> dict[str, Any]:
-        """The arguments that the model is applied to; without rng as in evaluation, nothing withheld."""
-        seen = {name: batch["image" if name == "reference" else name] for name in self.inputs}
-        if "reference" in seen and rng is not None and self.drop_reference > 0:
-            draw = jax.random.uniform(rng, batch["mask"].shape)
-            seen["reference_mask"] = draw >= jnp.float32(self.drop_reference)
+        """The arguments that the model is applied to.
+
+        Without rng as in evaluation: nothing is withheld, and the same tokens are masked whenever it is called.
+        """
+        key = jax.random.key(0) if rng is None else rng
+        seen = {name: batch["image" if name == "reference" else name] for name in self.inputs if name != "masked"}
+        if "masked" in self.inputs:
+            seen["masked"] = masking.mask_codes(batch["codes"], jax.random.fold_in(key, 1), self.mask_schedule)
+        if "masked_language_modeling" in self.weights:
+            seen["hidden_text"] = masking.hide_words(batch["text"], jax.random.fold_in(key, 2), self.text_mask)
+        if rng is not None and "reference" in seen and self.drop_reference > 0:
+            seen["reference_mask"] = jax.random.uniform(rng, batch["mask"].shape) >= jnp.float32(self.drop_reference)
+        if rng is not None and "codes" in seen and self.drop_text > 0:
+            draw = jax.random.uniform(jax.random.fold_in(key, 3), batch["mask"].shape)
+            seen["text_mask"] = draw >= jnp.float32(self.drop_text)
         return seen
 
     def terms(self, outputs: Outputs, batch: Batch) -> dict[str, Float[Array, "b"]]:
         """Each term of each example, not weighted."""
-        return {name: TERMS[name](outputs, batch) for name in self.weights}
+        terms: dict[str, Term] = TERMS | {
+            "masked_visual_modeling": functools.partial(
+                masked_visual_modeling, label_smoothing=self.label_smoothing, unmasked_weight=self.unmasked_weight
+            )
+        }
+        terms |= self.given
+        return {name: terms[name](outputs, batch) for name in self.weights}
 
     def loss(self, terms: dict[str, jax.Array]) -> jax.Array:
         """The weighted sum of the terms."""
         return sum((jnp.float32(weight) * terms[name] for name, weight in self.weights.items()), jnp.float32(0))
 
 
-def build(weights: dict[str, float], inputs: Iterable[str], drop_reference: float = 0.0) -> Objective:
-    """Raises UserError for a term that is not in TERMS."""
+def build(weights: dict[str, float], inputs: Iterable[str], **settings: Any) -> Objective:
+    """The objective with these weights; `settings` are the other fields of Objective.
+
+    Raises:
+        UserError: for a term that is not in TERMS, or needs what the model does not take.
+    """
+    inputs = tuple(inputs)
+    known = (*TERMS, *settings.get("given", ()))
     for name in weights:
-        if name not in TERMS:
-            near = difflib.get_close_matches(name, TERMS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TERMS)}"
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"objective.terms.{name}: no such term; {hint}")
-    return Objective(dict(weights), tuple(inputs), drop_reference)
+        if name.startswith("masked") != ("masked" in inputs):
+            whom = "a masked generator" if name.startswith("masked") else "models that give pictures"
+            raise UserError(f"objective.terms.{name}: is for {whom}; see mmjax/objective")
+    return Objective(dict(weights), inputs, **settings)

@@ -105,13 +105,13 @@ class Adversarial:
 
 
 def adversarial(loss: str) -> Callable[[Outputs, Batch], Float[Array, "b"]]:
-    """The generator's term."""
-    return lambda outputs, batch: generator_loss(outputs["fake_logits"], loss)
+    """The generator's term "adversarial"; what the discriminator says lies in the batch."""
+    return lambda outputs, batch: generator_loss(batch["fake_logits"], loss)
 
 
 def matched_features(outputs: Outputs, batch: Batch) -> Float[Array, "b"]:
     """The generator's term "feature_matching"."""
-    return feature_matching(outputs["fake_features"], outputs["real_features"])
+    return feature_matching(batch["fake_features"], batch["real_features"])
 
 
 def _mean(logits: Float[Array, "b *patches"]) -> Float[Array, "b"]:
