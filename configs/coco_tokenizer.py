@@ -1,6 +1,7 @@
 """A visual tokenizer on COCO: pictures to grids of 1,000 codes and back, by mean absolute and squared error.
 
-Arguments: size=64 (pixels), tiny (ends in seconds).
+Arguments: size=64 (pixels), adversarial (against a discriminator as well, from step 2,000 on), tiny (ends in seconds).
+With adversarial, --config.perceptual.weights=FILE adds LPIPS; without a file, features of the discriminator are matched.
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). --config.data.source=scenes draws its
 pictures instead, and needs --config.data.flip=false.
 """
@@ -11,7 +12,7 @@ from mmjax.config import parse_arguments
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
-    arg = parse_arguments(argument, size=0)
+    arg = parse_arguments(argument, size=0, adversarial=False)
     size = arg.size or (32 if arg.tiny else 64)
     small = size <= 64
     config = ConfigDict()
@@ -34,10 +35,24 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.train = {"batch": 64, "epochs": 10, "best": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 64, "samples": 8}
+    if arg.adversarial:
+        config.objective.terms.update({"perceptual": 0.1, "adversarial": 0.1})
+        config.discriminator = {
+            "loss": "non_saturating",
+            "widths": (64, 128) if small else (64, 128, 256),
+            "regularizer": "lecam",
+            "regularizer_weight": 0.01,
+            "learning_rate": 1e-4,
+            "train_from": 1000,
+            "start": 2000,
+        }
+        config.evaluate.evaluators += ("feature_distance",)
     if arg.tiny:
         config.data.evaluation_examples = 16
         config.optimizer.warmup_steps = 2
         config.model.update({"widths": (16, 32), "blocks": 1})
+        if arg.adversarial:
+            config.discriminator.update({"widths": (16, 32), "train_from": 1, "start": 2})
         config.text = {"vocabulary": 400}
         config.train.update({"batch": 8, "epochs": 0, "steps": 4})
         config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})

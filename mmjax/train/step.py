@@ -53,9 +53,10 @@ def make_step(
         def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, tuple[Metrics, Outputs]]:
             seen = objective.prepare(part, jax.random.fold_in(key, number))
             outputs = apply(params, **seen)
+            given = part | seen
             if adversary:
-                outputs = outputs | adversary.goal.judged(state.adversary.params, outputs, part)
-            terms = means(objective.terms(outputs, part | seen), part["mask"])
+                given |= adversary.goal.judged(state.adversary.params, outputs, part)
+            terms = means(objective.terms(outputs, given), part["mask"])
             loss = objective.loss(adversary.counted(terms, state.step) if adversary else terms)
             return loss, (terms | {"loss": loss}, outputs)
 
