@@ -3,11 +3,13 @@
 The only place for TensorFlow, which is imported when a source that needs it is opened and not before.
 """
 
-from mmjax.data.picture import read_picture
+from mmjax.data.picture import read_mask, read_picture
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.source import Source
 from mmjax.data.sources import PROVIDES, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
+from mmjax.data.tokens import open_tokens, token_address
+from mmjax.data.write_tokens import write_tokens
 
 __all__ = [
     "PROVIDES",
@@ -17,7 +19,11 @@ __all__ = [
     "evaluation_size",
     "load_tokenizer",
     "open_source",
+    "open_tokens",
+    "read_mask",
     "read_picture",
+    "token_address",
     "train_tokenizer",
     "training_batches",
+    "write_tokens",
 ]
