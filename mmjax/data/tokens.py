@@ -89,7 +89,7 @@ def token_address(params: Params, tokenizer: Config, config: Config, split: Spli
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
-    del model["convolution"]  # the same values
+    model.pop("convolution", None)  # the same values
     return {
         "format": FORMAT,
         "split": split,
