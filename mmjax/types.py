@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 # A batch is a plain dict. Fields that go to the devices:
-#   image  float32 [b, y, x, c]  the target picture, -1 (black) to 1 (white)
+#   image  float32 [b, y, x, c]  the target picture, -1 (black) to 1 (white); clips are [b, f, y, x, c]
 #   text   int32   [b, t]        token ids, 0 is padding
 #   mask   bool    [b]           False: padding at the end of an evaluation, or a picture that could not be read
+#   seed   int32   [b]           where an evaluator asks for it: what each row is drawn with, by a model that draws
 # Fields that stay on the host:
 #   id       list of b strings            names the example in its source
 #   captions list of b lists of strings   every caption of the example; `text` holds one of them

@@ -237,11 +237,14 @@ def test_frames_without_the_thing_or_with_a_second_one_do_not_count() -> None:
         assert judge_clip(gap, LEFT) == ClipVerdict(False, False, False, False)
 
 
-def test_a_thing_of_no_shape_moves_but_is_not_consistent() -> None:
-    clip = clip_of(path(1 - RIGHTWARDS)).astype(float)
-    blurred = ndimage.gaussian_filter(clip, (0, 3, 3, 0)).astype(np.uint8)
-    verdict = judge_clip(blurred, LEFT)
-    assert verdict.motion and not verdict.shape and not verdict.consistency
+def test_a_thing_of_no_color_or_shape_moves_but_is_not_consistent() -> None:
+    white = np.full((8, 41, 41, 3), BACKGROUND, np.uint8)
+    blurred = clip_of(path(1 - RIGHTWARDS)).astype(float)
+    for i in range(8):
+        white[i, 15:26, 25 - 2 * i : 36 - 2 * i] = 255
+    assert judge_clip(white, "a red square moving left") == ClipVerdict(True, False, True, False)
+    blurred = np.rint(ndimage.gaussian_filter(blurred, (0, 2, 2, 0))).astype(np.uint8)
+    assert judge_clip(blurred, LEFT) == ClipVerdict(True, True, False, False)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
