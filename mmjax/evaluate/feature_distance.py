@@ -18,7 +18,6 @@ from mmjax.types import Batch, Evaluator, Figures, Predict
 
 Features = Callable[[Any, Any], Any]  # features(params, pictures [b, y, x, c]) -> [b, d]
 WIDTHS = (16, 32, 64)
-AT_ONCE = 64  # pictures, so that it compiles for one size
 
 
 def feature_distance(features: Features, params: Any) -> Evaluator:
@@ -29,22 +28,13 @@ def feature_distance(features: Features, params: Any) -> Evaluator:
     """
     compiled = jax.jit(features)
 
-    def vectors(pictures: list[np.ndarray]) -> Float[np.ndarray, "n d"]:
-        whole = np.concatenate(pictures)
-        found = []
-        for start in range(0, len(whole), AT_ONCE):
-            part = whole[start : start + AT_ONCE]
-            padded = np.concatenate([part, np.zeros((AT_ONCE - len(part), *part.shape[1:]), part.dtype)])
-            found.append(np.asarray(compiled(params, padded))[: len(part)])
-        return np.concatenate(found).astype(np.float64)
-
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
         drawn, original = [], []
         for batch, outputs in predicted(predict, batches):
             for kept, image in ((drawn, outputs["image"]), (original, batch["image"])):
                 if len(image):
                     pictures = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
-                    kept.append(vectors([pictures]))
+                    kept.append(np.asarray(compiled(params, pictures), np.float64))
         enough = sum(map(len, drawn)) >= 2  # a covariance needs two
         value = frechet_distance(np.concatenate(drawn), np.concatenate(original)) if enough else float("nan")
         yield "reconstruction/feature_distance", value
