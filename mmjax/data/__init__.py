@@ -3,6 +3,7 @@
 The only place for TensorFlow, which is imported when a source that needs it is opened and not before.
 """
 
+from mmjax.data.clip import read_clip
 from mmjax.data.picture import read_mask, read_picture
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.source import Source
@@ -20,6 +21,7 @@ __all__ = [
     "load_tokenizer",
     "open_source",
     "open_tokens",
+    "read_clip",
     "read_mask",
     "read_picture",
     "token_address",

@@ -1,11 +1,12 @@
 """A picture from a file with Pillow alone, prepared as the evaluation pictures are."""
 
 import io
+import math
 import warnings
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from mmjax.data import exif
@@ -30,6 +31,32 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
         UserError: for a file that is missing, too large, broken or not a picture.
     """
     resize = resize or round(size * 256 / 224)
+    crop = resized_crop(load_picture(path, resize), resize, size)
+    return crop.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def read_mask(path: str | Path, picture: str | Path, size: int) -> UInt8[np.ndarray, "{size} {size}"]:
+    """Reads the mask of a picture as uint8 [y, x]: prepared as the picture is by read_picture(picture, size, size).
+
+    Raises:
+        UserError: for a file that cannot be read, or is not of the picture's width and height.
+    """
+    mask, colors = load_picture(path, 1 << 30), load_picture(picture, 1 << 30)
+    if mask.size != colors.size:
+        raise UserError(f"{path}: has {mask.width} x {mask.height} pixels; a mask must be as large as its picture, "
+                        f"{picture}, which has {colors.width} x {colors.height}")
+    side = min(mask.size)
+    left, top = (mask.width - side) // 2, (mask.height - side) // 2
+    cropped = mask.convert("L").resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side))
+    return np.asarray(cropped)
+
+
+def load_picture(path: str | Path, short_side: int) -> Image.Image:
+    """A picture's first frame as RGB, upright. A JPEG may be smaller, if its short side stays at least `short_side`.
+
+    Raises:
+        UserError: for a file that is missing, too large, broken or not a picture.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and about odd metadata
@@ -41,8 +68,8 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
                         f"{path}: {width} x {height} pixels; a picture must be below {SIDE_LIMIT} pixels on each side, "
                         f"and have at most {MOST_PIXELS // 10**6} million"
                     )
-                image.draft("RGB", (2 * resize, 2 * resize))  # JPEG: decoded smaller where that loses nothing
-                picture = _upright(_to_rgb(image), exif.orientation(content))
+                image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decoded smaller where that loses nothing
+                return _upright(to_rgb(image), exif.orientation(content))
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -53,15 +80,28 @@ def read_picture(path: str | Path, size: int, resize: int = 0) -> Float32[np.nda
         raise UserError(f"{path}: too large; at most {MOST_PIXELS // 10**6} million pixels are read") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise UserError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from error
+
+
+def resized_crop(
+    picture: Image.Image, resize: int, size: int, place: tuple[float, float] = (0.5, 0.5)
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Brings the short side to `resize` pixels, bilinear with antialias, and crops; operations.resized_crop's values.
+
+    Args:
+        picture: RGB.
+        place: of the crop down and across, from 0 (first rows, first columns) to 1 (last).
+    """
     width, height = picture.size
     scale = min(width, height) / resize
     tall, wide = round(height / scale), round(width / scale)
-    top, left = (tall - size) // 2, (wide - size) // 2
+    # Each of the whole numbers 0 ... room for an equal share of the places.
+    top, left = (
+        max(math.ceil(where * (room + 1)) - 1, 0) for where, room in zip(place, (tall - size, wide - size), strict=True)
+    )
     stretch_y, stretch_x = height / tall, width / wide
     box = (left * stretch_x, top * stretch_y, (left + size) * stretch_x, (top + size) * stretch_y)
     box = (box[0], box[1], min(box[2], width), min(box[3], height))
-    small = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(small, np.float32) / np.float32(127.5) - np.float32(1)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
 def _upright(picture: Image.Image, orientation: int) -> Image.Image:
@@ -73,7 +113,7 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if columns else picture
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255
         values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

@@ -3,12 +3,17 @@
 import importlib.util
 
 from mmjax.config import Data
-from mmjax.data import coco, scenes, tfds
+from mmjax.data import clips, coco, scenes, tfds
 from mmjax.data.source import Source
 from mmjax.types import UserError
 
 # Fields each source provides, known before it is opened: "scene" means that captions are of the scene grammar.
-PROVIDES = {"scenes": scenes.PROVIDES, "coco_folder": coco.PROVIDES, "coco_tfds": tfds.PROVIDES}
+PROVIDES = {
+    "scenes": scenes.PROVIDES,
+    "coco_folder": coco.PROVIDES,
+    "coco_tfds": tfds.PROVIDES,
+    "clips_folder": clips.PROVIDES,
+}
 
 
 def open_source(config: Data, training: bool, seed: int) -> Source:
@@ -26,9 +31,12 @@ def open_source(config: Data, training: bool, seed: int) -> Source:
         if config.flip:
             raise UserError("data.flip: a mirrored scene makes its caption false (left of, right of); set it to false")
         return scenes.open_scenes(config, training, seed % 2**32)
+    if config.source == "clips_folder":
+        return clips.open_clips(config, training)
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"data.source: {config.source} needs TensorFlow, as in pip install tensorflow-cpu; scenes does not"
+            f"data.source: {config.source} needs TensorFlow, as in pip install tensorflow-cpu; scenes and clips_folder "
+            "do not"
         )
     split = config.train_split if training else config.evaluation_split
     if config.source == "coco_folder":

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,10 @@ def write_coco(
 
 def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
+    clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}
     return resolve(
         {
+            **(clips if fields.get("frames", 1) > 1 else {}),
             "data": fields,
             "seed": seed,
             "train": {"batch": batch, "steps": 1},
@@ -59,3 +62,53 @@ def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **
             "text": {"length": 13},
         }
     )
+
+
+def moving(frames: int, number: int = 0, height: int = 41, width: int = 53) -> np.ndarray:
+    """A clip of a smooth background and a bar that is at column 2 * f in frame f, uint8 [f, y, x, 3]."""
+    clip = np.repeat(picture(number, height, width)[None], frames, axis=0)
+    for f in range(frames):
+        clip[f, :, 2 * f : 2 * f + 2] = (255, 255, 0)
+    return clip
+
+
+def write_clip(path: Path, clip: np.ndarray, frame_rate: float = 8.0, codec: str = "libx264", gop: int = 5) -> Path:
+    """A clip as a file, by PyAV or, as GIF, by Pillow; without a suffix, a folder of numbered PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.suffix:
+        path.mkdir()
+        for i, frame in enumerate(clip):
+            Image.fromarray(frame).save(path / f"{i}.png")
+        return path
+    if path.suffix == ".gif":
+        first, *others = map(Image.fromarray, clip)
+        times = [int(100 * i / frame_rate) for i in range(len(clip) + 1)]  # in hundredths of a second, as GIF has them
+        durations = (10 * np.diff(times)).tolist()
+        first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+        return path
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(1001))
+        stream.height, stream.width = clip.shape[1] // 2 * 2, clip.shape[2] // 2 * 2
+        stream.pix_fmt, stream.gop_size = "yuv444p" if codec == "libx264" else "yuv420p", gop
+        if codec == "libx264":
+            stream.options = {"crf": "4"}
+        for frame in clip[:, : stream.height, : stream.width]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_clips(root: Path, split: str, clips: Mapping[str, np.ndarray | bytes]) -> Path:
+    """A folder of clips with two captions each, in the layout of data.source=clips_folder."""
+    (root / split).mkdir(parents=True)
+    lines = []
+    for number, (name, clip) in enumerate(clips.items()):
+        if isinstance(clip, bytes):
+            (root / split / name).write_bytes(clip)
+        else:
+            write_clip(root / split / name, clip)
+        lines.append(json.dumps({"clip": name, "captions": [f"clip {number} caption {i}" for i in range(2)]}))
+    (root / split / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return root

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import jpeg, recipe, write_coco
+from made_data import jpeg, moving, recipe, write_clips, write_coco
 
 from mmjax import data
 from mmjax.config import Config, Scenes
@@ -40,7 +40,11 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     content[5] = b"broken"
     write_coco(folder, "train2017", content)
     write_coco(folder, "val2017", {n: jpeg(n) for n in range(100, 100 + EVALUATION)})
-    return {"scenes": Path(), "coco_folder": folder, "coco_tfds": prepare_tfds(tmp_path_factory.mktemp("tfds"))}
+    clips = tmp_path_factory.mktemp("clips")
+    for split, count in (("train", TRAINING), ("validation", EVALUATION)):
+        write_clips(clips, split, {f"{n}": moving(3, n) for n in range(count)})
+    tfds = prepare_tfds(tmp_path_factory.mktemp("tfds"))
+    return {"scenes": Path(), "coco_folder": folder, "coco_tfds": tfds, "clips_folder": clips}
 
 
 def prepare_tfds(root: Path) -> Path:
@@ -80,11 +84,12 @@ def prepare_tfds(root: Path) -> Path:
     return root
 
 
-SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_tfds"])
+SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_tfds", "clips_folder"])
 
 
 def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
     extra = {"scenes": {"examples": TRAINING}} if name == "scenes" else {"flip": True}
+    extra |= {"frames": 2} if name == "clips_folder" else {}
     config = recipe(name, roots[name], **({"shuffle_buffer": 7} | extra | fields))
     return open_source(config.data, training, config.seed), config
 
@@ -107,8 +112,9 @@ def test_a_batch_is_what_the_types_say(name: str, roots: dict[str, Path]) -> Non
     source, config = of(name, roots)
     (batch,) = take(training_batches(source, TOKENIZER, config), 1)
     side = config.data.size
+    shape = (5, 2, side, side, 3) if name == "clips_folder" else (5, side, side, 3)
     kinds = {k: (batch[k].dtype, batch[k].shape) for k in ("image", "text", "mask")}
-    assert kinds == {"image": (np.float32, (5, side, side, 3)), "text": (np.int32, (5, 13)), "mask": (np.bool_, (5,))}
+    assert kinds == {"image": (np.float32, shape), "text": (np.int32, (5, 13)), "mask": (np.bool_, (5,))}
     assert set(batch) == {"image", "text", "mask", "id", "captions"}
     assert all(isinstance(i, str) for i in batch["id"]) and all(isinstance(c, list) for c in batch["captions"])
     assert -1 <= batch["image"].min() < 0 < batch["image"].max() <= 1
