@@ -17,13 +17,13 @@ def from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shap
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def grid(rows: Sequence[UInt8[np.ndarray, "n y x 3"]]) -> UInt8[np.ndarray, "height width 3"]:
-    """One picture of all: rows below each other, the pictures of a row side by side, no gaps."""
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+def grid(rows: Sequence[UInt8[np.ndarray, "n *f y x 3"]]) -> UInt8[np.ndarray, "*f height width 3"]:
+    """One picture of all, or one clip of all clips: rows below each other, those of a row side by side, no gaps."""
+    return np.concatenate([np.concatenate(list(row), axis=-2) for row in rows], axis=-3)
 
 
-def sheet(pictures: UInt8[np.ndarray, "n y x 3"], columns: int) -> UInt8[np.ndarray, "height width 3"]:
-    """One picture of all, row by row, at most so many in a row, no gaps; what the last row lacks is black."""
+def sheet(pictures: UInt8[np.ndarray, "n *f y x 3"], columns: int) -> UInt8[np.ndarray, "*f height width 3"]:
+    """One picture (or clip) of all, row by row, at most so many in a row, no gaps; what the last row lacks is black."""
     columns = min(columns, len(pictures))
     missing = -len(pictures) % columns
     filled = np.concatenate([pictures, np.zeros((missing, *pictures.shape[1:]), np.uint8)])

@@ -36,3 +36,13 @@ def test_a_sheet_has_every_picture_in_its_place_and_is_black_behind_the_last(cou
         row, column = divmod(i, wide)
         cell = picture[2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
         assert np.array_equal(cell, pictures[i]) if i < count else not cell.any()
+
+
+def test_clips_side_by_side_are_one_clip() -> None:
+    """Frame by frame what a grid and a sheet of the frames would be."""
+    clips = np.random.default_rng(0).integers(1, 256, (2, 3, 11, 5, 7, 3), np.uint8)
+    whole, below = grid(list(clips)), sheet(clips[0], 2)
+    assert whole.shape == (11, 10, 21, 3) and below.shape == (11, 10, 14, 3)
+    for f in range(11):
+        np.testing.assert_array_equal(whole[f], grid(list(clips[:, :, f])))
+        np.testing.assert_array_equal(below[f], sheet(clips[0, :, f], 2))

@@ -1,0 +1,74 @@
+"""What may be done to drawn pictures afterwards: sharpening and denoising. Both are off unless asked for."""
+
+import importlib.util
+import math
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFilter
+
+from mmjax.types import UserError
+
+MOST_SHARPENING = 5.0
+LARGEST_RADIUS = 100.0  # pixels
+MOST_NOISE = 100.0  # of 255
+PATCH, DISTANCE = 5, 6  # pixels: sides of the patches that are compared, and how far away they are looked for
+
+
+def sharpen(
+    pictures: UInt8[np.ndarray, "n *f y x 3"], amount: float, radius: float = 2.0
+) -> UInt8[np.ndarray, "n *f y x 3"]:
+    """Unsharp masking: adds `amount` times the difference of each picture to its blurred self; by Pillow.
+
+    Args:
+        pictures: pictures or clips.
+        amount: from 0, which changes nothing, to 5.
+        radius: of the Gaussian blur, its deviation in pixels, above 0.
+
+    Raises:
+        UserError: for an amount or radius out of range.
+    """
+    _check("sharpen: amount", amount, MOST_SHARPENING)
+    _check("sharpen: radius", radius, LARGEST_RADIUS)
+    if radius == 0:
+        raise UserError("sharpen: radius must be above 0 pixels")
+    if amount == 0:
+        return pictures
+    mask = ImageFilter.UnsharpMask(radius, round(100 * amount), 0)
+    frames = pictures.reshape(-1, *pictures.shape[-3:])
+    return _like(pictures, [np.asarray(Image.fromarray(frame).filter(mask)) for frame in frames])
+
+
+def denoise(pictures: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[np.ndarray, "n *f y x 3"]:
+    """Non-local means (Buades, Coll and Morel 2005): means of places whose neighborhoods look alike; by scikit-image.
+
+    Args:
+        pictures: pictures or clips, of which each frame is denoised by itself.
+        strength: standard deviation of the noise to take away, from 0, which changes nothing, to 100 (of 255).
+
+    Raises:
+        UserError: for a strength out of range, or where scikit-image is missing.
+    """
+    _check("denoise: strength", strength, MOST_NOISE)
+    if strength == 0:
+        return pictures
+    if importlib.util.find_spec("skimage") is None:
+        raise UserError("denoise: scikit-image is not installed; run pip install '.[denoise]'")
+    from skimage.restoration import denoise_nl_means
+
+    deviation = strength / 255
+    frames = pictures.reshape(-1, *pictures.shape[-3:]).astype(np.float32) / 255
+    # 0.8: h a little below the deviation, as scikit-image advises where it is told the deviation.
+    clean = [
+        denoise_nl_means(frame, PATCH, DISTANCE, 0.8 * deviation, sigma=deviation, channel_axis=-1) for frame in frames
+    ]
+    return _like(pictures, [np.rint(255 * np.clip(frame, 0, 1)).astype(np.uint8) for frame in clean])
+
+
+def _like(pictures: UInt8[np.ndarray, "n *f y x 3"], frames: list[np.ndarray]) -> UInt8[np.ndarray, "n *f y x 3"]:
+    return np.stack(frames).reshape(pictures.shape) if frames else pictures
+
+
+def _check(name: str, value: float, most: float) -> None:
+    if not (math.isfinite(value) and 0 <= value <= most):
+        raise UserError(f"{name} must be from 0 to {most:g}, not {value:g}")

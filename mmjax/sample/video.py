@@ -1,0 +1,115 @@
+"""Clips as bytes of files: mp4 by PyAV (the extra `video`), GIF by Pillow."""
+
+import io
+import math
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mmjax.types import UserError
+
+SHOWN_FROM = 128  # pixels; players show smaller clips poorly, and some encoders refuse them
+HUNDREDTH = 100  # a GIF counts time in hundredths of a second
+SHORTEST = 2  # hundredths: shorter ones are taken for a tenth of a second by browsers
+COLORS = 256
+SAMPLED_PIXELS = 2**18  # of a clip, from which the colors of a GIF are chosen
+
+
+def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
+    """A clip as an mp4, H.264 where there is an encoder for it, else MPEG-4.
+
+    Small clips are enlarged by a whole factor, with their pixels sharp, to at least 128 pixels; odd sides get one more
+    row or column, as their last.
+
+    Args:
+        frame_rate: frames a second.
+
+    Raises:
+        UserError: where PyAV is missing, the clip has no frame or the frame rate is not above 0.
+    """
+    _check(clip, frame_rate)
+    try:
+        import av
+        from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+    except ImportError as error:
+        raise UserError("mp4: PyAV is needed to write it; run pip install '.[video]', or write a .gif") from error
+    clip = _enlarged(clip)
+    rate = Fraction(frame_rate).limit_denominator(1001)
+    sharp = {"libx264": {"crf": "16"}, "mpeg4": {"qscale": "2", "flags": "+qscale"}}
+    codec = next((name for name in sharp if name in av.codecs_available), None)
+    if codec is None:
+        raise UserError("mp4: PyAV was built without an encoder for H.264 and MPEG-4; write a .gif")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=rate, options=sharp[codec])
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = "yuv420p"  # all that every player shows
+        # Players guess otherwise, and guess differently.
+        context = stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        for i, picture in enumerate(clip):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            frame.pts, frame.time_base = i, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def to_gif(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
+    """A clip as a GIF that loops, of the clip's own size and with at most 256 colors, the same ones for all frames.
+
+    Colors are exact where the clip has no more of them.
+
+    Args:
+        frame_rate: frames a second; a GIF shows at most 50.
+
+    Raises:
+        UserError: where the clip has no frame or the frame rate is not above 0.
+    """
+    _check(clip, frame_rate)
+    ends = [int(HUNDREDTH * (i + 1) / frame_rate) for i in range(len(clip))]
+    durations = [max(end - begin, SHORTEST) for begin, end in zip([0, *ends], ends, strict=False)]
+    frames = _indexed(clip)
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[10 * duration for duration in durations],  # milliseconds
+        loop=0,  # for ever
+    )
+    return buffer.getvalue()
+
+
+def _check(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> None:
+    if not clip.size:
+        raise UserError(f"a clip of {len(clip)} frames of {clip.shape[1]} x {clip.shape[2]} pixels cannot be written")
+    if not (math.isfinite(frame_rate) and frame_rate > 0):
+        raise UserError(f"frame rate: must be above 0 frames a second, not {frame_rate:g}")
+
+
+def _enlarged(clip: UInt8[np.ndarray, "f y x 3"]) -> UInt8[np.ndarray, "f y2 x2 3"]:
+    """At least 128 pixels on each side, by a whole factor, and even, by repeating the last row and column."""
+    factor = max(1, math.ceil(SHOWN_FROM / min(clip.shape[1:3])))
+    clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
+    return np.pad(clip, ((0, 0), (0, clip.shape[1] % 2), (0, clip.shape[2] % 2), (0, 0)), mode="edge")
+
+
+def _indexed(clip: UInt8[np.ndarray, "f y x 3"]) -> list[Image.Image]:
+    """The frames as pictures with one palette: the clip's own colors, or those that come nearest to them."""
+    packed = clip.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colors, indices = np.unique(packed, return_inverse=True)
+    if len(colors) <= COLORS:
+        frames = [Image.fromarray(frame) for frame in indices.reshape(packed.shape).astype(np.uint8)]
+        palette = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=1).astype(np.uint8)
+        for frame in frames:
+            frame.putpalette(palette.tobytes())
+        return frames
+    pixels = clip.reshape(-1, 3)[:: max(1, clip.size // 3 // SAMPLED_PIXELS)]
+    chosen = Image.fromarray(pixels[None]).quantize(COLORS, Image.Quantize.MEDIANCUT)
+    return [Image.fromarray(frame).quantize(palette=chosen, dither=Image.Dither.NONE) for frame in clip]

@@ -1,0 +1,80 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from mmjax.sample.filters import denoise, sharpen
+from mmjax.types import UserError
+
+
+def smooth(count: int = 3, height: int = 29, width: int = 31) -> np.ndarray:
+    noise = np.random.default_rng(0).uniform(0, 255, (count, height, width, 3))
+    return np.clip(4 * (gaussian_filter(noise, (0, 2, 2, 0)) - 127) + 127, 0, 255).astype(np.uint8)
+
+
+def test_sharpening_adds_the_difference_to_the_blurred_picture() -> None:
+    pictures = smooth()
+    blurred = gaussian_filter(pictures.astype(float), (0, 2, 2, 0), mode="nearest")
+    expected = np.clip(pictures + 1.5 * (pictures - blurred), 0, 255)
+    sharp = sharpen(pictures, 1.5, 2.0)
+    assert (
+        sharp.dtype == np.uint8 and np.abs(sharp - expected).mean() < 1 < np.abs(sharp.astype(float) - pictures).mean()
+    )
+
+
+def test_denoising_brings_back_what_was_there() -> None:
+    steps = np.kron(np.array([[40, 200], [120, 90]]), np.ones((16, 16)))[None, ..., None].repeat(3, -1)
+    noisy = np.clip(steps + np.random.default_rng(0).normal(0, 12, steps.shape), 0, 255).astype(np.uint8)
+    clean = denoise(noisy, 12.0)
+    errors = [np.sqrt(np.mean((picture - steps) ** 2)) for picture in (noisy, clean)]
+    assert errors[0] > 11 and errors[1] < 4
+    assert np.abs(clean[0, 5:11, 20:27].astype(float) - 200).max() < 12  # edges stay where they are
+
+
+@pytest.mark.parametrize("apply", [lambda x: sharpen(x, 2.0), lambda x: denoise(x, 20.0)], ids=["sharpen", "denoise"])
+def test_clips_are_taken_frame_by_frame(apply) -> None:
+    frames = smooth(6, 13, 17)
+    clips = frames.reshape(2, 3, 13, 17, 3)
+    np.testing.assert_array_equal(apply(clips), apply(frames).reshape(clips.shape))
+    assert (apply(frames) != frames).any()
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    pictures = smooth()
+    np.testing.assert_array_equal(sharpen(pictures, 0.0), pictures)
+    np.testing.assert_array_equal(denoise(pictures, 0.0), pictures)
+    assert sharpen(pictures[:0], 1.0).shape == denoise(pictures[:0], 1.0).shape == (0, 29, 31, 3)
+
+
+@pytest.mark.parametrize(("call", "line"), [
+    (lambda x: sharpen(x, -1.0), "sharpen: amount must be from 0 to 5, not -1"),
+    (lambda x: sharpen(x, float("nan")), "sharpen: amount must be from 0 to 5, not nan"),
+    (lambda x: sharpen(x, 5.5), "sharpen: amount must be from 0 to 5, not 5.5"),
+    (lambda x: sharpen(x, 1.0, 0.0), "sharpen: radius must be above 0 pixels"),
+    (lambda x: sharpen(x, 1.0, 101.0), "sharpen: radius must be from 0 to 100, not 101"),
+    (lambda x: denoise(x, -2.0), "denoise: strength must be from 0 to 100, not -2"),
+    (lambda x: denoise(x, float("inf")), "denoise: strength must be from 0 to 100, not inf"),
+])  # fmt: skip
+def test_out_of_range_is_one_line(call, line: str) -> None:
+    with pytest.raises(UserError) as told:
+        call(smooth())
+    assert str(told.value) == line
+
+
+def test_without_scikit_image_it_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["skimage"] = None  # importing it raises ImportError
+import numpy as np
+from mmjax.sample.filters import denoise, sharpen
+try:
+    denoise(sharpen(np.zeros((1, 5, 7, 3), np.uint8), 1.0), 1.0)
+except Exception as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert done.stdout == "denoise: scikit-image is not installed; run pip install '.[denoise]'\n", done.stderr
