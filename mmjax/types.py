@@ -35,15 +35,17 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures to look at: rows of equally many pictures, a prompt a column.
+    """Pictures or clips to look at: rows of equally many, a prompt a column.
 
     Attributes:
         prompts: n texts.
-        rows: what each row shows ("drawn", "original") and its pictures, uint8 [n, y, x, 3].
+        rows: what each row shows ("drawn", "original") and its pictures, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
+        frame_rate: of clips, frames a second.
     """
 
     prompts: list[str]
-    rows: dict[str, UInt8[np.ndarray, "n y x 3"]]
+    rows: dict[str, UInt8[np.ndarray, "n *f y x 3"]]
+    frame_rate: float = 8.0
 
 
 # An evaluator turns a model and an evaluation set into figures: it is handed `predict`, which maps a host batch to

@@ -16,18 +16,31 @@ SMALLEST_ERROR = 1e-10  # so that equal pictures have a PSNR: 100 dB
 def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
     """Yields "reconstruction/psnr" (dB) and "reconstruction/ssim".
 
-    Both are means over examples of the figure of one picture; pictures from 0 to 1, the model's clipped to that.
+    Both are means over examples of the figure of one picture, or of the mean over the frames of one clip; pictures from
+    0 to 1, the model's clipped to that.
     """
     mean = Mean()
     names = "reconstruction/psnr", "reconstruction/ssim"
     for name in names:
         mean.add(name, [])
     for batch, outputs in predicted(predict, batches):
-        picture, original = _unit_range(outputs["image"]), _unit_range(batch["image"])
-        error = ((picture - original) ** 2).mean(axis=(1, 2, 3))
-        for name, values in zip(names, (psnr(error), ssim(picture, original)), strict=True):
+        drawn, original = outputs["image"], batch["image"]
+        if drawn.ndim == 4:
+            both = np.stack(_quality(drawn, original))
+        else:  # one by one: clips are large
+            means = [[x.mean() for x in _quality(*pair)] for pair in zip(drawn, original, strict=True)]
+            both = np.array(means).reshape(-1, 2).T
+        for name, values in zip(names, both, strict=True):
             mean.add(name, values)
     yield from mean.figures()
+
+
+def _quality(
+    drawn: Float[np.ndarray, "b y x c"], original: Float[np.ndarray, "b y x c"]
+) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
+    """PSNR and SSIM of pictures from -1 to 1."""
+    drawn, original = _unit_range(drawn), _unit_range(original)
+    return psnr(((drawn - original) ** 2).mean(axis=(1, 2, 3))), ssim(drawn, original)
 
 
 def psnr(mean_squared_error: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:

@@ -7,14 +7,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageSequence
 
 from mmjax.evaluate.page import page
 from mmjax.files import read_lines, write_file
+from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
 
 PIXELATED_BELOW = 128  # smaller pictures are shown enlarged, with their pixels sharp
@@ -79,7 +80,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
             samples = {}
             for described in sorted(folder.glob(f"{path.stem}.*.json")):
                 about = _read_json(described)
-                picture = described.with_suffix(".png")
+                picture = described.with_suffix(".gif" if "frames" in about else ".png")
                 if {"prompts", "rows", "cell"} <= about.keys() and _is_picture(picture):
                     samples[described.stem.partition(".")[2]] = about, picture
             found.append(Evaluation(int(path.stem), figures, samples))
@@ -89,7 +90,8 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 def _is_picture(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
-            picture.load()
+            for frame in ImageSequence.Iterator(picture):
+                frame.load()
     except (OSError, SyntaxError):
         return False
     return True
@@ -172,18 +174,23 @@ class _Cells:
 
     def __init__(self, about: Mapping[str, Any], path: Path):
         self.height, self.width = about["cell"]
+        self.kind = "gif" if "frames" in about else "png"
+        self.frames, self.durations = [], []
         with Image.open(path) as picture:
-            self.picture = picture.convert("RGB")
+            for frame in ImageSequence.Iterator(picture):
+                self.frames.append(np.asarray(frame.convert("RGB")))
+                self.durations.append(frame.info.get("duration", 0))
 
     def cut(self, row: int, column: int, columns: int = 1) -> str:
         """An <img> with so many neighbors of a row."""
-        box = (column * self.width, row * self.height, (column + columns) * self.width, (row + 1) * self.height)
-        buffer = BytesIO()
-        self.picture.crop(box).save(buffer, "PNG")
-        data = base64.b64encode(buffer.getvalue()).decode()
+        rows = slice(row * self.height, (row + 1) * self.height)
+        across = slice(column * self.width, (column + columns) * self.width)
+        frames = np.stack([frame[rows, across] for frame in self.frames])
+        content = timed_gif(frames, self.durations) if self.kind == "gif" else to_png(frames[0])
+        data = base64.b64encode(content).decode()
         sharp = " class=pixels" if max(self.height, self.width) < PIXELATED_BELOW else ""
-        size = f"width={box[2] - box[0]} height={box[3] - box[1]}"
-        return f'<img{sharp} alt="" {size} src="data:image/png;base64,{data}">'
+        size = f"width={frames.shape[2]} height={frames.shape[1]}"
+        return f'<img{sharp} alt="" {size} src="data:image/{self.kind};base64,{data}">'
 
 
 def _samples(evaluations: Sequence[Evaluation]) -> str:

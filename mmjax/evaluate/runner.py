@@ -5,15 +5,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
 from mmjax.files import write_file
 from mmjax.sample.postprocess import grid as grid  # commands/train.py takes it from here
+from mmjax.sample.video import to_gif, to_png
 from mmjax.types import Batch, Evaluator, Predict, Samples
 
 KEPT_BYTES = 1 << 29
@@ -48,7 +47,8 @@ def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mappi
     """Writes WORKDIR/evaluation/STEP.json, and for each samples STEP.NAME.png and STEP.NAME.json, each atomically.
 
     STEP.json holds names and numbers, null where a number is not finite. In the picture each row of samples is a row
-    without gaps; the JSON beside it has the prompts, the names of the rows and the cell's size [y, x] in pixels.
+    without gaps; the JSON beside it has the prompts, the names of the rows and the cell's size [y, x] in pixels. Clips
+    are an animated STEP.NAME.gif instead, and the JSON has their number of "frames" too.
 
     Raises:
         UserError: where a file cannot be written, such as on a full disk.
@@ -56,18 +56,17 @@ def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mappi
     folder = workdir / "evaluation"
     for name, value in samples.items():
         stem = f"{step}.{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"
-        cell = next(iter(value.rows.values())).shape[1:3]
-        about = {"prompts": value.prompts, "rows": list(value.rows), "cell": list(cell)}
-        write_file(folder / f"{stem}.png", _to_png(grid(list(value.rows.values()))))
+        whole = grid(list(value.rows.values()))
+        *frames, height, width, _ = next(iter(value.rows.values())).shape[1:]
+        about: dict[str, Any] = {"prompts": value.prompts, "rows": list(value.rows), "cell": [height, width]}
+        if frames:
+            about["frames"] = frames[0]
+            write_file(folder / f"{stem}.gif", to_gif(whole, value.frame_rate))
+        else:
+            write_file(folder / f"{stem}.png", to_png(whole))
         write_file(folder / f"{stem}.json", json.dumps(about, ensure_ascii=False).encode())
     finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     write_file(folder / f"{step}.json", (json.dumps(finite, indent=1) + "\n").encode())
-
-
-def _to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _remember(

@@ -1,7 +1,8 @@
-"""Clips as bytes of files: mp4 by PyAV (the extra `video`), GIF by Pillow."""
+"""Clips and pictures as bytes of files: mp4 by PyAV (the extra `video`), GIF and PNG by Pillow."""
 
 import io
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -72,17 +73,22 @@ def to_gif(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
     """
     _check(clip, frame_rate)
     ends = [int(HUNDREDTH * (i + 1) / frame_rate) for i in range(len(clip))]
-    durations = [max(end - begin, SHORTEST) for begin, end in zip([0, *ends], ends, strict=False)]
+    durations = [10 * max(end - begin, SHORTEST) for begin, end in zip([0, *ends], ends, strict=False)]
+    return timed_gif(clip, durations)
+
+
+def timed_gif(clip: UInt8[np.ndarray, "f y x 3"], durations: Sequence[int]) -> bytes:
+    """The same with a duration for each frame, in milliseconds."""
     frames = _indexed(clip)
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=[10 * duration for duration in durations],  # milliseconds
-        loop=0,  # for ever
-    )
+    # Loops for ever. Pillow makes one frame of several alike in a row.
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=list(durations), loop=0)
+    return buffer.getvalue()
+
+
+def to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -37,7 +37,8 @@ class Metrics:
             self.wandb.log({f"{split}/{name}": value for name, value in figures.items()}, step=step)
 
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [y, x, c], to TensorBoard and Weights & Biases."""
+        """A picture, uint8 [y, x, c], or the middle one of a clip [f, y, x, c], to TensorBoard and Weights & Biases."""
+        picture = picture[len(picture) // 2] if picture.ndim == 4 else picture
         self.board.add_image(name, picture, step, dataformats="HWC")
         if self.wandb:
             import wandb  # slow, and installed only where it is asked for

@@ -9,16 +9,16 @@ from mmjax.types import Batch
 
 
 class EvaluationSet:
-    """`examples` random pictures in batches of 5; the last batch is filled up with rows that count for nothing.
+    """`examples` random pictures (or clips) in batches of 5; the last is filled up with rows that count for nothing.
 
     Attributes:
-        drawn: what `predict` answers for each example, -1 to 1 (float32 [n, y, x, c]).
+        drawn: what `predict` answers for each example, -1 to 1 (float32 [n, y, x, c] or [n, f, y, x, c]).
         passes, calls: how often a pass was started and `predict` called.
     """
 
-    def __init__(self, examples: int, side: int = 13):
+    def __init__(self, examples: int, side: int = 13, frames: tuple[int, ...] = ()):
         rng = np.random.default_rng(0)
-        shape = (examples, side, side + 4, 3)
+        shape = (examples, *frames, side, side + 4, 3)
         self.examples = examples
         self.original = rng.uniform(-1, 1, shape).astype(np.float32)
         self.drawn = (self.original + rng.normal(0, 0.3, shape)).astype(np.float32)
@@ -43,7 +43,7 @@ class EvaluationSet:
         rows, real = [int(name) for name in batch["id"]], batch["mask"]
         # Padding gets answers that would spoil every mean.
         loss = np.where(real, self.losses[rows], np.float32(np.nan))
-        image = np.where(real[:, None, None, None], self.drawn[rows], np.float32(9))
+        image = np.where(real.reshape(-1, *[1] * (self.drawn.ndim - 1)), self.drawn[rows], np.float32(9))
         return {"image": image, "loss": loss, "terms/mean_squared_error": 2 * loss, "terms/other": loss + 1}
 
 

@@ -52,3 +52,22 @@ def test_pictures_smaller_than_the_window_are_refused(evaluation_set) -> None:
     data = evaluation_set(3, side=7)
     with pytest.raises(UserError, match=r"at least 11 pixels .* they have 7; take a larger data\.size"):
         dict(reconstruction(data.predict, data.batches))
+
+
+def test_of_clips_the_mean_over_the_frames_is_taken(evaluation_set) -> None:
+    data = evaluation_set(7, frames=(3,))
+    figures = dict(reconstruction(data.predict, data.batches))
+    original = (data.original.astype(np.float64) + 1) / 2
+    drawn = np.clip((data.drawn.astype(np.float64) + 1) / 2, 0, 1)
+    pairs = list(zip(original.reshape(-1, 13, 17, 3), drawn.reshape(-1, 13, 17, 3), strict=True))
+    psnr_by_skimage = np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs])
+    assert figures["reconstruction/psnr"] == pytest.approx(psnr_by_skimage, rel=1e-6)
+    assert figures["reconstruction/ssim"] == pytest.approx(np.mean([reference_ssim(a, b) for a, b in pairs]), rel=1e-6)
+
+
+def test_no_clips_that_count_give_no_number(evaluation_set) -> None:
+    data = evaluation_set(0, frames=(3,))
+    assert all(map(math.isnan, dict(reconstruction(data.predict, data.batches)).values()))
+    batch = next(evaluation_set(3, frames=(3,)).batches()) | {"mask": np.zeros(5, bool)}
+    one = evaluation_set(3, frames=(3,))
+    assert all(map(math.isnan, dict(reconstruction(one.predict, lambda: [batch])).values()))

@@ -106,3 +106,41 @@ def test_evaluations_come_in_the_order_of_their_steps_and_the_best_is_found(work
     assert best_evaluation(evaluations, "-loss").step == 100  # all alike
     assert best_evaluation(evaluations, "-broken") is None
     assert best_evaluation([], "-loss") is None
+
+
+def moving_samples(seed: int) -> Samples:
+    """Clips of few colors; nothing moves between their second and their third frame."""
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, 256, (50, 3)).astype(np.uint8)
+    rows = {name: table[rng.integers(0, 50, (3, 5, 31, 31))] for name in ("drawn", "original")}
+    for clips in rows.values():
+        clips[:, 2] = clips[:, 1]
+    return Samples(["one", "two & three", "four"], rows, 8.0)
+
+
+def test_clips_are_shown_moving(workdir: Path) -> None:
+    for step in (200, 300):
+        write(workdir, step, {}, {"samples": moving_samples(step)})
+    text = write_report(workdir).read_text(encoding="utf-8")
+    shown = re.findall(r'<img class=pixels alt="" width=(\d+) height=31 src="data:image/gif;base64,([^"]+)"', text)
+    assert [int(width) for width, _ in shown] == [31] * 6 + [93] * 3  # each clip, then the strips
+    last = moving_samples(300)
+    for i, (_, data) in enumerate(shown[:6]):
+        column, row = divmod(i, 2)
+        clip = list(last.rows.values())[row][column]
+        with Image.open(io.BytesIO(base64.b64decode(data))) as animation:
+            assert animation.n_frames == 4 and animation.info["loop"] == 0
+            durations = []
+            for f, frame in enumerate((0, 1, 3, 4)):
+                animation.seek(f)
+                durations.append(animation.info["duration"])
+                np.testing.assert_array_equal(np.asarray(animation.convert("RGB")), clip[frame])
+            assert durations == [120, 250, 130, 120]
+    assert "two &amp; three" in text and not re.search(r'(src|href)="(?!data:|#)', text)
+
+
+def test_clips_half_written_are_left_out(workdir: Path) -> None:
+    write(workdir, 200, {}, {"samples": moving_samples(1)})
+    path = workdir / "evaluation" / "200.samples.gif"
+    path.write_bytes(path.read_bytes()[:900])
+    assert "Samples<small>step 100" in write_report(workdir).read_text(encoding="utf-8")

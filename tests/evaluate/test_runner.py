@@ -86,3 +86,21 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "evaluation").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot be written"):
         runner.write(tmp_path, 1, {"loss": 0.4}, {})
+
+
+def test_clips_are_an_animated_grid(tmp_path: Path) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (200, 3)).astype(np.uint8)
+    chosen = np.random.default_rng(1).integers(0, 200, (2, 3, 11, 5, 7))
+    rows = {"drawn": colors[chosen[0]], "original": colors[chosen[1]]}
+    runner.write(tmp_path, 70, {}, {"samples": Samples(["a", "b", "c"], rows, 12.5)})
+    folder = tmp_path / "evaluation"
+    assert sorted(path.name for path in folder.iterdir()) == ["70.json", "70.samples.gif", "70.samples.json"]
+    about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
+    assert about == {"prompts": ["a", "b", "c"], "rows": ["drawn", "original"], "cell": [5, 7], "frames": 11}
+    with Image.open(folder / "70.samples.gif") as animation:
+        assert animation.size == (21, 10) and animation.n_frames == 11 and animation.info["loop"] == 0
+        for f in range(11):
+            animation.seek(f)
+            picture = np.asarray(animation.convert("RGB"))
+            assert animation.info["duration"] == 80
+            np.testing.assert_array_equal(picture[5:, 7:14], rows["original"][1, f])

@@ -30,3 +30,17 @@ def test_picture_without_captions_has_an_empty_prompt(evaluation_set) -> None:
     batch["captions"] = [[] for _ in batch["captions"]]
     ((_, value),) = samples(2)(data.predict, lambda: [batch])
     assert value.prompts == ["", ""]
+
+
+def test_clips_keep_their_frames_and_their_rate(evaluation_set) -> None:
+    data = evaluation_set(7, frames=(3,))
+    ((_, value),) = samples(6, 12.5)(data.predict, data.batches)
+    assert value.frame_rate == 12.5 and value.rows["drawn"].shape == (6, 3, 13, 17, 3)
+    np.testing.assert_array_equal(value.rows["original"], np.round((data.original[:6] + 1) * 127.5))
+
+
+def test_batches_without_pictures_show_no_originals(evaluation_set) -> None:
+    data = evaluation_set(7)
+    batches = lambda: ({k: v for k, v in batch.items() if k != "image"} for batch in data.batches())  # noqa: E731
+    ((_, value),) = samples(6)(data.predict, batches)
+    assert list(value.rows) == ["drawn"] and len(value.rows["drawn"]) == len(value.prompts) == 6

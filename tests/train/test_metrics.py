@@ -88,6 +88,14 @@ def test_wandb_gets_figures_and_pictures_and_goes_on_with_the_same_run(tmp_path:
     assert first.finished and second.logged[0] == ({"train/loss": 0.5}, 4)
 
 
+def test_of_a_clip_the_middle_frame_is_written(tmp_path: Path, wandb_runs: list[StubRun]):
+    clip = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8)
+    metrics = Metrics(tmp_path, 0, "project", {})
+    metrics.write_picture(1, "samples", clip)
+    metrics.close()
+    assert wandb_runs[0].logged == [({"samples": ("picture", clip[1].tolist())}, 1)]
+
+
 def test_wandb_that_cannot_start_is_told_in_one_line(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
     def refused(**settings: Any) -> None:
         raise RuntimeError("api_key not configured\n(no tty)")
