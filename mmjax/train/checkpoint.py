@@ -1,5 +1,6 @@
 """Checkpoints of the state by Orbax: asynchronous, committed by a marker file, the newest and the best kept."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,9 @@ class Checkpoints:
         figures = {name: value for name, value in figures.items() if math.isfinite(value)}
         metrics = figures if self.best in figures else None
         with _one_line(self.path):
-            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics)
+            self.manager.save(
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(_fields(state))), metrics=metrics
+            )
 
     def restore(self, shapes: State, step: int | str | None = None) -> State:
         """The state of a step (default: the newest), on the shardings that the shapes carry.
@@ -83,10 +86,12 @@ class Checkpoints:
         step = self._known(step)
         try:
             self._check_shapes(step, shapes)  # first: a restoring that fails on the way leaves half-done reads behind
-            restored = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
+            restored = self.manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_fields(shapes)))
+            )
         except (ValueError, KeyError, OSError) as error:
             raise UserError(f"{self.path}/{step}: cannot be restored: {_first_line(error)}") from error
-        return restored["state"]
+        return State(**restored["state"])
 
     def restore_params(self, step: int | str | None = None) -> tuple[int, Params]:
         """The step, and its averaged parameters (where there are none, the parameters), as NumPy arrays.
@@ -170,6 +175,12 @@ def _one_line(path: Path) -> Iterator[None]:
             f"{path}: the checkpoint could not be written ({reason}); {advice} and start again, "
             "training goes on from the last whole checkpoint"
         ) from error
+
+
+def _fields(state: State) -> dict[str, Any]:
+    """A state by the names of its fields; the adversary only where there is one."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if name != "adversary" or value is not None}
 
 
 def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:

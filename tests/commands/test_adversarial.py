@@ -1,0 +1,128 @@
+"""A recipe's discriminator: wired, sharded, left out of evaluation; and recipes that ask for what cannot be."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from mmjax import evaluate, models
+from mmjax.commands import wiring
+from mmjax.config import Config, Mesh, load_recipe, resolve
+from mmjax.models import discriminator
+from mmjax.parallel import make_mesh, match_rules
+from mmjax.train.state import make_state, state_shardings
+from mmjax.train.step import make_step
+from mmjax.types import UserError
+
+TERMS = {"mean_absolute_error": 1.0, "perceptual": 0.5, "adversarial": 0.3}
+RECIPE = {
+    "data": {"size": 32},
+    "model": {"kind": "visual_tokenizer", "widths": (8,), "blocks": 0, "levels": (5, 3)},
+    "objective": {"terms": TERMS},
+    "discriminator": {"widths": (8, 16), "regularizer": "r1", "regularizer_weight": 0.1},
+    "train": {"steps": 9, "batch": 16, "best": "-mean_absolute_error"},
+    "evaluate": {"evaluators": ("losses", "feature_distance"), "samples": 0},
+}
+BATCH = {
+    "image": np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32),
+    "mask": np.arange(16) % 5 != 3,
+}
+
+
+def moved(mesh: Mesh, devices: int, accumulate: int = 1):
+    """Metrics of one step, and the gradients of both players: with plain descent at rate 1 that is how they change."""
+    config = resolve(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wiring, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
+        parts = wiring.build(dataclasses.replace(config, mesh=mesh))
+    tx, placement = optax.sgd(1.0), parts.placement
+    second = wiring._adversary(config)
+    assert second is not None
+    second = dataclasses.replace(second, tx=tx)
+    make = make_state(lambda key: models.init(config, key), tx, 0, False, second)
+    shapes = jax.eval_shape(make)
+    theirs = match_rules(shapes.adversary.params, discriminator.sharding_rules(config), placement.mesh)
+    shardings = state_shardings(shapes, parts.params, placement.whole, tx, (theirs, tx))
+    step = jax.jit(
+        make_step(parts.apply, parts.objective, tx, accumulate, adversary=second),
+        in_shardings=(shardings, placement.batch),
+        out_shardings=(shardings, placement.whole),
+    )
+    state = jax.jit(make, out_shardings=shardings)()
+    after, metrics = step(state, placement.put(BATCH))
+    if mesh.fsdp * mesh.model > 1:
+        kernel = after.adversary.params["down_1"]["kernel"]
+        assert kernel.addressable_shards[0].data.size < kernel.size
+    both = [jax.device_get((s.params, s.adversary.params)) for s in (state, after)]
+    return jax.device_get(metrics), jax.tree.map(lambda a, b: a - b, *both)
+
+
+def test_eight_devices_and_parts_equal_one():
+    metrics, grads = moved(Mesh(1, 1, 1), 1)
+    for parts in (1, 2):
+        found = moved(Mesh(2, 2, 2), 8, parts)
+        for name, value in metrics.items():
+            assert found[0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-2)),
+            found[1],
+            grads,
+        )
+
+
+def test_evaluation_leaves_the_discriminator_out():
+    config = resolve(RECIPE)
+    assert config.adversarial_terms == ("perceptual", "adversarial")
+    assert evaluate.figure_names(config) == ("loss", "mean_absolute_error", "reconstruction/feature_distance")
+    wiring.check(config)
+    parts = wiring.build(config)
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)), out_shardings=parts.params)()
+    outputs = parts.predict(params, parts.placement.put(BATCH))
+    assert {name for name in outputs if name.startswith("terms/")} == {"terms/mean_absolute_error"}
+    np.testing.assert_allclose(outputs["loss"], outputs["terms/mean_absolute_error"])
+
+
+def test_a_file_of_weights_needs_no_discriminator_for_its_term():
+    config = resolve(RECIPE | {"perceptual": {"weights": "/nowhere.safetensors"}})
+    assert config.adversarial_terms == ("adversarial",)
+    with pytest.raises(UserError, match=r"perceptual.weights: /nowhere.safetensors cannot be read \(No such file"):
+        wiring.check(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"model": {"kind": "direct"}},
+            "objective.terms.perceptual: needs a discriminator without perceptual.weights, which only "
+            "model.kind=visual_tokenizer is trained against, not direct",
+        ),
+        (
+            {"model": {"kind": "direct"}, "objective": {"terms": {"mean_squared_error": 1.0, "feature_matching": 1.0}}},
+            "objective.terms.feature_matching: needs a discriminator, which only model.kind=visual_tokenizer",
+        ),
+        (
+            {"objective": {"terms": {"perceptual": 1.0, "adversarial": 0.1}}},
+            "objective.terms: perceptual, adversarial alone show the model no original; add mean_absolute_error",
+        ),
+        ({"discriminator": {"b2": 1.0}}, "discriminator.b2: must be from 0 to below 1"),
+        ({"discriminator": {"train_from": 9, "start": 3}}, "discriminator.start: must not be before"),
+        ({"discriminator": {"widths": ()}}, "discriminator.widths: needs at least one width"),
+        ({"discriminator": {"loss": "wasserstein"}}, "discriminator.loss: must be one of non_saturating, hinge"),
+    ],
+)
+def test_recipes_that_cannot_be(changes: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(RECIPE | changes)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("argument", ["adversarial", "adversarial,size=128", "adversarial,tiny"])
+def test_the_recipe_of_the_tokenizer_takes_one(argument: str) -> None:
+    config: Config = load_recipe(f"configs/coco_tokenizer.py:{argument}", {"data.root": "/nowhere"})
+    wiring.check(config)
+    assert 0 < config.discriminator.train_from < config.discriminator.start
+    shapes = jax.eval_shape(lambda: discriminator.init(config, jax.random.key(0)))
+    match_rules(shapes, discriminator.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
