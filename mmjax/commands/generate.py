@@ -1,18 +1,26 @@
-"""mmjax generate: pictures from text."""
+"""mmjax generate: pictures and clips from text."""
 
 import argparse
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 import mmjax
-from mmjax.data import read_picture
+from mmjax.config import Data
+from mmjax.data import read_clip, read_mask, read_picture
+from mmjax.files import write_file
+from mmjax.sample.filters import denoise, sharpen
 from mmjax.sample.postprocess import sheet
+from mmjax.sample.video import to_gif, to_mp4
 from mmjax.types import UserError
 
 COLUMNS = 8
-HELP = "draw pictures from prompts, all in one file, or a file each"
+PICTURES, CLIPS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4", ".gif")
+HELP = "draw pictures or clips from prompts, all in one file, or a file each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,43 +29,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line; blank lines are left out"
     )
-    parser.add_argument("--reference", type=Path, metavar="PICTURE", help="a picture to start from")
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"a PNG, JPEG or WebP with all pictures, up to {COLUMNS} in a row; with {{}} in its name a file for each, "
-        "numbered from 0",
+        help=f"a PNG, JPEG or WebP with all pictures, or an mp4 or GIF with all clips, up to {COLUMNS} in a row; with "
+        "{} in its name a file for each, numbered from 0",
     )
-    parser.add_argument("--seed", type=int, default=0, help="for models that draw at random")
     parser.add_argument(
-        "--guidance", type=float, default=3.0, help="how closely to follow the text, for models that can be guided"
+        "--seed", type=int, default=0, help="for models that draw at random: the first prompt's; the next ones count on"
     )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help="how closely to follow the text: 0 ignores it, 1 samples as trained (default: as the recipe says)",
+    )
+    parser.add_argument("--steps", type=int, help="forward passes for each picture (default: as the recipe says)")
+    parser.add_argument("--order", choices=("confidence", "halton"), help="which visual tokens are settled first")
+    parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
+    parser.add_argument("--reference", type=Path, metavar="PICTURE", help="a picture that a direct generator starts from")
+    parser.add_argument("--image", type=Path, metavar="PICTURE", help="a picture to change, with --mask or --variation")
+    parser.add_argument(
+        "--mask", type=Path, metavar="PICTURE", help="as large as --image: white is drawn anew, black is kept"
+    )
+    parser.add_argument(
+        "--variation", type=float, metavar="SHARE", help="draw this share of --image anew, above 0 to 1, here and there"
+    )
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="a clip whose last frames are gone on from")
+    parser.add_argument(
+        "--clip-frames", type=int, default=1, metavar="N", help="how many of its frames to go on from (default: 1)"
+    )
+    parser.add_argument("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
+    parser.add_argument("--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this deviation")
 
 
 def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UserError(f"--out {out}: must end in .png, .jpg or .webp")
+    if out.suffix.lower() not in PICTURES + CLIPS:
+        raise UserError(f"--out {out}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif")
     prompts = read_prompts(arguments.prompt, arguments.prompts)
     model = mmjax.load(arguments.model)
-    reference = None
-    if arguments.reference:
-        picture = read_picture(arguments.reference, model.config.data.size, model.config.data.resize)
-        reference = np.repeat(picture[None], len(prompts), axis=0)
-    pictures = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, reference=reference)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if "{}" in out.name:
-            for i, picture in enumerate(pictures):
-                Image.fromarray(picture).save(out.with_name(out.name.replace("{}", str(i))))
-        else:
-            Image.fromarray(sheet(pictures, COLUMNS)).save(out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
-    print(f"{len(pictures)} pictures: {out}")
+    config = model.config.data
+    endings = CLIPS if config.frames > 1 else PICTURES
+    if out.suffix.lower() not in endings:
+        what = "clips" if config.frames > 1 else "pictures"
+        raise UserError(f"--out {out}: this model draws {what}; the name must end in {', '.join(endings)}")
+    given = {name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, config).items()}
+    names = ("variation", "steps", "order", "temperature", "top_k")
+    chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    pictures = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)
+    pictures = sharpen(denoise(pictures, arguments.denoise), arguments.sharpen)
+    if "{}" in out.name:
+        for i, picture in enumerate(pictures):
+            _write(out.with_name(out.name.replace("{}", str(i))), picture, config.frame_rate)
+    else:
+        _write(out, sheet(pictures, COLUMNS), config.frame_rate)
+    print(f"{len(pictures)} {'clips' if config.frames > 1 else 'pictures'}: {out}")
     return 0
+
+
+def _given(arguments: argparse.Namespace, config: Data) -> dict[str, Any]:
+    """The pictures to start from, each without its axis of examples."""
+    given: dict[str, Any] = {}
+    if arguments.mask and not arguments.image:
+        raise UserError("--mask: says what of a picture is drawn anew; name the picture with --image")
+    if arguments.clip and arguments.image:
+        raise UserError("--clip, --image: give one of them")
+    if arguments.reference:
+        given["reference"] = read_picture(arguments.reference, config.size, config.resize)
+    if arguments.image:
+        given["image"] = read_picture(arguments.image, config.size, config.size)
+    if arguments.mask:
+        given["mask"] = read_mask(arguments.mask, arguments.image, config.size)
+    if arguments.clip:
+        if config.frames == 1:
+            raise UserError("--clip: this model draws pictures, not clips")
+        if not 1 <= arguments.clip_frames < config.frames:
+            raise UserError(f"--clip-frames {arguments.clip_frames}: must be from 1 to {config.frames - 1}")
+        given["image"] = read_clip(
+            arguments.clip, config.size, config.size, arguments.clip_frames, config.frame_rate
+        )
+    return given
+
+
+def _write(path: Path, drawn: UInt8[np.ndarray, "*f y x 3"], frame_rate: float) -> None:
+    """Writes a picture or a clip as what the name ends in says."""
+    ending = path.suffix.lower()
+    if ending in CLIPS:
+        content = (to_mp4 if ending == ".mp4" else to_gif)(drawn, frame_rate)
+    else:
+        buffer = io.BytesIO()
+        kinds = {".png": "PNG", ".webp": "WEBP"}
+        Image.fromarray(drawn).save(buffer, kinds.get(ending, "JPEG"), quality=95)
+        content = buffer.getvalue()
+    try:
+        write_file(path, content)
+    except UserError as error:
+        raise UserError(f"--out {error}") from None
 
 
 def read_prompts(prompts: list[str], path: Path | None) -> list[str]:

@@ -8,7 +8,7 @@ import jax
 from tqdm import tqdm
 
 from mmjax import data
-from mmjax.commands import wiring
+from mmjax.commands import stages, wiring
 from mmjax.config import Config, to_dict
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
@@ -18,7 +18,7 @@ from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.workdir import check_workdir, open_workdir
-from mmjax.types import Samples, UserError
+from mmjax.types import Params, Samples, UserError
 
 HELP = "train a recipe; started again with the same workdir it goes on where it stopped"
 
@@ -31,23 +31,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config: Config = arguments.recipe
-    workdir: Path = arguments.workdir
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
+    return train(stages.settled(arguments.recipe), arguments.workdir, arguments.stop_at)
+
+
+def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
+    """Trains a recipe in a workdir, its visual tokenizer first where it needs one; returns the exit status."""
     wiring.check(config)
-    source = data.open_source(config.data, training=True, seed=config.seed)
-    evaluation_source = data.open_source(config.data, training=False, seed=config.seed)
+    frozen: Params = {}
+    if stages.has_two(config):
+        check_workdir(workdir, config)
+        status, frozen = stages.tokenizer_params(config, workdir, train)
+        if status:
+            return status
+    source, evaluation_source = stages.sources(config, workdir, frozen)
     check_workdir(workdir, config)
     steps, evaluate_every, checkpoint_every = wiring.intervals(config, source.size)
-    last = min(steps, arguments.stop_at or steps)
+    last = min(steps, stop_at or steps)
     with ExitStack() as stack, loop.interrupted() as stop:
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.best)))
         saved = checkpoints.steps()
         if saved and saved[-1] >= last:
             print(f"{config.name}: step {saved[-1]:,} of {last:,} is done already; report: {write_report(workdir)}")
             return 0
-        parts = wiring.build(config)
+        parts = wiring.build(config, frozen)
         training = wiring.build_training(parts, steps)
         open_workdir(workdir, config)
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
@@ -58,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices, "
             f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else "")
         )
+        if "perceptual" in config.adversarial_terms:
+            print("objective.terms.perceptual: no perceptual.weights, so it is feature matching on the discriminator")
         metrics = stack.enter_context(closing(Metrics(workdir, start, config.train.wandb_project, to_dict(config))))
         progress = stack.enter_context(closing(Progress(config.train, metrics, start, last, steps)))
         latest: dict[int, dict[str, float]] = {}  # the figures of the newest evaluation, by its step

@@ -1,24 +1,43 @@
 """What the commands share: from a recipe to the parts that train and evaluate it."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from tqdm import tqdm
 
 from mmjax import data, evaluate, models, objective
-from mmjax.config import Config
+from mmjax.config import Config, MaskedGenerator
 from mmjax.files import write_file
+from mmjax.export.load import decoding_of
+from mmjax.models import discriminator, lpips, masked_generator
+from mmjax.objective import adversarial
+from mmjax.objective.perceptual import perceptual
 from mmjax.parallel import Placement, make_mesh, match_rules
+from mmjax.sample.masked import make_draw
+from mmjax.train.adversary import Adversary
 from mmjax.train.metrics import check_wandb
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_predict, make_step
 from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
+
+
+_OF_OBJECTIVE = (
+    "drop_reference",
+    "drop_text",
+    "mask_schedule",
+    "label_smoothing",
+    "unmasked_weight",
+    "text_mask",
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Parts:
         params: the shardings of the parameters.
         predict: (params, placed batch) -> outputs.
         evaluators: by name.
+        frozen: what the objective needs that is not trained, by name, on the devices.
     """
 
     config: Config
@@ -39,6 +59,7 @@ class Parts:
     params: Any
     predict: Callable[[Params, Any], dict[str, jax.Array]]
     evaluators: dict[str, Evaluator]
+    frozen: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,11 @@ def check(config: Config) -> None:
     Raises:
         UserError: for the first thing that does not fit.
     """
+    if config.tokenizer is not None and not config.tokens.tokenizer:
+        try:
+            check(config.tokenizer)
+        except UserError as error:
+            raise UserError(f"tokenizer.{error}") from None
     placement = check_evaluation(config)
     parts = config.optimizer.accumulate
     placement.check_batch(
@@ -99,11 +125,30 @@ def check_evaluation(config: Config) -> Placement:
 
 
 def _objective(config: Config) -> objective.Objective:
-    return objective.build(config.objective.terms, models.inputs(config), config.objective.drop_reference)
+    return objective.build(
+        config.objective.terms,
+        models.inputs(config),
+        **{name: getattr(config.objective, name) for name in _OF_OBJECTIVE},
+        given=_given_terms(config),
+    )
 
 
-def build(config: Config) -> Parts:
-    """The parts of a recipe that was checked."""
+def _given_terms(config: Config) -> dict[str, objective.Term]:
+    """The terms that need a discriminator, or the weights of a network."""
+    matched = adversarial.matched_features
+    return {
+        "adversarial": adversarial.adversarial(config.discriminator.loss),
+        "feature_matching": matched,
+        "perceptual": perceptual(lpips.distance) if config.perceptual.weights else matched,
+    }
+
+
+def build(config: Config, tokenizer: Params | None = None) -> Parts:
+    """The parts of a recipe that was checked.
+
+    Args:
+        tokenizer: the parameters of the visual tokenizer that a masked generator draws with.
+    """
     goal, module = _objective(config), models.build(config)
     placement = Placement(make_mesh(config.mesh))
 
@@ -113,27 +158,97 @@ def build(config: Config) -> Parts:
 
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     params = match_rules(shapes, models.sharding_rules(config), placement.mesh)
-    predict = jax.jit(make_predict(apply, goal), in_shardings=(params, placement.batch), out_shardings=placement.batch)
-    return Parts(config, placement, apply, goal, params, predict, evaluate.build(config))
+    frozen = _frozen(config, placement)
+    if tokenizer:
+        frozen["tokenizer"] = jax.device_put(tokenizer, placement.whole)
+    # There is no discriminator beside a model that is evaluated.
+    alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
+    predict = jax.jit(
+        _predict(config, make_predict(apply, dataclasses.replace(goal, weights=alone))),
+        in_shardings=(params, placement.batch, placement.whole),
+        out_shardings=placement.batch,
+    )
+    return Parts(
+        config,
+        placement,
+        apply,
+        goal,
+        params,
+        lambda params, batch: predict(params, batch, frozen),
+        evaluate.build(config),
+        frozen,
+    )
+
+
+def _predict(config: Config, predict: Callable[..., dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
+    """What evaluators see: of a masked generator no logits, but what it draws where one of them looks at it."""
+    if not isinstance(config.model, MaskedGenerator):
+        return predict
+    draw = make_draw(masked_generator.functions(config), decoding_of(config))
+    looks = evaluate.DRAWN.intersection(evaluate.build(config))
+
+    def drawn(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
+        outputs = {name: value for name, value in predict(params, batch).items() if not name.endswith("logits")}
+        if not looks:
+            return outputs
+        codes = batch["codes"]
+        seeds = batch.get("seed", jnp.arange(len(codes), dtype=jnp.int32))
+        everything = jnp.ones_like(codes, jnp.bool_)
+        guidance = jnp.float32(config.sampling.guidance)
+        image = draw(params, frozen["tokenizer"], batch["text"], codes, everything, seeds, guidance)
+        return outputs | {"image": image}
+
+    return drawn
+
+
+def _frozen(config: Config, placement: Placement) -> dict[str, Any]:
+    """What the objective needs that is not trained, by name, on the devices."""
+    if "perceptual" not in config.objective.terms or not config.perceptual.weights:
+        return {}
+    return {"perceptual": jax.device_put(lpips.read(config.perceptual, config.data.size), placement.whole)}
+
+
+def _adversary(config: Config) -> Adversary | None:
+    """The discriminator, where the objective needs one."""
+    if not config.adversarial_terms:
+        return None
+    second, module = config.discriminator, discriminator.build(config)
+
+    def judge(params: Params, image: jax.Array) -> Any:
+        return module.apply({"params": params}, image)
+
+    return Adversary(
+        init=lambda key: discriminator.init(config, key),
+        tx=optax.adam(second.learning_rate, second.b1, second.b2),
+        goal=adversarial.Adversarial(judge, second.loss, second.regularizer, second.regularizer_weight),
+        terms=config.adversarial_terms,
+        train_from=second.train_from,
+        start=second.start,
+    )
 
 
 def build_training(parts: Parts, steps: int) -> Training:
     """What trains the parts for so many steps."""
     config, placement = parts.config, parts.placement
     tx = make_optimizer(config.optimizer, steps)
-    make = make_state(lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0)
+    adversary = _adversary(config)
+    make = make_state(lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0, adversary)
     shapes = jax.eval_shape(make)
-    shardings = state_shardings(shapes, parts.params, placement.whole, tx)
-    step = make_step(parts.apply, parts.objective, tx, config.optimizer.accumulate, config.optimizer.ema)
+    theirs = None
+    if adversary:
+        rules = discriminator.sharding_rules(config)
+        theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
+    shardings = state_shardings(shapes, parts.params, placement.whole, tx, theirs)
+    step = jax.jit(
+        make_step(parts.apply, parts.objective, tx, config.optimizer.accumulate, config.optimizer.ema, adversary),
+        in_shardings=(shardings, placement.batch, placement.whole),
+        out_shardings=(shardings, placement.whole),
+        donate_argnums=0,
+    )
     return Training(
         shapes=jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings),
         make_state=jax.jit(make, out_shardings=shardings),
-        step=jax.jit(
-            step,
-            in_shardings=(shardings, placement.batch),
-            out_shardings=(shardings, placement.whole),
-            donate_argnums=0,
-        ),
+        step=lambda state, batch: step(state, batch, parts.frozen),
     )
 
 

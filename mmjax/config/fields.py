@@ -6,11 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Scenes:
-    """Drawn scenes: pictures of two objects with a caption.
+    """Drawn scenes: pictures of two objects with a caption, or clips of one that moves.
 
     Attributes:
         examples: how many different training pictures; evaluation draws from the held-out combinations.
-        determined: the caption determines the picture; otherwise position and size are left open.
+        determined: the caption determines the picture; otherwise position and size are left open, as clips leave
+            them always.
     """
 
     examples: int = 20_000
@@ -117,8 +118,13 @@ class MaskedGenerator:
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
         text_layers: layers of the text encoder, of the same width and heads.
+        local_blocks: residual blocks of convolutions over the grid of visual tokens before the transformer. Small models
+            learn sooner from them which tokens are neighbors.
+        convolution: form of the convolutions, as in DirectGenerator.
         reference: let a reference picture's tokens be further context.
         remat: compute each layer anew in the backward pass, to save memory.
+        unroll: layers compiled one after the other in each turn of the loop over the layers: 1 compiles fastest, all of
+            them run faster on a CPU.
         dtype, attention: as in DirectGenerator.
     """
 
@@ -127,8 +133,11 @@ class MaskedGenerator:
     heads: int = 8
     layers: int = 12
     text_layers: int = 4
+    local_blocks: int = 0
+    convolution: Literal["native", "matmul"] = "native"
     reference: bool = False
     remat: bool = False
+    unroll: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["xla", "cudnn"] = "xla"
 

@@ -4,10 +4,10 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from mmjax.config import Data
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.source import Reading, Rows, Source, epoch_order, my_positions
 from mmjax.scenes import draw, motion
 from mmjax.scenes.grammar import caption
 
@@ -44,14 +44,8 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
         return (caption(draw.example_scene(i, seed, determined, not training)[0]) for i in range(size))
 
     def read(reading: Reading) -> Iterator[Rows]:
-        order = functools.lru_cache(maxsize=2)(functools.partial(_order, reading.seed, size, reading.training))
-        batch_start = reading.start
-        while True:
-            positions = batch_start + reading.first + np.arange(reading.rows)
-            if reading.stop is not None:
-                positions = positions[positions < reading.stop]
-            if not positions.size:
-                return
+        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
+        for positions in my_positions(reading):
             epochs, places = np.divmod(positions, size)
             keys = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
             images, captions = zip(*(example(int(key)) for key in keys), strict=True)
@@ -63,10 +57,5 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
                 "id": [f"{'scene' if training else 'held-out-scene'}-{key}" for key in keys],
                 "captions": [[caption] for caption in captions],
             }
-            batch_start += reading.batch
 
     return Source("scenes", size, PROVIDES, all_captions, read)
-
-
-def _order(seed: int, size: int, training: bool, epoch: int) -> Int64[np.ndarray, "size"]:
-    return np.random.default_rng((seed, epoch)).permutation(size) if training else np.arange(size)

@@ -19,7 +19,7 @@ from mmjax.evaluate.scenes import scenes
 from mmjax.models import lpips
 from mmjax.types import Evaluator, UserError
 
-__all__ = ["EVALUATORS", "NEEDS", "build", "run", "write", "write_report"]
+__all__ = ["DRAWN", "EVALUATORS", "NEEDS", "build", "run", "write", "write_report"]
 
 
 def _reconstruction(config: Config) -> Evaluator:
@@ -74,9 +74,12 @@ EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "losses": lambda config: losses,
     "motion": _motion,
     "reconstruction": _reconstruction,
-    "samples": lambda config: samples(config.evaluate.samples),
+    "samples": lambda config: samples(config.evaluate.samples, config.data.frame_rate),
     "scenes": _scenes,
 }
+
+# Evaluators that look at pictures the model draws.
+DRAWN = frozenset({"diversity", "motion", "samples", "scenes"})
 
 # Fields that the data source must provide, beside those of every batch.
 NEEDS: dict[str, tuple[str, ...]] = {"diversity": ("scene",), "motion": ("scene",), "scenes": ("scene",)}

@@ -20,6 +20,7 @@ from mmjax.models.text_encoder import TextEncoder
 from mmjax.nn import fsq
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import sine_positions
+from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, Params
 
@@ -146,6 +147,7 @@ class MaskedGenerator(nn.Module):
         self.codes = CodeTable(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
+        self.local = [ResidualBlock(False, m.convolution, dtype) for _ in range(m.local_blocks)]
         self.layers = Stack(m.layers, m.heads, dtype, m.attention, m.remat, m.unroll)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.head = nn.Dense(m.width, dtype=dtype)
@@ -195,12 +197,16 @@ class MaskedGenerator(nn.Module):
     ) -> Float[Array, "b *grid k"]:
         """Logits of the code at every place, float32."""
         m, table, sides = self.model, self.codes(), codes.shape[1:]
-        x = jnp.where(masked[..., None], self.mask, table[codes])
+        everywhere = (1,) * codes.ndim
+        x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), table[codes])
         for axis, project in enumerate(self.position):
             along = project(sine_positions(sides[axis], m.width))
-            x += along.reshape(sides[axis], *(1,) * (len(sides) - axis - 1), m.width)
-        x = x.reshape(x.shape[0], -1, m.width).astype(jnp.dtype(m.dtype))
+            x += along.reshape(1, *(n if i == axis else 1 for i, n in enumerate(sides)), m.width)
+        x = x.astype(jnp.dtype(m.dtype))
+        for block in self.local:
+            x = block(x)
+        x = x.reshape(x.shape[0], -1, m.width)
         x = self.norm(self.layers(x, None, context, context_mask).astype(jnp.float32))
         x = self.head_norm(nn.gelu(self.head(x)).astype(jnp.float32)).astype(jnp.dtype(m.dtype))
         flat = x.reshape(-1, m.width) @ (table * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
-        return flat.astype(jnp.float32).reshape(*codes.shape, -1) + self.bias
+        return flat.astype(jnp.float32).reshape(*codes.shape, -1) + self.bias.reshape(*everywhere, -1)

@@ -68,6 +68,10 @@ class Stack(nn.Module):
         def layer(block: nn.Module, x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x, mask, context, context_mask), None
 
-        block = (nn.remat(Block, prevent_cse=False) if self.remat else Block)(self.heads, self.dtype, self.kernel)
-        scan = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers, unroll=self.unroll)
+        block = (nn.remat(Block, prevent_cse=False) if self.remat else Block)(
+            self.heads, self.dtype, self.kernel, name="block"
+        )
+        scan = nn.scan(
+            layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers, unroll=self.unroll
+        )
         return scan(block, x, None)[0]

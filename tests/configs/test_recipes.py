@@ -80,7 +80,8 @@ def test_takes_a_step_on_eight_devices(path: Path) -> None:
     rng = np.random.default_rng(0)
     size, batch = config.data.size, config.train.batch
     text = rng.integers(1, config.text.vocabulary, (batch, config.text.length)).astype(np.int32)
-    image = rng.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
+    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    image = rng.uniform(-1, 1, (batch, *frames, size, size, 3)).astype(np.float32)
     host = {"image": image, "text": text, "mask": np.arange(batch) != 3, "id": ["x"] * batch, "captions": [[]] * batch}
     state = training.make_state()
     before = jax.device_get(state.params)
@@ -89,6 +90,6 @@ def test_takes_a_step_on_eight_devices(path: Path) -> None:
     assert int(state.step) == 1 and int(metrics["bad_steps"]) == 0 and int(metrics["examples"]) == batch - 1
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params)))
     assert np.mean(moved) > 0.9
-    assert outputs["image"].shape == (batch, size, size, 3) and outputs["loss"].shape == (batch,)
+    assert outputs["image"].shape == image.shape and outputs["loss"].shape == (batch,)
     if not config.objective.drop_reference:  # else the step withholds some references, which the prediction does not
         assert float(metrics["loss"]) == pytest.approx(outputs["loss"][host["mask"]].mean(), rel=1e-5)

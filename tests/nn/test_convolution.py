@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mmjax.nn.convolution import Convolution, TransposedConvolution, transposed_convolution
+from mmjax.nn.convolution import convolution, Convolution, TransposedConvolution, transposed_convolution
 
 FORMS = ("native", "matmul")
 
@@ -81,3 +81,18 @@ def test_transposed_convolution_keeps_the_variance_at_the_start():
     x = jax.random.normal(jax.random.key(1), (16, 8, 8, 64))
     y, _ = TransposedConvolution(64).init_with_output(jax.random.key(0), x)
     assert 0.9 < float(jnp.std(y[:, 2:-2, 2:-2])) < 1.1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("window", "stride"), [((3, 3), (1, 1)), ((4, 4), (2, 2)), ((2, 3), (2, 1)), ((1, 5), (1, 3))])
+def test_the_forms_of_a_convolution_are_equal(window: tuple[int, int], stride: tuple[int, int], causal: bool) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 7, 11, 3))
+    kernel = jax.random.normal(jax.random.key(1), (*window, 3, 5))
+    native, matmul = (convolution(x, kernel, stride, causal, form) for form in ("native", "matmul"))
+    assert native.shape == (2, -(-7 // stride[0]), -(-11 // stride[1]), 5)
+    np.testing.assert_allclose(native, matmul, atol=1e-4)
+    if not causal:
+        same = jax.lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        np.testing.assert_allclose(native, same, atol=1e-4)
+    with pytest.raises(ValueError, match="must be 'native' or 'matmul'"):
+        convolution(x, kernel, stride, form="fft")

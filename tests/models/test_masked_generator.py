@@ -1,0 +1,141 @@
+"""The masked generator: what it may see, its sharding, and what does not depend on its size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import models
+from mmjax.config import Config, resolve
+from mmjax.models import masked_generator
+from mmjax.nn import fsq
+from mmjax.nn.transformer import Block, Stack
+from mmjax.parallel import make_mesh, match_rules
+from mmjax.types import UserError
+
+TOKENIZER: dict[str, Any] = {
+    "data": {"size": 40},
+    "model": {"kind": "visual_tokenizer", "widths": [8, 8, 8], "levels": [5, 3]},
+    "train": {"steps": 7},
+}
+RECIPE: dict[str, Any] = {
+    "data": {"size": 40},
+    "text": {"length": 7, "vocabulary": 320},
+    "tokenizer": TOKENIZER,
+    "model": {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 3, "text_layers": 1},
+    "objective": {"terms": {"masked_visual_modeling": 1.0}},
+    "train": {"steps": 7},
+}
+TEXT = jnp.array([[7, 9, 11, 3, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]], jnp.int32)
+CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 15)
+MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
+
+
+@pytest.fixture(name="config", scope="module")
+def recipe() -> Config:
+    return resolve(RECIPE)
+
+
+@pytest.fixture(name="params", scope="module")
+def random_params(config: Config) -> Any:
+    return jax.jit(lambda: models.init(config, jax.random.key(1)))()
+
+
+def logits(config: Config, params: Any, text: Any = TEXT, codes: Any = CODES, masked: Any = MASKED, **seen: Any) -> Any:
+    outputs: Any = models.build(config).apply({"params": params}, text, codes, masked, **seen)
+    return np.asarray(outputs["logits"])
+
+
+def test_what_is_masked_is_not_seen(config: Config, params: Any) -> None:
+    found = logits(config, params)
+    assert found.shape == (2, 5, 5, 15)
+    np.testing.assert_array_equal(found, logits(config, params, codes=jnp.where(MASKED, 0, CODES)))
+    assert np.abs(found - logits(config, params, codes=jnp.where(MASKED, CODES, 0))).max() > 1e-3
+    assert np.abs(found - logits(config, params, masked=~MASKED)).max() > 1e-3
+
+
+def test_the_text_is_looked_at_unless_there_is_none(config: Config, params: Any) -> None:
+    found = logits(config, params)
+    other = logits(config, params, text=TEXT[::-1])
+    assert np.abs(found - other).max() > 1e-3
+    none = logits(config, params, text_mask=jnp.array([False, False]))
+    np.testing.assert_allclose(none, logits(config, params, text=jnp.zeros_like(TEXT)), atol=1e-6)
+    np.testing.assert_allclose(logits(config, params, text_mask=jnp.array([True, False]))[0], found[0], atol=1e-5)
+    assert np.isfinite(none).all()
+
+
+def test_examples_do_not_see_each_other(config: Config, params: Any) -> None:
+    gradient = jax.grad(
+        lambda table: (
+            models.build(config)
+            .apply({"params": {**params, "mask": table}}, TEXT, CODES, MASKED.at[1].set(False))["logits"][1]
+            .sum()
+        )
+    )(params["mask"])
+    np.testing.assert_array_equal(gradient, 0)  # only the first example holds masked places
+
+
+def test_hidden_words_are_told_from_the_text_alone(config: Config, params: Any) -> None:
+    outputs: Any = models.build(config).apply({"params": params}, TEXT, CODES, MASKED, hidden_text=TEXT.at[:, 0].set(4))
+    assert outputs["text_logits"].shape == (2, 7, 320)
+    np.testing.assert_allclose(outputs["logits"], logits(config, params), atol=1e-6)
+
+
+def test_the_parameters_suit_any_grid(config: Config, params: Any) -> None:
+    larger = resolve(RECIPE | {"data": {"size": 56}, "tokenizer": TOKENIZER | {"data": {"size": 56}}})
+    shapes = jax.eval_shape(lambda: models.init(larger, jax.random.key(1)))
+    assert jax.tree.map(lambda p: p.shape, params) == jax.tree.map(lambda p: p.shape, shapes)
+    codes = jnp.zeros((2, 7, 7), jnp.int32)
+    assert logits(larger, params, codes=codes, masked=codes == 0).shape == (2, 7, 7, 15)
+
+
+def test_every_parameter_has_a_place_on_the_mesh(config: Config, params: Any) -> None:
+    mesh = make_mesh(resolve(RECIPE | {"mesh": {"data": 2, "fsdp": 2, "model": 2}}).mesh)
+    shardings = match_rules(jax.eval_shape(lambda: params), models.sharding_rules(config), mesh)
+    split = [s for s in jax.tree.leaves(shardings) if any(axis is not None for axis in s.spec)]
+    assert len(split) > 20
+
+
+def test_a_scanned_stack_is_its_blocks_one_after_the_other() -> None:
+    x, context = jax.random.normal(jax.random.key(0), (2, 5, 8)), jax.random.normal(jax.random.key(1), (2, 3, 8))
+    stack = Stack(3, 2)
+    params = stack.init(jax.random.key(2), x, None, context)["params"]
+    (stacked,) = params.values()
+    expected = x
+    for i in range(3):
+        layer = jax.tree.map(lambda p, i=i: p[i], stacked)
+        expected = Block(2).apply({"params": layer}, expected, None, context)
+    np.testing.assert_allclose(stack.apply({"params": params}, x, None, context), expected, atol=1e-5)
+    for other in (Stack(3, 2, remat=True), Stack(3, 2, unroll=3)):
+        loss = [
+            jax.grad(lambda p, m=m: (m.apply({"params": p}, x, None, context) ** 2).sum())(params)
+            for m in (stack, other)
+        ]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *loss)
+
+
+def test_codes_share_what_their_digits_share() -> None:
+    table = masked_generator.CodeTable((5, 3), 7)
+    params = table.init(jax.random.key(0))["params"]
+    digits = np.rint((np.asarray(fsq.to_codes(jnp.arange(15), (5, 3))) + 1) * np.array([2, 1])).astype(int)
+    expected = params["table"] + params["digit_0"][digits[:, 0]] + params["digit_1"][digits[:, 1]]
+    np.testing.assert_allclose(table.apply({"params": params}), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": None}, "tokens.tokenizer: a masked generator needs a trained visual tokenizer"),
+        ({"data": {"size": 48}}, "data.size: 48, but the visual tokenizer was made for 40"),
+        ({"tokenizer": {"train": {"steps": 7}}}, "tokenizer.model.kind: must be visual_tokenizer, not direct"),
+        ({"tokenizer": TOKENIZER | {"train": {"stepz": 7}}}, "tokenizer.train.stepz: no such field"),
+        ({"tokenizer": TOKENIZER | {"train": {"batch": 7}}}, "tokenizer.train.steps, train.epochs: set one"),
+        ({"sampling": {"guidance": -1.0}}, "sampling.guidance: must not be below 0"),
+        ({"sampling": {"steps": 0}}, "sampling.steps: must be above 0"),
+    ],
+)
+def test_recipes_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(RECIPE | changes)

@@ -1,0 +1,162 @@
+"""The sampler on distributions that are known, and what it promises about seeds, batches and kept tokens."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare, qmc
+
+from mmjax.sample.masked import Decoding, fill, halton_ranks
+
+K = 3  # codes
+# A joint distribution of two tokens: strongly dependent, with unequal marginals.
+JOINT = np.array([[0.30, 0.04, 0.06], [0.01, 0.23, 0.04], [0.05, 0.05, 0.22]])
+
+
+def planted(codes: jax.Array, masked: jax.Array) -> jax.Array:
+    """Logits of the exact conditionals of JOINT, for grids of one row and two columns."""
+    joint = jnp.asarray(JOINT, jnp.float32)
+    first, second = codes[:, 0, 0], codes[:, 0, 1]
+    left = jnp.where(masked[:, 0, 1, None], joint.sum(1)[None], joint.T[second])
+    right = jnp.where(masked[:, 0, 0, None], joint.sum(0)[None], joint[first])
+    return jnp.log(jnp.stack([left, right], axis=1))[:, None]
+
+
+def drawn(decoding: Decoding, count: int = 6000, **changes: Any) -> np.ndarray:
+    start: dict[str, Any] = {
+        "codes": jnp.zeros((count, 1, 2), jnp.int32),
+        "masked": jnp.ones((count, 1, 2), jnp.bool_),
+        "seeds": jnp.arange(count, dtype=jnp.int32),
+    }
+    return np.asarray(jax.jit(lambda **kw: fill(planted, decoding=decoding, **kw))(**(start | changes)))[:, 0]
+
+
+@pytest.mark.parametrize("order", ["halton", "confidence"])
+def test_one_token_a_step_draws_from_the_joint_distribution(order: Any) -> None:
+    # In an order that does not depend on what was drawn, drawing from exact conditionals draws from the joint. So it is
+    # with confidences that are nothing but noise.
+    codes = drawn(Decoding(2, order, confidence_temperature=1e6))
+    counts = np.zeros_like(JOINT)
+    np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
+    assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
+
+
+def test_all_tokens_at_once_draw_from_the_marginals() -> None:
+    codes = drawn(Decoding(1))
+    independent = np.outer(JOINT.sum(1), JOINT.sum(0))
+    counts = np.zeros_like(JOINT)
+    np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
+    assert chisquare(counts.ravel(), independent.ravel() * len(codes)).pvalue > 1e-3
+    assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue < 1e-9  # the test can tell the two apart
+
+
+def test_temperature_sharpens_as_the_softmax_says() -> None:
+    codes = drawn(Decoding(1, temperature=0.5))
+    sharpened = JOINT.sum(1) ** 2 / (JOINT.sum(1) ** 2).sum()
+    counts = np.bincount(codes[:, 0], minlength=K)
+    assert chisquare(counts, sharpened * len(codes)).pvalue > 1e-3
+
+
+def test_top_k_leaves_the_others_out() -> None:
+    assert set(np.unique(drawn(Decoding(1, top_k=2))[:, 0])) == {0, 2} == set(np.argsort(JOINT.sum(1))[-2:].tolist())
+    assert (drawn(Decoding(1, top_k=1))[:, 0] == JOINT.sum(1).argmax()).all()
+
+
+def test_kept_tokens_are_kept_and_looked_at() -> None:
+    masked = jnp.zeros((6000, 1, 2), jnp.bool_).at[:, 0, 1].set(True)
+    codes = drawn(Decoding(3), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
+    assert (codes[:, 0] == 1).all()
+    expected = JOINT[1] / JOINT[1].sum() * len(codes)
+    assert chisquare(np.bincount(codes[:, 1], minlength=K), expected).pvalue > 1e-3
+
+
+def flat(codes: jax.Array, masked: jax.Array) -> jax.Array:
+    """Logits that do not depend on anything."""
+    return jnp.zeros((*codes.shape, 5))
+
+
+@pytest.mark.parametrize("order", ["halton", "confidence"])
+def test_an_example_depends_on_its_seed_alone(order: Any) -> None:
+    masked = jnp.ones((7, 3, 5), jnp.bool_)
+    seeds = jnp.arange(7, dtype=jnp.int32)
+    whole = fill(flat, masked.astype(jnp.int32), masked, seeds, Decoding(4, order))
+    part = fill(flat, masked[2:5].astype(jnp.int32), masked[2:5], seeds[2:5], Decoding(4, order))
+    np.testing.assert_array_equal(whole[2:5], part)
+    assert len(np.unique(np.asarray(whole).reshape(7, -1), axis=0)) == 7
+
+
+@given(steps=st.integers(1, 11), count=st.integers(0, 15), order=st.sampled_from(["halton", "confidence"]))
+def test_the_masked_tokens_fall_as_a_cosine(steps: int, count: int, order: Any) -> None:
+    seen: list[int] = []
+
+    def counting(codes: jax.Array, masked: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda m: seen.append(int(m.sum())), masked, ordered=True)
+        return jnp.zeros((*codes.shape, 2))
+
+    masked = (jnp.arange(15) < count).reshape(1, 3, 5)
+    fill(counting, masked.astype(jnp.int32), masked, jnp.zeros(1, jnp.int32), Decoding(steps, order))
+    jax.effects_barrier()
+    expected = [count]
+    for i in range(steps - 1):
+        wanted = int(np.floor(count * np.cos(np.pi / 2 * (i + 1) / steps) + 1e-4))
+        expected.append(max(min(wanted, expected[-1] - 1), 0))
+    assert seen == expected  # and after the last step none is left, or the codes would not be filled
+
+
+def test_guidance_is_one_call_a_step_and_follows_its_formula() -> None:
+    text, none = np.array([0.0, 1.0, -1.0]), np.array([0.5, 0.0, 0.0])
+    sizes: list[int] = []
+
+    def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
+        sizes.append(codes.shape[0])
+        half = codes.shape[0] // 2
+        rows = jnp.asarray(np.concatenate([np.tile(text, (half, 1)), np.tile(none, (half, 1))]), jnp.float32)
+        return jnp.broadcast_to(rows[:, None, None], (*codes.shape, K))
+
+    count = 6000
+    decoding = Decoding(1, guided=True, guidance_schedule="constant")
+    masked = jnp.ones((count, 1, 1), jnp.bool_)
+    args = (masked.astype(jnp.int32), masked, jnp.arange(count, dtype=jnp.int32), decoding, jnp.float32(2.5))
+    codes = np.asarray(jax.jit(fill, static_argnums=(0, 4))(scores, *args))
+    assert set(sizes) == {2 * count}
+    mixed = np.exp(none + 2.5 * (text - none))
+    expected = mixed / mixed.sum() * count
+    assert chisquare(np.bincount(codes.ravel(), minlength=K), expected).pvalue > 1e-3
+
+
+def test_linear_guidance_begins_near_the_conditional_and_ends_at_its_value() -> None:
+    # One place is settled a step; the weight of code 1 tells the guidance at that step.
+    count, steps, guidance = 8000, 2, 5.0
+
+    def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
+        half = codes.shape[0] // 2
+        given = jnp.arange(2 * half) < half
+        one = jnp.where(given, jnp.float32(0.4), 0.0)[:, None, None]
+        return jnp.stack([jnp.zeros_like(codes, jnp.float32), jnp.broadcast_to(one, codes.shape)], axis=-1)
+
+    masked = jnp.ones((count, 1, 2), jnp.bool_)
+    decoding = Decoding(steps, "halton", guided=True)
+    codes = fill(scores, masked.astype(jnp.int32), masked, jnp.arange(count), decoding, jnp.float32(guidance))
+    first, last = np.argsort(halton_ranks((1, 2)))
+    for place, step in ((first, 1), (last, 2)):
+        scale = 1 + (guidance - 1) * step / steps
+        expected = 1 / (1 + np.exp(-0.4 * scale))
+        found = np.asarray(codes)[:, 0, place].mean()
+        assert abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
+
+
+@pytest.mark.parametrize("grid", [(7,), (5, 3), (8, 8), (2, 3, 5)])
+def test_halton_order_is_that_of_the_sequence(grid: tuple[int, ...]) -> None:
+    points = qmc.Halton(len(grid), scramble=False).random(5000)[1:]  # SciPy's begins with 0
+    visited = list(dict.fromkeys(map(tuple, (points * grid).astype(int).tolist())))
+    expected = np.empty(grid, int)
+    for rank, place in enumerate(visited):
+        expected[place] = rank
+    assert len(visited) == np.prod(grid)
+    np.testing.assert_array_equal(halton_ranks(grid), expected.ravel())
+    with pytest.raises(ValueError, match="at most 3 axes"):
+        halton_ranks((2, 2, 2, 2))
