@@ -29,13 +29,14 @@ def feature_distance(features: Features, params: Any) -> Evaluator:
     compiled = jax.jit(features)
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
-        drawn, original = [], []
+        drawn: list[np.ndarray] = []
+        original: list[np.ndarray] = []
         for batch, outputs in predicted(predict, batches):
             for kept, image in ((drawn, outputs["image"]), (original, batch["image"])):
                 if len(image):
                     pictures = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
                     kept.append(np.asarray(compiled(params, pictures), np.float64))
-        enough = sum(map(len, drawn)) >= 2  # a covariance needs two
+        enough = sum(len(part) for part in drawn) >= 2  # a covariance needs two
         value = frechet_distance(np.concatenate(drawn), np.concatenate(original)) if enough else float("nan")
         yield "reconstruction/feature_distance", value
 

@@ -61,7 +61,7 @@ def make_step(
             return loss, (terms | {"loss": loss}, outputs)
 
         def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any], Metrics]:
-            part = part | frozen
+            part = {**part, **frozen}
             grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
             if not adversary:
                 return (grads, None), metrics
@@ -112,7 +112,7 @@ def make_predict(apply: Apply, objective: Objective) -> Callable[..., dict[str, 
     """
 
     def predict(params: Params, batch: Batch, frozen: Frozen = NOTHING) -> dict[str, jax.Array]:
-        batch = batch | frozen
+        batch = {**batch, **frozen}
         seen = objective.prepare(batch, None)
         outputs = apply(params, **seen)
         terms = objective.terms(outputs, batch | seen)

@@ -1,7 +1,6 @@
 """The patch discriminator: of pictures and of clips, and each example judged alone."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,9 +18,9 @@ def recipe(frames=1, widths=(8, 16)):
 @pytest.mark.parametrize(("frames", "shape", "patches"), [(1, (13, 11), (4, 3)), (5, (5, 13, 11), (2, 4, 3))])
 def test_logits_and_features_of_each_layer(frames, shape, patches):
     config = recipe(frames)
-    params = discriminator.init(config, jax.random.key(0))
+    params = jax.jit(lambda: discriminator.init(config, jax.random.key(0)))()
     image = np.random.default_rng(0).uniform(-1, 1, (3, *shape, 3)).astype(np.float32)
-    judge = lambda x: discriminator.build(config).apply({"params": params}, jnp.asarray(x))  # noqa: E731
+    judge = jax.jit(lambda x: discriminator.build(config).apply({"params": params}, x))
     logits, features = judge(image)
     assert logits.shape == (3, *patches)
     assert [x.shape for x in features] == [(3, *(-(-n // 2) for n in shape), 8), (3, *patches, 16)]

@@ -41,7 +41,7 @@ MESHES = {
 def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
     """Loss and gradients of one step: with plain descent at rate 1, parameters change by their gradients."""
     config = resolve(RECIPE)
-    goal = objective.build(config.objective.terms, ("text", "reference"), 0.0)
+    goal = objective.build(config.objective.terms, ("text", "reference"))
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     tx = optax.sgd(1.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
