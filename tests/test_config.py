@@ -120,6 +120,8 @@ def test_a_wrong_item_is_told_with_its_place() -> None:
     ({"data.size": "28"}, "data.size: scenes are drawn from 32 pixels up, not 28"),
     ({"data.resize": "31"}, "data.resize: 31 is smaller than data.size, 32"),
     ({"data.source": "coco_folder"}, "data.root: coco_folder needs the folder of the data set"),
+    ({"data.source": "coco_tfds", "data.root": "/x", "data.frames": "5"}, "data.frames: coco_tfds holds pictures"),
+    ({"data.frames": "5"}, "data.frames: a direct generator draws pictures, not clips of 5"),
     ({"train.batch": "-4"}, "train.batch: must be above 0, not -4"),
     ({"train.steps": "0"}, "train.steps, train.epochs: set one of the two above 0"),
     ({"train.epochs": "2"}, "train.steps, train.epochs: set one of the two above 0"),

@@ -37,6 +37,7 @@ _OF_OBJECTIVE = (
     "label_smoothing",
     "unmasked_weight",
     "text_mask",
+    "corrupt_codes",
 )
 
 
@@ -107,13 +108,15 @@ def check_evaluation(config: Config) -> Placement:
         raise UserError(f"{jax.process_count()} processes: mmjax runs in one process with all its devices, as yet")
     _objective(config)
     evaluate.build(config)
-    provided = data.PROVIDES[config.data.source]
+    provided, by = data.PROVIDES[config.data.source], f"data.source={config.data.source}"
+    if isinstance(config.model, MaskedGenerator):
+        provided, by = ("codes", *(name for name in provided if name != "image")), "the visual tokens of a data set"
     for name in config.evaluate.evaluators:
         for needed in evaluate.NEEDS.get(name, ()):
             if needed not in provided:
                 raise UserError(
-                    f"evaluate.evaluators: {name} needs {needed!r}, which data.source={config.data.source} does not "
-                    f"provide (it provides {', '.join(provided)})"
+                    f"evaluate.evaluators: {name} needs {needed!r}, which {by} does not provide (it provides "
+                    f"{', '.join(provided)})"
                 )
     if getattr(config.model, "attention", "xla") == "cudnn" and jax.default_backend() != "gpu":
         raise UserError(

@@ -28,6 +28,7 @@ def check(config: Config) -> None:
         "tokens.views": config.tokens.views,
         "sampling.steps": config.sampling.steps,
         "sampling.temperature": config.sampling.temperature,
+        "sampling.revision_temperature": config.sampling.revision_temperature,
         "discriminator.learning_rate": config.discriminator.learning_rate,
     }
     _above_0(positive)
@@ -44,6 +45,7 @@ def check(config: Config) -> None:
         "sampling.guidance": config.sampling.guidance,
         "sampling.confidence_temperature": config.sampling.confidence_temperature,
         "sampling.top_k": config.sampling.top_k,
+        "sampling.revisions": config.sampling.revisions,
         "discriminator.regularizer_weight": config.discriminator.regularizer_weight,
         "discriminator.train_from": config.discriminator.train_from,
         "objective.unmasked_weight": config.objective.unmasked_weight,
@@ -51,7 +53,7 @@ def check(config: Config) -> None:
     _not_below_0(not_negative)
     for name in ("b1", "b2", "ema"):
         _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
-    for name in ("drop_reference", "drop_text", "text_mask"):
+    for name in ("drop_reference", "drop_text", "text_mask", "corrupt_codes"):
         _need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
     _need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
     _need(
@@ -85,6 +87,10 @@ def check(config: Config) -> None:
         data.source == "scenes" or bool(data.root),
         f"data.root: {data.source} needs the folder of the data set, as in --config.data.root=DIR",
     )
+    _need(
+        data.frames == 1 or not data.source.startswith("coco"),
+        f"data.frames: {data.source} holds pictures; clips of {data.frames} frames come from clips_folder or scenes",
+    )
     _need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
     _need(
         train.batch % optimizer.accumulate == 0,
@@ -95,6 +101,7 @@ def check(config: Config) -> None:
         all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
         f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
     )
+    _check_corruption(config)
     if isinstance(config.model, DirectGenerator):
         _check_direct(config, config.model)
     elif isinstance(config.model, VisualTokenizer):
@@ -164,6 +171,13 @@ def _check_transformer(model: DirectGenerator | MaskedGenerator, positive: tuple
     _need(
         model.width % 4 == 0,
         f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}",
+    )
+
+
+def _check_corruption(config: Config) -> None:
+    _need(
+        config.objective.corrupt_codes == 0 or isinstance(config.model, VisualTokenizer),
+        "objective.corrupt_codes: is for a visual_tokenizer, which has codes to decode",
     )
 
 

@@ -157,6 +157,8 @@ class Objective:
         mask_schedule: of masked visual modeling: how the masked share follows from a uniform number.
         label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
         text_mask: share of the text tokens hidden by masked language modeling.
+        corrupt_codes: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
+            that the decoder learns to draw something whole from codes that do not quite agree.
     """
 
     terms: dict[str, float] = field(default_factory=lambda: {"mean_squared_error": 1.0})
@@ -166,6 +168,7 @@ class Objective:
     label_smoothing: float = 0.1
     unmasked_weight: float = 0.1
     text_mask: float = 0.15
+    corrupt_codes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,9 @@ class Sampling:
         temperature: of the tokens drawn.
         confidence_temperature: of the noise on the order by confidence, which falls to 0 over the steps.
         top_k: draw only from so many of the likeliest codes; 0: from all.
+        revisions: further forward passes, each of which draws a block of the tokens anew given all others; small models
+            draw truer shapes with them.
+        revision_temperature: of the tokens that are drawn anew.
     """
 
     steps: int = 12
@@ -244,6 +250,8 @@ class Sampling:
     temperature: float = 1.0
     confidence_temperature: float = 4.5
     top_k: int = 0
+    revisions: int = 0
+    revision_temperature: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,12 @@ def _completed(config: Config, default_name: str) -> Config:
         data = dataclasses.replace(config.data, resize=round(config.data.size * 256 / 224))
         config = dataclasses.replace(config, data=data)
     if config.tokenizer is not None:
+        tokenizer = config.tokenizer
+        if not tokenizer.data.root:  # named once for both
+            root = dataclasses.replace(tokenizer.data, root=config.data.root)
+            tokenizer = dataclasses.replace(tokenizer, data=root)
         try:
-            config = dataclasses.replace(config, tokenizer=_completed(config.tokenizer, f"{config.name}-tokenizer"))
+            config = dataclasses.replace(config, tokenizer=_completed(tokenizer, f"{config.name}-tokenizer"))
         except UserError as error:
             raise UserError(f"tokenizer.{error}") from None
     check(config)

@@ -82,7 +82,14 @@ EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
 DRAWN = frozenset({"diversity", "motion", "samples", "scenes"})
 
 # Fields that the data source must provide, beside those of every batch.
-NEEDS: dict[str, tuple[str, ...]] = {"diversity": ("scene",), "motion": ("scene",), "scenes": ("scene",)}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "codes": ("image",),
+    "diversity": ("scene",),
+    "feature_distance": ("image",),
+    "motion": ("scene",),
+    "reconstruction": ("image",),
+    "scenes": ("scene",),
+}
 
 
 def build(config: Config) -> dict[str, Evaluator]:

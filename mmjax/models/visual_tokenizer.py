@@ -96,15 +96,22 @@ class VisualTokenizer(nn.Module):
         widths = (*m.widths[-2::-1], m.widths[0])
         self.decoder = Decoder(widths, 3, m.blocks, m.convolution, m.time_strides[::-1], dtype)
 
-    def __call__(self, image: Float[Array, "b *pixels c"]) -> dict[str, Any]:
+    def __call__(
+        self, image: Float[Array, "b *pixels c"], corrupt: tuple[jax.Array, float] | None = None
+    ) -> dict[str, Any]:
         """The codes of pictures or clips, -1 to 1, and what the codes give back.
+
+        Args:
+            corrupt: a random key, and a share of the codes that are replaced, before they are decoded, by codes of
+                other places and examples. The decoder learns from it to draw something whole from codes that do not
+                quite agree, as a generator's do.
 
         Returns:
             {"image": float32 as the input, "codes": int32 [b, n]}, the codes read frame by frame, row by row.
         """
         quantized = self._quantized(image)
         codes = fsq.to_indices(quantized, self.model.levels)
-        again = self._decoded(quantized)
+        again = self._decoded(quantized if corrupt is None else _corrupted(quantized, *corrupt))
         if again.ndim == 5:
             again = again[:, : image.shape[1]] if image.ndim == 5 else again[:, 0]
         return {"image": again, "codes": codes.reshape(codes.shape[0], -1)}
@@ -128,3 +135,11 @@ class VisualTokenizer(nn.Module):
 
     def _decoded(self, quantized: Float[Array, "b *grid l"]) -> Float[Array, "b *pixels c"]:
         return self.decoder(self.from_codes(quantized))
+
+
+def _corrupted(quantized: Float[Array, "b *grid l"], key: jax.Array, share: float) -> Float[Array, "b *grid l"]:
+    which, whose = jax.random.split(key)
+    flat = quantized.reshape(-1, quantized.shape[-1])
+    others = flat[jax.random.randint(whose, flat.shape[:1], 0, flat.shape[0])].reshape(quantized.shape)
+    replaced = jax.random.uniform(which, quantized.shape[:-1]) < jnp.float32(share)
+    return jnp.where(replaced[..., None], jax.lax.stop_gradient(others), quantized)

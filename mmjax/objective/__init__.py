@@ -41,6 +41,7 @@ class Objective:
         drop_reference, drop_text: how often, in training, the reference or the text is withheld.
         mask_schedule, label_smoothing, unmasked_weight: of masked visual modeling.
         text_mask: share of the words hidden by masked language modeling.
+        corrupt_codes: share of a visual tokenizer's codes that its decoder gets wrong in training.
         given: terms beside TERMS, which need more than settings: a discriminator, or a network's weights.
     """
 
@@ -52,6 +53,7 @@ class Objective:
     label_smoothing: float = 0.0
     unmasked_weight: float = 0.0
     text_mask: float = 0.15
+    corrupt_codes: float = 0.0
     given: Mapping[str, Term] = field(default_factory=dict)
 
     def prepare(self, batch: Batch, rng: jax.Array | None) -> dict[str, Any]:
@@ -67,6 +69,8 @@ class Objective:
             seen["hidden_text"] = masking.hide_words(batch["text"], jax.random.fold_in(key, 2), self.text_mask)
         if rng is not None and "reference" in seen and self.drop_reference > 0:
             seen["reference_mask"] = jax.random.uniform(rng, batch["mask"].shape) >= jnp.float32(self.drop_reference)
+        if rng is not None and self.corrupt_codes > 0:
+            seen["corrupt"] = (jax.random.fold_in(key, 4), self.corrupt_codes)
         if rng is not None and "codes" in seen and self.drop_text > 0:
             draw = jax.random.uniform(jax.random.fold_in(key, 3), batch["mask"].shape)
             seen["text_mask"] = draw >= jnp.float32(self.drop_text)

@@ -54,15 +54,14 @@ def start(
                 raise UserError(f"{name}: needs an image to keep the rest of")
         return Start(np.ones((count, *grid), np.bool_))
     pictures = pictures_of("image", image)
-    clip, given = len(grid) == 3, 1
-    if clip and pictures.ndim == 5:
-        given = min(pictures.shape[1], frames + 1)
+    clip = len(grid) == 3
+    given = pictures.shape[1] if clip and pictures.ndim == 5 else 1
     wanted = (count, *((given,) if clip else ()), size, size, 3)
     if pictures.shape != wanted:
         most = f"; a clip has at most {frames} frames" if clip else ""
         raise UserError(f"image: must be {list(wanted)}, not {list(pictures.shape)}{most}")
-    if clip and given > frames:
-        raise UserError(f"image: has {pictures.shape[1]} frames, and the model's clips have {frames}; give fewer")
+    if given > frames:
+        raise UserError(f"image: has {given} frames, and the model's clips have {frames}; give fewer")
     if mask is None and variation is None and not (clip and given < frames):
         raise UserError("image: give mask or variation too, to say what is to be drawn anew")
     if clip:  # the last frame stands for those that are missing

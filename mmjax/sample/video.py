@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,7 +29,7 @@ def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
         frame_rate: frames a second.
 
     Raises:
-        UserError: where PyAV is missing, the clip has no frame or the frame rate is not above 0.
+        UserError: where PyAV is missing or cannot write it, the clip has no frame or the frame rate is not above 0.
     """
     _check(clip, frame_rate)
     try:
@@ -37,26 +38,31 @@ def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
     except ImportError as error:
         raise UserError("mp4: PyAV is needed to write it; run pip install '.[video]', or write a .gif") from error
     clip = _enlarged(clip)
-    rate = Fraction(frame_rate).limit_denominator(1001)
+    rate = max(Fraction(frame_rate).limit_denominator(1001), Fraction(1, 1001))
     sharp = {"libx264": {"crf": "16"}, "mpeg4": {"qscale": "2", "flags": "+qscale"}}
     codec = next((name for name in sharp if name in av.codecs_available), None)
     if codec is None:
         raise UserError("mp4: PyAV was built without an encoder for H.264 and MPEG-4; write a .gif")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=rate, options=sharp[codec])
-        stream.height, stream.width = clip.shape[1:3]
-        stream.pix_fmt = "yuv420p"  # all that every player shows
-        # Players guess otherwise, and guess differently.
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for i, picture in enumerate(clip):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-            frame.pts, frame.time_base = i, 1 / rate
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    try:
+        with av.open(buffer, "w", format="mp4") as container:
+            stream: Any = container.add_stream(codec, rate=rate, options=sharp[codec])
+            stream.height, stream.width = clip.shape[1:3]
+            stream.pix_fmt = "yuv420p"  # all that every player shows
+            # Players guess otherwise, and guess differently.
+            context = stream.codec_context
+            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            for i, picture in enumerate(clip):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                frame = frame.reformat(
+                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                )
+                frame.pts, frame.time_base = i, 1 / rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except av.FFmpegError as error:
+        raise UserError(f"mp4: cannot be written: {error.strerror}; write a .gif") from error
     return buffer.getvalue()
 
 

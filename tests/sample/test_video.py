@@ -44,10 +44,15 @@ def test_an_mp4_shows_the_clip(size: tuple[int, int], shape: tuple[int, int], fa
         assert np.abs(back - clip).max() < 40
 
 
-@pytest.mark.parametrize("frame_rate", [23.976, 0.5, 60.0])
+@pytest.mark.parametrize("frame_rate", [23.976, 0.5, 60.0, 1e-3])
 def test_an_mp4_keeps_the_time(frame_rate: float) -> None:
     times = decoded(to_mp4(moving(5, 16, 16), frame_rate))[1]
     assert times == pytest.approx([i / frame_rate for i in range(5)], rel=1e-4)
+
+
+def test_an_mp4_that_the_encoder_refuses_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^mp4: cannot be written: .*; write a \.gif$"):
+        to_mp4(moving(3, 16, 16), 1e12)
 
 
 def test_an_mp4_is_mpeg4_where_there_is_no_encoder_for_h264(monkeypatch: pytest.MonkeyPatch) -> None:

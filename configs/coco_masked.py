@@ -1,0 +1,63 @@
+"""Text to pictures on COCO: a masked generator on the codes of a visual tokenizer.
+
+Arguments: size=256 (pixels: 64 with 45 million parameters, 128 with 120, 256 with 300), tiny (ends in seconds).
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). A visual tokenizer that was trained
+before, such as by coco_tokenizer.py, is named by --config.tokens.tokenizer=WORKDIR; without, that of coco_tokenizer.py is
+trained first. The codes of the data set are written once, to WORKDIR/tokens or --config.tokens.cache=DIR.
+"""
+
+import coco_tokenizer
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+
+# Width, layers, heads and layers of the text encoder by size.
+SIZES = {64: (512, 10, 8, 4), 128: (768, 12, 12, 6), 256: (1024, 18, 16, 8)}
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, size=0)
+    size = arg.size or (32 if arg.tiny else 256)
+    width, layers, heads, text_layers = SIZES[min(SIZES, key=lambda known: (known < size, known))]
+    config = ConfigDict()
+    config.tokenizer = coco_tokenizer.get_config(f"size={size}" + (",tiny" if arg.tiny else ""))
+    config.data = {"source": "coco_folder", "size": size, "flip": True}
+    config.text = {"length": 32 if size <= 64 else 48, "vocabulary": 8192}
+    config.tokens = {"views": 4}
+    config.model = {
+        "kind": "masked_generator",
+        "width": width,
+        "heads": heads,
+        "layers": layers,
+        "text_layers": text_layers,
+        "dtype": "bfloat16",
+        "remat": size > 64,
+    }
+    config.objective = {
+        "terms": {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.1},
+        "drop_text": 0.1,
+        "label_smoothing": 0.1,
+    }
+    config.sampling = {"steps": 16, "guidance": 4.0}
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 2e-4,
+        "schedule": "cosine",
+        "warmup_steps": 5000,
+        "b2": 0.96,
+        "weight_decay": 0.03,
+        "clip": 1.0,
+        "ema": 0.9999,
+    }
+    config.train = {"batch": 256, "steps": 100_000, "best": "-loss", "evaluate_every": 5000, "checkpoint_every": 5000}
+    config.evaluate = {"evaluators": ("losses",), "batch": 64, "samples": 16}
+    if arg.tiny:
+        config.data.evaluation_examples = 16
+        config.text.vocabulary = 400
+        config.optimizer.warmup_steps = 2
+        config.tokens.views = 2
+        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1, "dtype": "float32"})
+        config.sampling.steps = 3
+        config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
+        config.evaluate.update({"batch": 8, "samples": 4})
+    return config

@@ -1,0 +1,93 @@
+"""Clips of a thing that moves, from captions that tell what and where to, in a quarter of an hour on a laptop.
+
+A visual tokenizer for clips is trained first, then a masked generator on its codes; one command does both.
+
+Arguments: size=32 (pixels), frames=8, tiny (ends in seconds, too soon to draw anything).
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, size=32, frames=8)
+    data = {"source": "scenes", "size": arg.size, "frames": arg.frames, "scenes": {"examples": 10_000}}
+    text = {"length": 12, "vocabulary": 512}
+    tokenizer = ConfigDict()
+    tokenizer.data = data
+    tokenizer.text = text
+    tokenizer.model = {
+        "kind": "visual_tokenizer",
+        "widths": (32, 64) if arg.size < 64 else (32, 64, 64),
+        "time_strides": (2, 2) if arg.size < 64 else (1, 2, 2),  # 8 frames become 3: the first, and 4 at a time
+        "blocks": 1,
+        "levels": (8, 6, 5),
+        "convolution": "matmul",  # for CPUs
+    }
+    tokenizer.objective = {
+        "terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0},
+        "corrupt_codes": 0.15,  # so that the decoder mends what the generator gets slightly wrong
+    }
+    tokenizer.optimizer = {
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "b2": 0.98,
+        "clip": 1.0,
+        "ema": 0.99,
+    }
+    tokenizer.train = {"batch": 8, "steps": 800, "log_every": 10, "evaluate_every": 400, "checkpoint_every": 200}
+    tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "motion"), "batch": 64, "samples": 16}
+
+    config = ConfigDict()
+    config.data = data
+    config.text = text
+    config.tokenizer = tokenizer
+    config.model = {
+        "kind": "masked_generator",
+        "width": 128,
+        "heads": 4,
+        "layers": 2,
+        "text_layers": 2,
+        "local_blocks": 2,
+        "convolution": "matmul",  # for CPUs
+        "unroll": 2,  # for CPUs
+    }
+    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "drop_text": 0.1, "label_smoothing": 0.0}
+    config.sampling = {
+        "steps": 12,
+        "order": "halton",
+        "guidance": 2.0,
+        "temperature": 0.7,
+        "revisions": 8,
+        "revision_temperature": 0.5,
+    }
+    config.optimizer = {
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "b2": 0.98,
+        "clip": 1.0,
+        "ema": 0.995,
+    }
+    config.train = {
+        "batch": 16,
+        "steps": 3000,
+        "log_every": 20,
+        "evaluate_every": 1500,
+        "checkpoint_every": 1000,
+        "best": "scenes/motion",
+    }
+    config.evaluate = {"evaluators": ("losses", "motion"), "batch": 64, "samples": 16}
+    if arg.tiny:
+        small = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
+        for part in (tokenizer, config):
+            part.data = data | {"evaluation_examples": 16, "scenes": {"examples": 64}}
+            part.optimizer.warmup_steps = 2
+            part.train.update(small)
+            part.evaluate.update({"batch": 8, "samples": 4})
+        tokenizer.model.update({"widths": (8, 16), "time_strides": (1, 2), "blocks": 0})
+        config.model.update({"width": 32, "layers": 2, "text_layers": 1, "unroll": 1})
+        config.sampling.update({"steps": 3, "revisions": 1})
+    return config

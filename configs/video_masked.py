@@ -1,0 +1,57 @@
+"""Text to clips on a folder of clips with captions: a masked generator on the codes of a visual tokenizer.
+
+Arguments: size=128 (pixels), frames=16 (8 a second), tiny (ends in seconds).
+Needs --config.data.root=DIR: DIR/train/ and DIR/validation/ with clips (mp4, gif or folders of frames) and in each a
+captions.jsonl with a line for each clip, {"clip": "name.mp4", "captions": ["what it shows"]}. A visual tokenizer that was
+trained before, such as by video_tokenizer.py, is named by --config.tokens.tokenizer=WORKDIR; without, that of
+video_tokenizer.py is trained first.
+"""
+
+import video_tokenizer
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, size=0, frames=0)
+    size, frames = arg.size or (32 if arg.tiny else 128), arg.frames or (5 if arg.tiny else 16)
+    config = ConfigDict()
+    tiny = ",tiny" if arg.tiny else ""
+    config.tokenizer = video_tokenizer.get_config(f"size={size},frames={frames}{tiny}")
+    config.data = {"source": "clips_folder", "size": size, "frames": frames, "frame_rate": 8.0, "flip": True}
+    config.text = {"length": 32, "vocabulary": 8192}
+    config.tokens = {"views": 4}
+    config.model = {
+        "kind": "masked_generator",
+        "width": 768,
+        "heads": 12,
+        "layers": 12,
+        "text_layers": 4,
+        "dtype": "bfloat16",
+        "remat": True,
+    }
+    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "drop_text": 0.1, "label_smoothing": 0.1}
+    config.sampling = {"steps": 24, "guidance": 4.0}
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 1e-4,
+        "schedule": "cosine",
+        "warmup_steps": 5000,
+        "b2": 0.96,
+        "weight_decay": 0.045,
+        "clip": 1.0,
+        "ema": 0.9999,
+    }
+    config.train = {"batch": 128, "steps": 75_000, "best": "-loss", "evaluate_every": 5000, "checkpoint_every": 5000}
+    config.evaluate = {"evaluators": ("losses",), "batch": 16, "samples": 4}
+    if arg.tiny:
+        config.data.evaluation_examples = 16
+        config.text.vocabulary = 400
+        config.optimizer.warmup_steps = 2
+        config.tokens.views = 2
+        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1, "dtype": "float32"})
+        config.sampling.steps = 3
+        config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
+        config.evaluate.update({"batch": 8, "samples": 4})
+    return config
