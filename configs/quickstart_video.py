@@ -27,7 +27,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     tokenizer.objective = {
         "terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0},
-        "corrupt_codes": 0.15,  # so that the decoder mends what the generator gets slightly wrong
+        "corrupt_codes": 0.1,  # so that the decoder mends what the generator gets slightly wrong
     }
     tokenizer.optimizer = {
         "learning_rate": 2e-3,

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if argv is None:  # the process is this command's alone
         _silence_unfinished_transfers()
+        _log_to_terminal()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -70,6 +71,20 @@ def _silence_unfinished_transfers() -> None:
             before(found)
 
     sys.unraisablehook = hook
+
+
+def _log_to_terminal() -> None:
+    """Tells each warning of mmjax in a line of its own, above a progress bar where there is one."""
+
+    class Terminal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            from tqdm import tqdm
+
+            tqdm.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
+
+    logger = logging.getLogger("mmjax")
+    logger.addHandler(Terminal(logging.WARNING))
+    logger.propagate = False  # else whatever other libraries set up tells it again
 
 
 def _run(argv: list[str]) -> int:

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
     parser.add_argument("--reference", type=Path, metavar="PICTURE", help="a picture that a direct generator starts from")
-    parser.add_argument("--image", type=Path, metavar="PICTURE", help="a picture to change, with --mask or --variation")
+    parser.add_argument("--image", type=Path, metavar="PICTURE", help="a picture to change, with --mask or --variation; the first frame of a clip")
     parser.add_argument(
         "--mask", type=Path, metavar="PICTURE", help="as large as --image: white is drawn anew, black is kept"
     )
@@ -103,6 +103,8 @@ def _given(arguments: argparse.Namespace, config: Data) -> dict[str, Any]:
         given["image"] = read_picture(arguments.image, config.size, config.size)
     if arguments.mask:
         given["mask"] = read_mask(arguments.mask, arguments.image, config.size)
+    if config.frames > 1:  # a picture is the first frame of a clip
+        given = {name: value if name == "reference" else value[None] for name, value in given.items()}
     if arguments.clip:
         if config.frames == 1:
             raise UserError("--clip: this model draws pictures, not clips")

@@ -18,7 +18,7 @@ from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.workdir import check_workdir, open_workdir
-from mmjax.types import Params, Samples, UserError
+from mmjax.types import Samples, UserError
 
 HELP = "train a recipe; started again with the same workdir it goes on where it stopped"
 
@@ -33,18 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
-    return train(stages.settled(arguments.recipe), arguments.workdir, arguments.stop_at)
+    return train(stages.settled(arguments.recipe, arguments.workdir), arguments.workdir, arguments.stop_at)
 
 
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a recipe in a workdir, its visual tokenizer first where it needs one; returns the exit status."""
     wiring.check(config)
-    frozen: Params = {}
-    if stages.has_two(config):
-        check_workdir(workdir, config)
-        status, frozen = stages.tokenizer_params(config, workdir, train)
-        if status:
-            return status
+    status, frozen = stages.tokenizer_params(config, workdir, train)
+    if status:
+        return status
     source, evaluation_source = stages.sources(config, workdir, frozen)
     check_workdir(workdir, config)
     steps, evaluate_every, checkpoint_every = wiring.intervals(config, source.size)
@@ -59,7 +56,7 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         training = wiring.build_training(parts, steps)
         open_workdir(workdir, config)
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
-        state = checkpoints.restore(training.shapes) if saved else training.make_state()
+        state = checkpoints.restore(training.shapes) if saved else wiring.first_state(config, parts, training)
         start = int(state.step)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(

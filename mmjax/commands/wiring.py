@@ -16,7 +16,8 @@ from tqdm import tqdm
 from mmjax import data, evaluate, models, objective
 from mmjax.config import Config, MaskedGenerator
 from mmjax.files import write_file
-from mmjax.export.load import decoding_of
+from mmjax.export.load import decoding_of, load
+from mmjax.export.model_folder import flatten
 from mmjax.models import discriminator, lpips, masked_generator
 from mmjax.objective import adversarial
 from mmjax.objective.perceptual import perceptual
@@ -253,6 +254,28 @@ def build_training(parts: Parts, steps: int) -> Training:
         make_state=jax.jit(make, out_shardings=shardings),
         step=lambda state, batch: step(state, batch, parts.frozen),
     )
+
+
+def first_state(config: Config, parts: Parts, training: Training) -> State:
+    """The state at step 0: fresh parameters, or those that the recipe starts from.
+
+    Raises:
+        UserError: where those are of another architecture.
+    """
+    state = training.make_state()
+    if not config.train.initialize:
+        return state
+    given, wanted = flatten(load(config.train.initialize).params), flatten(training.shapes.params)
+    for name in sorted(set(given) | set(wanted)):
+        was, now = (tree[name].shape if name in tree else "none" for tree in (given, wanted))
+        if was != now:
+            raise UserError(
+                f"train.initialize: {config.train.initialize} is of another architecture: its {name} is {was}, and the "
+                f"recipe's is {now}"
+            )
+    params = jax.tree.unflatten(jax.tree.structure(state.params), [given[name] for name in wanted])
+    params = jax.device_put(params, parts.params)
+    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
 
 
 def evaluation(

@@ -299,6 +299,7 @@ class Train:
             better than all before is saved as well.
         keep: newest checkpoints kept, beside the best one.
         best: the figure of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
+        initialize: workdir or model folder whose parameters training starts from, such as a generator of another size.
         max_bad_steps: stop after so many steps in a row with a loss or gradient that is not finite.
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
@@ -311,6 +312,7 @@ class Train:
     checkpoint_every: int = 0
     keep: int = 3
     best: str = "-loss"
+    initialize: str = ""
     max_bad_steps: int = 10
     wandb_project: str = ""
 

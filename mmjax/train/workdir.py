@@ -67,12 +67,8 @@ def versions() -> dict[str, str]:
 def check_workdir(workdir: Path, config: Config) -> None:
     """Makes the workdir where it is missing, and refuses that of another recipe.
 
-    Before the first checkpoint nothing was learned yet: then a workdir takes any recipe, and a tokenizer that was made
-    for other data is made anew.
-
     Raises:
-        UserError: where the folder cannot be written, or holds a training whose recipe differs in more than its length
-            and what is logged, evaluated and kept.
+        UserError: where the folder cannot be written, or see check_recipe.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -80,6 +76,19 @@ def check_workdir(workdir: Path, config: Config) -> None:
             pass
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); name another folder") from error
+    check_recipe(workdir, config)
+
+
+def check_recipe(workdir: Path, config: Config) -> None:
+    """Refuses the workdir of another recipe; makes none.
+
+    Before the first checkpoint nothing was learned yet: then a workdir takes any recipe, and a tokenizer that was made
+    for other data is made anew.
+
+    Raises:
+        UserError: where the folder holds a training whose recipe differs in more than its length and what is logged,
+            evaluated and kept.
+    """
     if not (workdir / "config.json").exists():
         return
     old, new = to_dict(read_recipe(workdir)), to_dict(config)
