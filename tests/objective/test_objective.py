@@ -19,7 +19,7 @@ def random_pair():
 def test_terms_equal_numpy(pair):
     outputs, batch = pair
     difference = np.asarray(outputs["image"] - batch["image"], np.float64).reshape(5, -1)
-    both = objective.build({"mean_squared_error": 2.0, "mean_absolute_error": 0.5}, ("text",), 0.0)
+    both = objective.build({"mean_squared_error": 2.0, "mean_absolute_error": 0.5}, ("text",))
     terms = both.terms(outputs, batch)
     np.testing.assert_allclose(terms["mean_squared_error"], (difference**2).mean(1), rtol=1e-5)
     np.testing.assert_allclose(terms["mean_absolute_error"], np.abs(difference).mean(1), rtol=1e-5)
@@ -29,19 +29,19 @@ def test_terms_equal_numpy(pair):
 
 def test_unknown_term_names_the_nearest():
     with pytest.raises(UserError, match=r"objective.terms.mean_square_error: .*mean_squared_error\?"):
-        objective.build({"mean_square_error": 1.0}, ("text",), 0.0)
+        objective.build({"mean_square_error": 1.0}, ("text",))
 
 
 def test_reference_is_dropped_as_often_as_asked(pair):
     batch = pair[1] | {"mask": jnp.ones(4001, bool)}
-    dropping = objective.build({"mean_squared_error": 1.0}, ("text", "reference"), 0.3)
+    dropping = objective.build({"mean_squared_error": 1.0}, ("text", "reference"), drop_reference=0.3)
     given = dropping.prepare(batch, jax.random.key(3))["reference_mask"]
     assert abs(float(jnp.mean(given.astype(jnp.float32))) - 0.7) < 0.03
 
 
 def test_evaluation_withholds_nothing(pair):
-    seen = objective.build({"mean_squared_error": 1.0}, ("text", "reference"), 0.9).prepare(pair[1], None)
+    seen = objective.build({"mean_squared_error": 1.0}, ("text", "reference"), drop_reference=0.9).prepare(
+        pair[1], None
+    )
     assert set(seen) == {"text", "reference"}
-    assert set(objective.build({"mean_squared_error": 1.0}, ("text",), 0.0).prepare(pair[1], jax.random.key(0))) == {
-        "text"
-    }
+    assert set(objective.build({"mean_squared_error": 1.0}, ("text",)).prepare(pair[1], jax.random.key(0))) == {"text"}
