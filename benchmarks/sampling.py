@@ -35,7 +35,9 @@ def main() -> None:
     times = {}
     for name, guidance, extra in (("unguided", 1.0, 0), ("guided", 2.0, 0), ("guided and revised", 2.0, revisions)):
         times[name] = seconds(model, guidance, arguments.steps, extra)
-        print(f"{COUNT} pictures, {arguments.steps} steps and {extra} revisions, {name}: {times[name]:.2f} s", flush=True)
+        print(
+            f"{COUNT} pictures, {arguments.steps} steps and {extra} revisions, {name}: {times[name]:.2f} s", flush=True
+        )
     print(f"ratio guided / unguided: {times['guided'] / times['unguided']:.2f}")
 
 

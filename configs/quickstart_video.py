@@ -12,7 +12,8 @@ from mmjax.config import parse_arguments
 
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=32, frames=8)
-    data = {"source": "scenes", "size": arg.size, "frames": arg.frames, "scenes": {"examples": 10_000}}
+    data = {"source": "scenes", "size": arg.size, "frames": arg.frames, "scenes": {"examples": 5_000}}
+    data["evaluation_examples"] = 128  # drawing takes longer than learning; `mmjax evaluate` can be told to take all
     text = {"length": 12, "vocabulary": 512}
     tokenizer = ConfigDict()
     tokenizer.data = data
@@ -37,7 +38,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "clip": 1.0,
         "ema": 0.99,
     }
-    tokenizer.train = {"batch": 8, "steps": 800, "log_every": 10, "evaluate_every": 400, "checkpoint_every": 200}
+    tokenizer.train = {"batch": 8, "steps": 900, "log_every": 10, "evaluate_every": 450, "checkpoint_every": 450}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "motion"), "batch": 64, "samples": 16}
 
     config = ConfigDict()
@@ -46,11 +47,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.tokenizer = tokenizer
     config.model = {
         "kind": "masked_generator",
-        "width": 128,
+        "width": 96,
         "heads": 4,
         "layers": 2,
         "text_layers": 2,
-        "local_blocks": 2,
+        "local_blocks": 1,
         "convolution": "matmul",  # for CPUs
         "unroll": 2,  # for CPUs
     }
@@ -73,13 +74,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.train = {
         "batch": 16,
-        "steps": 3000,
+        "steps": 1800,
         "log_every": 20,
-        "evaluate_every": 1500,
-        "checkpoint_every": 1000,
+        "evaluate_every": 1800,
+        "checkpoint_every": 900,
         "best": "scenes/motion",
     }
-    config.evaluate = {"evaluators": ("losses", "motion"), "batch": 64, "samples": 16}
+    config.evaluate = {"evaluators": ("losses", "motion"), "batch": 32, "samples": 16}
     if arg.tiny:
         small = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
         for part in (tokenizer, config):

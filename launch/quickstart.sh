@@ -40,10 +40,10 @@ stage "exporting"
 mmjax export --workdir="$workdir" --out="$model"
 stage "generating from $model"
 mmjax generate --model="$model" --out="$picture" \
-    --prompt "a small red circle left of a large blue square" \
-    "a large green triangle above a small yellow circle" \
-    "a small blue ring below a large red triangle" \
-    "a large cyan circle right of a small purple square"
+    --prompt "a red circle left of a blue square" \
+    "a green triangle above a yellow circle" \
+    "a blue ring below a red triangle" \
+    "a cyan circle right of a purple square"
 
 echo
 echo "report:   $workdir/report.html"

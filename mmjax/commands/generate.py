@@ -49,8 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--order", choices=("confidence", "halton"), help="which visual tokens are settled first")
     parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
-    parser.add_argument("--reference", type=Path, metavar="PICTURE", help="a picture that a direct generator starts from")
-    parser.add_argument("--image", type=Path, metavar="PICTURE", help="a picture to change, with --mask or --variation; the first frame of a clip")
+    parser.add_argument(
+        "--reference", type=Path, metavar="PICTURE", help="a picture that a direct generator starts from"
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="PICTURE",
+        help="a picture to change, with --mask or --variation; the first frame of a clip",
+    )
     parser.add_argument(
         "--mask", type=Path, metavar="PICTURE", help="as large as --image: white is drawn anew, black is kept"
     )
@@ -110,9 +117,7 @@ def _given(arguments: argparse.Namespace, config: Data) -> dict[str, Any]:
             raise UserError("--clip: this model draws pictures, not clips")
         if not 1 <= arguments.clip_frames < config.frames:
             raise UserError(f"--clip-frames {arguments.clip_frames}: must be from 1 to {config.frames - 1}")
-        given["image"] = read_clip(
-            arguments.clip, config.size, config.size, arguments.clip_frames, config.frame_rate
-        )
+        given["image"] = read_clip(arguments.clip, config.size, config.size, arguments.clip_frames, config.frame_rate)
     return given
 
 

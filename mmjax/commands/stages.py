@@ -33,7 +33,9 @@ def settled(config: Config, workdir: Path) -> Config:
         return config
     theirs = read_recipe(_given(config, workdir))
     if not isinstance(theirs.model, VisualTokenizer):
-        raise UserError(f"tokens.tokenizer: {config.tokens.tokenizer} holds no visual tokenizer but a {theirs.model.kind}")
+        raise UserError(
+            f"tokens.tokenizer: {config.tokens.tokenizer} holds no visual tokenizer but a {theirs.model.kind}"
+        )
     return resolve(to_dict(config) | {"tokenizer": to_dict(theirs)})
 
 
@@ -138,9 +140,7 @@ def _cache(folder: Path, address: Mapping[str, Any]) -> Path:
     return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
 
 
-def sources(
-    config: Config, workdir: Path, params: Params, repair: bool = False
-) -> tuple[data.Source, data.Source]:
+def sources(config: Config, workdir: Path, params: Params, repair: bool = False) -> tuple[data.Source, data.Source]:
     """What the recipe's model is trained and evaluated on: the data set, or its codes; see tokens."""
     if has_two(config):
         return tokens(config, workdir, "train", params, repair), tokens(config, workdir, "evaluation", params, repair)
@@ -153,5 +153,3 @@ def evaluation_source(config: Config, workdir: Path, params: Params) -> data.Sou
     if has_two(config):
         return tokens(config, workdir, "evaluation", params)
     return data.open_source(config.data, training=False, seed=config.seed)
-
-

@@ -96,7 +96,7 @@ class VisualTokenizer:
         widths: channels of the encoder, finest first; each halves the side, so the grid has size / 2 ** len(widths)
             rows. The decoder goes the same way back.
         time_strides: for clips, how many frames become one at each width, 1 or 2. The first frame is coded on its own,
-            and no frame sees a later one; a picture is a clip of one frame. Empty: pictures only.
+            and no code sees a later frame than its own; a picture is a clip of one frame. Empty: pictures only.
         blocks: residual blocks at each width.
         levels: of the finite scalar quantization; their product is the number of codes.
         dtype, convolution: as in DirectGenerator.

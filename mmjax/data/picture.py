@@ -43,8 +43,10 @@ def read_mask(path: str | Path, picture: str | Path, size: int) -> UInt8[np.ndar
     """
     mask, colors = load_picture(path, 1 << 30), load_picture(picture, 1 << 30)
     if mask.size != colors.size:
-        raise UserError(f"{path}: has {mask.width} x {mask.height} pixels; a mask must be as large as its picture, "
-                        f"{picture}, which has {colors.width} x {colors.height}")
+        raise UserError(
+            f"{path}: has {mask.width} x {mask.height} pixels; a mask must be as large as its picture, "
+            f"{picture}, which has {colors.width} x {colors.height}"
+        )
     side = min(mask.size)
     left, top = (mask.width - side) // 2, (mask.height - side) // 2
     cropped = mask.convert("L").resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side))

@@ -111,7 +111,9 @@ class GenerativeModel:
                 reference = pictures_of("reference", reference, (len(texts), size, size, 3))
             return draw(self.apply, self.params, text, reference)
         if reference is not None:
-            raise UserError("reference: is for direct generators; a masked generator takes image, and mask or variation")
+            raise UserError(
+                "reference: is for direct generators; a masked generator takes image, and mask or variation"
+            )
         seeds = _seeds(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         decoding = self._decoding(sampling, guidance)

@@ -17,7 +17,8 @@ from mmjax.types import FLOAT32
 class Decoder(nn.Module):
     """Doubles the sides once for each width, after residual blocks if any, then convolves to the output's channels.
 
-    Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a clip. No frame of a clip sees a later one.
+    Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a clip. No frame of a clip sees the features
+    of a later one.
 
     Attributes:
         widths: channels after each transposed convolution.

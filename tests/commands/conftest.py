@@ -5,6 +5,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import run_command, start_command, user_mistake
+from runs import (
+    keep_compiled_programs,
+    made_once,
+    run_command,
+    start_command,
+    trained_in_two_stages,
+    user_mistake,
+)
 
-__all__ = ["run_command", "start_command", "user_mistake"]
+__all__ = [
+    "keep_compiled_programs",
+    "made_once",
+    "run_command",
+    "start_command",
+    "trained_in_two_stages",
+    "user_mistake",
+]

@@ -6,12 +6,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Mistake, Run, Start, assert_same_state, committed, figures, noise, saved_state
+from runs import Mistake, Run, Start, assert_same_state, committed, figures, noise, saved_state, wait_for
 
 import mmjax
 from mmjax import data
@@ -21,7 +21,7 @@ from mmjax.types import UserError
 STEPS = 16
 STOPPING = "stopping after this step; press Ctrl-C again to end at once, without saving"
 RECIPE = (
-    "--config=configs/quickstart.py:tiny",
+    "--config=configs/scenes_direct.py:tiny",
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=4",
     "--config.train.evaluate_every=8",
@@ -34,7 +34,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     workdir = tmp_path_factory.mktemp("train") / "deep" / "whole"
     done = run("train", *RECIPE, "--workdir", workdir)
     assert noise(done.stderr) == []
-    assert f"quickstart: all steps done; report: {workdir / 'report.html'}" in done.stdout
+    assert f"scenes_direct: all steps done; report: {workdir / 'report.html'}" in done.stdout
     return workdir
 
 
@@ -49,12 +49,6 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 @pytest.fixture(name="half_copy")
 def changeable_half(half: Path, tmp_path: Path) -> Path:
     return shutil.copytree(half, tmp_path / "half")
-
-
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
 
 
 def test_leaves_what_the_contract_says(whole: Path) -> None:
@@ -128,7 +122,7 @@ def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixtu
     assert main(["train", *RECIPE, f"--workdir={whole}"]) == 0
     assert time.perf_counter() - begin < 10
     out, err = capsys.readouterr()
-    assert "quickstart: step 16 of 16 is done already; report: " in out and noise(err) == []
+    assert "scenes_direct: step 16 of 16 is done already; report: " in out and noise(err) == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -169,7 +163,7 @@ def test_a_step_to_stop_at_that_is_none(tmp_path: Path, mistake: Mistake, step: 
 def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (whole / "config.json").read_bytes()
     assert main(["train", *RECIPE, f"--workdir={whole}", "--config.train.steps=3"]) == 0
-    assert "quickstart: step 16 of 3 is done already" in capsys.readouterr().out
+    assert "scenes_direct: step 16 of 3 is done already" in capsys.readouterr().out
     assert (whole / "config.json").read_bytes() == before
 
 
@@ -180,9 +174,9 @@ def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run)
     best = min(losses, key=lambda step: losses[step])
     assert committed(tmp_path) == sorted({best, 9})
     out = run("evaluate", "--workdir", tmp_path, "--step", "best").stdout
-    assert f"quickstart, step {best}:" in out
+    assert f"scenes_direct, step {best}:" in out
     assert (
-        f"quickstart, step {best}:"
+        f"scenes_direct, step {best}:"
         in run("export", "--workdir", tmp_path, "--out", tmp_path / "m", "--step=best").stdout
     )
 

@@ -20,8 +20,8 @@ PROMPTS = ("a small red circle left of a large blue square", "a large green tria
 
 @pytest.fixture(name="workdir", scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
-    workdir = tmp_path_factory.mktemp("trained") / "quickstart"
-    done = run("train", "--config=configs/quickstart.py:tiny", "--workdir", workdir)
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    done = run("train", "--config=configs/scenes_direct.py:tiny", "--workdir", workdir)
     assert noise(done.stderr) == [] and committed(workdir) == [2, 4]
     return workdir
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 def exported(workdir: Path, run: Run) -> Path:
     out = workdir.parent / "model"
     done = run("export", "--workdir", workdir, "--out", out)
-    assert (done.stdout, done.stderr) == (f"quickstart, step 4: {out}\n", "")
+    assert (done.stdout, done.stderr) == (f"scenes_direct, step 4: {out}\n", "")
     return out
 
 
@@ -44,7 +44,7 @@ def test_evaluating_again_gives_the_figures_of_the_training(workdir: Path, tmp_p
     assert set(expected[4]) == set(evaluate.figure_names(read_recipe(copy)))
     for step, figures in expected.items():
         assert json.loads((copy / "evaluation" / f"{step}.json").read_text()) == figures
-        assert f"quickstart, step {step}:" in done.stdout
+        assert f"scenes_direct, step {step}:" in done.stdout
     assert "<html" in (copy / "report.html").read_text() and (copy / "evaluation" / "4.samples.png").exists()
 
 
@@ -54,7 +54,7 @@ def test_on_other_devices_than_the_training(workdir: Path, tmp_path: Path, run: 
     about["recipe"]["mesh"].update(data=4, fsdp=2)
     (copy / "config.json").write_text(json.dumps(about))
     out = run("evaluate", "--workdir", copy, "--config.data.evaluation_examples=3").stdout  # on one
-    assert "quickstart, step 4:" in out
+    assert "scenes_direct, step 4:" in out
     line = mistake("evaluate", "--workdir", copy, "--config.model.width=64")
     assert line == "--config.model.width: is what the model was trained with; it may not change afterwards"
 
@@ -87,8 +87,10 @@ def test_other_forms_of_out(model: Path, tmp_path: Path, mistake: Mistake) -> No
     assert main([*command, f"--out={tmp_path / 'a.webp'}"]) == 0
     with Image.open(tmp_path / "a.webp") as picture:
         assert picture.format == "WEBP" and picture.size == (64, 32)
-    assert mistake(*command, "--out=a.gif") == "--out a.gif: must end in .png, .jpg or .webp"
-    assert mistake(*command, f"--out={tmp_path}") == f"--out {tmp_path}: must end in .png, .jpg or .webp"
+    line = mistake(*command, "--out=a.gif")
+    assert line == "--out a.gif: this model draws pictures; the name must end in .png, .jpg, .jpeg, .webp"
+    line = mistake(*command, f"--out={tmp_path}")
+    assert line == f"--out {tmp_path}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif"
     (tmp_path / "folder.png").mkdir()
     line = mistake(*command, f"--out={tmp_path / 'folder.png'}")
     assert line == f"--out {tmp_path / 'folder.png'}: cannot be written: Is a directory"

@@ -1,8 +1,10 @@
 """Every file in configs/ resolves, matches its sharding rules on every mesh, and takes a step in its tiny form."""
 
+import ast
 import dataclasses
-import importlib.util
+import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,12 +12,22 @@ import pytest
 
 from mmjax import models
 from mmjax.commands import wiring
-from mmjax.config import Config, Mesh, load_recipe
+from mmjax.config import Config, MaskedGenerator, Mesh, load_recipe
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
+ARGUMENTS = {
+    "coco_direct": ["size=224"],
+    "coco_masked": ["size=128", "size=256"],
+    "coco_tokenizer": ["adversarial", "size=128,adversarial"],
+    "quickstart": [],
+    "quickstart_video": ["frames=4", "size=64,frames=9"],
+    "scenes_direct": [],
+    "video_masked": ["frames=9", "size=64,frames=8"],
+    "video_tokenizer": ["adversarial", "size=64,frames=8,adversarial"],
+}  # beside size=64 and tiny
 MESHES = [Mesh(8, 1, 1), Mesh(1, 8, 1), Mesh(1, 1, 8), Mesh(2, 2, 2)]
 
 
@@ -25,12 +37,17 @@ def read(path: Path, argument: str = "") -> Config:
     return config
 
 
+def random_params(config: Config, rng: np.random.Generator) -> Any:
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)
+
+
 def name_of(value: Path | Mesh) -> str:
     return value.stem if isinstance(value, Path) else f"{value.data}x{value.fsdp}x{value.model}"
 
 
 def test_there_are_recipes() -> None:
-    assert {"quickstart", "coco_direct"} <= {path.stem for path in RECIPES}
+    assert ARGUMENTS.keys() == {path.stem for path in RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
@@ -38,20 +55,43 @@ def test_resolves_and_says_what_it_is(path: Path) -> None:
     full, tiny = read(path), read(path, "tiny")
     assert full.name == tiny.name == path.stem
     assert tiny.train.steps <= 10 and tiny.data.size <= 32 and not tiny.train.epochs
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.__doc__ and "Arguments:" in module.__doc__ and "tiny" in module.__doc__
+    told = ast.get_docstring(ast.parse(path.read_text()))
+    assert told and "Arguments:" in told and "tiny" in told
+    for argument in ARGUMENTS[path.stem]:
+        for name in argument.split(","):
+            assert name.partition("=")[0] in told
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
-@pytest.mark.parametrize("argument", ["", "size=64", "tiny"])
-def test_the_sizes_that_the_recipe_offers_resolve(path: Path, argument: str) -> None:
-    config = read(path, argument)
-    assert argument != "size=64" or config.data.size == 64
-    if argument == "tiny":
-        assert read(path, "size=64,tiny").data.size == 64
+def test_the_arguments_that_the_recipe_offers_resolve(path: Path) -> None:
+    for argument in (*ARGUMENTS[path.stem], "size=64", "size=64,tiny"):
+        config = read(path, argument)
+        for part in (config, *([config.tokenizer] if config.tokenizer else [])):
+            for name in ("size", "frames"):
+                asked = re.search(rf"{name}=(\d+)", argument)
+                assert not asked or getattr(part.data, name) == int(asked[1])
+        assert bool(config.adversarial_terms) == ("adversarial" in argument)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_of_two_stages_is_one_of_each(path: Path) -> None:
+    config = read(path)
+    assert (config.tokenizer is not None) == isinstance(config.model, MaskedGenerator)
+    if config.tokenizer is None:
+        return
+    assert config.tokenizer.name == f"{path.stem}-tokenizer"
+    assert config.tokenizer.data.root == config.data.root == "/nowhere"
+    own = ROOT / "configs" / f"{path.stem.removesuffix('_masked')}_tokenizer.py"
+    if own.exists():  # the tokenizer is that of its own recipe, so that one trained by it can be named as well
+        alone = read(own, f"size={config.data.size}")
+        assert (config.tokenizer.model, config.tokenizer.data) == (alone.model, alone.data)
+
+
+@pytest.mark.parametrize(("size", "millions"), [(64, 45), (128, 120), (256, 300)])
+def test_parameters_of_the_masked_generator_for_coco(size: int, millions: int) -> None:
+    config = read(ROOT / "configs" / "coco_masked.py", f"size={size}")
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.1)
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=name_of)
@@ -75,14 +115,19 @@ def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> No
 def test_takes_a_step_on_eight_devices(path: Path) -> None:
     """On random numbers: the parameters move, the loss is that of the objective, and nothing is skipped."""
     config = dataclasses.replace(read(path, "tiny"), mesh=Mesh(2, 2, 2))
-    parts = wiring.build(config)
-    training = wiring.build_training(parts, config.train.steps)
     rng = np.random.default_rng(0)
+    parts = wiring.build(config, random_params(config.tokenizer, rng) if config.tokenizer else None)
+    training = wiring.build_training(parts, config.train.steps)
     size, batch = config.data.size, config.train.batch
     text = rng.integers(1, config.text.vocabulary, (batch, config.text.length)).astype(np.int32)
     frames = (config.data.frames,) if config.data.frames > 1 else ()
     image = rng.uniform(-1, 1, (batch, *frames, size, size, 3)).astype(np.float32)
-    host = {"image": image, "text": text, "mask": np.arange(batch) != 3, "id": ["x"] * batch, "captions": [[]] * batch}
+    seen = {"image": image}
+    if "codes" in models.inputs(config):
+        shape = models.inputs(config)["codes"].shape
+        seen = {"codes": rng.integers(0, 15, (batch, *shape[1:])).astype(np.int32)}
+    rest = {"text": text, "mask": np.arange(batch) != 3, "id": ["x"] * batch, "captions": [[]] * batch}
+    host: dict[str, Any] = {**seen, **rest}
     state = training.make_state()
     before = jax.device_get(state.params)
     outputs = jax.device_get(parts.predict(state.params, parts.placement.put(host)))
@@ -91,5 +136,6 @@ def test_takes_a_step_on_eight_devices(path: Path) -> None:
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params)))
     assert np.mean(moved) > 0.9
     assert outputs["image"].shape == image.shape and outputs["loss"].shape == (batch,)
-    if not config.objective.drop_reference:  # else the step withholds some references, which the prediction does not
+    # Else the step hides other codes than the prediction, and withholds some references and texts.
+    if not config.objective.drop_reference and "codes" not in seen:
         assert float(metrics["loss"]) == pytest.approx(outputs["loss"][host["mask"]].mean(), rel=1e-5)

@@ -1,12 +1,15 @@
 """The visual tokenizer: pictures to codes and back, the same way in one call and in two."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import resolve
+from mmjax.config import fields, resolve
+from mmjax.models import visual_tokenizer
 from mmjax.types import UserError
 
 TINY = {
@@ -54,7 +57,10 @@ def test_gradients_reach_the_encoder_through_the_rounding(tiny):
         ({"levels": (64,) * 5}, "model.levels: 1,073,741,824 codes are more than 2 ** 24"),
         ({"widths": ()}, "model.widths: needs at least one width"),
         ({"widths": (4,) * 6}, "data.size: must be a multiple of 64, for 6 widths, not 32"),
-        ({"kind": "tokenizer"}, "model.kind: must be one of direct, visual_tokenizer, masked_generator, not 'tokenizer'"),
+        (
+            {"kind": "tokenizer"},
+            "model.kind: must be one of direct, visual_tokenizer, masked_generator, not 'tokenizer'",
+        ),
         ({"heads": 3}, "model.heads: no such field"),
     ],
 )
@@ -62,3 +68,61 @@ def test_recipes_that_cannot_be(changes, line):
     with pytest.raises(UserError) as error:
         resolve(TINY | {"model": TINY["model"] | changes})
     assert str(error.value).startswith(line)
+
+
+@pytest.fixture(name="video", scope="module")
+def clip_tokenizer() -> tuple[Any, Any]:
+    model = fields.VisualTokenizer(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
+    module = visual_tokenizer.VisualTokenizer(model)
+    return module, module.init(jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))["params"]
+
+
+CLIP = jax.random.uniform(jax.random.key(1), (1, 5, 8, 8, 3), minval=-1)
+
+
+def test_no_frame_of_a_clip_sees_a_later_one(video: Any) -> None:
+    module, params = video
+
+    def frame(image: jax.Array, number: int) -> jax.Array:
+        return (module.apply({"params": params}, image)["image"][:, number] ** 2).sum()
+
+    # 5 frames are 3 grids, of frame 0, of 1 and 2, and of 3 and 4: a frame is decoded with those it was coded with.
+    seen = [np.abs(jax.grad(frame)(CLIP, number)).sum((0, 2, 3, 4)) > 0 for number in range(5)]
+    for number, last in enumerate((0, 2, 2, 4, 4)):
+        assert not seen[number][last + 1 :].any() and seen[number][0], number
+    assert seen[4].all() and seen[1][1]
+
+
+def test_a_picture_is_a_clip_of_one_frame(video: Any) -> None:
+    module, params = video
+    clip = module.apply({"params": params}, CLIP)
+    first = module.apply({"params": params}, CLIP[:, :1])
+    picture = module.apply({"params": params}, CLIP[:, 0])
+    assert clip["codes"].shape == (1, 3 * 2 * 2) and picture["image"].shape == (1, 8, 8, 3)
+    np.testing.assert_array_equal(first["codes"], clip["codes"][:, :4])
+    np.testing.assert_array_equal(picture["codes"], first["codes"])
+    np.testing.assert_allclose(first["image"][:, 0], picture["image"], atol=1e-6)
+    np.testing.assert_allclose(clip["image"][:, 0], picture["image"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("frames", "grids"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_clips_of_any_length(video: Any, frames: int, grids: int) -> None:
+    module, params = video
+    outputs = module.apply({"params": params}, CLIP[:, :frames])
+    assert outputs["image"].shape == (1, frames, 8, 8, 3) and outputs["codes"].shape == (1, 4 * grids)
+    codes = module.apply({"params": params}, CLIP[:, :frames], method="encode")
+    decoded = module.apply({"params": params}, codes, method="decode")
+    np.testing.assert_allclose(decoded[:, :frames], outputs["image"], atol=1e-5)
+
+
+def test_corrupted_codes_reach_the_decoder_alone() -> None:
+    model = fields.VisualTokenizer(widths=(8, 12), blocks=0, levels=(5, 3))
+    module = visual_tokenizer.VisualTokenizer(model)
+    pictures = jax.random.uniform(jax.random.key(1), (7, 20, 20, 3), minval=-1)
+    params = module.init(jax.random.key(0), pictures)["params"]
+    plain = module.apply({"params": params}, pictures)
+    for share in (0.0, 0.3, 1.0):
+        outputs = module.apply({"params": params}, pictures, corrupt=(jax.random.key(2), share))
+        np.testing.assert_array_equal(outputs["codes"], plain["codes"])
+        changed = (jnp.abs(outputs["image"] - plain["image"]) > 1e-6).any((1, 2, 3))
+        assert bool(changed.any()) == (share > 0)

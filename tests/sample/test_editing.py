@@ -87,7 +87,10 @@ def test_groups_of_frames_are_all_frames_once(frames: int, grids: int) -> None:
         ({"image": PICTURES.astype(np.float32), "variation": 0.5}, "image: values must be from -1"),
         ({"image": PICTURES, "variation": 0.0}, "variation: must be above 0 and at most 1, not 0.0"),
         ({"image": PICTURES, "variation": float("nan")}, "variation: must be above 0"),
-        ({"image": PICTURES, "mask": MASK[:, :19]}, r"mask: must be bool or uint8 \[2, 20, 20\], not uint8 \[2, 19, 20\]"),
+        (
+            {"image": PICTURES, "mask": MASK[:, :19]},
+            r"mask: must be bool or uint8 \[2, 20, 20\], not uint8 \[2, 19, 20\]",
+        ),
         ({"image": PICTURES, "mask": MASK[..., None]}, r"mask: must be bool or uint8 \[2, 20, 20\]"),
         ({"image": PICTURES, "mask": MASK // 2}, "1 of 800 pixels are grey, such as 127"),
         ({"image": PICTURES, "mask": MASK.astype(float)}, "mask: must be bool or uint8"),
