@@ -1,7 +1,7 @@
 """A visual tokenizer on COCO: pictures to grids of 1,000 codes and back, by mean absolute and squared error.
 
 Arguments: size=64 (pixels), adversarial (against a discriminator as well, from step 2,000 on), tiny (ends in seconds).
-With adversarial, --config.perceptual.weights=FILE adds LPIPS; without a file, features of the discriminator are matched.
+With adversarial, --config.perceptual.weights=FILE adds LPIPS; without a file, discriminator features are matched.
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). --config.data.source=scenes draws its
 pictures instead, and needs --config.data.flip=false.
 """

@@ -40,7 +40,7 @@ def settled(config: Config, workdir: Path) -> Config:
 
 
 def tokenizer_params(config: Config, workdir: Path, train: Callable[[Config, Path], int]) -> tuple[int, Params]:
-    """The parameters of the trained visual tokenizer, which from now on lies in the workdir; {} for recipes of one stage.
+    """The parameters of the trained visual tokenizer, which from now on lies in the workdir; {} for one stage.
 
     Args:
         config: a settled recipe.
@@ -69,7 +69,7 @@ def tokenizer_params(config: Config, workdir: Path, train: Callable[[Config, Pat
     if (folder / "config.json").exists():
         if not _holds(folder, given.params):
             raise UserError(
-                f"--workdir {workdir}: has another visual tokenizer than {config.tokens.tokenizer}; name another workdir"
+                f"--workdir {workdir}: has another visual tokenizer than {config.tokens.tokenizer}; name another one"
             )
     else:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from mmjax import data, evaluate, models, objective
 from mmjax.config import Config, MaskedGenerator
-from mmjax.files import write_file
 from mmjax.export.load import decoding_of, load
 from mmjax.export.model_folder import flatten
+from mmjax.files import write_file
 from mmjax.models import discriminator, lpips, masked_generator
 from mmjax.objective import adversarial
 from mmjax.objective.perceptual import perceptual
@@ -29,7 +29,6 @@ from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_predict, make_step
 from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
-
 
 _OF_OBJECTIVE = (
     "drop_reference",
@@ -91,6 +90,8 @@ def check(config: Config) -> None:
         except UserError as error:
             raise UserError(f"tokenizer.{error}") from None
     placement = check_evaluation(config)
+    if config.tokenizer is not None:
+        _shardings(config, placement)  # which would be found out only after the first stage
     parts = config.optimizer.accumulate
     placement.check_batch(
         "train.batch / optimizer.accumulate" if parts > 1 else "train.batch", config.train.batch // parts
@@ -128,6 +129,11 @@ def check_evaluation(config: Config) -> Placement:
     return placement
 
 
+def _shardings(config: Config, placement: Placement) -> Any:
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    return match_rules(shapes, models.sharding_rules(config), placement.mesh)
+
+
 def _objective(config: Config) -> objective.Objective:
     return objective.build(
         config.objective.terms,
@@ -160,8 +166,7 @@ def build(config: Config, tokenizer: Params | None = None) -> Parts:
         outputs: Outputs = module.apply({"params": params}, **seen)  # type: ignore[assignment]
         return outputs
 
-    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
-    params = match_rules(shapes, models.sharding_rules(config), placement.mesh)
+    params = _shardings(config, placement)
     frozen = _frozen(config, placement)
     if tokenizer:
         frozen["tokenizer"] = jax.device_put(tokenizer, placement.whole)

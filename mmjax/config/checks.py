@@ -116,7 +116,7 @@ def _check_adversarial(config: Config) -> None:
         without = " without perceptual.weights" if name == "perceptual" else ""
         _need(
             isinstance(config.model, VisualTokenizer),
-            f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer is trained "
+            f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer has "
             f"against, not {config.model.kind}",
         )
     _need(
@@ -147,8 +147,8 @@ def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
     tokenizer = config.tokenizer
     _need(
         tokenizer is not None or bool(config.tokens.tokenizer),
-        "tokens.tokenizer: a masked generator needs a trained visual tokenizer, as in --config.tokens.tokenizer=WORKDIR, "
-        "or the recipe of one in `tokenizer`",
+        "tokens.tokenizer: a masked generator needs a trained visual tokenizer, as in "
+        "--config.tokens.tokenizer=WORKDIR, or the recipe of one in `tokenizer`",
     )
     if tokenizer is None:
         return

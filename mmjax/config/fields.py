@@ -118,8 +118,8 @@ class MaskedGenerator:
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
         text_layers: layers of the text encoder, of the same width and heads.
-        local_blocks: residual blocks of convolutions over the grid of visual tokens before the transformer. Small models
-            learn sooner from them which tokens are neighbors.
+        local_blocks: residual blocks of convolutions over the grid of visual tokens before the transformer. Small
+            models learn sooner from them which tokens are neighbors.
         convolution: form of the convolutions, as in DirectGenerator.
         reference: let a reference picture's tokens be further context.
         remat: compute each layer anew in the backward pass, to save memory.

@@ -26,7 +26,6 @@ from mmjax.sample.postprocess import to_uint8
 from mmjax.train.workdir import read_recipe
 from mmjax.types import Params, UserError
 
-
 logger = logging.getLogger(__name__)
 
 

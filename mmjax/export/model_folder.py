@@ -137,7 +137,8 @@ def _generator_card(config: Config) -> tuple[str, str]:
     shape = [1, *([frames] if frames > 1 else []), size, size, 3]
     prompt = "a red circle moving left" if frames > 1 else "a red circle left of a blue square"
     return (
-        f"A {config.model.kind.split('_')[0]} generator of mmjax: text{reference} in, {what} of {size} x {size} pixels out.",
+        f"A {config.model.kind.split('_')[0]} generator of mmjax: text{reference} in, {what} of {size} x {size} pixels "
+        "out.",
         f"""import mmjax
 
 model = mmjax.load(".")

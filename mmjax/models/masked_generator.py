@@ -18,7 +18,6 @@ from mmjax.config import Config, fields
 from mmjax.models import visual_tokenizer
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.nn import fsq
-from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import sine_positions
 from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
@@ -66,7 +65,10 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-    return _RULES
+    assert isinstance(config.model, fields.MaskedGenerator) and config.tokenizer is not None
+    window = (None,) * len(visual_tokenizer.grid(config.tokenizer))
+    local = ((r"local_\d+/(first|second)/kernel", (*window, "fsdp", "model")),)
+    return (local if config.model.local_blocks else ()) + _RULES
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ class Encoder(nn.Module):
 class VisualTokenizer(nn.Module):
     """Pictures [b, y, x, 3] or clips [b, f, y, x, 3] to grids of codes, and back.
 
-    Sides become 2 ** len(widths) times smaller. 1 + k frames become 1 + k / s, s the product of the time strides; a clip
-    that does not fit is coded with its last frame repeated.
+    Sides become 2 ** len(widths) times smaller. 1 + k frames become 1 + k / s, s the product of the time strides; a
+    clip that does not fit is coded with its last frame repeated.
     """
 
     model: fields.VisualTokenizer

@@ -77,7 +77,7 @@ def convolution(
     Raises:
         ValueError: for another form.
     """
-    window, rank = kernel.shape[:-2], x.ndim - 2
+    window = kernel.shape[:-2]
     padding = []
     for axis, (side, taps, step) in enumerate(zip(x.shape[1:-1], window, stride, strict=True)):
         total = max((-(-side // step) - 1) * step + taps - side, 0)

@@ -32,8 +32,8 @@ class Decoding:
         confidence_temperature: of the Gumbel noise on the order by confidence; falls to 0 over the steps.
         top_k: draw only from so many of the likeliest codes; 0: from all.
         revisions: forward passes after all is settled, each of which draws a block of tokens anew, a quarter of a
-            picture's or an eighth of a clip's, no two of them neighbors, given all others: blocked Gibbs sampling, which
-            mends what tokens that were drawn at the same time did not know of each other.
+            picture's or an eighth of a clip's, no two of them neighbors, given all others: blocked Gibbs sampling,
+            which mends what tokens that were drawn at the same time did not know of each other.
         revision_temperature: of the tokens that it draws.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mmjax.nn.convolution import convolution, Convolution, TransposedConvolution, transposed_convolution
+from mmjax.nn.convolution import Convolution, TransposedConvolution, convolution, transposed_convolution
 
 FORMS = ("native", "matmul")
 
