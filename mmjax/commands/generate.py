@@ -83,7 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in endings:
         what = "clips" if config.frames > 1 else "pictures"
         raise UserError(f"--out {out}: this model draws {what}; the name must end in {', '.join(endings)}")
-    given = {name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, config).items()}
+    given: dict[str, Any] = {
+        name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, config).items()
+    }
     names = ("variation", "steps", "order", "temperature", "top_k")
     chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     pictures = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)

@@ -117,7 +117,7 @@ def _check_adversarial(config: Config) -> None:
         _need(
             isinstance(config.model, VisualTokenizer),
             f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer has "
-            f"against, not {config.model.kind}",
+            f"and not {config.model.kind}",
         )
     _need(
         len(terms) < len(config.objective.terms),

@@ -177,7 +177,7 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
     if not isinstance(tree, Mapping):
         raise UserError(f"{prefix.rstrip('.')}: must be a group of fields, not {tree!r}")
     hints = typing.get_type_hints(cls)
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if key not in hints:
             raise _unknown(f"{prefix}{key}")

@@ -98,13 +98,18 @@ def functions(config: Config) -> Functions:
         image: jax.Array = tokenizer.apply({"params": params}, codes, method="decode")  # type: ignore[assignment]
         return image[:, :frames] if image.ndim == 5 else image
 
-    return Functions(
-        context=lambda params, text: generator.apply({"params": params}, text, method="context"),
-        logits=lambda params, *seen: generator.apply({"params": params}, *seen, method="logits"),  # type: ignore[arg-type, return-value]
-        encode=lambda params, image: tokenizer.apply({"params": params}, image, method="encode"),  # type: ignore[return-value]
-        decode=decode,
-        grid=visual_tokenizer.grid(config.tokenizer),
-    )
+    def encode(params: Params, image: jax.Array) -> jax.Array:
+        codes: jax.Array = tokenizer.apply({"params": params}, image, method="encode")  # type: ignore[assignment]
+        return codes
+
+    def logits(params: Params, *seen: jax.Array) -> jax.Array:
+        scores: jax.Array = generator.apply({"params": params}, *seen, method="logits")  # type: ignore[assignment]
+        return scores
+
+    def context(params: Params, text: jax.Array) -> Any:
+        return generator.apply({"params": params}, text, method="context")
+
+    return Functions(context, logits, encode, decode, visual_tokenizer.grid(config.tokenizer))
 
 
 class CodeTable(nn.Module):

@@ -69,7 +69,8 @@ class Encoder(nn.Module):
         causal = bool(m.time_strides)
         convolve: dict[str, Any] = {"causal": causal, "form": m.convolution, "dtype": jnp.dtype(m.dtype)}
         for i, width in enumerate(m.widths):
-            window, stride = (4, 4), (2, 2)
+            window: tuple[int, ...] = (4, 4)
+            stride: tuple[int, ...] = (2, 2)
             if causal:
                 time = m.time_strides[i]
                 window, stride = (2 * time if time > 1 else 1, 4, 4), (time, 2, 2)

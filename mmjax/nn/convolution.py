@@ -94,9 +94,9 @@ def convolution(
         spans = zip(place, sides, stride, strict=True)
         return padded[(slice(None), *(slice(p, p + (n - 1) * step + 1, step) for p, n, step in spans))]
 
-    taps = jnp.concatenate([tap(place) for place in itertools.product(*map(range, window))], axis=-1)
+    columns = jnp.concatenate([tap(place) for place in itertools.product(*map(range, window))], axis=-1)
     # As a product of two matrices: XLA on CPUs is twice as slow where the left side has more axes.
-    y = taps.reshape(-1, taps.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    y = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return y.reshape(x.shape[0], *sides, kernel.shape[-1])
 
 

@@ -1,5 +1,7 @@
 """Residual blocks of convolutions."""
 
+from typing import Any
+
 import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,7 +24,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
         features = x.shape[-1]
-        convolve = {"causal": self.causal, "form": self.form, "dtype": self.dtype}
+        convolve: dict[str, Any] = {"causal": self.causal, "form": self.form, "dtype": self.dtype}
         y = Convolution(features, **convolve, name="first")(nn.silu(layer_norm(x, "norm_first")))
         y = Convolution(features, **convolve, name="second")(nn.silu(layer_norm(y, "norm_second")))
         return x + y

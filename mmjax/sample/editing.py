@@ -130,7 +130,7 @@ def _tokens(anew: Bool[np.ndarray, "n *pixels"], grid: Sequence[int]) -> Bool[np
     """The tokens any of whose pixels is drawn anew."""
     rows, columns = grid[-2:]
     *lead, y, x = anew.shape
-    cells = anew.reshape(*lead, rows, y // rows, columns, x // columns).any(axis=(-3, -1))
+    cells = np.asarray(anew.reshape(*lead, rows, y // rows, columns, x // columns).any(axis=(-3, -1)))
     if len(grid) == 2:
         return cells
     return np.stack([cells[:, list(group)].any(axis=1) for group in frame_groups(lead[1], grid[0])], axis=1)
