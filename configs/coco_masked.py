@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mmjax.config import parse_arguments
 
 # Width, layers, heads and layers of the text encoder by size.
-SIZES = {64: (512, 10, 8, 4), 128: (768, 12, 12, 6), 256: (1024, 18, 16, 8)}
+SIZES = {64: (512, 8, 8, 2), 128: (768, 10, 12, 3), 256: (1024, 14, 16, 4)}
 
 
 def get_config(argument: str | None = None) -> ConfigDict:

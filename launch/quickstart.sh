@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs mmjax, trains a small generator of drawn scenes, evaluates and exports it, loads the model again and
-# generates: at most ten minutes on two cores after the downloads. Started again, it goes on where it stopped.
+# Installs mmjax, trains a small generator of drawn scenes in two stages, evaluates and exports it, loads the model
+# again and generates: at most ten minutes on two cores after the downloads. Started again, it goes on where it stopped.
 #
 #   ./launch/quickstart.sh                                          the real thing
 #   ./launch/quickstart.sh --config=configs/quickstart.py:tiny      the same way in seconds, to see that it works
+#   ./launch/quickstart.sh --config=configs/quickstart_video.py     clips instead of pictures
 #   ./launch/quickstart.sh --config.train.steps=500                 other arguments go to `mmjax train`
 #
 # QUICKSTART_ARGS may hold arguments too.
@@ -30,6 +31,13 @@ case $config in *:*) name=$name-$(printf %s "${config#*:}" | tr -c 'A-Za-z0-9=' 
 workdir=${workdir:-runs/$name}
 model=$workdir/model
 picture=$workdir/generated.png
+prompts=("a red circle left of a blue square" "a green triangle above a yellow circle"
+    "a blue ring below a red triangle" "a cyan circle right of a purple square")
+case $name in *video*)
+    picture=$workdir/generated.gif
+    prompts=("a red circle moving left" "a green triangle moving up" "a blue ring moving down" "a cyan square moving right")
+    ;;
+esac
 
 make_environment ""
 stage "training $config in $workdir"
@@ -39,11 +47,7 @@ mmjax evaluate --workdir="$workdir"
 stage "exporting"
 mmjax export --workdir="$workdir" --out="$model"
 stage "generating from $model"
-mmjax generate --model="$model" --out="$picture" \
-    --prompt "a red circle left of a blue square" \
-    "a green triangle above a yellow circle" \
-    "a blue ring below a red triangle" \
-    "a cyan circle right of a purple square"
+mmjax generate --model="$model" --out="$picture" --prompt "${prompts[@]}"
 
 echo
 echo "report:   $workdir/report.html"

@@ -117,7 +117,9 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
         assert figures(one) == figures(other)
 
 
-def test_a_tokenizer_that_was_given_is_copied(given: Path, two_stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tokenizer_that_was_given_is_copied(
+    given: Path, two_stages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The one it was given was the same as that of the other workdir, and so is all that follows from it."""
     assert sorted(path.name for path in (given / "tokenizer").iterdir()) == sorted(FILES)
     assert shards(given / "tokens") == shards(two_stages / "tokens")
@@ -152,7 +154,9 @@ def test_another_tokenizer_is_refused(two_stages: Path, another: Path, tmp_path:
     line = mistake(*command, f"--config.tokens.tokenizer={another}")
     assert line == f"--workdir {two_stages}: has another visual tokenizer than {another}; name another workdir"
     line = mistake(*command, "--config.tokenizer.model.levels=8,5")
-    assert line.startswith(f"--workdir {two_stages}: holds another recipe: tokenizer.model.levels was [8, 6, 5] and now")
+    assert line.startswith(
+        f"--workdir {two_stages}: holds another recipe: tokenizer.model.levels was [8, 6, 5] and now"
+    )
     half = shutil.copytree(two_stages / "tokenizer", tmp_path / "half" / "tokenizer")
     shutil.rmtree(half / "checkpoints")
     line = mistake("train", RECIPE, f"--config.tokens.tokenizer={another}", "--workdir", half.parent)

@@ -100,8 +100,9 @@ def test_parameters_of_the_masked_generator_for_coco(size: int, millions: int) -
 def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> None:
     config = read(path, argument)
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
-    if getattr(config.model, "heads", 8) % mesh.model:
-        with pytest.raises(UserError, match=r"attention/q/kernel +model=8 does not divide 4 of shape"):
+    heads = getattr(config.model, "heads", 8)
+    if heads % mesh.model:
+        with pytest.raises(UserError, match=rf"attention/q/kernel +model=8 does not divide {heads} of shape"):
             match_rules(shapes, models.sharding_rules(config), make_mesh(mesh))
         return
     shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(mesh))
