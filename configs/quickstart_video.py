@@ -38,7 +38,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "clip": 1.0,
         "ema": 0.99,
     }
-    tokenizer.train = {"batch": 8, "steps": 900, "log_every": 10, "evaluate_every": 450, "checkpoint_every": 450}
+    tokenizer.train = {"batch": 8, "steps": 800, "log_every": 10, "evaluate_every": 800, "checkpoint_every": 400}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "motion"), "batch": 64, "samples": 16}
 
     config = ConfigDict()
@@ -74,10 +74,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.train = {
         "batch": 16,
-        "steps": 1800,
+        "steps": 1600,
         "log_every": 20,
-        "evaluate_every": 1800,
-        "checkpoint_every": 900,
+        "evaluate_every": 1600,
+        "checkpoint_every": 800,
         "best": "scenes/motion",
     }
     config.evaluate = {"evaluators": ("losses", "motion"), "batch": 32, "samples": 16}

@@ -49,4 +49,5 @@ class Decoder(nn.Module):
             else:
                 x = TransposedConvolution(width, causal, **convolve, name=f"upsample_{i}")(x)
             x = nn.gelu(layer_norm(x, f"norm_{i}"))
-        return Convolution(self.channels, causal=causal, **convolve, name="pixels")(x).astype(jnp.float32)
+        window = (1, 3, 3) if causal else 3
+        return Convolution(self.channels, window, causal=causal, **convolve, name="pixels")(x).astype(jnp.float32)

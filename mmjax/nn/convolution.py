@@ -43,8 +43,7 @@ def transposed_convolution(
     # Tap 2 block + phase of x[i] lands on output 2 (i + block) + phase - 1: one matrix product for all taps, then the
     # blocks are shifted and added, and the phases put between each other.
     sides, features = x.shape[1:-1], kernel.shape[-1]
-    # As a product of two matrices: XLA on CPUs is twice as slow where the left side has more axes.
-    taps = x.reshape(-1, x.shape[-1]) @ jnp.moveaxis(kernel, rank, 0).reshape(x.shape[-1], -1)
+    taps = _product(x, jnp.moveaxis(kernel, rank, 0).reshape(x.shape[-1], -1))
     taps = taps.reshape(*x.shape[:-1], *(4,) * rank, features)
     total = jnp.zeros((x.shape[0], *(n + 1 for n in sides), *(2,) * rank, features), x.dtype)
     for blocks in itertools.product((0, 1), repeat=rank):
@@ -88,16 +87,44 @@ def convolution(
     if form != "matmul":
         raise ValueError(f"convolution form {form!r}: must be 'native' or 'matmul'")
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    sides = [-(-side // step) for side, step in zip(x.shape[1:-1], stride, strict=True)]
+    if x.ndim == 5:
+        return _over_time(padded, kernel, stride)
+    return _product(_columns(padded, window, stride), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _product(x: Float[Array, "*space c"], matrix: Float[Array, "c e"]) -> Float[Array, "*space e"]:
+    # As a product of two matrices: XLA on CPUs is twice as slow where the left side has more axes.
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
+
+
+def _columns(
+    x: Float[Array, "b y x c"], window: Sequence[int], stride: Sequence[int]
+) -> Float[Array, "b rows columns k"]:
+    """What each window sees, side by side."""
+    sides = [(side - taps) // step + 1 for side, taps, step in zip(x.shape[1:-1], window, stride, strict=True)]
 
     def tap(place: tuple[int, ...]) -> jax.Array:
         spans = zip(place, sides, stride, strict=True)
-        return padded[(slice(None), *(slice(p, p + (n - 1) * step + 1, step) for p, n, step in spans))]
+        return x[(slice(None), *(slice(p, p + (n - 1) * step + 1, step) for p, n, step in spans))]
 
-    columns = jnp.concatenate([tap(place) for place in itertools.product(*map(range, window))], axis=-1)
-    # As a product of two matrices: XLA on CPUs is twice as slow where the left side has more axes.
-    y = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-    return y.reshape(x.shape[0], *sides, kernel.shape[-1])
+    return jnp.concatenate([tap(place) for place in itertools.product(*map(range, window))], axis=-1)
+
+
+def _over_time(
+    x: Float[Array, "b f y x c"], kernel: Float[Array, "w h v c e"], stride: Sequence[int]
+) -> Float[Array, "b g rows columns e"]:
+    """Every frame times the taps of all times at once, then the frames of each time are added up: on a CPU many times
+    faster than windows of three axes side by side."""
+    times, features = kernel.shape[0], kernel.shape[-1]
+    frames = x.reshape(-1, *x.shape[2:])
+    taps = jnp.moveaxis(kernel, 0, -2).reshape(-1, times * features)
+    each = _product(_columns(frames, kernel.shape[1:3], stride[1:]), taps)
+    each = each.reshape(*x.shape[:2], *each.shape[1:3], times, features)
+    last = x.shape[1] - times + 1
+    total = each[:, : last : stride[0], ..., 0, :]
+    for i in range(1, times):
+        total += each[:, i : i + last : stride[0], ..., i, :]
+    return total
 
 
 def _convolve(

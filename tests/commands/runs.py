@@ -65,8 +65,11 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
 @pytest.fixture(name="kept_programs", scope="session")
 def keep_compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is compiled here is compiled once, also for models that are loaded again."""
-    settings = {"jax_compilation_cache_dir": str(common(tmp_path_factory) / "compiled"),
-                "jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}  # fmt: skip
+    settings = {
+        "jax_compilation_cache_dir": str(common(tmp_path_factory) / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)

@@ -63,9 +63,9 @@ def test_a_drawn_picture_is_a_reference(model: Path, tmp_path: Path) -> None:
 def test_a_visual_tokenizer_is_refused(tmp_path: Path, mistake: Mistake) -> None:
     folder = write(tmp_path / "codes", {"kind": "visual_tokenizer", "widths": [8, 8], "levels": [5, 3]})
     line = mistake("generate", "--model", folder, "--prompt", "x", "--out", tmp_path / "x.png")
-    assert (
-        line
-        == "small: a model of kind visual_tokenizer does not draw from text; name a model of kind masked_generator or direct"
+    assert line == (
+        "small: a model of kind visual_tokenizer does not draw from text; "
+        "name a model of kind masked_generator or direct"
     )
 
 

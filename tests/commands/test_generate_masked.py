@@ -210,10 +210,10 @@ def test_pictures_and_masks_that_are_wrong(folder: Path, picture: Path, tmp_path
     broken = tmp_path / "broken.png"
     broken.write_bytes(good.read_bytes()[:50])
     for options, what in [
-        (("--mask", small), f"{small}: has 32 x 16 pixels; a mask must be as large as its picture, {picture}, which has "
-                            "32 x 32"),
-        (("--mask", grey), "mask: must hold nothing but 0 (keep) and 255 (draw anew), and 1,024 of 1,024 pixels are grey, "
-                           "such as 130"),
+        (("--mask", small), f"{small}: has 32 x 16 pixels; a mask must be as large as its picture, {picture}, which "
+                            "has 32 x 32"),
+        (("--mask", grey), "mask: must hold nothing but 0 (keep) and 255 (draw anew), and 1,024 of 1,024 pixels are "
+                           "grey, such as 130"),
         (("--mask", broken), f"{broken}: cannot be read as a picture: "),
         (("--mask", tmp_path / "none.png"), f"{tmp_path / 'none.png'}: no such file; give the path of a picture"),
         ((), "image: give mask or variation too, to say what is to be drawn anew"),

@@ -217,7 +217,8 @@ def folder_of_a_visual_tokenizer(tmp_path_factory: pytest.TempPathFactory, token
 def test_a_visual_tokenizer_does_not_draw_from_text(visual_tokenizer: Path) -> None:
     message = told(mmjax.load(visual_tokenizer).generate, PROMPTS)
     assert message == (
-        "codes: a model of kind visual_tokenizer does not draw from text; name a model of kind masked_generator or direct"
+        "codes: a model of kind visual_tokenizer does not draw from text; "
+        "name a model of kind masked_generator or direct"
     )
 
 
