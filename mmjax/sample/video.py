@@ -61,8 +61,8 @@ def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
                 frame.pts, frame.time_base = i, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-    except av.FFmpegError as error:
-        raise UserError(f"mp4: cannot be written: {error.strerror}; write a .gif") from error
+    except (av.FFmpegError, OverflowError) as error:  # such as for a frame rate that no codec can tell
+        raise UserError(f"mp4: cannot be written: {' '.join(str(error).split())}; write a .gif") from error
     return buffer.getvalue()
 
 
