@@ -204,7 +204,8 @@ def _predict(config: Config, predict: Callable[..., dict[str, jax.Array]]) -> Ca
         seeds = batch.get("seed", jnp.arange(len(codes), dtype=jnp.int32))
         everything = jnp.ones_like(codes, jnp.bool_)
         guidance = jnp.float32(config.sampling.guidance)
-        image = draw(params, frozen["tokenizer"], batch["text"], codes, everything, seeds, guidance)
+        text = batch["text"] if config.sampling.guidance > 0 else jnp.zeros_like(batch["text"])
+        image = draw(params, frozen["tokenizer"], text, codes, everything, seeds, guidance)
         return outputs | {"image": image}
 
     return drawn

@@ -141,8 +141,7 @@ def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
     _check_transformer(model, ("width", "heads", "layers", "text_layers", "unroll"))
     _not_below_0({"model.local_blocks": model.local_blocks})
     _need(
-        model.reference or config.objective.drop_reference == 0,
-        "objective.drop_reference: there is no reference to drop while model.reference is false",
+        config.objective.drop_reference == 0, "objective.drop_reference: a masked generator takes no reference picture"
     )
     tokenizer = config.tokenizer
     _need(

@@ -121,7 +121,6 @@ class MaskedGenerator:
         local_blocks: residual blocks of convolutions over the grid of visual tokens before the transformer. Small
             models learn sooner from them which tokens are neighbors.
         convolution: form of the convolutions, as in DirectGenerator.
-        reference: let a reference picture's tokens be further context.
         remat: compute each layer anew in the backward pass, to save memory.
         unroll: layers compiled one after the other in each turn of the loop over the layers: 1 compiles fastest, all of
             them run faster on a CPU.
@@ -135,7 +134,6 @@ class MaskedGenerator:
     text_layers: int = 4
     local_blocks: int = 0
     convolution: Literal["native", "matmul"] = "native"
-    reference: bool = False
     remat: bool = False
     unroll: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"

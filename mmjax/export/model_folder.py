@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from mmjax import models
 from mmjax.config import Config, VisualTokenizer, to_dict
 from mmjax.files import write_json
+from mmjax.models import visual_tokenizer
 from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
 
@@ -147,17 +148,17 @@ drawn = model.generate(["{prompt}"])  # uint8 {shape}""",
 
 
 def _tokenizer_card(config: Config) -> tuple[str, str]:
-    size = config.data.size
+    size, frames, grid = config.data.size, config.data.frames, visual_tokenizer.grid(config)
     assert isinstance(config.model, VisualTokenizer)
-    side, codes = size // 2 ** len(config.model.widths), math.prod(config.model.levels)
+    named, some = ("clips", f"clips of {frames} frames") if frames > 1 else ("pictures", "pictures")
     return (
-        f"A visual tokenizer of mmjax: pictures of {size} x {size} pixels to {side} x {side} codes, each one of "
-        f"{codes:,}, and back.",
+        f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {' x '.join(map(str, grid))} codes, each one "
+        f"of {math.prod(config.model.levels):,}, and back.",
         f"""import mmjax
 import numpy as np
 
 model = mmjax.load(".")
-pictures = np.zeros((1, {size}, {size}, 3), np.float32)  # -1 (black) to 1 (white)
-outputs = model.apply(model.params, image=pictures)
-codes, pictures_again = outputs["codes"], outputs["image"]  # int32 [1, {side * side}], float32 as the pictures""",
+{named} = np.zeros((1, {f"{frames}, " if frames > 1 else ""}{size}, {size}, 3), np.float32)  # -1 (black) to 1 (white)
+outputs = model.apply(model.params, image={named})
+codes, {named}_again = outputs["codes"], outputs["image"]  # int32 [1, {math.prod(grid)}], float32 as the {named}""",
     )
