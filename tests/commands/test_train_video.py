@@ -44,7 +44,7 @@ def write_split(folder: Path, count: int) -> None:
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def test_train_and_evaluate(tmp_path: Path, run: Run, mistake: Mistake) -> None:
+def test_trains_shows_clips_and_tells_what_is_wrong(tmp_path: Path, run: Run, mistake: Mistake) -> None:
     root, workdir = tmp_path / "clips", tmp_path / "run"
     write_split(root / "train", 8)
     write_split(root / "validation", 3)
@@ -53,7 +53,7 @@ def test_train_and_evaluate(tmp_path: Path, run: Run, mistake: Mistake) -> None:
         (root / "train" / "6" / frame).unlink()
     done = run("train", RECIPE, f"--config.data.root={root}", "--workdir", workdir)
     assert "8 examples, 4 steps" in done.stdout and "video_tokenizer: all steps done" in done.stdout
-    told = {line.partition("clips_folder: ")[2] for line in noise(done.stderr)}
+    told = {line.partition("clips_folder: ")[2].partition("; further")[0] for line in noise(done.stderr)}
     assert told == {
         "clip 2.mp4 cannot be read as a clip: Invalid data found when processing input and is masked out",
         "clip 6 ends early: it has 4 frames at 8 a second, and 5 are needed and is masked out",
@@ -66,10 +66,6 @@ def test_train_and_evaluate(tmp_path: Path, run: Run, mistake: Mistake) -> None:
         assert samples.size == (3 * 32, 2 * 32) and samples.n_frames > 1
     report = (workdir / "report.html").read_text(encoding="utf-8")
     assert len(re.findall("data:image/gif;base64,", report)) == 3 * 2 + 3 and "moving over kind 2" in report
-    expected = (workdir / "evaluation" / "4.json").read_text()
-    (workdir / "evaluation" / "4.json").unlink()
-    assert noise(run("evaluate", "--workdir", workdir).stderr) == []
-    assert (workdir / "evaluation" / "4.json").read_text() == expected
     (root / "train" / "captions.jsonl").unlink()
     line = mistake("train", RECIPE, f"--config.data.root={root}", "--workdir", tmp_path / "other")
     assert line.startswith(f"{root}/train/captions.jsonl: no such file; data.root must hold a folder for each split")
