@@ -42,6 +42,17 @@ VISUAL_TOKENIZER: dict[str, Any] = {
     "objective": {"terms": {"mean_squared_error": 1.0}},
     "train": {"steps": 7},
 }
+GENERATOR: dict[str, Any] = {
+    "name": "clips",
+    "data": {"size": 32, "frames": 5},
+    "text": {"length": 11, "vocabulary": 320},
+    "model": {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 2, "text_layers": 1},
+    "tokenizer": {**VISUAL_TOKENIZER, "data": {"size": 32, "frames": 5},
+                  "model": {**VISUAL_TOKENIZER["model"], "time_strides": [1, 2]}},
+    "objective": {"terms": {"masked_visual_modeling": 1.0}},
+    "sampling": {"steps": 2},
+    "train": {"steps": 7},
+}  # fmt: skip
 PROMPTS = ["a small red circle", "a large blue square", "a green triangle"]
 REFERENCE = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
 
@@ -230,7 +241,7 @@ def test_the_code_of_the_card_runs(folder: Path, visual_tokenizer: Path, monkeyp
     found: dict[str, Any] = {}
     monkeypatch.chdir(folder)
     exec(code_of_the_card(folder), found)
-    assert found["pictures"].shape == (1, 32, 32, 3) and found["pictures"].dtype == np.uint8
+    assert found["drawn"].shape == (1, 32, 32, 3) and found["drawn"].dtype == np.uint8
     assert "A direct generator of mmjax: text and a reference picture in" in (folder / "README.md").read_text()
     monkeypatch.chdir(visual_tokenizer)
     exec(code_of_the_card(visual_tokenizer), found)
@@ -239,6 +250,49 @@ def test_the_code_of_the_card_runs(folder: Path, visual_tokenizer: Path, monkeyp
     card = (visual_tokenizer / "README.md").read_text()
     assert "A visual tokenizer of mmjax: pictures of 32 x 32 pixels to 8 x 8 codes, each one of 15, and back" in card
     assert "int32 [1, 64]" in card
+
+
+def random_tree(config: Config) -> Params:
+    """Parameters that nothing was computed for."""
+    rng = np.random.default_rng(7)
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)
+
+
+def test_the_folder_of_a_masked_generator_holds_its_visual_tokenizer(
+    tmp_path: Path, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve(GENERATOR)
+    assert config.tokenizer is not None
+    ours, theirs = random_tree(config), random_tree(config.tokenizer)
+    folder = tmp_path / "model"
+    write_model_folder(folder, config, {**ours, "tokenizer": theirs}, tokenizer, 7, {})
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    found = mmjax.load(folder)
+    assert found.config == config
+    jax.tree.map(np.testing.assert_array_equal, (found.params, found.visual_tokenizer), (ours, theirs))
+    card = (folder / "README.md").read_text()
+    assert "A masked generator of mmjax: text in, a clip of 5 frames of 32 x 32 pixels out." in card
+    count = sum(leaf.size for leaf in jax.tree.leaves((ours, theirs)))
+    assert f"{count:,} parameters, 7 steps" in card
+    seen: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    exec(code_of_the_card(folder), seen)
+    assert seen["drawn"].shape == (1, 5, 32, 32, 3) and seen["drawn"].dtype == np.uint8
+    write_model_folder(folder, config, ours, tokenizer, 7, {})
+    assert "has no parameter tokenizer/" in told(mmjax.load, folder)
+
+
+def test_the_card_of_a_tokenizer_of_clips(tmp_path: Path, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(GENERATOR).tokenizer
+    assert config is not None
+    write_model_folder(tmp_path / "model", config, random_tree(config), tokenizer, 7, {})
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "clips of 5 frames of 32 x 32 pixels to 3 x 8 x 8 codes, each one of 15, and back" in card
+    seen: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path / "model")
+    exec(code_of_the_card(tmp_path / "model"), seen)
+    assert seen["codes"].shape == (1, 192) and seen["clips_again"].shape == (1, 5, 32, 32, 3)
 
 
 def test_a_step_is_of_a_workdir_and_a_workdir_may_have_none_yet(
