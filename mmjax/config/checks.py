@@ -116,8 +116,8 @@ def _check_adversarial(config: Config) -> None:
         without = " without perceptual.weights" if name == "perceptual" else ""
         _need(
             isinstance(config.model, VisualTokenizer),
-            f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer has "
-            f"and not {config.model.kind}",
+            f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer has, "
+            f"not {config.model.kind}",
         )
     _need(
         len(terms) < len(config.objective.terms),

@@ -85,8 +85,8 @@ def token_address(params: Params, tokenizer: Config, config: Config, split: Spli
     """
     data, model = to_dict(config.data), to_dict(tokenizer.model)
     scenes, training = data["source"] == "scenes", split == "train"
-    unused = {"root", "shuffle_buffer", "evaluation_examples"}
-    unused |= {"evaluation_split"} if training else {"train_split", "flip"}
+    unused = {"root", "shuffle_buffer"}
+    unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
     model.pop("convolution", None)  # the same values

@@ -15,7 +15,7 @@ from safetensors import numpy as safetensors
 from tqdm import tqdm
 
 from mmjax.config import Config
-from mmjax.data.pipeline import in_background, make_reading, report_rejected
+from mmjax.data.pipeline import evaluation_size, in_background, make_reading, report_rejected
 from mmjax.data.source import Rows, Source
 from mmjax.data.tokens import INDEX, KEPT, UNFINISHED, Index, Shard, Shards, Split, check_address, damages, read_index
 from mmjax.files import write_file, write_json
@@ -56,7 +56,7 @@ def write_tokens(
             data set changes or ends while it is read.
     """
     training = split == "train"
-    size, views = source.size, config.tokens.views if training else 1
+    size, views = (source.size, config.tokens.views) if training else (evaluation_size(source, config), 1)
     index = _begin(folder, address, source, size, views)
     done, total = sum(shard.positions for shard in index.shards), size * views
     if done == total and (folder / INDEX).exists():

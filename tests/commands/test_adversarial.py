@@ -97,7 +97,7 @@ def test_a_file_of_weights_needs_no_discriminator_for_its_term():
         (
             {"model": {"kind": "direct"}},
             "objective.terms.perceptual: needs a discriminator without perceptual.weights, which only "
-            "model.kind=visual_tokenizer is trained against, not direct",
+            "model.kind=visual_tokenizer has, not direct",
         ),
         (
             {"model": {"kind": "direct"}, "objective": {"terms": {"mean_squared_error": 1.0, "feature_matching": 1.0}}},

@@ -49,7 +49,9 @@ def test_help_says_how_pictures_are_put_together(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "all pictures, or an mp4 or GIF with all clips, up to 8 in a row; with {} in its name a file for each" in text
+    assert (
+        "all pictures, or an mp4 or GIF with all clips, up to 8 in a row; with {} in its name a file for each" in text
+    )
 
 
 def test_a_drawn_picture_is_a_reference(model: Path, tmp_path: Path) -> None:

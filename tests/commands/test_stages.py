@@ -152,7 +152,7 @@ def test_another_tokenizer_is_refused(two_stages: Path, another: Path, tmp_path:
     before = (two_stages / "config.json").read_bytes()
     command = ("train", RECIPE, "--workdir", two_stages)
     line = mistake(*command, f"--config.tokens.tokenizer={another}")
-    assert line == f"--workdir {two_stages}: has another visual tokenizer than {another}; name another workdir"
+    assert line == f"--workdir {two_stages}: has another visual tokenizer than {another}; name another one"
     line = mistake(*command, "--config.tokenizer.model.levels=8,5")
     assert line.startswith(
         f"--workdir {two_stages}: holds another recipe: tokenizer.model.levels was [8, 6, 5] and now"
@@ -160,7 +160,7 @@ def test_another_tokenizer_is_refused(two_stages: Path, another: Path, tmp_path:
     half = shutil.copytree(two_stages / "tokenizer", tmp_path / "half" / "tokenizer")
     shutil.rmtree(half / "checkpoints")
     line = mistake("train", RECIPE, f"--config.tokens.tokenizer={another}", "--workdir", half.parent)
-    assert line == f"--workdir {half.parent}: has another visual tokenizer than {another}; name another workdir"
+    assert line == f"--workdir {half.parent}: has another visual tokenizer than {another}; name another one"
     assert (two_stages / "config.json").read_bytes() == before and not (half.parent / "tokens").exists()
 
 

@@ -14,6 +14,7 @@ from runs import Mistake, Run, committed, figures, noise
 pytest.importorskip("tensorflow")
 
 RECIPE = "--config=configs/coco_direct.py:tiny"
+MASKED = "--config=configs/coco_masked.py:tiny"
 
 
 def jpeg(number: int, mode: str = "RGB") -> bytes:
@@ -90,6 +91,21 @@ def test_evaluate_export_and_generate(workdir: Path, root: Path, tmp_path: Path,
     line = mistake("generate", "--model", workdir, "--prompt", "x", "--reference", broken, "--out", tmp_path / "d.png")
     assert line == f"{broken}: not a picture; JPEG, PNG, GIF, BMP and WebP can be read"
     assert not (tmp_path / "d.png").exists()
+
+
+def test_a_masked_generator_on_the_codes_of_the_folder(root: Path, tmp_path: Path, run: Run) -> None:
+    """Two views of each picture are encoded once; those that cannot be read are left out here and there."""
+    done = run("train", MASKED, f"--config.data.root={root}", "--workdir", tmp_path / "run")
+    assert "coco_masked-tokenizer: all steps done" in done.stdout and "coco_masked: all steps done" in done.stdout
+    told = [line for line in noise(done.stderr) if "JPEG library" not in line]
+    assert all(line.startswith("mmjax: ") for line in told)
+    assert "mmjax: coco_folder: 000000000008.jpg could not be read when the tokens were made and is masked out" in told
+    index = json.loads((tmp_path / "run" / "tokens" / "train" / "index.json").read_text())
+    assert (index["size"], index["views"], index["source"]) == (8, 2, "coco_folder")
+    for folder in (tmp_path / "run" / "tokenizer", tmp_path / "run"):
+        rows = figures(folder)
+        assert [row["rejected_pictures"] for row in rows if row["split"] == "train"] == [2.0] * 4
+        assert [row["step"] for row in rows if row["split"] == "evaluation"] == [2, 4]
 
 
 def test_a_folder_that_is_half_there(root: Path, tmp_path: Path, mistake: Mistake) -> None:

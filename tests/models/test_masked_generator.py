@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import Config, resolve
+from mmjax.config import Config, Mesh, resolve
 from mmjax.models import masked_generator
 from mmjax.nn import fsq
 from mmjax.nn.transformer import Block, Stack
@@ -91,9 +91,13 @@ def test_the_parameters_suit_any_grid(config: Config, params: Any) -> None:
     assert logits(larger, params, codes=codes, masked=codes == 0).shape == (2, 7, 7, 15)
 
 
-def test_every_parameter_has_a_place_on_the_mesh(config: Config, params: Any) -> None:
-    mesh = make_mesh(resolve(RECIPE | {"mesh": {"data": 2, "fsdp": 2, "model": 2}}).mesh)
-    shardings = match_rules(jax.eval_shape(lambda: params), models.sharding_rules(config), mesh)
+@pytest.mark.parametrize("local_blocks", [0, 1])
+def test_every_parameter_has_a_place_on_the_mesh(local_blocks: int) -> None:
+    tokenizer = TOKENIZER | {"model": TOKENIZER["model"] | {"levels": [5, 4]}}
+    model = RECIPE["model"] | {"local_blocks": local_blocks}
+    config = resolve(RECIPE | {"tokenizer": tokenizer, "model": model})
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
+    shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
     split = [s for s in jax.tree.leaves(shardings) if any(axis is not None for axis in s.spec)]
     assert len(split) > 20
 

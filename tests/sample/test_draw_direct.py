@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmjax.sample.direct import CHUNK, draw
+from mmjax.sample.chunks import CHUNK
+from mmjax.sample.direct import draw
 
 
 @pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
