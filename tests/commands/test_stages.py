@@ -214,12 +214,13 @@ def test_encoded_once_the_data_set_is_not_needed(two_stages: Path, monkeypatch: 
     assert (training.size, held_out.size) == (64, 16)
 
 
-def test_a_damaged_cache_is_told_and_prepared_again(copy: Path, mistake: Mistake, run: Run) -> None:
+def test_a_damaged_cache_is_told_and_prepared_again(copy: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     expected = shards(copy / "tokens")
     shard = next((copy / "tokens" / "train").glob("*.safetensors"))
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    line = mistake("train", RECIPE, "--workdir", copy)
-    assert line == f"{shard}: its bytes are not those that were written; run mmjax prepare to encode it again"
+    assert main(["train", RECIPE, f"--workdir={copy}"]) == 2
+    told = "its bytes are not those that were written; run mmjax prepare to encode it again"
+    assert capsys.readouterr().err == f"mmjax: {shard}: {told}\n"
     run("prepare", RECIPE, "--workdir", copy)
     assert shards(copy / "tokens") == expected and shard.read_bytes() == content
