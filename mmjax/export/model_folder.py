@@ -152,8 +152,8 @@ def _tokenizer_card(config: Config) -> tuple[str, str]:
     assert isinstance(config.model, VisualTokenizer)
     named, some = ("clips", f"clips of {frames} frames") if frames > 1 else ("pictures", "pictures")
     return (
-        f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {' x '.join(map(str, grid))} codes, each one "
-        f"of {math.prod(config.model.levels):,}, and back.",
+        f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {' x '.join(map(str, grid))} codes, each "
+        f"one of {math.prod(config.model.levels):,}, and back.",
         f"""import mmjax
 import numpy as np
 
