@@ -220,7 +220,10 @@ def _stream(container: Any) -> Any:
 
 
 def _decoded(container: Any, start: float) -> Iterator[tuple[float, float, Any]]:
-    """Frames with the times from when until when they are shown; sought by the last key frame at or before `start`."""
+    """Frames with the times from when until when they are shown, from the last key frame at or before `start` on.
+
+    None where the file refuses to be sought in.
+    """
     import av
 
     stream = _stream(container)
@@ -228,8 +231,11 @@ def _decoded(container: Any, start: float) -> Iterator[tuple[float, float, Any]]
     unit, origin = stream.time_base, stream.start_time or 0
     duration = 1 / stream.average_rate if stream.average_rate else DEFAULT_DURATION
     held: tuple[float, Any] | None = None
-    if start > 0:
-        container.seek(origin + int(start / unit), stream=stream)
+    try:
+        if start > 0:
+            container.seek(origin + int(start / unit), stream=stream)
+    except av.FFmpegError:
+        return
     try:
         for frame in container.decode(stream):
             if frame.is_corrupt:

@@ -32,7 +32,7 @@ def write(folder: Path, name: str, frames: int, frame_rate: float = 8.0) -> Path
     return write_clip(folder / name, moving(frames), frame_rate, codec)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "a.ts"])  # where a seek ends behind the place asked for
 def test_frames_are_those_shown_at_evenly_spaced_times(name: str, tmp_path: Path) -> None:
     path = write(tmp_path, name, 23)
     assert taken(path, 7, 8.0, 0.0) == list(range(7))
@@ -44,6 +44,27 @@ def test_frames_are_those_shown_at_evenly_spaced_times(name: str, tmp_path: Path
     assert taken(path, 7, 8.0, 0.5) == list(range(8, 15))
     near_the_end = taken(path, 7, 8.0, 0.9)
     assert np.diff(near_the_end).tolist() == [1] * 6 and near_the_end[0] == 15  # of 0 ... 16
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_only_what_is_near_is_decoded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key frames come every fifth frame."""
+    path = write(tmp_path, name, 23)
+    decoded = []
+    original = clip_module._decoded
+
+    def counting(*arguments):
+        for frame in original(*arguments):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr(clip_module, "_decoded", counting)
+    assert taken(path, 3, 8.0, 1.0) == [20, 21, 22] and len(decoded) <= 6
+
+
+def test_a_file_that_cannot_be_sought_in_is_read_from_its_start(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.h264", 23, 25.0)  # which has no times at all; 25 frames a second are assumed
+    assert taken(path, 3, 25.0, 1.0) == [20, 21, 22]
 
 
 @pytest.mark.parametrize("frame_rate", [24000 / 1001, 30.0, 12.5])
