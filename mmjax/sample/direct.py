@@ -1,8 +1,8 @@
 """Drawing with the direct generator: one pass, no randomness."""
 
 from collections.abc import Callable
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -26,7 +26,7 @@ def draw(
     """
     seen = {"text": text} if reference is None else {"text": text, "reference": reference}
 
-    def image(*values: np.ndarray) -> jax.Array:
+    def image(*values: np.ndarray) -> Any:
         return apply(params, **dict(zip(seen, values, strict=True)))["image"]
 
     return to_uint8(in_chunks(image, *seen.values()))
