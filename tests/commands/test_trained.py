@@ -158,7 +158,7 @@ def test_evaluate_tells_what_is_wrong(workdir: Path, model: Path, tmp_path: Path
 def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(workdir: Path, tmp_path: Path, run: Run) -> None:
     copy = shutil.copytree(workdir, tmp_path / "copy")
     for path in (copy / "checkpoints" / "4" / "state" / "ocdbt.process_0" / "d").iterdir():
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 50])  # what is read lies anywhere
     lines = noise(run("export", "--workdir", copy, "--out", tmp_path / "m", status=2).stderr)
     assert len(lines) == 1 and lines[0].startswith(f"mmjax: {copy / 'checkpoints'}/4: cannot be restored: ")
     assert main(["export", f"--workdir={copy}", f"--out={tmp_path / 'm'}", "--step=2"]) == 0
