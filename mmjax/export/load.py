@@ -58,8 +58,8 @@ class GenerativeModel:
         guidance: float | None = None,
         reference: Float[np.ndarray, "n y x 3"] | UInt8[np.ndarray, "n y x 3"] | None = None,
         *,
-        image: Shaped[np.ndarray, "n *pixels 3"] | None = None,
-        mask: Shaped[np.ndarray, "n *pixels"] | None = None,
+        image: Shaped[np.ndarray, "n *given 3"] | None = None,
+        mask: Shaped[np.ndarray, "n *masked"] | None = None,
         variation: float | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "n *pixels 3"]:
