@@ -68,8 +68,8 @@ def check(config: Config) -> None:
     _above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
     _check_adversarial(config)
     _need(
-        optimizer.weight_decay == 0 or optimizer.name == "adamw",
-        "optimizer.weight_decay: is for optimizer.name=adamw; adam has none",
+        optimizer.weight_decay == 0 or optimizer.name != "adam",
+        "optimizer.weight_decay: is for optimizer.name=adamw or muon; adam has none",
     )
     _need(
         text.vocabulary >= 300,
@@ -102,6 +102,7 @@ def check(config: Config) -> None:
         f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
     )
     _check_corruption(config)
+    _check_reference(config)
     if isinstance(config.model, DirectGenerator):
         _check_direct(config, config.model)
     elif isinstance(config.model, VisualTokenizer):
@@ -141,7 +142,9 @@ def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
     _check_transformer(model, ("width", "heads", "layers", "text_layers", "unroll"))
     _not_below_0({"model.local_blocks": model.local_blocks})
     _need(
-        config.objective.drop_reference == 0, "objective.drop_reference: a masked generator takes no reference picture"
+        config.objective.drop_reference == 0 or config.reference is not None or bool(config.tokens.reference),
+        "objective.drop_reference: there is no reference to drop without the visual tokenizer of one, as in "
+        "--config.tokens.reference=WORKDIR",
     )
     tokenizer = config.tokenizer
     _need(
@@ -158,6 +161,39 @@ def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
     for name in ("size", "frames"):
         ours, theirs = getattr(config.data, name), getattr(tokenizer.data, name)
         _need(ours == theirs, f"data.{name}: {ours}, but the visual tokenizer was made for {theirs}")
+
+
+def _check_reference(config: Config) -> None:
+    named, reference = config.tokens.reference, config.reference
+    if reference is None and not named:
+        return
+    name = "tokens.reference" if named else "reference"
+    _need(
+        isinstance(config.model, MaskedGenerator),
+        f"{name}: is for model.kind=masked_generator, not {config.model.kind}",
+    )
+    if reference is None:
+        return
+    _need(
+        isinstance(reference.model, VisualTokenizer),
+        f"reference.model.kind: must be visual_tokenizer, not {reference.model.kind}",
+    )
+    _need(
+        reference.data.size <= config.data.size,
+        f"reference.data.size: {reference.data.size} is larger than data.size, {config.data.size}; a reference is the "
+        "picture itself or a smaller one",
+    )
+    _need(
+        reference.data.frames == config.data.frames,
+        f"reference.data.frames: must be data.frames, {config.data.frames}, not {reference.data.frames}",
+    )
+    if config.tokenizer is not None:
+        strides = [getattr(part.model, "time_strides", ()) for part in (config.tokenizer, reference)]
+        _need(
+            bool(strides[0]) == bool(strides[1]),
+            f"reference.model.time_strides: {list(strides[1])} does not go with those of the visual tokenizer, "
+            f"{list(strides[0])}; both or neither must code frames",
+        )
 
 
 def _check_transformer(model: DirectGenerator | MaskedGenerator, positive: tuple[str, ...]) -> None:

@@ -113,7 +113,8 @@ class VisualTokenizer:
 
 @dataclass(frozen=True)
 class MaskedGenerator:
-    """The masked generator: a transformer over visual tokens that cross-attends to the text.
+    """The masked generator: a transformer over visual tokens that cross-attends to the text and, where the recipe has a
+    `reference`, to the visual tokens of a reference picture.
 
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
@@ -214,11 +215,14 @@ class Tokens:
     Attributes:
         tokenizer: workdir or model folder of a trained visual tokenizer; "": `tokenizer`, the recipe's own, is trained
             first, in WORKDIR/tokenizer.
+        reference: the same for the tokenizer of the reference pictures, the recipe's own `reference`. A model that was
+            trained with a visual tokenizer stands for that tokenizer.
         cache: folder of the encoded data set; "" takes WORKDIR/tokens.
         views: how many crops and flips of each training picture are encoded.
     """
 
     tokenizer: str = ""
+    reference: str = ""
     cache: str = ""
     views: int = 1
 
@@ -257,15 +261,17 @@ class Optimizer:
     """Gradient descent.
 
     Attributes:
-        name: "adam", or "adamw" with weight_decay (on matrices and kernels only).
+        name: "adam", or "adamw" with weight_decay (on matrices and kernels only), or "muon" (Jordan et al. 2024) on
+            kernels with Adam on all else, which learns more a step and costs more of it; weight_decay on kernels only.
         learning_rate: the peak; kept ("constant") or brought down to 0 ("cosine", "linear")
-            after warmup_steps.
+            after warmup_steps. Muon takes several times that of Adam.
+        b1, b2: of Adam.
         clip: largest global norm of the gradient; 0 does not clip.
         accumulate: the batch is computed in so many parts, one after the other, to save memory.
         ema: decay of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
     """
 
-    name: Literal["adam", "adamw"] = "adam"
+    name: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = 0
@@ -328,7 +334,8 @@ class Evaluate:
 class Config:
     """A whole recipe.
 
-    `tokenizer` is the recipe of a masked generator's visual tokenizer.
+    `tokenizer` is the recipe of a masked generator's visual tokenizer, `reference` that of the visual tokenizer of the
+    reference pictures it looks at: the pictures themselves, brought to its data.size.
     """
 
     name: str = ""
@@ -337,6 +344,7 @@ class Config:
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=DirectGenerator)
     tokenizer: "Config | None" = None
+    reference: "Config | None" = None
     tokens: Tokens = field(default_factory=Tokens)
     sampling: Sampling = field(default_factory=Sampling)
     objective: Objective = field(default_factory=Objective)

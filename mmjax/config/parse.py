@@ -71,21 +71,24 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = Non
 
 
 def _completed(config: Config, default_name: str) -> Config:
-    """The recipe, and that of its tokenizer, checked and with what follows from other fields filled in."""
+    """The recipe, and those of its tokenizers, checked and with what follows from other fields filled in."""
     if not config.name:
         config = dataclasses.replace(config, name=default_name)
     if not config.data.resize:
         data = dataclasses.replace(config.data, resize=round(config.data.size * 256 / 224))
         config = dataclasses.replace(config, data=data)
-    if config.tokenizer is not None:
-        tokenizer = config.tokenizer
-        if not tokenizer.data.root:  # named once for both
-            root = dataclasses.replace(tokenizer.data, root=config.data.root)
-            tokenizer = dataclasses.replace(tokenizer, data=root)
+    for part in ("tokenizer", "reference"):
+        theirs = getattr(config, part)
+        if theirs is None:
+            continue
+        if not theirs.data.root:  # named once for all
+            root = dataclasses.replace(theirs.data, root=config.data.root)
+            theirs = dataclasses.replace(theirs, data=root)
         try:
-            config = dataclasses.replace(config, tokenizer=_completed(tokenizer, f"{config.name}-tokenizer"))
+            completed: dict[str, Any] = {part: _completed(theirs, f"{config.name}-{part}")}
         except UserError as error:
-            raise UserError(f"tokenizer.{error}") from None
+            raise UserError(f"{part}.{error}") from None
+        config = dataclasses.replace(config, **completed)
     check(config)
     return config
 

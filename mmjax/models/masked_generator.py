@@ -1,7 +1,8 @@
 """The masked generator: a transformer that fills in visual tokens, looking at the text and at the tokens it has.
 
 After MaskGIT (Chang et al. 2022, arXiv:2202.04200) and Muse (Chang et al. 2023, arXiv:2301.00704). Generating,
-inpainting, the next frames: all are choices of which tokens are masked.
+inpainting, the next frames: all are choices of which tokens are masked. Looking at the tokens of the same picture at
+fewer pixels as well, it is the super-resolution stage of Muse (section 2.4).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from mmjax.config import Config, fields
 from mmjax.models import visual_tokenizer
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.nn import fsq
-from mmjax.nn.positions import sine_positions
+from mmjax.nn.positions import sine_positions, sines_at
 from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, Params
@@ -38,11 +39,11 @@ _RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"text/.*mlp_in/bias", ("model",)),
     (r"text/.*mlp_out/kernel", ("model", "fsdp")),
     (r"text/table", ("model", "fsdp")),
-    (r"codes/table", ("model", "fsdp")),
-    (r"codes/digit_\d+", (None, "fsdp")),
+    (r"(reference_)?codes/table", ("model", "fsdp")),
+    (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
     (r"position_\d+/kernel", (None, "fsdp")),
     (r"head/kernel", ("fsdp", "model")),
-    (r"mask", ("fsdp",)),
+    (r"mask|reference_mark", ("fsdp",)),
     (r".*(bias|scale)", (None,)),
 )
 
@@ -51,16 +52,25 @@ def build(config: Config) -> "MaskedGenerator":
     assert isinstance(config.model, fields.MaskedGenerator)
     assert config.tokenizer is not None and isinstance(config.tokenizer.model, fields.VisualTokenizer)
     grid = visual_tokenizer.grid(config.tokenizer)
-    return MaskedGenerator(config.model, config.text.vocabulary, config.tokenizer.model.levels, grid)
+    reference: tuple[int, ...] = ()
+    if config.reference is not None:
+        assert isinstance(config.reference.model, fields.VisualTokenizer)
+        reference = config.reference.model.levels
+    return MaskedGenerator(config.model, config.text.vocabulary, config.tokenizer.model.levels, grid, reference)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     assert config.tokenizer is not None
     grid = visual_tokenizer.grid(config.tokenizer)
+    reference = {}
+    if config.reference is not None:
+        theirs = visual_tokenizer.grid(config.reference)
+        reference = {"reference_codes": jax.ShapeDtypeStruct((1, *theirs), jnp.int32)}
     return {
         "text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32),
         "codes": jax.ShapeDtypeStruct((1, *grid), jnp.int32),
         "masked": jax.ShapeDtypeStruct((1, *grid), jnp.bool_),
+        **reference,
     }
 
 
@@ -76,9 +86,10 @@ class Functions:
     """What sampling needs of a generator and its visual tokenizer.
 
     Attributes:
-        context: (params, text) -> features and their mask.
+        context: (params, text, **reference) -> features and their mask; see MaskedGenerator.context.
         logits: (params, codes, masked, *context) -> logits of every code.
         encode: (tokenizer's params, pictures or clips) -> grids of codes.
+        encode_reference: (reference tokenizer's params, pictures or clips of any size) -> grids of its codes.
         decode: (tokenizer's params, codes) -> pictures or clips.
         grid: shape of an example's codes.
     """
@@ -86,6 +97,7 @@ class Functions:
     context: Callable[..., Any]
     logits: Callable[..., jax.Array]
     encode: Callable[..., jax.Array]
+    encode_reference: Callable[..., jax.Array] | None
     decode: Callable[..., jax.Array]
     grid: tuple[int, ...]
 
@@ -106,10 +118,23 @@ def functions(config: Config) -> Functions:
         scores: jax.Array = generator.apply({"params": params}, *seen, method="logits")  # type: ignore[assignment]
         return scores
 
-    def context(params: Params, text: jax.Array) -> Any:
-        return generator.apply({"params": params}, text, method="context")
+    def context(params: Params, text: jax.Array, **reference: jax.Array) -> Any:
+        return generator.apply({"params": params}, text, **reference, method="context")
 
-    return Functions(context, logits, encode, decode, visual_tokenizer.grid(config.tokenizer))
+    encode_reference = None if config.reference is None else _encode_reference(config.reference)
+    return Functions(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
+
+
+def _encode_reference(config: Config) -> Callable[..., jax.Array]:
+    tokenizer, size = visual_tokenizer.build(config), config.data.size
+
+    def encode(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
+        # Triangle filter with antialias, as all pictures are resized.
+        resized = jax.image.resize(image, (*image.shape[:-3], size, size, image.shape[-1]), "linear")
+        codes: jax.Array = tokenizer.apply({"params": params}, resized, method="encode")  # type: ignore[assignment]
+        return codes
+
+    return encode
 
 
 class CodeTable(nn.Module):
@@ -141,12 +166,14 @@ class MaskedGenerator(nn.Module):
         vocabulary: number of text token ids.
         levels: of the visual tokenizer's quantization.
         grid: of the codes, (rows, columns) or (frames, rows, columns).
+        reference_levels: of the quantization of the reference's visual tokenizer; (): takes no reference.
     """
 
     model: fields.MaskedGenerator
     vocabulary: int
     levels: Sequence[int]
     grid: Sequence[int]
+    reference_levels: Sequence[int] = ()
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
@@ -160,6 +187,10 @@ class MaskedGenerator(nn.Module):
         self.head = nn.Dense(m.width, dtype=dtype)
         self.head_norm = nn.LayerNorm(dtype=FLOAT32)
         self.bias = self.param("bias", nn.initializers.zeros, (fsq.size(self.levels),))
+        if self.reference_levels:
+            self.reference_codes = CodeTable(self.reference_levels, m.width)
+            self.reference_mark = self.param("reference_mark", nn.initializers.normal(0.5), (m.width,))
+            self.reference_norm = nn.LayerNorm(dtype=FLOAT32)
 
     def __call__(
         self,
@@ -168,6 +199,8 @@ class MaskedGenerator(nn.Module):
         masked: Bool[Array, "b *grid"],
         text_mask: Bool[Array, "b"] | None = None,
         hidden_text: Int[Array, "b t"] | None = None,
+        reference_codes: Int[Array, "b *reference"] | None = None,
+        reference_mask: Bool[Array, "b"] | None = None,
     ) -> dict[str, Any]:
         """Logits of all codes, and of all words where a text with hidden words is given.
 
@@ -177,12 +210,14 @@ class MaskedGenerator(nn.Module):
             masked: the places to fill in.
             text_mask: False where an example has no text; None: all have one.
             hidden_text: the text with some tokens hidden, to be filled in.
+            reference_codes, reference_mask: see context.
 
         Returns:
             {"logits": float32 [b, *grid, codes]} and, with hidden_text, {"text_logits": float32 [b, t, vocabulary]}.
         """
         given = text if text_mask is None else jnp.where(text_mask[:, None], text, 0)
-        outputs = {"logits": self.logits(codes, masked, *self.context(given))}
+        context = self.context(given, reference_codes, reference_mask)
+        outputs = {"logits": self.logits(codes, masked, *context)}
         if hidden_text is not None:
             features, _ = self.text(hidden_text)
             table = self.text.variables["params"]["table"]
@@ -190,10 +225,33 @@ class MaskedGenerator(nn.Module):
             outputs["text_logits"] = features.astype(jnp.float32) @ table.T * scale
         return outputs
 
-    def context(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
-        """What the visual tokens look at: the text's features, and where there are any."""
-        features: tuple[jax.Array, jax.Array] = self.text(text)
-        return features
+    def context(
+        self,
+        text: Int[Array, "b t"],
+        reference_codes: Int[Array, "b *reference"] | None = None,
+        reference_mask: Bool[Array, "b"] | None = None,
+    ) -> tuple[Float[Array, "b s d"], Bool[Array, "b 1 1 s"]]:
+        """What the visual tokens look at: the features of the text, then those of the reference, and where any are.
+
+        Args:
+            reference_codes: of the reference picture or clip, by its own visual tokenizer.
+            reference_mask: False where an example's reference is withheld; None: all are seen.
+        """
+        features, mask = self.text(text)
+        if reference_codes is None:
+            return features, mask
+        reference = self._reference(reference_codes).astype(features.dtype)
+        shown = jnp.ones(text.shape[:1], jnp.bool_) if reference_mask is None else reference_mask
+        seen = jnp.broadcast_to(shown[:, None, None, None], (*mask.shape[:-1], reference.shape[1]))
+        return jnp.concatenate([features, reference], axis=1), jnp.concatenate([mask, seen], axis=-1)
+
+    def _reference(self, codes: Int[Array, "b *reference"]) -> Float[Array, "b r d"]:
+        """The features of a reference: its codes' vectors and positions, which are those of the grid to fill in."""
+        width = self.model.width
+        x = self.reference_codes()[codes] + self.reference_mark.reshape(*(1,) * codes.ndim, width)
+        for axis, (project, ours, theirs) in enumerate(zip(self.position, self.grid, codes.shape[1:], strict=True)):
+            x += _along(project(sines_at(_places(ours, theirs, axis == len(self.grid) - 3), width)), axis, codes.ndim)
+        return self.reference_norm(x.reshape(len(codes), -1, width))
 
     def logits(
         self,
@@ -207,8 +265,7 @@ class MaskedGenerator(nn.Module):
         everywhere = (1,) * codes.ndim
         x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), table[codes])
         for axis, project in enumerate(self.position):
-            along = project(sine_positions(sides[axis], m.width))
-            x += along.reshape(1, *(n if i == axis else 1 for i, n in enumerate(sides)), m.width)
+            x += _along(project(sine_positions(sides[axis], m.width)), axis, codes.ndim)
         x = x.astype(jnp.dtype(m.dtype))
         for block in self.local:
             x = block(x)
@@ -217,3 +274,21 @@ class MaskedGenerator(nn.Module):
         x = self.head_norm(nn.gelu(self.head(x)).astype(jnp.float32)).astype(jnp.dtype(m.dtype))
         flat = x.reshape(-1, m.width) @ (table * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
         return flat.astype(jnp.float32).reshape(*codes.shape, -1) + self.bias.reshape(*everywhere, -1)
+
+
+def _along(vectors: Float[Array, "n d"], axis: int, rank: int) -> Float[Array, "*ones d"]:
+    """A vector for each place along an axis of the grid, for an array [b, *grid, d]; `rank` is that of [b, *grid]."""
+    shape = [1] * rank
+    shape[axis + 1] = len(vectors)
+    return vectors.reshape(*shape, -1)
+
+
+def _places(ours: int, theirs: int, time: bool) -> Float[np.ndarray, "n"]:
+    """Where the `theirs` places of the reference lie among our own, along an axis.
+
+    Rows and columns are equal parts of the picture, so their centers are matched. The first frame is coded on its own,
+    so first and last are matched in time.
+    """
+    if time:
+        return np.arange(theirs) * ((ours - 1) / max(theirs - 1, 1))
+    return (np.arange(theirs) + 0.5) * (ours / theirs) - 0.5

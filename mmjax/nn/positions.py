@@ -2,10 +2,15 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 def sine_positions(length: int, width: int) -> Float[Array, "t d"]:
+    """The positions 0, 1, 2 ... of a sequence; see sines_at."""
+    return sines_at(np.arange(length), width)
+
+
+def sines_at(positions: Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t d"]:
     """Vaswani et al. 2017, section 3.5: sin and cos of t / 10000 ** (2 i / d), halves side by side.
 
     Raises:
@@ -14,7 +19,7 @@ def sine_positions(length: int, width: int) -> Float[Array, "t d"]:
     if width % 2:
         raise ValueError(f"sine positions need an even width, not {width}")
     frequency = 10_000.0 ** (-np.arange(0, width, 2) / width)
-    angle = np.arange(length)[:, None] * frequency
+    angle = positions[:, None] * frequency
     return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=-1), jnp.float32)
 
 

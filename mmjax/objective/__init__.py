@@ -67,7 +67,7 @@ class Objective:
             seen["masked"] = masking.mask_codes(batch["codes"], jax.random.fold_in(key, 1), self.mask_schedule)
         if "masked_language_modeling" in self.weights:
             seen["hidden_text"] = masking.hide_words(batch["text"], jax.random.fold_in(key, 2), self.text_mask)
-        if rng is not None and "reference" in seen and self.drop_reference > 0:
+        if rng is not None and {"reference", "reference_codes"} & seen.keys() and self.drop_reference > 0:
             seen["reference_mask"] = jax.random.uniform(rng, batch["mask"].shape) >= jnp.float32(self.drop_reference)
         if rng is not None and self.corrupt_codes > 0:
             seen["corrupt"] = (jax.random.fold_in(key, 4), self.corrupt_codes)

@@ -51,6 +51,9 @@ class Decoding:
 def make_draw(functions: Any, decoding: Decoding) -> Callable[..., jax.Array]:
     """The pure function draw(params, tokenizer_params, text, codes, masked, seeds, guidance) -> pictures, not compiled.
 
+    What else it is given, by name and an array of b rows each, is handed to `context` with the text. Guidance is away
+    from no text, not from none of that: both halves see it.
+
     Args:
         functions: of the model and its visual tokenizer: context(params, text) gives what the visual tokens look at,
             logits(params, codes, masked, *context) those of every code, and decode(tokenizer_params, codes) pictures.
@@ -64,9 +67,11 @@ def make_draw(functions: Any, decoding: Decoding) -> Callable[..., jax.Array]:
         masked: Bool[Array, "b *grid"],
         seeds: Int[Array, "b"],
         guidance: Float[Array, ""],
+        **given: jax.Array,
     ) -> Float[Array, "b *pixels c"]:
         texts = jnp.concatenate([text, jnp.zeros_like(text)]) if decoding.guided else text
-        seen = functions.context(params, texts)
+        both = {name: jnp.concatenate([x, x]) if decoding.guided else x for name, x in given.items()}
+        seen = functions.context(params, texts, **both)
 
         def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
             scored: jax.Array = functions.logits(params, codes, masked, *seen)

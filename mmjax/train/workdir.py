@@ -33,6 +33,7 @@ _FREE = (
     "train.wandb_project",
     "sampling.",
     "tokens.tokenizer",
+    "tokens.reference",
     "tokens.cache",
 )
 # What may be another for evaluating than it was for training.
@@ -92,7 +93,7 @@ def check_recipe(workdir: Path, config: Config) -> None:
     if not (workdir / "config.json").exists():
         return
     old, new = to_dict(read_recipe(workdir)), to_dict(config)
-    changed = [(n, a, b) for n, a, b in differences(old, new) if not n.removeprefix("tokenizer.").startswith(_FREE)]
+    changed = [(n, a, b) for n, a, b in differences(old, new) if not _without_part(n).startswith(_FREE)]
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)
@@ -101,6 +102,11 @@ def check_recipe(workdir: Path, config: Config) -> None:
         listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(f"--workdir {workdir}: holds another recipe: {listed}{more}; name another --workdir")
+
+
+def _without_part(name: str) -> str:
+    """A field's name as the recipe of the visual tokenizer that it belongs to has it."""
+    return name.removeprefix("tokenizer.").removeprefix("reference.")
 
 
 def open_workdir(workdir: Path, config: Config) -> None:
