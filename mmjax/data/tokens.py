@@ -33,7 +33,11 @@ from mmjax.types import Params, UserError, leaf_name
 FORMAT = 1
 INDEX, UNFINISHED = "index.json", "unfinished.json"
 KEPT = ("key", "mask", "texts", "text_ends")  # arrays of a shard that the encoding may not name
-PARAMETERS = "tokenizer.parameters"
+# Differences that are told in words.
+TOLD = {
+    "tokenizer.parameters": "the tokenizer's parameters differ",
+    "reference.parameters": "the reference tokenizer's parameters differ",
+}
 SHOWN = 3  # differences in one message
 READERS = 4  # shards checked at a time
 
@@ -71,7 +75,9 @@ class Index:
     shards: list[Shard]
 
 
-def token_address(params: Params, tokenizer: Config, config: Config, split: Split) -> dict[str, Any]:
+def token_address(
+    params: Params, tokenizer: Config, config: Config, split: Split, reference: Params | None = None
+) -> dict[str, Any]:
     """What the cached tokens of a split follow from, as plain data; where two addresses are equal, so are the tokens.
 
     What does not change them is left out: where the data set lies, how it is shuffled, the text tokenizer. Neither does
@@ -81,23 +87,34 @@ def token_address(params: Params, tokenizer: Config, config: Config, split: Spli
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its recipe.
-        config: the recipe of what is trained on the tokens; its data and tokens.views count.
+        config: the recipe of what is trained on the tokens; its data, tokens.views and reference count.
+        reference: parameters of the visual tokenizer of the references, where the recipe has one.
     """
-    data, model = to_dict(config.data), to_dict(tokenizer.model)
+    data = to_dict(config.data)
     scenes, training = data["source"] == "scenes", split == "train"
     unused = {"root", "shuffle_buffer"}
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
-    model.pop("convolution", None)  # the same values
+    theirs = {}
+    if config.reference is not None:
+        assert reference is not None
+        theirs = {"reference": {"size": config.reference.data.size, **_encoder(config.reference, reference)}}
     return {
         "format": FORMAT,
         "split": split,
         "data": {name: value for name, value in data.items() if name not in unused},
         **({"seed": config.seed % 2**32} if scenes else {}),
         **({"tokens": {"views": config.tokens.views}} if training else {}),
-        "tokenizer": {"model": model, "parameters": fingerprint(params)},
+        "tokenizer": _encoder(tokenizer, params),
+        **theirs,
     }
+
+
+def _encoder(tokenizer: Config, params: Params) -> dict[str, Any]:
+    model = to_dict(tokenizer.model)
+    model.pop("convolution", None)  # the same values
+    return {"model": model, "parameters": fingerprint(params)}
 
 
 def fingerprint(params: Params) -> str:
@@ -172,8 +189,10 @@ def check_address(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, A
     """Raises UserError, naming what differs, where the tokens in the folder do not follow from what is wanted."""
     told: list[str] = []
     for name, was, now in differences(found, json.loads(json.dumps(wanted))):
-        if name == PARAMETERS:
-            told.insert(0, "the tokenizer's parameters differ")
+        if name in TOLD:
+            told.insert(0, TOLD[name])
+        elif name == "reference":
+            told.append("they are without reference codes" if was is None else "they are with reference codes")
         else:
             told.append(f"{name} was {_shown(was)} and now is {_shown(now)}")
     if told:
