@@ -10,6 +10,7 @@ from mmjax.commands import stages, wiring
 from mmjax.config import Config
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
+from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import check_overrides, read_recipe
 from mmjax.types import Params, UserError
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     wiring.check_evaluation(config)
     frozen = stages.trained_params(config, workdir)
     source = stages.evaluation_source(config, workdir, frozen)
-    parts = wiring.build(config, frozen)
+    parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
     if not arguments.watch:
         step, params = _restore(workdir, config, arguments.step)
         _evaluate(workdir, parts, source, step, params)

@@ -9,7 +9,6 @@ import jax
 from mmjax.commands import stages
 from mmjax.data import load_tokenizer
 from mmjax.export import write_model_folder
-from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_recipe
 from mmjax.types import UserError
@@ -41,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = workdir / "evaluation" / f"{step}.json"
     figures = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
     tokenizer = load_tokenizer(workdir / "tokenizer.model")
-    if stages.has_two(config):
-        params = {**params, VISUAL_TOKENIZER: jax.device_get(stages.trained_params(config, workdir))}
+    params = {**params, **jax.device_get(stages.trained_params(config, workdir))}
     write_model_folder(arguments.out, config, params, tokenizer.proto, step, figures)
     print(f"{config.name}, step {step:,}: {arguments.out}")
     return 0

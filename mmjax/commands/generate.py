@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 import mmjax
-from mmjax.config import Data
+from mmjax.config import Config, Data
 from mmjax.data import read_clip, read_mask, read_picture
+from mmjax.export import GenerativeModel
 from mmjax.files import write_file
 from mmjax.sample.filters import denoise, sharpen
 from mmjax.sample.postprocess import sheet
@@ -50,7 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
     parser.add_argument(
-        "--reference", type=Path, metavar="PICTURE", help="a picture that a direct generator starts from"
+        "--reference",
+        type=Path,
+        metavar="PICTURE",
+        help="a picture that a direct generator starts from; for a model with a reference tokenizer the picture (or "
+        "clip) that it looks at, such as one to enlarge: its center square, brought to that tokenizer's size",
+    )
+    parser.add_argument(
+        "--enlarge",
+        type=Path,
+        metavar="DIR",
+        help="draw what was drawn anew by the super-resolution model in DIR, a model folder or a workdir, whose "
+        "references are of this model's size: with the same prompts and seeds, and as its recipe says",
     )
     parser.add_argument(
         "--image",
@@ -79,16 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = read_prompts(arguments.prompt, arguments.prompts)
     model = mmjax.load(arguments.model)
     config = model.config.data
+    larger = _enlarging(arguments.enlarge, config) if arguments.enlarge else None
     endings = CLIPS if config.frames > 1 else PICTURES
     if out.suffix.lower() not in endings:
         what = "clips" if config.frames > 1 else "pictures"
         raise UserError(f"--out {out}: this model draws {what}; the name must end in {', '.join(endings)}")
     given: dict[str, Any] = {
-        name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, config).items()
+        name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, model.config).items()
     }
     names = ("variation", "steps", "order", "temperature", "top_k")
     chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     pictures = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)
+    if larger is not None:
+        pictures = larger.generate(prompts, seed=arguments.seed, reference=pictures)
     pictures = sharpen(denoise(pictures, arguments.denoise), arguments.sharpen)
     if "{}" in out.name:
         for i, picture in enumerate(pictures):
@@ -99,14 +114,35 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _given(arguments: argparse.Namespace, config: Data) -> dict[str, Any]:
+def _enlarging(folder: Path, config: Data) -> GenerativeModel:
+    """The super-resolution model for pictures or clips such as a model with this `data` draws."""
+    larger = mmjax.load(folder)
+    reference = larger.config.reference
+    if reference is None:
+        raise UserError(f"--enlarge {folder}: is no super-resolution model: its recipe has no `reference`")
+    ours, theirs = ((data.size, data.frames) for data in (config, reference.data))
+    if ours != theirs:
+        said = [f"{size} x {size} pixels" + (f" and {f} frames" if f > 1 else "") for size, f in (theirs, ours)]
+        raise UserError(f"--enlarge {folder}: its references are of {said[0]}, and --model draws {said[1]}")
+    return larger
+
+
+def _given(arguments: argparse.Namespace, recipe: Config) -> dict[str, Any]:
     """The pictures to start from, each without its axis of examples."""
+    config = recipe.data
     given: dict[str, Any] = {}
     if arguments.mask and not arguments.image:
         raise UserError("--mask: says what of a picture is drawn anew; name the picture with --image")
     if arguments.clip and arguments.image:
         raise UserError("--clip, --image: give one of them")
-    if arguments.reference:
+    if arguments.reference and recipe.reference is not None:
+        size, frames = recipe.reference.data.size, recipe.reference.data.frames
+        given["reference"] = (
+            read_clip(arguments.reference, size, size, frames, config.frame_rate)
+            if frames > 1
+            else read_picture(arguments.reference, size, size)
+        )
+    elif arguments.reference:
         given["reference"] = read_picture(arguments.reference, config.size, config.resize)
     if arguments.image:
         given["image"] = read_picture(arguments.image, config.size, config.size)

@@ -11,11 +11,14 @@ from mmjax import data
 from mmjax.config import Config, MaskedGenerator, VisualTokenizer, differences, resolve, to_dict
 from mmjax.data.tokens import INDEX, Split, fingerprint, read_index
 from mmjax.export import load, write_model_folder
-from mmjax.export.model_folder import VISUAL_TOKENIZER
+from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER
 from mmjax.models import masked_generator
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.workdir import check_recipe, read_recipe
 from mmjax.types import Params, UserError
+
+# What messages call the visual tokenizers: that of the pictures, and that of the references.
+TOKENIZERS = {VISUAL_TOKENIZER: "visual tokenizer", REFERENCE: "reference tokenizer"}
 
 
 def has_two(config: Config) -> bool:
@@ -23,68 +26,92 @@ def has_two(config: Config) -> bool:
     return isinstance(config.model, MaskedGenerator)
 
 
+def tokenizers(config: Config) -> tuple[str, ...]:
+    """The visual tokenizers that the recipe's model works with, by their names in the recipe."""
+    if not has_two(config):
+        return ()
+    return tuple(part for part in TOKENIZERS if getattr(config, part) is not None or getattr(config.tokens, part))
+
+
 def settled(config: Config, workdir: Path) -> Config:
-    """The recipe with that of its visual tokenizer in place, which a trained one brings along.
+    """The recipe with those of its visual tokenizers in place, which trained ones bring along.
 
     Raises:
-        UserError: where the tokenizer does not fit the recipe.
+        UserError: where a tokenizer does not fit the recipe.
     """
-    if not has_two(config) or not config.tokens.tokenizer:
-        return config
-    theirs = read_recipe(_given(config, workdir))
+    given = [part for part in tokenizers(config) if getattr(config.tokens, part)]
+    found = {part: to_dict(_given_recipe(config, workdir, part)) for part in given}
+    return resolve(to_dict(config) | found) if found else config
+
+
+def _given_recipe(config: Config, workdir: Path, part: str) -> Config:
+    theirs = read_recipe(_given(config, workdir, part))
+    if isinstance(theirs.model, MaskedGenerator) and theirs.tokenizer is not None:
+        return theirs.tokenizer
     if not isinstance(theirs.model, VisualTokenizer):
-        raise UserError(
-            f"tokens.tokenizer: {config.tokens.tokenizer} holds no visual tokenizer but a {theirs.model.kind}"
-        )
-    return resolve(to_dict(config) | {"tokenizer": to_dict(theirs)})
+        folder = getattr(config.tokens, part)
+        raise UserError(f"tokens.{part}: {folder} holds no visual tokenizer but a {theirs.model.kind}")
+    return theirs
 
 
-def tokenizer_params(config: Config, workdir: Path, train: Callable[[Config, Path], int]) -> tuple[int, Params]:
-    """The parameters of the trained visual tokenizer, which from now on lies in the workdir; {} for one stage.
+def tokenizer_params(
+    config: Config, workdir: Path, train: Callable[[Config, Path], int]
+) -> tuple[int, dict[str, Params]]:
+    """The parameters of the trained visual tokenizers, which from now on lie in the workdir, by their names.
 
     Args:
         config: a settled recipe.
         train: trains a recipe in a workdir, and returns an exit status.
 
     Returns:
-        The exit status of its training, other than 0 if it was interrupted, and the parameters.
+        The exit status of their training, other than 0 if it was interrupted, and the parameters.
 
     Raises:
         UserError: where the workdir holds another one, or the training of another recipe.
     """
-    if not has_two(config):
-        return 0, {}
-    assert config.tokenizer is not None
-    check_recipe(workdir, config)
-    folder = workdir / VISUAL_TOKENIZER
-    if not config.tokens.tokenizer:
+    if has_two(config):
+        check_recipe(workdir, config)
+    found: dict[str, Params] = {}
+    for part in tokenizers(config):
+        folder = workdir / part
+        if getattr(config.tokens, part):
+            found[part] = _copied(config, workdir, part)
+            continue
         if _is_copy(folder):
             raise UserError(
-                f"--workdir {workdir}: has a visual tokenizer that was trained elsewhere; name it again with "
-                "--config.tokens.tokenizer=DIR, or name another workdir"
+                f"--workdir {workdir}: has a {TOKENIZERS[part]} that was trained elsewhere; name it again with "
+                f"--config.tokens.{part}=DIR, or name another workdir"
             )
-        status = train(config.tokenizer, folder)
-        return (status, {}) if status else (0, load(folder).params)
-    given = load(_given(config, workdir))
-    if (folder / "config.json").exists():
-        if not _holds(folder, given.params):
-            raise UserError(
-                f"--workdir {workdir}: has another visual tokenizer than {config.tokens.tokenizer}; name another one"
-            )
-    else:
+        if status := train(getattr(config, part), folder):
+            return status, {}
+        found[part] = load(folder).params
+    return 0, found
+
+
+def _copied(config: Config, workdir: Path, part: str) -> Params:
+    """The parameters of a visual tokenizer that was trained elsewhere, of which the workdir gets a copy."""
+    folder, given = workdir / part, load(_given(config, workdir, part))
+    recipe, params = given.config, given.params
+    if isinstance(recipe.model, MaskedGenerator):
+        assert recipe.tokenizer is not None
+        recipe, params = recipe.tokenizer, given.visual_tokenizer
+    if not (folder / "config.json").exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        write_model_folder(folder, given.config, jax.device_get(given.params), given.tokenizer.proto, 0, {})
-    return 0, given.params
+        write_model_folder(folder, recipe, jax.device_get(params), given.tokenizer.proto, 0, {})
+    elif not _holds(folder, params):
+        named = getattr(config.tokens, part)
+        raise UserError(f"--workdir {workdir}: has another {TOKENIZERS[part]} than {named}; name another one")
+    return params
 
 
-def _given(config: Config, workdir: Path) -> Path:
-    """The folder that tokens.tokenizer names; the workdir's own copy of it where it is gone."""
-    given, copy = Path(config.tokens.tokenizer), workdir / VISUAL_TOKENIZER
+def _given(config: Config, workdir: Path, part: str) -> Path:
+    """The folder that the recipe's tokens name; the workdir's own copy of it where it is gone."""
+    given, copy = Path(getattr(config.tokens, part)), workdir / part
     return copy if _is_copy(copy) and not given.exists() else given
 
 
 def _is_copy(folder: Path) -> bool:
-    """Whether a workdir's visual tokenizer was trained elsewhere."""
+    """Whether a visual tokenizer of a workdir was trained elsewhere."""
     return (folder / "model.safetensors").exists()
 
 
@@ -95,35 +122,47 @@ def _holds(folder: Path, params: Params) -> bool:
         return False
 
 
-def trained_params(config: Config, workdir: Path) -> Params:
-    """The parameters of the visual tokenizer of a workdir whose training has begun; {} for recipes of one stage."""
-    return load(workdir / VISUAL_TOKENIZER).params if has_two(config) else {}
+def trained_params(config: Config, workdir: Path) -> dict[str, Params]:
+    """The parameters of the visual tokenizers of a workdir whose training has begun, by their names."""
+    return {part: load(workdir / part).params for part in tokenizers(config)}
 
 
-def tokens(config: Config, workdir: Path, split: Split, params: Params, repair: bool = False) -> data.Source:
+def tokens(
+    config: Config, workdir: Path, split: Split, params: Mapping[str, Params], repair: bool = False
+) -> data.Source:
     """The codes of a split as a source; encoded first, where that was not done before.
 
     Once they are there, neither the data set nor TensorFlow is needed any more.
 
     Args:
-        params: of the visual tokenizer.
+        params: of the visual tokenizers, by their names.
         repair: encode again what is damaged.
 
     Raises:
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
     assert config.tokenizer is not None
-    address = data.token_address(jax.device_get(params), config.tokenizer, config, split)
+    ours, theirs = jax.device_get((params[VISUAL_TOKENIZER], params.get(REFERENCE)))
+    address = data.token_address(ours, config.tokenizer, config, split, theirs)
     folder = _cache(Path(config.tokens.cache or workdir / "tokens") / split, address)
     if (folder / INDEX).exists() and not repair:
         return data.open_tokens(folder, address)
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = Placement(make_mesh(config.mesh))
-    placed = jax.device_put(params, placement.whole)
-    encode = jax.jit(masked_generator.functions(config).encode, out_shardings=placement.batch)
+    placed = jax.device_put(dict(params), placement.whole)
+    functions = masked_generator.functions(config)
+
+    def encode(params: Mapping[str, Params], image: jax.Array) -> dict[str, jax.Array]:
+        codes = {"codes": functions.encode(params[VISUAL_TOKENIZER], image)}
+        if functions.encode_reference is not None:
+            codes["reference_codes"] = functions.encode_reference(params[REFERENCE], image)
+        return codes
+
+    compiled = jax.jit(encode, out_shardings=placement.batch)
 
     def encoded(image: np.ndarray) -> dict[str, np.ndarray]:
-        return {"codes": jax.device_get(encode(placed, placement.put({"image": image})["image"]))}
+        codes: dict[str, np.ndarray] = jax.device_get(compiled(placed, placement.put({"image": image})["image"]))
+        return codes
 
     data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch)
     return data.open_tokens(folder, address)
@@ -140,7 +179,9 @@ def _cache(folder: Path, address: Mapping[str, Any]) -> Path:
     return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
 
 
-def sources(config: Config, workdir: Path, params: Params, repair: bool = False) -> tuple[data.Source, data.Source]:
+def sources(
+    config: Config, workdir: Path, params: Mapping[str, Params], repair: bool = False
+) -> tuple[data.Source, data.Source]:
     """What the recipe's model is trained and evaluated on: the data set, or its codes; see tokens."""
     if has_two(config):
         return tokens(config, workdir, "train", params, repair), tokens(config, workdir, "evaluation", params, repair)
@@ -148,7 +189,7 @@ def sources(config: Config, workdir: Path, params: Params, repair: bool = False)
     return opened[0], opened[1]
 
 
-def evaluation_source(config: Config, workdir: Path, params: Params) -> data.Source:
+def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
     """The second of `sources` alone."""
     if has_two(config):
         return tokens(config, workdir, "evaluation", params)

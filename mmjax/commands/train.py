@@ -12,6 +12,7 @@ from mmjax.commands import stages, wiring
 from mmjax.config import Config, to_dict
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
+from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.train import loop
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
-    """Trains a recipe in a workdir, its visual tokenizer first where it needs one; returns the exit status."""
+    """Trains a recipe in a workdir, its visual tokenizers first where it needs any; returns the exit status."""
     wiring.check(config)
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
@@ -52,7 +53,7 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         if saved and saved[-1] >= last:
             print(f"{config.name}: step {saved[-1]:,} of {last:,} is done already; report: {write_report(workdir)}")
             return 0
-        parts = wiring.build(config, frozen)
+        parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
         training = wiring.build_training(parts, steps)
         open_workdir(workdir, config)
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)

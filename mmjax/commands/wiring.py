@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mmjax import data, evaluate, models, objective
 from mmjax.config import Config, MaskedGenerator
 from mmjax.export.load import decoding_of, load
-from mmjax.export.model_folder import flatten
+from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, flatten
 from mmjax.files import write_file
 from mmjax.models import discriminator, lpips, masked_generator
 from mmjax.objective import adversarial
@@ -84,11 +84,14 @@ def check(config: Config) -> None:
     Raises:
         UserError: for the first thing that does not fit.
     """
-    if config.tokenizer is not None and not config.tokens.tokenizer:
+    for part in (VISUAL_TOKENIZER, REFERENCE):
+        theirs = getattr(config, part)
+        if theirs is None or getattr(config.tokens, part):
+            continue
         try:
-            check(config.tokenizer)
+            check(theirs)
         except UserError as error:
-            raise UserError(f"tokenizer.{error}") from None
+            raise UserError(f"{part}.{error}") from None
     placement = check_evaluation(config)
     if config.tokenizer is not None:
         _shardings(config, placement)  # which would be found out only after the first stage
@@ -205,7 +208,8 @@ def _predict(config: Config, predict: Callable[..., dict[str, jax.Array]]) -> Ca
         everything = jnp.ones_like(codes, jnp.bool_)
         guidance = jnp.float32(config.sampling.guidance)
         text = batch["text"] if config.sampling.guidance > 0 else jnp.zeros_like(batch["text"])
-        image = draw(params, frozen["tokenizer"], text, codes, everything, seeds, guidance)
+        given = {name: batch[name] for name in ("reference_codes",) if name in batch}
+        image = draw(params, frozen["tokenizer"], text, codes, everything, seeds, guidance, **given)
         return outputs | {"image": image}
 
     return drawn

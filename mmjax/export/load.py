@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int32, Shaped, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 
 from mmjax import models
 from mmjax.config import Config, MaskedGenerator, resolve, to_dict
 from mmjax.data.text import Tokenizer, load_tokenizer
-from mmjax.export.model_folder import VISUAL_TOKENIZER, read_params
+from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, read_params
 from mmjax.models import masked_generator
 from mmjax.sample import editing
 from mmjax.sample.chunks import in_chunks
@@ -38,12 +38,14 @@ class GenerativeModel:
         params: its parameters, on the device.
         tokenizer: from text to tokens.
         visual_tokenizer: parameters of the visual tokenizer of a masked generator, on the device.
+        reference_tokenizer: the same for its reference pictures, where it takes any.
     """
 
     config: Config
     params: Params
     tokenizer: Tokenizer
     visual_tokenizer: Params = dataclasses.field(default_factory=dict)
+    reference_tokenizer: Params = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def apply(self) -> Any:
@@ -56,7 +58,7 @@ class GenerativeModel:
         prompts: Sequence[str],
         seed: int | Sequence[int] = 0,
         guidance: float | None = None,
-        reference: Float[np.ndarray, "n y x 3"] | UInt8[np.ndarray, "n y x 3"] | None = None,
+        reference: Shaped[np.ndarray, "n *referred 3"] | None = None,
         *,
         image: Shaped[np.ndarray, "n *given 3"] | None = None,
         mask: Shaped[np.ndarray, "n *masked"] | None = None,
@@ -73,9 +75,11 @@ class GenerativeModel:
         Args:
             prompts: n texts; what goes beyond the recipe's text.length is cut, and a warning says so.
             seed: one an example, or the first of n consecutive ones.
-            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the recipe says.
-            reference: for a direct generator: n pictures to start from, of the recipe's size: float32 from -1 to 1, or
-                uint8 such as these are.
+            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the recipe says. It
+                is of the text alone: a masked generator looks at the reference with the text and without.
+            reference: n pictures to start from, float32 from -1 to 1, or uint8 such as these are: for a direct
+                generator of the recipe's size, for a masked generator with a `reference` of that recipe's size, such
+                as those to be enlarged. Without one it draws from the text, if it learned to (drop_reference).
             image: for a masked generator: n pictures, or clips of at most the recipe's frames, as `reference`.
             mask: n pictures without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
             variation: the share drawn anew, above 0 to 1.
@@ -87,7 +91,7 @@ class GenerativeModel:
 
         Raises:
             UserError: for no prompts or other than texts, for pictures of the wrong shape or range, and for what this
-                kind of model does not take.
+                kind of model does not take, or lacks.
         """
         inputs = models.inputs(self.config)
         if "text" not in inputs:
@@ -109,10 +113,7 @@ class GenerativeModel:
                     )
                 reference = pictures_of("reference", reference, (len(texts), size, size, 3))
             return draw(self.apply, self.params, text, reference)
-        if reference is not None:
-            raise UserError(
-                "reference: is for direct generators; a masked generator takes image, and mask or variation"
-            )
+        given = self._reference(reference, len(texts))
         seeds = _seeds(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         decoding = self._decoding(sampling, guidance)
@@ -123,8 +124,32 @@ class GenerativeModel:
             codes = in_chunks(lambda part: self._encode(self.visual_tokenizer, part), begin.image)
         seen = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
         program, scale = self._program(decoding), np.float32(guidance)
-        drawn = in_chunks(lambda *part: program(self.params, self.visual_tokenizer, *part, scale), *seen)
-        return editing.keep(to_uint8(drawn), begin)
+
+        def drawn(*part: np.ndarray) -> Any:
+            more = dict(zip(given, part[len(seen) :], strict=True))
+            return program(self.params, self.visual_tokenizer, *part[: len(seen)], scale, **more)
+
+        return editing.keep(to_uint8(in_chunks(drawn, *seen, *given.values())), begin)
+
+    def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
+        """What a masked generator is told of its references; nothing where it is to draw without."""
+        config = self.config.reference
+        if config is None:
+            if reference is not None:
+                raise UserError(
+                    "reference: this model takes none, since its recipe has no `reference`; it takes image, and mask "
+                    "or variation"
+                )
+            return {}
+        size, frames = config.data.size, config.data.frames
+        shape = (count, *([frames] if frames > 1 else []), size, size, 3)
+        if reference is None:
+            if self.config.objective.drop_reference > 0:
+                return {}
+            raise UserError(f"reference: this model never learned to draw without one; give it {list(shape)}")
+        pictures = pictures_of("reference", reference, shape)
+        encode = self._encode_reference
+        return {"reference_codes": in_chunks(lambda part: encode(self.reference_tokenizer, part), pictures)}
 
     def _encoded(self, texts: list[str]) -> Int32[np.ndarray, "n t"]:
         length = self.config.text.length
@@ -153,6 +178,11 @@ class GenerativeModel:
     @functools.cached_property
     def _encode(self) -> Any:
         return jax.jit(self._functions.encode)
+
+    @functools.cached_property
+    def _encode_reference(self) -> Any:
+        assert self._functions.encode_reference is not None
+        return jax.jit(self._functions.encode_reference)
 
 
 def decoding_of(config: Config) -> Decoding:
@@ -209,18 +239,21 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
     else:
         params = read_params(folder / "model.safetensors", jax.eval_shape(lambda: _all_params(config)))
     params = dict(params)
-    if isinstance(config.model, MaskedGenerator):
-        theirs = params.pop(VISUAL_TOKENIZER) if not is_workdir else load(folder / VISUAL_TOKENIZER).params
-        return GenerativeModel(config, jax.device_put(params), tokenizer, jax.device_put(theirs))
-    return GenerativeModel(config, jax.device_put(params), tokenizer)
+    theirs = {part: load(folder / part).params if is_workdir else params.pop(part) for part in _parts(config)}
+    mine, others = jax.device_put((params, theirs))
+    return GenerativeModel(config, mine, tokenizer, others.get(VISUAL_TOKENIZER, {}), others.get(REFERENCE, {}))
 
 
 def _all_params(config: Config) -> dict[str, Any]:
     """Fresh parameters of all that a model folder of the recipe holds."""
     params = dict(models.init(config, jax.random.key(0)))
-    if isinstance(config.model, MaskedGenerator) and config.tokenizer is not None:
-        params[VISUAL_TOKENIZER] = models.init(config.tokenizer, jax.random.key(0))
-    return params
+    return params | {part: models.init(getattr(config, part), jax.random.key(0)) for part in _parts(config)}
+
+
+def _parts(config: Config) -> list[str]:
+    """The visual tokenizers that a recipe's model works with."""
+    parts = (VISUAL_TOKENIZER, REFERENCE) if isinstance(config.model, MaskedGenerator) else ()
+    return [part for part in parts if getattr(config, part) is not None]
 
 
 def _is_workdir(folder: Path) -> bool:

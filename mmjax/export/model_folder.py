@@ -19,7 +19,9 @@ from mmjax.models import visual_tokenizer
 from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
 
-VISUAL_TOKENIZER = "tokenizer"  # where its parameters, and in a workdir the folder, of a masked generator's lie
+# The visual tokenizers of a masked generator, that of its pictures and that of its references: fields of the recipe,
+# folders of the workdir, and where their parameters lie among those of the model.
+VISUAL_TOKENIZER, REFERENCE = "tokenizer", "reference"
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 
 
@@ -133,7 +135,11 @@ In this folder:
 def _generator_card(config: Config) -> tuple[str, str]:
     """What kind of model it is, and code that runs it."""
     size, frames = config.data.size, config.data.frames
-    reference = " and a reference picture" if "reference" in models.inputs(config) else ""
+    shown = "clip" if frames > 1 else "picture"
+    reference = f" and a reference {shown}" if {"reference", "reference_codes"} & models.inputs(config).keys() else ""
+    if config.reference is not None:
+        low = config.reference.data.size
+        reference += f" of {low} x {low} pixels"
     what = f"a clip of {frames} frames" if frames > 1 else "a picture"
     shape = [1, *([frames] if frames > 1 else []), size, size, 3]
     prompt = "a red circle moving left" if frames > 1 else "a red circle left of a blue square"
