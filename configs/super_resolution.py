@@ -1,0 +1,32 @@
+"""Pictures to larger ones: a masked generator that looks at the text and at the codes of the same picture, but smaller.
+
+Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels drawn), low=32 (pixels of the
+reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py and is trained first.
+So is the reference tokenizer, unless a trained one is named: --config.tokens.reference=DIR, such as the workdir of the
+model whose pictures are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
+"""
+
+import coco_masked
+import coco_tokenizer
+import quickstart
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+from mmjax.types import UserError
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, source="scenes", size=64, low=32)
+    large, small = (f"size={size}" + (",tiny" if arg.tiny else "") for size in (arg.size, arg.low))
+    if arg.source == "scenes":
+        config = quickstart.get_config(large)
+        config.reference = quickstart.get_config(small).tokenizer
+        config.evaluate.evaluators = ("losses", "scenes")  # the reference leaves little open
+        config.sampling.guidance = 1.0
+    elif arg.source == "coco_folder":
+        config = coco_masked.get_config(large)
+        config.reference = coco_tokenizer.get_config(small)
+        config.sampling.guidance = 2.0
+    else:
+        raise UserError(f"recipe argument source: must be scenes or coco_folder, not {arg.source}")
+    return config
