@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 # A batch is a plain dict. Fields that go to the devices:
 #   image  float32 [b, y, x, c]  the target picture, -1 (black) to 1 (white); clips are [b, f, y, x, c]
 #   text   int32   [b, t]        token ids, 0 is padding
+#   text_features  float16 [b, t, d]  where the text encoder is frozen: what it makes of `text`
 #   mask   bool    [b]           False: padding at the end of an evaluation, or a picture that could not be read
 #   seed   int32   [b]           where an evaluator asks for it: what each row is drawn with, by a model that draws
 # Fields that stay on the host:

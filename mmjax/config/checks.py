@@ -103,6 +103,7 @@ def check(config: Config) -> None:
     )
     _check_corruption(config)
     _check_reference(config)
+    _check_text_encoder(config)
     if isinstance(config.model, DirectGenerator):
         _check_direct(config, config.model)
     elif isinstance(config.model, VisualTokenizer):
@@ -194,6 +195,24 @@ def _check_reference(config: Config) -> None:
             f"reference.model.time_strides: {list(strides[1])} does not go with those of the visual tokenizer, "
             f"{list(strides[0])}; both or neither must code frames",
         )
+
+
+def _check_text_encoder(config: Config) -> None:
+    if not config.tokens.text_encoder:
+        _need(
+            config.text_encoder is None,
+            "text_encoder: is filled in from a trained model; name it with --config.tokens.text_encoder=DIR",
+        )
+        return
+    _need(
+        isinstance(config.model, MaskedGenerator),
+        f"tokens.text_encoder: is for model.kind=masked_generator, not {config.model.kind}",
+    )
+    _need(
+        "masked_language_modeling" not in config.objective.terms,
+        "objective.terms.masked_language_modeling: trains the text encoder, and that of tokens.text_encoder is taken "
+        "as it is; leave one of them out",
+    )
 
 
 def _check_transformer(model: DirectGenerator | MaskedGenerator, positive: tuple[str, ...]) -> None:

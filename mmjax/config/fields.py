@@ -118,7 +118,7 @@ class MaskedGenerator:
 
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
-        text_layers: layers of the text encoder, of the same width and heads.
+        text_layers: layers of the text encoder, of the same width and heads; one that is frozen has its own.
         local_blocks: residual blocks of convolutions over the grid of visual tokens before the transformer. Small
             models learn sooner from them which tokens are neighbors.
         convolution: form of the convolutions, as in DirectGenerator.
@@ -139,6 +139,23 @@ class MaskedGenerator:
     unroll: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["xla", "cudnn"] = "xla"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder that was trained before and is taken as it is; `tokens.text_encoder` names it and fills this in.
+
+    Attributes:
+        vocabulary: number of token ids.
+        width, layers, heads: of the transformer.
+        dtype: as in DirectGenerator.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    dtype: Literal["float32", "bfloat16"]
 
 
 # Models by their `kind`; the first is taken where a recipe names none.
@@ -217,12 +234,15 @@ class Tokens:
             first, in WORKDIR/tokenizer.
         reference: the same for the tokenizer of the reference pictures, the recipe's own `reference`. A model that was
             trained with a visual tokenizer stands for that tokenizer.
+        text_encoder: workdir or model folder of a trained model whose text encoder, with its text tokenizer, is taken
+            as it is; "": the generator trains its own.
         cache: folder of the encoded data set; "" takes WORKDIR/tokens.
         views: how many crops and flips of each training picture are encoded.
     """
 
     tokenizer: str = ""
     reference: str = ""
+    text_encoder: str = ""
     cache: str = ""
     views: int = 1
 
@@ -345,6 +365,7 @@ class Config:
     model: Model = field(default_factory=DirectGenerator)
     tokenizer: "Config | None" = None
     reference: "Config | None" = None
+    text_encoder: TextEncoder | None = None
     tokens: Tokens = field(default_factory=Tokens)
     sampling: Sampling = field(default_factory=Sampling)
     objective: Objective = field(default_factory=Objective)

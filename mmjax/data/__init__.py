@@ -9,6 +9,7 @@ from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_ba
 from mmjax.data.source import Source
 from mmjax.data.sources import PROVIDES, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
+from mmjax.data.text_features import cached_text_features, text_address
 from mmjax.data.tokens import open_tokens, token_address
 from mmjax.data.write_tokens import write_tokens
 
@@ -16,6 +17,7 @@ __all__ = [
     "PROVIDES",
     "Source",
     "Tokenizer",
+    "cached_text_features",
     "evaluation_batches",
     "evaluation_size",
     "load_tokenizer",
@@ -24,6 +26,7 @@ __all__ = [
     "read_clip",
     "read_mask",
     "read_picture",
+    "text_address",
     "token_address",
     "train_tokenizer",
     "training_batches",

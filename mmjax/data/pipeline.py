@@ -6,7 +6,7 @@ import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def training_batches(
         for part in source.read(reading):
             draws = zip(part["epoch"], part["key"], part["captions"], strict=True)
             texts = [_drawn(seed, int(epoch), int(key), captions) for epoch, key, captions in draws]
-            yield _batch(source, part, tokenizer.encode(texts, config.text.length))
+            yield _batch(source, part, texts, tokenizer.encode(texts, config.text.length))
 
     return in_background(batches)
 
@@ -74,7 +74,7 @@ def evaluation_batches(
         for _ in range(0, stop, config.evaluate.batch):
             part = next(parts, None) or _nothing(source, reading)
             texts = [captions[0] if captions else "" for captions in part["captions"]]
-            batch = _batch(source, part, tokenizer.encode(texts, config.text.length))
+            batch = _batch(source, part, texts, tokenizer.encode(texts, config.text.length))
             yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
 
     return in_background(batches)
@@ -105,9 +105,12 @@ def _drawn(seed: int, epoch: int, key: int, captions: list[str]) -> str:
     return captions[np.random.default_rng((seed, epoch, key % 2**63)).integers(len(captions))]
 
 
-def _batch(source: Source, part: Rows, text: np.ndarray) -> Batch:
+def _batch(source: Source, part: Rows, texts: Sequence[str], encoded: np.ndarray) -> Batch:
     report_rejected(source, part)
-    return {"text": text} | {name: values for name, values in part.items() if name not in NOT_OF_A_BATCH}
+    text: Batch = {"text": encoded}
+    if source.text_features:
+        text["text_features"] = source.text_features(texts)
+    return text | {name: values for name, values in part.items() if name not in NOT_OF_A_BATCH}
 
 
 def report_rejected(source: Source, part: Rows) -> None:

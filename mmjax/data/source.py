@@ -5,12 +5,12 @@ holds the positions from k * batch on, whatever the number of processes, so a ru
 a position at once, but for coco_tfds, which reads past the records of the epoch that come before it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float16, Int64
 
 # Consecutive positions as read from a source, a dict of
 #   image    float32 [b, y, x, c]  -1 (black) to 1 (white); clips [b, f, y, x, c]
@@ -60,6 +60,7 @@ class Source:
         provides: what a model or an evaluator may ask for.
         all_captions: starts a pass over every caption.
         read: the positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer.
+        text_features: of texts, float16 [b, t, d], zero behind each text's tokens; None: a batch holds none.
         rejected: how often so far a picture or clip was found to be unreadable (once an epoch for each such picture).
     """
 
@@ -68,6 +69,7 @@ class Source:
     provides: tuple[str, ...]
     all_captions: Callable[[], Iterator[str]]
     read: Callable[[Reading], Iterator[Rows]]
+    text_features: Callable[[Sequence[str]], Float16[np.ndarray, "b t d"]] | None = None
     rejected: int = 0
 
 

@@ -63,7 +63,7 @@ def write_tokens(
         return
     write_json(folder / UNFINISHED, dataclasses.asdict(index))
     (folder / INDEX).unlink(missing_ok=True)
-    _clear(folder, index.shards)
+    clear(folder, index.shards)
     reading = make_reading(config.data, done, total, batch, 0, batch, training, 0)
     bar = tqdm(None, f"encoding {split}", total, initial=done, unit="picture", leave=False, delay=2, dynamic_ncols=True)
     with bar, contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
@@ -108,7 +108,7 @@ def _begin(folder: Path, address: Mapping[str, Any], source: Source, size: int, 
     return dataclasses.replace(index, shards=[shard for shard, _ in whole])
 
 
-def _clear(folder: Path, shards: Iterable[Shard]) -> None:
+def clear(folder: Path, shards: Iterable[Shard]) -> None:
     """Removes what an attempt that was killed left behind: files half-written, and shards that no index names."""
     kept = {shard.file for shard in shards}
     for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(".*.tmp")):

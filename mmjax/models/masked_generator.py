@@ -13,11 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.config import Config, fields
 from mmjax.models import visual_tokenizer
-from mmjax.models.text_encoder import TextEncoder
+from mmjax.models.text_encoder import FrozenFeatures, TextEncoder
 from mmjax.nn import fsq
 from mmjax.nn.positions import sine_positions, sines_at
 from mmjax.nn.residual import ResidualBlock
@@ -32,6 +32,14 @@ _RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/.*mlp_in/bias", (None, "model")),
     (r"layers/.*mlp_out/kernel", (None, "model", "fsdp")),
     (r"layers/.*(bias|scale)", (None, None)),
+    (r"(reference_)?codes/table", ("model", "fsdp")),
+    (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
+    (r"position_\d+/kernel", (None, "fsdp")),
+    (r"head/kernel", ("fsdp", "model")),
+    (r"mask|reference_mark", ("fsdp",)),
+    (r".*(bias|scale)", (None,)),
+)
+_TEXT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"text/.*attention/(q|k|v)/kernel", ("fsdp", "model", None)),
     (r"text/.*attention/(q|k|v)/bias", ("model", None)),
     (r"text/.*attention/out/kernel", ("model", None, "fsdp")),
@@ -39,12 +47,10 @@ _RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"text/.*mlp_in/bias", ("model",)),
     (r"text/.*mlp_out/kernel", ("model", "fsdp")),
     (r"text/table", ("model", "fsdp")),
-    (r"(reference_)?codes/table", ("model", "fsdp")),
-    (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
-    (r"position_\d+/kernel", (None, "fsdp")),
-    (r"head/kernel", ("fsdp", "model")),
-    (r"mask|reference_mark", ("fsdp",)),
-    (r".*(bias|scale)", (None,)),
+)
+_FROZEN_TEXT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"text/project/kernel", (None, "fsdp")),
+    (r"text/none", ("fsdp",)),
 )
 
 
@@ -56,7 +62,9 @@ def build(config: Config) -> "MaskedGenerator":
     if config.reference is not None:
         assert isinstance(config.reference.model, fields.VisualTokenizer)
         reference = config.reference.model.levels
-    return MaskedGenerator(config.model, config.text.vocabulary, config.tokenizer.model.levels, grid, reference)
+    frozen = config.text_encoder is not None
+    assert frozen == bool(config.tokens.text_encoder)
+    return MaskedGenerator(config.model, config.text.vocabulary, config.tokenizer.model.levels, grid, reference, frozen)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -66,8 +74,13 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     if config.reference is not None:
         theirs = visual_tokenizer.grid(config.reference)
         reference = {"reference_codes": jax.ShapeDtypeStruct((1, *theirs), jnp.int32)}
+    features = {}
+    if config.text_encoder is not None:
+        shape = (1, config.text.length, config.text_encoder.width)
+        features = {"text_features": jax.ShapeDtypeStruct(shape, jnp.float16)}
     return {
         "text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32),
+        **features,
         "codes": jax.ShapeDtypeStruct((1, *grid), jnp.int32),
         "masked": jax.ShapeDtypeStruct((1, *grid), jnp.bool_),
         **reference,
@@ -78,7 +91,8 @@ def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], 
     assert isinstance(config.model, fields.MaskedGenerator) and config.tokenizer is not None
     window = (None,) * len(visual_tokenizer.grid(config.tokenizer))
     local = ((r"local_\d+/(first|second)/kernel", (*window, "fsdp", "model")),)
-    return (local if config.model.local_blocks else ()) + _RULES
+    text = _TEXT if config.text_encoder is None else _FROZEN_TEXT
+    return (local if config.model.local_blocks else ()) + text + _RULES
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ class Functions:
     """What sampling needs of a generator and its visual tokenizer.
 
     Attributes:
-        context: (params, text, **reference) -> features and their mask; see MaskedGenerator.context.
+        context: (params, text, **given) -> features and their mask; see MaskedGenerator.context.
         logits: (params, codes, masked, *context) -> logits of every code.
         encode: (tokenizer's params, pictures or clips) -> grids of codes.
         encode_reference: (reference tokenizer's params, pictures or clips of any size) -> grids of its codes.
@@ -118,8 +132,8 @@ def functions(config: Config) -> Functions:
         scores: jax.Array = generator.apply({"params": params}, *seen, method="logits")  # type: ignore[assignment]
         return scores
 
-    def context(params: Params, text: jax.Array, **reference: jax.Array) -> Any:
-        return generator.apply({"params": params}, text, **reference, method="context")
+    def context(params: Params, text: jax.Array, **given: jax.Array) -> Any:
+        return generator.apply({"params": params}, text, **given, method="context")
 
     encode_reference = None if config.reference is None else _encode_reference(config.reference)
     return Functions(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
@@ -167,6 +181,7 @@ class MaskedGenerator(nn.Module):
         levels: of the visual tokenizer's quantization.
         grid: of the codes, (rows, columns) or (frames, rows, columns).
         reference_levels: of the quantization of the reference's visual tokenizer; (): takes no reference.
+        frozen_text: the features of the text are given, by a text encoder that is no part of the model.
     """
 
     model: fields.MaskedGenerator
@@ -174,10 +189,14 @@ class MaskedGenerator(nn.Module):
     levels: Sequence[int]
     grid: Sequence[int]
     reference_levels: Sequence[int] = ()
+    frozen_text: bool = False
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
-        self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention)
+        if self.frozen_text:
+            self.text = FrozenFeatures(m.width, dtype)
+        else:
+            self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention)
         self.codes = CodeTable(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
@@ -201,6 +220,7 @@ class MaskedGenerator(nn.Module):
         hidden_text: Int[Array, "b t"] | None = None,
         reference_codes: Int[Array, "b *reference"] | None = None,
         reference_mask: Bool[Array, "b"] | None = None,
+        text_features: Float16[Array, "b t e"] | None = None,
     ) -> dict[str, Any]:
         """Logits of all codes, and of all words where a text with hidden words is given.
 
@@ -210,13 +230,13 @@ class MaskedGenerator(nn.Module):
             masked: the places to fill in.
             text_mask: False where an example has no text; None: all have one.
             hidden_text: the text with some tokens hidden, to be filled in.
-            reference_codes, reference_mask: see context.
+            reference_codes, reference_mask, text_features: see context.
 
         Returns:
             {"logits": float32 [b, *grid, codes]} and, with hidden_text, {"text_logits": float32 [b, t, vocabulary]}.
         """
         given = text if text_mask is None else jnp.where(text_mask[:, None], text, 0)
-        context = self.context(given, reference_codes, reference_mask)
+        context = self.context(given, reference_codes, reference_mask, text_features)
         outputs = {"logits": self.logits(codes, masked, *context)}
         if hidden_text is not None:
             features, _ = self.text(hidden_text)
@@ -230,14 +250,16 @@ class MaskedGenerator(nn.Module):
         text: Int[Array, "b t"],
         reference_codes: Int[Array, "b *reference"] | None = None,
         reference_mask: Bool[Array, "b"] | None = None,
+        text_features: Float16[Array, "b t e"] | None = None,
     ) -> tuple[Float[Array, "b s d"], Bool[Array, "b 1 1 s"]]:
         """What the visual tokens look at: the features of the text, then those of the reference, and where any are.
 
         Args:
             reference_codes: of the reference picture or clip, by its own visual tokenizer.
             reference_mask: False where an example's reference is withheld; None: all are seen.
+            text_features: of the text, where its encoder is frozen.
         """
-        features, mask = self.text(text)
+        features, mask = self.text(text) if text_features is None else self.text(text, text_features)
         if reference_codes is None:
             return features, mask
         reference = self._reference(reference_codes).astype(features.dtype)

@@ -1,8 +1,9 @@
-"""Text encoder: a transformer over SentencePiece tokens."""
+"""Text encoders: a transformer over SentencePiece tokens, and what takes the features of one that is frozen."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import sine_positions
@@ -37,3 +38,30 @@ class TextEncoder(nn.Module):
         for i in range(self.layers):
             x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x, mask)
         return layer_norm(x, "norm"), mask
+
+
+class FrozenFeatures(nn.Module):
+    """Brings the features of a frozen text encoder to a model's width; stands where a TextEncoder would.
+
+    Attributes:
+        width: of the model.
+    """
+
+    width: int
+    dtype: np.dtype = FLOAT32
+
+    @nn.compact
+    def __call__(
+        self, text: Int[Array, "b t"], features: Float16[Array, "b t e"]
+    ) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
+        """As TextEncoder gives. Where there is no text at all, a learned vector is the only one that is seen.
+
+        Args:
+            text: the token ids that the features are of; those of padding are not looked at.
+        """
+        mask, first = text != 0, (np.arange(text.shape[1]) == 0)[None]
+        none = first & ~jnp.any(mask, axis=1, keepdims=True)
+        x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.dtype)
+        x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
+        blank = self.param("none", nn.initializers.normal(1.0), (self.width,)).astype(self.dtype)
+        return jnp.where(none[..., None], blank[None, None], x), (mask | none)[:, None, None, :]

@@ -34,6 +34,7 @@ _FREE = (
     "sampling.",
     "tokens.tokenizer",
     "tokens.reference",
+    "tokens.text_encoder",
     "tokens.cache",
 )
 # What may be another for evaluating than it was for training.
@@ -50,7 +51,7 @@ _AFTERWARDS = (
     "sampling.",
     "tokens.cache",
 )
-_OF_TOKENIZER = ("data.", "text.", "seed")  # what the text tokenizer depends on
+_OF_TOKENIZER = ("data.", "text.", "text_encoder", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
