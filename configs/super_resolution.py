@@ -1,8 +1,8 @@
 """Pictures to larger ones: a masked generator that looks at the text and at the codes of the same picture, but smaller.
 
 Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels drawn), low=32 (pixels of the
-reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py and is trained first.
-So is the reference tokenizer, unless a trained one is named: --config.tokens.reference=DIR, such as the workdir of the
+reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py, trained first. So
+is the reference tokenizer, unless a trained one is named: --config.tokens.reference=DIR, such as the workdir of the
 model whose pictures are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
 """
 

@@ -137,9 +137,13 @@ def _generator_card(config: Config) -> tuple[str, str]:
     size, frames = config.data.size, config.data.frames
     shown = "clip" if frames > 1 else "picture"
     reference = f" and a reference {shown}" if {"reference", "reference_codes"} & models.inputs(config).keys() else ""
+    example = more = argument = ""
     if config.reference is not None:
         low = config.reference.data.size
         reference += f" of {low} x {low} pixels"
+        given = [1, *([frames] if frames > 1 else []), low, low, 3]
+        more, argument = "import numpy as np\n", ", reference=reference"
+        example = f"reference = np.zeros({tuple(given)}, np.uint8)  # the {shown} to look at\n"
     what = f"a clip of {frames} frames" if frames > 1 else "a picture"
     shape = [1, *([frames] if frames > 1 else []), size, size, 3]
     prompt = "a red circle moving left" if frames > 1 else "a red circle left of a blue square"
@@ -147,9 +151,9 @@ def _generator_card(config: Config) -> tuple[str, str]:
         f"A {config.model.kind.split('_')[0]} generator of mmjax: text{reference} in, {what} of {size} x {size} pixels "
         "out.",
         f"""import mmjax
-
+{more}
 model = mmjax.load(".")
-drawn = model.generate(["{prompt}"])  # uint8 {shape}""",
+{example}drawn = model.generate(["{prompt}"]{argument})  # uint8 {shape}""",
     )
 
 
