@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 from mmjax import data
+from mmjax.commands import text_features
 from mmjax.config import Config, MaskedGenerator, VisualTokenizer, differences, resolve, to_dict
 from mmjax.data.tokens import INDEX, Split, fingerprint, read_index
-from mmjax.export import load, write_model_folder
+from mmjax.export import frozen_text, load, write_model_folder
+from mmjax.export.frozen_text import TEXT_ENCODER
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER
 from mmjax.models import masked_generator
 from mmjax.parallel import Placement, make_mesh
@@ -34,13 +36,15 @@ def tokenizers(config: Config) -> tuple[str, ...]:
 
 
 def settled(config: Config, workdir: Path) -> Config:
-    """The recipe with those of its visual tokenizers in place, which trained ones bring along.
+    """The recipe with those of its visual tokenizers, and of a frozen text encoder, in place.
 
     Raises:
-        UserError: where a tokenizer does not fit the recipe.
+        UserError: where what it names as such is none, or a tokenizer does not fit the recipe.
     """
     given = [part for part in tokenizers(config) if getattr(config.tokens, part)]
     found = {part: to_dict(_given_recipe(config, workdir, part)) for part in given}
+    if config.tokens.text_encoder:
+        found[TEXT_ENCODER] = text_features.settings(config, workdir)
     return resolve(to_dict(config) | found) if found else config
 
 
@@ -71,6 +75,7 @@ def tokenizer_params(
     """
     if has_two(config):
         check_recipe(workdir, config)
+        text_features.keep(config, workdir)
     found: dict[str, Params] = {}
     for part in tokenizers(config):
         folder = workdir / part
@@ -123,8 +128,14 @@ def _holds(folder: Path, params: Params) -> bool:
 
 
 def trained_params(config: Config, workdir: Path) -> dict[str, Params]:
-    """The parameters of the visual tokenizers of a workdir whose training has begun, by their names."""
-    return {part: load(workdir / part).params for part in tokenizers(config)}
+    """The parameters of what a workdir whose training has begun holds beside, by their names.
+
+    That is the visual tokenizers, and a frozen text encoder.
+    """
+    found = {part: load(workdir / part).params for part in tokenizers(config)}
+    if config.text_encoder is not None:
+        found[TEXT_ENCODER] = frozen_text.read(workdir / frozen_text.FILE).params
+    return found
 
 
 def tokens(
@@ -184,7 +195,9 @@ def sources(
 ) -> tuple[data.Source, data.Source]:
     """What the recipe's model is trained and evaluated on: the data set, or its codes; see tokens."""
     if has_two(config):
-        return tokens(config, workdir, "train", params, repair), tokens(config, workdir, "evaluation", params, repair)
+        training, held_out = (tokens(config, workdir, split, params, repair) for split in get_args(Split))
+        text_features.add(config, workdir, (training, held_out), repair)
+        return training, held_out
     opened = [data.open_source(config.data, training=training, seed=config.seed) for training in (True, False)]
     return opened[0], opened[1]
 
@@ -192,5 +205,7 @@ def sources(
 def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
     """The second of `sources` alone."""
     if has_two(config):
-        return tokens(config, workdir, "evaluation", params)
+        source = tokens(config, workdir, "evaluation", params)
+        text_features.add(config, workdir, [source])
+        return source
     return data.open_source(config.data, training=False, seed=config.seed)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mmjax import data, evaluate, models, objective
 from mmjax.config import Config, MaskedGenerator
+from mmjax.export import frozen_text
 from mmjax.export.load import decoding_of, load
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, flatten
 from mmjax.files import write_file
@@ -208,7 +209,7 @@ def _predict(config: Config, predict: Callable[..., dict[str, jax.Array]]) -> Ca
         everything = jnp.ones_like(codes, jnp.bool_)
         guidance = jnp.float32(config.sampling.guidance)
         text = batch["text"] if config.sampling.guidance > 0 else jnp.zeros_like(batch["text"])
-        given = {name: batch[name] for name in ("reference_codes",) if name in batch}
+        given = {name: batch[name] for name in ("reference_codes", "text_features") if name in batch}
         image = draw(params, frozen["tokenizer"], text, codes, everything, seeds, guidance, **given)
         return outputs | {"image": image}
 
@@ -321,9 +322,11 @@ def intervals(config: Config, examples: int) -> tuple[int, int, int]:
 
 
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> data.Tokenizer:
-    """The workdir's tokenizer; trained on the recipe's captions where it is missing."""
+    """The workdir's tokenizer: that of the frozen text encoder, or else trained on the recipe's captions."""
     path = workdir / "tokenizer.model"
-    if not path.exists():
+    if config.text_encoder is not None:
+        write_file(path, frozen_text.read(workdir / frozen_text.FILE).tokenizer)
+    elif not path.exists():
         write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
     return data.load_tokenizer(path)
 

@@ -15,6 +15,8 @@ from jaxtyping import Int32, Shaped, UInt8
 from mmjax import models
 from mmjax.config import Config, MaskedGenerator, resolve, to_dict
 from mmjax.data.text import Tokenizer, load_tokenizer
+from mmjax.export import frozen_text
+from mmjax.export.frozen_text import TEXT_ENCODER, FrozenText
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, read_params
 from mmjax.models import masked_generator
 from mmjax.sample import editing
@@ -39,6 +41,7 @@ class GenerativeModel:
         tokenizer: from text to tokens.
         visual_tokenizer: parameters of the visual tokenizer of a masked generator, on the device.
         reference_tokenizer: the same for its reference pictures, where it takes any.
+        text_encoder: parameters of the text encoder of a masked generator that was trained with a frozen one.
     """
 
     config: Config
@@ -46,6 +49,7 @@ class GenerativeModel:
     tokenizer: Tokenizer
     visual_tokenizer: Params = dataclasses.field(default_factory=dict)
     reference_tokenizer: Params = dataclasses.field(default_factory=dict)
+    text_encoder: Params = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def apply(self) -> Any:
@@ -113,7 +117,9 @@ class GenerativeModel:
                     )
                 reference = pictures_of("reference", reference, (len(texts), size, size, 3))
             return draw(self.apply, self.params, text, reference)
-        given = self._reference(reference, len(texts))
+        given: dict[str, np.ndarray] = self._reference(reference, len(texts))
+        if self.config.text_encoder is not None:
+            given["text_features"] = in_chunks(lambda part: self._text_features(self.text_encoder, part), text)
         seeds = _seeds(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         decoding = self._decoding(sampling, guidance)
@@ -130,6 +136,18 @@ class GenerativeModel:
             return program(self.params, self.visual_tokenizer, *part[: len(seen)], scale, **more)
 
         return editing.keep(to_uint8(in_chunks(drawn, *seen, *given.values())), begin)
+
+    def frozen_text(self) -> FrozenText:
+        """Its text encoder, for another model to be trained with.
+
+        Raises:
+            UserError: where it has none.
+        """
+        settings = frozen_text.settings_of(self.config)
+        if settings is None:
+            raise UserError(f"{self.config.name or 'model'}: a {self.config.model.kind} has no text encoder")
+        own = self.config.text_encoder is None
+        return FrozenText(settings, self.params["text"] if own else self.text_encoder, self.tokenizer.proto)
 
     def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
         """What a masked generator is told of its references; nothing where it is to draw without."""
@@ -178,6 +196,11 @@ class GenerativeModel:
     @functools.cached_property
     def _encode(self) -> Any:
         return jax.jit(self._functions.encode)
+
+    @functools.cached_property
+    def _text_features(self) -> Any:
+        assert self.config.text_encoder is not None
+        return jax.jit(frozen_text.encoder(self.config.text_encoder))
 
     @functools.cached_property
     def _encode_reference(self) -> Any:
@@ -240,13 +263,19 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
         params = read_params(folder / "model.safetensors", jax.eval_shape(lambda: _all_params(config)))
     params = dict(params)
     theirs = {part: load(folder / part).params if is_workdir else params.pop(part) for part in _parts(config)}
+    if config.text_encoder is not None:
+        kept = frozen_text.read(folder / frozen_text.FILE).params if is_workdir else params.pop(TEXT_ENCODER)
+        theirs[TEXT_ENCODER] = kept
     mine, others = jax.device_put((params, theirs))
-    return GenerativeModel(config, mine, tokenizer, others.get(VISUAL_TOKENIZER, {}), others.get(REFERENCE, {}))
+    found = (others.get(part, {}) for part in (VISUAL_TOKENIZER, REFERENCE, TEXT_ENCODER))
+    return GenerativeModel(config, mine, tokenizer, *found)
 
 
 def _all_params(config: Config) -> dict[str, Any]:
     """Fresh parameters of all that a model folder of the recipe holds."""
     params = dict(models.init(config, jax.random.key(0)))
+    if config.text_encoder is not None:
+        params[TEXT_ENCODER] = frozen_text.init(config.text_encoder, jax.random.key(0))
     return params | {part: models.init(getattr(config, part), jax.random.key(0)) for part in _parts(config)}
 
 
