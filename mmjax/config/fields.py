@@ -151,11 +151,11 @@ class TextEncoder:
         dtype: as in DirectGenerator.
     """
 
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    dtype: Literal["float32", "bfloat16"]
+    vocabulary: int = 4096
+    width: int = 512
+    layers: int = 4
+    heads: int = 8
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 # Models by their `kind`; the first is taken where a recipe names none.

@@ -1,0 +1,183 @@
+"""Training with a frozen text encoder by the commands: what is cached, what is kept, what draws, what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import Mistake, Run, noise, saved_state
+from safetensors.numpy import load_file, save_file
+
+import mmjax
+from mmjax import data
+from mmjax.cli import main
+from mmjax.commands import stages, text_features
+from mmjax.config import to_dict
+from mmjax.export import frozen_text
+from mmjax.export.model_folder import FILES, flatten
+from mmjax.models.text_encoder import TextEncoder
+from mmjax.train.workdir import read_recipe
+
+RECIPE = "--config=configs/quickstart.py:tiny"
+PROMPTS = ["a red circle left of a blue square", "a green ring", ""]
+
+
+@pytest.fixture(name="model", scope="module")
+def folder_of_a_model(two_stages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That gives its visual tokenizer as well as its text encoder."""
+    folder = tmp_path_factory.mktemp("model") / "quickstart"
+    assert main(["export", f"--workdir={two_stages}", f"--out={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(name="another")
+def other_parameters(model: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(model, tmp_path / "another")
+    params = load_file(folder / "model.safetensors")
+    save_file({**params, "text/table": params["text/table"] + np.float32(1e-3)}, folder / "model.safetensors")
+    return folder
+
+
+def given(model: Path) -> list[str]:
+    return [RECIPE, f"--config.tokens.tokenizer={model}", f"--config.tokens.text_encoder={model}",
+            "--config.model.width=24", "--config.train.evaluate_every=4"]  # fmt: skip
+
+
+@pytest.fixture(name="trained", scope="module")
+def trained_with_a_model_that_is_gone(model: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """Of another width than the text encoder; prepared in a process before."""
+    base = tmp_path_factory.mktemp("trained")
+    named = shutil.copytree(model, base / "quickstart")
+    for command in ("prepare", "train"):
+        done = run(command, *given(named), "--workdir", base / "run")
+        assert noise(done.stderr) == []
+        if command == "prepare":
+            before = {path: path.stat().st_mtime_ns for path in (base / "run").rglob("*.safetensors")}
+    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 5
+    shutil.rmtree(named)
+    return base / "run"
+
+
+@pytest.fixture(name="exported", scope="module")
+def folder_of_the_trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    assert main(["export", f"--workdir={trained}", f"--out={folder}"]) == 0
+    return folder
+
+
+def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Path) -> None:
+    kept, theirs = frozen_text.read(trained / "text_encoder.safetensors"), mmjax.load(model)
+    jax.tree.map(np.testing.assert_array_equal, kept.params, theirs.params["text"])
+    assert (trained / "tokenizer.model").read_bytes() == theirs.tokenizer.proto == kept.tokenizer
+    state = saved_state(trained, 4)
+    names = {name for name in state if "['text']" in name and "params" in name}
+    assert {name.partition("['text']")[2] for name in names} == {
+        "['none']", "['norm']['bias']", "['norm']['scale']", "['project']['bias']", "['project']['kernel']"
+    }  # fmt: skip
+    assert not any("block_0" in name or "['table']" in name.partition("['text']")[2] for name in state)
+    assert not {x.shape for x in jax.tree.leaves(kept.params) if x.ndim > 2} & {x.shape for x in state.values()}
+
+
+def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> None:
+    config, theirs = read_recipe(trained), mmjax.load(model)
+    source = stages.evaluation_source(config, trained, stages.trained_params(config, trained))
+    assert source.text_features is not None
+    texts = [*dict.fromkeys(source.all_captions()), ""]
+    ids = theirs.tokenizer.encode(texts, config.text.length)
+    recipe: Any = theirs.config.model
+    encoder = TextEncoder(theirs.config.text.vocabulary, recipe.width, recipe.text_layers, recipe.heads)
+    expected = np.asarray(encoder.apply({"params": theirs.params["text"]}, jnp.asarray(ids))[0])
+    found = source.text_features(texts)
+    assert found.dtype == np.float16 and found.shape == expected.shape == (len(texts), 12, 32)
+    np.testing.assert_allclose(found, np.where((ids != 0)[..., None], expected, 0), rtol=2e-3, atol=2e-3)
+    index = json.loads((trained / "tokens" / "text" / "index.json").read_text())
+    training = data.open_source(config.data, training=True, seed=config.seed)
+    captions = {"", *texts, *training.all_captions()}
+    assert sum(shard["positions"] for shard in index["shards"]) == len(captions)
+
+
+@pytest.mark.usefixtures("kept_programs")
+def test_it_draws_from_text_alone(trained: Path, exported: Path) -> None:
+    assert sorted(path.name for path in exported.iterdir()) == sorted(FILES)
+    drawn = mmjax.load(exported)
+    names = {name for name in load_file(exported / "model.safetensors") if name.startswith("text_encoder/")}
+    assert names == {f"text_encoder/{name}" for name in flatten(drawn.frozen_text().params)}
+    pictures = drawn.generate(PROMPTS, seed=3)
+    assert pictures.shape == (3, 32, 32, 3) and (pictures[0] != pictures[1]).any()
+    np.testing.assert_array_equal(mmjax.load(trained).generate(PROMPTS, seed=3), pictures)
+    told_apart = drawn.generate(PROMPTS[:2], [3, 3])
+    assert (told_apart[0] != told_apart[1]).any()
+
+
+def test_evaluating_needs_neither_the_model_nor_the_data_set(trained: Path, run: Run) -> None:
+    expected = (trained / "evaluation" / "4.json").read_text()
+    assert "scenes/all" in expected and "scenes/diversity" in expected
+    (trained / "evaluation" / "4.json").unlink()
+    assert noise(run("evaluate", "--workdir", trained).stderr) == []
+    assert (trained / "evaluation" / "4.json").read_text() == expected
+
+
+def test_the_same_command_finds_all_done(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *given(trained.parent / "quickstart"), f"--workdir={trained}"]) == 0
+    assert "quickstart: step 4 of 4 is done already" in capsys.readouterr().out
+
+
+def test_a_frozen_encoder_can_be_taken_on(trained: Path, exported: Path, tmp_path: Path) -> None:
+    config = read_recipe(trained, {"tokens.text_encoder": str(exported)})
+    assert text_features.settings(config, tmp_path) == to_dict(config)["text_encoder"]
+    text_features.keep(config, tmp_path)
+    name = "text_encoder.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_another_encoder_is_refused(
+    trained: Path, model: Path, another: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    names = ("--config.model.width=24", RECIPE, f"--config.tokens.tokenizer={model}")
+    other = f"--config.tokens.text_encoder={another}"
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    line = mistake("train", *names, other, "--workdir", trained)
+    assert line == f"--workdir {trained}: has another text encoder than {another}; name another one"
+    line = mistake("train", *names, "--workdir", trained)
+    assert line.startswith(f"--workdir {trained}: holds another recipe: text_encoder was {{")
+    cache = trained / "tokens"
+    line = mistake("train", *names, other, f"--config.tokens.cache={cache}", "--workdir", tmp_path / "run")
+    assert line == (
+        f"{cache / 'text'}: holds the features of another text encoder; remove the folder, or take another with "
+        "--config.tokens.cache=DIR"
+    )
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_encoder_that_is_none(trained: Path, two_stages: Path, tmp_path: Path, mistake: Mistake) -> None:
+    command = ("train", RECIPE, "--workdir", tmp_path / "run")
+    line = mistake(*command, "--config.tokens.text_encoder=/nowhere")
+    assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
+    folder = two_stages / "tokenizer"
+    assert mistake(*command, f"--config.tokens.text_encoder={folder}") == (
+        f"tokens.text_encoder: {folder} holds no text encoder but a visual_tokenizer; name a model of kind "
+        "masked_generator or direct"
+    )
+    named = f"--config.tokens.text_encoder={two_stages}"
+    terms = "--config.objective.terms=masked_visual_modeling=1,masked_language_modeling=0.1"
+    assert mistake(*command, named, terms) == (
+        "objective.terms.masked_language_modeling: trains the text encoder, and that of tokens.text_encoder is taken "
+        "as it is; leave one of them out"
+    )
+    assert mistake("train", "--config=configs/scenes_direct.py:tiny", named, "--workdir", tmp_path / "run") == (
+        "tokens.text_encoder: is for model.kind=masked_generator, not direct"
+    )
+    assert mistake(*command, "--config.text_encoder.width=8") == (
+        "text_encoder: is filled in from a trained model; name it with --config.tokens.text_encoder=DIR"
+    )
+    assert not (tmp_path / "run").exists()
+    half = shutil.copytree(trained, tmp_path / "half", ignore=shutil.ignore_patterns("tokens", "tensorboard"))
+    (half / "text_encoder.safetensors").write_bytes(b"half")
+    assert mistake("generate", "--model", half, "--prompt", "a ring", "--out", tmp_path / "x.png") == (
+        f"{half / 'text_encoder.safetensors'}: is no text encoder of mmjax, or only half of one; name another --workdir"
+    )

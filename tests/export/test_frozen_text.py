@@ -1,0 +1,63 @@
+"""The frozen text encoder: whose it is, its file, its features, and what is broken."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.config import TextEncoder, resolve
+from mmjax.export import frozen_text
+from mmjax.types import UserError
+
+SETTINGS = TextEncoder(vocabulary=311, width=12, layers=2, heads=3)
+TOKENIZER = {"model": {"kind": "visual_tokenizer", "widths": [8]}, "train": {"steps": 1}}
+GENERATOR: dict[str, Any] = {
+    "text": {"vocabulary": 311},
+    "model": {"kind": "masked_generator", "width": 12, "heads": 3, "text_layers": 2, "layers": 5},
+    "tokenizer": TOKENIZER,
+    "objective": {"terms": {"masked_visual_modeling": 1.0}},
+    "train": {"steps": 1},
+}
+TEXT = jnp.array([[7, 9, 310, 3, 0], [3, 0, 0, 0, 0]], jnp.int32)
+
+
+@pytest.fixture(name="frozen", scope="module")
+def random_encoder() -> frozen_text.FrozenText:
+    return frozen_text.FrozenText(SETTINGS, jax.device_get(frozen_text.init(SETTINGS, jax.random.key(1))), b"pieces\0")
+
+
+def test_whose_it_is() -> None:
+    assert frozen_text.settings_of(resolve(GENERATOR)) == SETTINGS
+    direct = {"model": {"width": 12, "heads": 3, "dtype": "bfloat16"}, "text": {"vocabulary": 311}}
+    found = frozen_text.settings_of(resolve({**direct, "train": {"steps": 1}}))
+    assert found == TextEncoder(311, 12, 2, 3, "bfloat16")
+    taken = {"tokens": {"text_encoder": "x"}, "text_encoder": {"width": 8}}
+    assert frozen_text.settings_of(resolve({**GENERATOR, **taken})) == TextEncoder(width=8)
+    assert frozen_text.settings_of(resolve(TOKENIZER)) is None
+
+
+def test_the_round_trip_is_exact(frozen: frozen_text.FrozenText, tmp_path: Path) -> None:
+    frozen_text.write(tmp_path / "encoder.safetensors", frozen)
+    found = frozen_text.read(tmp_path / "encoder.safetensors")
+    assert (found.settings, found.tokenizer) == (frozen.settings, frozen.tokenizer)
+    jax.tree.map(np.testing.assert_array_equal, found.params, frozen.params)
+    content = (tmp_path / "encoder.safetensors").read_bytes()
+    for broken in (b"", content[:100], content[:-1], content.replace(b"vocabulary", b"vocabulary".upper())):
+        (tmp_path / "encoder.safetensors").write_bytes(broken)
+        with pytest.raises(UserError, match="is no text encoder of mmjax, or only half of one; name another --workdir"):
+            frozen_text.read(tmp_path / "encoder.safetensors")
+    with pytest.raises(UserError, match="is no text encoder of mmjax"):
+        frozen_text.read(tmp_path / "none.safetensors")
+
+
+def test_features_follow_from_the_text_alone(frozen: frozen_text.FrozenText) -> None:
+    encode = frozen_text.encoder(SETTINGS)
+    found = np.asarray(encode(frozen.params, TEXT))
+    assert found.dtype == np.float16 and found.shape == (2, 5, 12)
+    assert (found[TEXT == 0] == 0).all() and np.abs(found[TEXT != 0]).min(axis=1).all()
+    longer = encode(frozen.params, jnp.pad(TEXT, ((0, 0), (0, 2))))
+    np.testing.assert_allclose(longer[:, :5], found, atol=4e-3)
+    np.testing.assert_allclose(encode(frozen.params, TEXT[1:])[0], found[1], atol=4e-3)
