@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mmjax.nn.positions import rotate
 from mmjax.types import FLOAT32
 
 
@@ -57,11 +58,15 @@ class MultiHeadAttention(nn.Module):
         x: Float[Array, "b t d"],
         context: Float[Array, "b s e"] | None = None,
         mask: Bool[Array, "b #h #t s"] | None = None,
+        angles: Float[Array | np.ndarray, "t a"] | None = None,
     ) -> Float[Array, "b t d"]:
+        """`angles`, for self-attention, are the rotary positions of queries and keys; see positions.grid_angles."""
         context = x if context is None else context
         shape = (self.heads, x.shape[-1] // self.heads)
         q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
         k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
         v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         attended = dot_product_attention(q, k, v, mask, self.kernel)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended)

@@ -1,5 +1,7 @@
 """Positions as sines and cosines: no parameters, any length, any grid."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
@@ -34,3 +36,27 @@ def grid_positions(rows: int, columns: int, width: int) -> Float[Array, "n d"]:
     row = jnp.repeat(sine_positions(rows, width // 2), columns, axis=0)
     column = jnp.tile(sine_positions(columns, width // 2), (rows, 1))
     return jnp.concatenate([row, column], axis=-1)
+
+
+def grid_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]:
+    """How far `rotate` turns each pair of a head's features at each place of a grid read row by row, in radians.
+
+    Each axis has as many of the pairs as the others: they turn by t / 100 ** (i / n) with its coordinate t (rotary
+    positions, Su et al. 2021, arXiv:2104.09864; for grids Heo et al. 2024, arXiv:2403.13298).
+
+    Args:
+        sides: of the grid, any number of axes.
+        features: of a head, k.
+    """
+    each = features // (2 * len(sides))
+    frequency = 100.0 ** (-np.arange(each) / max(each, 1))
+    places = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1)
+    return (places[..., None] * frequency).reshape(-1, each * len(sides)).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b t h k"], angles: Float[Array | np.ndarray, "t a"]) -> Float[Array, "b t h k"]:
+    """Turns the pairs (i, a + i) of the features, so that a product of two tells how far they are apart."""
+    pairs = angles.shape[1]
+    cosine, sine = (f(angles)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
+    first, second, rest = jnp.split(x, (pairs, 2 * pairs), axis=-1)
+    return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine, rest], axis=-1)

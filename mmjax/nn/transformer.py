@@ -27,10 +27,11 @@ class Block(nn.Module):
         mask: Bool[Array, "b #h #t t"] | None = None,
         context: Float[Array, "b s e"] | None = None,
         context_mask: Bool[Array, "b #h #t s"] | None = None,
+        angles: Float[Array | np.ndarray, "t a"] | None = None,
     ) -> Float[Array, "b t d"]:
         d = x.shape[-1]
         x += MultiHeadAttention(self.heads, self.dtype, self.kernel, name="self_attention")(
-            layer_norm(x, "norm_self"), mask=mask
+            layer_norm(x, "norm_self"), mask=mask, angles=angles
         )
         if context is not None:
             attend = MultiHeadAttention(self.heads, self.dtype, self.kernel, name="cross_attention")
@@ -64,9 +65,10 @@ class Stack(nn.Module):
         mask: Bool[Array, "b #h #t t"] | None = None,
         context: Float[Array, "b s e"] | None = None,
         context_mask: Bool[Array, "b #h #t s"] | None = None,
+        angles: Float[Array | np.ndarray, "t a"] | None = None,
     ) -> Float[Array, "b t d"]:
         def layer(block: nn.Module, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return block(x, mask, context, context_mask), None
+            return block(x, mask, context, context_mask, angles), None
 
         block = (nn.remat(Block, prevent_cse=False) if self.remat else Block)(
             self.heads, self.dtype, self.kernel, name="block"

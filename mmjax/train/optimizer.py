@@ -2,9 +2,13 @@
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from mmjax import config
-from mmjax.types import Params
+from mmjax.types import Params, leaf_name
+
+NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 learn no more a step here, and take longer
+ADAM_RMS = 0.2  # root mean square of Muon's updates before the learning rate, about that of Adam's
 
 
 def make_schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
@@ -23,14 +27,50 @@ def make_schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(optimizer: config.Optimizer, steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam, decoupled weight decay on everything that is no vector, and the schedule, in this order."""
+    """Clipping, Adam or Muon, decoupled weight decay on everything that is no vector, and the schedule, in this order.
 
-    def matrices(params: Params) -> Params:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
-
-    parts = [optax.scale_by_adam(optimizer.b1, optimizer.b2)]
-    if optimizer.clip:
-        parts.insert(0, optax.clip_by_global_norm(optimizer.clip))
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as Liu et al. 2025, arXiv:2502.16982)
+    moves each kernel by the orthogonal matrix nearest to its momentum, and everything else as Adam with Nesterov's
+    momentum does.
+    """
+    schedule = make_schedule(optimizer, steps)
+    parts = [optax.clip_by_global_norm(optimizer.clip)] if optimizer.clip else []
+    if optimizer.name == "muon":
+        parts.append(
+            muon(
+                schedule,
+                ns_steps=NEWTON_SCHULZ_STEPS,
+                adam_b1=optimizer.b1,
+                adam_b2=optimizer.b2,
+                weight_decay=optimizer.weight_decay,
+                consistent_rms=ADAM_RMS,
+                muon_weight_dimension_numbers=kernel_axes,
+            )
+        )
+        return optax.chain(*parts)
+    parts.append(optax.scale_by_adam(optimizer.b1, optimizer.b2))
     if optimizer.name == "adamw":
-        parts.append(optax.add_decayed_weights(optimizer.weight_decay, matrices))
-    return optax.chain(*parts, optax.scale_by_learning_rate(make_schedule(optimizer, steps)))
+        parts.append(optax.add_decayed_weights(optimizer.weight_decay, _matrices))
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def _matrices(params: Params) -> Params:
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def kernel_axes(params: Params) -> Params:
+    """Which axes of each kernel are its inputs and its outputs, as a matrix; None for what is no kernel.
+
+    The layers of a scanned stack, the first axis of what lies in "layers", are matrices of their own.
+    """
+
+    def axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> MuonDimensionNumbers | None:
+        *modules, name = leaf_name(path).split("/")
+        if name != "kernel":
+            return None
+        own = range(1 if "layers" in modules else 0, leaf.ndim)
+        heads = modules[-1:] in (["q"], ["k"], ["v"])
+        split = 1 if heads else len(own) - 1
+        return MuonDimensionNumbers(tuple(own[:split]), tuple(own[split:]))
+
+    return jax.tree_util.tree_map_with_path(axes, params)

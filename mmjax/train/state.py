@@ -110,8 +110,14 @@ def state_shardings(
     """
 
     def like(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
+        def absent(part: Any) -> bool:  # of a transformation that another part of the parameters goes through
+            return isinstance(part, optax.MaskedNode)
+
+        def mirrored(part: Any, sharding: Any) -> Any:
+            return part if absent(part) else sharding
+
         return optax.tree_map_params(
-            tx, lambda _, sharding: sharding, opt_state, params, transform_non_params=lambda _: whole
+            tx, mirrored, opt_state, params, transform_non_params=lambda _: whole, is_leaf=absent
         )
 
     ema = None if state.ema is None else params

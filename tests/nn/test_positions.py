@@ -1,9 +1,12 @@
 """Positions against the formula of the paper."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mmjax.nn.positions import grid_positions, sine_positions
+from mmjax.nn.positions import grid_angles, grid_positions, rotate, sine_positions
 
 
 def test_equals_the_formula():
@@ -26,3 +29,28 @@ def test_widths_that_do_not_fit():
         sine_positions(3, 5)
     with pytest.raises(ValueError, match="multiple of 4"):
         grid_positions(3, 3, 6)
+
+
+def test_rotation_equals_complex_numbers():
+    """Su et al. 2021, equation 34: each pair is a complex number, turned by its angle."""
+    x = np.random.default_rng(0).normal(size=(2, 15, 3, 11)).astype(np.float32)
+    angles = grid_angles((3, 5), 11)
+    assert angles.shape == (15, 4)
+    pairs = (x[..., :4] + 1j * x[..., 4:8]) * np.exp(1j * angles)[None, :, None]
+    expected = np.concatenate([pairs.real, pairs.imag, x[..., 8:]], axis=-1)
+    np.testing.assert_allclose(rotate(jnp.asarray(x), angles), expected, atol=1e-6)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 4), st.data())
+def test_products_of_rotated_features_tell_displacements_only(sides, pairs, data):
+    q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 2 * pairs * len(sides))).astype(np.float32)
+    n = int(np.prod(sides))
+    shape = (1, n, 1, q.shape[-1])
+    turned = [rotate(jnp.broadcast_to(x, shape), grid_angles(sides, shape[-1]))[0, :, 0] for x in (q, k)]
+    products = np.asarray(turned[0] @ turned[1].T).reshape(*sides, *sides)
+    places = [data.draw(st.integers(0, side - 1)) for side in sides], [data.draw(st.integers(0, s - 1)) for s in sides]
+    # Moved to the corner as far as both can go, the two are as far apart as before.
+    moved = [[a - min(a, b) for a, b in zip(one, other, strict=True)] for one, other in (places, places[::-1])]
+    np.testing.assert_allclose(
+        products[tuple(places[0] + places[1])], products[tuple(moved[0] + moved[1])], rtol=1e-4, atol=1e-5
+    )

@@ -1,6 +1,7 @@
 """Schedules against their closed forms, and the optimizer against Adam's own formulas."""
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax.config import Optimizer
-from mmjax.train.optimizer import make_optimizer, make_schedule
+from mmjax import models
+from mmjax.config import Optimizer, load_recipe
+from mmjax.train.optimizer import kernel_axes, make_optimizer, make_schedule
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_schedules():
@@ -48,3 +52,40 @@ def test_adam_with_clipping_and_decay_equals_the_papers():
         params = optax.apply_updates(params, updates)
     for name in params:
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
+
+
+def test_muon_makes_the_singular_values_of_each_kernel_equal():
+    """Jordan et al. 2024: an update is nearly U V^T of the momentum's U S V^T; other parameters go as Adam's do."""
+    shapes = {"dense": (11, 29), "q": (11, 2, 13), "out": (2, 13, 11), "convolution": (3, 3, 7, 17), "table": (11, 5)}
+    rng = np.random.default_rng(0)
+    inner = {name: {"kernel" if name != "table" else "table": shape} for name, shape in shapes.items()}
+    tree = {"plain": inner, "layers": {"q": {"kernel": (5, 11, 2, 13)}}}
+    grads = jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), tree, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    params = jax.tree.map(jnp.ones_like, grads)
+    tx = make_optimizer(Optimizer(name="muon", learning_rate=0.1), 9)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, _ = tx.update(grads, tx.init(params), params)
+    plain = {name: np.asarray(next(iter(value.values()))) for name, value in updates["plain"].items()}
+    matrices = [plain["dense"], plain["q"].reshape(11, 26), plain["out"].reshape(26, 11)]
+    matrices += [plain["convolution"].reshape(63, 17), *updates["layers"]["q"]["kernel"].reshape(5, 11, 26)]
+    for matrix in matrices:
+        values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * math.sqrt(max(matrix.shape)))
+        assert values.max() < 1.3 and values.min() > 0.5, (matrix.shape, values)
+    np.testing.assert_allclose(np.abs(plain["table"]), np.abs(plain["table"][0, 0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "scenes_direct"])
+def test_kernels_are_told_as_their_initialization_takes_them(recipe):
+    """Flax draws a kernel with the variance 1 / inputs."""
+    config = load_recipe(str(CONFIGS / f"{recipe}.py"))
+    for part in filter(None, (config, config.tokenizer)):
+        params = models.init(part, jax.random.key(0))
+        told = kernel_axes(params)
+        axes = jax.tree.leaves(told, is_leaf=lambda x: x is None or hasattr(x, "reduction_axis"))
+        for leaf, found in zip(jax.tree.leaves(params), axes, strict=True):
+            if found is not None and leaf.size > 1000:
+                fan_in = math.prod(leaf.shape[axis] for axis in found.reduction_axis)
+                transposed = leaf.ndim == 4 and leaf.shape[0] == 4  # one in four of these taps meets an output pixel
+                assert float(jnp.var(leaf)) * fan_in == pytest.approx(4 if transposed else 1, rel=0.25)
