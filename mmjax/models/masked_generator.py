@@ -172,9 +172,9 @@ class CodeTable(nn.Module):
 class MaskedGenerator(nn.Module):
     """Codes, some of them masked, and a text in; logits of every code out.
 
-    Positions are factorized: sines of each coordinate, through a matrix an axis, added up, and rotary in attention, which
-    tells small models sooner what lies beside what. No parameter depends on the size of the grid, so that a model can
-    go on learning at another size or length.
+    Positions are factorized: sines of each coordinate, through a matrix an axis, added up, and rotary in attention,
+    which tells small models sooner what lies beside what. No parameter depends on the size of the grid, so that a
+    model can go on learning at another size or length.
 
     Attributes:
         model: the configuration.

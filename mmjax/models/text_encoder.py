@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import sine_positions
+from mmjax.nn.positions import grid_angles, sine_positions
 from mmjax.nn.transformer import Block
 from mmjax.types import FLOAT32
 
@@ -35,8 +35,9 @@ class TextEncoder(nn.Module):
         mask = ((text != 0) | (np.arange(text.shape[1]) == 0)[None])[:, None, None, :]
         table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
         x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
+        angles = grid_angles(text.shape[1:], self.width // self.heads)
         for i in range(self.layers):
-            x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x, mask)
+            x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
 
 
