@@ -133,7 +133,7 @@ def functions(config: Config) -> Functions:
         return scores
 
     def context(params: Params, text: jax.Array, **given: jax.Array) -> Any:
-        return generator.apply({"params": params}, text, **given, method="context")
+        return generator.apply({"params": params}, text, **given, method="context")  # type: ignore[arg-type]
 
     encode_reference = None if config.reference is None else _encode_reference(config.reference)
     return Functions(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
@@ -194,10 +194,11 @@ class MaskedGenerator(nn.Module):
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
-        if self.frozen_text:
-            self.text = FrozenFeatures(m.width, dtype)
-        else:
-            self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention)
+        self.text: Any = (
+            FrozenFeatures(m.width, dtype)
+            if self.frozen_text
+            else TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention)
+        )
         self.codes = CodeTable(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
