@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -480,3 +481,29 @@ def test_an_address_of_scenes_has_the_seed_that_draws_them() -> None:
     model = tokenizer_recipe()
     first, second = (data.token_address(PARAMS, model, recipe("scenes", seed=s), "train") for s in (3, 4))
     assert (first["seed"], second["seed"]) == (3, 4) and first["data"] == second["data"]
+
+
+def test_an_address_has_the_tokenizer_of_references(tmp_path: Path) -> None:
+    config, model = recipe("coco_folder", "/a"), tokenizer_recipe()
+
+    def of(params: Any, size: int = 16, **changes: Any) -> dict[str, Any]:
+        theirs = tokenizer_recipe(**changes)
+        theirs = dataclasses.replace(theirs, data=dataclasses.replace(theirs.data, size=size))
+        return data.token_address(PARAMS, model, dataclasses.replace(config, reference=theirs), "train", params)
+
+    without, address = data.token_address(PARAMS, model, config, "train"), of(PARAMS)
+    assert "reference" not in without and of(PARAMS, convolution="matmul") == address
+    assert {name: value for name, value in address.items() if name != "reference"} == without
+    write(tmp_path, address=address)
+    another = of({**PARAMS, "a": np.zeros(2, np.float32)})
+    for wanted, told in [
+        (another, "the reference tokenizer's parameters differ; remove"),
+        (of(PARAMS, size=32), "reference.size was 16 and now is 32; remove"),
+        (of(PARAMS, levels=[8, 8]), "reference.model.levels was [8, 5, 5, 5] and now is [8, 8]; remove"),
+        (without, "they are with reference codes; remove"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(f"{tmp_path}: holds other tokens: {told}")):
+            data.open_tokens(tmp_path, wanted)
+    write(tmp_path / "without", address=without)
+    with pytest.raises(UserError, match="holds other tokens: they are without reference codes; remove"):
+        data.open_tokens(tmp_path / "without", address)

@@ -32,9 +32,10 @@ def test_unknown_term_names_the_nearest():
         objective.build({"mean_square_error": 1.0}, ("text",))
 
 
-def test_reference_is_dropped_as_often_as_asked(pair):
-    batch = pair[1] | {"mask": jnp.ones(4001, bool)}
-    dropping = objective.build({"mean_squared_error": 1.0}, ("text", "reference"), drop_reference=0.3)
+@pytest.mark.parametrize("name", ["reference", "reference_codes"])
+def test_reference_is_dropped_as_often_as_asked(pair, name):
+    batch = pair[1] | {"mask": jnp.ones(4001, bool), "reference_codes": jnp.ones((5, 3), int)}
+    dropping = objective.build({"mean_squared_error": 1.0}, ("text", name), drop_reference=0.3)
     given = dropping.prepare(batch, jax.random.key(3))["reference_mask"]
     assert abs(float(jnp.mean(given.astype(jnp.float32))) - 0.7) < 0.03
 

@@ -1,5 +1,6 @@
 """The sampler on distributions that are known, and what it promises about seeds, batches and kept tokens."""
 
+import types
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, qmc
 
-from mmjax.sample.masked import Decoding, fill, halton_ranks
+from mmjax.sample.masked import Decoding, fill, halton_ranks, make_draw
 
 K = 3  # codes
 # A joint distribution of two tokens: strongly dependent, with unequal marginals.
@@ -133,6 +134,28 @@ def test_guidance_is_one_call_a_step_and_follows_its_formula() -> None:
     mixed = np.exp(none + 2.5 * (text - none))
     expected = mixed / mixed.sum() * count
     assert chisquare(np.bincount(codes.ravel(), minlength=K), expected).pvalue > 1e-3
+
+
+def test_guidance_takes_away_the_text_and_nothing_else() -> None:
+    """Code 1 is as likely as the text says, code 2 as the rest does; the decoder gives the codes."""
+
+    def context(params: Any, text: jax.Array, extra: jax.Array) -> tuple[jax.Array, ...]:
+        return text, extra
+
+    def logits(params: Any, codes: jax.Array, masked: jax.Array, text: jax.Array, extra: jax.Array) -> jax.Array:
+        rows = jnp.stack([jnp.zeros_like(extra), 0.5 * text[:, 0].astype(jnp.float32), extra], axis=-1)
+        return jnp.broadcast_to(rows[:, None, None], (*codes.shape, K))
+
+    functions = types.SimpleNamespace(context=context, logits=logits, decode=lambda _, codes: codes * 1.0)
+    count = 6000
+    masked = jnp.ones((count, 1, 1), jnp.bool_)
+    draw = make_draw(functions, Decoding(1, guided=True, guidance_schedule="constant"))
+    seeds, guidance = jnp.arange(count, dtype=jnp.int32), jnp.float32(2.5)
+    text, extra = jnp.full((count, 2), 1, jnp.int32), jnp.full(count, 0.75, jnp.float32)
+    codes = jax.jit(draw)({}, {}, text, masked.astype(jnp.int32), masked, seeds, guidance, extra=extra)
+    mixed = np.exp([0.0, 2.5 * 0.5, 0.75])  # guidance makes more of the text, and leaves the rest
+    counts = np.bincount(np.asarray(codes, np.int64).ravel(), minlength=K)
+    assert chisquare(counts, mixed / mixed.sum() * count).pvalue > 1e-3
 
 
 def test_linear_guidance_begins_near_the_conditional_and_ends_at_its_value() -> None:
