@@ -30,14 +30,15 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "corrupt_codes": 0.1,  # so that the decoder mends what the generator gets slightly wrong
     }
     tokenizer.optimizer = {
-        "learning_rate": 2e-3,
+        "name": "muon",
+        "learning_rate": 6e-3,
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
         "clip": 1.0,
         "ema": 0.99,
     }
-    tokenizer.train = {"batch": 16, "steps": 1400, "log_every": 10, "evaluate_every": 1400, "checkpoint_every": 700}
+    tokenizer.train = {"batch": 16, "steps": 800, "log_every": 10, "evaluate_every": 800, "checkpoint_every": 400}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "scenes"), "batch": 64, "samples": 16}
 
     config = ConfigDict()
@@ -48,11 +49,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "kind": "masked_generator",
         "width": 128,
         "heads": 4,
-        "layers": 2,
+        "layers": 3,
         "text_layers": 2,
         "local_blocks": 2,
         "convolution": "matmul",  # for CPUs
-        "unroll": 2,  # for CPUs
+        "unroll": 3,  # for CPUs
     }
     config.objective = {"terms": {"masked_visual_modeling": 1.0}, "drop_text": 0.1, "label_smoothing": 0.0}
     config.sampling = {
@@ -64,7 +65,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "revision_temperature": 0.5,
     }
     config.optimizer = {
-        "learning_rate": 2e-3,
+        "name": "muon",
+        "learning_rate": 1e-2,
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
@@ -73,9 +75,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.train = {
         "batch": 16,
-        "steps": 3000,
+        "steps": 2000,
         "log_every": 20,
-        "evaluate_every": 3000,
+        "evaluate_every": 2000,
         "checkpoint_every": 1000,
         "best": "scenes/all",
     }
