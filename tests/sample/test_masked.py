@@ -146,7 +146,7 @@ def test_guidance_takes_away_the_text_and_nothing_else() -> None:
         rows = jnp.stack([jnp.zeros_like(extra), 0.5 * text[:, 0].astype(jnp.float32), extra], axis=-1)
         return jnp.broadcast_to(rows[:, None, None], (*codes.shape, K))
 
-    functions = types.SimpleNamespace(context=context, logits=logits, decode=lambda _, codes: codes * 1.0)
+    functions = types.SimpleNamespace(context=context, logits=logits, decode=lambda _, codes: codes.astype(jnp.float32))
     count = 6000
     masked = jnp.ones((count, 1, 1), jnp.bool_)
     draw = make_draw(functions, Decoding(1, guided=True, guidance_schedule="constant"))
