@@ -226,7 +226,10 @@ def test_pictures_and_masks_that_are_wrong(folder: Path, picture: Path, tmp_path
         (("--mask", good), "--mask: says what of a picture is drawn anew; name the picture with --image"),
         (("--variation=0.5",), "variation: needs an image to keep the rest of"),
         (("--clip", picture), "--clip: this model draws pictures, not clips"),
-        (("--reference", picture), "reference: is for direct generators; a masked generator takes image, and mask or"),
+        (
+            ("--reference", picture),
+            "reference: this model takes none, since its recipe has no `reference`; it takes image",
+        ),
     ]:
         assert mistake(*command, *options).startswith(what)
     assert not out.parent.exists()

@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 from mmjax import data
 from mmjax.cli import main
 from mmjax.commands import stages
+from mmjax.config import load_recipe, to_dict
 from mmjax.export.model_folder import FILES
+from mmjax.files import write_json
 from mmjax.train.workdir import read_recipe
 
 RECIPE = "--config=configs/quickstart.py:tiny"
@@ -183,12 +185,13 @@ def test_a_cache_of_another_tokenizer_is_refused(
     )
 
 
-def test_a_tokenizer_that_is_none(two_stages: Path, exported: Path, tmp_path: Path, mistake: Mistake) -> None:
+def test_a_tokenizer_that_is_none(exported: Path, tmp_path: Path, mistake: Mistake) -> None:
     command = ("train", RECIPE, "--workdir", tmp_path / "run")
     line = mistake(*command, "--config.tokens.tokenizer=/nowhere")
     assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
-    line = mistake(*command, f"--config.tokens.tokenizer={two_stages}")
-    assert line == f"tokens.tokenizer: {two_stages} holds no visual tokenizer but a masked_generator"
+    write_json(tmp_path / "direct" / "config.json", {"recipe": to_dict(load_recipe("configs/scenes_direct.py"))})
+    line = mistake(*command, f"--config.tokens.tokenizer={tmp_path / 'direct'}")
+    assert line == f"tokens.tokenizer: {tmp_path / 'direct'} holds no visual tokenizer but a direct"
     line = mistake(*command, f"--config.tokens.tokenizer={exported}", "--config.data.size=64")
     assert line == "data.size: 64, but the visual tokenizer was made for 32"
     assert not (tmp_path / "run").exists()
