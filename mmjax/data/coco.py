@@ -1,19 +1,23 @@
 """A COCO folder in the official layout, used as it is."""
 
-import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from mmjax.data import operations
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.annotations import read_annotations
+from mmjax.data.captions import Captions
+from mmjax.data.indexed import PROVIDES as PROVIDES
+from mmjax.data.indexed import indexed_source
+from mmjax.data.source import Source
 from mmjax.types import UserError
 
-PROVIDES = ("image", "text")
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}
 EXPECTED = "data.root must hold train2017/ and annotations/captions_train2017.json, or another split of COCO alike"
 
@@ -30,42 +34,58 @@ def open_coco(root: str, split: str) -> Source:
     Raises:
         UserError: where something is missing, the JSON is broken or of another kind, or no picture is left.
     """
-    pictures, annotations = _find(Path(root), split)
-    names, captions = _parse(annotations)
-    present = set(os.listdir(pictures))  # once: a question per picture would take minutes on a network disk
-    with_captions = sorted(set(names) & set(captions))
-    kept = [number for number in with_captions if names[number] in present]
-    absent = [names[number] for number in with_captions if names[number] not in present]
-    if absent:
-        logger.warning("%s: %d pictures are absent and left out, the first is %s", pictures, len(absent), absent[0])
-    if len(with_captions) < len(names):
-        logger.warning("%s: %d pictures have no caption and are left out", annotations, len(names) - len(with_captions))
-    if not kept:
-        raise UserError(f"{pictures}: holds none of the {len(with_captions)} pictures with captions in {annotations}")
+    found = find_coco(root, split)
+    paths = [str(found.folder / found.names[key]) for key in found.captions.keys.tolist()]
 
-    def all_captions() -> Iterator[str]:
-        return (caption for number in kept for caption in captions[number])
-
-    def read(reading: Reading) -> Iterator[Rows]:
+    def pictures() -> Callable[[Any], Any]:
         tf = operations.tensorflow()
-        paths = tf.constant([str(pictures / names[number]) for number in kept])
-        keys = tf.constant(kept, tf.int64)
-        texts = tf.constant(list(all_captions()))
-        ends = tf.constant(np.cumsum([0] + [len(captions[number]) for number in kept]), tf.int64)
+        files = tf.constant(paths)
+        return lambda index: tf.io.read_file(files[index])
 
-        @operations.as_written
-        def record(position: Any) -> dict[str, Any]:
-            epoch, index = position // len(kept), position % len(kept)
-            if reading.training:
-                index = operations.shuffled_index(index, epoch, len(kept), reading.seed)
-            key = keys[index]
-            mine = texts[ends[index] : ends[index + 1]]
-            return {"epoch": epoch, "key": key, "id": tf.strings.as_string(key), "captions": mine, "path": paths[index]}
+    return indexed_source("coco_folder", found.captions, pictures)
 
-        records = operations.my_positions(reading).map(record)
-        return operations.read_records(records, lambda record: tf.io.read_file(record["path"]), reading, "coco_folder")
 
-    return Source("coco_folder", len(kept), PROVIDES, all_captions, read)
+@dataclass(frozen=True)
+class Found:
+    """The pictures of a split that are there and have captions, in order of their id.
+
+    Attributes:
+        folder: of the pictures.
+        names: the file of each picture, by its id; also of those left out.
+        captions: of the pictures that are there.
+        caption_ids: of each caption.
+        left_out: the other pictures by their id, and why.
+    """
+
+    folder: Path
+    names: dict[int, str]
+    captions: Captions
+    caption_ids: Int64[np.ndarray, " m"]
+    left_out: dict[int, str]
+
+
+def find_coco(root: str, split: str) -> Found:
+    """What open_coco opens; see there."""
+    folder, path = _find(Path(root), split)
+    annotations = read_annotations(path)
+    names = annotations.names
+    present = set(os.listdir(folder))  # once: a question per picture would take minutes on a network disk
+    captioned = set(np.unique(annotations.images).tolist())
+    with_captions = sorted(captioned & names.keys())
+    kept = [key for key in with_captions if names[key] in present]
+    absent = [key for key in with_captions if names[key] not in present]
+    silent = sorted(names.keys() - captioned)
+    if absent:
+        logger.warning(
+            "%s: %d pictures are absent and left out, the first is %s", folder, len(absent), names[absent[0]]
+        )
+    if silent:
+        logger.warning("%s: %d pictures have no caption and are left out", path, len(silent))
+    if not kept:
+        raise UserError(f"{folder}: holds none of the {len(with_captions)} pictures with captions in {path}")
+    captions, ids = annotations.captions(np.array(kept, np.int64))
+    left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
+    return Found(folder, names, captions, ids, left_out)
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:
@@ -81,25 +101,3 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
         if pictures.is_dir():
             raise UserError(f"{annotations}: no such file, though there is {pictures}; {EXPECTED}")
     raise UserError(f"{' or '.join(str(pictures) for pictures, _ in pairs)}: no such folder; {EXPECTED}")
-
-
-def _parse(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """File names and captions by the id of the picture; the captions in the order of their own ids."""
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; COCO's captions are expected there") from error
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not complete JSON ({reason}); download COCO's captions again") from error
-    try:
-        names = {int(image["id"]): str(image["file_name"]) for image in tree["images"]}
-        captions: dict[int, list[str]] = {}
-        for annotation in sorted(tree["annotations"], key=lambda annotation: int(annotation.get("id", 0))):
-            captions.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not COCO's captions ({type(error).__name__}: {error}); expected are 'images' with id and "
-            "file_name, and 'annotations' with image_id and caption"
-        ) from error
-    return names, captions

@@ -1,0 +1,237 @@
+"""COCO's file of captions, read an item at a time: 150 MB of JSON would take a gigabyte as one tree."""
+
+import codecs
+import json
+import logging
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Int64
+
+from mmjax.data.captions import Captions, utf8
+from mmjax.types import UserError
+
+CHUNK = 1 << 20  # bytes
+LONGEST = 1 << 26  # characters of an item; what is no JSON is not read to its end
+PIECES = 1 << 16  # captions copied at a time
+NOT_GIVEN = -1  # the id of a caption
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a file of captions says.
+
+    Attributes:
+        names: the file of each picture, by the picture's id.
+        images, ids: of each caption, the id of its picture, and its own.
+        text_ends, text: of the captions, as in Captions.
+    """
+
+    names: dict[int, str]
+    images: Int64[np.ndarray, " m"]
+    ids: Int64[np.ndarray, " m"]
+    text_ends: Int64[np.ndarray, " text_ends"]
+    text: bytearray
+
+    def captions(self, keys: Int64[np.ndarray, " n"]) -> tuple[Captions, Int64[np.ndarray, " k"]]:
+        """The captions of some pictures, in the order of the captions' ids, and these ids.
+
+        Args:
+            keys: ids of pictures, ascending.
+        """
+        order = np.lexsort((self.ids, self.images))
+        bounds = np.searchsorted(self.images[order], [keys, keys + 1])
+        counts = bounds[1] - bounds[0]
+        ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        chosen = order[np.repeat(bounds[0] - ends[:-1], counts) + np.arange(ends[-1])]
+        begins, stops = self.text_ends[chosen], self.text_ends[chosen + 1]
+        text = _gathered(self.text, begins, stops)
+        text_ends = np.concatenate([[0], np.cumsum(stops - begins)]).astype(np.int64)
+        return Captions(keys, ends, text_ends, np.frombuffer(text, np.uint8)), self.ids[chosen]
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Reads annotations/captions_SPLIT.json.
+
+    A picture or a caption that is there twice is taken once; captions that share an id are all kept; those that are no
+    text are left out; each of it with one warning.
+
+    Raises:
+        UserError: for a file that is missing, no UTF-8, no JSON, cut off or of another kind, or that names two files
+            for one picture.
+    """
+    names: dict[int, str] = {}
+    images, ids, ends, text = array("q"), array("q"), array("q", [0]), bytearray()
+    again, without = 0, 0
+    missing = {"images", "annotations"}
+    try:
+        for section, item in _items(path):
+            missing.discard(section)
+            if section == "images" and item is not None:
+                key, name = int(item["id"]), str(item["file_name"])
+                if names.setdefault(key, name) != name:
+                    raise UserError(
+                        f"{path}: two pictures have the id {key}, {names[key]} and {name}; give one another"
+                    )
+                again += 1
+            elif section == "annotations" and item is not None:
+                key, caption = int(item["image_id"]), item["caption"]
+                if not isinstance(caption, str):
+                    without += 1
+                    continue
+                images.append(key)
+                ids.append(int(item.get("id", NOT_GIVEN)))
+                text += utf8(caption)
+                ends.append(len(text))
+        if missing:
+            raise KeyError(min(missing, key=["images", "annotations"].index))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; COCO's captions are expected there") from error
+    except (json.JSONDecodeError, _NotText, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not complete JSON ({reason}); download COCO's captions again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path}: not COCO's captions ({type(error).__name__}: {error}); expected are 'images' with id and "
+            "file_name, and 'annotations' with image_id and caption"
+        ) from error
+    found = Annotations(names, *(np.array(values, np.int64) for values in (images, ids, ends)), text)
+    twice = _twice(found)
+    told = (
+        (again - len(names), "pictures are named more than once and taken once"),
+        (int(twice.sum()), "captions are there more than once and taken once"),
+        (_sharing(found.ids[~twice]), "captions share their id with another one; all are kept"),
+        (without, "captions are no text and left out"),
+    )
+    for count, what in told:
+        if count:
+            logger.warning("%s: %s %s", path, f"{count:,}", what)
+    return _without(found, twice) if twice.any() else found
+
+
+def _twice(found: Annotations) -> np.ndarray:
+    """Which captions have the picture, the id and the text of an earlier one."""
+    order = np.lexsort((found.ids, found.images))
+    same = (np.diff(found.images[order]) == 0) & (np.diff(found.ids[order]) == 0) & (found.ids[order][1:] != NOT_GIVEN)
+    twice = np.zeros(len(order), np.bool_)
+    seen: set[tuple[int, int, bytes]] = set()
+    for at in np.flatnonzero(np.append(same, False) | np.insert(same, 0, False)):
+        one = int(order[at])
+        text = bytes(found.text[found.text_ends[one] : found.text_ends[one + 1]])
+        entry = int(found.images[one]), int(found.ids[one]), text
+        twice[one] = entry in seen
+        seen.add(entry)
+    return twice
+
+
+def _sharing(ids: np.ndarray) -> int:
+    counts = np.unique(ids[ids != NOT_GIVEN], return_counts=True)[1]
+    return int(counts[counts > 1].sum())
+
+
+def _without(found: Annotations, gone: np.ndarray) -> Annotations:
+    kept = np.flatnonzero(~gone)
+    begins, stops = found.text_ends[kept], found.text_ends[kept + 1]
+    ends = np.concatenate([[0], np.cumsum(stops - begins)]).astype(np.int64)
+    return Annotations(found.names, found.images[kept], found.ids[kept], ends, _gathered(found.text, begins, stops))
+
+
+def _gathered(text: bytearray, begins: np.ndarray, stops: np.ndarray) -> bytearray:
+    gathered = bytearray()
+    for at in range(0, len(begins), PIECES):  # every piece is an object for a while
+        bounds = zip(begins[at : at + PIECES].tolist(), stops[at : at + PIECES].tolist(), strict=True)
+        gathered += b"".join(text[begin:stop] for begin, stop in bounds)
+    return gathered
+
+
+class _NotText(ValueError):
+    pass
+
+
+def _items(path: Path) -> Iterator[tuple[str, Any]]:
+    """The items of each list in a file that is one JSON object, with the list's name; first of each list comes None.
+
+    Raises:
+        ValueError: where it is not (JSONDecodeError where it is no JSON); TypeError: where it is something else than an
+            object, or where what should be lists are none.
+    """
+    with path.open("rb") as file:
+        text = _Text(file)
+        if text.next() != "{":
+            value = text.value()
+            raise TypeError(f"{type(value).__name__} in place of an object")
+        text.take("{")
+        while text.next() != "}":
+            name = text.value()
+            text.take(":")
+            if text.next() == "[":
+                yield name, None
+                text.take("[")
+                while text.next() != "]":
+                    yield name, text.value()
+                    if text.next() != "]":
+                        text.take(",")
+                text.take("]")
+            elif name in ("images", "annotations"):
+                raise TypeError(f"{name} is no list")
+            else:
+                text.value()
+            if text.next() != "}":
+                text.take(",")
+        text.take("}")
+        if text.next():
+            text.take("the end")
+
+
+class _Text:
+    """JSON of which only a window is held."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._decoder, self._read = file, codecs.getincrementaldecoder("utf-8-sig")(), 0
+        self._window, self._at, self._ended = "", 0, False
+        self._json = json.JSONDecoder()
+
+    def _more(self) -> None:
+        content = self._file.read(CHUNK)
+        self._ended = not content
+        try:
+            text = self._decoder.decode(content, final=self._ended)
+        except UnicodeDecodeError as error:
+            at = self._read - (len(error.object) - len(content)) + error.start
+            raise _NotText(f"byte {at:,} is no UTF-8") from error
+        self._read += len(content)
+        self._window, self._at = self._window[self._at :] + text, 0
+
+    def next(self) -> str:
+        """The next character that is no space, which stays; none at the end."""
+        while True:
+            while self._at < len(self._window) and self._window[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._window) or self._ended:
+                return self._window[self._at : self._at + 1]
+            self._more()
+
+    def take(self, character: str) -> None:
+        if self.next() != character:
+            raise json.JSONDecodeError(f"expecting {character}", self._window, self._at)
+        self._at += 1
+
+    def value(self) -> Any:
+        self.next()
+        while True:
+            try:
+                value, end = self._json.raw_decode(self._window, self._at)
+            except json.JSONDecodeError:
+                if self._ended or len(self._window) - self._at > LONGEST:
+                    raise
+            else:
+                if end < len(self._window) or self._ended:  # else a number may go on
+                    self._at = end
+                    return value
+            self._more()

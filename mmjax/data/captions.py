@@ -1,0 +1,99 @@
+"""The captions of a data set in a few flat arrays, in memory or mapped from a file: 60 bytes a caption, not 200."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from safetensors import numpy as safetensors
+
+from mmjax.files import write_file
+
+AT_ONCE = 4096  # examples
+
+
+@dataclass(frozen=True)
+class Captions:
+    """All captions, without the pictures.
+
+    Attributes:
+        keys: names each example, in the order of the data set.
+        ends: the captions of example i are those from ends[i] to ends[i + 1].
+        text_ends: caption j takes the bytes from text_ends[j] to text_ends[j + 1].
+        text: UTF-8.
+    """
+
+    keys: Int64[np.ndarray, " n"]
+    ends: Int64[np.ndarray, " ends"]
+    text_ends: Int64[np.ndarray, " text_ends"]
+    text: UInt8[np.ndarray, " bytes"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> list[str]:
+        """The captions of an example."""
+        return list(self._texts(int(self.ends[index]), int(self.ends[index + 1])))
+
+    def __iter__(self) -> Iterator[str]:
+        """Every caption, example by example."""
+        for start in range(0, len(self), AT_ONCE):
+            yield from self._texts(int(self.ends[start]), int(self.ends[min(start + AT_ONCE, len(self))]))
+
+    def _texts(self, first: int, last: int) -> Iterator[str]:
+        bounds = self.text_ends[first : last + 1].tolist()
+        content = self.text[bounds[0] : bounds[-1]].tobytes()
+        for begin, end in zip(bounds, bounds[1:], strict=False):
+            yield content[begin - bounds[0] : end - bounds[0]].decode("utf-8", "replace")
+
+
+def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
+    """Captions from pairs of a key and the captions of one example."""
+    keys, counts, lengths, text = [], [0], [0], bytearray()
+    for key, captions in examples:
+        keys.append(key)
+        counts.append(len(captions))
+        for caption in captions:
+            content = utf8(caption)
+            lengths.append(len(content))
+            text += content
+    ends, text_ends = (np.cumsum(np.array(values, np.int64)) for values in (counts, lengths))
+    return Captions(np.array(keys, np.int64), ends, text_ends, np.frombuffer(bytes(text), np.uint8))
+
+
+def utf8(text: str) -> bytes:
+    """A text as UTF-8; halves of characters, which JSON can name and UTF-8 cannot, become question marks."""
+    return text.encode("utf-8", "replace")
+
+
+def write_captions(path: Path, captions: Captions, told: Mapping[str, str]) -> str:
+    """Writes a safetensors file with `told` in its header; returns its SHA-256.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    names = ("keys", "ends", "text_ends", "text")
+    content = safetensors.save({name: np.asarray(getattr(captions, name)) for name in names}, dict(told))
+    write_file(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def map_captions(path: Path) -> tuple[Captions, dict[str, str]]:
+    """Captions that stay in their file, read where they are used, and what its header tells.
+
+    Raises:
+        OSError, ValueError, KeyError: where the file is none of write_captions.
+    """
+    content = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+
+    def array(name: str, dtype: type) -> np.ndarray:
+        begin, end = header[name]["data_offsets"]
+        return np.asarray(content[start + begin : start + end]).view(dtype)
+
+    lists = (array(name, np.int64) for name in ("keys", "ends", "text_ends"))
+    return Captions(*lists, array("text", np.uint8)), header.get("__metadata__", {})
