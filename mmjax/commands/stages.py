@@ -76,20 +76,19 @@ def tokenizer_params(
     if has_two(config):
         check_recipe(workdir, config)
         text_features.keep(config, workdir)
-    found: dict[str, Params] = {}
-    for part in tokenizers(config):
-        folder = workdir / part
-        if getattr(config.tokens, part):
-            found[part] = _copied(config, workdir, part)
-            continue
-        if _is_copy(folder):
+    own = [part for part in tokenizers(config) if not getattr(config.tokens, part)]
+    for part in own:
+        if _is_copy(workdir / part):
             raise UserError(
                 f"--workdir {workdir}: has a {TOKENIZERS[part]} that was trained elsewhere; name it again with "
                 f"--config.tokens.{part}=DIR, or name another workdir"
             )
-        if status := train(getattr(config, part), folder):
+    # Those that are given first: what does not fit is told before anything is trained.
+    found = {part: _copied(config, workdir, part) for part in tokenizers(config) if part not in own}
+    for part in own:
+        if status := train(getattr(config, part), workdir / part):
             return status, {}
-        found[part] = load(folder).params
+        found[part] = load(workdir / part).params
     return 0, found
 
 
