@@ -53,8 +53,11 @@ def read_mask(path: str | Path, picture: str | Path, size: int) -> UInt8[np.ndar
     return np.asarray(cropped)
 
 
-def load_picture(path: str | Path, short_side: int) -> Image.Image:
+def load_picture(path: str | Path, short_side: int, content: bytes | None = None) -> Image.Image:
     """A picture's first frame as RGB, upright. A JPEG may be smaller, if its short side stays at least `short_side`.
+
+    Args:
+        content: of the file, where it was read already.
 
     Raises:
         UserError: for a file that is missing, too large, broken or not a picture.
@@ -62,7 +65,7 @@ def load_picture(path: str | Path, short_side: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and about odd metadata
-            content = Path(path).read_bytes()
+            content = Path(path).read_bytes() if content is None else content
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
                 if max(width, height) >= SIDE_LIMIT or width * height > MOST_PIXELS:
