@@ -13,11 +13,11 @@ from runs import Mistake, Run, noise, saved_state
 from safetensors.numpy import load_file, save_file
 
 import mmjax
-from mmjax import data
+from mmjax import data, models
 from mmjax.cli import main
 from mmjax.commands import stages, text_features
-from mmjax.config import to_dict
-from mmjax.export import frozen_text
+from mmjax.config import load_recipe, to_dict
+from mmjax.export import frozen_text, write_model_folder
 from mmjax.export.model_folder import FILES, flatten
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.train.workdir import read_recipe
@@ -27,10 +27,14 @@ PROMPTS = ["a red circle left of a blue square", "a green ring", ""]
 
 
 @pytest.fixture(name="model", scope="module")
-def folder_of_a_model(two_stages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That gives its visual tokenizer as well as its text encoder."""
-    folder = tmp_path_factory.mktemp("model") / "quickstart"
-    assert main(["export", f"--workdir={two_stages}", f"--out={folder}"]) == 0
+def folder_of_a_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That gives its visual tokenizer as well as its text encoder; its parameters are random."""
+    folder, config = tmp_path_factory.mktemp("model") / "quickstart", load_recipe("configs/quickstart.py:tiny")
+    assert config.tokenizer is not None
+    own, codes = (jax.jit(lambda c=c: models.init(c, jax.random.key(1)))() for c in (config, config.tokenizer))
+    params = jax.device_get({**own, "tokenizer": codes})
+    source = data.open_source(config.data, training=True, seed=0)
+    write_model_folder(folder, config, params, data.train_tokenizer(source.all_captions(), 512), 0, {})
     return folder
 
 
@@ -44,7 +48,7 @@ def other_parameters(model: Path, tmp_path: Path) -> Path:
 
 def given(model: Path) -> list[str]:
     return [RECIPE, f"--config.tokens.tokenizer={model}", f"--config.tokens.text_encoder={model}",
-            "--config.model.width=24", "--config.train.evaluate_every=4"]  # fmt: skip
+            "--config.model.width=24", "--config.model.layers=1", "--config.train.evaluate_every=4"]  # fmt: skip
 
 
 @pytest.fixture(name="trained", scope="module")
@@ -137,7 +141,7 @@ def test_a_frozen_encoder_can_be_taken_on(trained: Path, exported: Path, tmp_pat
 def test_another_encoder_is_refused(
     trained: Path, model: Path, another: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
-    names = ("--config.model.width=24", RECIPE, f"--config.tokens.tokenizer={model}")
+    names = [argument for argument in given(model) if "text_encoder" not in argument]
     other = f"--config.tokens.text_encoder={another}"
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     line = mistake("train", *names, other, "--workdir", trained)
@@ -154,16 +158,16 @@ def test_another_encoder_is_refused(
     assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_an_encoder_that_is_none(trained: Path, two_stages: Path, tmp_path: Path, mistake: Mistake) -> None:
+def test_an_encoder_that_is_none(trained: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
     command = ("train", RECIPE, "--workdir", tmp_path / "run")
     line = mistake(*command, "--config.tokens.text_encoder=/nowhere")
     assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
-    folder = two_stages / "tokenizer"
+    folder = trained / "tokenizer"
     assert mistake(*command, f"--config.tokens.text_encoder={folder}") == (
         f"tokens.text_encoder: {folder} holds no text encoder but a visual_tokenizer; name a model of kind "
         "masked_generator or direct"
     )
-    named = f"--config.tokens.text_encoder={two_stages}"
+    named = f"--config.tokens.text_encoder={model}"
     terms = "--config.objective.terms=masked_visual_modeling=1,masked_language_modeling=0.1"
     assert mistake(*command, named, terms) == (
         "objective.terms.masked_language_modeling: trains the text encoder, and that of tokens.text_encoder is taken "
