@@ -8,20 +8,66 @@ from mmjax.commands import stages, wiring
 from mmjax.commands.train import train
 from mmjax.config import Config
 from mmjax.train.workdir import open_workdir
+from mmjax.types import UserError
 
 HELP = (
     "check a recipe's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
-    "and encode the data set with it (mmjax train does by itself what was not done)"
+    "and encode the data set with it (mmjax train does by itself what was not done). With --to: write the data set "
+    "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_prepared "
+    "--config.data.root=DIR or by TFDS. Either goes on where it was interrupted, and repairs what is damaged."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--workdir", type=Path, help="where the tokenizers and codes go: that of the training to come")
+    where.add_argument("--to", type=Path, metavar="DIR", help="where the shards go, of coco_folder or coco_tfds")
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="where the tokenizers and codes go: that of the training to come"
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="with --to: bring pictures whose short side is longer to so many pixels, at least the recipe's "
+        "data.resize; else all are kept byte for byte",
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="with --to: pictures worked on at a time; default one a core"
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=int,
+        metavar="PICTURES",
+        help=f"with --to: pictures in a file; default {data.SHARD_SIZE}",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    options = {name: getattr(arguments, name) for name in ("resize", "jobs", "shard_size")}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if arguments.to is None:
+            raise UserError(f"{flag}: goes with --to=DIR")
+        if value < 1:
+            raise UserError(f"{flag}: must be 1 or more, not {value}")
+    return _training(arguments) if arguments.to is None else _shards(arguments, given)
+
+
+def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
+    config: Config = arguments.recipe
+    if 0 < options.get("resize", 0) < config.data.resize:
+        raise UserError(
+            f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
+            "enlarge pictures again"
+        )
+    index = data.write_prepared(arguments.to, data.open_originals(config.data), **options)
+    counts = ", ".join(
+        f"{name} {split.examples:,} kept, {len(split.rejected):,} rejected" for name, split in index.splits.items()
+    )
+    print(f"{arguments.to}: {counts}; train with --config.data.source=coco_prepared --config.data.root={arguments.to}")
+    return 0
+
+
+def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config: Config = stages.settled(arguments.recipe, workdir)
     wiring.check(config)

@@ -23,9 +23,10 @@ class Data:
     """Where examples come from and how pictures are prepared.
 
     Attributes:
-        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_tfds" (TFDS coco_captions),
-            "clips_folder" (clips with captions: mp4, gif or folders of frames).
-        root: the folder of the data set, or TFDS's data_dir; a bucket (gs://) works for TFDS.
+        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
+            --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
+            folders of frames).
+        root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
         size: side of the pictures, in pixels.
         frames: frames of a clip; 1 for pictures. Scenes move where there are several.
@@ -36,7 +37,7 @@ class Data:
         shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling.
     """
 
-    source: Literal["scenes", "coco_folder", "coco_tfds", "clips_folder"] = "scenes"
+    source: Literal["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder"] = "scenes"
     root: str = ""
     train_split: str = "train"
     evaluation_split: str = "validation"

@@ -7,20 +7,23 @@ from mmjax.data.clip import read_clip
 from mmjax.data.picture import read_mask, read_picture
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.source import Source
-from mmjax.data.sources import PROVIDES, open_source
+from mmjax.data.sources import PROVIDES, open_originals, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.data.text_features import cached_text_features, text_address
 from mmjax.data.tokens import open_tokens, token_address
+from mmjax.data.write_prepared import SHARD_SIZE, write_prepared
 from mmjax.data.write_tokens import write_tokens
 
 __all__ = [
     "PROVIDES",
+    "SHARD_SIZE",
     "Source",
     "Tokenizer",
     "cached_text_features",
     "evaluation_batches",
     "evaluation_size",
     "load_tokenizer",
+    "open_originals",
     "open_source",
     "open_tokens",
     "read_clip",
@@ -30,5 +33,6 @@ __all__ = [
     "token_address",
     "train_tokenizer",
     "training_batches",
+    "write_prepared",
     "write_tokens",
 ]

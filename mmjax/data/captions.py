@@ -1,6 +1,7 @@
 """The captions of a data set in a few flat arrays, in memory or mapped from a file: 60 bytes a caption, not 200."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Captions:
     def _texts(self, first: int, last: int) -> Iterator[str]:
         bounds = self.text_ends[first : last + 1].tolist()
         content = self.text[bounds[0] : bounds[-1]].tobytes()
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in itertools.pairwise(bounds):
             yield content[begin - bounds[0] : end - bounds[0]].decode("utf-8", "replace")
 
 

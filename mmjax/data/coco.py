@@ -1,8 +1,10 @@
 """A COCO folder in the official layout, used as it is."""
 
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mmjax.data.annotations import read_annotations
 from mmjax.data.captions import Captions
 from mmjax.data.indexed import PROVIDES as PROVIDES
 from mmjax.data.indexed import indexed_source
+from mmjax.data.originals import Original, Originals, Rejected
 from mmjax.data.source import Source
 from mmjax.types import UserError
 
@@ -86,6 +89,29 @@ def find_coco(root: str, split: str) -> Found:
     captions, ids = annotations.captions(np.array(kept, np.int64))
     left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
     return Found(folder, names, captions, ids, left_out)
+
+
+def coco_originals(root: str, split: str) -> Originals:
+    """The files of the pictures that open_coco opens; see there."""
+    found = find_coco(root, split)
+    captions = found.captions
+    keys = captions.keys.tolist()
+    digest = hashlib.sha256(json.dumps([found.names[key] for key in keys]).encode())
+    for values in (captions.keys, captions.ends, captions.text_ends, captions.text, found.caption_ids):
+        digest.update(values.data)
+
+    def read(start: int, stop: int) -> Iterator[Original]:
+        for index in range(start, stop):
+            name = found.names[keys[index]]
+            numbers = found.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
+            texts = list(zip(numbers, captions[index], strict=True))
+            yield Original(keys[index], name, texts, (found.folder / name).read_bytes)
+
+    def all_captions() -> Iterator[tuple[int, list[str]]]:
+        return ((key, captions[index]) for index, key in enumerate(keys))
+
+    left_out = [Rejected(key, found.names[key], problem) for key, problem in found.left_out.items()]
+    return Originals(len(keys), read, all_captions, left_out, {"source": "coco_folder", "sha256": digest.hexdigest()})
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:

@@ -3,7 +3,8 @@
 import importlib.util
 
 from mmjax.config import Data
-from mmjax.data import clips, coco, scenes, tfds
+from mmjax.data import clips, coco, prepared, scenes, tfds
+from mmjax.data.originals import Originals
 from mmjax.data.source import Source
 from mmjax.types import UserError
 
@@ -11,6 +12,7 @@ from mmjax.types import UserError
 PROVIDES = {
     "scenes": scenes.PROVIDES,
     "coco_folder": coco.PROVIDES,
+    "coco_prepared": prepared.PROVIDES,
     "coco_tfds": tfds.PROVIDES,
     "clips_folder": clips.PROVIDES,
 }
@@ -33,12 +35,33 @@ def open_source(config: Data, training: bool, seed: int) -> Source:
         return scenes.open_scenes(config, training, seed % 2**32)
     if config.source == "clips_folder":
         return clips.open_clips(config, training)
+    _check_tensorflow(config)
+    split = config.train_split if training else config.evaluation_split
+    if config.source == "coco_folder":
+        return coco.open_coco(config.root, split)
+    if config.source == "coco_prepared":
+        return prepared.open_prepared(config.root, split, config.resize)
+    return tfds.open_tfds(config.root, split, config.shuffle_buffer)
+
+
+def open_originals(config: Data) -> dict[str, Originals]:
+    """What the recipe's splits can be prepared from, by their names in the recipe.
+
+    Raises:
+        UserError: as open_source, or where the source is none that is prepared.
+    """
+    splits = dict.fromkeys((config.train_split, config.evaluation_split))
+    if config.source == "coco_folder":
+        return {split: coco.coco_originals(config.root, split) for split in splits}
+    if config.source == "coco_tfds":
+        _check_tensorflow(config)
+        return {split: tfds.tfds_originals(config.root, split) for split in splits}
+    raise UserError(f"data.source: mmjax prepare --to takes coco_folder and coco_tfds, not {config.source}")
+
+
+def _check_tensorflow(config: Data) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"data.source: {config.source} needs TensorFlow, as in pip install tensorflow-cpu; scenes and clips_folder "
             "do not"
         )
-    split = config.train_split if training else config.evaluation_split
-    if config.source == "coco_folder":
-        return coco.open_coco(config.root, split)
-    return tfds.open_tfds(config.root, split, config.shuffle_buffer)

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmjax.data import operations
+from mmjax.data.originals import Original, Originals
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.types import UserError
 
 PROVIDES = ("image", "text")
 NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # what TFDS calls it
+PARSED = 16  # records parsed ahead
 FILES_AT_ONCE, FROM_A_FILE = 16, 16  # a training epoch mixes so many files, so many records of each in turn
 
 
@@ -24,14 +26,7 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
     Raises:
         UserError: where it is not prepared there, or has no such split.
     """
-    builder = _builder(root)
-    try:
-        info = builder.info.splits[SPLITS.get(split, split)]
-    except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits) or "none"
-        raise UserError(f"{NAME} in {root}: has no split {split}; it has {known}") from error
-    if not info.num_examples:
-        raise UserError(f"{NAME} in {root}: split {split} is empty; {_how(root)}")
+    builder, info = _split(root, split)
 
     def records(epoch: Any, shuffle: bool, seed: int) -> Any:
         """Serialized examples of an epoch."""
@@ -101,6 +96,57 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
         return operations.read_records(mine, lambda record: record["encoded"], reading, "coco_tfds")
 
     return Source("coco_tfds", info.num_examples, PROVIDES, all_captions, read)
+
+
+def tfds_originals(root: str, split: str) -> Originals:
+    """The records of a prepared coco_captions, in its own order.
+
+    Raises:
+        UserError: as open_tfds.
+    """
+    builder, info = _split(root, split)
+
+    def rows(start: int, stop: int, pictures: bool) -> Iterator[Any]:
+        tf = operations.tensorflow()
+        import tensorflow_datasets as tfds
+
+        wanted = {"image/id", "image/filename", "captions", *(["image"] if pictures else [])}
+        decoding = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True), {"image": tfds.decode.SkipDecoding()})
+        features = decoding.extract_features(builder.info.features)
+        decoders = decoding.decoders if pictures else None
+        parse = operations.as_written(lambda serialized: features.deserialize_example(serialized, decoders=decoders))
+        files = [(file.filename, file.skip, file.take) for file in info.file_instructions]
+        stream = tf.data.TFRecordDataset([name for name, _, _ in files]).skip(start).take(stop - start)
+        parsed = stream.map(parse, num_parallel_calls=2, deterministic=True).prefetch(PARSED)
+        yield from operations.records_of("coco_tfds", parsed.as_numpy_iterator())
+
+    def texts(row: Any) -> list[str]:
+        return [text.decode("utf-8", "replace") for text in row["captions"]["text"]]
+
+    def read(start: int, stop: int) -> Iterator[Original]:
+        for row in rows(start, stop, pictures=True):
+            numbers, name = row["captions"]["id"].tolist(), row["image/filename"].decode("utf-8", "replace")
+            numbered = list(zip(numbers, texts(row), strict=True))
+            yield Original(int(row["image/id"]), name, numbered, lambda content=row["image"]: content)
+
+    def all_captions() -> Iterator[tuple[int, list[str]]]:
+        return ((int(row["image/id"]), texts(row)) for row in rows(0, info.num_examples, pictures=False))
+
+    made_from = {"source": "coco_tfds", "dataset": builder.info.full_name, "shards": list(info.shard_lengths)}
+    return Originals(info.num_examples, read, all_captions, [], {**made_from, "bytes": info.num_bytes})
+
+
+def _split(root: str, split: str) -> tuple[Any, Any]:
+    """The builder of a data set and what it tells about a split."""
+    builder = _builder(root)
+    try:
+        info = builder.info.splits[SPLITS.get(split, split)]
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits) or "none"
+        raise UserError(f"{NAME} in {root}: has no split {split}; it has {known}") from error
+    if not info.num_examples:
+        raise UserError(f"{NAME} in {root}: split {split} is empty; {_how(root)}")
+    return builder, info
 
 
 def _how(root: str) -> str:

@@ -1,0 +1,70 @@
+"""Makes `tfds.load("mmjax_coco", data_dir=DIR)` open what `mmjax prepare --to=DIR` wrote: import this module before.
+
+Without it `tfds.data_source("mmjax_coco", data_dir=DIR)` and `tfds.builder_from_directory` work as well, but TFDS alone
+makes no tf.data.Dataset from ArrayRecord.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mmjax.data import operations
+from mmjax.data.tfds_layout import DESCRIPTION, NAME, VERSION
+
+
+def _builder() -> Any:
+    operations.tensorflow()
+    import tensorflow_datasets as tfds
+
+    class MmjaxCoco(tfds.core.DatasetBuilder):
+        """Pictures of COCO with their captions, as mmjax prepare wrote them."""
+
+        name = NAME
+        VERSION = tfds.core.Version(VERSION)
+
+        def _info(self) -> Any:
+            captions = tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()})
+            names = {"image/filename": tfds.features.Text(), "image/id": np.int64}
+            image = tfds.features.Image(encoding_format="jpeg")
+            features = tfds.features.FeaturesDict({"image": image, **names, "captions": captions})
+            return tfds.core.DatasetInfo(
+                builder=self, description=DESCRIPTION, features=features, disable_shuffling=True
+            )
+
+        def download_and_prepare(self, **_: Any) -> None:
+            if not self.data_path.exists():
+                raise tfds.core.DatasetNotFoundError(
+                    f"{self.data_path}: no prepared data set; make one with mmjax prepare --config=RECIPE --to=DIR"
+                )
+
+        def _download_and_prepare(self, **_: Any) -> None:
+            raise NotImplementedError
+
+        def _as_dataset(
+            self, split: Any, decoders: Any = None, read_config: Any = None, shuffle_files: bool = False
+        ) -> Any:
+            """Examples in the order of the data set, or with shuffle_files in any order, another each time."""
+            tf = operations.tensorflow()
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+            files = self.info.splits[split].file_instructions
+            records = ArrayRecordDataSource(files)
+            indices = tf.data.Dataset.range(len(records))
+            if shuffle_files:
+                seed = read_config and read_config.shuffle_seed
+                reshuffle = read_config.shuffle_reshuffle_each_iteration if read_config else None
+                indices = indices.shuffle(max(len(records), 1), seed, reshuffle_each_iteration=reshuffle)
+            features = self.info.features
+            if isinstance(decoders, tfds.decode.PartialDecoding):
+                features, decoders = decoders.extract_features(features), decoders.decoders
+
+            def example(index: Any) -> Any:
+                record = tf.numpy_function(lambda i: records[int(i)], [index], tf.string, stateful=False)
+                return features.deserialize_example(tf.ensure_shape(record, []), decoders=decoders)
+
+            return indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=not shuffle_files)
+
+    return MmjaxCoco
+
+
+MmjaxCoco = _builder()
