@@ -1,5 +1,7 @@
 """From the optimizer's configuration to an optax transformation."""
 
+from typing import Any
+
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
@@ -58,7 +60,7 @@ def _matrices(params: Params) -> Params:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def kernel_axes(params: Params) -> Params:
+def kernel_axes(params: Any) -> Any:
     """Which axes of each kernel are its inputs and its outputs, as a matrix; None for what is no kernel.
 
     The layers of a scanned stack, the first axis of what lies in "layers", are matrices of their own.
