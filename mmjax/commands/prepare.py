@@ -21,7 +21,7 @@ HELP = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", type=Path, help="where the tokenizers and codes go: that of the training to come")
-    where.add_argument("--to", type=Path, metavar="DIR", help="where the shards go, of coco_folder or coco_tfds")
+    where.add_argument("--to", metavar="DIR", help="where the shards go, of coco_folder or coco_tfds")
     parser.add_argument(
         "--resize",
         type=int,

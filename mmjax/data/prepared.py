@@ -114,7 +114,7 @@ def open_prepared(root: str, split: str, resize: int) -> Source:
     Raises:
         UserError: where it is missing, unfinished, damaged, or has no such split.
     """
-    check_reader()
+    check_reader(root)
     folder, again = folder_of(root), f"run mmjax prepare --to={root} again, which repairs it"
     if not (folder / INDEX).exists():
         if (folder / UNFINISHED).exists():
@@ -134,14 +134,14 @@ def open_prepared(root: str, split: str, resize: int) -> Source:
     if made and made < resize:
         logger.warning("%s: pictures were made smaller, to %d pixels, and data.resize is %d", folder, made, resize)
     paths = [f"{folder / shard.file}[0:{shard.examples}]" for shard in shards]
-    return indexed_source("coco_prepared", captions, lambda: _pictures(paths))
-
-
-def _pictures(paths: Sequence[str]) -> Callable[[Any], Any]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    tf = operations.tensorflow()
     records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls run side by side
+    return indexed_source("coco_prepared", captions, lambda: _pictures(records))
+
+
+def _pictures(records: Sequence[bytes]) -> Callable[[Any], Any]:
+    tf = operations.tensorflow()
 
     def encoded(index: Any) -> Any:
         record = tf.numpy_function(lambda i: records[int(i)], [index], tf.string, stateful=False)
@@ -216,8 +216,10 @@ def _looked_at(folder: Path, shards: Sequence[Shard]) -> list[str]:
         return list(pool.map(problem, shards))
 
 
-def check_reader() -> None:
+def check_reader(root: str | Path) -> None:
     """Raises UserError where ArrayRecord cannot be read or written."""
+    if "://" in str(root):
+        raise UserError(f"{root}: prepared data sets are read from a disk; copy it there, or stream coco_tfds")
     if importlib.util.find_spec("array_record") is None:
         raise UserError(
             "data.source: coco_prepared needs ArrayRecord: pip install array_record (Linux, and macOS on Apple silicon)"

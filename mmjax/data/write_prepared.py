@@ -4,26 +4,22 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import logging
 import os
 import re
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from mmjax.config import differences
 from mmjax.data.captions import pack, write_captions
 from mmjax.data.lock import locked
 from mmjax.data.originals import Original, Originals, Rejected
-from mmjax.data.picture import load_picture
 from mmjax.data.prepared import (
     FORMAT,
     INDEX,
@@ -37,16 +33,16 @@ from mmjax.data.prepared import (
     preparation,
     read_index,
 )
-from mmjax.data.tfds_layout import dataset_info, features, record, shard_name
+from mmjax.data.shrink import QUALITY, converted
+from mmjax.data.tfds_layout import dataset_info, features, shard_name
 from mmjax.files import write_file, write_json
 from mmjax.types import UserError
 
 LOCK, REJECTED, OF_TFDS = ".lock", "rejected.jsonl", ("dataset_info.json", "features.json")
 SHARD_SIZE = 1024  # pictures, 160 MB of COCO's
-QUALITY = 95  # of JPEG
-KINDS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")  # that training can read; MPO is JPEG with more behind it
-AHEAD = 4  # pictures waiting for each thread
 NAMED = 10  # rejected pictures in the log
+
+Convert = Callable[[Iterable[Original]], Iterator[bytes | Rejected]]
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +66,11 @@ def write_prepared(
         UserError: where the folder holds another preparation or something else, another process writes into it, it
             cannot be written, or no picture of a split can be read.
     """
-    check_reader()
+    check_reader(root)
     for name in originals:
         if not re.fullmatch(r"\w+", name, re.ASCII):
             raise UserError(f"split {name}: mmjax prepare --to takes whole splits, named by letters, digits and _")
-    folder = folder_of(root)
+    folder, jobs = folder_of(root), jobs or _cores()
     with locked(folder / LOCK, f"{folder}: is being prepared"):
         index = _begin(folder, originals, resize, shard_size)
         _keep_whole(folder, index)
@@ -84,10 +80,10 @@ def write_prepared(
                 (folder / name).unlink(missing_ok=True)
             _clear(folder, index)
             # Threads that silence warnings for themselves would restore each other's state.
-            with warnings.catch_warnings(), ThreadPoolExecutor(jobs or _cores()) as pool:
+            with warnings.catch_warnings(), ThreadPoolExecutor(jobs) as pool:
                 warnings.simplefilter("ignore")
                 for name, of_split in originals.items():
-                    _write_shards(folder, index, name, of_split, functools.partial(_converted, pool, resize))
+                    _write_shards(folder, index, name, of_split, functools.partial(converted, pool, jobs, resize))
             for name, of_split in originals.items():
                 _write_captions(folder, index, name, of_split)
         _finish(folder, index)
@@ -105,8 +101,11 @@ def _begin(folder: Path, originals: Mapping[str, Originals], resize: int, shard_
     made_from = {name: {"originals": o.size, **o.made_from} for name, o in originals.items()}
     address = {"resize": resize, "quality": QUALITY if resize else 0, "shard_size": shard_size, "splits": made_from}
     found = next((folder / name for name in (UNFINISHED, INDEX) if (folder / name).exists()), None)
-    if found is None:
-        if any(not path.name.startswith(".") for path in folder.glob("*")):
+    broken = found is not None and not _is_json(found)
+    if broken:
+        logger.warning("%s: broken; all shards are written again", found)
+    if found is None or broken:
+        if not broken and any(not path.name.startswith(".") for path in folder.glob("*")):
             raise UserError(f"{folder}: holds no prepared data set, but something else; name another folder as --to")
         splits = {
             name: Split(o.size, [None] * -(-o.size // shard_size), "", list(o.left_out))
@@ -114,6 +113,7 @@ def _begin(folder: Path, originals: Mapping[str, Originals], resize: int, shard_
         }
         return Index(FORMAT, address, splits)
     index = read_index(found)
+    address = json.loads(json.dumps(address))
     changed = [f"{name} was {was} and now is {now}" for name, was, now in differences(index.address, address)]
     if changed:
         raise UserError(
@@ -122,6 +122,15 @@ def _begin(folder: Path, originals: Mapping[str, Originals], resize: int, shard_
     for name, o in originals.items():
         index.splits[name].left_out = list(o.left_out)
     return index
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole; it may be cut off where the machine went down."""
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _keep_whole(folder: Path, index: Index) -> None:
@@ -161,7 +170,7 @@ def _clear(folder: Path, index: Index) -> None:
             path.unlink()
 
 
-def _write_shards(folder: Path, index: Index, name: str, originals: Originals, converted: Any) -> None:
+def _write_shards(folder: Path, index: Index, name: str, originals: Originals, convert: Convert) -> None:
     split, size = index.splits[name], index.address["shard_size"]
     missing = [number for number, shard in enumerate(split.shards) if shard is None]
     done = originals.size - sum(min(size, originals.size - number * size) for number in missing)
@@ -178,7 +187,7 @@ def _write_shards(folder: Path, index: Index, name: str, originals: Originals, c
     with bar:
         for first, last in _runs(missing):
             start, stop = first * size, min((last + 1) * size, originals.size)
-            results = converted(originals.read(start, stop))
+            results = convert(originals.read(start, stop))
             for number in range(first, last + 1):
                 wanted = min(size, originals.size - number * size)
                 path = folder / shard_name(name, number, len(split.shards))
@@ -193,53 +202,6 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
             yield numbers[start], numbers[at - 1]
             start = at
-
-
-def _converted(pool: ThreadPoolExecutor, resize: int, originals: Iterable[Original]) -> Iterator[bytes | Rejected]:
-    """The record of each picture, or why there is none, in order."""
-    waiting: deque[Future[bytes | Rejected]] = deque()
-    for original in originals:
-        waiting.append(pool.submit(_convert, original, resize))
-        if len(waiting) > AHEAD * pool._max_workers:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _convert(original: Original, resize: int) -> bytes | Rejected:
-    try:
-        image = shrink(original.content(), original.name, resize)
-    except UserError as error:
-        return Rejected(original.key, original.name, str(error).removeprefix(f"{original.name}: "))
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        return Rejected(original.key, original.name, (error.strerror or "cannot be read").lower())
-    except OSError as error:  # of a disk, not of a picture
-        raise UserError(f"{error.filename or original.name}: cannot be read: {error.strerror or error}") from error
-    return record(image, original.name, original.key, original.captions)
-
-
-def shrink(content: bytes, name: str, resize: int) -> bytes:
-    """A picture whose short side has at most `resize` pixels: a JPEG, by Lanczos; the same bytes if it is so already.
-
-    Args:
-        content: of the file; decoded as a whole, whatever comes of it.
-        resize: 0 keeps any size.
-
-    Raises:
-        UserError: where it is broken, too large, or of a kind that training cannot read.
-    """
-    picture = load_picture(name, resize or 1, content)
-    with Image.open(io.BytesIO(content)) as stored:
-        kind, short_side = stored.format, min(stored.size)
-    if kind not in KINDS:
-        raise UserError(f"{name}: is {kind}; JPEG, PNG, GIF, BMP and WebP can be read")
-    if not resize or short_side <= resize:
-        return content
-    scale = resize / min(picture.size)
-    width, height = (round(side * scale) for side in picture.size)
-    file = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
 
 
 def _write_shard(path: Path, results: Iterator[bytes | Rejected], wanted: int, bar: Any) -> Shard:
