@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
-    """Trains a recipe in a workdir, its visual tokenizers first where it needs any; returns the exit status."""
+    """Trains a recipe in a workdir, and before it what it is built on; returns the exit status."""
     wiring.check(config)
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
@@ -53,11 +53,16 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         if saved and saved[-1] >= last:
             print(f"{config.name}: step {saved[-1]:,} of {last:,} is done already; report: {write_report(workdir)}")
             return 0
+        start_from: str | Path = config.train.initialize
+        if config.pretraining is not None and not saved:
+            start_from = workdir / "pretraining"
+            if status := train(config.pretraining, start_from):
+                return status
         parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
         training = wiring.build_training(parts, steps)
         open_workdir(workdir, config)
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
-        state = checkpoints.restore(training.shapes) if saved else wiring.first_state(config, parts, training)
+        state = checkpoints.restore(training.shapes) if saved else wiring.first_state(start_from, parts, training)
         start = int(state.step)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(

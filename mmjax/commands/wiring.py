@@ -267,21 +267,21 @@ def build_training(parts: Parts, steps: int) -> Training:
     )
 
 
-def first_state(config: Config, parts: Parts, training: Training) -> State:
-    """The state at step 0: fresh parameters, or those that the recipe starts from.
+def first_state(start_from: str | Path, parts: Parts, training: Training) -> State:
+    """The state at step 0: fresh parameters, or those of a workdir or model folder to start from, if one is named.
 
     Raises:
         UserError: where those are of another architecture.
     """
     state = training.make_state()
-    if not config.train.initialize:
+    if not start_from:
         return state
-    given, wanted = flatten(load(config.train.initialize).params), flatten(training.shapes.params)
+    given, wanted = flatten(load(start_from).params), flatten(training.shapes.params)
     for name in sorted(set(given) | set(wanted)):
         was, now = (tree[name].shape if name in tree else "none" for tree in (given, wanted))
         if was != now:
             raise UserError(
-                f"train.initialize: {config.train.initialize} is of another architecture: its {name} is {was}, and the "
+                f"train.initialize: {start_from} is of another architecture: its {name} is {was}, and the "
                 f"recipe's is {now}"
             )
     params = jax.tree.unflatten(jax.tree.structure(state.params), [given[name] for name in wanted])

@@ -92,6 +92,9 @@ def check(config: Config) -> None:
         f"data.frames: {data.source} holds pictures; clips of {data.frames} frames come from clips_folder or scenes",
     )
     _need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
+    if config.pretraining is not None:
+        _need(not train.initialize, "pretraining: is what training starts from, and so is train.initialize; name one")
+        _need(config.pretraining.model == config.model, "pretraining.model: must be that of the recipe itself")
     _need(
         train.batch % optimizer.accumulate == 0,
         f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",

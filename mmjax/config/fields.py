@@ -120,8 +120,8 @@ class MaskedGenerator:
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
         text_layers: layers of the text encoder, of the same width and heads; one that is frozen has its own.
-        local_blocks: residual blocks of convolutions over the grid of visual tokens before the transformer. Small
-            models learn sooner from them which tokens are neighbors.
+        local_blocks: residual blocks of convolutions over the rows and columns of visual tokens, each frame for itself,
+            before the transformer. Small models learn sooner from them which tokens are neighbors.
         convolution: form of the convolutions, as in DirectGenerator.
         remat: compute each layer anew in the backward pass, to save memory.
         unroll: layers compiled one after the other in each turn of the loop over the layers: 1 compiles fastest, all of
@@ -356,7 +356,9 @@ class Config:
     """A whole recipe.
 
     `tokenizer` is the recipe of a masked generator's visual tokenizer, `reference` that of the visual tokenizer of the
-    reference pictures it looks at: the pictures themselves, brought to its data.size.
+    reference pictures it looks at: the pictures themselves, brought to its data.size. `pretraining` is a recipe for the
+    same model that is trained first, in WORKDIR/pretraining, such as one on pictures before one on clips; training
+    starts from its parameters.
     """
 
     name: str = ""
@@ -366,6 +368,7 @@ class Config:
     model: Model = field(default_factory=DirectGenerator)
     tokenizer: "Config | None" = None
     reference: "Config | None" = None
+    pretraining: "Config | None" = None
     text_encoder: TextEncoder | None = None
     tokens: Tokens = field(default_factory=Tokens)
     sampling: Sampling = field(default_factory=Sampling)

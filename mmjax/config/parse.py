@@ -71,13 +71,13 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = Non
 
 
 def _completed(config: Config, default_name: str) -> Config:
-    """The recipe, and those of its tokenizers, checked and with what follows from other fields filled in."""
+    """The recipe, and those inside of it, checked and with what follows from other fields filled in."""
     if not config.name:
         config = dataclasses.replace(config, name=default_name)
     if not config.data.resize:
         data = dataclasses.replace(config.data, resize=round(config.data.size * 256 / 224))
         config = dataclasses.replace(config, data=data)
-    for part in ("tokenizer", "reference"):
+    for part in ("tokenizer", "reference", "pretraining"):
         theirs = getattr(config, part)
         if theirs is None:
             continue

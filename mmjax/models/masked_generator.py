@@ -89,8 +89,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
     assert isinstance(config.model, fields.MaskedGenerator) and config.tokenizer is not None
-    window = (None,) * len(visual_tokenizer.grid(config.tokenizer))
-    local = ((r"local_\d+/(first|second)/kernel", (*window, "fsdp", "model")),)
+    local = ((r"local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
     text = _TEXT if config.text_encoder is None else _FROZEN_TEXT
     return (local if config.model.local_blocks else ()) + text + _RULES
 
@@ -304,10 +303,10 @@ class MaskedGenerator(nn.Module):
         x = x if placed is None else x + placed
         for axis, project in enumerate(self.position):
             x += _along(project(sine_positions(sides[axis], m.width)), axis, codes.ndim)
-        x = x.astype(jnp.dtype(m.dtype))
+        x = x.reshape(-1, *sides[-2:], m.width).astype(jnp.dtype(m.dtype))
         for block in self.local:
             x = block(x)
-        x = x.reshape(x.shape[0], -1, m.width)
+        x = x.reshape(len(codes), -1, m.width)
         angles = grid_angles(sides, m.width // m.heads)
         x = self.norm(self.layers(x, None, context, context_mask, angles).astype(jnp.float32))
         x = self.head_norm(nn.gelu(self.head(x)).astype(jnp.float32)).astype(jnp.dtype(m.dtype))
