@@ -68,7 +68,7 @@ def read_annotations(path: Path) -> Annotations:
     """
     names: dict[int, str] = {}
     images, ids, ends, text = array("q"), array("q"), array("q", [0]), bytearray()
-    again, without = 0, 0
+    listed, without = array("q"), 0
     missing = {"images", "annotations"}
     try:
         for section, item in _items(path):
@@ -79,7 +79,7 @@ def read_annotations(path: Path) -> Annotations:
                     raise UserError(
                         f"{path}: two pictures have the id {key}, {names[key]} and {name}; give one another"
                     )
-                again += 1
+                listed.append(key)
             elif section == "annotations" and item is not None:
                 key, caption = int(item["image_id"]), item["caption"]
                 if not isinstance(caption, str):
@@ -104,7 +104,7 @@ def read_annotations(path: Path) -> Annotations:
     found = Annotations(names, *(np.array(values, np.int64) for values in (images, ids, ends)), text)
     twice = _twice(found)
     told = (
-        (again - len(names), "pictures are named more than once and taken once"),
+        (len(listed) - len(names), "pictures are named more than once and taken once"),
         (int(twice.sum()), "captions are there more than once and taken once"),
         (_sharing(found.ids[~twice]), "captions share their id with another one; all are kept"),
         (without, "captions are no text and left out"),
@@ -176,14 +176,14 @@ def _items(path: Path) -> Iterator[tuple[str, Any]]:
                 while text.next() != "]":
                     yield name, text.value()
                     if text.next() != "]":
-                        text.take(",")
+                        text.take(",", before="]")
                 text.take("]")
             elif name in ("images", "annotations"):
                 raise TypeError(f"{name} is no list")
             else:
                 text.value()
             if text.next() != "}":
-                text.take(",")
+                text.take(",", before="}")
         text.take("}")
         if text.next():
             text.take("the end")
@@ -217,10 +217,13 @@ class _Text:
                 return self._window[self._at : self._at + 1]
             self._more()
 
-    def take(self, character: str) -> None:
+    def take(self, character: str, before: str = "") -> None:
+        """Goes past a character, which must be there, and which `before` must not follow."""
         if self.next() != character:
             raise json.JSONDecodeError(f"expecting {character}", self._window, self._at)
         self._at += 1
+        if before and self.next() == before:
+            raise json.JSONDecodeError(f"not expecting {before}", self._window, self._at)
 
     def value(self) -> Any:
         self.next()
