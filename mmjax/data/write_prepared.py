@@ -165,7 +165,7 @@ def _save(folder: Path, index: Index) -> None:
 def _clear(folder: Path, index: Index) -> None:
     """Removes what an attempt that was killed left behind: files half-written, and shards that the index lacks."""
     kept = {shard.file for split in index.splits.values() for shard in split.shards if shard}
-    for path in (*folder.glob("*.array_record-*"), *folder.glob(".*.tmp")):
+    for path in {*folder.glob("*.array_record-*"), *folder.glob(".*.tmp")}:
         if path.name not in kept:
             path.unlink()
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -111,4 +111,40 @@ def write_clips(root: Path, split: str, clips: Mapping[str, np.ndarray | bytes])
             write_clip(root / split / name, clip)
         lines.append(json.dumps({"clip": name, "captions": [f"clip {number} caption {i}" for i in range(2)]}))
     (root / split / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def prepare_tfds(root: Path, training: range, evaluation: range) -> Path:
+    """A data set with the name and the features of TFDS's coco_captions; picture 5 is broken."""
+    import tensorflow_datasets as tfds
+
+    class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "coco_captions"
+        VERSION = tfds.core.Version("1.1.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014")]  # noqa: RUF012
+        url_infos: dict[str, Any] = {}  # noqa: RUF012  (nothing is downloaded)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = tfds.features
+            captions = features.Sequence({"text": features.Text(), "id": np.int64})
+            thing = {"id": np.int64, "area": np.int64, "bbox": features.BBoxFeature(), "is_crowd": np.bool_}
+            objects = features.Sequence({**thing, "label": features.ClassLabel(num_classes=80)})
+            names = {"image/filename": features.Text(), "image/id": np.int64}
+            image = features.Image(encoding_format="jpeg")
+            all_of_them = features.FeaturesDict({"image": image, **names, "captions": captions, "objects": objects})
+            return tfds.core.DatasetInfo(builder=self, features=all_of_them)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples(training), "val": self._generate_examples(evaluation)}
+
+        def _generate_examples(self, numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
+            for n in numbers:
+                captions = [{"text": f"picture {n} caption {i}", "id": 10 * n + i} for i in range(5)]
+                image = io.BytesIO(b"broken" if n == 5 else jpeg(n))
+                names = {"image/filename": f"{n}.jpg", "image/id": n}
+                yield n, {"image": image, **names, "captions": captions, "objects": []}
+
+    tfds.disable_progress_bar()
+    settings = tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
+    CocoCaptions(data_dir=str(root)).download_and_prepare(download_config=settings)
     return root

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import io
 import itertools
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import jpeg, moving, recipe, write_clips, write_coco
+from made_data import jpeg, moving, prepare_tfds, recipe, write_clips, write_coco
 
 from mmjax import data
 from mmjax.config import Config, Scenes
@@ -43,48 +42,17 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     clips = tmp_path_factory.mktemp("clips")
     for split, count in (("train", TRAINING), ("validation", EVALUATION)):
         write_clips(clips, split, {f"{n}": moving(3, n) for n in range(count)})
-    tfds = prepare_tfds(tmp_path_factory.mktemp("tfds"))
-    return {"scenes": Path(), "coco_folder": folder, "coco_tfds": tfds, "clips_folder": clips}
+    training, evaluation = range(1, TRAINING + 1), range(100, 100 + EVALUATION)
+    tfds = prepare_tfds(tmp_path_factory.mktemp("tfds"), training, evaluation)
+    whole, prepared = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("prepared")
+    for split, numbers in (("train2017", training), ("val2017", evaluation)):
+        write_coco(whole, split, {n: jpeg(n) for n in numbers})
+    data.write_prepared(prepared, data.open_originals(recipe("coco_folder", whole).data), shard_size=7)
+    coco = {"coco_folder": folder, "coco_prepared": prepared, "coco_tfds": tfds}
+    return {"scenes": Path(), "clips_folder": clips, **coco}
 
 
-def prepare_tfds(root: Path) -> Path:
-    """A data set with the name and the features of TFDS's coco_captions."""
-    import tensorflow_datasets as tfds
-
-    class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = "coco_captions"
-        VERSION = tfds.core.Version("1.1.0")
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014")]  # noqa: RUF012
-        url_infos: dict[str, Any] = {}  # noqa: RUF012  (nothing is downloaded)
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            features = tfds.features
-            captions = features.Sequence({"text": features.Text(), "id": np.int64})
-            thing = {"id": np.int64, "area": np.int64, "bbox": features.BBoxFeature(), "is_crowd": np.bool_}
-            objects = features.Sequence({**thing, "label": features.ClassLabel(num_classes=80)})
-            names = {"image/filename": features.Text(), "image/id": np.int64}
-            image = features.Image(encoding_format="jpeg")
-            all_of_them = features.FeaturesDict({"image": image, **names, "captions": captions, "objects": objects})
-            return tfds.core.DatasetInfo(builder=self, features=all_of_them)
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            training, evaluation = range(1, TRAINING + 1), range(100, 100 + EVALUATION)
-            return {"train": self._generate_examples(training), "val": self._generate_examples(evaluation)}
-
-        def _generate_examples(self, numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
-            for n in numbers:
-                captions = [{"text": f"picture {n} caption {i}", "id": 10 * n + i} for i in range(5)]
-                image = io.BytesIO(b"broken" if n == 5 else jpeg(n))
-                names = {"image/filename": f"{n}.jpg", "image/id": n}
-                yield n, {"image": image, **names, "captions": captions, "objects": []}
-
-    tfds.disable_progress_bar()
-    settings = tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
-    CocoCaptions(data_dir=str(root)).download_and_prepare(download_config=settings)
-    return root
-
-
-SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_tfds", "clips_folder"])
+SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder"])
 
 
 def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
@@ -312,7 +280,7 @@ print(batch["image"].shape, sum(int(b["mask"].sum()) for b in data.evaluation_ba
 
 def test_other_sources_say_that_they_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name in ("coco_folder", "coco_tfds"):
+    for name in ("coco_folder", "coco_prepared", "coco_tfds"):
         with pytest.raises(UserError, match=f"data.source: {name} needs TensorFlow"):
             open_source(recipe(name, "/nowhere").data, True, 0)
 
