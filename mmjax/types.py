@@ -7,7 +7,7 @@ One alphabet of axis letters serves annotations, einsum and comments everywhere:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -32,6 +32,22 @@ HOST_FIELDS = ("id", "captions")
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line: what is wrong, where, and what would be right."""
+
+
+@dataclass
+class Feed:
+    """How the making of batches goes, beside the steps.
+
+    Attributes:
+        seconds: spent so far on each operation.
+        ready: batches that waited for the step when it asked for its last one.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    ready: int = 0
+
+    def spend(self, operation: str, seconds: float) -> None:
+        self.seconds[operation] = self.seconds.get(operation, 0.0) + seconds
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         if "perceptual" in config.adversarial_terms:
             print("objective.terms.perceptual: no perceptual.weights, so it is feature matching on the discriminator")
         metrics = stack.enter_context(closing(Metrics(workdir, start, config.train.wandb_project, to_dict(config))))
-        progress = stack.enter_context(closing(Progress(config.train, metrics, start, last, steps)))
+        progress = stack.enter_context(closing(Progress(config.train, metrics, start, last, steps, source.feed)))
         latest: dict[int, dict[str, float]] = {}  # the figures of the newest evaluation, by its step
 
         def after(state: State, done: int) -> None:

@@ -55,6 +55,7 @@ def check(config: Config) -> None:
         _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     for name in ("drop_reference", "drop_text", "text_mask", "corrupt_codes"):
         _need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
+    _need(0 <= data.most_rejected <= 1, "data.most_rejected: must be from 0 to 1")
     _need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
     _need(
         config.discriminator.start >= config.discriminator.train_from,

@@ -34,6 +34,8 @@ class Data:
         resize: short side before the crop, in pixels; 0 takes size * 256 / 224.
         flip: mirror half of the training pictures.
         evaluation_examples: use only the first so many evaluation examples; 0 takes all.
+        most_rejected: share of the pictures or clips read so far that may be unreadable; more end the run. As long as
+            fewer than 100 were read, it is of 100.
         shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling.
     """
 
@@ -47,6 +49,7 @@ class Data:
     resize: int = 0
     flip: bool = False
     evaluation_examples: int = 0
+    most_rejected: float = 0.1
     shuffle_buffer: int = 4096
     scenes: Scenes = field(default_factory=Scenes)
 

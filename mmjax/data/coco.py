@@ -4,15 +4,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from mmjax.data import operations
 from mmjax.data.annotations import read_annotations
 from mmjax.data.captions import Captions
 from mmjax.data.indexed import PROVIDES as PROVIDES
@@ -38,14 +36,11 @@ def open_coco(root: str, split: str) -> Source:
         UserError: where something is missing, the JSON is broken or of another kind, or no picture is left.
     """
     found = find_coco(root, split)
-    paths = [str(found.folder / found.names[key]) for key in found.captions.keys.tolist()]
 
-    def pictures() -> Callable[[Any], Any]:
-        tf = operations.tensorflow()
-        files = tf.constant(paths)
-        return lambda index: tf.io.read_file(files[index])
+    def picture(index: int) -> bytes:
+        return (found.folder / found.names[int(found.captions.keys[index])]).read_bytes()
 
-    return indexed_source("coco_folder", found.captions, pictures)
+    return indexed_source("coco_folder", found.captions, picture)
 
 
 @dataclass(frozen=True)

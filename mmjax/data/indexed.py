@@ -12,21 +12,20 @@ from mmjax.data.source import Reading, Rows, Source
 PROVIDES = ("image", "text")
 
 
-def indexed_source(name: str, captions: Captions, pictures: Callable[[], Callable[[Any], Any]]) -> Source:
+def indexed_source(name: str, captions: Captions, pictures: Callable[[int], bytes]) -> Source:
     """A source of encoded pictures that are fetched by their index.
 
     Args:
         name: as in the recipe, data.source.
         captions: of all examples; their keys, each another, are those of the examples.
-        pictures: called when a reading starts; gives a function of TensorFlow from the index, an int64 tensor, to the
-            encoded picture, which may fail as decoding may.
+        pictures: gives the encoded picture by its index; called from several threads, may fail.
     """
     size = len(captions)
     by_key = np.argsort(captions.keys)
 
     def read(reading: Reading) -> Iterator[Rows]:
         tf = operations.tensorflow()
-        keys, encoded = tf.constant(captions.keys), pictures()
+        keys = tf.constant(captions.keys)
 
         @operations.as_written
         def record(position: Any) -> dict[str, Any]:
@@ -36,10 +35,10 @@ def indexed_source(name: str, captions: Captions, pictures: Callable[[], Callabl
             key = keys[index]
             # The captions stay out of TensorFlow, which would keep each as a string of its own.
             none = tf.constant([], tf.string)
-            return {"epoch": epoch, "key": key, "id": tf.strings.as_string(key), "captions": none, "index": index}
+            return {"epoch": epoch, "key": key, "id": tf.strings.as_string(key), "captions": none, "picture": index}
 
         records = operations.my_positions(reading).map(record)
-        for rows in operations.read_records(records, lambda record: encoded(record["index"]), reading, name):
+        for rows in operations.read_records(records, lambda index: pictures(int(index)), reading, name):
             indices = by_key[np.searchsorted(captions.keys, rows["key"], sorter=by_key)]
             yield rows | {"captions": [captions[int(index)] for index in indices]}
 

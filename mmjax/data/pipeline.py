@@ -6,18 +6,21 @@ import functools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from mmjax.config import Config, Data
+from mmjax.data.remembered import Remembered
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.data.text import Tokenizer
-from mmjax.types import Batch, UserError
+from mmjax.types import Batch, Feed, UserError
 
 PREPARED = 2  # batches made ahead
 LOGGED = 10  # pictures that could not be read are named up to so many
-NOT_OF_A_BATCH = ("key", "epoch", "problem")  # fields of rows
+AT_LEAST = 100  # pictures read before a share of them means something
+NOT_OF_A_BATCH = ("key", "epoch", "problem", "reading")  # fields of rows
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +46,16 @@ def training_batches(
     reading = make_reading(config.data, start, None, config.train.batch, first, rows, True, seed)
 
     def batches() -> Iterator[Batch]:
-        for part in source.read(reading):
+        known = Remembered(tokenizer, config.text.length)
+        for part in _timed(source.read(reading), source.feed):
             draws = zip(part["epoch"], part["key"], part["captions"], strict=True)
             texts = [_drawn(seed, int(epoch), int(key), captions) for epoch, key, captions in draws]
-            yield _batch(source, part, texts, tokenizer.encode(texts, config.text.length))
+            begin = time.perf_counter()
+            encoded = known.encode(texts)
+            source.feed.spend("tokenizing", time.perf_counter() - begin)
+            yield _batch(source, part, texts, encoded)
 
-    return in_background(batches)
+    return in_background(batches, source.feed)
 
 
 def evaluation_batches(
@@ -109,24 +116,53 @@ def _batch(source: Source, part: Rows, texts: Sequence[str], encoded: np.ndarray
     report_rejected(source, part)
     text: Batch = {"text": encoded}
     if source.text_features:
+        begin = time.perf_counter()
         text["text_features"] = source.text_features(texts)
+        source.feed.spend("reading text features", time.perf_counter() - begin)
     return text | {name: values for name, values in part.items() if name not in NOT_OF_A_BATCH}
 
 
 def report_rejected(source: Source, part: Rows) -> None:
-    """Counts the pictures and clips that could not be read, and names the first of them in the log."""
+    """Counts the pictures and clips that could not be read, and names the first of them in the log.
+
+    Raises:
+        UserError: where they are more than the source's most_rejected.
+    """
+    source.examined += len(part["mask"])
     for i in np.flatnonzero(~part["mask"]):
         source.rejected += 1
+        if len(source.named) < LOGGED and part["id"][i] not in source.named:
+            source.named.append(part["id"][i])
         if source.rejected <= LOGGED:
             last = "; further ones are only counted" if source.rejected == LOGGED else ""
             problem = part["problem"][i] if "problem" in part else f"picture {part['id'][i]} cannot be read"
             logger.warning("%s: %s and is masked out%s", source.name, problem, last)
+    if source.rejected > source.most_rejected * max(source.examined, AT_LEAST):
+        raise UserError(
+            f"data.source {source.name}: {source.rejected:,} of the first {source.examined:,} could not be read, "
+            f"more than data.most_rejected={source.most_rejected:g} of them; the first: {', '.join(source.named)}; "
+            "mend them, or raise data.most_rejected"
+        )
+
+
+def _timed(parts: Iterator[Rows], feed: Feed) -> Iterator[Rows]:
+    """Passes on what a source gives, and notes what it took."""
+    while True:
+        begin = time.perf_counter()
+        part = next(parts, None)
+        seconds = time.perf_counter() - begin
+        if part is None:
+            return
+        reading = min(part.get("reading", 0.0), seconds)
+        feed.spend("reading", reading)
+        feed.spend("preparing pictures", seconds - reading)
+        yield part
 
 
 def _nothing(source: Source, reading: Reading) -> Rows:
     """No rows, with the fields that the source's rows have."""
     one = next(source.read(dataclasses.replace(reading, first=0, rows=1)))
-    return {name: values[:0] for name, values in one.items()}
+    return {name: values[:0] for name, values in one.items() if name != "reading"}
 
 
 def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:
@@ -141,7 +177,7 @@ def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:
     return filled
 
 
-def in_background(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+def in_background(batches: Callable[[], Iterator[Batch]], feed: Feed | None = None) -> Iterator[Batch]:
     """Runs the iterator in a thread, which starts with the first batch asked for.
 
     The thread ends when the returned generator is closed or collected, and before the interpreter is torn down.
@@ -153,7 +189,12 @@ def in_background(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
     thread.start()
     atexit.register(finish)
     try:
-        while (item := ready.get()) is not None:
+        while True:
+            if feed:
+                feed.ready = ready.qsize()
+            item = ready.get()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item

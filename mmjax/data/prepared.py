@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,18 +137,11 @@ def open_prepared(root: str, split: str, resize: int) -> Source:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls run side by side
-    return indexed_source("coco_prepared", captions, lambda: _pictures(records))
+    return indexed_source("coco_prepared", captions, lambda index: _picture(records[index]))
 
 
-def _pictures(records: Sequence[bytes]) -> Callable[[Any], Any]:
-    tf = operations.tensorflow()
-
-    def encoded(index: Any) -> Any:
-        record = tf.numpy_function(lambda i: records[int(i)], [index], tf.string, stateful=False)
-        feature = {"image": tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_single_example(tf.ensure_shape(record, []), feature)["image"]
-
-    return encoded
+def _picture(record: bytes) -> bytes:
+    return operations.tensorflow().train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
 
 
 def _captions(path: Path, index: Index, part: Split, again: str) -> Captions:

@@ -6,11 +6,13 @@ a position at once, but for coco_tfds, which reads past the records of the epoch
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Int64
+
+from mmjax.types import Feed
 
 # Consecutive positions as read from a source, a dict of
 #   image    float32 [b, y, x, c]  -1 (black) to 1 (white); clips [b, f, y, x, c]
@@ -21,6 +23,7 @@ from jaxtyping import Float16, Int64
 #   id       list of b strings
 #   captions list of b lists of strings
 #   problem  list of b strings     (optional) what is wrong with a picture or clip of mask False
+#   reading  float                 (optional) seconds that were waited for files
 Rows = dict[str, Any]
 
 
@@ -61,7 +64,11 @@ class Source:
         all_captions: starts a pass over every caption.
         read: the positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer.
         text_features: of texts, float16 [b, t, d], zero behind each text's tokens; None: a batch holds none.
-        rejected: how often so far a picture or clip was found to be unreadable (once an epoch for each such picture).
+        examined: how many pictures or clips were read so far.
+        rejected: how many of them were found to be unreadable (once an epoch for each such picture).
+        named: the first of those.
+        most_rejected: as in `mmjax.config.Data`.
+        feed: how the making of training batches goes.
     """
 
     name: str
@@ -70,7 +77,11 @@ class Source:
     all_captions: Callable[[], Iterator[str]]
     read: Callable[[Reading], Iterator[Rows]]
     text_features: Callable[[Sequence[str]], Float16[np.ndarray, "b t d"]] | None = None
+    examined: int = 0
     rejected: int = 0
+    named: list[str] = field(default_factory=list)
+    most_rejected: float = 0.1
+    feed: Feed = field(default_factory=Feed)
 
 
 def my_positions(reading: Reading) -> Iterator[Int64[np.ndarray, " rows"]]:

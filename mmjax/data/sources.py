@@ -29,6 +29,12 @@ def open_source(config: Data, training: bool, seed: int) -> Source:
     Raises:
         UserError: where the data set is missing, incomplete or of another layout.
     """
+    source = _open(config, training, seed)
+    source.most_rejected = config.most_rejected
+    return source
+
+
+def _open(config: Data, training: bool, seed: int) -> Source:
     if config.source == "scenes":
         if config.flip:
             raise UserError("data.flip: a mirrored scene makes its caption false (left of, right of); set it to false")

@@ -89,11 +89,11 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
                 "key": key,
                 "id": tf.strings.as_string(key),
                 "captions": captions,
-                "encoded": seen["image"],
+                "picture": seen["image"],
             }
 
         mine = stream.map(record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return operations.read_records(mine, lambda record: record["encoded"], reading, "coco_tfds")
+        return operations.read_records(mine, lambda content: content, reading, "coco_tfds")
 
     return Source("coco_tfds", info.num_examples, PROVIDES, all_captions, read)
 

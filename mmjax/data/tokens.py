@@ -92,7 +92,7 @@ def token_address(
     """
     data = to_dict(config.data)
     scenes, training = data["source"] == "scenes", split == "train"
-    unused = {"root", "shuffle_buffer"}
+    unused = {"root", "shuffle_buffer", "most_rejected"}
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()

@@ -32,29 +32,33 @@ def train(
         batches: the batches from this state's step on.
         put: places a batch on the devices.
         after: is handed the state after each step, before the next batch is drawn, to evaluate and save it.
-        log: is handed the metrics of a step, and "wait", the seconds it waited for data; one step late, so that the
-            devices never wait for it.
+        log: is handed the metrics of a step, "wait", the seconds it waited for data, and "transfer", those that it took
+            to hand its batch to the devices; one step late, so that the devices never wait for it.
     """
     done = int(state.step)
-    late: tuple[int, Any, float] | None = None
+    late: tuple[int, Any, float, float] | None = None
     while done < last and not stop():
         begin = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - begin
         with jax.transfer_guard("disallow"):
-            state, metrics = step_fn(state, put(batch))
+            begin = time.perf_counter()
+            placed = put(batch)
+            sent = time.perf_counter() - begin
+            state, metrics = step_fn(state, placed)
         done += 1
         if late:
             _fetch(log, *late)
-        late = (done, metrics, waited)
+        late = (done, metrics, waited, sent)
         after(state, done)
     if late:
         _fetch(log, *late)
     return state
 
 
-def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any, waited: float) -> None:
-    log(step, {name: float(value) for name, value in jax.device_get(metrics).items()} | {"wait": waited})
+def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any, waited: float, sent: float) -> None:
+    figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    log(step, figures | {"wait": waited, "transfer": sent})
 
 
 def check_finite(metrics: Mapping[str, float], step: int, limit: int) -> None:

@@ -1,5 +1,6 @@
 """What a training shows as it goes: the progress bar, and the mean of the metrics over some steps."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,12 @@ from tqdm import tqdm
 from mmjax import config
 from mmjax.train.loop import check_finite
 from mmjax.train.metrics import Metrics
+from mmjax.types import Feed
 
-COUNTERS = ("bad_steps", "examples", "wait")  # not averaged
+COUNTERS = ("bad_steps", "examples", "wait", "transfer", "ready")  # not averaged
+TOO_LONG = 0.2  # of the time, to wait for the input
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
@@ -21,9 +26,11 @@ class Progress:
     averaged.
     """
 
-    def __init__(self, train: config.Train, metrics: Metrics, start: int, last: int, steps: int):
-        """The bar goes from `start` to `last`; `steps` has the whole training."""
-        self.train, self.metrics, self.steps = train, metrics, steps
+    def __init__(self, train: config.Train, metrics: Metrics, start: int, last: int, steps: int, feed: Feed):
+        """The bar goes from `start` to `last`; `steps` has the whole training, `feed` how its batches are made."""
+        self.train, self.metrics, self.steps, self.feed = train, metrics, steps, feed
+        self.spent: dict[str, float] | None = None  # of the feed, when the last window ended; None in the first one
+        self.told = False
         self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.2, mininterval=0.5)
         self.window: list[dict[str, float]] = []
         self.begin = time.perf_counter()
@@ -31,7 +38,7 @@ class Progress:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Raises UserError where too many steps in a row were not finite."""
         check_finite(values, step, self.train.max_bad_steps)
-        self.window.append(values)
+        self.window.append(values | {"ready": self.feed.ready})
         seconds = max(time.perf_counter() - self.begin, 1e-9)
         rate = self.train.batch * len(self.window) / seconds
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} pictures/s", refresh=False)
@@ -46,9 +53,28 @@ class Progress:
         figures["skipped_steps"] = float(len(self.window) - len(finite))
         read = sum(row["examples"] for row in self.window)
         figures["rejected_pictures"] = float(self.train.batch * len(self.window) - read)
+        figures["batches_ready"] = float(np.mean([row["ready"] for row in self.window]))
         self.metrics.write(step, "train", figures)
+        self._check_input(step, seconds)
         self.window.clear()
         self.begin = time.perf_counter()
+
+    def _check_input(self, step: int, seconds: float) -> None:
+        """Warns once where the steps wait for their input, and names what it waits for itself."""
+        before, self.spent = self.spent, dict(self.feed.seconds)
+        if self.told or before is None:  # nothing is ready at first
+            return
+        waited, sent = (sum(row[name] for row in self.window) for name in ("wait", "transfer"))
+        if waited + sent < TOO_LONG * seconds:
+            return
+        spent = {name: total - before.get(name, 0.0) for name, total in self.spent.items()}
+        slowest = max(spent, key=lambda name: spent[name], default="")
+        slow = "handing batches to the devices" if sent > waited or not slowest else slowest
+        logger.warning(
+            "step %d: the input is the bottleneck: the steps waited for it %.0f%% of the time; what is slow is %s",
+            step, 100 * (waited + sent) / seconds, slow,
+        )  # fmt: skip
+        self.told = True
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ _FREE = (
     "model.unroll",
     "model.remat",
     "data.evaluation_examples",
+    "data.most_rejected",
     "train.steps",
     "train.epochs",
     "train.log_every",

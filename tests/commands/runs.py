@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from mmjax.cli import main
 
 ROOT = Path(__file__).parents[2]
-VARYING = ("pictures_per_second", "waiting_for_data")  # figures of the machine, not of the training
+VARYING = ("pictures_per_second", "waiting_for_data", "batches_ready")  # figures of the machine, not of the training
 Start = Callable[..., subprocess.Popen[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Mistake = Callable[..., str]

@@ -90,10 +90,21 @@ def test_unreadable_pictures_are_masked_counted_and_named(tmp_path: Path, caplog
 def test_only_the_first_ten_unreadable_pictures_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = recipe("coco_folder", write_coco(tmp_path / "coco", "val2017", dict.fromkeys(range(13), b"nothing")))
     source = open_source(config.data, False, 0)
+    source.most_rejected = 1
     with caplog.at_level(logging.WARNING, "mmjax"):
         assert not any(batch["mask"].any() for batch in evaluation_batches(source, TOKENIZER, config))
     assert source.rejected == 13 and len(caplog.records) == 10
     assert "only counted" in caplog.records[-1].getMessage()
+
+
+def test_too_many_unreadable_pictures_end_the_run_and_ten_are_named(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "coco", "val2017", dict.fromkeys(range(13), b"nothing"))
+    source = open_source(recipe("coco_folder", root).data, False, 0)
+    with pytest.raises(UserError) as told:
+        list(evaluation_batches(source, TOKENIZER, recipe("coco_folder", root)))
+    message = str(told.value)
+    assert "could not be read, more than data.most_rejected=0.1 of them" in message and "\n" not in message
+    assert message.endswith("the first: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; mend them, or raise data.most_rejected")
 
 
 def test_odd_captions_pass_through(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from made_data import encoded, picture
 from PIL import Image
 
-from mmjax.data import read_picture
+from mmjax.data import prepare, read_picture
+from mmjax.data.source import Reading
 from mmjax.types import UserError
 
 COLOR = Image.fromarray(picture(3, 37, 37))
@@ -89,8 +91,8 @@ def test_the_short_side_is_resized_and_the_center_cropped(height: int, width: in
         whole = (round(width * 37 / short), round(height * 37 / short))
         left, top = (whole[0] - 31) // 2, (whole[1] - 31) // 2
         expected = original.resize(whole, Image.Resampling.BILINEAR).crop((left, top, left + 31, top + 31))
-        difference = np.abs(seen - np.asarray(expected, np.float32))
-        assert difference[1:-1, 1:-1].max() <= 2 and difference.max() < 6  # the crop's edge sees nothing beyond it
+        # The square is cut out at whole pixels of the original, half a pixel beside that of the resized one at most.
+        assert np.abs(seen - np.asarray(expected, np.float32))[1:-1, 1:-1].mean() <= 4
 
 
 def test_resize_is_by_default_as_in_a_recipe(tmp_path: Path) -> None:
@@ -99,15 +101,21 @@ def test_resize_is_by_default_as_in_a_recipe(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(path, 28), read_picture(str(path), 28, 32))
 
 
-def test_agrees_with_the_evaluation_operations(tmp_path: Path) -> None:
-    tf = pytest.importorskip("tensorflow")
-    from mmjax.data import operations
-    from mmjax.data.source import Reading
+def as_evaluated(content: bytes, size: int, resize: int) -> np.ndarray:
+    future: Future[bytes] = Future()
+    future.set_result(content)
+    image = np.zeros((size, size, 3), np.float32)
+    assert prepare._prepare(future, 0, 0, image, Reading(0, None, 1, 0, 1, False, 0, size, resize, False)) is not None
+    return image
 
-    content = encoded(Image.fromarray(picture(3, 101, 67)), "JPEG", quality=95)
-    reading = Reading(0, None, 1, 0, 1, False, 0, 31, 37, False)
-    expected = (operations.prepare_evaluation(tf.constant(content), reading).numpy() + 1) * 127.5
-    assert np.abs(read(content, tmp_path / "picture", 31, 37) - expected)[1:-1, 1:-1].max() < 5  # JPEG at another scale
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_is_bitwise_what_the_evaluation_sees(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(picture(3, 67, 41)), "JPEG", quality=95, exif=exif)
+    (tmp_path / "picture").write_bytes(content)
+    assert np.array_equal(read_picture(tmp_path / "picture", 31, 37), as_evaluated(content, 31, 37))
 
 
 def half_transparent(kind: str) -> bytes:
@@ -123,31 +131,9 @@ def half_transparent(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
-def test_what_is_transparent_looks_as_in_the_evaluation(kind: str, tmp_path: Path) -> None:
-    tf = pytest.importorskip("tensorflow")
-    from mmjax.data import operations
-    from mmjax.data.source import Reading
-
-    content = half_transparent(kind)
-    reading = Reading(0, None, 1, 0, 1, False, 0, 37, 37, False)
-    expected = (operations.prepare_evaluation(tf.constant(content), reading).numpy() + 1) * 127.5
-    seen = read(content, tmp_path / "picture")
-    assert np.abs(seen - expected).max() <= 1.01
+def test_what_is_half_transparent_becomes_white_and_in_a_gif_black(kind: str, tmp_path: Path) -> None:
+    seen = read(half_transparent(kind), tmp_path / "picture")
     assert (seen[:13] == (0 if kind == "GIF" else 255)).all()
-
-
-@pytest.mark.parametrize("orientation", [3, 6, 7])
-def test_turned_pictures_look_as_in_the_evaluation(orientation: int, tmp_path: Path) -> None:
-    tf = pytest.importorskip("tensorflow")
-    from mmjax.data import operations
-    from mmjax.data.source import Reading
-
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encoded(Image.fromarray(picture(3, 67, 41)), "JPEG", quality=95, exif=exif)
-    reading = Reading(0, None, 1, 0, 1, False, 0, 31, 37, False)
-    expected = (operations.prepare_evaluation(tf.constant(content), reading).numpy() + 1) * 127.5
-    assert np.abs(read(content, tmp_path / "picture", 31, 37) - expected)[1:-1, 1:-1].max() < 5
 
 
 def wide_header() -> bytes:

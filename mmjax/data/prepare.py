@@ -1,0 +1,88 @@
+"""Encoded pictures to float32, one set of draws for training and one for evaluation, on all cores.
+
+Everything random is a pure function of (seed, epoch, key of the example), so that any step can be made again.
+"""
+
+import collections
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.picture import decode, normalize
+from mmjax.data.resize import opencv, resized_crop
+from mmjax.data.source import Reading
+
+AHEAD = 2  # batches whose pictures are prepared at a time
+READERS = 16  # threads that read: a disk in a network answers late
+
+
+def prepared(
+    batches: Iterator[dict[str, Any]], picture: Callable[[Any], bytes], reading: Reading
+) -> Iterator[dict[str, Any]]:
+    """Replaces `picture`, a batch's names of pictures, by `image` and `mask`; adds `reading`, seconds waited for it.
+
+    The pictures of some batches are read and prepared at a time; OpenCV and libjpeg-turbo let Python go on meanwhile.
+
+    Args:
+        batches: dicts with epoch int64 [b], key int64 [b] and picture [b].
+        picture: gives an encoded picture by its name, from any thread; whatever it raises, the picture is masked out.
+    """
+    readers, workers = ThreadPoolExecutor(READERS, "mmjax-read"), ThreadPoolExecutor(cores(), "mmjax-prepare")
+    ahead: collections.deque[tuple[dict[str, Any], list[Future[float | None]]]] = collections.deque()
+
+    def start() -> None:
+        begin = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        batch["reading"] = time.perf_counter() - begin
+        contents = [readers.submit(picture, name) for name in batch.pop("picture")]
+        batch["image"] = np.zeros((len(contents), reading.size, reading.size, 3), np.float32)
+        rows = zip(contents, batch["epoch"].tolist(), batch["key"].tolist(), batch["image"], strict=True)
+        ahead.append((batch, [workers.submit(_prepare, *row, reading) for row in rows]))
+
+    try:
+        for _ in range(AHEAD):
+            start()
+        while ahead:
+            batch, rows = ahead.popleft()
+            waited = [row.result() for row in rows]
+            batch["mask"] = np.array([seconds is not None for seconds in waited], bool)
+            batch["reading"] += sum(filter(None, waited)) / cores()
+            start()
+            yield batch
+    finally:
+        for pool in (readers, workers):
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare(content: Future[bytes], epoch: int, key: int, image: np.ndarray, reading: Reading) -> float | None:
+    """Fills an image of zeros; gives the seconds waited for the content, None where it cannot be read."""
+    begin = time.perf_counter()
+    try:
+        encoded = content.result()
+        waited = time.perf_counter() - begin
+        place, mirror = draw(epoch, key, reading)
+        crop = resized_crop(decode(encoded, reading.resize, "picture"), reading.resize, reading.size, place)
+    except Exception:  # UserError from the picture; of reading, each way has errors of its own
+        return None
+    normalize(opencv().flip(crop, 1) if mirror else crop, image)
+    return waited
+
+
+def draw(epoch: int, key: int, reading: Reading) -> tuple[tuple[float, float], bool]:
+    """Where a picture is cropped (as of resize.crop_window), and whether it is mirrored left to right."""
+    if not reading.training:
+        return (0.5, 0.5), False
+    # The last number keeps these draws apart from that of the caption.
+    down, across, mirror = np.random.default_rng((reading.seed, epoch, key % 2**63, 1)).random(3).tolist()
+    return (down, across), reading.flip and mirror < 0.5
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
