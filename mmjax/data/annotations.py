@@ -101,7 +101,8 @@ def read_annotations(path: Path) -> Annotations:
             f"{path}: not COCO's captions ({type(error).__name__}: {error}); expected are 'images' with id and "
             "file_name, and 'annotations' with image_id and caption"
         ) from error
-    found = Annotations(names, *(np.array(values, np.int64) for values in (images, ids, ends)), text)
+    lists = [np.array(values, np.int64) for values in (images, ids, ends)]
+    found = Annotations(names, lists[0], lists[1], lists[2], text)
     twice = _twice(found)
     told = (
         (len(listed) - len(names), "pictures are named more than once and taken once"),

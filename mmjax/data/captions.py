@@ -96,5 +96,5 @@ def map_captions(path: Path) -> tuple[Captions, dict[str, str]]:
         begin, end = header[name]["data_offsets"]
         return np.asarray(content[start + begin : start + end]).view(dtype)
 
-    lists = (array(name, np.int64) for name in ("keys", "ends", "text_ends"))
-    return Captions(*lists, array("text", np.uint8)), header.get("__metadata__", {})
+    keys, ends, text_ends = (array(name, np.int64) for name in ("keys", "ends", "text_ends"))
+    return Captions(keys, ends, text_ends, array("text", np.uint8)), header.get("__metadata__", {})
