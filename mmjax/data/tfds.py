@@ -1,5 +1,6 @@
 """TFDS coco_captions, as it was prepared on a disk or in a bucket."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,7 +128,7 @@ def tfds_originals(root: str, split: str) -> Originals:
         for row in rows(start, stop, pictures=True):
             numbers, name = row["captions"]["id"].tolist(), row["image/filename"].decode("utf-8", "replace")
             numbered = list(zip(numbers, texts(row), strict=True))
-            yield Original(int(row["image/id"]), name, numbered, lambda content=row["image"]: content)
+            yield Original(int(row["image/id"]), name, numbered, functools.partial(bytes, row["image"]))
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((int(row["image/id"]), texts(row)) for row in rows(0, info.num_examples, pictures=False))
