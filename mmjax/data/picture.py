@@ -87,7 +87,9 @@ def load_picture(path: str | Path, short_side: int, content: bytes | None = None
         raise UserError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from error
 
 
-def decode(content: bytes, short_side: int, name: str) -> UInt8[np.ndarray, "y x 3"]:
+def decode(
+    content: bytes, short_side: int, name: str, memory: UInt8[np.ndarray, " bytes"] | None = None
+) -> UInt8[np.ndarray, "y x 3"]:
     """A picture's first frame as RGB, upright, as of load_picture; a JPEG by libjpeg-turbo, which is faster.
 
     A JPEG comes out at a half, quarter or eighth of its size where its short side stays at least `short_side`.
@@ -95,26 +97,31 @@ def decode(content: bytes, short_side: int, name: str) -> UInt8[np.ndarray, "y x
     Args:
         content: of a file.
         name: for messages.
+        memory: where the picture may be put if it fits, until the next one is.
 
     Raises:
         UserError: as load_picture.
     """
     if content.startswith(JPEG):
         with contextlib.suppress(ValueError):  # then Pillow decides: it reads what is merely odd, and tells what is not
-            picture = _decode_jpeg(content, short_side)
+            picture = _decode_jpeg(content, short_side, memory)
             if picture is not None:
                 return picture
     return np.asarray(load_picture(name, short_side, content))
 
 
-def _decode_jpeg(content: bytes, short_side: int) -> UInt8[np.ndarray, "y x 3"] | None:
+def _decode_jpeg(
+    content: bytes, short_side: int, memory: UInt8[np.ndarray, " bytes"] | None
+) -> UInt8[np.ndarray, "y x 3"] | None:
     """None: of more colors, or too large."""
     height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
     if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MOST_PIXELS:
         return None
     ratio = max((r for r in (2, 4, 8) if min(height, width) // r >= short_side), default=1)
-    smaller = {"min_height": -(-height // ratio), "min_width": -(-width // ratio), "min_factor": ratio}
-    picture = simplejpeg.decode_jpeg(content, "RGB", **(smaller if ratio > 1 else {}))
+    rows, columns = -(-height // ratio), -(-width // ratio)
+    smaller = {"min_height": rows, "min_width": columns, "min_factor": ratio} if ratio > 1 else {}
+    fits = memory is not None and 3 * rows * columns <= memory.size
+    picture = simplejpeg.decode_jpeg(content, "RGB", buffer=memory if fits else None, **smaller)
     turned = exif.orientation(content)
     if turned == exif.UPRIGHT:
         return picture
