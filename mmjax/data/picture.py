@@ -126,7 +126,7 @@ def _decode_jpeg(
     if turned == exif.UPRIGHT:
         return picture
     upright = picture.transpose(1, 0, 2) if exif.is_transposed(turned) else picture
-    return np.ascontiguousarray(np.flip(upright, np.flatnonzero(exif.flips(turned))))
+    return np.ascontiguousarray(np.flip(upright, tuple(np.flatnonzero(exif.flips(turned)).tolist())))
 
 
 def _content(path: str | Path) -> bytes:

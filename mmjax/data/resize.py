@@ -47,7 +47,8 @@ def resized_crop(
         place: as of crop_window.
     """
     cv2 = opencv()
-    top, left, side = crop_window(*picture.shape[:2], resize, size, place)
+    height, width, _ = picture.shape
+    top, left, side = crop_window(height, width, resize, size, place)
     window = picture[top : top + side, left : left + side]
     if side >= 2 * size:
         side //= side // size
