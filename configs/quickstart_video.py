@@ -42,12 +42,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "clip": 1.0,
         "ema": 0.99,
     }
-    tokenizer.train = {"batch": 4, "steps": 500, "log_every": 10, "evaluate_every": 500, "checkpoint_every": 250}
+    tokenizer.train = {"batch": 8, "steps": 300, "log_every": 10, "evaluate_every": 300, "checkpoint_every": 100}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "motion"), "batch": 64, "samples": 16}
-    # A step sees more of the world in 16 pictures than in 4 clips, which are mostly repetition.
+    # A step sees more of the world in 16 pictures than in 8 clips, which are mostly repetition.
     pictures = deepcopy(tokenizer)
     pictures.data.update({"frames": 1, "scenes": {"examples": 20_000, "determined": False}})
-    pictures.train.batch = 16
+    pictures.train.update({"batch": 16, "steps": 500, "evaluate_every": 500})
     pictures.evaluate.evaluators = ("losses", "reconstruction", "codes", "scenes")
     tokenizer.pretraining = pictures
 

@@ -51,7 +51,7 @@ def grid_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]
     each = features // (2 * len(sides))
     frequency = 100.0 ** (-np.arange(each) / max(each, 1))
     places = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1)
-    return (places[..., None] * frequency).reshape(-1, each * len(sides)).astype(np.float32)
+    return (places[..., None] * frequency).reshape(np.prod(sides), each * len(sides)).astype(np.float32)
 
 
 def rotate(x: Float[Array, "b t h k"], angles: Float[Array | np.ndarray, "t a"]) -> Float[Array, "b t h k"]:

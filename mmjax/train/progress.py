@@ -15,6 +15,7 @@ from mmjax.types import Feed
 
 COUNTERS = ("bad_steps", "examples", "wait", "transfer", "ready")  # not averaged
 TOO_LONG = 0.2  # of the time, to wait for the input
+JUDGED = 10.0  # seconds at least in which that is measured
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ class Progress:
     def __init__(self, train: config.Train, metrics: Metrics, start: int, last: int, steps: int, feed: Feed):
         """The bar goes from `start` to `last`; `steps` has the whole training, `feed` how its batches are made."""
         self.train, self.metrics, self.steps, self.feed = train, metrics, steps, feed
-        self.spent: dict[str, float] | None = None  # of the feed, when the last window ended; None in the first one
+        self.spent: dict[str, float] | None = None  # of the feed, when its judging began; None in the first window
+        self.waited = self.sent = self.judged = 0.0  # seconds since then
         self.told = False
         self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.2, mininterval=0.5)
         self.window: list[dict[str, float]] = []
@@ -61,18 +63,25 @@ class Progress:
 
     def _check_input(self, step: int, seconds: float) -> None:
         """Warns once where the steps wait for their input, and names what it waits for itself."""
-        before, self.spent = self.spent, dict(self.feed.seconds)
-        if self.told or before is None:  # nothing is ready at first
+        if self.spent is None:  # nothing is ready at first
+            self.spent = dict(self.feed.seconds)
             return
-        waited, sent = (sum(row[name] for row in self.window) for name in ("wait", "transfer"))
-        if waited + sent < TOO_LONG * seconds:
+        self.waited += sum(row["wait"] for row in self.window)
+        self.sent += sum(row["transfer"] for row in self.window)
+        self.judged += seconds
+        if self.told or self.judged < JUDGED:
+            return
+        waited, sent, judged, before = self.waited, self.sent, self.judged, self.spent
+        self.waited = self.sent = self.judged = 0.0
+        self.spent = dict(self.feed.seconds)
+        if waited + sent < TOO_LONG * judged:
             return
         spent = {name: total - before.get(name, 0.0) for name, total in self.spent.items()}
         slowest = max(spent, key=lambda name: spent[name], default="")
         slow = "handing batches to the devices" if sent > waited or not slowest else slowest
         logger.warning(
             "step %d: the input is the bottleneck: the steps waited for it %.0f%% of the time; what is slow is %s",
-            step, 100 * (waited + sent) / seconds, slow,
+            step, 100 * (waited + sent) / judged, slow,
         )  # fmt: skip
         self.told = True
 

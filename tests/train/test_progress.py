@@ -56,7 +56,7 @@ def test_a_slow_input_is_told_once_and_what_of_it_is_slow(
         steps(monkeypatch, 20, wait, sent, {"reading": 0.2, "preparing pictures": 0.6, "tokenizing": 0.1})
     share = f"{100 * (wait + sent):.0f}%"
     assert [record.getMessage() for record in caplog.records] == [
-        f"step 10: the input is the bottleneck: the steps waited for it {share} of the time; what is slow is {slow}"
+        f"step 15: the input is the bottleneck: the steps waited for it {share} of the time; what is slow is {slow}"
     ]
 
 

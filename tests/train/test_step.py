@@ -63,11 +63,12 @@ def on_one_device():
 
 
 def assert_near(found, expected):
-    """Relative to the largest gradient of the same parameter, 1e-5."""
+    """Relative to the largest gradient of the same parameter, 1e-5; but parameters up to 4 are told apart, as which
+    gradients are seen here, to 5e-7 only."""
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
 
     def near(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-2))
+        np.testing.assert_allclose(a, b, rtol=0, atol=max(1e-5 * np.abs(b).max(), 5e-7))
 
     jax.tree.map(near, found[1], expected[1])
 
