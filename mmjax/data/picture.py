@@ -142,7 +142,7 @@ def normalize(
     picture: UInt8[np.ndarray, "..."], out: Float32[np.ndarray, "..."] | None = None
 ) -> Float32[np.ndarray, "..."]:
     """Values from 0 to 255 as float32 from -1 (black) to 1 (white)."""
-    values = np.multiply(picture, np.float32(1 / 127.5), out=out, dtype=np.float32)
+    values = np.divide(picture, np.float32(127.5), out=out, dtype=np.float32)
     values -= 1
     return values
 
