@@ -12,6 +12,7 @@ import pytest
 from mmjax import models
 from mmjax.config import Optimizer, load_recipe
 from mmjax.train.optimizer import kernel_axes, make_optimizer, make_schedule
+from mmjax.types import leaf_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -73,7 +74,7 @@ def test_muon_makes_the_singular_values_of_each_kernel_equal():
     for matrix in matrices:
         values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * math.sqrt(max(matrix.shape)))
         assert values.max() < 1.3 and values.min() > 0.5, (matrix.shape, values)
-    np.testing.assert_allclose(np.abs(plain["table"]), np.abs(plain["table"][0, 0]), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(plain["table"]), np.abs(plain["table"][0, 0]), rtol=1e-3)  # Adam's epsilon
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "scenes_direct"])
@@ -84,8 +85,8 @@ def test_kernels_are_told_as_their_initialization_takes_them(recipe):
         params = models.init(part, jax.random.key(0))
         told = kernel_axes(params)
         axes = jax.tree.leaves(told, is_leaf=lambda x: x is None or hasattr(x, "reduction_axis"))
-        for leaf, found in zip(jax.tree.leaves(params), axes, strict=True):
+        for (path, leaf), found in zip(jax.tree_util.tree_leaves_with_path(params), axes, strict=True):
             if found is not None and leaf.size > 1000:
                 fan_in = math.prod(leaf.shape[axis] for axis in found.reduction_axis)
-                transposed = leaf.ndim == 4 and leaf.shape[0] == 4  # one in four of these taps meets an output pixel
+                transposed = "upsample" in leaf_name(path)  # one in four of its taps meets an output pixel
                 assert float(jnp.var(leaf)) * fan_in == pytest.approx(4 if transposed else 1, rel=0.25)
