@@ -33,8 +33,8 @@ from token_cache import make_pictures
 
 from mmjax import data
 from mmjax.config import Config, resolve
+from mmjax.data.decoding import cores
 from mmjax.data.picture import decode
-from mmjax.data.prepare import cores
 from mmjax.data.resize import crop_window, resized_crop
 
 RESIZE, SIZE, BATCH, AHEAD = 293, 256, 32, 5

@@ -85,9 +85,9 @@ def check(config: Config) -> None:
     Raises:
         UserError: for the first thing that does not fit.
     """
-    for part in (VISUAL_TOKENIZER, REFERENCE):
+    for part in (VISUAL_TOKENIZER, REFERENCE, "pretraining"):
         theirs = getattr(config, part)
-        if theirs is None or getattr(config.tokens, part):
+        if theirs is None or getattr(config.tokens, part, ""):
             continue
         try:
             check(theirs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.prepare import prepared
+from mmjax.data.decoding import decoded
 from mmjax.data.source import Reading, Rows
 from mmjax.types import UserError
 
@@ -72,7 +72,7 @@ def read_records(records: Dataset, picture: Callable[[Any], bytes], reading: Rea
     options.deterministic = True
     counted = records.map(as_written(lambda record: record | {"number": tf.size(record["captions"])}))
     batches = counted.padded_batch(reading.rows).prefetch(1).with_options(options).as_numpy_iterator()
-    for batch in prepared(records_of(name, batches), picture, reading):
+    for batch in decoded(records_of(name, batches), picture, reading):
         texts = zip(batch.pop("captions"), batch.pop("number"), strict=True)
         captions = [[text.decode("utf-8", "replace") for text in row[:number]] for row, number in texts]
         ids = [text.decode("utf-8", "replace") for text in batch.pop("id")]

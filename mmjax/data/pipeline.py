@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from mmjax.config import Config, Data
-from mmjax.data.remembered import Remembered
+from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.data.text import Tokenizer
 from mmjax.types import Batch, Feed, UserError
@@ -46,7 +46,7 @@ def training_batches(
     reading = make_reading(config.data, start, None, config.train.batch, first, rows, True, seed)
 
     def batches() -> Iterator[Batch]:
-        known = Remembered(tokenizer, config.text.length)
+        known = CaptionCache(tokenizer, config.text.length)
         for part in _timed(source.read(reading), source.feed):
             draws = zip(part["epoch"], part["key"], part["captions"], strict=True)
             texts = [_drawn(seed, int(epoch), int(key), captions) for epoch, key, captions in draws]

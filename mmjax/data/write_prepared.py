@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mmjax.config import differences
 from mmjax.data.captions import pack, write_captions
+from mmjax.data.decoding import cores
 from mmjax.data.lock import locked
 from mmjax.data.originals import Original, Originals, Rejected
 from mmjax.data.prepared import (
@@ -70,7 +71,7 @@ def write_prepared(
     for name in originals:
         if not re.fullmatch(r"\w+", name, re.ASCII):
             raise UserError(f"split {name}: mmjax prepare --to takes whole splits, named by letters, digits and _")
-    folder, jobs = folder_of(root), jobs or _cores()
+    folder, jobs = folder_of(root), jobs or cores()
     with locked(folder / LOCK, f"{folder}: is being prepared"):
         index = _begin(folder, originals, resize, shard_size)
         _keep_whole(folder, index)
@@ -90,10 +91,6 @@ def write_prepared(
     for name, split in index.splits.items():
         _report(folder, name, split)
     return index
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(folder: Path, originals: Mapping[str, Originals], resize: int, shard_size: int) -> Index:
@@ -146,7 +143,7 @@ def _keep_whole(folder: Path, index: Index) -> None:
             raise UserError(f"{folder / file}: cannot be read: {error.strerror or error}") from error
 
     there = [shard for split in index.splits.values() for shard in split.shards if shard]
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(lambda shard: whole(shard.file, shard.sha256), there)
         bar = tqdm(found, "checking", len(there), unit="shard", leave=False, delay=2, dynamic_ncols=True)
         damaged = [shard.file for shard, good in zip(there, bar, strict=True) if not good]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,8 +108,8 @@ def check_recipe(workdir: Path, config: Config) -> None:
 
 
 def _without_part(name: str) -> str:
-    """A field's name as the recipe of the visual tokenizer that it belongs to has it."""
-    return name.removeprefix("tokenizer.").removeprefix("reference.")
+    """A field's name as the recipe that it belongs to has it, which may lie inside of another."""
+    return re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
 
 
 def open_workdir(workdir: Path, config: Config) -> None:

@@ -9,7 +9,7 @@ import pytest
 from made_data import encoded, picture
 from PIL import Image
 
-from mmjax.data import prepare, read_picture
+from mmjax.data import decoding, read_picture
 from mmjax.data.source import Reading
 from mmjax.types import UserError
 
@@ -87,12 +87,11 @@ def test_the_short_side_is_resized_and_the_center_cropped(height: int, width: in
     seen = read(encoded(original, "PNG"), tmp_path / "picture", 31, 37)
     assert seen.shape == (31, 31, 3)
     if max(height, width) < 1000:
-        short = min(height, width)
-        whole = (round(width * 37 / short), round(height * 37 / short))
-        left, top = (whole[0] - 31) // 2, (whole[1] - 31) // 2
-        expected = original.resize(whole, Image.Resampling.BILINEAR).crop((left, top, left + 31, top + 31))
-        # The square is cut out at whole pixels of the original, half a pixel beside that of the resized one at most.
-        assert np.abs(seen - np.asarray(expected, np.float32))[1:-1, 1:-1].mean() <= 4
+        side = round(min(height, width) * 31 / 37)  # cut out at whole pixels of the original
+        left, top = (width - side) // 2, (height - side) // 2
+        expected = original.resize((31, 31), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+        difference = np.abs(seen - np.asarray(expected, np.float32))
+        assert difference[1:-1, 1:-1].max() <= 2 and difference.max() < 6
 
 
 def test_resize_is_by_default_as_in_a_recipe(tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ def as_evaluated(content: bytes, size: int, resize: int) -> np.ndarray:
     future: Future[bytes] = Future()
     future.set_result(content)
     image = np.zeros((size, size, 3), np.float32)
-    assert prepare._prepare(future, 0, 0, image, Reading(0, None, 1, 0, 1, False, 0, size, resize, False)) is not None
+    assert decoding._prepare(future, 0, 0, image, Reading(0, None, 1, 0, 1, False, 0, size, resize, False)) is not None
     return image
 
 

@@ -32,16 +32,6 @@ CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 20)
 MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
 
 
-@pytest.fixture(name="config", scope="module")
-def recipe() -> Config:
-    return resolve(RECIPE)
-
-
-@pytest.fixture(name="params", scope="module")
-def random_params(config: Config) -> Any:
-    return jax.jit(lambda: models.init(config, jax.random.key(1)))()
-
-
 def logits(config: Config, params: Any, text: Any = TEXT, features: Any = FEATURES, **seen: Any) -> Any:
     module = models.build(config)
     outputs: Any = module.apply({"params": params}, text, CODES, MASKED, text_features=features, **seen)

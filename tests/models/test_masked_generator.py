@@ -33,16 +33,6 @@ CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 15)
 MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
 
 
-@pytest.fixture(name="config", scope="module")
-def recipe() -> Config:
-    return resolve(RECIPE)
-
-
-@pytest.fixture(name="params", scope="module")
-def random_params(config: Config) -> Any:
-    return jax.jit(lambda: models.init(config, jax.random.key(1)))()
-
-
 def logits(config: Config, params: Any, text: Any = TEXT, codes: Any = CODES, masked: Any = MASKED, **seen: Any) -> Any:
     outputs: Any = models.build(config).apply({"params": params}, text, codes, masked, **seen)
     return np.asarray(outputs["logits"])

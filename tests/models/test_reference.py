@@ -38,16 +38,6 @@ MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
 REFERENCE = jax.random.randint(jax.random.key(4), (2, 3, 3), 0, 21)
 
 
-@pytest.fixture(name="config", scope="module")
-def recipe() -> Config:
-    return resolve(RECIPE)
-
-
-@pytest.fixture(name="params", scope="module")
-def random_params(config: Config) -> Any:
-    return jax.jit(lambda: models.init(config, jax.random.key(1)))()
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def apply(model: Any, params: Any, *seen: Any, **more: Any) -> Any:
     return model.apply({"params": params}, *seen, **more)

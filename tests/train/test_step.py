@@ -39,11 +39,11 @@ MESHES = {
 
 
 def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
-    """Loss and gradients of one step: with plain descent at rate 1, parameters change by their gradients."""
+    """Loss and gradients of one step, kept by a trace without memory: differences of parameters round them."""
     config = resolve(RECIPE)
     goal = objective.build(config.objective.terms, ("text", "reference"))
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
-    tx = optax.sgd(1.0)
+    tx = optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
@@ -51,10 +51,9 @@ def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
     state = jax.jit(make, out_shardings=shardings)()
     module = models.build(config)
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
-    before = jax.device_get(state.params)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
     state, metrics = compiled(state, placement.put(BATCH))
-    return float(metrics["loss"]), jax.tree.map(lambda a, b: a - b, before, jax.device_get(state.params)), state
+    return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
 
 
 @pytest.fixture(name="alone", scope="module")
@@ -63,12 +62,11 @@ def on_one_device():
 
 
 def assert_near(found, expected):
-    """Relative to the largest gradient of the same parameter, 1e-5; but parameters up to 4 are told apart, as which
-    gradients are seen here, to 5e-7 only."""
+    """Relative to the largest gradient of the same parameter, 1e-5."""
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
 
     def near(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=max(1e-5 * np.abs(b).max(), 5e-7))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-2))
 
     jax.tree.map(near, found[1], expected[1])
 

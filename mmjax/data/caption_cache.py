@@ -12,7 +12,7 @@ MOST_BYTES = 1 << 27  # taken as they are filled: 1.9 million captions of 32 tok
 PROBES = 8  # places a text may have
 
 
-class Remembered:
+class CaptionCache:
     """Encodes as the tokenizer does; a text that it met before is looked up.
 
     A hash table of fixed size. What finds all of its places taken displaces another text. Texts are told apart by 64

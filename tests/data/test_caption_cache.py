@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmjax.data import Tokenizer, load_tokenizer, train_tokenizer
-from mmjax.data.remembered import Remembered
+from mmjax.data.caption_cache import CaptionCache
 
 TEXTS = [f"a {color} {shape} number {n}" for n in range(17) for color in ("red", "cyan") for shape in ("ring", "cube")]
 
@@ -16,7 +16,7 @@ def made() -> Tokenizer:
 
 @pytest.mark.parametrize("most_bytes", [1 << 20, 16 * 34])  # room for all, and for 16
 def test_agrees_with_the_tokenizer(tokenizer: Tokenizer, most_bytes: int) -> None:
-    known = Remembered(tokenizer, 13, most_bytes)
+    known = CaptionCache(tokenizer, 13, most_bytes)
     rng = np.random.default_rng(5)
     for _ in range(11):
         texts = ["", "\ud800 half", *(TEXTS[i] for i in rng.integers(len(TEXTS), size=23))]
@@ -26,7 +26,7 @@ def test_agrees_with_the_tokenizer(tokenizer: Tokenizer, most_bytes: int) -> Non
 
 
 def test_each_text_is_tokenized_once(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, encode, asked = Remembered(tokenizer, 13), tokenizer.encode, []
+    known, encode, asked = CaptionCache(tokenizer, 13), tokenizer.encode, []
 
     def counted(texts: list[str], length: int) -> np.ndarray:
         asked.extend(texts)

@@ -25,7 +25,7 @@ READERS = 16  # threads that read: a disk in a network answers late
 _memory = threading.local()
 
 
-def prepared(
+def decoded(
     batches: Iterator[dict[str, Any]], picture: Callable[[Any], bytes], reading: Reading
 ) -> Iterator[dict[str, Any]]:
     """Replaces `picture`, a batch's names of pictures, by `image` and `mask`; adds `reading`, seconds waited for it.

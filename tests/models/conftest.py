@@ -1,0 +1,19 @@
+"""What the tests of several models share: each test file's own RECIPE, resolved, and parameters of its model."""
+
+from typing import Any
+
+import jax
+import pytest
+
+from mmjax import models
+from mmjax.config import Config, resolve
+
+
+@pytest.fixture(name="config", scope="module")
+def resolved_recipe(request: pytest.FixtureRequest) -> Config:
+    return resolve(request.module.RECIPE)
+
+
+@pytest.fixture(name="params", scope="module")
+def random_params(config: Config) -> Any:
+    return jax.jit(lambda: models.init(config, jax.random.key(1)))()
