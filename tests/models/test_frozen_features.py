@@ -5,10 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from mmjax import models
-from mmjax.config import Config, Mesh, resolve
+from mmjax.config import Config, Mesh
 from mmjax.models import masked_generator
 from mmjax.parallel import make_mesh, match_rules
 
