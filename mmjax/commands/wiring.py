@@ -87,7 +87,7 @@ def check(config: Config) -> None:
     """
     for part in (VISUAL_TOKENIZER, REFERENCE, "pretraining"):
         theirs = getattr(config, part)
-        if theirs is None or getattr(config.tokens, part, ""):
+        if theirs is None or (part != "pretraining" and getattr(config.tokens, part)):
             continue
         try:
             check(theirs)
