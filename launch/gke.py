@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Prints a JobSet that trains a recipe on TPU slices of a GKE cluster.
+
+    launch/gke.py --name=masked --config=configs/coco_masked.py:size=256 --workdir=gs://BUCKET/masked \\
+        --topology=v5e:4x4 --image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmjax:TAG > job.yaml
+    kubectl apply -f job.yaml
+
+The recipe is resolved first and checked against the slices; docs/launch.md has how the cluster and the image are made.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from slices import CHIPS_PER_HOST, Slices
+from training import (
+    Parser,
+    add_slice_arguments,
+    add_training_arguments,
+    check_name,
+    run_main,
+    slices_of,
+    training_command,
+)
+
+CONTAINER = "train"
+SPOT = "cloud.google.com/gke-spot"
+
+
+def jobset(
+    name: str,
+    command: Sequence[str],
+    slices: Slices,
+    image: str,
+    *,
+    namespace: str = "default",
+    queue: str = "",
+    service_account: str = "",
+    spot: bool = False,
+    restarts: int = 100,
+    grace: int = 120,
+) -> dict[str, Any]:
+    """The manifest: one Job a slice, one pod a host, all of them made anew when one of them dies.
+
+    A pod that ends with 2, the user's mistake, fails the JobSet at once. Every other end counts as one of `restarts`.
+
+    Args:
+        grace: seconds between SIGTERM and SIGKILL.
+    """
+    generation = slices.generation
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace,
+        "nodeSelector": {
+            "cloud.google.com/gke-tpu-accelerator": generation.label,
+            "cloud.google.com/gke-tpu-topology": slices.shape,
+        },
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": image,
+                # Kubernetes replaces $(NAME), and $$ by $
+                "command": ["launch/keep_running.sh", "0", *(word.replace("$", "$$") for word in command)],
+                "ports": [{"containerPort": 8471}, {"containerPort": 8431}],  # of libtpu, and of its metrics
+                "resources": {"limits": {"google.com/tpu": CHIPS_PER_HOST}},
+            }
+        ],
+    }
+    if spot:
+        pod["nodeSelector"][SPOT] = "true"
+        pod["tolerations"] = [{"key": SPOT, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+    if service_account:
+        pod["serviceAccountName"] = service_account
+    if slices.count > 1:  # traffic between slices goes over the hosts' network
+        pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
+    if queue:
+        metadata["labels"] = {"kueue.x-k8s.io/queue-name": queue}
+    if slices.hosts > 1:  # a node pool is a slice, and takes one Job whole
+        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    mistake = {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [2]}}
+    job = {
+        "parallelism": slices.hosts,
+        "completions": slices.hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [mistake]},
+        "template": {"spec": pod},
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": metadata,
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": restarts,
+                "rules": [{"name": "userMistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+            },
+            "replicatedJobs": [{"name": "slice", "replicas": slices.count, "template": {"spec": job}}],
+        },
+    }
+
+
+def node_pool_command(slices: Slices, spot: bool) -> str:
+    """What makes the node pool of a slice."""
+    words = ["gcloud container node-pools create POOL --cluster=CLUSTER --location=LOCATION"]
+    words.append(f"--machine-type={slices.generation.machine} --num-nodes={slices.hosts}")
+    if slices.hosts > 1:
+        words.append(f"--tpu-topology={slices.shape}")
+    return " ".join(words) + (" --spot" if spot else "")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="gke.py", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--name", required=True, help="of the JobSet")
+    add_training_arguments(parser)
+    add_slice_arguments(parser)
+    parser.add_argument("--image", required=True, help="made from launch/Dockerfile, with a tag that never moves")
+    parser.add_argument("--namespace", default="default")
+    parser.add_argument("--queue", default="", help="Kueue's LocalQueue; without, the JobSet starts at once")
+    parser.add_argument("--service-account", default="", help="Kubernetes service account that may write the workdir")
+    parser.add_argument("--restarts", type=int, default=100, help="how often all pods may be started again")
+    parser.add_argument("--grace", type=int, default=120, help="seconds a pod has to save after SIGTERM")
+    arguments, rest = parser.parse_known_args(argv)
+    check_name(arguments.name)
+    slices = slices_of(arguments)
+    manifest = jobset(
+        arguments.name,
+        training_command(arguments, rest, slices),
+        slices,
+        arguments.image,
+        namespace=arguments.namespace,
+        queue=arguments.queue,
+        service_account=arguments.service_account,
+        spot=arguments.spot,
+        restarts=arguments.restarts,
+        grace=arguments.grace,
+    )
+    print(f"# Needs {slices.count} node pools, each made by\n# {node_pool_command(slices, arguments.spot)}")
+    yaml.safe_dump(manifest, sys.stdout, sort_keys=False, width=10_000)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

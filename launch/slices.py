@@ -1,0 +1,116 @@
+"""TPU slices: what a topology such as v5e:4x4 is called by TPU VMs and by GKE, and how many hosts it has.
+
+Sources: https://cloud.google.com/tpu/docs/runtimes and .../tpu/docs/v4, v5e, v5p, v6e, tpu7x (names, shapes),
+https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (machine types, node labels, chips a host).
+"""
+
+import math
+from dataclasses import dataclass
+
+from mmjax.types import UserError
+
+CHIPS_PER_HOST = 4
+_3D = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x12 8x8x16"
+_2D = "2x2 2x4 4x4 4x8 8x8 8x16 16x16"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generation of TPUs.
+
+    Attributes:
+        accelerator: what comes before the number in an accelerator type; "" where there are no TPU VMs of it.
+        counted: what that number counts for each chip: cores, of which v4 and v5p have two, or chips.
+        devices: JAX devices a chip.
+        runtime: software version of its TPU VMs.
+        label: GKE's node label cloud.google.com/gke-tpu-accelerator.
+        machine: GKE's machine type of hosts with four chips.
+        shapes: topologies, chips along each axis.
+    """
+
+    accelerator: str
+    counted: int
+    devices: int
+    runtime: str
+    label: str
+    machine: str
+    shapes: tuple[str, ...]
+
+
+GENERATIONS = {
+    "v4": Generation(
+        "v4", 2, 1, "tpu-ubuntu2204-base", "tpu-v4-podslice", "ct4p-hightpu-4t", (*_3D.split(), "8x16x16")
+    ),
+    "v5e": Generation(
+        "v5litepod", 1, 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu-4t", tuple(_2D.split())
+    ),
+    "v5p": Generation(
+        "v5p",
+        2,
+        1,
+        "v2-alpha-tpuv5",
+        "tpu-v5p-slice",
+        "ct5p-hightpu-4t",
+        (*_3D.split(), "8x12x16", "8x16x16", "12x16x16", "16x16x16", "16x16x24"),
+    ),
+    "v6e": Generation("v6e", 1, 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard-4t", tuple(_2D.split())),
+    "tpu7x": Generation("", 2, 2, "", "tpu7x", "tpu7x-standard-4t", (*_3D.split(), "8x16x16", "12x16x16", "16x16x16")),
+}
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Equal slices that train one model together.
+
+    Attributes:
+        name: generation of the chips.
+        shape: topology of each, such as 4x4.
+        count: how many.
+    """
+
+    name: str
+    shape: str
+    count: int = 1
+
+    @property
+    def generation(self) -> Generation:
+        return GENERATIONS[self.name]
+
+    @property
+    def chips(self) -> int:
+        """Chips a slice."""
+        return math.prod(map(int, self.shape.split("x")))
+
+    @property
+    def hosts(self) -> int:
+        """Hosts a slice, where hosts have four chips: everywhere but in v5litepod-8 and v6e-8 of TPU VMs."""
+        return self.chips // CHIPS_PER_HOST
+
+    @property
+    def devices(self) -> int:
+        """JAX devices of all slices together."""
+        return self.chips * self.generation.devices * self.count
+
+    @property
+    def accelerator_type(self) -> str:
+        """What `gcloud compute tpus` calls a slice."""
+        return f"{self.generation.accelerator}-{self.chips * self.generation.counted}"
+
+
+def parse_topology(text: str, count: int = 1) -> Slices:
+    """`count` slices of the topology in `text`, such as v5e:4x4.
+
+    Raises:
+        UserError: naming what is known.
+    """
+    name, _, shape = text.partition(":")
+    if name not in GENERATIONS:
+        raise UserError(f"--topology {text}: unknown; write GENERATION:SHAPE with one of {', '.join(GENERATIONS)}")
+    if shape not in GENERATIONS[name].shapes:
+        raise UserError(f"--topology {text}: {name} comes as {', '.join(GENERATIONS[name].shapes)}")
+    if count < 1:
+        raise UserError(f"--slices {count}: must be 1 or more")
+    slices = Slices(name, shape, count)
+    if count > 1 and slices.hosts == 1:
+        raise UserError(f"--slices {count}: {text} has one host; several slices need a topology of several hosts")
+    return slices

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Trains a recipe on TPU VMs: queued resources, all hosts by ssh, restarts after preemption, and the teardown.
+
+    launch/tpu_vm.py run --name=masked --project=PROJECT --zone=us-west4-a --topology=v5e:4x4 --spot \\
+        --config=configs/coco_masked.py:size=256 --workdir=gs://BUCKET/masked --dry-run
+
+`run` does all of it until the training is done: create, setup, start, a look every minute, again from the start where
+the TPUs were taken away, and delete. The others do one thing each. --dry-run prints every command and runs none.
+"""
+
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slices import Slices
+from training import (
+    ROOT,
+    Parser,
+    add_slice_arguments,
+    add_training_arguments,
+    check_name,
+    run_main,
+    slices_of,
+    training_command,
+)
+
+from mmjax.types import UserError
+
+ACTIONS = {
+    "run": "all of it, until the training is done; deletes the TPUs at the end",
+    "create": "ask for the TPUs, and wait until they are there",
+    "setup": "bring this checkout, as it is, to all hosts and install it",
+    "start": "start the training on all hosts, and leave it running there",
+    "status": "where the TPUs and the training stand",
+    "logs": "the end of the log of every host",
+    "stop": "SIGTERM to all hosts: the training saves, and ends",
+    "delete": "give the TPUs back, which ends what they cost",
+}
+GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
+ABSENT, UNKNOWN = "ABSENT", "UNKNOWN"  # no queued resource; or it could not be asked just now
+# On every host; the folder is in the home.
+FOLDER = "~/mmjax-run"
+SETUP = (
+    "set -e; rm -rf ~/mmjax; mkdir ~/mmjax; tar -xzf ~/mmjax.tar.gz -C ~/mmjax; cd ~/mmjax; "
+    "python3 -m pip install --quiet --user uv; "
+    "~/.local/bin/uv venv --quiet --clear --python 3.12 ~/mmjax-venv; "
+    "~/.local/bin/uv pip install --quiet --python ~/mmjax-venv/bin/python '.[tpu]'"
+)
+STOP = f"kill -TERM $(cat {FOLDER}/pid)"
+LOGS = f"tail -n 40 {FOLDER}/log"
+STATUS = f"cd {FOLDER} && {{ cat status || {{ kill -0 $(cat pid) && echo running; }}; }} || echo none"
+
+
+def start_command(command: Sequence[str]) -> str:
+    """A shell command that ends what an earlier one left, and leaves `command` running: its log, process id and, at
+    the end, exit status are in FOLDER."""
+    kept = shlex.join(["launch/keep_running.sh", "20", *command])
+    inner = f"echo $$ > {FOLDER}/group; {kept} & echo $! > {FOLDER}/pid; wait $!; echo $? > {FOLDER}/status"
+    return (
+        f"mkdir -p {FOLDER}; kill -KILL -- -$(cat {FOLDER}/group) 2>/dev/null; rm -f {FOLDER}/status {FOLDER}/pid; "
+        "cd ~/mmjax && export PATH=~/mmjax-venv/bin:$PATH && "
+        f"{{ setsid nohup bash -c {shlex.quote(inner)} > {FOLDER}/log 2>&1 < /dev/null & }}"
+    )
+
+
+@dataclass(frozen=True)
+class TpuVms:
+    """The TPU VMs of a queued resource.
+
+    Attributes:
+        where: --project and --zone of every command.
+        slices: what to ask for; None where nothing is asked for.
+        dry_run: print commands, run none.
+        pause: seconds between two looks.
+    """
+
+    name: str
+    where: tuple[str, ...]
+    slices: Slices | None = None
+    spot: bool = False
+    dry_run: bool = False
+    pause: float = 60
+
+    def gcloud(self, action: str, *words: str, read: bool = False) -> subprocess.CompletedProcess[str]:
+        """Runs `gcloud compute tpus queued-resources ACTION NAME`, and keeps what it printed where `read`."""
+        command = ["gcloud", "compute", "tpus", "queued-resources", action, *words, *self.where]
+        print(shlex.join(command), flush=True)
+        if self.dry_run:
+            return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.run(command, text=True, capture_output=read)
+
+    def must(self, action: str, *words: str) -> None:
+        """Raises UserError where it fails."""
+        if status := self.gcloud(action, *words).returncode:
+            raise UserError(f"gcloud {action} ended with status {status}; what it said stands above")
+
+    def on_hosts(self, command: str) -> None:
+        self.must("ssh", self.name, "--worker=all", "--node=all", f"--command={command}")
+
+    def state(self) -> str:
+        """State of the queued resource, such as WAITING_FOR_RESOURCES or ACTIVE, or ABSENT, or UNKNOWN."""
+        done = self.gcloud("describe", self.name, "--format=value(state.state)", read=True)
+        if done.returncode:
+            return ABSENT if "NOT_FOUND" in done.stderr else UNKNOWN
+        return done.stdout.strip() or UNKNOWN
+
+    def training(self) -> str:
+        """Of the first host: running, none, an exit status, or UNKNOWN."""
+        done = self.gcloud("ssh", self.name, "--worker=0", "--node=0", f"--command={STATUS}", read=True)
+        return done.stdout.strip() or UNKNOWN
+
+    def create(self) -> None:
+        assert self.slices is not None
+        generation, count = self.slices.generation, self.slices.count
+        nodes = [f"--node-id={self.name}"] if count == 1 else [f"--node-count={count}", f"--node-prefix={self.name}"]
+        words = [f"--accelerator-type={self.slices.accelerator_type}", f"--runtime-version={generation.runtime}"]
+        self.must("create", self.name, *words, *nodes, *(["--spot"] if self.spot else []))
+
+    def wait_until_active(self) -> bool:
+        """False where the TPUs were refused or taken away."""
+        while (state := self.state()) != "ACTIVE" and not self.dry_run:
+            if state in (*GONE, ABSENT):
+                return False
+            print(f"{self.name}: {state}", flush=True)
+            time.sleep(self.pause)
+        return True
+
+    def setup(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            archive = str(Path(folder) / "mmjax.tar.gz")
+            words = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+            pack = f"{shlex.join(words)} | {shlex.join(['tar', '-C', str(ROOT), '-czf', archive, '--null', '-T', '-'])}"
+            print(pack, flush=True)
+            if not self.dry_run and subprocess.run(["bash", "-o", "pipefail", "-c", pack]).returncode:
+                raise UserError(f"{ROOT}: could not be packed; set up from a git checkout without deleted files")
+            self.must("scp", archive, f"{self.name}:mmjax.tar.gz", "--worker=all", "--node=all")
+        self.on_hosts(SETUP)
+
+    def delete(self) -> None:
+        self.must("delete", self.name, "--force", "--quiet")
+
+    def run(self, command: Sequence[str], restarts: int, keep: bool) -> int:
+        """Trains until it is done, or goes on watching what an earlier run started; returns the exit status."""
+        for left in range(restarts, -1, -1):
+            status = self.attempt(command)
+            if status.isdigit() or self.dry_run:
+                self.gcloud("ssh", self.name, "--worker=all", "--node=all", f"--command={LOGS}")
+                if not keep:
+                    self.delete()
+                return int(status or 0)
+            print(f"{self.name}: the TPUs are gone; {left} more tries", flush=True)
+            self.gcloud("delete", self.name, "--force", "--quiet")
+            time.sleep(self.pause)
+        raise UserError(f"{self.name}: the TPUs went away {restarts + 1} times; see --restarts")
+
+    def attempt(self, command: Sequence[str]) -> str:
+        """The exit status of the training on one set of TPUs; "" where they went away before it ended."""
+        state = self.state()
+        if state in GONE:
+            return ""
+        if state == ABSENT or self.dry_run:
+            self.create()
+        if not self.wait_until_active():
+            return ""
+        try:
+            if self.training() != "running":
+                self.setup()
+                self.on_hosts(start_command(command))
+            while self.state() not in (*GONE, ABSENT):
+                status = self.training()
+                if status.isdigit() or self.dry_run:
+                    return status if status.isdigit() else ""
+                if status == "none":  # the first host was started anew
+                    self.on_hosts(start_command(command))
+                time.sleep(self.pause)
+        except UserError:
+            if self.state() not in (*GONE, ABSENT):
+                raise
+        return ""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="tpu_vm.py", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, summary in ACTIONS.items():
+        sub = actions.add_parser(action, help=summary, description=summary, allow_abbrev=False)
+        sub.add_argument("--name", required=True, help="of the queued resource")
+        sub.add_argument("--project", required=True)
+        sub.add_argument("--zone", required=True)
+        sub.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+        if action in ("run", "create", "start"):
+            add_slice_arguments(sub)
+        if action in ("run", "start"):
+            add_training_arguments(sub)
+        if action == "run":
+            sub.add_argument("--restarts", type=int, default=50, help="how often to ask for TPUs that were taken away")
+            sub.add_argument("--keep", action="store_true", help="do not delete the TPUs at the end")
+    arguments, rest = parser.parse_known_args(argv)
+    check_name(arguments.name)
+    slices = slices_of(arguments) if "topology" in arguments else None
+    if slices and not slices.generation.accelerator:
+        raise UserError(f"--topology {arguments.topology}: there are no TPU VMs of it; use launch/gke.py")
+    command = training_command(arguments, rest, slices) if slices and "config" in arguments else []
+    if rest and not command:
+        raise UserError(f"unknown argument {rest[0]}; see tpu_vm.py {arguments.action} --help")
+    if not (arguments.dry_run or shutil.which("gcloud")):
+        raise UserError("gcloud is not installed; see https://cloud.google.com/sdk/docs/install, or add --dry-run")
+    where = (f"--project={arguments.project}", f"--zone={arguments.zone}")
+    vms = TpuVms(arguments.name, where, slices, getattr(arguments, "spot", False), arguments.dry_run)
+    match arguments.action:
+        case "run":
+            try:
+                return vms.run(command, arguments.restarts, arguments.keep)
+            except BaseException:
+                print(f"{vms.name}: may still be there, and cost money; run again to go on, or delete", flush=True)
+                raise
+        case "start":
+            vms.on_hosts(start_command(command))
+        case "status":
+            print(f"TPUs: {vms.state()}")
+            print(f"training: {vms.training()}")
+        case "logs":
+            vms.on_hosts(LOGS)
+        case "stop":
+            vms.on_hosts(STOP)
+        case "create":
+            vms.create()
+            if not vms.wait_until_active():
+                raise UserError(f"{vms.name}: the TPUs were refused; delete it and ask again")
+        case "setup":
+            vms.setup()
+        case "delete":
+            vms.delete()
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,71 @@
+"""Topologies, and what is checked before a machine costs anything."""
+
+import re
+
+import pytest
+from slices import GENERATIONS, parse_topology
+from training import check_fits
+
+from mmjax.config import Config, load_recipe
+from mmjax.types import UserError
+
+
+def masked(**overrides: str) -> Config:
+    return load_recipe("configs/coco_masked.py:size=256", {"data.root": "gs://bucket/data", **overrides})
+
+
+@pytest.mark.parametrize(
+    ("topology", "accelerator_type", "hosts"),
+    [  # as Cloud TPU's pages of each generation list them
+        ("v4:2x2x4", "v4-32", 4),
+        ("v4:8x16x16", "v4-4096", 512),
+        ("v5e:2x2", "v5litepod-4", 1),
+        ("v5e:16x16", "v5litepod-256", 64),
+        ("v5p:4x4x4", "v5p-128", 16),
+        ("v5p:16x16x24", "v5p-12288", 1536),
+        ("v6e:4x4", "v6e-16", 4),
+    ],
+)
+def test_published_slices(topology: str, accelerator_type: str, hosts: int) -> None:
+    slices = parse_topology(topology)
+    assert (slices.accelerator_type, slices.hosts) == (accelerator_type, hosts)
+
+
+def test_every_accelerator_type_means_one_topology() -> None:
+    for name, generation in GENERATIONS.items():
+        chips = [parse_topology(f"{name}:{shape}").chips for shape in generation.shapes]
+        assert len(set(chips)) == len(chips)
+
+
+@pytest.mark.parametrize(
+    ("topology", "count", "message"),
+    [
+        ("v5e-16", 1, "v5e-16: unknown; write GENERATION:SHAPE with one of v4, v5e, v5p, v6e, tpu7x"),
+        ("v3:4x4", 1, "v3:4x4: unknown"),
+        ("v5e:4x16", 1, "v5e comes as 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ("v5e:4x4", 0, "--slices 0: must be 1 or more"),
+        ("v5e:2x2", 2, "v5e:2x2 has one host"),
+    ],
+)
+def test_unknown_topologies(topology: str, count: int, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_topology(topology, count)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "message"),
+    [
+        ({"mesh.fsdp": "3"}, 16, "mesh: data=-1 x fsdp=3 x model=1 does not multiply to the 16 devices"),
+        ({"mesh.data": "4", "mesh.fsdp": "2"}, 16, "mesh: data=4 x fsdp=2 x model=1 does not multiply"),
+        ({"train.batch": "250"}, 16, "train.batch: 250 does not split over 16 devices; take a multiple of 16"),
+        ({"tokenizer.mesh.fsdp": "3"}, 16, "tokenizer.mesh: data=-1 x fsdp=3"),
+    ],
+)
+def test_recipes_that_do_not_fit(overrides: dict[str, str], devices: int, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_fits(masked(**overrides), devices)
+
+
+def test_recipes_that_fit() -> None:
+    check_fits(masked(**{"mesh.model": "8", "train.batch": "2"}), 16)
+    check_fits(masked(**{"mesh.data": "2", "mesh.fsdp": "8", "train.batch": "16"}), 16)
