@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from slices import CHIPS_PER_HOST, Slices
+from slices import CHIPS_PER_HOST, Slices, parse_topology
 from training import (
     Parser,
     add_slice_arguments,
     add_training_arguments,
     check_name,
     run_main,
-    slices_of,
     training_command,
 )
 
@@ -124,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--grace", type=int, default=120, help="seconds a pod has to save after SIGTERM")
     arguments, rest = parser.parse_known_args(argv)
     check_name(arguments.name)
-    slices = slices_of(arguments)
+    slices = parse_topology(arguments.topology)
     manifest = jobset(
         arguments.name,
         training_command(arguments, rest, slices),

@@ -5,6 +5,7 @@ https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (machine type
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 from mmjax.types import UserError
@@ -97,20 +98,21 @@ class Slices:
         return f"{self.generation.accelerator}-{self.chips * self.generation.counted}"
 
 
-def parse_topology(text: str, count: int = 1) -> Slices:
-    """`count` slices of the topology in `text`, such as v5e:4x4.
+def parse_topology(text: str) -> Slices:
+    """What `text` names, as `mmjax plan` does: v5e:4x4, or 2xv5e:4x4 for two slices.
 
     Raises:
         UserError: naming what is known.
     """
-    name, _, shape = text.partition(":")
-    if name not in GENERATIONS:
-        raise UserError(f"--topology {text}: unknown; write GENERATION:SHAPE with one of {', '.join(GENERATIONS)}")
-    if shape not in GENERATIONS[name].shapes:
-        raise UserError(f"--topology {text}: {name} comes as {', '.join(GENERATIONS[name].shapes)}")
-    if count < 1:
-        raise UserError(f"--slices {count}: must be 1 or more")
-    slices = Slices(name, shape, count)
-    if count > 1 and slices.hosts == 1:
-        raise UserError(f"--slices {count}: {text} has one host; several slices need a topology of several hosts")
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?([a-z0-9]+):([x\d]+)", text)
+    if not found or found[2] not in GENERATIONS:
+        raise UserError(
+            f"--topology {text}: unknown; write KIND:SHAPE with one of {', '.join(GENERATIONS)}, as in v5e:4x4, "
+            "or 2xv5e:4x4 for two slices"
+        )
+    slices = Slices(found[2], found[3], int(found[1] or 1))
+    if slices.shape not in slices.generation.shapes:
+        raise UserError(f"--topology {text}: {slices.name} comes as {', '.join(slices.generation.shapes)}")
+    if slices.count > 1 and slices.hosts == 1:
+        raise UserError(f"--topology {text}: each slice has one host; several slices need a topology of several hosts")
     return slices

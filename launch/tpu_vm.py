@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slices import Slices
+from slices import Slices, parse_topology
 from training import (
     ROOT,
     Parser,
@@ -25,7 +25,6 @@ from training import (
     add_training_arguments,
     check_name,
     run_main,
-    slices_of,
     training_command,
 )
 
@@ -202,7 +201,7 @@ def main(argv: Sequence[str]) -> int:
             sub.add_argument("--keep", action="store_true", help="do not delete the TPUs at the end")
     arguments, rest = parser.parse_known_args(argv)
     check_name(arguments.name)
-    slices = slices_of(arguments) if "topology" in arguments else None
+    slices = parse_topology(arguments.topology) if "topology" in arguments else None
     if slices and not slices.generation.accelerator:
         raise UserError(f"--topology {arguments.topology}: there are no TPU VMs of it; use launch/gke.py")
     command = training_command(arguments, rest, slices) if slices and "config" in arguments else []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from slices import Slices, parse_topology
+from slices import Slices
 
 from mmjax.config import Config, load_recipe
 from mmjax.types import UserError
@@ -32,13 +32,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_slice_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--topology", required=True, metavar="v5e:4x4", help="TPU generation and topology of a slice")
-    parser.add_argument("--slices", type=int, default=1, help="how many slices train together")
+    parser.add_argument("--topology", required=True, metavar="v5e:4x4", help="TPU slice; 2xv5e:4x4 for two")
     parser.add_argument("--spot", action="store_true", help="capacity that may be taken away at any time, cheaper")
-
-
-def slices_of(arguments: argparse.Namespace) -> Slices:
-    return parse_topology(arguments.topology, arguments.slices)
 
 
 def check_name(name: str) -> None:
@@ -91,7 +86,8 @@ def check_fits(config: Config, devices: int, part: str = "") -> None:
             f"take a multiple of {devices // model}"
         )
     for name in ("tokenizer", "reference", "pretraining"):
-        if (built_on := getattr(config, name)) is not None:
+        built_on = getattr(config, name)
+        if built_on is not None and not (name != "pretraining" and getattr(config.tokens, name)):  # trained elsewhere
             check_fits(built_on, devices, f"{part}{name}.")
 
 

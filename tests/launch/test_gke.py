@@ -30,8 +30,8 @@ BASE = (
 )
 
 
-def manifest(topology: str = "v5e:4x4", count: int = 1, command: tuple[str, ...] = ("mmjax",), **more: Any) -> Any:
-    return gke.jobset("masked", command, parse_topology(topology, count), "image:1", **more)
+def manifest(topology: str = "v5e:4x4", command: tuple[str, ...] = ("mmjax",), **more: Any) -> Any:
+    return gke.jobset("masked", command, parse_topology(topology), "image:1", **more)
 
 
 def check(document: Any) -> None:
@@ -53,7 +53,7 @@ def test_every_topology_makes_a_jobset(topology: str) -> None:
 
 
 def test_several_slices_are_several_jobs_on_the_hosts_network() -> None:
-    document = manifest("v6e:4x4", 3)
+    document = manifest("3xv6e:4x4")
     check(document)
     replicated = document["spec"]["replicatedJobs"][0]
     pod = replicated["template"]["spec"]["template"]["spec"]

@@ -38,18 +38,18 @@ def test_every_accelerator_type_means_one_topology() -> None:
 
 
 @pytest.mark.parametrize(
-    ("topology", "count", "message"),
+    ("topology", "message"),
     [
-        ("v5e-16", 1, "v5e-16: unknown; write GENERATION:SHAPE with one of v4, v5e, v5p, v6e, tpu7x"),
-        ("v3:4x4", 1, "v3:4x4: unknown"),
-        ("v5e:4x16", 1, "v5e comes as 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
-        ("v5e:4x4", 0, "--slices 0: must be 1 or more"),
-        ("v5e:2x2", 2, "v5e:2x2 has one host"),
+        ("v5e-16", "v5e-16: unknown; write KIND:SHAPE with one of v4, v5e, v5p, v6e, tpu7x"),
+        ("v3:4x4", "v3:4x4: unknown"),
+        ("v5e:4x16", "v5e comes as 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ("0xv5e:4x4", "0xv5e:4x4: unknown"),
+        ("2xv5e:2x2", "each slice has one host"),
     ],
 )
-def test_unknown_topologies(topology: str, count: int, message: str) -> None:
+def test_unknown_topologies(topology: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        parse_topology(topology, count)
+        parse_topology(topology)
 
 
 @pytest.mark.parametrize(
@@ -67,5 +67,7 @@ def test_recipes_that_do_not_fit(overrides: dict[str, str], devices: int, messag
 
 
 def test_recipes_that_fit() -> None:
+    assert parse_topology("2xv5e:4x4").devices == 32
+    check_fits(masked(**{"tokens.tokenizer": "gs://bucket/tokenizer", "tokenizer.train.batch": "3"}), 16)
     check_fits(masked(**{"mesh.model": "8", "train.batch": "2"}), 16)
     check_fits(masked(**{"mesh.data": "2", "mesh.fsdp": "8", "train.batch": "16"}), 16)

@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_a_dry_run_prints_all_of_it_in_order(capsys: pytest.CaptureFixture[str])
 
 
 def test_several_slices_are_nodes_of_one_queued_resource(capsys: pytest.CaptureFixture[str]) -> None:
-    create = dry_run(capsys, "create", "--topology=v6e:16x16", "--slices=2")[0]
+    create = dry_run(capsys, "create", "--topology=2xv6e:16x16")[0]
     assert {"--node-count=2", "--node-prefix=masked", "--accelerator-type=v6e-256"} <= set(create)
     assert "--spot" not in create
 
@@ -80,7 +80,7 @@ def on_host(home: Path, command: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path) -> Iterator[Path]:
     """A host after setup, whose mmjax notes its arguments, and waits for SIGTERM where a file `wait` is there."""
     (tmp_path / "mmjax").symlink_to(ROOT)
     folder = tmp_path / "mmjax-venv" / "bin"
@@ -92,7 +92,8 @@ while [ -e ~/wait ]; do sleep 0.02; done
 """
     (folder / "mmjax").write_text(program)
     (folder / "mmjax").chmod(0o755)
-    return tmp_path
+    yield tmp_path
+    (tmp_path / "wait").unlink(missing_ok=True)  # ends what a failed test left running
 
 
 def test_arguments_arrive_on_the_host_as_they_were_given(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
