@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mmjax.types import UserError
@@ -22,6 +23,7 @@ COMMANDS = {
     "generate": "pictures from text",
 }
 WITH_RECIPE = ("prepare", "train")
+WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_RECIPE, "evaluate")
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -38,11 +40,43 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Exit status: 0 done, 2 the user's mistake, 1 anything else, 130 stopped by Ctrl-C."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if argv is None:  # the process is this command's alone
-        _silence_unfinished_transfers()
-        _log_to_terminal()
+    if argv is not None:
+        return _status_of(lambda: _run(list(argv)))
+    _silence_unfinished_transfers()  # the process is this command's alone
+    _log_to_terminal()
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command not in WITH_SEVERAL_PROCESSES:
+        return _status_of(lambda: _run(sys.argv[1:]))
+    return _one_of_several(sys.argv[1:])
+
+
+def _one_of_several(argv: Sequence[str]) -> int:
+    """Runs a command in this process and, where there are others, together with them."""
+    from mmjax.parallel import processes  # slow to import
+
+    def run() -> int:
+        processes.connect()
+        try:
+            return _run(list(argv))
+        except KeyboardInterrupt:
+            processes.leave(128 + signal.SIGINT)
+            raise
+
+    # SIGTERM ends a command at once as long as there is nothing to save, and is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        status = _status_of(run)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status not in (0, 128 + signal.SIGINT):
+        processes.leave(status)
+    return status
+
+
+def _status_of(run: Callable[[], int]) -> int:
+    try:
+        return run()
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from mmjax.config import Config
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.model_folder import VISUAL_TOKENIZER
+from mmjax.parallel import processes
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import check_overrides, read_recipe
 from mmjax.types import Params, UserError
@@ -79,6 +80,8 @@ def _evaluate(workdir: Path, parts: wiring.Parts, source: data.Source, step: int
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
     predict, batches = wiring.evaluation(parts, params, tokenizer, source)
     figures, samples = runner.run(parts.evaluators, predict, batches)
+    if not processes.is_first():
+        return
     runner.write(workdir, step, figures, samples)
     report = write_report(workdir)
     width = max(map(len, figures), default=0)

@@ -7,7 +7,9 @@ from mmjax import data
 from mmjax.commands import stages, wiring
 from mmjax.commands.train import train
 from mmjax.config import Config
-from mmjax.train.workdir import open_workdir
+from mmjax.parallel import processes
+from mmjax.train import loop
+from mmjax.train.workdir import only_training, open_workdir
 from mmjax.types import UserError
 
 HELP = (
@@ -71,15 +73,20 @@ def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config: Config = stages.settled(arguments.recipe, workdir)
     wiring.check(config)
+    with only_training(workdir):
+        return _prepare(config, workdir)
+
+
+def _prepare(config: Config, workdir: Path) -> int:
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
-        return status
+        return loop.exit_status(status)
     training, held_out = stages.sources(config, workdir, frozen, repair=True)
-    open_workdir(workdir, config)
+    processes.once(lambda: open_workdir(workdir, config))
     tokenizer = wiring.prepare_tokenizer(workdir, config, training)
     evaluation = data.evaluation_size(held_out, config)
     encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if stages.has_two(config) else ""
-    print(
+    processes.say(
         f"{config.name}: {training.size:,} training and {evaluation:,} evaluation examples, "
         f"{tokenizer.size:,} text tokens; tokenizer: {workdir / 'tokenizer.model'}{encoded}"
     )

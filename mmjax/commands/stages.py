@@ -8,14 +8,14 @@ import jax
 import numpy as np
 
 from mmjax import data
-from mmjax.commands import text_features
+from mmjax.commands import text_features, wiring
 from mmjax.config import Config, MaskedGenerator, VisualTokenizer, differences, resolve, to_dict
 from mmjax.data.tokens import INDEX, Split, fingerprint, read_index
 from mmjax.export import frozen_text, load, write_model_folder
 from mmjax.export.frozen_text import TEXT_ENCODER
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER
 from mmjax.models import masked_generator
-from mmjax.parallel import Placement, make_mesh
+from mmjax.parallel import processes
 from mmjax.train.workdir import check_recipe, read_recipe
 from mmjax.types import Params, UserError
 
@@ -74,7 +74,7 @@ def tokenizer_params(
         UserError: where the workdir holds another one, or the training of another recipe.
     """
     if has_two(config):
-        check_recipe(workdir, config)
+        processes.once(lambda: check_recipe(workdir, config))
         text_features.keep(config, workdir)
     own = [part for part in tokenizers(config) if not getattr(config.tokens, part)]
     for part in own:
@@ -99,9 +99,10 @@ def _copied(config: Config, workdir: Path, part: str) -> Params:
     if isinstance(recipe.model, MaskedGenerator):
         assert recipe.tokenizer is not None
         recipe, params = recipe.tokenizer, given.visual_tokenizer
-    if not (folder / "config.json").exists():
+    if not processes.once((folder / "config.json").exists):
         workdir.mkdir(parents=True, exist_ok=True)
-        write_model_folder(folder, recipe, jax.device_get(params), given.tokenizer.proto, 0, {})
+        proto = given.tokenizer.proto
+        processes.once(lambda: write_model_folder(folder, recipe, jax.device_get(params), proto, 0, {}))
     elif not _holds(folder, params):
         named = getattr(config.tokens, part)
         raise UserError(f"--workdir {workdir}: has another {TOKENIZERS[part]} than {named}; name another one")
@@ -142,7 +143,7 @@ def tokens(
 ) -> data.Source:
     """The codes of a split as a source; encoded first, where that was not done before.
 
-    Once they are there, neither the data set nor TensorFlow is needed any more.
+    Once they are there, neither the data set nor TensorFlow is needed any more. Of several processes the first encodes.
 
     Args:
         params: of the visual tokenizers, by their names.
@@ -154,11 +155,23 @@ def tokens(
     assert config.tokenizer is not None
     ours, theirs = jax.device_get((params[VISUAL_TOKENIZER], params.get(REFERENCE)))
     address = data.token_address(ours, config.tokenizer, config, split, theirs)
-    folder = _cache(Path(config.tokens.cache or workdir / "tokens") / split, address)
-    if (folder / INDEX).exists() and not repair:
-        return data.open_tokens(folder, address)
+    root = Path(config.tokens.cache or workdir / "tokens") / split
+    folder = Path(processes.once(lambda: str(_cache(root, address))))
+
+    def encode() -> None:
+        if repair or not (folder / INDEX).exists():
+            _encode(config, folder, address, split, params)
+
+    processes.once(encode)
+    return data.open_tokens(folder, address)
+
+
+def _encode(
+    config: Config, folder: Path, address: Mapping[str, Any], split: Split, params: Mapping[str, Params]
+) -> None:
+    """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
-    placement = Placement(make_mesh(config.mesh))
+    placement = wiring.own_placement(config)
     placed = jax.device_put(dict(params), placement.whole)
     functions = masked_generator.functions(config)
 
@@ -175,7 +188,6 @@ def tokens(
         return codes
 
     data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch)
-    return data.open_tokens(folder, address)
 
 
 def _cache(folder: Path, address: Mapping[str, Any]) -> Path:

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from mmjax import data
+from mmjax.commands import wiring
 from mmjax.config import Config
 from mmjax.export import frozen_text, load
-from mmjax.parallel import Placement, make_mesh
+from mmjax.parallel import processes
 from mmjax.train.workdir import read_recipe
 from mmjax.types import UserError
 
@@ -46,8 +47,8 @@ def keep(config: Config, workdir: Path) -> None:
     if config.text_encoder is None or _is_gone(folder, workdir):
         return
     given = load(folder).frozen_text()
-    if not path.exists():
-        frozen_text.write(path, given)
+    if not processes.once(path.exists):
+        processes.once(lambda: frozen_text.write(path, given))
     elif _address(config, frozen_text.read(path)) != _address(config, given):
         raise UserError(f"--workdir {workdir}: has another text encoder than {folder}; name another one")
 
@@ -75,7 +76,7 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     if config.text_encoder is None:
         return
     frozen = frozen_text.read(workdir / frozen_text.FILE)
-    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), Placement(make_mesh(config.mesh))
+    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), wiring.own_placement(config)
     params = jax.device_put(frozen.params, placement.whole)
     compiled = jax.jit(frozen_text.encoder(config.text_encoder), out_shardings=placement.batch)
 
@@ -84,8 +85,14 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
         return jax.device_get(compiled(params, placement.put({"text": text})["text"])), text != 0
 
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
-    captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
     address, batch = _address(config, frozen), config.evaluate.batch
-    features = data.cached_text_features(folder, address, captions, encode, batch, repair)
-    for source in sources:
-        source.text_features = features
+
+    def cached() -> None:
+        captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
+        features = data.cached_text_features(folder, address, captions, encode, batch, repair)
+        for source in sources:
+            source.text_features = features
+
+    processes.once(cached)
+    if not processes.is_first():
+        cached()  # all is there by now

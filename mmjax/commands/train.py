@@ -1,6 +1,7 @@
 """mmjax train: trains a recipe, resumes by itself, evaluates on the way."""
 
 import argparse
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from mmjax.config import Config, to_dict
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.model_folder import VISUAL_TOKENIZER
+from mmjax.files import read_lines
+from mmjax.parallel import processes
 from mmjax.train import loop
 from mmjax.train.checkpoint import Checkpoints
-from mmjax.train.metrics import Metrics
+from mmjax.train.metrics import Metrics, NoMetrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
-from mmjax.train.workdir import check_workdir, open_workdir
+from mmjax.train.timeline import Timeline, process_start
+from mmjax.train.watchdog import watching
+from mmjax.train.workdir import check_workdir, only_training, open_workdir
 from mmjax.types import Samples, UserError
 
 HELP = "train a recipe; started again with the same workdir it goes on where it stopped"
@@ -34,24 +39,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
-    return train(stages.settled(arguments.recipe, arguments.workdir), arguments.workdir, arguments.stop_at)
+    config = stages.settled(arguments.recipe, arguments.workdir)
+    return loop.exit_status(train(config, arguments.workdir, arguments.stop_at))
 
 
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
-    """Trains a recipe in a workdir, and before it what it is built on; returns the exit status."""
+    """Trains a recipe in a workdir, and before it what it is built on; returns a status; see loop.exit_status."""
     wiring.check(config)
+    with only_training(workdir):
+        return _train(config, workdir, stop_at)
+
+
+def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
         return status
+    first = not (stages.has_two(config) or config.pretraining)  # else what came before has its own timeline
+    timeline = Timeline(process_start() if first else time.time())
     source, evaluation_source = stages.sources(config, workdir, frozen)
-    check_workdir(workdir, config)
+    processes.once(lambda: check_workdir(workdir, config))
     steps, evaluate_every, checkpoint_every = wiring.intervals(config, source.size)
     last = min(steps, stop_at or steps)
-    with ExitStack() as stack, loop.interrupted() as stop:
+    with ExitStack() as stack, closing(timeline), loop.interrupted() as stop:
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.best)))
         saved = checkpoints.steps()
         if saved and saved[-1] >= last:
-            print(f"{config.name}: step {saved[-1]:,} of {last:,} is done already; report: {write_report(workdir)}")
+            processes.say(f"{config.name}: step {saved[-1]:,} of {last:,} is done already{_reported(workdir)}")
             return 0
         start_from: str | Path = config.train.initialize
         if config.pretraining is not None and not saved:
@@ -60,19 +73,17 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
                 return status
         parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
         training = wiring.build_training(parts, steps)
-        open_workdir(workdir, config)
+        processes.once(lambda: open_workdir(workdir, config))
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
         state = checkpoints.restore(training.shapes) if saved else wiring.first_state(start_from, parts, training)
         start = int(state.step)
-        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        print(
-            f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices, "
-            f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else "")
-        )
-        if "perceptual" in config.adversarial_terms:
-            print("objective.terms.perceptual: no perceptual.weights, so it is feature matching on the discriminator")
-        metrics = stack.enter_context(closing(Metrics(workdir, start, config.train.wandb_project, to_dict(config))))
-        progress = stack.enter_context(closing(Progress(config.train, metrics, start, last, steps, source.feed)))
+        _introduce(config, state, source, steps, start)
+        timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
+        metrics = stack.enter_context(closing(_metrics(workdir, start, config)))
+        metrics.write_time(start, timeline.figures())
+        progress = Progress(config.train, metrics, start, last, steps, source.feed, timeline)
+        stack.enter_context(closing(progress))
+        stack.enter_context(watching(timeline))
         latest: dict[int, dict[str, float]] = {}  # the figures of the newest evaluation, by its step
 
         def after(state: State, done: int) -> None:
@@ -83,23 +94,53 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
             with progress.paused():
                 latest.clear()
                 if evaluates:
-                    predict, batches = wiring.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
-                    figures, samples = runner.run(parts.evaluators, predict, batches)
-                    report_evaluation(workdir, done, figures, samples, metrics)
+                    with timeline.during("evaluation"):
+                        predict, batches = wiring.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
+                        figures, samples = runner.run(parts.evaluators, predict, batches)
+                        if processes.is_first():
+                            report_evaluation(workdir, done, figures, samples, metrics)
                     latest[done] = figures
-                if saves or checkpoints.improves(latest.get(done, {})):
-                    checkpoints.save(state, latest.get(done, {}))
+                with timeline.during("checkpoint"):
+                    if saves or processes.once(lambda: checkpoints.improves(latest.get(done, {}))):
+                        checkpoints.save(state, latest.get(done, {}))
+                metrics.write_time(done, timeline.figures())
 
-        with wiring.closing(data.training_batches(source, tokenizer, config, start)) as batches:
-            state = loop.train(state, training.step, batches, parts.placement.put, last, after, progress.log, stop)
+        part = processes.part_of_batch(parts.placement.batch)
+        with wiring.closing(data.training_batches(source, tokenizer, config, start, *part)) as batches:
+            put = parts.placement.put
+            state = loop.train(state, training.step, batches, put, last, after, progress.log, stop, timeline)
         done = int(state.step)
-        stopped = stop() and done < steps
-        checkpoints.save(state, latest.get(done, {}))
-        checkpoints.wait()
-    report = write_report(workdir)
+        with timeline.during("checkpoint"):
+            checkpoints.save(state, latest.get(done, {}))
+            checkpoints.wait()
+        metrics.write_time(done, timeline.figures(stopped=True))
     ended = "all steps done" if done == steps else f"stopped after step {done:,}; start again to go on"
-    print(f"{config.name}: {ended}; report: {report}")
-    return 130 if stopped else 0
+    processes.say(f"{config.name}: {ended}{_reported(workdir)}")
+    return stop.status if done < steps else 0
+
+
+def _reported(workdir: Path) -> str:
+    """Writes the report, in the first process, and says where."""
+    return f"; report: {write_report(workdir)}" if processes.is_first() else ""
+
+
+def _metrics(workdir: Path, start: int, config: Config) -> Metrics:
+    if not processes.is_first():
+        return NoMetrics()
+    return Metrics(workdir, start, config.train.wandb_project, to_dict(config))
+
+
+def _introduce(config: Config, state: State, source: data.Source, steps: int, start: int) -> None:
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    of = f" of {jax.process_count()} processes" if processes.several() else ""
+    processes.say(
+        f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices{of}, "
+        f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else "")
+    )
+    if "perceptual" in config.adversarial_terms:
+        processes.say(
+            "objective.terms.perceptual: no perceptual.weights, so it is feature matching on the discriminator"
+        )
 
 
 def report_evaluation(

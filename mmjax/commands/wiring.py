@@ -14,7 +14,7 @@ import optax
 from tqdm import tqdm
 
 from mmjax import data, evaluate, models, objective
-from mmjax.config import Config, MaskedGenerator
+from mmjax.config import Config, MaskedGenerator, Mesh
 from mmjax.export import frozen_text
 from mmjax.export.load import decoding_of, load
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, flatten
@@ -22,14 +22,14 @@ from mmjax.files import write_file
 from mmjax.models import discriminator, lpips, masked_generator
 from mmjax.objective import adversarial
 from mmjax.objective.perceptual import perceptual
-from mmjax.parallel import Placement, make_mesh, match_rules
+from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.sample.masked import make_draw
 from mmjax.train.adversary import Adversary
 from mmjax.train.metrics import check_wandb
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_predict, make_step
-from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
+from mmjax.types import HOST_FIELDS, Batch, Evaluator, Outputs, Params, Predict, UserError
 
 _OF_OBJECTIVE = (
     "drop_reference",
@@ -110,8 +110,6 @@ def check(config: Config) -> None:
 
 def check_evaluation(config: Config) -> Placement:
     """The same for a recipe that is only to be evaluated; returns where batches go."""
-    if jax.process_count() > 1:
-        raise UserError(f"{jax.process_count()} processes: mmjax runs in one process with all its devices, as yet")
     _objective(config)
     evaluate.build(config)
     provided, by = data.PROVIDES[config.data.source], f"data.source={config.data.source}"
@@ -130,7 +128,16 @@ def check_evaluation(config: Config) -> Placement:
         )
     placement = Placement(make_mesh(config.mesh))
     placement.check_batch("evaluate.batch", config.evaluate.batch)
+    processes.part_of_batch(placement.batch)
     return placement
+
+
+def own_placement(config: Config) -> Placement:
+    """Where what is computed once is computed: over all devices, but of several processes over those of this one."""
+    if not processes.several():
+        return Placement(make_mesh(config.mesh))
+    devices = jax.local_devices()
+    return Placement(make_mesh(Mesh(), devices[: math.gcd(len(devices), config.evaluate.batch)]))
 
 
 def _shardings(config: Config, placement: Placement) -> Any:
@@ -173,13 +180,13 @@ def build(config: Config, tokenizer: Params | None = None) -> Parts:
     params = _shardings(config, placement)
     frozen = _frozen(config, placement)
     if tokenizer:
-        frozen["tokenizer"] = jax.device_put(tokenizer, placement.whole)
+        frozen["tokenizer"] = processes.place(tokenizer, placement.whole)
     # There is no discriminator beside a model that is evaluated.
     alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
     predict = jax.jit(
         _predict(config, make_predict(apply, dataclasses.replace(goal, weights=alone))),
         in_shardings=(params, placement.batch, placement.whole),
-        out_shardings=placement.batch,
+        out_shardings=placement.whole if processes.several() else placement.batch,
     )
     return Parts(
         config,
@@ -220,7 +227,7 @@ def _frozen(config: Config, placement: Placement) -> dict[str, Any]:
     """What the objective needs that is not trained, by name, on the devices."""
     if "perceptual" not in config.objective.terms or not config.perceptual.weights:
         return {}
-    return {"perceptual": jax.device_put(lpips.read(config.perceptual, config.data.size), placement.whole)}
+    return {"perceptual": processes.place(lpips.read(config.perceptual, config.data.size), placement.whole)}
 
 
 def _adversary(config: Config) -> Adversary | None:
@@ -285,7 +292,7 @@ def first_state(start_from: str | Path, parts: Parts, training: Training) -> Sta
                 f"recipe's is {now}"
             )
     params = jax.tree.unflatten(jax.tree.structure(state.params), [given[name] for name in wanted])
-    params = jax.device_put(params, parts.params)
+    params = processes.place(params, parts.params)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
 
 
@@ -293,15 +300,18 @@ def evaluation(
     parts: Parts, params: Params, tokenizer: data.Tokenizer, source: data.Source
 ) -> tuple[Predict, Callable[[], Iterable[Batch]]]:
     """What evaluators are handed: `predict` with these parameters, and `batches` over the evaluation set."""
-    placed = jax.device_put(params, parts.params)  # once, not with every batch
+    placed = processes.place(params, parts.params)  # once, not with every batch
 
     def predict(batch: Batch) -> dict[str, Any]:
-        return jax.device_get(parts.predict(placed, parts.placement.put(batch)))
+        # Every process reads all of an evaluation batch, computes its rows, and is handed those of all.
+        fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
+        return jax.device_get(parts.predict(placed, processes.place(fields, parts.placement.batch)))
 
     def batches() -> Iterable[Batch]:
         total = math.ceil(data.evaluation_size(source, parts.config) / parts.config.evaluate.batch)
         passed = data.evaluation_batches(source, tokenizer, parts.config)
-        return tqdm(passed, "evaluating", total, unit="batch", leave=False, delay=2, dynamic_ncols=True)
+        shown: dict[str, Any] = {"unit": "batch", "leave": False, "delay": 2, "dynamic_ncols": True}
+        return tqdm(passed, "evaluating", total, disable=not processes.is_first(), **shown)
 
     return predict, batches
 
@@ -324,10 +334,14 @@ def intervals(config: Config, examples: int) -> tuple[int, int, int]:
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> data.Tokenizer:
     """The workdir's tokenizer: that of the frozen text encoder, or else trained on the recipe's captions."""
     path = workdir / "tokenizer.model"
-    if config.text_encoder is not None:
-        write_file(path, frozen_text.read(workdir / frozen_text.FILE).tokenizer)
-    elif not path.exists():
-        write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
+
+    def make() -> None:
+        if config.text_encoder is not None:
+            write_file(path, frozen_text.read(workdir / frozen_text.FILE).tokenizer)
+        elif not path.exists():
+            write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
+
+    processes.once(make)
     return data.load_tokenizer(path)
 
 

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from mmjax.config import differences
 from mmjax.data.captions import pack, write_captions
 from mmjax.data.decoding import cores
-from mmjax.data.lock import locked
 from mmjax.data.originals import Original, Originals, Rejected
 from mmjax.data.prepared import (
     FORMAT,
@@ -37,6 +36,7 @@ from mmjax.data.prepared import (
 from mmjax.data.shrink import QUALITY, converted
 from mmjax.data.tfds_layout import dataset_info, features, shard_name
 from mmjax.files import write_file, write_json
+from mmjax.lock import locked
 from mmjax.types import UserError
 
 LOCK, REJECTED, OF_TFDS = ".lock", "rejected.jsonl", ("dataset_info.json", "features.json")

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
+from mmjax.parallel import processes
+from mmjax.train import fingerprint
 from mmjax.train.state import State
 from mmjax.types import Params, UserError, leaf_name
+
+FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
+DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -66,60 +73,131 @@ class Checkpoints:
         return self.sign * figures.get(self.best, -self.sign * math.inf)  # it may have been another figure before
 
     def save(self, state: State, figures: Mapping[str, float]) -> None:
-        """Starts to save the state; the copy to the disk goes on behind the next steps."""
+        """Starts to save the state and a fingerprint of each array; the copying goes on behind the next steps.
+
+        Raises:
+            UserError: where the state is not finite, which is never saved, or cannot be written.
+        """
         step = int(state.step)
         if step in self.manager.all_steps():
             return
+        fields = _fields(state)
+        fingerprints, finite = fingerprint.summarized(fields, state.step.sharding)
+        bad = [name for name, good in zip(fingerprint.names(fields), jax.device_get(finite), strict=True) if not good]
+        if bad:
+            raise UserError(
+                f"{self.path}: step {step} is not saved, since {bad[0]} is not finite; try a smaller "
+                "optimizer.learning_rate, or optimizer.clip=1.0, in another --workdir"
+            )
         figures = {name: value for name, value in figures.items() if math.isfinite(value)}
         metrics = figures if self.best in figures else None
         with _one_line(self.path):
             self.manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(_fields(state))), metrics=metrics
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(fields | {FINGERPRINTS: fingerprints})),
+                metrics=metrics,
             )
 
     def restore(self, shapes: State, step: int | str | None = None) -> State:
         """The state of a step (default: the newest), on the shardings that the shapes carry.
 
+        Every array is compared with its fingerprint. Where the newest step is damaged, a warning says so, the step
+        before is taken, and the damaged one is put aside.
+
         Raises:
-            UserError: where there is no such step, or the checkpoint is of another model.
+            UserError: where there is no such step, the checkpoint is of another model, or none is whole.
         """
-        step = self._known(step)
-        try:
-            self._check_shapes(step, shapes)  # first: a restoring that fails on the way leaves half-done reads behind
-            restored = self.manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_fields(shapes)))
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(f"{self.path}/{step}: cannot be restored: {_first_line(error)}") from error
-        return State(**restored["state"])
+        return self._first_whole(step, lambda candidate: self._restored(candidate, shapes), put_aside=True)[1]
+
+    def _first_whole(
+        self, step: int | str | None, read: Callable[[int], Any], put_aside: bool = False
+    ) -> tuple[int, Any]:
+        """The step that is asked for, or the newest that is whole, and what `read` makes of it."""
+        candidates = [self._known(step)] if step is not None else self._all_known()
+        problems: dict[int, str] = {}
+        for candidate in candidates:
+            found, problem = None, ""
+            try:
+                found = read(candidate)
+            except (ValueError, KeyError, OSError, TypeError) as error:
+                problem = _first_line(error)
+            told = list(filter(None, processes.gathered(problem)))  # it may be damaged for another process alone
+            if not told:
+                for damaged, why in problems.items():
+                    aside = self._put_aside(damaged) if put_aside else ""
+                    logger.warning(
+                        "%s/%d: is damaged (%s)%s; going on from step %d", self.path, damaged, why, aside, candidate
+                    )
+                return candidate, found
+            problems[candidate] = told[0]
+        first = candidates[0]
+        others = f", nor can any step before it ({len(candidates) - 1})" if len(candidates) > 1 else ""
+        raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}")
+
+    def _put_aside(self, step: int) -> str:
+        """Moves a damaged step out of the way of the one that will take its place; it may still tell what happened."""
+
+        def move() -> str:
+            folder = self.path.with_name(DAMAGED)
+            folder.mkdir(exist_ok=True)
+            numbered = (folder / f"{step}.{number}" for number in range(1, 1000))
+            aside = next(path for path in (folder / str(step), *numbered) if not path.exists())
+            (self.path / str(step)).rename(aside)
+            return str(aside)
+
+        aside = processes.once(move)
+        self.manager.reload()
+        return f" and was moved to {aside}"
+
+    def _restored(self, step: int, shapes: State) -> State:
+        saved = self._check_shapes(step, shapes)  # first: a restoring that fails leaves half-done reads behind
+        fields = _fields(shapes)
+        if FINGERPRINTS in saved:
+            wanted = jax.ShapeDtypeStruct(saved[FINGERPRINTS], np.uint32, sharding=shapes.step.sharding)
+            fields |= {FINGERPRINTS: wanted}
+        restored = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(fields)))["state"]
+        if FINGERPRINTS in saved:
+            told = jax.device_get(restored.pop(FINGERPRINTS))
+            found = jax.device_get(fingerprint.summarized(restored, shapes.step.sharding)[0])
+            _check(dict(zip(fingerprint.names(restored), zip(told, found, strict=True), strict=True)))
+        return State(**restored)
 
     def restore_params(self, step: int | str | None = None) -> tuple[int, Params]:
         """The step, and its averaged parameters (where there are none, the parameters), as NumPy arrays.
 
+        They are compared with their fingerprints. Where no step is named, a damaged one is passed over with a warning.
+
         Args:
             step: a number, "best", or None for the newest.
         """
-        step = self._known(step)
-        try:
-            path = self.path / str(step) / "state"
-            with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                found = reader.metadata(path).item_metadata.tree
-                wanted = "params" if found.get("ema") is None else "ema"
-                shapes = {wanted: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found[wanted])}
-                as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-                restored = reader.restore(path, ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True))
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            raise UserError(f"{self.path}/{step}: cannot be restored: {_first_line(error)}") from error
-        return step, restored[wanted]
+        return self._first_whole(step, self._restored_params)
 
-    def _check_shapes(self, step: int, shapes: State) -> None:
+    def _restored_params(self, step: int) -> Params:
+        path = self.path / str(step) / "state"
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            found = reader.metadata(path).item_metadata.tree
+            wanted = "params" if found.get("ema") is None else "ema"
+            parts = {name: found[name] for name in (wanted, FINGERPRINTS) if name in found}
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
+            as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            restored = reader.restore(path, ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True))
+        if FINGERPRINTS in found:
+            fingerprints = restored.pop(FINGERPRINTS)
+            told = dict(zip(fingerprint.names({**found} | {FINGERPRINTS: None}), fingerprints, strict=True))
+            leaves = jax.tree_util.tree_leaves_with_path(restored)
+            _check({(name := leaf_name(where)): (told[name], fingerprint.of_array(leaf)) for where, leaf in leaves})
+        return restored[wanted]
+
+    def _check_shapes(self, step: int, shapes: State) -> dict[str, tuple[int, ...]]:
+        """The shapes of what a step holds, by name; ValueError where they are not those of the recipe's model."""
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             found = _shapes_by_name(reader.metadata(self.path / str(step) / "state").item_metadata.tree)
         wanted = _shapes_by_name(shapes)
-        for name in sorted(set(found) | set(wanted)):
+        for name in sorted((set(found) | set(wanted)) - {FINGERPRINTS}):
             if found.get(name) != wanted.get(name):
                 has, needs = (shape.get(name, "absent") for shape in (found, wanted))
                 raise ValueError(f"{name} is {has}, and {needs} in the recipe's model")
+        return found
 
     def wait(self) -> None:
         """Until all is on the disk."""
@@ -130,17 +208,20 @@ class Checkpoints:
         with _one_line(self.path):
             self.manager.close()
 
-    def _known(self, step: int | str | None) -> int:
+    def _all_known(self) -> list[int]:
+        """Committed steps, the newest first."""
         steps = self.steps()
         if not steps:
             raise UserError(f"{self.path}: no checkpoint there yet; run mmjax train with this --workdir first")
+        return steps[::-1]
+
+    def _known(self, step: int | str) -> int:
+        steps = self._all_known()[::-1]
         if step == "best":
             found = self.best_step()
             if found is None:
                 raise UserError(f"{self.path}: none of the checkpoints was evaluated; give --step a number")
             return found
-        if step is None:
-            return steps[-1]
         if step not in steps:
             raise UserError(f"{self.path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
         return int(step)
@@ -175,6 +256,14 @@ def _one_line(path: Path) -> Iterator[None]:
             f"{path}: the checkpoint could not be written ({reason}); {advice} and start again, "
             "training goes on from the last whole checkpoint"
         ) from error
+
+
+def _check(fingerprints: Mapping[str, tuple[int, int]]) -> None:
+    """Raises ValueError where an array is not what was written, by its fingerprint then and now."""
+    changed = sorted(name for name, (then, now) in fingerprints.items() if int(then) != int(now))
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ValueError(f"{changed[0]}{more}: its bits are not those that were written")
 
 
 def _fields(state: State) -> dict[str, Any]:

@@ -5,11 +5,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from mmjax.parallel import processes
 from mmjax.train.state import State
+from mmjax.train.timeline import Timeline
 from mmjax.types import Batch, UserError
 
 Compiled = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
@@ -23,7 +26,8 @@ def train(
     last: int,
     after: Callable[[State, int], None],
     log: Callable[[int, dict[str, float]], None],
-    stop: Callable[[], bool],
+    stop: Callable[[int], bool],
+    timeline: Timeline,
 ) -> State:
     """Runs steps until `last` are done or `stop` says so, and returns the state.
 
@@ -34,23 +38,28 @@ def train(
         after: is handed the state after each step, before the next batch is drawn, to evaluate and save it.
         log: is handed the metrics of a step, "wait", the seconds it waited for data, and "transfer", those that it took
             to hand its batch to the devices; one step late, so that the devices never wait for it.
+        stop: is asked before each step, and told how many are done.
+        timeline: is told what goes on.
     """
     done = int(state.step)
     late: tuple[int, Any, float, float] | None = None
-    while done < last and not stop():
+    while done < last and not stop(done):
         begin = time.perf_counter()
+        timeline.enter("data")
         batch = next(batches)
+        timeline.enter("steps")
         waited = time.perf_counter() - begin
+        begin = time.perf_counter()
+        placed = put(batch)
+        sent = time.perf_counter() - begin
         with jax.transfer_guard("disallow"):
-            begin = time.perf_counter()
-            placed = put(batch)
-            sent = time.perf_counter() - begin
             state, metrics = step_fn(state, placed)
         done += 1
         if late:
             _fetch(log, *late)
         late = (done, metrics, waited, sent)
         after(state, done)
+        timeline.stepped(done)
     if late:
         _fetch(log, *late)
     return state
@@ -70,18 +79,54 @@ def check_finite(metrics: Mapping[str, float], step: int, limit: int) -> None:
         )
 
 
+@dataclass
+class Stop:
+    """Says, asked at every step, whether to stop there: the same in all processes, whichever was told to.
+
+    Attributes:
+        signal: that this process was sent, 0 for none.
+        reached: whether it said yes.
+    """
+
+    signal: int = 0
+    reached: bool = False
+
+    def __call__(self, step: int) -> bool:
+        self.reached |= processes.told_to_stop() if processes.several() else bool(self.signal)
+        return self.reached
+
+    @property
+    def status(self) -> int:
+        """The exit status of a training that stopped, as a shell has it; see `exit_status`."""
+        return 128 + (self.signal or signal.SIGTERM) if self.reached else 0
+
+
+def exit_status(status: int) -> int:
+    """That of the command: to be told to go, and to save and go, is no failure, but Ctrl-C ends scripts too."""
+    return 0 if status == 128 + signal.SIGTERM else status
+
+
 @contextmanager
-def interrupted() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed since; pressed once more, it ends the process at once."""
-    pressed = []
+def interrupted() -> Iterator[Stop]:
+    """Notes Ctrl-C and SIGTERM; Ctrl-C pressed once more ends the process at once."""
+    stop = Stop()
 
     def note(number: int, frame: Any) -> None:
-        pressed.append(number)
-        os.write(2, b"\nstopping after this step; press Ctrl-C again to end at once, without saving\n")
+        stop.signal = number
+        if number == signal.SIGTERM:
+            os.write(2, b"\nstopping after this step\n")
+            return
+        if processes.is_first():
+            os.write(2, b"\nstopping after this step; press Ctrl-C again to end at once, without saving\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if processes.several():
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX hears, and tells the other processes
 
-    before = signal.signal(signal.SIGINT, note)
+    # With several processes SIGTERM is JAX's own.
+    numbers = [signal.SIGINT] if processes.several() else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: bool(pressed)
+        yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,6 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from mmjax.files import read_lines, write_file
+from mmjax.train.timeline import SPLIT
 from mmjax.types import UserError
 
 
@@ -36,6 +37,11 @@ class Metrics:
         if self.wandb:
             self.wandb.log({f"{split}/{name}": value for name, value in figures.items()}, step=step)
 
+    def write_time(self, step: int, figures: Mapping[str, float]) -> None:
+        """A line of what the time went to, which belongs to no step and is drawn nowhere; see timeline."""
+        self.file.write(json.dumps({"step": step, "split": SPLIT, **figures}) + "\n")
+        self.file.flush()
+
     def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture, uint8 [y, x, c], or the middle one of a clip [f, y, x, c], to TensorBoard and Weights & Biases."""
         picture = picture[len(picture) // 2] if picture.ndim == 4 else picture
@@ -50,6 +56,25 @@ class Metrics:
         self.board.close()
         if self.wandb:
             self.wandb.finish()
+
+
+class NoMetrics(Metrics):
+    """Writes nothing: what there is to write, the first of several processes writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
+        pass
+
+    def write_time(self, step: int, figures: Mapping[str, float]) -> None:
+        pass
+
+    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def check_wandb(project: str) -> None:

@@ -4,13 +4,16 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mmjax import config
+from mmjax.parallel import processes
 from mmjax.train.loop import check_finite
 from mmjax.train.metrics import Metrics
+from mmjax.train.timeline import Timeline
 from mmjax.types import Feed
 
 COUNTERS = ("bad_steps", "examples", "wait", "transfer", "ready")  # not averaged
@@ -27,13 +30,24 @@ class Progress:
     averaged.
     """
 
-    def __init__(self, train: config.Train, metrics: Metrics, start: int, last: int, steps: int, feed: Feed):
+    def __init__(
+        self,
+        train: config.Train,
+        metrics: Metrics,
+        start: int,
+        last: int,
+        steps: int,
+        feed: Feed,
+        timeline: Timeline,
+    ):
         """The bar goes from `start` to `last`; `steps` has the whole training, `feed` how its batches are made."""
+        self.timeline = timeline
         self.train, self.metrics, self.steps, self.feed = train, metrics, steps, feed
         self.spent: dict[str, float] | None = None  # of the feed, when its judging began; None in the first window
         self.waited = self.sent = self.judged = 0.0  # seconds since then
         self.told = False
-        self.bar = tqdm(initial=start, total=last, unit="step", dynamic_ncols=True, smoothing=0.2, mininterval=0.5)
+        shown: Any = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.2, "mininterval": 0.5}
+        self.bar = tqdm(initial=start, total=last, disable=not processes.is_first(), **shown)
         self.window: list[dict[str, float]] = []
         self.begin = time.perf_counter()
 
@@ -57,6 +71,7 @@ class Progress:
         figures["rejected_pictures"] = float(self.train.batch * len(self.window) - read)
         figures["batches_ready"] = float(np.mean([row["ready"] for row in self.window]))
         self.metrics.write(step, "train", figures)
+        self.metrics.write_time(step, self.timeline.figures())
         self._check_input(step, seconds)
         self.window.clear()
         self.begin = time.perf_counter()

@@ -5,11 +5,14 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
+from mmjax.lock import locked
+from mmjax.parallel import processes
 from mmjax.types import UserError
 
 # What may change between two starts of one training: how long, how often, what is looked at, how it is computed.
@@ -53,6 +56,7 @@ _AFTERWARDS = (
     "sampling.",
     "tokens.cache",
 )
+LOCK = "training.lock"
 _OF_TOKENIZER = ("data.", "text.", "text_encoder", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
@@ -74,13 +78,17 @@ def check_workdir(workdir: Path, config: Config) -> None:
     Raises:
         UserError: where the folder cannot be written, or see check_recipe.
     """
+    _check_writable(workdir)
+    check_recipe(workdir, config)
+
+
+def _check_writable(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); name another folder") from error
-    check_recipe(workdir, config)
 
 
 def check_recipe(workdir: Path, config: Config) -> None:
@@ -110,6 +118,23 @@ def check_recipe(workdir: Path, config: Config) -> None:
 def _without_part(name: str) -> str:
     """A field's name as the recipe that it belongs to has it, which may lie inside of another."""
     return re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
+
+
+@contextmanager
+def only_training(workdir: Path) -> Iterator[None]:
+    """Keeps other trainings out of a workdir, which is made where it is missing, while the block runs.
+
+    Raises:
+        UserError: where another process trains there, or the folder cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            _check_writable(workdir)
+            stack.enter_context(locked(workdir / LOCK, f"--workdir {workdir}: is in use"))
+
+        processes.once(lock)
+        yield
 
 
 def open_workdir(workdir: Path, config: Config) -> None:

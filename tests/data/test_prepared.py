@@ -321,7 +321,7 @@ def test_what_is_missing_is_one_line(coco: Path, prepared: Path, tmp_path: Path)
 HOLDING = """
 import sys
 from pathlib import Path
-from mmjax.data.lock import locked
+from mmjax.lock import locked
 with locked(Path(sys.argv[1]), "x: is being prepared"):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Starts a command in several processes on this machine, as a pod starts it on several hosts.
+
+    python launch/processes.py -n 2 -- python -m mmjax train --config=configs/quickstart.py:tiny --workdir=runs/two
+
+When one of them dies, all are ended and started again, each time after a longer pause. A user's mistake (exit status 2)
+is not tried again. Ctrl-C and SIGTERM are passed on, and the exit status is that of the processes. On a CPU each has
+one device, or as many as JAX_NUM_CPU_DEVICES says; on GPUs each has the one of its number.
+"""
+
+import argparse
+import ctypes
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+MISTAKE = 2  # exit status that a second try would not change
+LASTED = 600.0  # seconds after which the processes count as having run well
+LONGEST_PAUSE = 60.0
+HELD_BACK = 1.0  # seconds in which the first process may say the same
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("-n", "--processes", type=int, required=True, help="how many")
+    parser.add_argument("--restarts", type=int, default=10, help="give up after so many in a row (default 10)")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds before the first restart, then doubled")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
+    arguments = parser.parse_args(argv)
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command:
+        parser.error("no command; give one behind --, as in -- mmjax train --config=FILE --workdir=DIR")
+    if arguments.processes < 1 or arguments.restarts < 0 or arguments.pause < 0:
+        parser.error("-n must be 1 or more, --restarts and --pause not below 0")
+    return Launcher(command, arguments.processes, arguments.restarts, arguments.pause).run()
+
+
+@dataclass
+class Heard:
+    """What of the processes' output counts: lines that the first one wrote, which process died first, and when."""
+
+    said: set[bytes] = field(default_factory=set)
+    dead: int = -1
+    died: float = float("inf")
+
+    def counts(self, number: int, since: float) -> bool:
+        """What the others write once one died is about nothing but that."""
+        return number == self.dead or since < self.died
+
+
+class Launcher:
+    """Keeps the processes of one command going."""
+
+    def __init__(self, command: list[str], count: int, restarts: int, pause: float):
+        self.command, self.count, self.restarts, self.pause = command, count, restarts, pause
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.told = 0  # the signal that was passed on
+        self.wake = threading.Event()
+        self.heard = Heard()
+
+    def run(self) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._pass_on)
+        failures = 0
+        while True:
+            begin = time.monotonic()
+            try:
+                status = self._run_once()
+            except OSError as error:
+                say(f"{self.command[0]}: cannot be started: {error.strerror or error}")
+                return MISTAKE
+            if status in (0, MISTAKE) or self.told:
+                return status
+            failures = 1 if time.monotonic() - begin > LASTED else failures + 1
+            if failures > self.restarts:
+                say(f"gave up after {self.restarts} restarts in a row")
+                return status
+            pause = min(self.pause * 2 ** (failures - 1), LONGEST_PAUSE)
+            say(f"restart {failures} of {self.restarts} in {pause:g} s")
+            self.wake.wait(pause)
+            if self.told:
+                return 128 + self.told if self.told == signal.SIGINT else 0
+
+    def _run_once(self) -> int:
+        """Runs the processes until all have ended; when one dies, the others are killed. Returns the exit status."""
+        address = f"127.0.0.1:{free_port()}"
+        outputs = []
+        self.heard = Heard()
+        self.children = []
+        try:
+            for number in range(self.count):
+                child = subprocess.Popen(
+                    self.command,
+                    env=os.environ | environment(address, number, self.count),
+                    stdout=None if number == 0 else subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    preexec_fn=end_with_parent,
+                )
+                self.children.append(child)
+                for stream in filter(None, (child.stdout, child.stderr)):
+                    outputs.append(threading.Thread(target=copy_lines, args=(stream, number, self.heard), daemon=True))
+                    outputs[-1].start()
+            if self.told:
+                self._pass_on(self.told, None)
+            status = self._wait()
+        finally:
+            for child in self.children:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        for thread in outputs:
+            thread.join(5)
+        return status
+
+    def _wait(self) -> int:
+        waiting = dict(enumerate(self.children))
+        while waiting:
+            for number, child in list(waiting.items()):
+                status = child.poll()
+                if status is None:
+                    continue
+                del waiting[number]
+                if status:
+                    self.heard.dead, self.heard.died = number, time.monotonic()
+                    died = f"by signal {-status}" if status < 0 else f"with status {status}"
+                    if status != MISTAKE and not self.told:
+                        say(f"process {number} ended {died}")
+                    if status != 128 + self.told:
+                        return 128 - status if status < 0 else status
+            time.sleep(0.02)
+        statuses = [child.returncode for child in self.children]
+        return next(filter(None, statuses), 0)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self.told = number
+        self.wake.set()
+        for child in self.children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+
+def environment(address: str, number: int, count: int) -> dict[str, str]:
+    """What tells JAX, in the words of Open MPI, which of how many processes this is."""
+    host, port = address.rsplit(":", 1)
+    return {
+        "OMPI_MCA_orte_hnp_uri": f"0.0;tcp://{host}:{port}",
+        "OMPI_COMM_WORLD_SIZE": str(count),
+        "OMPI_COMM_WORLD_RANK": str(number),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(number),
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_BIND_ADDRESS": address,
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def end_with_parent() -> None:
+    """Lets the kernel end this process where the launcher is killed (Linux)."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def copy_lines(stream: IO[bytes], number: int, heard: Heard) -> None:
+    """Shows what a process writes: of the first one as it comes, of the others what it does not say itself."""
+    if number == 0:
+        line = b""
+        while part := os.read(stream.fileno(), 65536):
+            if heard.counts(number, time.monotonic()):
+                os.write(2, part)
+            *whole, line = (line + part.replace(b"\r", b"\n")).split(b"\n")
+            heard.said.update(whole)
+        return
+    lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
+    shown = threading.Thread(target=show_later, args=(lines, number, heard))
+    shown.start()
+    for line in stream:
+        lines.put((time.monotonic(), line))
+    lines.put((0.0, b""))
+    shown.join()
+
+
+def show_later(lines: queue.Queue[tuple[float, bytes]], number: int, heard: Heard) -> None:
+    while (written := lines.get())[1]:
+        since, line = written
+        time.sleep(max(since + HELD_BACK - time.monotonic(), 0.0))
+        if line.strip() and line.rstrip(b"\n") not in heard.said and heard.counts(number, since):
+            os.write(2, b"[%d] " % number + line)
+
+
+def say(text: str) -> None:
+    os.write(2, f"launch/processes.py: {text}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What a training spends its time on, over all its starts, and what it is doing now."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+# Steps make progress; the rest is what keeps the training from it. "lost" is what a start that ended before its time
+# had done since its last checkpoint, and the time until the next start.
+KINDS = ("steps", "start", "compile", "data", "evaluation", "checkpoint", "lost")
+SPLIT = "time"  # of the lines in metrics.jsonl
+COMPILING = "/jax/core/compile/backend_compile_duration"
+RECENT = 50  # steps whose duration says what is usual
+
+
+class Timeline:
+    """Seconds by kind. One kind goes on at any time, from the process's start on.
+
+    Attributes:
+        kind: what goes on now.
+        since: when it began, by time.monotonic.
+        step: how many steps are done.
+        longest: seconds that each kind took at most, in one go.
+    """
+
+    def __init__(self, begin: float):
+        """`begin` is when this start of the training began, by time.time."""
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.longest: dict[str, float] = {}
+        self.steps: deque[float] = deque(maxlen=RECENT)
+        self.kind, self.step = "start", 0
+        self.since = time.monotonic() - max(time.time() - begin, 0.0)
+        self._counted = self._stepped = self.since
+        self._apart = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def go_on(self, rows: Iterable[Mapping[str, Any]], start: int) -> None:
+        """Takes over what earlier starts counted up to the step that this one goes on from; what came after is lost."""
+        lines = [row for row in rows if row.get("split") == SPLIT and isinstance(row.get("step"), int)]
+        kept = [row for row in lines if row["step"] <= start]
+        if not kept or not isinstance(kept[-1].get("at"), (int, float)):
+            return
+        for name in KINDS:
+            self.seconds[name] += float(kept[-1].get(name) or 0.0)
+        began = time.time() - (time.monotonic() - self._counted)
+        if not kept[-1].get("stopped"):
+            self.seconds["lost"] += max(began - kept[-1]["at"], 0.0)
+
+    def enter(self, kind: str) -> None:
+        """What begins now; what went on before ends."""
+        now = time.monotonic()
+        self._count(now)
+        if kind != self.kind:
+            self.longest[self.kind] = max(self.longest.get(self.kind, 0.0), now - self.since)
+        if self.kind not in ("steps", "data"):
+            self._apart += now - self.since
+        self.kind, self.since = kind, now
+
+    def stepped(self, step: int) -> None:
+        """A step is done; notes how long it took, without what is no part of steps."""
+        now = time.monotonic()
+        if self.steps or self.step:
+            self.steps.append(max(now - self._stepped - self._apart, 0.0))
+        self._stepped, self._apart, self.step = now, 0.0, step
+
+    def usual_step(self) -> float | None:
+        """Seconds that a step usually takes; None as long as that is not known."""
+        return float(np.median(self.steps)) if len(self.steps) >= 3 else None
+
+    @contextmanager
+    def during(self, kind: str) -> Iterator[None]:
+        before = self.kind
+        self.enter(kind)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def figures(self, stopped: bool = False) -> dict[str, float]:
+        """Seconds by kind, the share of the wall clock that made progress, and when that was measured.
+
+        Args:
+            stopped: the training ends here on purpose; the time until its next start is not lost.
+        """
+        self._count(time.monotonic())
+        total = sum(self.seconds.values())
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        share = self.seconds["steps"] / total if total else 0.0
+        figures = {"goodput": round(share, 4), **seconds, "at": round(time.time(), 3)}
+        return figures | ({"stopped": 1.0} if stopped else {})
+
+    def close(self) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._heard)
+
+    def _count(self, now: float) -> None:
+        self.seconds[self.kind] += now - self._counted
+        self._counted = now
+
+    def _heard(self, event: str, duration: float, **about: Any) -> None:
+        if event == COMPILING:
+            self.seconds["compile"] += duration
+            self.seconds[self.kind] -= duration
+
+
+def process_start() -> float:
+    """When this process started, by time.time; where the system does not tell, now."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])
+            return time.time() - (float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return time.time()
