@@ -2,14 +2,17 @@
 
 import argparse
 import errno
+import hashlib
 import importlib
 import logging
 import os
+import platform
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mmjax.types import UserError
@@ -62,6 +65,7 @@ def _one_of_several(argv: Sequence[str]) -> int:
             processes.leave(128 + signal.SIGINT)
             raise
 
+    _keep_compiled_programs()
     # SIGTERM ends a command at once as long as there is nothing to save, and is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
@@ -72,6 +76,36 @@ def _one_of_several(argv: Sequence[str]) -> int:
     if status not in (0, 128 + signal.SIGINT):
         processes.leave(status)
     return status
+
+
+def _keep_compiled_programs() -> None:
+    """What was compiled once is not compiled again; JAX_COMPILATION_CACHE_DIR says where it is kept.
+
+    Else that is ~/.cache/mmjax/compiled, apart for each kind of processor, whose instructions programs are made of.
+    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    """
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "mmjax" / "compiled" / hashlib.sha256(_processor().encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _processor() -> str:
+    """What tells kinds of processors apart: the model and the instructions it has, where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return "\n".join([platform.machine(), platform.processor(), *told])
 
 
 def _status_of(run: Callable[[], int]) -> int:

@@ -253,8 +253,10 @@ def build_training(parts: Parts, steps: int) -> Training:
     """What trains the parts for so many steps."""
     config, placement = parts.config, parts.placement
     tx = make_optimizer(config.optimizer, steps)
-    adversary = _adversary(config)
-    make = make_state(lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0, adversary)
+    adversary, spikes = _adversary(config), config.train.skip_spikes > 0
+    make = make_state(
+        lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0, adversary, spikes
+    )
     shapes = jax.eval_shape(make)
     theirs = None
     if adversary:
@@ -262,7 +264,15 @@ def build_training(parts: Parts, steps: int) -> Training:
         theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
     shardings = state_shardings(shapes, parts.params, placement.whole, tx, theirs)
     step = jax.jit(
-        make_step(parts.apply, parts.objective, tx, config.optimizer.accumulate, config.optimizer.ema, adversary),
+        make_step(
+            parts.apply,
+            parts.objective,
+            tx,
+            config.optimizer.accumulate,
+            config.optimizer.ema,
+            adversary,
+            config.train.skip_spikes,
+        ),
         in_shardings=(shardings, placement.batch, placement.whole),
         out_shardings=(shardings, placement.whole),
         donate_argnums=0,

@@ -51,6 +51,10 @@ def check(config: Config) -> None:
         "objective.unmasked_weight": config.objective.unmasked_weight,
     }
     _not_below_0(not_negative)
+    _need(
+        train.skip_spikes == 0 or train.skip_spikes > 1,
+        f"train.skip_spikes: must be above 1, or 0 to skip none, not {train.skip_spikes:g}",
+    )
     for name in ("b1", "b2", "ema"):
         _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     for name in ("drop_reference", "drop_text", "text_mask", "corrupt_codes"):

@@ -329,6 +329,7 @@ class Train:
         best: the figure of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
         initialize: workdir or model folder whose parameters training starts from, such as a generator of another size.
         max_bad_steps: stop after so many steps in a row with a loss or gradient that is not finite.
+        skip_spikes: also skip steps whose gradient has more than so many times its usual norm; 0 skips none.
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
@@ -342,6 +343,7 @@ class Train:
     best: str = "-loss"
     initialize: str = ""
     max_bad_steps: int = 10
+    skip_spikes: float = 0.0
     wandb_project: str = ""
 
 

@@ -22,6 +22,16 @@ PIXELATED_BELOW = 128  # smaller pictures are shown enlarged, with their pixels 
 STRIPS, STRIP_PICTURES = 12, 8
 TILES = ("scenes/all", "vqa/accuracy", "reconstruction/psnr", "reconstruction/ssim", "loss")
 UNITS = {"reconstruction/psnr": "dB"}
+# What metrics.jsonl tells in its lines of the split "time".
+KINDS_OF_TIME = {
+    "steps": "steps that count",
+    "start": "starting",
+    "compile": "compiling",
+    "data": "waiting for data",
+    "evaluation": "evaluating",
+    "checkpoint": "saving",
+    "lost": "lost to restarts",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,8 @@ def write_report(workdir: Path) -> Path:
     about = _read_json(workdir / "config.json")
     recipe, versions = about.get("recipe", {}), about.get("versions", {})
     name = recipe.get("name") or workdir.resolve().name
-    metrics = list(read_lines(workdir / "metrics.jsonl"))
+    lines = list(read_lines(workdir / "metrics.jsonl"))
+    metrics = [row for row in lines if row.get("split") != "time"]
     evaluations = read_evaluations(workdir / "evaluation")
     steps = [row["step"] for row in metrics if isinstance(row.get("step"), int)] + [e.step for e in evaluations]
     best = best_evaluation(evaluations, recipe.get("train", {}).get("best", "-loss"))
@@ -60,6 +71,7 @@ def write_report(workdir: Path) -> Path:
             _curves(metrics, list(recipe.get("objective", {}).get("terms", {}))),
             _samples(evaluations),
             _progress(evaluations),
+            _time([row for row in lines if row.get("split") == "time"]),
             _folded("Recipe", json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else ""),
             _folded("Versions", "\n".join(f"{package} {version}" for package, version in versions.items())),
         ],
@@ -230,6 +242,24 @@ def _progress(evaluations: Sequence[Evaluation]) -> str:
         row, columns = about["rows"].index("original"), min(STRIP_PICTURES, len(about["prompts"]))
         strips.append(f"<span>original</span>{_Cells(about, path).cut(row, 0, columns)}")
     return _section("Progress", f"<div class=progress>{''.join(strips)}</div>", "the first samples, by step")
+
+
+def _time(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the wall clock went to, over all starts of the training; the steps are what made progress."""
+    if not rows:
+        return ""
+    spent = {name: rows[-1].get(name) for name in KINDS_OF_TIME}
+    seconds = {name: float(value) for name, value in spent.items() if isinstance(value, (int, float))}
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    body = "".join(
+        f"<tr><td>{html.escape(KINDS_OF_TIME[name])}</td><td>{100 * value / total:.1f}%</td>"
+        f"<td>{datetime.timedelta(seconds=round(value))}</td></tr>"
+        for name, value in seconds.items()
+    )
+    table = f"<div class=table><table><tbody>{body}</tbody></table></div>"
+    return _section("Time", table, f"{datetime.timedelta(seconds=round(total))} in all")
 
 
 def _folded(title: str, text: str) -> str:

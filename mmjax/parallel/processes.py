@@ -152,7 +152,8 @@ def part_of_batch(sharding: NamedSharding) -> tuple[int, int]:
     """
     devices = sharding.mesh.devices.size
     rows: dict[int, set[int]] = {}
-    for device, index in sharding.devices_indices_map((devices,)).items():
+    placed: dict[Any, Any] = dict(sharding.devices_indices_map((devices,)))
+    for device, index in placed.items():
         rows.setdefault(device.process_index, set()).update(range(*index[0].indices(devices)))
     parts = sorted({tuple(sorted(mine)) for mine in rows.values()})
     if len({row for part in parts for row in part}) != sum(map(len, parts)) or len(set(map(len, parts))) > 1:

@@ -119,7 +119,7 @@ class Checkpoints:
             found, problem = None, ""
             try:
                 found = read(candidate)
-            except (ValueError, KeyError, OSError, TypeError) as error:
+            except Exception as error:  # whatever Orbax makes of damaged files
                 problem = _first_line(error)
             told = list(filter(None, processes.gathered(problem)))  # it may be damaged for another process alone
             if not told:
@@ -157,8 +157,8 @@ class Checkpoints:
             fields |= {FINGERPRINTS: wanted}
         restored = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(fields)))["state"]
         if FINGERPRINTS in saved:
-            told = jax.device_get(restored.pop(FINGERPRINTS))
-            found = jax.device_get(fingerprint.summarized(restored, shapes.step.sharding)[0])
+            told = jax.device_get(restored.pop(FINGERPRINTS)).tolist()
+            found = jax.device_get(fingerprint.summarized(restored, shapes.step.sharding)[0]).tolist()
             _check(dict(zip(fingerprint.names(restored), zip(told, found, strict=True), strict=True)))
         return State(**restored)
 
@@ -175,14 +175,14 @@ class Checkpoints:
     def _restored_params(self, step: int) -> Params:
         path = self.path / str(step) / "state"
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = reader.metadata(path).item_metadata.tree
+            found = _tree(reader, path)
             wanted = "params" if found.get("ema") is None else "ema"
             parts = {name: found[name] for name in (wanted, FINGERPRINTS) if name in found}
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
             as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
             restored = reader.restore(path, ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True))
         if FINGERPRINTS in found:
-            fingerprints = restored.pop(FINGERPRINTS)
+            fingerprints = restored.pop(FINGERPRINTS).tolist()
             told = dict(zip(fingerprint.names({**found} | {FINGERPRINTS: None}), fingerprints, strict=True))
             leaves = jax.tree_util.tree_leaves_with_path(restored)
             _check({(name := leaf_name(where)): (told[name], fingerprint.of_array(leaf)) for where, leaf in leaves})
@@ -191,7 +191,7 @@ class Checkpoints:
     def _check_shapes(self, step: int, shapes: State) -> dict[str, tuple[int, ...]]:
         """The shapes of what a step holds, by name; ValueError where they are not those of the recipe's model."""
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = _shapes_by_name(reader.metadata(self.path / str(step) / "state").item_metadata.tree)
+            found = _shapes_by_name(_tree(reader, self.path / str(step) / "state"))
         wanted = _shapes_by_name(shapes)
         for name in sorted((set(found) | set(wanted)) - {FINGERPRINTS}):
             if found.get(name) != wanted.get(name):
@@ -258,18 +258,27 @@ def _one_line(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _tree(reader: ocp.Checkpointer, path: Path) -> Any:
+    """What a checkpoint says that it holds."""
+    about = reader.metadata(path).item_metadata
+    if about is None:
+        raise ValueError("what it holds cannot be read")
+    return about.tree
+
+
 def _check(fingerprints: Mapping[str, tuple[int, int]]) -> None:
     """Raises ValueError where an array is not what was written, by its fingerprint then and now."""
-    changed = sorted(name for name, (then, now) in fingerprints.items() if int(then) != int(now))
+    changed = sorted(name for name, (then, now) in fingerprints.items() if then != now)
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ValueError(f"{changed[0]}{more}: its bits are not those that were written")
 
 
 def _fields(state: State) -> dict[str, Any]:
-    """A state by the names of its fields; the adversary only where there is one."""
+    """A state by the names of its fields; the adversary and the norms only where there are any."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in fields.items() if name != "adversary" or value is not None}
+    optional = ("adversary", "norms")
+    return {name: value for name, value in fields.items() if name not in optional or value is not None}
 
 
 def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -47,13 +47,14 @@ def train(
         begin = time.perf_counter()
         timeline.enter("data")
         batch = next(batches)
-        timeline.enter("steps")
+        timeline.enter("steps" if late else "compile")
         waited = time.perf_counter() - begin
         begin = time.perf_counter()
         placed = put(batch)
         sent = time.perf_counter() - begin
         with jax.transfer_guard("disallow"):
             state, metrics = step_fn(state, placed)
+        timeline.enter("steps")
         done += 1
         if late:
             _fetch(log, *late)
@@ -70,11 +71,12 @@ def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any
     log(step, figures | {"wait": waited, "transfer": sent})
 
 
-def check_finite(metrics: Mapping[str, float], step: int, limit: int) -> None:
-    """Raises UserError once `limit` steps in a row had a loss or gradient that is not finite."""
+def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bool = False) -> None:
+    """Raises UserError once `limit` steps in a row were skipped: not finite, or spikes where those are skipped too."""
     if metrics["bad_steps"] >= limit:
+        spike = " or, by train.skip_spikes, a spike" if spikes else ""
         raise UserError(
-            f"step {step}: the loss, its gradient or the update was not finite {limit} steps in a row "
+            f"step {step}: the loss, its gradient or the update was not finite{spike} {limit} steps in a row "
             "(train.max_bad_steps); try a smaller optimizer.learning_rate, or optimizer.clip=1.0, in another --workdir"
         )
 

@@ -53,7 +53,7 @@ class Progress:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Raises UserError where too many steps in a row were not finite."""
-        check_finite(values, step, self.train.max_bad_steps)
+        check_finite(values, step, self.train.max_bad_steps, self.train.skip_spikes > 0)
         self.window.append(values | {"ready": self.feed.ready})
         seconds = max(time.perf_counter() - self.begin, 1e-9)
         rate = self.train.batch * len(self.window) / seconds

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary, AdversaryState
+from mmjax.train.spikes import Norms, no_norms
 from mmjax.types import Params
 
 
@@ -24,6 +25,7 @@ class State:
         rng: data of a random key, uint32; each step folds its number in.
         bad_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
         adversary: the second player of adversarial training, or None.
+        norms: how large gradients usually are, or None where no step is skipped for its spike.
     """
 
     # Arrays; the same tree also carries their shapes, and their shardings.
@@ -34,6 +36,7 @@ class State:
     rng: Any
     bad_steps: Any
     adversary: Any = None
+    norms: Any = None
 
     def key(self) -> jax.Array:
         """The random key of this step."""
@@ -50,10 +53,12 @@ class State:
         finite: jax.Array,
         ema_decay: float,
         adversary: AdversaryState | None = None,
+        norms: Norms | None = None,
     ) -> "State":
-        """The state after one step, with the second player's as it shall be then.
+        """The state after one step, with the second player's and the norms as they shall be then.
 
-        Where the step is not `finite`, or the norm of its update is not, everything but the counters stays as it was.
+        Where the step is not `finite`, or the norm of its update is not, everything stays as it was, but for the
+        counters and the norms.
         """
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to counts
             updates, opt_state = tx.update(grads, self.opt_state, self.params)
@@ -69,7 +74,7 @@ class State:
         old = (self.params, self.opt_state, self.ema, self.adversary)
         params, opt_state, ema, adversary = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         bad_steps = jnp.where(finite, 0, self.bad_steps + 1)
-        return State(self.step + 1, params, opt_state, ema, self.rng, bad_steps, adversary)
+        return State(self.step + 1, params, opt_state, ema, self.rng, bad_steps, adversary, norms)
 
 
 def make_state(
@@ -78,8 +83,14 @@ def make_state(
     seed: int,
     averaged: bool,
     adversary: Adversary | None = None,
+    spikes: bool = False,
 ) -> Callable[[], State]:
-    """A function, to be jit-compiled with shardings, that makes the state at step 0; no host ever holds it whole."""
+    """A function, to be jit-compiled with shardings, that makes the state at step 0; no host ever holds it whole.
+
+    Args:
+        averaged: with an average of the parameters.
+        spikes: with the norms that tell them.
+    """
 
     def make() -> State:
         init_key, step_key = jax.random.split(jax.random.key(seed))
@@ -88,7 +99,16 @@ def make_state(
         ema = jax.tree.map(jnp.copy, params) if averaged else None
         # A key of its own: the first player begins as it would alone.
         second = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
-        return State(zero, params, tx.init(params), ema, jax.random.key_data(step_key), zero, second)
+        return State(
+            zero,
+            params,
+            tx.init(params),
+            ema,
+            jax.random.key_data(step_key),
+            zero,
+            second,
+            no_norms() if spikes else None,
+        )
 
     return make
 
@@ -126,4 +146,13 @@ def state_shardings(
         theirs, their_tx = adversary
         averages = jax.tree.map(lambda _: whole, state.adversary.averages)
         second = AdversaryState(theirs, like(their_tx, state.adversary.opt_state, theirs), averages)
-    return State(whole, params, like(tx, state.opt_state, params), ema, whole, whole, second)
+    return State(
+        whole,
+        params,
+        like(tx, state.opt_state, params),
+        ema,
+        whole,
+        whole,
+        second,
+        jax.tree.map(lambda _: whole, state.norms),
+    )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary
+from mmjax.train.spikes import judged
 from mmjax.train.state import State
 from mmjax.types import Batch, Outputs, Params
 
@@ -34,6 +35,7 @@ def make_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     adversary: Adversary | None = None,
+    skip_spikes: float = 0.0,
 ) -> Callable[..., tuple[State, Metrics]]:
     """The pure function (state, batch, frozen={}) -> (state, metrics), not yet compiled.
 
@@ -41,6 +43,8 @@ def make_step(
     `accumulate` parts: the sum of the parts is divided by the number of examples of the whole.
 
     With an adversary both players take their step at once, each against the other as it was before.
+
+    A step whose gradient is more than `skip_spikes` times as large as usual is skipped like one that is not finite.
     """
 
     def step(state: State, batch: Batch, frozen: Frozen = NOTHING) -> tuple[State, Metrics]:
@@ -81,7 +85,11 @@ def make_step(
         if adversary:
             opponent, moved = adversary.update(state.adversary, second, metrics, state.step)
             finite &= jnp.isfinite(metrics["discriminator/loss"]) & jnp.isfinite(moved)
-        state = state.update(tx, grads, finite, ema_decay, opponent)
+        norms = state.norms
+        if norms is not None:
+            norms, ordinary = judged(norms, norm, skip_spikes)
+            finite &= ordinary
+        state = state.update(tx, grads, finite, ema_decay, opponent, norms)
         read = jnp.sum(batch["mask"].astype(jnp.int32))
         return state, metrics | {"gradient_norm": norm, "bad_steps": state.bad_steps, "examples": read}
 

@@ -64,7 +64,7 @@ class Timeline:
     def stepped(self, step: int) -> None:
         """A step is done; notes how long it took, without what is no part of steps."""
         now = time.monotonic()
-        if self.steps or self.step:
+        if self.step:
             self.steps.append(max(now - self._stepped - self._apart, 0.0))
         self._stepped, self._apart, self.step = now, 0.0, step
 
@@ -101,10 +101,10 @@ class Timeline:
         self.seconds[self.kind] += now - self._counted
         self._counted = now
 
-    def _heard(self, event: str, duration: float, **about: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == COMPILING:
-            self.seconds["compile"] += duration
-            self.seconds[self.kind] -= duration
+            self.seconds["compile"] += duration_secs
+            self.seconds[self.kind] -= duration_secs
 
 
 def process_start() -> float:

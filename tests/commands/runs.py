@@ -166,7 +166,8 @@ def assert_same_state(workdir: Path, other: Path, step: int) -> None:
 def figures(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what varies from run to run."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in VARYING} for row in rows]
+    kept = [row for row in rows if row["split"] != "time"]
+    return [{name: value for name, value in row.items() if name not in VARYING} for row in kept]
 
 
 def committed(workdir: Path) -> list[int]:

@@ -45,8 +45,3 @@ def test_a_kernel_and_a_batch_that_do_not_fit_the_devices() -> None:
     assert "cudnn needs an NVIDIA GPU" in told(recipe(model=model))
     batch = recipe(train={"steps": 9, "batch": 8}, optimizer={"accumulate": 2})
     assert told(batch).startswith("train.batch / optimizer.accumulate: 4 does not split over 8 devices")
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wiring.jax, "process_count", lambda: 2)
-    assert told(recipe()) == "2 processes: mmjax runs in one process with all its devices, as yet"

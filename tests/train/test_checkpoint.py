@@ -93,6 +93,95 @@ def test_half_a_checkpoint_is_none(tmp_path):
     checkpoints.close()
 
 
+def flip(path, rng):
+    """Flips one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+
+
+def data_files(tmp_path, step):
+    """The files that hold arrays, and nothing but arrays and where they lie."""
+    files = [path for path in (tmp_path / "checkpoints" / str(step) / "state").rglob("*") if path.parent.name == "d"]
+    assert sum(path.stat().st_size for path in files) > 16 * 7 * 4
+    return files
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path, caplog):
+    """Each ends with the values that were written, or with those of the step before and a warning."""
+    expected = {3: state_of(3), 4: state_of(4)}
+    rng, noticed = np.random.default_rng(0), 0
+    for number in range(12):
+        folder = tmp_path / str(number)
+        saved(folder, (3, {}), (4, {})).close()
+        files = data_files(folder, 4)
+        flip(files[rng.integers(len(files))], rng)
+        caplog.clear()
+        checkpoints = Checkpoints(folder)
+        restored = checkpoints.restore(shapes_of(state_of(0)))
+        step = int(restored.step)
+        jax.tree.map(np.testing.assert_array_equal, restored, expected[step])
+        if step == 3:
+            noticed += 1
+            assert "checkpoints/4: is damaged (" in caplog.text and "going on from step 3" in caplog.text
+            assert checkpoints.steps() == [3] and (folder / "checkpoints-damaged" / "4").is_dir()
+            checkpoints.save(state_of(4), {})  # whose place is free again
+            checkpoints.wait()
+            jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(shapes_of(state_of(0))), expected[4])
+        checkpoints.close()
+    assert noticed > 3
+
+
+def test_parameters_with_a_flipped_bit_are_passed_over(tmp_path, caplog):
+    saved(tmp_path, (3, {}), (4, {})).close()
+    # The bits of the parameters themselves, whichever file has them.
+    needle = np.asarray(state_of(4).ema["w"]).tobytes()
+    for path in data_files(tmp_path, 4):
+        path.write_bytes(path.read_bytes().replace(needle[:64], bytes([needle[0] ^ 4]) + needle[1:64]))
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    step, params = checkpoints.restore_params()
+    assert step == 3 and "ema/w: its bits are not those that were written" in caplog.text
+    np.testing.assert_array_equal(params["w"], state_of(3).ema["w"])
+    with pytest.raises(UserError, match=r"checkpoints/4: cannot be restored: ema/w: its bits"):
+        checkpoints.restore_params(4)
+    checkpoints.close()
+    assert (tmp_path / "checkpoints" / "4").is_dir()  # reading moves nothing
+
+
+def test_a_truncated_or_deleted_file_is_passed_over(tmp_path, caplog):
+    for number, damage in enumerate(
+        [lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.unlink()]
+    ):
+        folder = tmp_path / str(number)
+        saved(folder, (3, {}), (4, {})).close()
+        damage(max(data_files(folder, 4), key=lambda path: path.stat().st_size))
+        checkpoints = Checkpoints(folder)
+        assert int(checkpoints.restore(shapes_of(state_of(0))).step) == 3
+        checkpoints.close()
+
+
+def test_of_nothing_but_damage_nothing_is_moved(tmp_path):
+    saved(tmp_path, (3, {}), (4, {})).close()
+    for step in (3, 4):
+        for path in data_files(tmp_path, step):
+            path.unlink()
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoints/4: cannot be restored: .*, nor can any step before it \(1\)"):
+        checkpoints.restore(shapes_of(state_of(0)))
+    checkpoints.close()
+    assert not (tmp_path / "checkpoints-damaged").exists()
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+    checkpoints = saved(tmp_path, (3, {}))
+    state = state_of(4)
+    broken = state.opt_state[0]._replace(nu={"w": state.params["w"].at[3, 5].set(jnp.inf)})
+    with pytest.raises(UserError, match=r"step 4 is not saved, since opt_state/0/nu/w is not finite"):
+        checkpoints.save(state.replace(opt_state=(broken, *state.opt_state[1:])), {})
+    assert checkpoints.steps() == [3]
+    checkpoints.close()
+
+
 def test_what_cannot_be_restored_is_told(tmp_path):
     checkpoints = saved(tmp_path, (3, {}))
     with pytest.raises(UserError, match="no checkpoint of step 4; there are 3"):

@@ -8,6 +8,7 @@ import pytest
 
 from mmjax.train import loop
 from mmjax.train.state import State
+from mmjax.train.timeline import Timeline
 from mmjax.types import UserError
 
 
@@ -15,8 +16,9 @@ def state_at(step):
     return State(np.int32(step), {}, (), None, None, np.int32(0))
 
 
-def run(start, last, stop=lambda: False):
+def run(start, last, stop=lambda step: False):
     calls = []
+    timeline = Timeline(0.0)
 
     def draw():
         number = start
@@ -30,7 +32,9 @@ def run(start, last, stop=lambda: False):
 
     state = loop.train(state_at(start), step, draw(), lambda batch: batch, last,
                        lambda state, done: calls.append(("after", done)),
-                       lambda step, metrics: calls.append(("log", step, metrics["loss"])), stop)  # fmt: skip
+                       lambda step, metrics: calls.append(("log", step, metrics["loss"])), stop, timeline)  # fmt: skip
+    timeline.close()
+    assert timeline.step == int(state.step)
     return int(state.step), calls
 
 
@@ -41,21 +45,32 @@ def test_metrics_come_one_step_late_and_saving_before_the_next_batch():
 
 
 def test_stops_when_told():
-    answers = iter([False, False, True])
-    assert run(0, 9, lambda: next(answers))[0] == 2
+    asked = []
+    assert run(0, 9, lambda step: asked.append(step) or step == 2)[0] == 2
+    assert asked == [0, 1, 2]
 
 
 def test_ctrl_c_is_noted_and_the_second_one_ends():
     with loop.interrupted() as stop:
-        assert not stop()
+        assert not stop(0) and stop.status == 0
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop()
+        assert stop(1) and stop.status == 130 == loop.exit_status(130)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_to_be_told_to_go_is_no_failure():
+    with loop.interrupted() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop(0) and stop.status == 143
+    assert loop.exit_status(stop.status) == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_too_many_bad_steps_are_told():
     loop.check_finite({"bad_steps": 9.0}, 7, 10)
     with pytest.raises(UserError, match=r"step 7: .*the update was not finite 10 steps in a row"):
         loop.check_finite({"bad_steps": 10.0}, 7, 10)
+    with pytest.raises(UserError, match=r"not finite or, by train.skip_spikes, a spike 10 steps"):
+        loop.check_finite({"bad_steps": 10.0}, 7, 10, True)

@@ -7,6 +7,7 @@ import pytest
 from mmjax.config import Train
 from mmjax.train import progress
 from mmjax.train.metrics import Metrics
+from mmjax.train.timeline import Timeline
 from mmjax.types import Feed
 
 
@@ -27,7 +28,8 @@ def steps(
     monkeypatch.setattr(progress, "time", clock)
     metrics = Metrics.__new__(Metrics)
     monkeypatch.setattr(metrics, "write", lambda step, split, figures: written.append(figures), raising=False)
-    shown = progress.Progress(Train(batch=4, log_every=5), metrics, 0, count, count, feed)
+    shown = progress.Progress(Train(batch=4, log_every=5), metrics, 0, count, count, feed, Timeline(0.0))
+    monkeypatch.setattr(metrics, "write_time", lambda step, figures: None, raising=False)
     for step in range(1, count + 1):
         clock.now += 1
         feed.ready = step % 2
@@ -35,6 +37,7 @@ def steps(
             feed.spend(name, seconds)
         shown.log(step, {"loss": 1.0, "bad_steps": 0.0, "examples": 3.0, "wait": wait, "transfer": sent})
     shown.close()
+    shown.timeline.close()
     return written
 
 

@@ -1,0 +1,147 @@
+"""Trains again and again in two processes, disturbed at a random moment, and compares with an undisturbed training.
+
+    python benchmarks/chaos.py --runs=100 --seed=0
+
+Each run is one of: kill -9 of a process, SIGTERM to a process, SIGSTOP of a process for good, or a bit flipped in the
+newest checkpoint after a kill -9 of all. It goes on until all steps are done. A run passes where every array of the
+last checkpoint is bit for bit that of the undisturbed training. A flipped bit counts as told where a warning says so;
+where none does, the values read must have been those that were written, which the comparison shows.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = Path(__file__).parents[1]
+EVENTS = ("kill", "terminate", "stop", "flip")
+STEPS = 24
+RECIPE = (
+    "--config=configs/scenes_direct.py:tiny",
+    f"--config.train.steps={STEPS}",
+    "--config.train.checkpoint_every=4",
+    "--config.train.evaluate_every=12",
+    "--config.train.best=",
+)
+HEARTBEAT = 10  # seconds after which a process that was stopped is taken for dead
+LONGEST = 1800  # seconds of one run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return chaos(Path(folder), arguments.runs, arguments.seed)
+
+
+def chaos(folder: Path, runs: int, seed: int) -> int:
+    """Prints a line a run; returns 1 where one of them did not end as the undisturbed training."""
+    begin = time.monotonic()
+    finish(folder / "undisturbed", start(folder / "undisturbed"), [])
+    expected = state_of(folder / "undisturbed")
+    lasts = time.monotonic() - begin
+    draw, passed, told = random.Random(seed), 0, {True: 0, False: 0}
+    for number in range(runs):
+        event, moment = EVENTS[number % len(EVENTS)], draw.uniform(0, lasts)
+        workdir, log = folder / str(number), []
+        process = start(workdir)
+        noted = disturb(event, moment, process, workdir, draw, log)
+        if process.poll() is not None:
+            process = start(workdir)
+        finish(workdir, process, log)
+        same = equal(state_of(workdir), expected)
+        passed += same
+        if event == "flip" and noted:
+            told["is damaged" in "".join(log)] += 1
+        print(f"run {number}: {event} after {moment:.1f} s{noted}: {'same' if same else 'DIFFERENT'}", flush=True)
+    print(
+        f"{passed} of {runs} ended as the undisturbed training; flipped bits: {told[True]} told, {told[False]} harmless"
+    )
+    return int(passed != runs)
+
+
+def start(workdir: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "MMJAX_HEARTBEAT_SECONDS": str(HEARTBEAT)}
+    command = [sys.executable, "-m", "mmjax", "train", *RECIPE, f"--workdir={workdir}"]
+    launcher = [sys.executable, str(ROOT / "launch" / "processes.py"), "-n", "2", "--pause", "0.1", "--"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([*launcher, *command], cwd=ROOT, env=environment, text=True, **pipes)
+
+
+def disturb(
+    event: str, moment: float, process: subprocess.Popen[str], workdir: Path, draw: random.Random, log: list[str]
+) -> str:
+    """Does it, and says to what; nothing is done to a training that has ended before."""
+    try:
+        process.wait(moment)
+        return ", when all was done"
+    except subprocess.TimeoutExpired:
+        children = children_of(process.pid)
+    if event == "flip":
+        process.kill()
+        log.append(process.communicate()[0])
+        return flip(workdir, draw)
+    if not children:
+        return ", before there was a process"
+    victim = draw.choice(children)
+    os.kill(victim, {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "stop": signal.SIGSTOP}[event])
+    return f", process {children.index(victim)}"
+
+
+def flip(workdir: Path, draw: random.Random) -> str:
+    """Flips a bit in the newest checkpoint; "" where there is none yet."""
+    committed = sorted(workdir.glob("checkpoints/*/commit_success.txt"), key=lambda path: int(path.parent.name))
+    if not committed:
+        return ""
+    files = [path for path in sorted(committed[-1].parent.rglob("*")) if path.is_file() and path.stat().st_size]
+    path = draw.choices(files, [path.stat().st_size for path in files])[0]
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+    return f", in {path.relative_to(workdir)}"
+
+
+def finish(workdir: Path, process: subprocess.Popen[str], log: list[str]) -> None:
+    """Until all steps are done: a training that was told to go is started again."""
+    for _ in range(5):
+        log.append(process.communicate(timeout=LONGEST)[0])
+        if process.returncode:
+            raise RuntimeError(f"{workdir}: exit status {process.returncode}\n{log[-1]}")
+        if (workdir / "checkpoints" / str(STEPS) / "commit_success.txt").exists():
+            return
+        process = start(workdir)
+    raise RuntimeError(f"{workdir}: does not end\n{log[-1]}")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started, the first one first (Linux)."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()))
+
+
+def state_of(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint, as Orbax reads it without knowing of mmjax."""
+    path = (workdir / "checkpoints" / str(STEPS) / "state").resolve()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+
+
+def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(leaf.tobytes() == other[name].tobytes() for name, leaf in one.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

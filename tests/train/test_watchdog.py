@@ -1,0 +1,42 @@
+"""The watchdog: silent as long as things move, and clear once they do not."""
+
+import time
+
+import pytest
+
+from mmjax.train.timeline import Timeline
+from mmjax.train.watchdog import watching
+
+
+def stand_still(line: Timeline, seconds: float) -> None:
+    line.enter("steps")
+    time.sleep(seconds)
+
+
+@pytest.fixture(name="line")
+def known_steps() -> Timeline:
+    line = Timeline(time.time())
+    line.steps.extend([0.01] * 5)
+    line.step = 12
+    line.close()
+    return line
+
+
+def test_tells_where_a_hang_stands(line: Timeline, capfd: pytest.CaptureFixture[str]) -> None:
+    with watching(line, least=0.2, looks=0.05):
+        stand_still(line, 0.6)
+    told = capfd.readouterr().err
+    assert told.startswith(
+        "\nmmjax: the training stands still after step 12 for 0 s (usually 0.01 s): it waits for the"
+    )
+    assert "in stand_still" in told and told.rstrip().endswith("time.sleep(seconds)")
+    assert told.count("stands still") == 1
+
+
+def test_is_silent_while_things_move(line: Timeline, capfd: pytest.CaptureFixture[str]) -> None:
+    with watching(line, least=0.3, looks=0.02):
+        for _ in range(10):
+            stand_still(line, 0.05)
+        with line.during("evaluation"):  # which may take ten times as long as a step
+            time.sleep(0.4)
+    assert capfd.readouterr().err == ""
