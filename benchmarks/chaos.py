@@ -72,7 +72,13 @@ def chaos(folder: Path, runs: int, seed: int) -> int:
 
 
 def start(workdir: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "MMJAX_HEARTBEAT_SECONDS": str(HEARTBEAT)}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "MMJAX_HEARTBEAT_SECONDS": str(HEARTBEAT),
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     command = [sys.executable, "-m", "mmjax", "train", *RECIPE, f"--workdir={workdir}"]
     launcher = [sys.executable, str(ROOT / "launch" / "processes.py"), "-n", "2", "--pause", "0.1", "--"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -13,6 +13,7 @@ from mmjax.evaluate.report import write_report
 from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.checkpoint import Checkpoints, step_argument
+from mmjax.train.checkpoint import folder as checkpoint_folder
 from mmjax.train.workdir import check_overrides, read_recipe
 from mmjax.types import Params, UserError
 
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     last, _, _ = wiring.intervals(config, data.open_source(config.data, training=True, seed=config.seed).size)
     seen: set[int] = set()
     while not any(step >= last for step in seen):
-        waiting = [step for step in _steps(workdir) if step not in seen]
+        waiting = [step for step in _steps(workdir, config) if step not in seen]
         if not waiting:
             time.sleep(WATCH_SECONDS)
             continue
@@ -57,22 +58,23 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             step, params = _restore(workdir, config, waiting[0])
         except UserError:
-            if waiting[0] in _steps(workdir):
+            if waiting[0] in _steps(workdir, config):
                 raise
             continue  # no longer kept
         _evaluate(workdir, parts, source, step, params)
     return 0
 
 
-def _steps(workdir: Path) -> list[int]:
-    if not (workdir / "checkpoints").is_dir():
+def _steps(workdir: Path, config: Config) -> list[int]:
+    if not checkpoint_folder(workdir, config.train.checkpoints).is_dir():
         return []
-    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    with closing(Checkpoints(workdir, read_only=True, at=config.train.checkpoints)) as checkpoints:
         return checkpoints.steps()
 
 
 def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int, Params]:
-    with closing(Checkpoints(workdir, best=config.train.best, read_only=True)) as checkpoints:
+    where = {"best": config.train.best, "at": config.train.checkpoints}
+    with closing(Checkpoints(workdir, read_only=True, **where)) as checkpoints:
         return checkpoints.restore_params(step)
 
 

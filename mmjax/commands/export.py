@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config = read_recipe(workdir)
-    if not (workdir / "checkpoints").is_dir():
+    if not config.train.checkpoints and not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
-    checkpoints = Checkpoints(workdir, best=config.train.best, read_only=True)
+    checkpoints = Checkpoints(workdir, best=config.train.best, read_only=True, at=config.train.checkpoints)
     step, params = checkpoints.restore_params(arguments.step)
     checkpoints.close()
     path = workdir / "evaluation" / f"{step}.json"

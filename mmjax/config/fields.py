@@ -325,6 +325,7 @@ class Train:
         steps, epochs: how long; exactly one of them is set.
         log_every, evaluate_every, checkpoint_every: steps between; of the last two 0 means once an epoch. An evaluation
             better than all before is saved as well.
+        checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "" takes WORKDIR/checkpoints.
         keep: newest checkpoints kept, beside the best one.
         best: the figure of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
         initialize: workdir or model folder whose parameters training starts from, such as a generator of another size.
@@ -339,6 +340,7 @@ class Train:
     log_every: int = 50
     evaluate_every: int = 0
     checkpoint_every: int = 0
+    checkpoints: str = ""
     keep: int = 3
     best: str = "-loss"
     initialize: str = ""

@@ -244,7 +244,7 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
         raise UserError(f"{folder}: no such folder; name a model folder of mmjax export or a workdir of mmjax train")
     config = _runnable(read_recipe(folder))
     is_workdir = _is_workdir(folder)
-    if is_workdir and not (folder / "checkpoints").is_dir():
+    if is_workdir and not config.train.checkpoints and not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: no checkpoint there yet; run mmjax train with this --workdir first")
     if step is not None and not is_workdir:
         raise UserError(f"{folder}: a model folder holds one step only; give step with a workdir, or leave it out")
@@ -254,7 +254,7 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
     if is_workdir:
         from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
 
-        checkpoints = Checkpoints(folder, best=config.train.best, read_only=True)
+        checkpoints = Checkpoints(folder, best=config.train.best, read_only=True, at=config.train.checkpoints)
         try:
             _, params = checkpoints.restore_params(step)
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
@@ -29,12 +30,19 @@ class Checkpoints:
     """The checkpoints of a workdir.
 
     Attributes:
-        path: WORKDIR/checkpoints.
+        path: WORKDIR/checkpoints, or where else they lie.
     """
 
-    def __init__(self, workdir: Path, keep: int = 3, best: str = "", read_only: bool = False):
-        """`best` names the figure by which one checkpoint more is kept; "-" before it: smaller is better."""
-        self.path = workdir.resolve() / "checkpoints"
+    def __init__(self, workdir: Path, keep: int = 3, best: str = "", read_only: bool = False, at: str = ""):
+        """`best` names the figure by which one checkpoint more is kept; "-" before it: smaller is better.
+
+        Args:
+            at: a folder or bucket instead of WORKDIR/checkpoints.
+
+        Raises:
+            UserError: where that cannot be opened.
+        """
+        self.path = folder(workdir, at)
         self.best, self.sign = best.removeprefix("-"), -1.0 if best.startswith("-") else 1.0
         policies: list[Any] = [preservation_policy.LatestN(keep)]
         if self.best:
@@ -42,7 +50,7 @@ class Checkpoints:
                 preservation_policy.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False)
             )
         handlers = {"state": ocp.StandardCheckpointHandler(), "metrics": ocp.JsonCheckpointHandler()}
-        with _quiet():
+        with _quiet(), _opening(self.path):
             options = ocp.CheckpointManagerOptions(
                 best_fn=self._goodness if self.best else None,  # without it Orbax forgets figures with the process
                 best_mode="max",
@@ -138,10 +146,10 @@ class Checkpoints:
         """Moves a damaged step out of the way of the one that will take its place; it may still tell what happened."""
 
         def move() -> str:
-            folder = self.path.with_name(DAMAGED)
-            folder.mkdir(exist_ok=True)
-            numbered = (folder / f"{step}.{number}" for number in range(1, 1000))
-            aside = next(path for path in (folder / str(step), *numbered) if not path.exists())
+            damaged = self.path.with_name(DAMAGED)
+            damaged.mkdir(exist_ok=True)
+            numbered = (damaged / f"{step}.{number}" for number in range(1, 1000))
+            aside = next(path for path in (damaged / str(step), *numbered) if not path.exists())
             (self.path / str(step)).rename(aside)
             return str(aside)
 
@@ -227,6 +235,11 @@ class Checkpoints:
         return int(step)
 
 
+def folder(workdir: Path, at: str = "") -> epath.Path:
+    """Where the checkpoints of a workdir lie: in it, or at a folder or bucket."""
+    return epath.Path(at) if "://" in at else epath.Path((Path(at) if at else workdir / "checkpoints").resolve())
+
+
 def step_argument(text: str) -> int | str:
     """A step on the command line: a number, or "best"."""
     return text if text == "best" else int(text)
@@ -245,7 +258,15 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _opening(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
+        raise UserError(f"{path}: the checkpoints cannot be opened: {_first_line(error)}") from error
+
+
+@contextmanager
+def _one_line(path: epath.Path) -> Iterator[None]:
     """Turns a failed write, a full disk above all, into one line. What was committed before stays whole."""
     try:
         yield
@@ -258,7 +279,7 @@ def _one_line(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _tree(reader: ocp.Checkpointer, path: Path) -> Any:
+def _tree(reader: ocp.Checkpointer, path: epath.Path) -> Any:
     """What a checkpoint says that it holds."""
     about = reader.metadata(path).item_metadata
     if about is None:

@@ -32,6 +32,7 @@ _FREE = (
     "train.log_every",
     "train.evaluate_every",
     "train.checkpoint_every",
+    "train.checkpoints",
     "train.keep",
     "train.best",
     "train.max_bad_steps",
@@ -103,9 +104,10 @@ def check_recipe(workdir: Path, config: Config) -> None:
     """
     if not (workdir / "config.json").exists():
         return
-    old, new = to_dict(read_recipe(workdir)), to_dict(config)
+    before = read_recipe(workdir)
+    old, new = to_dict(before), to_dict(config)
     changed = [(n, a, b) for n, a, b in differences(old, new) if not _without_part(n).startswith(_FREE)]
-    if not any((workdir / "checkpoints").glob("[0-9]*")):
+    if not _has_begun(workdir, before):
         if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)
         return
@@ -113,6 +115,12 @@ def check_recipe(workdir: Path, config: Config) -> None:
         listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(f"--workdir {workdir}: holds another recipe: {listed}{more}; name another --workdir")
+
+
+def _has_begun(workdir: Path, config: Config) -> bool:
+    """Whether there is a checkpoint; one in a bucket is not looked for, and taken to be there."""
+    at = config.train.checkpoints
+    return "://" in at or any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*"))
 
 
 def _without_part(name: str) -> str:

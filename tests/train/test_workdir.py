@@ -1,11 +1,13 @@
 """A workdir belongs to one recipe."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from mmjax.config import resolve
-from mmjax.train.workdir import check_overrides, open_workdir, read_recipe
+from mmjax.train.workdir import check_overrides, only_training, open_workdir, read_recipe
 from mmjax.types import UserError
 
 RECIPE = {"train": {"steps": 5}}
@@ -58,3 +60,16 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         open_workdir(tmp_path / "file", resolve(RECIPE))
+
+
+def test_a_workdir_is_for_one_training_at_a_time(tmp_path: Path) -> None:
+    with only_training(tmp_path):
+        assert (tmp_path / "training.lock").exists()
+        told = rf"^--workdir {tmp_path}: is in use by process {os.getpid()} on .*; wait"
+        with pytest.raises(UserError, match=told), only_training(tmp_path):
+            pass
+        with only_training(tmp_path / "tokenizer"):  # of another one inside of it
+            pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "tokenizer"]
+    with only_training(tmp_path):
+        pass

@@ -1,0 +1,101 @@
+"""Two processes train as one with two devices does, stop together, and lose nothing when one of them is killed."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, assert_same_state, committed, common, figures, wait_for
+
+STEPS = 30
+RECIPE = (
+    "--config=configs/scenes_direct.py:tiny",
+    f"--config.train.steps={STEPS}",
+    "--config.train.checkpoint_every=5",
+    "--config.train.evaluate_every=15",
+    "--config.train.best=",
+)
+Launch = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(name="launch", scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Starts `mmjax ARGUMENTS` in two processes of one device, or in one of two."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(common(tmp_path_factory) / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    environment.pop("XLA_FLAGS", None)
+
+    def start(*arguments: Any, processes: int = 2) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
+        if processes > 1:
+            launcher = [sys.executable, "launch/processes.py", "-n", str(processes), "--pause", "0.01", "--"]
+            command = launcher + command
+        more = {"JAX_NUM_CPU_DEVICES": str(2 // processes)}
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=environment | more, **pipes)
+
+    return start
+
+
+def ended(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    with process:
+        out, err = process.communicate(timeout=250)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+def children(launcher: subprocess.Popen[str]) -> list[int]:
+    path = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    return sorted(map(int, path.read_text(encoding="ascii").split()))
+
+
+@pytest.fixture(name="one", scope="module")
+def trained_in_one_process(tmp_path_factory: pytest.TempPathFactory, launch: Launch) -> Path:
+    workdir = tmp_path_factory.mktemp("one")
+    ended(launch("train", *RECIPE, "--workdir", workdir, processes=1))
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
+def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: Path, launch: Launch) -> None:
+    process = launch("train", *RECIPE, "--workdir", tmp_path)
+    wait_for(process, lambda: bool(committed(tmp_path)))
+    os.kill(children(process)[1], signal.SIGTERM)  # one of them is told, and both stop
+    out, err = ended(process)
+    (step,) = map(int, re.findall(r"stopped after step (\d+); start again to go on", out))
+    assert step < STEPS and committed(tmp_path)[-1] == step and "ended" not in err
+
+    process = launch("train", *RECIPE, "--workdir", tmp_path)
+    wait_for(process, lambda: committed(tmp_path)[-1] > step)
+    os.kill(children(process)[0], signal.SIGKILL)
+    out, err = ended(process)
+    assert f"on 2 cpu devices of 2 processes, 64 examples, {STEPS} steps, going on from step {step}\n" in out
+    assert "process 0 ended by signal 9" in err and "restart 1 of 10" in err and "all steps done" in out
+    assert_same_state(tmp_path, one, STEPS)
+    assert figures(tmp_path) == figures(one)
+    assert not (tmp_path / "training.lock").exists()
+
+
+@pytest.mark.slow
+def test_mistakes_are_told_once(one: Path, tmp_path: Path, launch: Launch) -> None:
+    """Those that all processes find, and those that only the first one can find."""
+    _, err = ended(launch("train", *RECIPE, "--workdir", tmp_path / "a", "--config.train.batch=7"), 2)
+    assert err.splitlines()[-1:] == [
+        "mmjax: train.batch: 7 does not split over 2 devices (mesh data x fsdp); take a multiple of 2"
+    ]
+    assert err.count("mmjax: train.batch") == 1
+    other = shutil.copytree(one, tmp_path / "other")
+    _, err = ended(launch("train", *RECIPE, "--workdir", other, "--config.seed=3", "--config.train.steps=99"), 2)
+    assert err.count("holds another recipe: seed was 0 and now is 3; name another --workdir\n") == 1
