@@ -122,6 +122,7 @@ def test_a_wrong_item_is_told_with_its_place() -> None:
     ({"data.source": "coco_folder"}, "data.root: coco_folder needs the folder of the data set"),
     ({"data.source": "coco_tfds", "data.root": "/x", "data.frames": "5"}, "data.frames: coco_tfds holds pictures"),
     ({"data.frames": "5"}, "data.frames: a direct generator draws pictures, not clips of 5"),
+    ({"train.skip_spikes": "0.5"}, "train.skip_spikes: must be above 1, or 0 to skip none, not 0.5"),
     ({"train.batch": "-4"}, "train.batch: must be above 0, not -4"),
     ({"train.steps": "0"}, "train.steps, train.epochs: set one of the two above 0"),
     ({"train.epochs": "2"}, "train.steps, train.epochs: set one of the two above 0"),

@@ -308,4 +308,5 @@ def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:1000]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(" See full TensorStore details")[0][:1000]

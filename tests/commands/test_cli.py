@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from runs import ROOT, Mistake
 
@@ -111,3 +113,35 @@ def test_only_the_command_that_runs_is_imported() -> None:
         "assert not {'flax', 'orbax', 'mmjax.config'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.fixture(name="cache_folder")
+def unset_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What becomes of jax's setting."""
+    chosen: list[str] = []
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: chosen.append(value))
+    yield chosen
+
+
+def test_compiled_programs_are_kept_for_each_kind_of_processor(
+    cache_folder: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cli._keep_compiled_programs()
+    monkeypatch.setattr(cli, "_processor", lambda: "another one")
+    cli._keep_compiled_programs()
+    assert [Path(folder).parent for folder in cache_folder] == [tmp_path / "mmjax" / "compiled"] * 2
+    assert cache_folder[0] != cache_folder[1] and all(Path(folder).is_dir() for folder in cache_folder)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "chosen")
+    cli._keep_compiled_programs()
+    assert len(cache_folder) == 2
+
+
+def test_compiled_programs_are_not_kept_where_nothing_can_be_written(
+    cache_folder: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cli._keep_compiled_programs()
+    assert cache_folder == []

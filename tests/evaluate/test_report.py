@@ -51,6 +51,19 @@ def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
 
 
+def test_report_tells_where_the_time_went(workdir: Path) -> None:
+    assert "<h2>Time" not in write_report(workdir).read_text(encoding="utf-8")
+    lines = [{"step": 10, "split": "time", "steps": 1.0, "at": 5.0},
+             {"step": 20, "split": "time", "goodput": 0.75, "steps": 5400.0, "compile": 600.0, "lost": 1200.0, "at": 9.0}]  # fmt: skip
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    text = write_report(workdir).read_text(encoding="utf-8")
+    assert "<h2>Time<small>2:00:00 in all" in text
+    assert "<td>steps that count</td><td>75.0%</td><td>1:30:00</td>" in text
+    assert "<td>lost to restarts</td><td>16.7%</td><td>0:20:00</td>" in text
+    assert text.count("<svg ") == 1 and "goodput" not in text  # it is no curve
+
+
 def test_pictures_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> None:
     text = write_report(workdir).read_text(encoding="utf-8")
     sources = re.findall(r'<img class=pixels alt="" width=(\d+) height=31 src="data:image/png;base64,([^"]+)"', text)

@@ -9,6 +9,7 @@ import pytest
 from mmjax import models, objective
 from mmjax.config import Mesh, resolve
 from mmjax.parallel import Placement, make_mesh, match_rules
+from mmjax.train.spikes import LEARNED
 from mmjax.train.state import make_state, state_shardings
 from mmjax.train.step import make_step
 
@@ -110,10 +111,11 @@ class Line:
         return terms["square"]
 
 
-def run_line(values, ema=0.0):
+def run_line(values, ema=0.0, skip_spikes=0.0):
     tx = optax.adam(0.1)
-    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0)()
-    step = jax.jit(make_step(lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema))
+    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0, spikes=skip_spikes > 0)()
+    line = make_step(lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema, skip_spikes=skip_spikes)
+    step = jax.jit(line)
     states = [state]
     for value in values:
         state, metrics = step(state, {"x": jnp.full(3, value), "mask": jnp.ones(3, bool)})
@@ -130,6 +132,16 @@ def test_steps_that_are_not_finite_change_nothing(bad):
     after, metrics = run_line([1.0, bad, 1.0])
     assert int(metrics["bad_steps"]) == 0
     np.testing.assert_array_equal(after[-1].params["w"], run_line([1.0, 1.0])[0][-1].params["w"])
+
+
+def test_spikes_change_nothing_where_they_are_skipped():
+    usual = [1.0] * LEARNED
+    assert run_line([*usual, 30.0])[1]["bad_steps"] == 0
+    states, metrics = run_line([*usual, 30.0], skip_spikes=10.0)
+    assert int(metrics["bad_steps"]) == 1 and np.isfinite(metrics["loss"])
+    np.testing.assert_array_equal(states[-1].params["w"], states[-2].params["w"])
+    assert states[-1].norms.average > states[-2].norms.average
+    np.testing.assert_array_equal(states[-2].params["w"], run_line(usual)[0][-1].params["w"])
 
 
 def test_average_follows_the_formula():
