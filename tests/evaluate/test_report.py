@@ -53,8 +53,8 @@ def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
 
 def test_report_tells_where_the_time_went(workdir: Path) -> None:
     assert "<h2>Time" not in write_report(workdir).read_text(encoding="utf-8")
-    lines = [{"step": 10, "split": "time", "steps": 1.0, "at": 5.0},
-             {"step": 20, "split": "time", "goodput": 0.75, "steps": 5400.0, "compile": 600.0, "lost": 1200.0, "at": 9.0}]  # fmt: skip
+    spent = {"goodput": 0.75, "steps": 5400.0, "compile": 600.0, "lost": 1200.0, "at": 9.0}
+    lines = [{"step": 10, "split": "time", "steps": 1.0}, {"step": 20, "split": "time", **spent}]
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
     text = write_report(workdir).read_text(encoding="utf-8")
