@@ -84,6 +84,11 @@ def check_workdir(workdir: Path, config: Config) -> None:
 
 
 def _check_writable(workdir: Path) -> None:
+    if re.match(r"[a-z0-9]+:/", str(workdir)):  # of which Path has made a folder's name
+        raise UserError(
+            f"--workdir {workdir}: must be a folder; mount the bucket, or keep the checkpoints alone there with "
+            "--config.train.checkpoints=gs://BUCKET/FOLDER"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ Launch = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(name="launch", scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     """Starts `mmjax ARGUMENTS` in two processes of one device, or in one of two."""
+    started: list[subprocess.Popen[str]] = []
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -43,9 +44,12 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
             command = launcher + command
         more = {"JAX_NUM_CPU_DEVICES": str(2 // processes)}
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=environment | more, **pipes)
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment | more, **pipes))
+        return started[-1]
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
 
 
 def ended(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
@@ -68,6 +72,7 @@ def trained_in_one_process(tmp_path_factory: pytest.TempPathFactory, launch: Lau
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
 def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: Path, launch: Launch) -> None:
     process = launch("train", *RECIPE, "--workdir", tmp_path)

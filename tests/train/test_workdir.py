@@ -62,6 +62,11 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
         open_workdir(tmp_path / "file", resolve(RECIPE))
 
 
+def test_a_bucket_is_no_workdir() -> None:
+    with pytest.raises(UserError, match=r"^--workdir gs:/bucket/run: must be a folder; mount the bucket"):
+        open_workdir(Path("gs://bucket/run"), resolve(RECIPE))
+
+
 def test_a_workdir_is_for_one_training_at_a_time(tmp_path: Path) -> None:
     with only_training(tmp_path):
         assert (tmp_path / "training.lock").exists()
