@@ -73,8 +73,8 @@ def _steps(workdir: Path, config: Config) -> list[int]:
 
 
 def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int, Params]:
-    where = {"best": config.train.best, "at": config.train.checkpoints}
-    with closing(Checkpoints(workdir, read_only=True, **where)) as checkpoints:
+    opened = Checkpoints(workdir, best=config.train.best, read_only=True, at=config.train.checkpoints)
+    with closing(opened) as checkpoints:
         return checkpoints.restore_params(step)
 
 

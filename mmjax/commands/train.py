@@ -61,8 +61,8 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     steps, evaluate_every, checkpoint_every = wiring.intervals(config, source.size)
     last = min(steps, stop_at or steps)
     with ExitStack() as stack, closing(timeline), loop.interrupted() as stop:
-        keep = {"keep": config.train.keep, "best": config.train.best, "at": config.train.checkpoints}
-        checkpoints = stack.enter_context(closing(Checkpoints(workdir, **keep)))
+        kept = Checkpoints(workdir, config.train.keep, config.train.best, at=config.train.checkpoints)
+        checkpoints = stack.enter_context(closing(kept))
         saved = checkpoints.steps()
         if saved and saved[-1] >= last:
             processes.say(f"{config.name}: step {saved[-1]:,} of {last:,} is done already{_reported(workdir)}")

@@ -92,12 +92,17 @@ def test_killed_and_started_again_is_the_same(whole: Path, tmp_path: Path, start
     assert figures(tmp_path) == figures(whole)
 
 
-def test_ctrl_c_saves_and_ends(whole: Path, tmp_path: Path, start: Start, run: Run) -> None:
+@pytest.mark.parametrize(("number", "status", "told"), [
+    (signal.SIGINT, 130, STOPPING), (signal.SIGTERM, 0, "stopping after this step")
+])  # fmt: skip
+def test_ctrl_c_and_sigterm_save_and_end(
+    number: int, status: int, told: str, whole: Path, tmp_path: Path, start: Start, run: Run
+) -> None:
     with start("train", *RECIPE, "--workdir", tmp_path) as process:
         wait_for(process, lambda: (tmp_path / "metrics.jsonl").exists() and bool(figures(tmp_path)))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=100)
-    assert process.returncode == 130 and noise(err) == [STOPPING]
+    assert process.returncode == status and noise(err) == [told]
     step = committed(tmp_path)[-1]
     assert f"stopped after step {step}; start again to go on" in out and (tmp_path / "report.html").exists()
     assert step < STEPS and figures(tmp_path)[-1]["step"] == step

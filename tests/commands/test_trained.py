@@ -159,6 +159,9 @@ def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(workdir: Pat
     copy = shutil.copytree(workdir, tmp_path / "copy")
     for path in (copy / "checkpoints" / "4" / "state" / "ocdbt.process_0" / "d").iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 50])  # what is read lies anywhere
-    lines = noise(run("export", "--workdir", copy, "--out", tmp_path / "m", status=2).stderr)
+    lines = noise(run("export", "--workdir", copy, "--out", tmp_path / "m", "--step=4", status=2).stderr)
     assert len(lines) == 1 and lines[0].startswith(f"mmjax: {copy / 'checkpoints'}/4: cannot be restored: ")
-    assert main(["export", f"--workdir={copy}", f"--out={tmp_path / 'm'}", "--step=2"]) == 0
+    done = run("export", "--workdir", copy, "--out", tmp_path / "m")
+    assert ", step 2: " in done.stdout
+    (line,) = noise(done.stderr)
+    assert line.startswith(f"mmjax: {copy / 'checkpoints'}/4: is damaged (") and line.endswith("; going on from step 2")

@@ -1,0 +1,30 @@
+"""What it costs to ask, at every step, whether all processes are to stop.
+
+python launch/processes.py -n 2 -- python benchmarks/stopping.py
+"""
+
+import sys
+import time
+
+import jax
+
+from mmjax.parallel import processes
+
+CALLS = 10_000
+
+
+def main() -> int:
+    processes.connect()
+    if not processes.several():
+        print("stopping.py: needs several processes; see the first lines of this file", file=sys.stderr)
+        return 2
+    jax.devices()
+    begin = time.perf_counter()
+    for _ in range(CALLS):
+        processes.told_to_stop()
+    processes.say(f"{1e6 * (time.perf_counter() - begin) / CALLS:.2f} microseconds a step")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
