@@ -1,5 +1,6 @@
 """Recipes of two stages: a visual tokenizer is trained first, then a generator on the codes that it gives."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -144,6 +145,7 @@ def tokens(
     """The codes of a split as a source; encoded first, where that was not done before.
 
     Once they are there, neither the data set nor TensorFlow is needed any more. Of several processes the first encodes.
+    Each part of a mixture has codes of its own, so that its weight does not change them.
 
     Args:
         params: of the visual tokenizers, by their names.
@@ -152,10 +154,20 @@ def tokens(
     Raises:
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
+    folder = Path(config.tokens.cache or workdir / "tokens") / split
+    if config.data.source != "mixture":
+        return _tokens(config, folder, split, params, repair)
+    parts = {
+        name: _tokens(dataclasses.replace(config, data=part), folder / name, split, params, repair)
+        for name, part in config.data.parts.items()
+    }
+    return data.mix(parts, config.data, training=split == "train")
+
+
+def _tokens(config: Config, root: Path, split: Split, params: Mapping[str, Params], repair: bool) -> data.Source:
     assert config.tokenizer is not None
     ours, theirs = jax.device_get((params[VISUAL_TOKENIZER], params.get(REFERENCE)))
     address = data.token_address(ours, config.tokenizer, config, split, theirs)
-    root = Path(config.tokens.cache or workdir / "tokens") / split
     folder = Path(processes.once(lambda: str(_cache(root, address))))
 
     def encode() -> None:

@@ -112,7 +112,7 @@ def check_evaluation(config: Config) -> Placement:
     """The same for a recipe that is only to be evaluated; returns where batches go."""
     _objective(config)
     evaluate.build(config)
-    provided, by = data.PROVIDES[config.data.source], f"data.source={config.data.source}"
+    provided, by = data.provides(config.data), f"data.source={config.data.source}"
     if isinstance(config.model, MaskedGenerator):
         provided, by = ("codes", *(name for name in provided if name != "image")), "the visual tokens of a data set"
     for name in config.evaluate.evaluators:

@@ -1,37 +1,31 @@
 """Sizes and combinations of fields that no type can rule out."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from mmjax.config.check_data import above_0, check_data, need, not_below_0
 from mmjax.config.fields import Config, DirectGenerator, MaskedGenerator, VisualTokenizer
-from mmjax.types import UserError
 
 
 def check(config: Config) -> None:
     """Raises UserError for the first that is impossible."""
-    data, text, train, optimizer = config.data, config.text, config.train, config.optimizer
+    check_data(config.data)
+    text, train, optimizer = config.text, config.train, config.optimizer
     positive = {
-        "data.size": data.size,
         "text.length": text.length,
         "train.batch": train.batch,
         "train.keep": train.keep,
         "evaluate.batch": config.evaluate.batch,
         "optimizer.accumulate": optimizer.accumulate,
         "train.log_every": train.log_every,
-        "data.scenes.examples": data.scenes.examples,
-        "data.shuffle_buffer": data.shuffle_buffer,
         "optimizer.learning_rate": optimizer.learning_rate,
         "train.max_bad_steps": train.max_bad_steps,
-        "data.frames": data.frames,
-        "data.frame_rate": data.frame_rate,
         "tokens.views": config.tokens.views,
         "sampling.steps": config.sampling.steps,
         "sampling.temperature": config.sampling.temperature,
         "sampling.revision_temperature": config.sampling.revision_temperature,
         "discriminator.learning_rate": config.discriminator.learning_rate,
     }
-    _above_0(positive)
+    above_0(positive)
     not_negative = {
         "train.steps": train.steps,
         "train.epochs": train.epochs,
@@ -40,7 +34,6 @@ def check(config: Config) -> None:
         "train.checkpoint_every": train.checkpoint_every,
         "optimizer.warmup_steps": optimizer.warmup_steps,
         "optimizer.weight_decay": optimizer.weight_decay,
-        "data.evaluation_examples": data.evaluation_examples,
         "evaluate.samples": config.evaluate.samples,
         "sampling.guidance": config.sampling.guidance,
         "sampling.confidence_temperature": config.sampling.confidence_temperature,
@@ -50,62 +43,45 @@ def check(config: Config) -> None:
         "discriminator.train_from": config.discriminator.train_from,
         "objective.unmasked_weight": config.objective.unmasked_weight,
     }
-    _not_below_0(not_negative)
-    _need(
+    not_below_0(not_negative)
+    need(
         train.skip_spikes == 0 or train.skip_spikes > 1,
         f"train.skip_spikes: must be above 1, or 0 to skip none, not {train.skip_spikes:g}",
     )
     for name in ("b1", "b2", "ema"):
-        _need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
+        need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     for name in ("drop_reference", "drop_text", "text_mask", "corrupt_codes"):
-        _need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
-    _need(0 <= data.most_rejected <= 1, "data.most_rejected: must be from 0 to 1")
-    _need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
-    _need(
+        need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
+    need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
+    need(
         config.discriminator.start >= config.discriminator.train_from,
         f"discriminator.start: must not be before discriminator.train_from, {config.discriminator.train_from}",
     )
-    _need(
+    need(
         len(config.discriminator.widths) > 0 and min(config.discriminator.widths) > 0,
         "discriminator.widths: needs at least one width, each above 0",
     )
-    _need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
-    _above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
+    need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
+    above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
     _check_adversarial(config)
-    _need(
+    need(
         optimizer.weight_decay == 0 or optimizer.name != "adam",
         "optimizer.weight_decay: is for optimizer.name=adamw or muon; adam has none",
     )
-    _need(
+    need(
         text.vocabulary >= 300,
         f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}",
     )
-    _need(data.resize >= data.size, f"data.resize: {data.resize} is smaller than data.size, {data.size}")
-    if data.source == "scenes":
-        _need(not data.flip, "data.flip: a mirrored scene makes its caption false (left of, right of); set it to false")
-        _need(
-            (data.train_split, data.evaluation_split) == ("train", "validation"),
-            "data.train_split, data.evaluation_split: scenes have no splits but train and validation",
-        )
-    _need(data.source != "scenes" or data.size >= 32, f"data.size: scenes are drawn from 32 pixels up, not {data.size}")
-    _need(
-        data.source == "scenes" or bool(data.root),
-        f"data.root: {data.source} needs the folder of the data set, as in --config.data.root=DIR",
-    )
-    _need(
-        data.frames == 1 or not data.source.startswith("coco"),
-        f"data.frames: {data.source} holds pictures; clips of {data.frames} frames come from clips_folder or scenes",
-    )
-    _need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
+    need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
     if config.pretraining is not None:
-        _need(not train.initialize, "pretraining: is what training starts from, and so is train.initialize; name one")
-        _need(config.pretraining.model == config.model, "pretraining.model: must be that of the recipe itself")
-    _need(
+        need(not train.initialize, "pretraining: is what training starts from, and so is train.initialize; name one")
+        need(config.pretraining.model == config.model, "pretraining.model: must be that of the recipe itself")
+    need(
         train.batch % optimizer.accumulate == 0,
         f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
     )
     axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
-    _need(
+    need(
         all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
         f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
     )
@@ -124,24 +100,24 @@ def _check_adversarial(config: Config) -> None:
     terms, second = config.adversarial_terms, config.discriminator
     for name in terms:
         without = " without perceptual.weights" if name == "perceptual" else ""
-        _need(
+        need(
             isinstance(config.model, VisualTokenizer),
             f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer has, "
             f"not {config.model.kind}",
         )
-    _need(
+    need(
         len(terms) < len(config.objective.terms),
         f"objective.terms: {', '.join(terms)} alone show the model no original; add mean_absolute_error",
     )
     for name in ("b1", "b2"):
-        _need(0 <= getattr(second, name) < 1, f"discriminator.{name}: must be from 0 to below 1")
+        need(0 <= getattr(second, name) < 1, f"discriminator.{name}: must be from 0 to below 1")
 
 
 def _check_direct(config: Config, model: DirectGenerator) -> None:
     _check_transformer(model, ("width", "heads", "text_layers", "vision_layers", "fusion_layers"))
-    _need(config.data.frames == 1, f"data.frames: a direct generator draws pictures, not clips of {config.data.frames}")
+    need(config.data.frames == 1, f"data.frames: a direct generator draws pictures, not clips of {config.data.frames}")
     _check_widths(config, "decoder_widths", model.decoder_widths)
-    _need(
+    need(
         model.reference or config.objective.drop_reference == 0,
         "objective.drop_reference: there is no reference to drop while model.reference is false",
     )
@@ -149,27 +125,27 @@ def _check_direct(config: Config, model: DirectGenerator) -> None:
 
 def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
     _check_transformer(model, ("width", "heads", "layers", "text_layers", "unroll"))
-    _not_below_0({"model.local_blocks": model.local_blocks})
-    _need(
+    not_below_0({"model.local_blocks": model.local_blocks})
+    need(
         config.objective.drop_reference == 0 or config.reference is not None or bool(config.tokens.reference),
         "objective.drop_reference: there is no reference to drop without the visual tokenizer of one, as in "
         "--config.tokens.reference=WORKDIR",
     )
     tokenizer = config.tokenizer
-    _need(
+    need(
         tokenizer is not None or bool(config.tokens.tokenizer),
         "tokens.tokenizer: a masked generator needs a trained visual tokenizer, as in "
         "--config.tokens.tokenizer=WORKDIR, or the recipe of one in `tokenizer`",
     )
     if tokenizer is None:
         return
-    _need(
+    need(
         isinstance(tokenizer.model, VisualTokenizer),
         f"tokenizer.model.kind: must be visual_tokenizer, not {tokenizer.model.kind}",
     )
     for name in ("size", "frames"):
         ours, theirs = getattr(config.data, name), getattr(tokenizer.data, name)
-        _need(ours == theirs, f"data.{name}: {ours}, but the visual tokenizer was made for {theirs}")
+        need(ours == theirs, f"data.{name}: {ours}, but the visual tokenizer was made for {theirs}")
 
 
 def _check_reference(config: Config) -> None:
@@ -177,28 +153,28 @@ def _check_reference(config: Config) -> None:
     if reference is None and not named:
         return
     name = "tokens.reference" if named else "reference"
-    _need(
+    need(
         isinstance(config.model, MaskedGenerator),
         f"{name}: is for model.kind=masked_generator, not {config.model.kind}",
     )
     if reference is None:
         return
-    _need(
+    need(
         isinstance(reference.model, VisualTokenizer),
         f"reference.model.kind: must be visual_tokenizer, not {reference.model.kind}",
     )
-    _need(
+    need(
         reference.data.size <= config.data.size,
         f"reference.data.size: {reference.data.size} is larger than data.size, {config.data.size}; a reference is the "
         "picture itself or a smaller one",
     )
-    _need(
+    need(
         reference.data.frames == config.data.frames,
         f"reference.data.frames: must be data.frames, {config.data.frames}, not {reference.data.frames}",
     )
     if config.tokenizer is not None:
         strides = [getattr(part.model, "time_strides", ()) for part in (config.tokenizer, reference)]
-        _need(
+        need(
             bool(strides[0]) == bool(strides[1]),
             f"reference.model.time_strides: {list(strides[1])} does not go with those of the visual tokenizer, "
             f"{list(strides[0])}; both or neither must code frames",
@@ -207,16 +183,16 @@ def _check_reference(config: Config) -> None:
 
 def _check_text_encoder(config: Config) -> None:
     if not config.tokens.text_encoder:
-        _need(
+        need(
             config.text_encoder is None,
             "text_encoder: is filled in from a trained model; name it with --config.tokens.text_encoder=DIR",
         )
         return
-    _need(
+    need(
         isinstance(config.model, MaskedGenerator),
         f"tokens.text_encoder: is for model.kind=masked_generator, not {config.model.kind}",
     )
-    _need(
+    need(
         "masked_language_modeling" not in config.objective.terms,
         "objective.terms.masked_language_modeling: trains the text encoder, and that of tokens.text_encoder is taken "
         "as it is; leave one of them out",
@@ -224,67 +200,52 @@ def _check_text_encoder(config: Config) -> None:
 
 
 def _check_transformer(model: DirectGenerator | MaskedGenerator, positive: tuple[str, ...]) -> None:
-    _above_0({f"model.{name}": getattr(model, name) for name in positive})
-    _need(
+    above_0({f"model.{name}": getattr(model, name) for name in positive})
+    need(
         model.attention != "cudnn" or model.dtype == "bfloat16",
         "model.attention: cudnn computes in 16 bits; set model.dtype to bfloat16",
     )
-    _need(model.width % model.heads == 0, f"model.heads: {model.heads} does not divide model.width, {model.width}")
-    _need(
+    need(model.width % model.heads == 0, f"model.heads: {model.heads} does not divide model.width, {model.width}")
+    need(
         model.width % 4 == 0,
         f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}",
     )
 
 
 def _check_corruption(config: Config) -> None:
-    _need(
+    need(
         config.objective.corrupt_codes == 0 or isinstance(config.model, VisualTokenizer),
         "objective.corrupt_codes: is for a visual_tokenizer, which has codes to decode",
     )
 
 
 def _check_visual_tokenizer(config: Config, model: VisualTokenizer) -> None:
-    _not_below_0({"model.blocks": model.blocks})
+    not_below_0({"model.blocks": model.blocks})
     _check_widths(config, "widths", model.widths)
     strides = model.time_strides
-    _need(
+    need(
         not strides or (len(strides) == len(model.widths) and set(strides) <= {1, 2}),
         f"model.time_strides: needs 1 or 2 for each of the {len(model.widths)} widths, or nothing, not {list(strides)}",
     )
-    _need(
+    need(
         bool(strides) or config.data.frames == 1,
         f"model.time_strides: clips of {config.data.frames} frames need one for each width, as in "
         f"{(1,) * (len(model.widths) - 1) + (2,)}",
     )
-    _need(
+    need(
         len(model.levels) > 0 and min(model.levels) >= 2,
         "model.levels: needs at least one, each above 1",
     )
-    _need(
+    need(
         math.prod(model.levels) <= 2**24,
         f"model.levels: {math.prod(model.levels):,} codes are more than 2 ** 24, as many as can be told apart",
     )
-    _need(
+    need(
         config.objective.drop_reference == 0, "objective.drop_reference: a visual tokenizer takes no reference picture"
     )
 
 
 def _check_widths(config: Config, name: str, widths: tuple[int, ...]) -> None:
-    _need(len(widths) > 0 and min(widths) > 0, f"model.{name}: needs at least one width, each above 0")
+    need(len(widths) > 0 and min(widths) > 0, f"model.{name}: needs at least one width, each above 0")
     cell, size = 2 ** len(widths), config.data.size
-    _need(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")
-
-
-def _above_0(values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        _need(value > 0, f"{name}: must be above 0, not {value}")
-
-
-def _not_below_0(values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        _need(value >= 0, f"{name}: must not be below 0, not {value}")
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
+    need(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")

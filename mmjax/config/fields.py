@@ -25,7 +25,7 @@ class Data:
     Attributes:
         source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
             --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
-            folders of frames).
+            folders of frames), "mixture" (several of these, see `parts`).
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
         size: side of the pictures, in pixels.
@@ -33,13 +33,16 @@ class Data:
         frame_rate: frames a second, as they are read and as they are written.
         resize: short side before the crop, in pixels; 0 takes size * 256 / 224.
         flip: mirror half of the training pictures.
-        evaluation_examples: use only the first so many evaluation examples; 0 takes all.
+        evaluation_examples: use only the first so many evaluation examples, of a mixture those of each part; 0 takes
+            all.
         most_rejected: share of the pictures or clips read so far that may be unreadable; more end the run. As long as
             fewer than 100 were read, it is of 100.
         shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling.
+        parts: of a mixture, by names of your own. Fields that a part does not set, but for its source, are those of the
+            mixture.
     """
 
-    source: Literal["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder"] = "scenes"
+    source: Literal["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "mixture"] = "scenes"
     root: str = ""
     train_split: str = "train"
     evaluation_split: str = "validation"
@@ -52,6 +55,18 @@ class Data:
     most_rejected: float = 0.1
     shuffle_buffer: int = 4096
     scenes: Scenes = field(default_factory=Scenes)
+    parts: dict[str, "Part"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part(Data):
+    """A part of a mixture: data of its own, and its weight.
+
+    Attributes:
+        weight: how many training examples are of this part, beside the weights of the others.
+    """
+
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,13 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from mmjax.config.checks import check
-from mmjax.config.fields import Config
+from mmjax.config.fields import Config, Data
 from mmjax.types import UserError
+
+INNER = ("tokenizer", "reference", "pretraining")  # recipes inside of a recipe
+OF_EACH_PART = ("source", "parts", "weight")  # what a part of a mixture does not take from it
+
+T = typing.TypeVar("T", bound=Data)
 
 
 def load_recipe(path_and_argument: str, overrides: Mapping[str, str] | None = None) -> Config:
@@ -66,24 +71,59 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = Non
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise UserError(f"{'.'.join(parents[: depth + 1])}: must be a group of fields")
-        node[last] = _from_text(dotted, kind, text)
+        value = _from_text(dotted, kind, text)
+        if last in node and last not in OF_EACH_PART:
+            _hand_on(last, node[last], value, node.get("parts"))
+        node[last] = value
+    _fill_parts(tree)
     return _completed(_build(Config, tree, ""), default_name)
+
+
+def _hand_on(name: str, old: Any, new: Any, parts: Any) -> None:
+    """A field of a mixture that changes does so in the parts that have its value, too."""
+    for part in parts.values() if isinstance(parts, dict) else ():
+        if isinstance(part, dict) and part.get(name) == old:
+            part[name] = new
+
+
+def _fill_parts(tree: Any, prefix: str = "") -> None:
+    """Gives the parts of mixtures, in a recipe and those inside of it, what they do not set themselves."""
+    if not isinstance(tree, dict):
+        return
+    for name in INNER:
+        _fill_parts(tree.get(name), f"{prefix}{name}.")
+    data = tree.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("parts"), dict):
+        return
+    data["parts"] = parts = data.pop("parts")  # last, so that what is wrong is told of the mixture first
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            continue  # told as a wrong type
+        if "source" not in part:
+            raise UserError(f"{prefix}data.parts.{name}.source: must be set, as in coco_folder")
+        common = {key: value for key, value in data.items() if key not in OF_EACH_PART}
+        parts[name] = _merged(common, part)
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, where they are groups merged, and otherwise as in `own`."""
+    merged = dict(common)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _completed(config: Config, default_name: str) -> Config:
     """The recipe, and those inside of it, checked and with what follows from other fields filled in."""
     if not config.name:
         config = dataclasses.replace(config, name=default_name)
-    if not config.data.resize:
-        data = dataclasses.replace(config.data, resize=round(config.data.size * 256 / 224))
-        config = dataclasses.replace(config, data=data)
-    for part in ("tokenizer", "reference", "pretraining"):
+    config = dataclasses.replace(config, data=_completed_data(config.data, ""))
+    for part in INNER:
         theirs = getattr(config, part)
         if theirs is None:
             continue
-        if not theirs.data.root:  # named once for all
-            root = dataclasses.replace(theirs.data, root=config.data.root)
-            theirs = dataclasses.replace(theirs, data=root)
+        theirs = dataclasses.replace(theirs, data=_completed_data(theirs.data, config.data.root))
         try:
             completed: dict[str, Any] = {part: _completed(theirs, f"{config.name}-{part}")}
         except UserError as error:
@@ -91,6 +131,13 @@ def _completed(config: Config, default_name: str) -> Config:
         config = dataclasses.replace(config, **completed)
     check(config)
     return config
+
+
+def _completed_data(data: T, root: str) -> T:
+    """Data, and the parts of a mixture, with what follows from other fields; `root` is for those that name none."""
+    root, resize = data.root or root, data.resize or round(data.size * 256 / 224)
+    parts = {name: _completed_data(part, root) for name, part in data.parts.items()}
+    return dataclasses.replace(data, root=root, resize=resize, parts=parts)
 
 
 def parse_arguments(argument: str | None, **defaults: Any) -> Any:
@@ -148,24 +195,34 @@ def _groups(kind: Any) -> tuple[type, ...]:
     return choices if all(dataclasses.is_dataclass(choice) for choice in choices) else ()
 
 
-def _all_fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _member(kind: Any) -> Any:
+    """The dataclass whose instances a table of names holds; None where the type is another."""
+    arguments = typing.get_args(kind) if typing.get_origin(kind) is dict else ()
+    return arguments[1] if arguments and dataclasses.is_dataclass(arguments[1]) else None
+
+
+def _all_fields(cls: type, dotted: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field with its type; those of the members of a table by the names that `dotted` has for them."""
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        yield prefix + f.name, hints[f.name]
-        for group in _groups(hints[f.name]):
+        name, kind = prefix + f.name, hints[f.name]
+        yield name, kind
+        for group in _groups(kind):
             if not (group is Config and prefix):  # a tokenizer's recipe has none of its own
-                yield from _all_fields(group, f"{prefix}{f.name}.")
+                yield from _all_fields(group, dotted, f"{name}.")
+        if _member(kind) and dotted.startswith(f"{name}."):
+            key = dotted.removeprefix(f"{name}.").partition(".")[0]
+            yield from _all_fields(_member(kind), dotted, f"{name}.{key}.")
 
 
 def _unknown(dotted: str) -> UserError:
-    return UserError(
-        f"{dotted}: no such field; " + (_nearest(dotted, dict(_all_fields(Config))) or "see mmjax/config/fields.py")
-    )
+    near = _nearest(dotted, dict(_all_fields(Config, dotted)))
+    return UserError(f"{dotted}: no such field; " + (near or "see mmjax/config/fields.py"))
 
 
 def _field_type(dotted: str) -> Any:
     """The declared type of a field; the values of a dict field are fields of their own (objective.terms.NAME)."""
-    known = dict(_all_fields(Config))
+    known = dict(_all_fields(Config, dotted))
     parent, _, _ = dotted.rpartition(".")
     if dotted in known:
         if _groups(known[dotted]):
@@ -188,6 +245,8 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
         groups = _groups(hints[key])
         if value is None and types.NoneType in typing.get_args(hints[key]):
             values[key] = None
+        elif _member(hints[key]) and isinstance(value, Mapping):
+            values[key] = {str(k): _build(_member(hints[key]), v, f"{name}.{k}.") for k, v in value.items()}
         elif groups:
             values[key] = _build(_chosen(name, groups, value), value, name + ".")
         else:
@@ -226,6 +285,8 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
 
 def _type_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if dataclasses.is_dataclass(kind):
+        return "a group of fields"
     if typing.get_origin(kind) is tuple:
         return "a list, each item " + _type_name(typing.get_args(kind)[0])
     if typing.get_origin(kind) is dict:

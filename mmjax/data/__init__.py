@@ -4,10 +4,11 @@ The only place for TensorFlow, which is imported when a source that needs it is 
 """
 
 from mmjax.data.clip import read_clip
+from mmjax.data.mixture import mix
 from mmjax.data.picture import read_mask, read_picture
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.source import Source
-from mmjax.data.sources import PROVIDES, open_originals, open_source
+from mmjax.data.sources import open_originals, open_source, provides
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.data.text_features import cached_text_features, text_address
 from mmjax.data.tokens import open_tokens, token_address
@@ -15,7 +16,6 @@ from mmjax.data.write_prepared import SHARD_SIZE, write_prepared
 from mmjax.data.write_tokens import write_tokens
 
 __all__ = [
-    "PROVIDES",
     "SHARD_SIZE",
     "Source",
     "Tokenizer",
@@ -23,9 +23,11 @@ __all__ = [
     "evaluation_batches",
     "evaluation_size",
     "load_tokenizer",
+    "mix",
     "open_originals",
     "open_source",
     "open_tokens",
+    "provides",
     "read_clip",
     "read_mask",
     "read_picture",

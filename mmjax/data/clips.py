@@ -6,13 +6,14 @@ frames (PNG, JPEG), and captions.jsonl with a line for each clip that is to be u
     {"clip": "name.mp4", "captions": ["a dog runs over a meadow", "a dog on grass"]}
 """
 
+import contextlib
 import functools
 import itertools
 import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from PIL import Image
 from mmjax.config import Data
 from mmjax.data.clip import ANIMATIONS, ClipError, check_pyav, read_frames
 from mmjax.data.picture import resized_crop
-from mmjax.data.source import Reading, Rows, Source, epoch_order, my_positions
+from mmjax.data.source import Reading, Rows, Source, epoch_order
 from mmjax.types import UserError
 
 PROVIDES = ("image", "text")
@@ -75,19 +76,14 @@ def open_clips(config: Data, training: bool) -> Source:
         shape = (side, side, 3) if config.frames == 1 else (config.frames, side, side, 3)
 
         def calls() -> Iterator[Callable[[], Any]]:
-            for position in itertools.chain.from_iterable(map(np.ndarray.tolist, my_positions(reading))):
+            for position in itertools.chain.from_iterable(map(np.ndarray.tolist, reading.positions())):
                 epoch, place = divmod(position, len(names))
                 key = int(order(epoch)[place])
                 yield lambda epoch=epoch, key=key: (epoch, key, clip(reading, epoch, key))  # type: ignore[misc]
 
-        rows = []
-        for row in _in_parallel(calls()):
-            rows.append(row)
-            if len(rows) == reading.rows:
-                yield _batch(rows, names, captions, shape)
-                rows = []
-        if rows:
-            yield _batch(rows, names, captions, shape)
+        with contextlib.closing(_in_parallel(calls())) as rows:
+            for positions in reading.positions():
+                yield _batch(list(itertools.islice(rows, len(positions))), names, captions, shape)
 
     return Source("clips_folder", len(names), PROVIDES, all_captions, read)
 
@@ -114,7 +110,7 @@ def _batch(
     }
 
 
-def _in_parallel(calls: Iterator[Callable[[], Any]]) -> Iterator[Any]:
+def _in_parallel(calls: Iterator[Callable[[], Any]]) -> Generator[Any, None, None]:
     """What the calls return, in their order; some are made ahead, in threads that end with the iterator."""
     pool = ThreadPoolExecutor(WORKERS, "mmjax-clips")
     waiting: deque[Future[Any]] = deque()

@@ -1,12 +1,13 @@
 """Sources whose examples are read in any order: which one comes where follows from the seed and the position alone."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from mmjax.data import operations
 from mmjax.data.captions import Captions
+from mmjax.data.decoding import decoded
 from mmjax.data.source import Reading, Rows, Source
 
 PROVIDES = ("image", "text")
@@ -21,25 +22,27 @@ def indexed_source(name: str, captions: Captions, pictures: Callable[[int], byte
         pictures: gives the encoded picture by its index; called from several threads, may fail.
     """
     size = len(captions)
-    by_key = np.argsort(captions.keys)
+
+    def order(reading: Reading, positions: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        epochs, places = np.divmod(positions, size)
+        if not reading.training:
+            return places
+        runs = [(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
+        return np.concatenate([operations.shuffled_index(run, epoch, size, reading.seed) for epoch, run in runs])
 
     def read(reading: Reading) -> Iterator[Rows]:
-        tf = operations.tensorflow()
-        keys = tf.constant(captions.keys)
+        def named() -> Iterator[Rows]:
+            for positions in reading.positions():
+                indices = order(reading, positions)
+                keys = captions.keys[indices]
+                yield {
+                    "epoch": positions // size,
+                    "key": keys,
+                    "id": [str(key) for key in keys],
+                    "captions": [captions[index] for index in indices.tolist()],
+                    "picture": indices.tolist(),
+                }
 
-        @operations.as_written
-        def record(position: Any) -> dict[str, Any]:
-            epoch, index = position // size, position % size
-            if reading.training:
-                index = operations.shuffled_index(index, epoch, size, reading.seed)
-            key = keys[index]
-            # The captions stay out of TensorFlow, which would keep each as a string of its own.
-            none = tf.constant([], tf.string)
-            return {"epoch": epoch, "key": key, "id": tf.strings.as_string(key), "captions": none, "picture": index}
-
-        records = operations.my_positions(reading).map(record)
-        for rows in operations.read_records(records, lambda index: pictures(int(index)), reading, name):
-            indices = by_key[np.searchsorted(captions.keys, rows["key"], sorter=by_key)]
-            yield rows | {"captions": [captions[int(index)] for index in indices]}
+        return decoded(named(), pictures, reading)
 
     return Source(name, size, PROVIDES, lambda: iter(captions), read)

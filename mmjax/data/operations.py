@@ -1,4 +1,4 @@
-"""Reading by tf.data: which example comes where, a few batches ahead."""
+"""What is used of TensorFlow by several sources."""
 
 import contextlib
 import functools
@@ -8,13 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
-from mmjax.data.decoding import decoded
-from mmjax.data.source import Reading, Rows
 from mmjax.types import UserError
-
-Tensor = Any  # tf.Tensor and Dataset, unknown here: TensorFlow is imported only where it is used
-Dataset = Any
 
 ENDLESS = 2**62
 
@@ -39,46 +35,6 @@ def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
     return tensorflow().autograph.experimental.do_not_convert(function)
 
 
-def is_mine(position: Tensor, reading: Reading) -> Tensor:
-    """Whether this process reads the position."""
-    row = position % reading.batch
-    return tensorflow().logical_and(row >= reading.first, row < reading.first + reading.rows)
-
-
-def my_positions(reading: Reading) -> Dataset:
-    """The positions that this process reads, int64, in order."""
-    tf = tensorflow()
-    rows, start = reading.rows, reading.start + reading.first
-    positions = tf.data.Dataset.range(ENDLESS).map(as_written(lambda n: start + n // rows * reading.batch + n % rows))
-    return positions if reading.stop is None else positions.take_while(as_written(lambda p: p < reading.stop))
-
-
-def read_records(records: Dataset, picture: Callable[[Any], bytes], reading: Reading, name: str) -> Iterator[Rows]:
-    """Batches the records that a process reads, and prepares their pictures.
-
-    A picture that cannot be read becomes zeros with mask False in its place, so that a step's batch follows from
-    nothing but the step.
-
-    Args:
-        records: dicts of epoch int64, key int64, id string, captions string [n] and picture.
-        picture: gives the encoded picture from what the record has as `picture`; called from several threads, may fail.
-        name: of the source, for messages.
-
-    Raises:
-        UserError: where the records themselves cannot be read.
-    """
-    tf = tensorflow()
-    options = tf.data.Options()
-    options.deterministic = True
-    counted = records.map(as_written(lambda record: record | {"number": tf.size(record["captions"])}))
-    batches = counted.padded_batch(reading.rows).prefetch(1).with_options(options).as_numpy_iterator()
-    for batch in decoded(records_of(name, batches), picture, reading):
-        texts = zip(batch.pop("captions"), batch.pop("number"), strict=True)
-        captions = [[text.decode("utf-8", "replace") for text in row[:number]] for row, number in texts]
-        ids = [text.decode("utf-8", "replace") for text in batch.pop("id")]
-        yield batch | {"id": ids, "captions": captions}
-
-
 def records_of(name: str, iterator: Iterator[Any]) -> Iterator[Any]:
     """Passes on what a tf.data iterator gives; where its files cannot be read, a UserError naming the source."""
     cannot_read = tensorflow().errors.OpError
@@ -89,8 +45,7 @@ def records_of(name: str, iterator: Iterator[Any]) -> Iterator[Any]:
         raise UserError(f"data.source {name}: cannot be read: {reason}; is the data set complete?") from error
 
 
-def shuffled_index(place: Tensor, epoch: Tensor, size: int, seed: int) -> Tensor:
-    """The example at a place of an epoch: a permutation of the numbers below `size`, without keeping it in memory."""
+def shuffled_index(places: Int64[np.ndarray, " b"], epoch: int, size: int, seed: int) -> Int64[np.ndarray, " b"]:
+    """The examples at places of an epoch, of a permutation of the numbers below `size` that is nowhere in memory."""
     tf = tensorflow()
-    seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-    return tf.random.experimental.index_shuffle(place, seeds, np.int64(size - 1))
+    return tf.random.experimental.index_shuffle(places, np.array([seed, epoch]), np.int64(size - 1)).numpy()

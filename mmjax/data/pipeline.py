@@ -13,14 +13,14 @@ import numpy as np
 
 from mmjax.config import Config, Data
 from mmjax.data.caption_cache import CaptionCache
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.source import Reading, Rows, Source, share
 from mmjax.data.text import Tokenizer
 from mmjax.types import Batch, Feed, UserError
 
 PREPARED = 2  # batches made ahead
 LOGGED = 10  # pictures that could not be read are named up to so many
 AT_LEAST = 100  # pictures read before a share of them means something
-NOT_OF_A_BATCH = ("key", "epoch", "problem", "reading")  # fields of rows
+NOT_OF_A_BATCH = ("key", "epoch", "part", "problem", "reading")  # fields of rows
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def evaluation_batches(
     reading = make_reading(config.data, 0, stop, config.evaluate.batch, first, rows, False, 0)
 
     def batches() -> Iterator[Batch]:
-        parts = source.read(reading)
+        parts, part = source.read(reading), None
         for _ in range(0, stop, config.evaluate.batch):
-            part = next(parts, None) or _nothing(source, reading)
+            part = next(parts, None) or _nothing(source, reading, part)
             texts = [captions[0] if captions else "" for captions in part["captions"]]
             batch = _batch(source, part, texts, tokenizer.encode(texts, config.text.length))
             yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
@@ -89,14 +89,17 @@ def evaluation_batches(
 
 def evaluation_size(source: Source, config: Config) -> int:
     """How many examples of the source an evaluation takes: all, or the first data.evaluation_examples."""
+    if config.data.parts:  # each has its own, which the mixture keeps to
+        return source.size
     return min(source.size, config.data.evaluation_examples or source.size)
 
 
 def make_reading(
     data: Data, start: int, stop: int | None, batch: int, first: int, rows: int, training: bool, seed: int
 ) -> Reading:
-    """A Reading of pictures prepared as the recipe's data says; see there."""
-    return Reading(start, stop, batch, first, rows, training, seed, data.size, data.resize, training and data.flip)
+    """A Reading of one process's share (see source.share) of pictures prepared as the recipe's data says."""
+    positions = functools.partial(share, start, stop, batch, first, rows)
+    return Reading(positions, training, seed, data.size, data.resize, training and data.flip)
 
 
 def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, int]:
@@ -128,6 +131,10 @@ def report_rejected(source: Source, part: Rows) -> None:
     Raises:
         UserError: where they are more than the source's most_rejected.
     """
+    if source.parts:
+        _report_parts(source, part)
+        return
+    label = source.name if source.field == "data" else source.field
     source.examined += len(part["mask"])
     for i in np.flatnonzero(~part["mask"]):
         source.rejected += 1
@@ -136,13 +143,23 @@ def report_rejected(source: Source, part: Rows) -> None:
         if source.rejected <= LOGGED:
             last = "; further ones are only counted" if source.rejected == LOGGED else ""
             problem = part["problem"][i] if "problem" in part else f"picture {part['id'][i]} cannot be read"
-            logger.warning("%s: %s and is masked out%s", source.name, problem, last)
+            logger.warning("%s: %s and is masked out%s", label, problem, last)
     if source.rejected > source.most_rejected * max(source.examined, AT_LEAST):
         raise UserError(
-            f"data.source {source.name}: {source.rejected:,} of the first {source.examined:,} could not be read, "
-            f"more than data.most_rejected={source.most_rejected:g} of them; the first: {', '.join(source.named)}; "
-            "mend them, or raise data.most_rejected"
+            f"{source.field}.source {source.name}: {source.rejected:,} of the first {source.examined:,} could not be "
+            f"read, more than {source.field}.most_rejected={source.most_rejected:g} of them; the first: "
+            f"{', '.join(source.named)}; mend them, or raise {source.field}.most_rejected"
         )
+
+
+def _report_parts(source: Source, rows: Rows) -> None:
+    """Reports what each part of a mixture could not read as its own."""
+    for number, part in enumerate(source.parts):
+        chosen = np.flatnonzero(rows["part"] == number)
+        theirs: Rows = {name: [rows[name][i] for i in chosen] for name in ("id", "problem")}
+        report_rejected(part, theirs | {"mask": rows["mask"][chosen]})
+    source.examined = sum(part.examined for part in source.parts)
+    source.rejected = sum(part.rejected for part in source.parts)
 
 
 def _timed(parts: Iterator[Rows], feed: Feed) -> Iterator[Rows]:
@@ -159,10 +176,12 @@ def _timed(parts: Iterator[Rows], feed: Feed) -> Iterator[Rows]:
         yield part
 
 
-def _nothing(source: Source, reading: Reading) -> Rows:
-    """No rows, with the fields that the source's rows have."""
-    one = next(source.read(dataclasses.replace(reading, first=0, rows=1)))
-    return {name: values[:0] for name, values in one.items() if name != "reading"}
+def _nothing(source: Source, reading: Reading, last: Rows | None) -> Rows:
+    """No rows, with the fields of those before; a process that never had any reads one example to know them."""
+    if last is None:
+        first = dataclasses.replace(reading, positions=lambda: iter([np.zeros(1, np.int64)]))
+        last = next(source.read(first))
+    return {name: values[:0] for name, values in last.items() if name != "reading"}
 
 
 def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mmjax.config import Data
-from mmjax.data.source import Reading, Rows, Source, epoch_order, my_positions
+from mmjax.data.source import Reading, Rows, Source, epoch_order
 from mmjax.scenes import draw, motion
 from mmjax.scenes.grammar import caption
 
@@ -45,7 +45,7 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
 
     def read(reading: Reading) -> Iterator[Rows]:
         order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
-        for positions in my_positions(reading):
+        for positions in reading.positions():
             epochs, places = np.divmod(positions, size)
             keys = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
             images, captions = zip(*(example(int(key)) for key in keys), strict=True)

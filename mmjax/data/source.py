@@ -5,8 +5,10 @@ holds the positions from k * batch on, whatever the number of processes, so a ru
 a position at once, but for coco_tfds, which reads past the records of the epoch that come before it.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from mmjax.types import Feed
 #   captions list of b lists of strings
 #   problem  list of b strings     (optional) what is wrong with a picture or clip of mask False
 #   reading  float                 (optional) seconds that were waited for files
+#   part     int64 [b]             of a mixture: which of its parts
 Rows = dict[str, Any]
 
 
@@ -32,20 +35,14 @@ class Reading:
     """Which positions one process reads, and how pictures are prepared.
 
     Attributes:
-        start: first position of the stream, where a global batch begins.
-        stop: position behind the last one; None: endless.
-        batch: positions in a global batch.
-        first, rows: the process reads `rows` positions from the `first` of each global batch on.
+        positions: starts a pass over them, in rising order; those that it gives at a time, at least one, are read at a
+            time.
         training: every epoch in another order, random crop and flip; otherwise in order, the center.
         seed: what the order and the random crops depend on, from 0 up.
         size, resize, flip: as in `mmjax.config.Data`.
     """
 
-    start: int
-    stop: int | None
-    batch: int
-    first: int
-    rows: int
+    positions: Callable[[], Iterator[Int64[np.ndarray, " rows"]]]
     training: bool
     seed: int
     size: int
@@ -62,13 +59,15 @@ class Source:
         size: examples in an epoch.
         provides: what a model or an evaluator may ask for.
         all_captions: starts a pass over every caption.
-        read: the positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer.
+        read: the positions of a Reading, as many at a time as that gives.
         text_features: of texts, float16 [b, t, d], zero behind each text's tokens; None: a batch holds none.
         examined: how many pictures or clips were read so far.
         rejected: how many of them were found to be unreadable (once an epoch for each such picture).
         named: the first of those.
         most_rejected: as in `mmjax.config.Data`.
         feed: how the making of training batches goes.
+        parts: of a mixture; their rejects are counted apart, and `part` [b] of its rows says which a row is of.
+        field: where the recipe describes it.
     """
 
     name: str
@@ -79,22 +78,26 @@ class Source:
     text_features: Callable[[Sequence[str]], Float16[np.ndarray, "b t d"]] | None = None
     examined: int = 0
     rejected: int = 0
-    named: list[str] = field(default_factory=list)
+    named: list[str] = dataclasses.field(default_factory=list)
     most_rejected: float = 0.1
-    feed: Feed = field(default_factory=Feed)
+    feed: Feed = dataclasses.field(default_factory=Feed)
+    parts: "tuple[Source, ...]" = ()
+    field: str = "data"
 
 
-def my_positions(reading: Reading) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """The positions of a Reading, `rows` of them at a time; the last of a finite reading may be fewer."""
-    batch_start = reading.start
-    while True:
-        positions = batch_start + reading.first + np.arange(reading.rows)
-        if reading.stop is not None:
-            positions = positions[positions < reading.stop]
-        if not positions.size:
+def share(start: int, stop: int | None, batch: int, first: int, rows: int) -> Iterator[Int64[np.ndarray, " rows"]]:
+    """The positions of one process: `rows` of them from the `first` of each global batch on.
+
+    Args:
+        start: the position where the first global batch begins.
+        stop: the position behind the last one, which cuts the last batch short; None: endless.
+        batch: positions in a global batch.
+    """
+    for begin in itertools.count(start + first, batch):
+        end = begin + rows if stop is None else min(begin + rows, stop)
+        if end <= begin:
             return
-        yield positions
-        batch_start += reading.batch
+        yield np.arange(begin, end)
 
 
 def epoch_order(reading: Reading, size: int, epoch: int) -> Int64[np.ndarray, "{size}"]:

@@ -4,6 +4,7 @@ import importlib.util
 
 from mmjax.config import Data
 from mmjax.data import clips, coco, prepared, scenes, tfds
+from mmjax.data.mixture import common_to, mix
 from mmjax.data.originals import Originals
 from mmjax.data.source import Source
 from mmjax.types import UserError
@@ -18,6 +19,13 @@ PROVIDES = {
 }
 
 
+def provides(config: Data) -> tuple[str, ...]:
+    """What the source that the recipe names provides, a mixture what all of its parts do."""
+    if config.source != "mixture":
+        return PROVIDES[config.source]
+    return common_to([provides(part) for part in config.parts.values()])
+
+
 def open_source(config: Data, training: bool, seed: int) -> Source:
     """Opens the source that the recipe names: its training or its evaluation examples.
 
@@ -29,6 +37,8 @@ def open_source(config: Data, training: bool, seed: int) -> Source:
     Raises:
         UserError: where the data set is missing, incomplete or of another layout.
     """
+    if config.source == "mixture":
+        return mix({name: open_source(part, training, seed) for name, part in config.parts.items()}, config, training)
     source = _open(config, training, seed)
     source.most_rejected = config.most_rejected
     return source

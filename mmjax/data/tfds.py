@@ -1,10 +1,14 @@
 """TFDS coco_captions, as it was prepared on a disk or in a bucket."""
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from mmjax.data import operations
+from mmjax.data.decoding import decoded
 from mmjax.data.originals import Original, Originals
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.types import UserError
@@ -13,6 +17,7 @@ PROVIDES = ("image", "text")
 NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # what TFDS calls it
 PARSED = 16  # records parsed ahead
+OTHER, MINE, OVER = range(3)  # whose a record is
 FILES_AT_ONCE, FROM_A_FILE = 16, 16  # a training epoch mixes so many files, so many records of each in turn
 
 
@@ -66,37 +71,62 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
 
     def read(reading: Reading) -> Iterator[Rows]:
         tf = operations.tensorflow()
-        first_epoch, skipped = divmod(reading.start, info.num_examples)
+        first = next(reading.positions(), np.zeros(1, np.int64))[0]
+        first_epoch, skipped = divmod(int(first), info.num_examples)
         epochs = tf.data.Dataset.range(first_epoch, operations.ENDLESS)
 
         @operations.as_written
         def numbered(epoch: Any) -> Any:
             return records(epoch, reading.training, reading.seed).map(lambda serialized: (epoch, serialized))
 
-        stream = epochs.flat_map(numbered)
-        stream = stream.skip(skipped).enumerate(reading.start)
-        if reading.stop is not None:
-            stream = stream.take(reading.stop - reading.start)
-        stream = stream.filter(operations.as_written(lambda position, _: operations.is_mine(position, reading)))
+        whose = _whose(reading)
 
         @operations.as_written
-        def record(position: Any, epoch_and_serialized: Any) -> dict[str, Any]:
-            epoch, serialized = epoch_and_serialized
+        def told(position: Any, epoch_and_serialized: Any) -> Any:
+            return tf.numpy_function(whose, [position], tf.int64), *epoch_and_serialized
+
+        @operations.as_written
+        def record(_: Any, epoch: Any, serialized: Any) -> dict[str, Any]:
             seen = example(serialized)
             key = tf.cast(seen["image/id"], tf.int64)
-            captions = seen["captions"]["text"]
-            return {
-                "epoch": epoch,
-                "key": key,
-                "id": tf.strings.as_string(key),
-                "captions": captions,
-                "picture": seen["image"],
-            }
+            return {"epoch": epoch, "key": key, "captions": seen["captions"]["text"], "picture": seen["image"]}
 
-        mine = stream.map(record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return operations.read_records(mine, lambda content: content, reading, "coco_tfds")
+        stream = epochs.flat_map(numbered).skip(skipped).enumerate(int(first)).map(told)
+        stream = stream.take_while(operations.as_written(lambda whose, *_: whose != OVER))
+        stream = stream.filter(operations.as_written(lambda whose, *_: whose == MINE))
+        mine = stream.map(record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(PARSED)
+        found = operations.records_of("coco_tfds", mine.as_numpy_iterator())
+
+        def rows() -> Iterator[Rows]:
+            for positions in reading.positions():
+                if not (some := list(itertools.islice(found, len(positions)))):
+                    return
+                yield {
+                    "epoch": np.array([row["epoch"] for row in some]),
+                    "key": np.array([row["key"] for row in some]),
+                    "id": [str(row["key"]) for row in some],
+                    "captions": [[text.decode("utf-8", "replace") for text in row["captions"]] for row in some],
+                    "picture": [row["picture"] for row in some],
+                }
+
+        return decoded(rows(), lambda content: content, reading)
 
     return Source("coco_tfds", info.num_examples, PROVIDES, all_captions, read)
+
+
+def _whose(reading: Reading) -> Callable[[np.int64], np.int64]:
+    """Tells of the positions of the stream, one after the other, whether they are among those of the reading."""
+    mine = itertools.chain.from_iterable(map(np.ndarray.tolist, reading.positions()))
+    awaited = next(mine, None)
+
+    def told(position: np.int64) -> np.int64:
+        nonlocal awaited
+        if position != awaited:
+            return np.int64(OVER if awaited is None else OTHER)
+        awaited = next(mine, None)
+        return np.int64(MINE)
+
+    return told
 
 
 def tfds_originals(root: str, split: str) -> Originals:

@@ -27,7 +27,7 @@ from jaxtyping import Int, Integer, Shaped
 from safetensors import SafetensorError, safe_open
 
 from mmjax.config import Config, differences, to_dict
-from mmjax.data.source import Reading, Rows, Source, epoch_order, my_positions
+from mmjax.data.source import Reading, Rows, Source, epoch_order
 from mmjax.types import Params, UserError, leaf_name
 
 FORMAT = 1
@@ -92,7 +92,7 @@ def token_address(
     """
     data = to_dict(config.data)
     scenes, training = data["source"] == "scenes", split == "train"
-    unused = {"root", "shuffle_buffer", "most_rejected"}
+    unused = {"root", "shuffle_buffer", "most_rejected", "parts", "weight"}
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
@@ -158,7 +158,7 @@ def open_tokens(folder: Path, address: Mapping[str, Any]) -> Source:
 
     def read(reading: Reading) -> Iterator[Rows]:
         order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
-        for positions in my_positions(reading):
+        for positions in reading.positions():
             epochs, places = np.divmod(positions, size)
             examples = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
             view = (epochs + examples + reading.seed) % views if reading.training else np.zeros_like(examples)

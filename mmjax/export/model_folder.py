@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmjax import models
-from mmjax.config import Config, VisualTokenizer, to_dict
+from mmjax.config import Config, Data, VisualTokenizer, to_dict
 from mmjax.files import write_json
 from mmjax.models import visual_tokenizer
 from mmjax.train.workdir import read_recipe, versions
@@ -110,6 +110,11 @@ def read_params(path: Path, shapes: Params) -> Params:
     return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 
+def _sources(data: Data) -> str:
+    parts = ", ".join(f"{part.weight:g} x `{part.source}`" for part in data.parts.values())
+    return f"`{data.source}`" + (f" of {parts}" if parts else "")
+
+
 def _card(config: Config, params: Params, step: int, figures: Mapping[str, float]) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(figures.items())]
@@ -117,7 +122,7 @@ def _card(config: Config, params: Params, step: int, figures: Mapping[str, float
     kind, code = _tokenizer_card(config) if isinstance(config.model, VisualTokenizer) else _generator_card(config)
     return f"""# {config.name}
 
-{kind} {count:,} parameters, {step:,} steps on `{config.data.source}`.
+{kind} {count:,} parameters, {step:,} steps on {_sources(config.data)}.
 
 In this folder:
 

@@ -111,7 +111,7 @@ def check_recipe(workdir: Path, config: Config) -> None:
         return
     before = read_recipe(workdir)
     old, new = to_dict(before), to_dict(config)
-    changed = [(n, a, b) for n, a, b in differences(old, new) if not _without_part(n).startswith(_FREE)]
+    changed = [(n, a, b) for n, a, b in differences(old, new) if not _in_general(n).startswith(_FREE)]
     if not _has_begun(workdir, before):
         if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)
@@ -128,9 +128,11 @@ def _has_begun(workdir: Path, config: Config) -> bool:
     return "://" in at or any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*"))
 
 
-def _without_part(name: str) -> str:
-    """A field's name as the recipe that it belongs to has it, which may lie inside of another."""
-    return re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
+def _in_general(name: str) -> str:
+    """A field's name as the recipe that it belongs to has it, which may lie inside of another; of a part of a mixture
+    the name in any data."""
+    own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
+    return re.sub(r"^data\.parts\.[^.]+\.", "data.", own)
 
 
 @contextmanager
@@ -159,7 +161,7 @@ def open_workdir(workdir: Path, config: Config) -> None:
 def check_overrides(overrides: Mapping[str, str]) -> None:
     """Raises UserError for a field that may not be another for evaluating than it was for training."""
     for name in overrides:
-        if not name.startswith(_AFTERWARDS):
+        if not _in_general(name).startswith(_AFTERWARDS):
             raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
 
 

@@ -16,7 +16,7 @@ from mmjax.data.resize import crop_window, resized_crop
 from mmjax.data.source import Reading
 from mmjax.types import UserError
 
-READING = Reading(start=0, stop=None, batch=7, first=0, rows=7, training=True, seed=5, size=31, resize=37, flip=True)
+READING = Reading(positions=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
 COLOR = Image.fromarray(picture(3))
 FORMATS = {
     "jpeg": encoded(COLOR, "JPEG"),

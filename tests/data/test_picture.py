@@ -104,7 +104,7 @@ def as_evaluated(content: bytes, size: int, resize: int) -> np.ndarray:
     future: Future[bytes] = Future()
     future.set_result(content)
     image = np.zeros((size, size, 3), np.float32)
-    assert decoding._prepare(future, 0, 0, image, Reading(0, None, 1, 0, 1, False, 0, size, resize, False)) is not None
+    assert decoding._prepare(future, 0, 0, image, Reading(lambda: iter(()), False, 0, size, resize, False)) is not None
     return image
 
 

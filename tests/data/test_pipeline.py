@@ -172,8 +172,7 @@ def test_caption_draws_cover_all_alike_and_change_by_epoch(name: str, roots: dic
 
 def counting_source(read: Any = None, size: int = 7) -> Source:
     def rows(reading: Any) -> Iterator[Rows]:
-        for start in itertools.count(reading.start, reading.batch):
-            n = np.arange(start, start + reading.rows)
+        for n in reading.positions():
             image = np.zeros((len(n), 2, 2, 3), np.float32)
             fields = {"key": n % size, "epoch": n // size, "id": [str(i) for i in n], "captions": [CAPTIONS] * len(n)}
             yield {"image": image, "mask": np.ones(len(n), np.bool_), **fields}
@@ -183,7 +182,7 @@ def counting_source(read: Any = None, size: int = 7) -> Source:
 
 def test_an_example_without_captions_gets_an_empty_text() -> None:
     def read(reading: Any) -> Iterator[Rows]:
-        yield next(counting_source().read(reading)) | {"captions": [[]] * reading.rows}
+        yield next(counting_source().read(reading)) | {"captions": [[]] * 5}
 
     for make in (training_batches, evaluation_batches):
         assert next(make(counting_source(read), TOKENIZER, recipe("scenes")))["text"].tolist() == [[3] + [0] * 12] * 5

@@ -1,6 +1,7 @@
 """The cache of visual tokens: what is in it, going on after an end of any kind, damage, and the batches it gives."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -17,7 +18,7 @@ from made_data import jpeg, recipe, write_coco
 
 from mmjax import data
 from mmjax.config import Config, resolve
-from mmjax.data.source import Reading, Rows, Source, my_positions
+from mmjax.data.source import Reading, Rows, Source, share
 from mmjax.types import Batch, UserError
 
 SIZE, VIEWS, BATCH, POSITIONS = 23, 3, 4, 9  # 9 positions a shard become 8: two batches
@@ -40,7 +41,7 @@ def made_source(size: int = SIZE) -> Source:
     """Pictures that say which view they are, one of them unreadable in every view, with 0, 1 or 2 captions."""
 
     def read(reading: Reading) -> Iterator[Rows]:
-        for positions in my_positions(reading):
+        for positions in reading.positions():
             epochs, places = np.divmod(positions, size)
             pairs = list(zip(epochs, places, strict=True))
             keys = np.array([key_of(int(e), int(p)) if reading.training else 10 + 3 * p for e, p in pairs])
@@ -98,7 +99,7 @@ def tokenizer() -> data.Tokenizer:
 
 
 def reading(start: int = 0, stop: int | None = None, training: bool = True, seed: int = 5, rows: int = 7) -> Reading:
-    return Reading(start, stop, rows, 0, rows, training, seed, 16, 18, False)
+    return Reading(functools.partial(share, start, stop, rows, 0, rows), training, seed, 16, 18, False)
 
 
 def take(batches: Iterator[Batch], count: int) -> list[Batch]:

@@ -1,0 +1,91 @@
+"""Sizes and combinations of the fields of a recipe's data, and of each part of a mixture, that no type can rule out."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.config.fields import Data
+from mmjax.types import UserError
+
+PART = {"scenes": {"source": "scenes", "weight": 1.0}}  # an example for messages
+LEAST_WEIGHT = 1000  # a part has at least the whole of all weights divided by this
+
+
+def check_data(data: Data, name: str = "data") -> None:
+    """Raises UserError for the first that is impossible; `name` is that of the data in its recipe."""
+    above_0(
+        {
+            f"{name}.size": data.size,
+            f"{name}.scenes.examples": data.scenes.examples,
+            f"{name}.shuffle_buffer": data.shuffle_buffer,
+            f"{name}.frames": data.frames,
+            f"{name}.frame_rate": data.frame_rate,
+        }
+    )
+    not_below_0({f"{name}.evaluation_examples": data.evaluation_examples})
+    need(0 <= data.most_rejected <= 1, f"{name}.most_rejected: must be from 0 to 1")
+    need(data.resize >= data.size, f"{name}.resize: {data.resize} is smaller than {name}.size, {data.size}")
+    if data.source == "mixture":
+        _check_mixture(data, name)
+        return
+    need(not data.parts, f"{name}.parts: are those of a mixture, and {name}.source is {data.source}")
+    if data.source == "scenes":
+        _check_scenes(data, name)
+        return
+    need(
+        bool(data.root), f"{name}.root: {data.source} needs the folder of the data set, as in --config.{name}.root=DIR"
+    )
+    need(
+        data.frames == 1 or not data.source.startswith("coco"),
+        f"{name}.frames: {data.source} holds pictures; clips of {data.frames} frames come from clips_folder or scenes",
+    )
+
+
+def _check_scenes(data: Data, name: str) -> None:
+    need(not data.flip, f"{name}.flip: a mirrored scene makes its caption false (left of, right of); set it to false")
+    need(
+        (data.train_split, data.evaluation_split) == ("train", "validation"),
+        f"{name}.train_split, {name}.evaluation_split: scenes have no splits but train and validation",
+    )
+    need(data.size >= 32, f"{name}.size: scenes are drawn from 32 pixels up, not {data.size}")
+
+
+def _check_mixture(data: Data, name: str) -> None:
+    need(bool(data.parts), f"{name}.parts: a mixture needs at least one, as in {PART}")
+    for key, part in data.parts.items():
+        at = f"{name}.parts.{key}"
+        need(
+            bool(re.fullmatch(r"\w[\w-]*", key)),
+            f"{name}.parts: {key!r} must be a name of letters, digits, _ and -, as in {PART}",
+        )
+        need(
+            part.source != "mixture",
+            f"{at}: is a mixture itself; name its parts beside the others, in {name}.parts",
+        )
+        above_0({f"{at}.weight": part.weight})
+        for field in ("size", "frames", "frame_rate"):
+            ours, theirs = getattr(data, field), getattr(part, field)
+            need(ours == theirs, f"{at}.{field}: must be that of all parts, {name}.{field}={ours}, not {theirs}")
+        check_data(part, at)
+    whole = sum(part.weight for part in data.parts.values())
+    for key, part in data.parts.items():
+        need(
+            part.weight * LEAST_WEIGHT >= whole,
+            f"{name}.parts.{key}.weight: {part.weight:g} is less than 1 in {LEAST_WEIGHT:,} of all, {whole:g}; "
+            "leave the part out, or raise it",
+        )
+
+
+def above_0(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        need(value > 0, f"{name}: must be above 0, not {value}")
+
+
+def not_below_0(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        need(value >= 0, f"{name}: must not be below 0, not {value}")
+
+
+def need(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

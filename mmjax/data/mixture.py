@@ -1,0 +1,169 @@
+"""Several sources as one, drawn by weights; each keeps its own epochs.
+
+The stream of training positions falls into cycles of equal length, in each of which a part has the same number of
+places (its slots), in an order that follows from the seed and the number of the cycle. So both which part a position is
+of, and how many of that part came before it, follow from the position alone. An evaluation takes the parts one after
+the other.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from mmjax.config import Data
+from mmjax.data.source import Reading, Rows, Source
+from mmjax.types import UserError
+
+LONGEST = 4096  # slots of a cycle; weights that would need more are rounded
+SHORTEST = 64  # so that a batch takes few cycles
+KEPT = 64  # cycles
+LISTS = ("id", "captions", "problem")
+
+# Which part each position is of, and its position in the part's own stream.
+Locate = Callable[[Int64[np.ndarray, " b"]], tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
+
+
+def mix(sources: Mapping[str, Source], config: Data, training: bool) -> Source:
+    """A mixture as a source; its epoch is as long as those of all its parts together.
+
+    Ids are PART/ID, and keys differ between parts. In training a part gives what it would give alone with its seed.
+
+    Args:
+        sources: the parts by their names in config.parts.
+        config: of the mixture.
+    """
+    parts = [
+        replace(source, field=f"data.parts.{name}", most_rejected=config.parts[name].most_rejected)
+        for name, source in sources.items()
+    ]
+    data = [config.parts[name] for name in sources]
+    sizes = [source.size for source in parts]
+    if not training:
+        sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, data, strict=True)]
+    slots = slots_of([part.weight for part in data])
+
+    def read(reading: Reading) -> Iterator[Rows]:
+        locate = by_cycles(slots, reading.seed) if reading.training else one_after_the_other(sizes)
+
+        def positions_of(number: int) -> Iterator[Int64[np.ndarray, " rows"]]:
+            for positions in reading.positions():
+                part, place = locate(positions)
+                if np.any(part == number):
+                    yield place[part == number]
+
+        with ExitStack() as stack:
+            streams: list[Any] = []
+            for number, (source, part) in enumerate(zip(parts, data, strict=True)):
+                flip = reading.training and part.flip
+                mine = functools.partial(positions_of, number)
+                theirs = source.read(replace(reading, positions=mine, resize=part.resize, flip=flip))
+                streams.append(stack.enter_context(closing(theirs)))  # type: ignore[type-var]
+            for positions in reading.positions():
+                part_of, _ = locate(positions)
+                found = {}
+                for number in np.unique(part_of).tolist():
+                    rows = next(streams[number], None)
+                    if rows is None or len(rows["key"]) != np.sum(part_of == number):
+                        raise UserError(f"{parts[number].field}: ended too early; is the data set complete?")
+                    found[number] = rows
+                yield _together(part_of, found, list(sources))
+
+    def all_captions() -> Iterator[str]:
+        streams = [source.all_captions() for source in parts]  # in turn: a tokenizer may look at the first ones only
+        return (text for row in itertools.zip_longest(*streams) for text in row if text is not None)
+
+    common = common_to([source.provides for source in parts])
+    return Source("mixture", sum(sizes), common, all_captions, read, parts=tuple(parts))
+
+
+def common_to(provided: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What is among all of them, in the order of the first."""
+    return tuple(name for name in provided[0] if all(name in others for others in provided))
+
+
+def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
+    """How many slots of a cycle each part has: in the proportion of the weights, to one in LONGEST.
+
+    Weights such as 3 and 1, or 0.7 and 0.3, are met exactly. Others are rounded by largest remainders.
+    """
+    exact = [Fraction(repr(weight)) for weight in weights]
+    whole = sum(exact)
+    scale = math.lcm(*((weight / whole).denominator for weight in exact))
+    if scale <= LONGEST:
+        scale *= math.ceil(SHORTEST / scale)
+        return tuple(int(weight / whole * scale) for weight in exact)
+    shares = [weight / whole * LONGEST for weight in exact]
+    slots = [int(share) for share in shares]
+    largest = sorted(range(len(shares)), key=lambda i: slots[i] - shares[i])
+    for i in largest[: LONGEST - sum(slots)]:
+        slots[i] += 1
+    return tuple(slots)
+
+
+def by_cycles(slots: Sequence[int], seed: int) -> Locate:
+    """Training: cycles in which each part has its slots, in an order that follows from the seed and the cycle."""
+    length, counts = sum(slots), np.array(slots, np.int64)
+    in_order = np.repeat(np.arange(len(slots)), counts)
+    before = np.arange(length) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    @functools.lru_cache(maxsize=KEPT)
+    def cycle(number: int) -> tuple[Int64[np.ndarray, " slots"], Int64[np.ndarray, " slots"]]:
+        """The part of each slot, and how many of its slots come before it."""
+        # The last number keeps these draws apart from those of orders, crops and captions.
+        parts = np.random.default_rng((seed, number, 0, 2)).permutation(in_order)
+        places = np.empty_like(before)
+        places[np.argsort(parts, kind="stable")] = before
+        return parts, places
+
+    def locate(positions: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        cycles, chosen = np.divmod(positions, length)
+        part, place = np.empty_like(positions), np.empty_like(positions)
+        for number in np.unique(cycles).tolist():
+            here = cycles == number
+            parts, places = cycle(number)
+            part[here] = parts[chosen[here]]
+            place[here] = number * counts[part[here]] + places[chosen[here]]
+        return part, place
+
+    return locate
+
+
+def one_after_the_other(sizes: Sequence[int]) -> Locate:
+    """Evaluation: all examples of the first part, then those of the second."""
+    ends = np.cumsum(sizes)
+
+    def locate(positions: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        part = np.searchsorted(ends, positions, side="right")
+        return part, positions - (ends - sizes)[part]
+
+    return locate
+
+
+def _together(part_of: Int64[np.ndarray, " b"], found: Mapping[int, Rows], names: Sequence[str]) -> Rows:
+    """The rows of each part at the places of that part."""
+    places = {number: np.flatnonzero(part_of == number) for number in found}
+    rows: Rows = {"part": part_of, "reading": sum(theirs.get("reading", 0.0) for theirs in found.values())}
+    for number, theirs in found.items():
+        prefix = f"{names[number]}/"
+        ids = [prefix + name for name in theirs["id"]]
+        told = theirs.get("problem", [f"picture {name} cannot be read" for name in theirs["id"]])
+        given = {**theirs, "key": theirs["key"] * len(names) + number, "id": ids, "problem": told}
+        given.pop("reading", None)
+        for name, values in given.items():
+            if name in LISTS:
+                column = rows.setdefault(name, [None] * len(part_of))
+                for place, value in zip(places[number].tolist(), values, strict=True):
+                    column[place] = value
+            else:
+                if name not in rows:
+                    rows[name] = np.empty((len(part_of), *values.shape[1:]), values.dtype)
+                rows[name][places[number]] = values
+    return rows
