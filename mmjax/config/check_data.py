@@ -1,13 +1,12 @@
 """Sizes and combinations of the fields of a recipe's data, and of each part of a mixture, that no type can rule out."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.config.fields import Data
 from mmjax.types import UserError
 
-PART = {"scenes": {"source": "scenes", "weight": 1.0}}  # an example for messages
+EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}
 LEAST_WEIGHT = 1000  # a part has at least the whole of all weights divided by this
 
 
@@ -51,13 +50,9 @@ def _check_scenes(data: Data, name: str) -> None:
 
 
 def _check_mixture(data: Data, name: str) -> None:
-    need(bool(data.parts), f"{name}.parts: a mixture needs at least one, as in {PART}")
+    need(bool(data.parts), f"{name}.parts: a mixture needs at least one, as in {EXAMPLE}")
     for key, part in data.parts.items():
         at = f"{name}.parts.{key}"
-        need(
-            bool(re.fullmatch(r"\w[\w-]*", key)),
-            f"{name}.parts: {key!r} must be a name of letters, digits, _ and -, as in {PART}",
-        )
         need(
             part.source != "mixture",
             f"{at}: is a mixture itself; name its parts beside the others, in {name}.parts",

@@ -55,7 +55,7 @@ class Data:
     most_rejected: float = 0.1
     shuffle_buffer: int = 4096
     scenes: Scenes = field(default_factory=Scenes)
-    parts: dict[str, "Part"] = field(default_factory=dict)
+    parts: dict[str, "Part"] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -97,6 +98,8 @@ def _fill_parts(tree: Any, prefix: str = "") -> None:
         return
     data["parts"] = parts = data.pop("parts")  # last, so that what is wrong is told of the mixture first
     for name, part in parts.items():
+        if not re.fullmatch(r"\w[\w-]*", str(name)):
+            raise UserError(f"{prefix}data.parts: {name!r} is no name for a part; take letters, digits, _ and -")
         if not isinstance(part, dict):
             continue  # told as a wrong type
         if "source" not in part:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmjax.config import Data
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.source import Reading, Rows, Share, Source
 from mmjax.types import UserError
 
 LONGEST = 4096  # slots of a cycle; weights that would need more are rounded
@@ -53,18 +53,20 @@ def mix(sources: Mapping[str, Source], config: Data, training: bool) -> Source:
     def read(reading: Reading) -> Iterator[Rows]:
         locate = by_cycles(slots, reading.seed) if reading.training else one_after_the_other(sizes)
 
-        def positions_of(number: int) -> Iterator[Int64[np.ndarray, " rows"]]:
-            for positions in reading.positions():
+        def shares_of(number: int) -> Iterator[Share]:
+            for positions, mine in reading.shares():
                 part, place = locate(positions)
-                if np.any(part == number):
-                    yield place[part == number]
+                theirs = part == number
+                before, count = np.count_nonzero(theirs[: mine.start]), np.count_nonzero(theirs[mine])
+                if count:
+                    yield place[theirs], slice(before, before + count)
 
         with ExitStack() as stack:
             streams: list[Any] = []
             for number, (source, part) in enumerate(zip(parts, data, strict=True)):
                 flip = reading.training and part.flip
-                mine = functools.partial(positions_of, number)
-                theirs = source.read(replace(reading, positions=mine, resize=part.resize, flip=flip))
+                shares = functools.partial(shares_of, number)
+                theirs = source.read(replace(reading, shares=shares, resize=part.resize, flip=flip))
                 streams.append(stack.enter_context(closing(theirs)))  # type: ignore[type-var]
             for positions in reading.positions():
                 part_of, _ = locate(positions)

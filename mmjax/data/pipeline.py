@@ -26,7 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def training_batches(
-    source: Source, tokenizer: Tokenizer, config: Config, start_step: int = 0, process: int = 0, processes: int = 1
+    source: Source,
+    tokenizer: Tokenizer,
+    config: Config,
+    start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    position: int | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches, one a step, from `start_step` on.
 
@@ -36,13 +42,14 @@ def training_batches(
 
     Args:
         process, processes: which of the equal parts of each global batch to make.
+        position: where the first batch begins, if it is not there: behind the examples of steps with other batches.
 
     Raises:
         UserError: where the processes cannot share a batch equally.
     """
     first, rows = _part("train.batch", config.train.batch, process, processes)
     seed = config.seed % 2**32
-    start = start_step * config.train.batch
+    start = start_step * config.train.batch if position is None else position
     reading = make_reading(config.data, start, None, config.train.batch, first, rows, True, seed)
 
     def batches() -> Iterator[Batch]:
@@ -98,8 +105,8 @@ def make_reading(
     data: Data, start: int, stop: int | None, batch: int, first: int, rows: int, training: bool, seed: int
 ) -> Reading:
     """A Reading of one process's share (see source.share) of pictures prepared as the recipe's data says."""
-    positions = functools.partial(share, start, stop, batch, first, rows)
-    return Reading(positions, training, seed, data.size, data.resize, training and data.flip)
+    shares = functools.partial(share, start, stop, batch, first, rows)
+    return Reading(shares, training, seed, data.size, data.resize, training and data.flip)
 
 
 def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, int]:
@@ -179,7 +186,7 @@ def _timed(parts: Iterator[Rows], feed: Feed) -> Iterator[Rows]:
 def _nothing(source: Source, reading: Reading, last: Rows | None) -> Rows:
     """No rows, with the fields of those before; a process that never had any reads one example to know them."""
     if last is None:
-        first = dataclasses.replace(reading, positions=lambda: iter([np.zeros(1, np.int64)]))
+        first = dataclasses.replace(reading, shares=lambda: share(0, 1, 1, 0, 1))
         last = next(source.read(first))
     return {name: values[:0] for name, values in last.items() if name != "reading"}
 

@@ -30,24 +30,31 @@ from mmjax.types import Feed
 Rows = dict[str, Any]
 
 
+Share = tuple[Int64[np.ndarray, " b"], slice]
+
+
 @dataclass(frozen=True)
 class Reading:
     """Which positions one process reads, and how pictures are prepared.
 
     Attributes:
-        positions: starts a pass over them, in rising order; those that it gives at a time, at least one, are read at a
-            time.
+        shares: starts a pass over the global batches: the positions of each that are this source's, in rising order,
+            and which of them the process reads, at least one, at a time.
         training: every epoch in another order, random crop and flip; otherwise in order, the center.
         seed: what the order and the random crops depend on, from 0 up.
         size, resize, flip: as in `mmjax.config.Data`.
     """
 
-    positions: Callable[[], Iterator[Int64[np.ndarray, " rows"]]]
+    shares: Callable[[], Iterator[Share]]
     training: bool
     seed: int
     size: int
     resize: int
     flip: bool
+
+    def positions(self) -> Iterator[Int64[np.ndarray, " rows"]]:
+        """Those that the process reads, as many at a time as it reads of a global batch."""
+        return (positions[mine] for positions, mine in self.shares())
 
 
 @dataclass
@@ -85,19 +92,18 @@ class Source:
     field: str = "data"
 
 
-def share(start: int, stop: int | None, batch: int, first: int, rows: int) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """The positions of one process: `rows` of them from the `first` of each global batch on.
+def share(start: int, stop: int | None, batch: int, first: int, rows: int) -> Iterator[Share]:
+    """The global batches from `start` on, and in each the `rows` positions of one process, from the `first` on.
 
     Args:
-        start: the position where the first global batch begins.
         stop: the position behind the last one, which cuts the last batch short; None: endless.
         batch: positions in a global batch.
     """
-    for begin in itertools.count(start + first, batch):
-        end = begin + rows if stop is None else min(begin + rows, stop)
-        if end <= begin:
+    for begin in itertools.count(start, batch):
+        end = begin + batch if stop is None else min(begin + batch, stop)
+        if end <= begin + first:
             return
-        yield np.arange(begin, end)
+        yield np.arange(begin, end), slice(first, min(first + rows, end - begin))
 
 
 def epoch_order(reading: Reading, size: int, epoch: int) -> Int64[np.ndarray, "{size}"]:

@@ -16,7 +16,7 @@ from mmjax.data.resize import crop_window, resized_crop
 from mmjax.data.source import Reading
 from mmjax.types import UserError
 
-READING = Reading(positions=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
+READING = Reading(shares=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
 COLOR = Image.fromarray(picture(3))
 FORMATS = {
     "jpeg": encoded(COLOR, "JPEG"),

@@ -14,65 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from every_source import EVALUATION, TOKENIZER, TRAINING, of, same, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import jpeg, moving, prepare_tfds, recipe, write_clips, write_coco
+from made_data import recipe
 
 from mmjax import data
-from mmjax.config import Config, Scenes
-from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
+from mmjax.config import Scenes
+from mmjax.data import evaluation_batches, open_source, training_batches
 from mmjax.data.source import Rows, Source
 from mmjax.scenes import draw
-from mmjax.types import Batch, UserError
+from mmjax.types import UserError
 
-TRAINING, EVALUATION = 23, 11  # examples
-TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {i}" for n in range(50) for i in range(5)], 300))
 CAPTIONS = ["a", "b", "c"]
 
 
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Where each source finds its examples; TFDS's are written by TFDS, in files of a few records."""
-    pytest.importorskip("tensorflow")
-    folder = tmp_path_factory.mktemp("coco")
-    content = {n: jpeg(n) for n in range(1, TRAINING + 1)}
-    content[5] = b"broken"
-    write_coco(folder, "train2017", content)
-    write_coco(folder, "val2017", {n: jpeg(n) for n in range(100, 100 + EVALUATION)})
-    clips = tmp_path_factory.mktemp("clips")
-    for split, count in (("train", TRAINING), ("validation", EVALUATION)):
-        write_clips(clips, split, {f"{n}": moving(3, n) for n in range(count)})
-    training, evaluation = range(1, TRAINING + 1), range(100, 100 + EVALUATION)
-    tfds = prepare_tfds(tmp_path_factory.mktemp("tfds"), training, evaluation)
-    whole, prepared = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("prepared")
-    for split, numbers in (("train2017", training), ("val2017", evaluation)):
-        write_coco(whole, split, {n: jpeg(n) for n in numbers})
-    data.write_prepared(prepared, data.open_originals(recipe("coco_folder", whole).data), shard_size=7)
-    coco = {"coco_folder": folder, "coco_prepared": prepared, "coco_tfds": tfds}
-    return {"scenes": Path(), "clips_folder": clips, **coco}
-
-
 SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder"])
-
-
-def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
-    extra = {"scenes": {"examples": TRAINING}} if name == "scenes" else {"flip": True}
-    extra |= {"frames": 2} if name == "clips_folder" else {}
-    config = recipe(name, roots[name], **({"shuffle_buffer": 7} | extra | fields))
-    return open_source(config.data, training, config.seed), config
-
-
-def take(batches: Iterator[Batch], count: int) -> list[Batch]:
-    taken = list(itertools.islice(batches, count))
-    batches.close()  # type: ignore[attr-defined]
-    return taken
-
-
-def same(first: Batch, second: Batch) -> bool:
-    return first.keys() == second.keys() and all(
-        np.array_equal(first[k], second[k]) and first[k].dtype == second[k].dtype
-        if isinstance(first[k], np.ndarray) else first[k] == second[k] for k in first
-    )  # fmt: skip
 
 
 @SOURCES

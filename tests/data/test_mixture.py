@@ -1,0 +1,148 @@
+"""Mixtures: which example of which part is where, in what proportion, and what is said of each part."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from every_source import EVALUATION, TOKENIZER, TRAINING, of, take
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_data import recipe, write_coco
+
+from mmjax import data
+from mmjax.data.mixture import LONGEST, SHORTEST, by_cycles, one_after_the_other, slots_of
+from mmjax.types import UserError
+
+TWO = {
+    "exact": {"source": "scenes", "weight": 3.0, "scenes": {"examples": 11}},
+    "open": {"source": "scenes", "scenes": {"examples": 5, "determined": False}},
+}
+
+
+def mixture(parts: dict[str, Any] = TWO, **fields: Any) -> Any:
+    return recipe("mixture", size=32, parts=parts, **fields)
+
+
+@settings(max_examples=31)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5).filter(lambda slots: sum(slots) > 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 10**12),
+)
+def test_a_part_goes_on_where_the_positions_before_left_it(slots: list[int], seed: int, start: int) -> None:
+    """Counted one by one over three cycles, from any cycle on."""
+    length = sum(slots)
+    first = start // length * length
+    positions = np.arange(first, first + 3 * length)
+    parts, places = by_cycles(slots, seed)(positions)
+    seen = [first // length * count for count in slots]
+    for part, place in zip(parts.tolist(), places.tolist(), strict=True):
+        assert place == seen[part]
+        seen[part] += 1
+    assert seen == [(first // length + 3) * count for count in slots]
+    some = np.random.default_rng(0).permutation(positions)[:17]
+    for position, part, place in zip(some, *by_cycles(slots, seed)(some), strict=True):
+        assert (part, place) == (parts[position - first], places[position - first])
+
+
+def test_each_cycle_and_each_seed_has_an_order_of_its_own() -> None:
+    orders = {
+        by_cycles((8, 8), seed)(np.arange(16) + 16 * cycle)[0].tobytes() for seed in (0, 1) for cycle in (0, 1, 7)
+    }
+    assert len(orders) == 6
+
+
+@pytest.mark.parametrize(
+    ("weights", "slots"),
+    [
+        ([3.0, 1.0], (48, 16)),
+        ([0.7, 0.3], (49, 21)),
+        ([5.0], (64,)),
+        ([1e-5, 3e-5], (16, 48)),
+        ([1, 1, 1], (22, 22, 22)),
+    ],
+)
+def test_weights_in_simple_proportions_are_met_exactly(weights: list[float], slots: tuple[int, ...]) -> None:
+    assert slots_of([float(weight) for weight in weights]) == slots
+
+
+@given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=7))
+def test_any_weights_are_met_to_one_slot(weights: list[float]) -> None:
+    slots = slots_of(weights)
+    assert SHORTEST <= sum(slots) <= LONGEST + SHORTEST
+    for share, weight in zip(slots, weights, strict=True):
+        assert abs(share / sum(slots) - weight / sum(weights)) < 1.001 / LONGEST
+
+
+def test_an_evaluation_takes_one_part_after_the_other() -> None:
+    parts, places = one_after_the_other([3, 1, 2])(np.arange(6))
+    assert parts.tolist() == [0, 0, 0, 1, 2, 2] and places.tolist() == [0, 1, 2, 0, 0, 1]
+
+
+def test_each_part_gives_in_its_order_what_it_gives_alone(roots: dict[str, Path]) -> None:
+    source, config = of("mixture", roots, batch=24)
+    batches = take(data.training_batches(source, TOKENIZER, config), 12)
+    shown: dict[str, list[tuple[str, bytes]]] = {"coco": [], "shapes": []}
+    for batch in batches:
+        for i, image in zip(batch["id"], batch["image"], strict=True):
+            part, _, name = i.partition("/")
+            shown[part].append((name, image.tobytes()))
+    counts = {part: len(rows) for part, rows in shown.items()}
+    assert sum(counts.values()) == 288 and abs(counts["coco"] / 288 - 2.5 / 3.5) < 0.03
+    fields: dict[str, dict[str, Any]] = {
+        "coco": {"source": "coco_folder", "root": roots["mixture"], "flip": True},
+        "shapes": {"source": "scenes", "scenes": {"examples": 7}},
+    }
+    for part, given_fields in fields.items():
+        alone = recipe(batch=1, size=32, **given_fields)
+        opened = data.open_source(alone.data, True, alone.seed)
+        expected = take(data.training_batches(opened, TOKENIZER, alone), counts[part])
+        assert [(batch["id"][0], batch["image"][0].tobytes()) for batch in expected] == shown[part]
+
+
+def test_keys_and_ids_differ_between_parts() -> None:
+    config = mixture()
+    source = data.open_source(config.data, True, config.seed)
+    assert (source.size, source.provides) == (16, ("image", "text", "scene"))
+    reading = data.pipeline.make_reading(config.data, 0, 64, 64, 0, 64, True, 3)  # type: ignore[attr-defined]
+    (rows,) = source.read(reading)
+    named = {(i, key) for i, key in zip(rows["id"], rows["key"].tolist(), strict=True)}
+    assert len(named) == len({i for i, _ in named}) == len({key for _, key in named}) == 16
+    assert Counter(i.partition("/")[0] for i in rows["id"]) == {"exact": 48, "open": 16}
+
+
+def test_a_text_tokenizer_sees_the_captions_of_all_parts_in_turn() -> None:
+    config = mixture()
+    alone = [list(data.open_source(part, True, config.seed).all_captions()) for part in config.data.parts.values()]
+    found = list(data.open_source(config.data, True, config.seed).all_captions())
+    assert sorted(found) == sorted(alone[0] + alone[1]) and len(found) == 16
+    assert found[:10:2] == alone[0][:5] and found[1:10:2] == alone[1]
+
+
+def test_an_evaluation_has_the_first_examples_of_each_part(roots: dict[str, Path]) -> None:
+    for limit, count in ((0, EVALUATION), (3, 3)):
+        source, config = of("mixture", roots, training=False, evaluation_examples=limit)
+        assert data.evaluation_size(source, config) == source.size == count + 6
+        ids = [i for batch in data.evaluation_batches(source, TOKENIZER, config) for i in batch["id"] if i]
+        assert ids[:count] == [f"coco/{100 + i}" for i in range(count)]
+        assert ids[count:] == [f"shapes/held-out-scene-{i}" for i in range(6)]
+
+
+def test_what_a_part_cannot_read_is_counted_for_it_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_coco(tmp_path, "train2017", dict.fromkeys(range(1, TRAINING + 1), b"broken"))
+    parts = {**TWO, "coco": {"source": "coco_folder", "root": str(tmp_path), "weight": 0.01, "flip": True}}
+    config = mixture(parts, batch=200)
+    source = data.open_source(config.data, True, config.seed)
+    batches = data.training_batches(source, TOKENIZER, config)
+    # A few of two hundred are far fewer than a tenth, but all of their part.
+    with pytest.raises(UserError) as error:
+        for _ in range(60):
+            next(batches)
+    message = str(error.value)
+    assert message.startswith(
+        "data.parts.coco.source coco_folder: 11 of the first 11 could not be read, more than data."
+    )
+    assert "raise data.parts.coco.most_rejected" in message and "coco/" in message and "\n" not in message
+    assert "data.parts.coco: picture " in caplog.text and source.parts[0].rejected == source.parts[1].rejected == 0
