@@ -24,8 +24,9 @@ COMMANDS = {
     "evaluate": "figures of a checkpoint",
     "export": "a checkpoint to a model folder",
     "generate": "pictures from text",
+    "plan": "what training takes on a pod, without one",
 }
-WITH_RECIPE = ("prepare", "train")
+WITH_RECIPE = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_RECIPE, "evaluate")
 _EPILOG = """examples:
@@ -192,6 +193,8 @@ def _run(argv: list[str]) -> int:
     if arguments.command in WITH_RECIPE:
         from mmjax.config import load_recipe
 
+        if arguments.command == "plan":  # opens no data set
+            arguments.overrides = {"data.root": "none", **arguments.overrides}
         arguments.recipe = load_recipe(arguments.config, arguments.overrides)
     return module.run(arguments)
 

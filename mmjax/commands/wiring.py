@@ -20,6 +20,7 @@ from mmjax.export.load import decoding_of, load
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, flatten
 from mmjax.files import write_file
 from mmjax.models import discriminator, lpips, masked_generator
+from mmjax.nn.layout import Layout
 from mmjax.objective import adversarial
 from mmjax.objective.perceptual import perceptual
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
@@ -72,11 +73,13 @@ class Training:
         shapes: of the state, with its shardings.
         make_state: makes the state at step 0, sharded from the start.
         step: (state, placed batch) -> (state, metrics); it takes the state's memory over.
+        lower: (shapes of a batch) -> the step, ready to be compiled.
     """
 
     shapes: State
     make_state: Callable[[], State]
     step: Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
+    lower: Callable[[Any], jax.stages.Lowered]
 
 
 def check(config: Config) -> None:
@@ -122,10 +125,7 @@ def check_evaluation(config: Config) -> Placement:
                     f"evaluate.evaluators: {name} needs {needed!r}, which {by} does not provide (it provides "
                     f"{', '.join(provided)})"
                 )
-    if getattr(config.model, "attention", "xla") == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError(
-            "model.attention: cudnn needs an NVIDIA GPU, and there is none; set --config.model.attention=xla"
-        )
+    check_attention(config, jax.default_backend())
     placement = Placement(make_mesh(config.mesh))
     placement.check_batch("evaluate.batch", config.evaluate.batch)
     processes.part_of_batch(placement.batch)
@@ -138,6 +138,16 @@ def own_placement(config: Config) -> Placement:
         return Placement(make_mesh(config.mesh))
     devices = jax.local_devices()
     return Placement(make_mesh(Mesh(), devices[: math.gcd(len(devices), config.evaluate.batch)]))
+
+
+def check_attention(config: Config, platform: str) -> None:
+    """Raises UserError where the attention kernel is none of the platform's: "cpu", "gpu" or "tpu"."""
+    kernel = getattr(config.model, "attention", "xla")
+    needs, device = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}.get(kernel, (platform, ""))
+    if needs != platform:
+        raise UserError(
+            f"model.attention: {kernel} needs {device}, and there is none; set --config.model.attention=xla"
+        )
 
 
 def _shardings(config: Config, placement: Placement) -> Any:
@@ -164,27 +174,35 @@ def _given_terms(config: Config) -> dict[str, objective.Term]:
     }
 
 
-def build(config: Config, tokenizer: Params | None = None) -> Parts:
+def build(
+    config: Config,
+    tokenizer: Params | None = None,
+    placement: Placement | None = None,
+    place: Callable[[Any, Any], Any] = processes.place,
+) -> Parts:
     """The parts of a recipe that was checked.
 
     Args:
         tokenizer: the parameters of the visual tokenizer that a masked generator draws with.
+        placement: on other devices than those of this machine.
+        place: puts what the objective needs that is not trained on the devices.
     """
-    goal, module = _objective(config), models.build(config)
-    placement = Placement(make_mesh(config.mesh))
+    placement = placement or Placement(make_mesh(config.mesh))
+    layout = Layout(placement.constrain, placement.per_device)
+    goal, module = _objective(config), models.build(config, layout)
 
     def apply(params: Params, **seen: Any) -> Outputs:
         outputs: Outputs = module.apply({"params": params}, **seen)  # type: ignore[assignment]
         return outputs
 
     params = _shardings(config, placement)
-    frozen = _frozen(config, placement)
+    frozen = {name: place(params, placement.whole) for name, params in _frozen(config).items()}
     if tokenizer:
-        frozen["tokenizer"] = processes.place(tokenizer, placement.whole)
+        frozen["tokenizer"] = place(tokenizer, placement.whole)
     # There is no discriminator beside a model that is evaluated.
     alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
     predict = jax.jit(
-        _predict(config, make_predict(apply, dataclasses.replace(goal, weights=alone))),
+        _predict(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), layout),
         in_shardings=(params, placement.batch, placement.whole),
         out_shardings=placement.whole if processes.several() else placement.batch,
     )
@@ -200,11 +218,13 @@ def build(config: Config, tokenizer: Params | None = None) -> Parts:
     )
 
 
-def _predict(config: Config, predict: Callable[..., dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
+def _predict(
+    config: Config, predict: Callable[..., dict[str, jax.Array]], layout: Layout
+) -> Callable[..., dict[str, jax.Array]]:
     """What evaluators see: of a masked generator no logits, but what it draws where one of them looks at it."""
     if not isinstance(config.model, MaskedGenerator):
         return predict
-    draw = make_draw(masked_generator.functions(config), decoding_of(config))
+    draw = make_draw(masked_generator.functions(config, layout), decoding_of(config))
     looks = evaluate.DRAWN.intersection(evaluate.build(config))
 
     def drawn(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -223,11 +243,11 @@ def _predict(config: Config, predict: Callable[..., dict[str, jax.Array]]) -> Ca
     return drawn
 
 
-def _frozen(config: Config, placement: Placement) -> dict[str, Any]:
-    """What the objective needs that is not trained, by name, on the devices."""
+def _frozen(config: Config) -> dict[str, Any]:
+    """What the objective needs that is not trained, by name."""
     if "perceptual" not in config.objective.terms or not config.perceptual.weights:
         return {}
-    return {"perceptual": processes.place(lpips.read(config.perceptual, config.data.size), placement.whole)}
+    return {"perceptual": lpips.read(config.perceptual, config.data.size)}
 
 
 def _adversary(config: Config) -> Adversary | None:
@@ -252,17 +272,10 @@ def _adversary(config: Config) -> Adversary | None:
 def build_training(parts: Parts, steps: int) -> Training:
     """What trains the parts for so many steps."""
     config, placement = parts.config, parts.placement
-    tx = make_optimizer(config.optimizer, steps)
-    adversary, spikes = _adversary(config), config.train.skip_spikes > 0
-    make = make_state(
-        lambda key: models.init(config, key), tx, config.seed, config.optimizer.ema > 0, adversary, spikes
-    )
+    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config)
+    make = _maker(config, tx, adversary)
     shapes = jax.eval_shape(make)
-    theirs = None
-    if adversary:
-        rules = discriminator.sharding_rules(config)
-        theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
-    shardings = state_shardings(shapes, parts.params, placement.whole, tx, theirs)
+    shardings = _state_shardings(config, shapes, placement, tx, adversary)
     step = jax.jit(
         make_step(
             parts.apply,
@@ -277,11 +290,50 @@ def build_training(parts: Parts, steps: int) -> Training:
         out_shardings=(shardings, placement.whole),
         donate_argnums=0,
     )
+    placed = _placed(shapes, shardings)
     return Training(
-        shapes=jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings),
+        shapes=placed,
         make_state=jax.jit(make, out_shardings=shardings),
         step=lambda state, batch: step(state, batch, parts.frozen),
+        lower=lambda batch: step.lower(placed, batch, parts.frozen),
     )
+
+
+def _maker(config: Config, tx: Any, adversary: Adversary | None) -> Callable[[], State]:
+    """What makes the state at step 0."""
+    return make_state(
+        lambda key: models.init(config, key),
+        tx,
+        config.seed,
+        config.optimizer.ema > 0,
+        adversary,
+        config.train.skip_spikes > 0,
+    )
+
+
+def state_shapes(config: Config, placement: Placement, steps: int) -> State:
+    """The shapes of a state, with its shardings."""
+    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config)
+    shapes = jax.eval_shape(_maker(config, tx, adversary))
+    return _placed(shapes, _state_shardings(config, shapes, placement, tx, adversary))
+
+
+def _placed(shapes: State, shardings: State) -> State:
+    def placed(leaf: jax.ShapeDtypeStruct, where: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    found: State = jax.tree.map(placed, shapes, shardings)
+    return found
+
+
+def _state_shardings(
+    config: Config, shapes: State, placement: Placement, tx: optax.GradientTransformation, adversary: Adversary | None
+) -> State:
+    params, theirs = match_rules(shapes.params, models.sharding_rules(config), placement.mesh), None
+    if adversary:
+        rules = discriminator.sharding_rules(config)
+        theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
+    return state_shardings(shapes, params, placement.whole, tx, theirs)
 
 
 def first_state(start_from: str | Path, parts: Parts, training: Training) -> State:

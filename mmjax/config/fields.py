@@ -89,7 +89,7 @@ class DirectGenerator:
         decoder_widths: channels of the transposed convolutions; each doubles the side, so the grid of visual tokens
             has size / 2 ** len(decoder_widths) rows.
         dtype: what is computed in; parameters are always float32.
-        attention: kernel of the scaled dot-product attention.
+        attention: kernel of the scaled dot-product attention; "cudnn" is for NVIDIA GPUs.
         convolution: form of the convolutions, same values: "native" for TPUs and GPUs, "matmul" is many times faster
             on a CPU.
     """
@@ -142,9 +142,12 @@ class MaskedGenerator:
             before the transformer. Small models learn sooner from them which tokens are neighbors.
         convolution: form of the convolutions, as in DirectGenerator.
         remat: compute each layer anew in the backward pass, to save memory.
+        remat_policy: what of each layer is kept for it nevertheless: "nothing", "attention" (what attention gives, so
+            that it is not computed again) or "products" (all matrix products but those inside of attention).
         unroll: layers compiled one after the other in each turn of the loop over the layers: 1 compiles fastest, all of
             them run faster on a CPU.
-        dtype, attention: as in DirectGenerator.
+        dtype, attention: as in DirectGenerator; "splash" is for TPUs, and never holds the weights of all pairs of
+            tokens. It takes multiples of 128 tokens that all see each other; the rest is computed by xla.
     """
 
     kind: Literal["masked_generator"] = "masked_generator"
@@ -155,9 +158,10 @@ class MaskedGenerator:
     local_blocks: int = 0
     convolution: Literal["native", "matmul"] = "native"
     remat: bool = False
+    remat_policy: Literal["nothing", "attention", "products"] = "nothing"
     unroll: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Literal["xla", "cudnn", "splash"] = "xla"
 
 
 @dataclass(frozen=True)
@@ -324,11 +328,20 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along each mesh axis; one of them may be -1: all that are left."""
+    """Devices along each mesh axis; one of data, fsdp and model may be -1: all that are left.
+
+    Attributes:
+        data: the batch is split over them; each holds all parameters.
+        fsdp: the batch and the parameters are split over them.
+        model: the layers themselves, their heads and hidden units, are split over them.
+        slice: slices of a TPU pod, between which is the data center's network, where the batch is split as over data;
+            0: as many as there are.
+    """
 
     data: int = -1
     fsdp: int = 1
     model: int = 1
+    slice: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mmjax.config import Config
 from mmjax.models import direct, masked_generator, visual_tokenizer
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.types import Params
 
 MODELS: dict[str, ModuleType] = {
@@ -23,9 +24,9 @@ MODELS: dict[str, ModuleType] = {
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
-def build(config: Config) -> nn.Module:
-    """The module that a recipe describes."""
-    module: nn.Module = MODELS[config.model.kind].build(config)
+def build(config: Config, layout: Layout = ANYWHERE) -> nn.Module:
+    """The module that a recipe describes, its activations laid out as told."""
+    module: nn.Module = MODELS[config.model.kind].build(config, layout)
     return module
 
 

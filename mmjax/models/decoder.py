@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution, TransposedConvolution
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.residual import ResidualBlock
 from mmjax.types import FLOAT32
@@ -34,12 +35,14 @@ class Decoder(nn.Module):
     convolution: str = "native"
     time_strides: Sequence[int] = ()
     dtype: np.dtype = FLOAT32
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels c"]:
         causal = bool(self.time_strides)
         convolve: dict[str, Any] = {"form": self.convolution, "dtype": self.dtype}
         for i, width in enumerate(self.widths):
+            x = self.layout.constrain(x)
             for j in range(self.blocks):
                 x = ResidualBlock(causal, **convolve, name=f"block_{i}_{j}")(x)
             if causal and self.time_strides[i] == 1:  # each frame by itself

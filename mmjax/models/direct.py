@@ -16,6 +16,7 @@ from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttentionFusion
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.positions import grid_positions
 
 # Where the parameters lie on the mesh: (pattern of the whole name, mesh axis of each array axis); first match wins.
@@ -37,9 +38,9 @@ _ENDS = (
 _REFERENCE = ((r"vision/patches/kernel", (None, None, None, "fsdp")),)
 
 
-def build(config: Config) -> "DirectGenerator":
+def build(config: Config, layout: Layout = ANYWHERE) -> "DirectGenerator":
     assert isinstance(config.model, fields.DirectGenerator)
-    return DirectGenerator(config.model, config.text.vocabulary, config.data.size)
+    return DirectGenerator(config.model, config.text.vocabulary, config.data.size, layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -62,11 +63,13 @@ class DirectGenerator(nn.Module):
         model: the configuration.
         vocabulary: number of token ids.
         size: side of the picture in pixels.
+        layout: of the activations on the devices.
     """
 
     model: fields.DirectGenerator
     vocabulary: int
     size: int
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(
@@ -85,8 +88,9 @@ class DirectGenerator(nn.Module):
         Returns:
             {"image": float32 [b, y, x, 3]}, about -1 to 1.
         """
-        m, dtype = self.model, jnp.dtype(self.model.dtype)
+        m, dtype, layout = self.model, jnp.dtype(self.model.dtype), self.layout
         encoder: dict[str, Any] = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
+        encoder["layout"] = layout
         features, text_mask = TextEncoder(self.vocabulary, layers=m.text_layers, **encoder, name="text")(text)
         rows = self.size // 2 ** len(m.decoder_widths)
         blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))
@@ -97,7 +101,7 @@ class DirectGenerator(nn.Module):
             seen = VisionEncoder(patch, layers=m.vision_layers, **encoder, name="vision")(reference)
             given = True if reference_mask is None else reference_mask[:, None, None]
             visual = jnp.where(given, seen, visual)
-        fuse = CrossAttentionFusion(m.fusion_layers, m.heads, dtype, m.attention, name="fusion")
+        fuse = CrossAttentionFusion(m.fusion_layers, m.heads, dtype, m.attention, layout, name="fusion")
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
-        decoder = Decoder(m.decoder_widths, convolution=m.convolution, dtype=dtype, name="decoder")
+        decoder = Decoder(m.decoder_widths, convolution=m.convolution, dtype=dtype, layout=layout, name="decoder")
         return {"image": decoder(grid)}

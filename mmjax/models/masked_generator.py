@@ -19,6 +19,7 @@ from mmjax.config import Config, fields
 from mmjax.models import visual_tokenizer
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder
 from mmjax.nn import fsq
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.positions import grid_angles, sine_positions, sines_at
 from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
@@ -54,7 +55,7 @@ _FROZEN_TEXT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def build(config: Config) -> "MaskedGenerator":
+def build(config: Config, layout: Layout = ANYWHERE) -> "MaskedGenerator":
     assert isinstance(config.model, fields.MaskedGenerator)
     assert config.tokenizer is not None and isinstance(config.tokenizer.model, fields.VisualTokenizer)
     grid = visual_tokenizer.grid(config.tokenizer)
@@ -64,7 +65,8 @@ def build(config: Config) -> "MaskedGenerator":
         reference = config.reference.model.levels
     frozen = config.text_encoder is not None
     assert frozen == bool(config.tokens.text_encoder)
-    return MaskedGenerator(config.model, config.text.vocabulary, config.tokenizer.model.levels, grid, reference, frozen)
+    levels, vocabulary = config.tokenizer.model.levels, config.text.vocabulary
+    return MaskedGenerator(config.model, vocabulary, levels, grid, reference, frozen, layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -115,9 +117,9 @@ class Functions:
     grid: tuple[int, ...]
 
 
-def functions(config: Config) -> Functions:
+def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
     assert config.tokenizer is not None
-    generator, tokenizer, frames = build(config), visual_tokenizer.build(config.tokenizer), config.data.frames
+    generator, tokenizer, frames = build(config, layout), visual_tokenizer.build(config.tokenizer), config.data.frames
 
     def decode(params: Params, codes: jax.Array) -> jax.Array:
         image: jax.Array = tokenizer.apply({"params": params}, codes, method="decode")  # type: ignore[assignment]
@@ -182,6 +184,7 @@ class MaskedGenerator(nn.Module):
         grid: of the codes, (rows, columns) or (frames, rows, columns).
         reference_levels: of the quantization of the reference's visual tokenizer; (): takes no reference.
         frozen_text: the features of the text are given, by a text encoder that is no part of the model.
+        layout: of the activations on the devices.
     """
 
     model: fields.MaskedGenerator
@@ -190,19 +193,20 @@ class MaskedGenerator(nn.Module):
     grid: Sequence[int]
     reference_levels: Sequence[int] = ()
     frozen_text: bool = False
+    layout: Layout = ANYWHERE
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
         self.text: Any = (
             FrozenFeatures(m.width, dtype)
             if self.frozen_text
-            else TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention)
+            else TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention, self.layout)
         )
         self.codes = CodeTable(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
         self.local = [ResidualBlock(False, m.convolution, dtype) for _ in range(m.local_blocks)]
-        self.layers = Stack(m.layers, m.heads, dtype, m.attention, m.remat, m.unroll)
+        self.layers = Stack(m.layers, m.heads, dtype, m.attention, m.remat, m.unroll, m.remat_policy, self.layout)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.head = nn.Dense(m.width, dtype=dtype)
         self.head_norm = nn.LayerNorm(dtype=FLOAT32)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_angles, sine_positions
 from mmjax.nn.transformer import Block
@@ -25,6 +26,7 @@ class TextEncoder(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
@@ -37,7 +39,7 @@ class TextEncoder(nn.Module):
         x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
         angles = grid_angles(text.shape[1:], self.width // self.heads)
         for i in range(self.layers):
-            x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x, mask, angles=angles)
+            x = Block(self.heads, self.dtype, self.kernel, self.layout, name=f"block_{i}")(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
 
 

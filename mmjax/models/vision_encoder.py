@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_positions
 from mmjax.nn.transformer import Block
@@ -25,6 +26,7 @@ class VisionEncoder(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(self, image: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
@@ -32,5 +34,5 @@ class VisionEncoder(nn.Module):
         b, rows, columns, d = patches.shape
         x = patches.reshape(b, rows * columns, d) + grid_positions(rows, columns, d)[None].astype(self.dtype)
         for i in range(self.layers):
-            x = Block(self.heads, self.dtype, self.kernel, name=f"block_{i}")(x)
+            x = Block(self.heads, self.dtype, self.kernel, self.layout, name=f"block_{i}")(x)
         return layer_norm(x, "norm")

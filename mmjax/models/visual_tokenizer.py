@@ -18,13 +18,14 @@ from mmjax.config import Config, fields
 from mmjax.models.decoder import Decoder
 from mmjax.nn import fsq
 from mmjax.nn.convolution import Convolution
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.residual import ResidualBlock
 
 
-def build(config: Config) -> "VisualTokenizer":
+def build(config: Config, layout: Layout = ANYWHERE) -> "VisualTokenizer":
     assert isinstance(config.model, fields.VisualTokenizer)
-    return VisualTokenizer(config.model)
+    return VisualTokenizer(config.model, layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -62,6 +63,7 @@ class Encoder(nn.Module):
     """Halves the sides once for each width, with residual blocks after each; see config.VisualTokenizer."""
 
     model: fields.VisualTokenizer
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid d"]:
@@ -74,7 +76,7 @@ class Encoder(nn.Module):
             if causal:
                 time = m.time_strides[i]
                 window, stride = (2 * time if time > 1 else 1, 4, 4), (time, 2, 2)
-            x = Convolution(width, window, stride, **convolve, name=f"down_{i}")(x)
+            x = self.layout.constrain(Convolution(width, window, stride, **convolve, name=f"down_{i}")(x))
             for j in range(m.blocks):
                 x = ResidualBlock(**convolve, name=f"block_{i}_{j}")(x)
         return layer_norm(x, "norm")
@@ -88,14 +90,15 @@ class VisualTokenizer(nn.Module):
     """
 
     model: fields.VisualTokenizer
+    layout: Layout = ANYWHERE
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
-        self.encoder = Encoder(m)
+        self.encoder = Encoder(m, self.layout)
         self.to_codes = nn.Dense(len(m.levels), dtype=dtype)
         self.from_codes = nn.Dense(m.widths[-1], dtype=dtype)
         widths = (*m.widths[-2::-1], m.widths[0])
-        self.decoder = Decoder(widths, 3, m.blocks, m.convolution, m.time_strides[::-1], dtype)
+        self.decoder = Decoder(widths, 3, m.blocks, m.convolution, m.time_strides[::-1], dtype, self.layout)
 
     def __call__(
         self, image: Float[Array, "b *pixels c"], corrupt: tuple[jax.Array, float] | None = None

@@ -4,10 +4,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from mmjax.nn import splash
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.positions import rotate
 from mmjax.types import FLOAT32
+
+ATTENDED = "attended"  # names what attention gives, for policies of rematerialization
 
 
 def dot_product_attention(
@@ -16,21 +21,26 @@ def dot_product_attention(
     v: Float[Array, "b s h k"],
     mask: Bool[Array, "b #h #t s"] | None = None,
     kernel: str = "xla",
+    layout: Layout = ANYWHERE,
 ) -> Float[Array, "b t h k"]:
     """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1); the softmax is computed in float32.
 
     Args:
         q, k, v: queries, keys and values of each head.
         mask: True where a query may look; a query that may look nowhere gets the mean of the values.
-        kernel: "xla", or "cudnn" for the fused kernel on NVIDIA GPUs (16-bit dtypes only).
+        kernel: "xla"; "cudnn" for the fused kernel on NVIDIA GPUs (16-bit dtypes only); "splash" for that on TPUs
+            where it fits (no mask, multiples of 128 tokens), else "xla".
+        layout: of the devices that run a kernel which the compiler cannot split.
 
     Raises:
         ValueError: for a kernel of another name.
     """
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
-    if kernel != "xla":
-        raise ValueError(f"attention kernel {kernel!r}: must be 'xla' or 'cudnn'")
+    if kernel not in ("xla", "splash"):
+        raise ValueError(f"attention kernel {kernel!r}: must be 'xla', 'cudnn' or 'splash'")
+    if kernel == "splash" and mask is None and splash.fits(q.shape[1], k.shape[1]):
+        return layout.per_device(splash.make(ATTENDED))(q, k, v)
     scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     logits = jnp.einsum("bthk,bshk->bhts", q * scale, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -45,12 +55,13 @@ class MultiHeadAttention(nn.Module):
     Attributes:
         heads: h, must divide the width of x.
         dtype: of the computation; parameters are float32.
-        kernel: see dot_product_attention.
+        kernel, layout: see dot_product_attention.
     """
 
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(
@@ -68,5 +79,5 @@ class MultiHeadAttention(nn.Module):
         v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        attended = dot_product_attention(q, k, v, mask, self.kernel)
+        attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.layout), ATTENDED)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended)

@@ -1,13 +1,26 @@
 """The transformer block that every encoder and the fusion are stacks of."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mmjax.nn.attention import MultiHeadAttention
+from mmjax.nn.attention import ATTENDED, MultiHeadAttention
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.types import FLOAT32
+
+# What of a layer is kept for the backward pass nevertheless, where it is computed anew in it.
+POLICIES = {
+    "nothing": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    "products": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    ),
+}
 
 
 class Block(nn.Module):
@@ -19,6 +32,7 @@ class Block(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(
@@ -30,12 +44,12 @@ class Block(nn.Module):
         angles: Float[Array | np.ndarray, "t a"] | None = None,
     ) -> Float[Array, "b t d"]:
         d = x.shape[-1]
-        x += MultiHeadAttention(self.heads, self.dtype, self.kernel, name="self_attention")(
-            layer_norm(x, "norm_self"), mask=mask, angles=angles
-        )
+        attention = functools.partial(MultiHeadAttention, self.heads, self.dtype, self.kernel, self.layout)
+        # Without this the compiler may gather the activations of the whole batch instead of the parameters of a layer.
+        x = self.layout.constrain(x)
+        x += attention(name="self_attention")(layer_norm(x, "norm_self"), mask=mask, angles=angles)
         if context is not None:
-            attend = MultiHeadAttention(self.heads, self.dtype, self.kernel, name="cross_attention")
-            x += attend(layer_norm(x, "norm_cross"), context, context_mask)
+            x += attention(name="cross_attention")(layer_norm(x, "norm_cross"), context, context_mask)
         hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
         return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)
 
@@ -48,6 +62,7 @@ class Stack(nn.Module):
     Attributes:
         layers: how many.
         remat: compute each layer anew in the backward pass, to save the memory of its activations.
+        policy: what is kept for it nevertheless; see POLICIES.
         unroll: layers in each turn of the loop; the values are the same.
     """
 
@@ -57,6 +72,8 @@ class Stack(nn.Module):
     kernel: str = "xla"
     remat: bool = False
     unroll: int = 1
+    policy: str = "nothing"
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(
@@ -70,9 +87,8 @@ class Stack(nn.Module):
         def layer(block: nn.Module, x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x, mask, context, context_mask, angles), None
 
-        block = (nn.remat(Block, prevent_cse=False) if self.remat else Block)(
-            self.heads, self.dtype, self.kernel, name="block"
-        )
+        kind = nn.remat(Block, prevent_cse=False, policy=POLICIES[self.policy]) if self.remat else Block
+        block = kind(self.heads, self.dtype, self.kernel, self.layout, name="block")
         scan = nn.scan(
             layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers, unroll=self.unroll
         )

@@ -1,58 +1,108 @@
 """The device mesh, and how batches and whole values are placed on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax import config
 from mmjax.types import HOST_FIELDS, Batch, UserError
 
-AXES = ("data", "fsdp", "model")
+AXES = ("slice", "data", "fsdp", "model")
+BATCH = ("slice", "data", "fsdp")  # the axes that split the batch
+_SPLIT = PartitionSpec(BATCH)
 
 
 def make_mesh(axes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes data, fsdp and model over the given devices (default: all).
+    """A mesh with the axes slice, data, fsdp and model over the given devices (default: all).
+
+    On TPUs neighbors on the mesh are neighbors in the network, and the axis slice alone goes over the data center's.
 
     Raises:
-        UserError: where the axes do not multiply to the number of devices.
+        UserError: where the axes do not multiply to the number of devices, or slice is not the number of slices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [axes.data, axes.fsdp, axes.model]
-    fixed = int(np.prod([size for size in sizes if size != -1]))
-    if -1 in sizes and len(devices) % fixed == 0:
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if int(np.prod(sizes)) != len(devices):
-        wanted = " x ".join(
-            f"{name}={size}" for name, size in zip(AXES, (axes.data, axes.fsdp, axes.model), strict=True)
-        )
-        raise UserError(f"mesh: {wanted} does not multiply to the {len(devices)} devices there are; one axis may be -1")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+    slices = _slices(devices)
+    sizes = tuple(mesh_sizes(axes, len(devices), slices).values())
+    if slices > 1:
+        within, across = (1, *sizes[1:]), (slices, 1, 1, 1)
+        arranged = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    else:
+        arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES)
+
+
+def mesh_sizes(axes: config.Mesh, devices: int, slices: int = 1) -> dict[str, int]:
+    """The size of each mesh axis over so many devices in so many slices; see make_mesh."""
+    if slices > 1 and axes.slice not in (0, slices):
+        raise UserError(f"mesh.slice: {axes.slice}, but the devices are in {slices} slices; take 0 or {slices}")
+    given = dict(zip(AXES, (axes.slice or slices, axes.data, axes.fsdp, axes.model), strict=True))
+    fixed = int(np.prod([size for size in given.values() if size != -1]))
+    left = devices // fixed if devices % fixed == 0 else -1
+    sizes = {name: left if size == -1 else size for name, size in given.items()}
+    if int(np.prod(list(sizes.values()))) != devices:
+        wanted = " x ".join(f"{name}={size}" for name, size in given.items() if name != "slice" or size > 1)
+        raise UserError(f"mesh: {wanted} does not multiply to the {devices} devices there are; one axis may be -1")
+    return sizes
+
+
+def _slices(devices: Sequence[jax.Device]) -> int:
+    """How many slices the devices are in: only TPUs know of any."""
+    return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Puts values on a mesh: batches split over data and fsdp, everything else whole on each device."""
+    """Puts values on a mesh: batches split over slice, data and fsdp, everything else whole on each device."""
 
     mesh: Mesh
 
     @property
     def batch(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        return NamedSharding(self.mesh, _SPLIT)
 
     @property
     def whole(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def ways(self) -> int:
+        """Into how many parts batches are split."""
+        return int(np.prod([self.mesh.shape[axis] for axis in BATCH]))
+
+    def constrain(self, x: jax.Array) -> jax.Array:
+        """Says of activations that the examples, and the tokens of [b, t, d], are split as far as they divide.
+
+        Between layers each device of the axis model holds other tokens (sequence parallelism: Korthikanti et al. 2022,
+        arXiv:2205.05198); inside of them it holds other heads and hidden units.
+        """
+        if x.shape[0] % self.ways:
+            return x
+        tokens = "model" if x.ndim == 3 and x.shape[1] % self.mesh.shape["model"] == 0 else None
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(BATCH, tokens)))
+
+    def per_device(self, kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        """A kernel of arrays [b, t, h, k] that each device runs on its own examples and heads."""
+
+        def each(*arrays: jax.Array) -> jax.Array:
+            spec = PartitionSpec(None if arrays[0].shape[0] % self.ways else BATCH, None, "model")
+            spread: jax.Array = jax.shard_map(kernel, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)(
+                *arrays
+            )
+            return spread
+
+        return each
+
     def check_batch(self, name: str, size: int) -> None:
         """Raises UserError where a batch of this size cannot be split evenly."""
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        if size % ways:
+        if size % self.ways:
+            named = " x ".join(axis for axis in BATCH if axis != "slice" or self.mesh.shape[axis] > 1)
             raise UserError(
-                f"{name}: {size} does not split over {ways} devices (mesh data x fsdp); take a multiple of {ways}"
+                f"{name}: {size} does not split over {self.ways} devices (mesh {named}); take a multiple of {self.ways}"
             )
 
     def put(self, batch: Batch) -> dict[str, Any]:

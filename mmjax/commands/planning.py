@@ -1,0 +1,236 @@
+"""From a recipe and a topology to a plan: the real training step, on shapes alone."""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from mmjax import models
+from mmjax.commands import wiring
+from mmjax.config import Config, Mesh, Optimizer, resolve, to_dict
+from mmjax.parallel import Placement, make_mesh, mesh_sizes
+from mmjax.plan import estimate, flops, hlo, topology
+from mmjax.plan.network import Network, places_of
+from mmjax.plan.report import Plan
+from mmjax.plan.topology import Topology
+from mmjax.types import UserError
+
+_TOO_MUCH = re.compile(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm")
+
+
+def compiled(config: Config, wanted: Topology) -> Plan:
+    """The plan of a recipe's training step, compiled for TPUs.
+
+    Raises:
+        UserError: for a mesh or a batch that does not fit the topology, or a step that does not fit into memory.
+    """
+    placement = _placement(config, wanted)
+    draft = _estimated(config, wanted, placement)
+    training = wiring.build_training(wiring.build(config, placement=placement, place=_shapes), _steps(config))
+    begin = time.perf_counter()
+    try:
+        program = training.lower(batch_shapes(config, config.train.batch, placement.batch)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if found := _TOO_MUCH.search(str(error)):
+            raise UserError(f"{wanted}: {estimate.too_much(draft, _size(found[1], found[2]))}") from None
+        raise
+    took = time.perf_counter() - begin
+    network = _network(wanted, placement)
+    traffic = [network.traffic(each) for each in hlo.collectives(program.as_text(), wanted.devices)]
+    memory = estimate.compiled_memory(draft.memory, program.memory_analysis(), wanted.chip.devices)
+    plan = dataclasses.replace(draft, memory=memory, traffic=traffic, compile_seconds=took)
+    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, placement.ways))
+
+
+def estimated(config: Config, wanted: Topology) -> Plan:
+    """The plan of a recipe's training step by arithmetic alone: for GPUs, and to choose what is worth compiling."""
+    placement = _placement(config, wanted)
+    plan = _estimated(config, wanted, placement)
+    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, placement.ways))
+
+
+def _placement(config: Config, wanted: Topology) -> Placement:
+    """Where the recipe's training lies on the topology, checked."""
+    if wanted.is_tpu:
+        placement = Placement(make_mesh(config.mesh, topology.devices(wanted)))
+    else:
+        sizes = mesh_sizes(config.mesh, wanted.devices)
+        placement = Placement(AbstractMesh(tuple(sizes.values()), tuple(sizes)))  # type: ignore[arg-type]
+        if sizes["model"] > 1:
+            raise UserError("mesh.model: GPUs are planned by arithmetic, which knows no mesh.model but 1")
+    parts = config.optimizer.accumulate
+    name = "train.batch / optimizer.accumulate" if parts > 1 else "train.batch"
+    placement.check_batch(name, config.train.batch // parts)
+    wiring.check_attention(config, "tpu" if wanted.is_tpu else "gpu")
+    return placement
+
+
+def _network(wanted: Topology, placement: Placement) -> Network:
+    devices = list(placement.mesh.devices.flat) if wanted.is_tpu else []
+    return Network(wanted, dict(placement.mesh.shape), places_of(wanted, devices))
+
+
+def _steps(config: Config) -> int:
+    """Steps of the training; only the schedule of the learning rate depends on them."""
+    return config.train.steps or config.optimizer.warmup_steps + 1
+
+
+def _shapes(tree: Any, sharding: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _size(number: str, unit: str) -> int:
+    return round(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch, as the pipeline would make it."""
+    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    shapes = {
+        "image": jax.ShapeDtypeStruct((1, *frames, config.data.size, config.data.size, 3), jnp.float32),
+        "text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((1,), jnp.bool_),
+    }
+    inputs = models.inputs(config)
+    shapes |= {name: shape for name, shape in inputs.items() if name not in ("reference", "masked")}
+    if "codes" in inputs:
+        del shapes["image"]
+    return {name: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype, sharding=sharding) for name, s in shapes.items()}
+
+
+def _alone(config: Config) -> tuple[wiring.Parts, wiring.Training]:
+    """The recipe's step on one device, to be traced."""
+    parts = wiring.build(config, placement=Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])))
+    return parts, wiring.build_training(parts, _steps(config))
+
+
+def count(config: Config) -> float:
+    """Floating-point operations of a training step, on all devices together."""
+    _, training = _alone(config)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), training.shapes)
+    return flops.traced(training.step, state, batch_shapes(config, config.train.batch))
+
+
+def of_the_model(config: Config) -> Config:
+    """The recipe without what computes more than the model does: rematerialization, the optimizer's own products."""
+    return dataclasses.replace(_with(config, remat=False, attention="xla"), optimizer=Optimizer())
+
+
+def _with(config: Config, **fields: Any) -> Config:
+    """The recipe with other fields of its model, of those that it has."""
+    known = {field.name for field in dataclasses.fields(config.model)}
+    model = dataclasses.replace(config.model, **{name: value for name, value in fields.items() if name in known})
+    return dataclasses.replace(config, model=model)
+
+
+def activations(config: Config) -> int:
+    """Bytes that the forward pass of one example keeps for the backward pass."""
+    parts, training = _alone(config)
+    weights = {name: w for name, w in parts.objective.weights.items() if name not in config.adversarial_terms}
+    goal = dataclasses.replace(parts.objective, weights=weights)
+
+    def kept(rows: int) -> int:
+        def backward(params: Any, batch: Any) -> Any:
+            def loss(params: Any) -> jax.Array:
+                seen = goal.prepare(batch, jax.random.key(0))
+                terms = goal.terms(parts.apply(params, **seen), batch | seen)
+                return jnp.sum(goal.loss(terms))
+
+            return jax.vjp(loss, params)[1]
+
+        found = jax.eval_shape(backward, training.shapes.params, batch_shapes(config, rows) | dict(parts.frozen))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
+
+    return kept(2) - kept(1)  # without the parameters, which are kept as well
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a step computes: operations of the model for an example; of a step for an example, and beside; bytes kept."""
+
+    model: float
+    example: float
+    fixed: float
+    kept: int
+
+
+def _work(config: Config) -> _Work:
+    parts = config.optimizer.accumulate
+    train = dataclasses.replace(config.train, batch=parts)
+    return _traced(json.dumps(to_dict(dataclasses.replace(config, mesh=Mesh(), train=train))))
+
+
+@functools.cache
+def _traced(recipe: str) -> _Work:
+    config = resolve(json.loads(recipe))
+    parts = config.train.batch
+    twice = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=2 * parts))
+    once = count(config)
+    example = (count(twice) - once) / parts
+    one = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=1))
+    return _Work(count(of_the_model(one)), example, once - parts * example, activations(config))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the state takes: the number of parameters, bytes of a device by what they hold, and what is sent."""
+
+    parameters: int
+    memory: dict[str, int]
+    sent: list[hlo.Collective]
+
+
+def _held(config: Config, placement: Placement) -> _Held:
+    plain = to_dict(_with(config, remat=False, attention="xla", remat_policy="nothing"))
+    plain["train"]["batch"] = config.optimizer.accumulate
+    return _laid_out(json.dumps(plain), placement)
+
+
+@functools.cache
+def _laid_out(recipe: str, placement: Placement) -> _Held:
+    config = resolve(json.loads(recipe))
+    state = wiring.state_shapes(config, placement, _steps(config))
+
+    def held(tree: Any) -> int:
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    params = jax.tree.leaves(state.params)
+    itemsize = jnp.dtype(getattr(config.model, "dtype", "float32")).itemsize
+    return _Held(
+        sum(x.size for x in params),
+        {
+            estimate.PARAMETERS: held(state.params),
+            estimate.OPTIMIZER: held((state.opt_state, state.adversary)),
+            estimate.AVERAGE: held(state.ema),
+            estimate.GRADIENTS: held(state.params),
+        },
+        estimate.collectives([(x.shape, x.sharding.spec) for x in params], dict(placement.mesh.shape), itemsize),
+    )
+
+
+def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
+    mesh, batch = dict(placement.mesh.shape), config.train.batch
+    held, work = _held(config, placement), _work(config)
+    rows = batch // placement.ways // config.optimizer.accumulate
+    memory = held.memory | {estimate.ACTIVATIONS: work.kept * rows // mesh["model"]}
+    network = _network(wanted, placement)
+    return Plan(
+        name=config.name,
+        topology=wanted,
+        mesh=mesh,
+        batch=batch,
+        parameters=held.parameters,
+        step_flops=work.model * batch,
+        hardware_flops=work.fixed + work.example * batch,
+        memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
+        traffic=[network.traffic(each) for each in held.sent],
+    )

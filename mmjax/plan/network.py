@@ -1,0 +1,97 @@
+"""How long collectives take at the rates of the links that they go over."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmjax.plan.hlo import Collective
+from mmjax.plan.topology import Topology
+
+ICI, DCN = "interconnect", "data center network"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one kind of collective sends over some axes of the mesh, a step.
+
+    Attributes:
+        kind: of the collectives.
+        axes: of the mesh, those along which the devices of a group differ, as in "data+fsdp".
+        sent: bytes that each device sends.
+        seconds: by network: ICI within a slice (or NVLink within a host), DCN between them.
+    """
+
+    kind: str
+    axes: str
+    sent: float
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A mesh on the chips of a topology.
+
+    Attributes:
+        mesh: sizes of its axes by name, in order.
+        places: of each device of the mesh in its order: slice, then the coordinates of its chip, then its core.
+    """
+
+    topology: Topology
+    mesh: Mapping[str, int]
+    places: Sequence[tuple[int, ...]]
+
+    def axes(self, group: Sequence[int]) -> str:
+        """The axes of the mesh along which the devices of a group differ."""
+        indices = np.unravel_index(np.asarray(group), tuple(self.mesh.values()))
+        return "+".join(name for name, along in zip(self.mesh, indices, strict=True) if len(set(along)) > 1)
+
+    def traffic(self, collective: Collective) -> Traffic:
+        return Traffic(collective.kind, self.axes(collective.group), collective.sent, self.seconds(collective))
+
+    def seconds(self, collective: Collective) -> dict[str, float]:
+        """The least time that a collective takes, all of it in a step, by network.
+
+        Rings in both directions along each axis of the torus that the group lies along (of an axis that is no ring,
+        one direction). Over several slices, each chip sends its share of what its slice has gathered or summed up.
+        """
+        places = [self.places[i] for i in collective.group]
+        slices = len({place[0] for place in places})
+        near = len(places) // slices
+        if slices == 1:
+            return {ICI: collective.sent / self._rate(collective.kind, places)}
+        chip = self.topology.chip
+        # Each device sends what it is responsible for of the whole, of which there are `near` parts in a slice.
+        across = Collective(collective.kind, collective.size, tuple(range(slices)), collective.times).sent / near
+        found = {DCN: across * chip.devices / chip.network_rate}
+        if near > 1:
+            local = [place for place in places if place[0] == places[0][0]]
+            within = Collective(collective.kind, collective.size, tuple(range(near)), collective.times).sent
+            found[ICI] = within / self._rate(collective.kind, local)
+        return found
+
+    def _rate(self, kind: str, places: Sequence[tuple[int, ...]]) -> float:
+        """Bytes a second of a device to others of its slice or host."""
+        chip = self.topology.chip
+        if not self.topology.is_tpu:
+            return chip.link_rate
+        spans = [len(set(along)) for along in zip(*places, strict=True)][1 : 1 + chip.axes]
+        if kind == "collective-permute":
+            return chip.link_rate / chip.devices
+        links = sum(
+            2 if span == side and side % chip.ring == 0 else 1
+            for span, side in zip(spans, self.topology.shape, strict=True)
+            if span > 1
+        )
+        # The cores of one chip reach each other over the chip, about as fast as over all its links.
+        return chip.link_rate * (links or 2 * chip.axes) / chip.devices
+
+
+def places_of(topology: Topology, devices: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Where the devices of a mesh are; GPUs are numbered host by host."""
+    if topology.is_tpu:
+        return [(getattr(d, "slice_index", 0) or 0, *d.coords, d.core_on_chip) for d in devices]
+    each = math.prod(topology.shape)
+    return [(i // each, i % each, 0) for i in range(topology.devices)]

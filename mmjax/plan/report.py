@@ -1,0 +1,157 @@
+"""What a plan finds, as a table for people and as numbers for programs."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmjax.plan.network import DCN, ICI, Traffic
+from mmjax.plan.topology import Topology
+
+COMPUTE = "matrix units"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one training step takes on a topology. Bytes are those of one chip.
+
+    Attributes:
+        name: of the recipe.
+        mesh: sizes of its axes.
+        batch: examples a step.
+        parameters: how many the model has.
+        step_flops: floating-point operations of the model in a step, forward and backward, on all chips.
+        hardware_flops: those and what is computed anew in the backward pass, and the optimizer's.
+        memory: bytes a chip by what they hold; together they are what the compiler says.
+        traffic: what is sent between devices.
+        compile_seconds: how long the compiler took; 0: nothing was compiled.
+        largest_batch: that fits in memory, by extrapolation; 0: none, or not known.
+    """
+
+    name: str
+    topology: Topology
+    mesh: Mapping[str, int]
+    batch: int
+    parameters: int
+    step_flops: float
+    hardware_flops: float
+    memory: Mapping[str, int]
+    traffic: Sequence[Traffic]
+    compile_seconds: float = 0.0
+    largest_batch: int = 0
+
+    @property
+    def hbm_bytes(self) -> int:
+        return sum(self.memory.values())
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The least time that each part of the machine is busy in a step."""
+        peak = self.topology.chips * self.topology.chip.flops
+        found = {COMPUTE: self.hardware_flops / peak}
+        for traffic in self.traffic:
+            for network, seconds in traffic.seconds.items():
+                found[network] = found.get(network, 0.0) + seconds
+        return found
+
+    @property
+    def step_seconds(self) -> float:
+        """No step is shorter, were all that can go on at once to do so: the busiest part's time."""
+        return max(self.seconds.values())
+
+    @property
+    def mfu(self) -> float:
+        """No training reaches a higher share of the chips' peak with the operations of its model."""
+        return self.step_flops / (self.step_seconds * self.topology.chips * self.topology.chip.flops)
+
+    def to_json(self) -> dict[str, Any]:
+        sent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for traffic in self.traffic:
+            sent[traffic.kind][traffic.axes] += traffic.sent
+        return {
+            "recipe": self.name,
+            "topology": str(self.topology),
+            "mesh": dict(self.mesh),
+            "batch": self.batch,
+            "parameters": self.parameters,
+            "step_flops": self.step_flops,
+            "hardware_flops": self.hardware_flops,
+            "hbm_bytes_per_chip": self.hbm_bytes,
+            "hbm_capacity_bytes": self.topology.chip.hbm_bytes,
+            "memory": dict(self.memory),
+            "collective_bytes": {kind: dict(by_axes) for kind, by_axes in sent.items()},
+            "seconds": self.seconds,
+            "step_seconds_bound": self.step_seconds,
+            "step_seconds_without_overlap": sum(self.seconds.values()),
+            "mfu_bound": self.mfu,
+            "images_per_second_bound": self.batch / self.step_seconds,
+            "largest_batch": self.largest_batch,
+            "compile_seconds": self.compile_seconds,
+            "sources": list(self.topology.chip.sources),
+        }
+
+
+def table(plan: Plan) -> str:
+    """The plan in lines to be read."""
+    chip, topology = plan.topology.chip, plan.topology
+    mesh = " x ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1) or "one device"
+    lines = [
+        f"{plan.name} on {topology}: {topology.chips:,} chips, {mesh}, batch {plan.batch:,}",
+        "",
+        _row("parameters", f"{plan.parameters:,}"),
+        "",
+        f"memory of a chip, of {_bytes(chip.hbm_bytes)}",
+        *(_row(name, _bytes(size), f"{size / chip.hbm_bytes:7.1%}") for name, size in plan.memory.items()),
+        _row("together", _bytes(plan.hbm_bytes), f"{plan.hbm_bytes / chip.hbm_bytes:7.1%}"),
+    ]
+    if plan.largest_batch:
+        lines.append(_row("largest batch", f"about {plan.largest_batch:,}"))
+    lines += ["", "sent by a device in a step", *_traffic(plan.traffic)]
+    lines += ["", "a step at published rates"]
+    rates = {COMPUTE: f"{plan.hardware_flops:.4g} FLOPs at {chip.flops / 1e12:,.0f} T/s a chip"}
+    rates |= {ICI: "", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
+    lines += [_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()]
+    lines += [
+        _row("at least", _seconds(plan.step_seconds), "if all of these go on at once"),
+        _row("one after another", _seconds(sum(plan.seconds.values()))),
+        "",
+        _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} a picture"),
+        _row("utilization", f"at most {plan.mfu:.1%}", "of the chips' peak, by the model's FLOPs"),
+        _row("pictures a second", f"at most {plan.batch / plan.step_seconds:,.0f}"),
+    ]
+    if plan.compile_seconds:
+        lines.append(_row("compiled in", _seconds(plan.compile_seconds)))
+    return "\n".join([*lines, "", f"rates: {', '.join(chip.sources)}"])
+
+
+def _traffic(traffic: Sequence[Traffic]) -> list[str]:
+    sums: dict[tuple[str, str], list[float]] = {}
+    for each in traffic:
+        total = sums.setdefault((each.kind, each.axes), [0.0, 0.0])
+        total[0] += each.sent
+        total[1] += sum(each.seconds.values())
+    ordered = sorted(sums.items(), key=lambda item: -item[1][1])
+    return [
+        _row(f"{kind} {axes}", _bytes(sent), f"{_seconds(seconds)} alone") for (kind, axes), (sent, seconds) in ordered
+    ] or ["  nothing"]
+
+
+def _row(name: str, value: str, more: str = "") -> str:
+    return f"  {name:<28} {value:>18}   {more}".rstrip()
+
+
+def _bytes(size: float) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:,.2f} {unit}"
+    return f"{size:,.0f} B"
+
+
+def _seconds(seconds: float) -> str:
+    return (
+        f"{seconds:,.1f} s"
+        if seconds >= 1
+        else f"{seconds * 1e3:,.2f} ms"
+        if seconds >= 1e-3
+        else f"{seconds * 1e6:,.0f} us"
+    )

@@ -1,0 +1,134 @@
+"""Which mesh, batch, rematerialization and kernel make the most of a topology: guessed, compiled, ranked."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmjax.config import Config, MaskedGenerator, Mesh
+from mmjax.plan.report import Plan
+from mmjax.plan.topology import Topology
+from mmjax.types import UserError
+
+Planner = Callable[[Config, Topology], Plan]
+_FULL = 0.92  # of a chip's memory: what estimates may fill
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Changes of a recipe by their field's name, and what came of them: a plan, or why there is none."""
+
+    changes: dict[str, Any]
+    plan: Plan | None = None
+    problem: str = ""
+
+
+def search(
+    config: Config,
+    topology: Topology,
+    compilations: int,
+    estimate: Planner,
+    compile_: Planner,
+    tell: Callable[[str], None],
+) -> list[Candidate]:
+    """The candidates that were compiled (for GPUs, estimated), the best first, those that do not fit last.
+
+    Args:
+        compilations: how many, at most.
+        estimate, compile_: plans of a recipe by arithmetic, and by the compiler.
+        tell: is told what is being done.
+    """
+    ranked: list[tuple[float, Candidate, Config]] = []
+    for changes in candidates(config, topology):
+        changed = apply(config, changes)
+        try:
+            plan = estimate(changed, topology)
+        except UserError as error:
+            problem = str(error)  # such as an axis that does not divide; there are many others
+            continue
+        fits = plan.hbm_bytes <= _FULL * topology.chip.hbm_bytes
+        if fits:
+            ranked.append((-plan.mfu, Candidate(changes, plan), changed))
+    if not ranked:
+        raise UserError(
+            f"--search: no candidate fits {topology}: {problem or 'parameters and activations are too large'}"
+        )
+    ranked.sort(key=lambda item: item[0])
+    if not topology.is_tpu:
+        return [candidate for _, candidate, _ in ranked[:compilations]]
+    found = []
+    for number, (_, candidate, changed) in enumerate(ranked[:compilations], 1):
+        tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(candidate.changes)}")
+        try:
+            found.append(Candidate(candidate.changes, compile_(changed, topology)))
+        except UserError as error:
+            found.append(Candidate(candidate.changes, None, str(error)))
+    return sorted(found, key=lambda each: -each.plan.mfu if each.plan else 1.0)
+
+
+def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
+    """Changes worth a look: mesh shapes, rematerialization, the kernel of the platform, batches a chip."""
+    slices = topology.parts if topology.is_tpu else 1
+    each = topology.devices // slices
+    meshes = [{"mesh": Mesh(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
+    kinds: list[dict[str, Any]] = [{}]
+    if isinstance(config.model, MaskedGenerator):
+        kernels = ["splash" if topology.is_tpu else "cudnn"] if config.model.dtype == "bfloat16" else []
+        keeps = [{"model.remat": True, "model.remat_policy": policy} for policy in ("nothing", "attention", "products")]
+        kinds = [
+            {**keep, "model.attention": kernel}
+            for keep, kernel in itertools.product([{"model.remat": False}, *keeps], dict.fromkeys([*kernels, "xla"]))
+        ]
+    batches = [{"train.batch": rows * topology.devices} for rows in (1, 2, 4, 8, 16, 32, 64)]
+    for mesh, kind, batch in itertools.product(meshes, kinds, batches):
+        yield {**mesh, **kind, **batch}
+
+
+def apply(config: Config, changes: dict[str, Any]) -> Config:
+    """The recipe with other values of some fields, `model.remat` and the like."""
+    for name, value in changes.items():
+        group, _, field = name.rpartition(".")
+        inner = dataclasses.replace(getattr(config, group), **{field: value}) if group else value
+        config = dataclasses.replace(config, **{group or field: inner})
+    return config
+
+
+def describe(changes: dict[str, Any]) -> str:
+    """The changes as they are given on the command line."""
+    words = []
+    for name, value in changes.items():
+        if isinstance(value, Mesh):
+            words += [f"--config.mesh.{axis}={getattr(value, axis)}" for axis in ("data", "fsdp", "model")]
+        else:
+            words.append(f"--config.{name}={str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(words)
+
+
+def table(found: list[Candidate]) -> str:
+    """The candidates in lines to be read, the best first."""
+    lines = [f"{'utilization':>12} {'a step':>10} {'memory':>10} {'pictures/s':>11}  with"]
+    for candidate in found:
+        if plan := candidate.plan:
+            lines.append(
+                f"{plan.mfu:>12.1%} {plan.step_seconds * 1e3:>7,.1f} ms {plan.hbm_bytes / 2**30:>6.2f} GiB "
+                f"{plan.batch / plan.step_seconds:>11,.0f}  {describe(candidate.changes)}"
+            )
+        else:
+            lines.append(f"{'-':>12} {'-':>10} {'-':>10} {'-':>11}  {describe(candidate.changes)}: {candidate.problem}")
+    return "\n".join(lines)
+
+
+def to_json(found: list[Candidate]) -> list[dict[str, Any]]:
+    return [
+        {
+            "changes": describe(each.changes),
+            "problem": each.problem,
+            "plan": each.plan.to_json() if each.plan else None,
+        }
+        for each in found
+    ]
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

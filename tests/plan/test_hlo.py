@@ -1,0 +1,108 @@
+"""Collectives read from programs: written by hand in the form of XLA, and compiled for eight devices of a CPU."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmjax.config import Mesh
+from mmjax.parallel import make_mesh
+from mmjax.plan.hlo import Collective, bytes_of, collectives
+
+PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=6
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%all-reduce-scatter.3 (p: f32[6,5]) -> f32[1,5] {
+  %p = f32[6,5]{1,0:T(8,128)} parameter(0)
+  %all-reduce.9 = f32[6,5]{1,0:T(8,128)} all-reduce(%p), channel_id=4, replica_groups={{0,1,2,3,4,5}}, to_apply=%add
+  ROOT %cut = f32[1,5]{1,0} dynamic-slice(%all-reduce.9, %p, %p), dynamic_slice_sizes={1,5}
+}
+
+%body (state: (s32[], bf16[7,3])) -> (s32[], bf16[7,3]) {
+  %state = (s32[], bf16[7,3]{1,0}) parameter(0)
+  %part = bf16[7,1]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state), index=1
+  %all-gather-start.1 = (bf16[7,1]{1,0}, bf16[7,3]{1,0}) all-gather-start(%part), channel_id=1, replica_groups=[2,3]<=[3,2]T(1,0), dimensions={1}
+  %all-gather-done.1 = bf16[7,3]{1,0} all-gather-done(%all-gather-start.1)
+  ROOT %next = (s32[], bf16[7,3]{1,0}) tuple(%state, %all-gather-done.1)
+}
+
+%condition (state.1: (s32[], bf16[7,3])) -> pred[] {
+  %state.1 = (s32[], bf16[7,3]{1,0}) parameter(0)
+  ROOT %less = pred[] compare(%state.1, %state.1), direction=LT
+}
+
+%wrapped (q: f32[12]) -> f32[6] {
+  %q = f32[12]{0} parameter(0)
+  ROOT %reduce-scatter.1 = f32[6]{0} reduce-scatter(%q), channel_id=5, replica_groups=[3,2]<=[6], dimensions={0}, to_apply=%add
+}
+
+ENTRY %main (a: f32[6,5], b: bf16[7,3]) -> f32[] {
+  %a = f32[6,5]{1,0} parameter(0)
+  %b = (s32[], bf16[7,3]{1,0}) parameter(1)
+  %fusion.1 = f32[1,5]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.3
+  %while.1 = (s32[], bf16[7,3]{1,0}) while(%b), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"14"}}
+  %all-reduce-start.1 = (f32[], f32[11]{0}) all-reduce-start(%a, %a), channel_id=2, replica_groups={}, to_apply=%add
+  %all-reduce-done.1 = (f32[], f32[11]{0}) all-reduce-done(%all-reduce-start.1)
+  %all-reduce.2 = f32[5]{0} all-reduce(%a), channel_id=3, replica_groups={{0},{1},{2},{3},{4},{5}}, to_apply=%add
+  %permute = u8[13]{0} collective-permute(%a), channel_id=6, source_target_pairs={{0,2},{2,4},{4,0}}
+  %start = ((f32[12]{0}), f32[6]{0}, u32[]) async-start(%a), calls=%wrapped
+  ROOT %done = f32[6]{0} async-done(%start), calls=%wrapped
+}
+"""
+
+
+def test_every_collective_is_found_once_and_in_loops_as_often_as_they_turn() -> None:
+    assert sorted(collectives(PROGRAM, 6), key=lambda found: found.kind) == [
+        Collective("all-gather", 42, (0, 2, 4), 14),
+        Collective("all-reduce", 48, (0, 1, 2, 3, 4, 5)),
+        Collective("collective-permute", 13, (0, 2)),
+        Collective("reduce-scatter", 120, (0, 1, 2, 3, 4, 5)),
+        Collective("reduce-scatter", 48, (0, 1)),
+    ]
+
+
+def test_a_loop_that_does_not_say_how_often_it_turns() -> None:
+    with pytest.raises(ValueError, match=r"while\.1"):
+        collectives(PROGRAM.replace("known_trip_count", "unknown"), 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"), [("all-gather", 80), ("reduce-scatter", 80), ("all-reduce", 160), ("collective-permute", 100)]
+)
+def test_what_each_device_sends(kind: str, sent: float) -> None:
+    assert Collective(kind, 100, (0, 1, 2, 3, 4)).sent == sent
+    assert Collective(kind, 100, (0, 1, 2, 3, 4), 3).sent == 3 * sent
+
+
+def test_bytes() -> None:
+    assert bytes_of("(f32[2,3]{1,0:T(8,128)}, bf16[5], pred[7], s32[], u8[4], f8e4m3fn[3])") == 24 + 10 + 7 + 4 + 4 + 3
+
+
+def test_a_compiled_program_of_layers_in_a_loop() -> None:
+    """Fully sharded layers, 3 of 16 x 16 in float32: gathered forward and backward, their gradients summed up."""
+    mesh = make_mesh(Mesh(1, 8, 1))
+    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
+    spread = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    w = jax.ShapeDtypeStruct((3, 16, 16), jnp.float32, sharding=spread)
+
+    def loss(w: jax.Array, x: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+            w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, PartitionSpec()))
+            x = jax.lax.with_sharding_constraint(jnp.tanh(x @ w), NamedSharding(mesh, PartitionSpec("fsdp")))
+            return x, None
+
+        return jnp.sum(jax.lax.scan(jax.checkpoint(layer), x, w)[0])
+
+    program = jax.jit(jax.grad(loss), out_shardings=spread).lower(w, x).compile()
+    found = collectives(program.as_text(), 8)
+    gathered = sum(each.sent for each in found if each.kind == "all-gather")
+    summed = sum(each.sent for each in found if each.kind in ("all-reduce", "reduce-scatter"))
+    whole = 3 * 16 * 16 * 4
+    assert gathered == pytest.approx(2 * whole * 7 / 8)
+    assert summed in (pytest.approx(whole * 7 / 8), pytest.approx(2 * whole * 7 / 8))  # by parts, or summed up whole
+    assert {len(each.group) for each in found} == {8}
