@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
         "train.workdir",
     ),
     "serve": ("types", "export"),
+    "plan": ("types", "config"),
     "cli": ANYTHING,
     "commands": ANYTHING,
     "__main__": ANYTHING,

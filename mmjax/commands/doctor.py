@@ -18,6 +18,7 @@ PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nump
 EXTRAS = {
     "tpu": ("libtpu", "training and generating on TPUs"),
     "cuda": ("jax-cuda12-plugin", "training and generating on NVIDIA GPUs"),
+    "plan": ("libtpu", "planning a training on TPUs without one (mmjax plan)"),
     "video": ("av", "reading and writing mp4 and other films (GIF and folders of frames need nothing)"),
     "denoise": ("scikit-image", "denoising what was drawn (mmjax generate --denoise)"),
     "wandb": ("wandb", "logging to Weights & Biases (train.wandb_project)"),

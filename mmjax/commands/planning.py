@@ -17,8 +17,9 @@ from mmjax import models
 from mmjax.commands import wiring
 from mmjax.config import Config, Mesh, Optimizer, resolve, to_dict
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
-from mmjax.plan import estimate, flops, hlo, topology
+from mmjax.plan import estimate, flops, hbm, hlo, topology
 from mmjax.plan.network import Network, places_of
+from mmjax.plan.program import parse
 from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
 from mmjax.types import UserError
@@ -37,16 +38,20 @@ def compiled(config: Config, wanted: Topology) -> Plan:
     training = wiring.build_training(wiring.build(config, placement=placement, place=_shapes), _steps(config))
     begin = time.perf_counter()
     try:
-        program = training.lower(batch_shapes(config, config.train.batch, placement.batch)).compile()
+        step = training.lower(batch_shapes(config, config.train.batch, placement.batch)).compile()
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_MUCH.search(str(error)):
             raise UserError(f"{wanted}: {estimate.too_much(draft, _size(found[1], found[2]))}") from None
         raise
     took = time.perf_counter() - begin
-    network = _network(wanted, placement)
-    traffic = [network.traffic(each) for each in hlo.collectives(program.as_text(), wanted.devices)]
-    memory = estimate.compiled_memory(draft.memory, program.memory_analysis(), wanted.chip.devices)
-    plan = dataclasses.replace(draft, memory=memory, traffic=traffic, compile_seconds=took)
+    network, program = _network(wanted, placement), parse(step.as_text())
+    plan = dataclasses.replace(
+        draft,
+        memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
+        traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices)],
+        moved=hbm.moved(program) * wanted.chip.devices,
+        compile_seconds=took,
+    )
     return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, placement.ways))
 
 
@@ -154,7 +159,13 @@ def activations(config: Config) -> int:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a step computes: operations of the model for an example; of a step for an example, and beside; bytes kept."""
+    """What a step computes.
+
+    Attributes:
+        model: operations of the model for an example.
+        example, fixed: operations of a step for an example, and whatever the batch.
+        kept: bytes of an example's activations that are kept for the backward pass.
+    """
 
     model: float
     example: float

@@ -36,7 +36,7 @@ class GenerativeModel:
     """A trained model.
 
     Attributes:
-        config: its recipe; the attention kernel "cudnn" is "xla" where there is no GPU.
+        config: its recipe; the attention kernel "cudnn" is "xla" where there is no GPU, and so is "splash" always.
         params: its parameters, on the device.
         tokenizer: from text to tokens.
         visual_tokenizer: parameters of the visual tokenizer of a masked generator, on the device.
@@ -293,8 +293,9 @@ def _is_workdir(folder: Path) -> bool:
 
 
 def _runnable(config: Config) -> Config:
-    """The recipe with a kernel that runs here: a model trained on a GPU also draws without one."""
-    if getattr(config.model, "attention", "xla") != "cudnn" or jax.default_backend() == "gpu":
+    """The recipe with a kernel that runs here: a model trained on a GPU or a pod also draws without one."""
+    trained = getattr(config.model, "attention", "xla")
+    if trained == "xla" or (trained == "cudnn" and jax.default_backend() == "gpu"):
         return config
     kernel: dict[str, Any] = {"attention": "xla"}  # not every kind of model has the field
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **kernel))

@@ -8,7 +8,7 @@ from typing import Any
 from mmjax.plan.network import DCN, ICI, Traffic
 from mmjax.plan.topology import Topology
 
-COMPUTE = "matrix units"
+COMPUTE, MEMORY = "matrix units", "main memory"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Plan:
         hardware_flops: those and what is computed anew in the backward pass, and the optimizer's.
         memory: bytes a chip by what they hold; together they are what the compiler says.
         traffic: what is sent between devices.
+        moved: bytes read from and written to memory in a step; 0: not known.
         compile_seconds: how long the compiler took; 0: nothing was compiled.
         largest_batch: that fits in memory, by extrapolation; 0: none, or not known.
     """
@@ -37,6 +38,7 @@ class Plan:
     hardware_flops: float
     memory: Mapping[str, int]
     traffic: Sequence[Traffic]
+    moved: int = 0
     compile_seconds: float = 0.0
     largest_batch: int = 0
 
@@ -49,6 +51,8 @@ class Plan:
         """The least time that each part of the machine is busy in a step."""
         peak = self.topology.chips * self.topology.chip.flops
         found = {COMPUTE: self.hardware_flops / peak}
+        if self.moved:
+            found[MEMORY] = self.moved / self.topology.chip.hbm_rate
         for traffic in self.traffic:
             for network, seconds in traffic.seconds.items():
                 found[network] = found.get(network, 0.0) + seconds
@@ -80,6 +84,7 @@ class Plan:
             "hbm_capacity_bytes": self.topology.chip.hbm_bytes,
             "memory": dict(self.memory),
             "collective_bytes": {kind: dict(by_axes) for kind, by_axes in sent.items()},
+            "moved_bytes": self.moved,
             "seconds": self.seconds,
             "step_seconds_bound": self.step_seconds,
             "step_seconds_without_overlap": sum(self.seconds.values()),
@@ -109,7 +114,8 @@ def table(plan: Plan) -> str:
     lines += ["", "sent by a device in a step", *_traffic(plan.traffic)]
     lines += ["", "a step at published rates"]
     rates = {COMPUTE: f"{plan.hardware_flops:.4g} FLOPs at {chip.flops / 1e12:,.0f} T/s a chip"}
-    rates |= {ICI: "", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
+    rates[MEMORY] = f"{_bytes(plan.moved)} at {chip.hbm_rate / 1e9:,.0f} GB/s"
+    rates |= {ICI: f"{chip.link_rate / 1e9:,.0f} GB/s a link", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
     lines += [_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()]
     lines += [
         _row("at least", _seconds(plan.step_seconds), "if all of these go on at once"),
@@ -132,7 +138,7 @@ def _traffic(traffic: Sequence[Traffic]) -> list[str]:
         total[1] += sum(each.seconds.values())
     ordered = sorted(sums.items(), key=lambda item: -item[1][1])
     return [
-        _row(f"{kind} {axes}", _bytes(sent), f"{_seconds(seconds)} alone") for (kind, axes), (sent, seconds) in ordered
+        _row(f"{kind} {axes}", _bytes(round(sent)), f"{_seconds(seconds)} alone") for (kind, axes), (sent, seconds) in ordered
     ] or ["  nothing"]
 
 
@@ -140,7 +146,7 @@ def _row(name: str, value: str, more: str = "") -> str:
     return f"  {name:<28} {value:>18}   {more}".rstrip()
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int) -> str:
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{size / scale:,.2f} {unit}"

@@ -39,6 +39,7 @@ def search(
         estimate, compile_: plans of a recipe by arithmetic, and by the compiler.
         tell: is told what is being done.
     """
+    problem = "parameters or activations are too large"
     ranked: list[tuple[float, Candidate, Config]] = []
     for changes in candidates(config, topology):
         changed = apply(config, changes)
@@ -51,9 +52,7 @@ def search(
         if fits:
             ranked.append((-plan.mfu, Candidate(changes, plan), changed))
     if not ranked:
-        raise UserError(
-            f"--search: no candidate fits {topology}: {problem or 'parameters and activations are too large'}"
-        )
+        raise UserError(f"--search: no candidate fits {topology}: {problem}")
     ranked.sort(key=lambda item: item[0])
     if not topology.is_tpu:
         return [candidate for _, candidate, _ in ranked[:compilations]]

@@ -74,9 +74,7 @@ def parse(name: str) -> Topology:
     found = _NAME.fullmatch(name)
     chip = CHIPS.get(found[2]) if found else None
     if not found or chip is None:
-        raise UserError(
-            f"--topology {name}: unknown; say KIND:SHAPE as in v5e:4x4, 2xv5e:16x16, h100:8. Known: {known()}"
-        )
+        raise UserError(f"--topology {name}: unknown; say v5e:4x4, 2xv5e:16x16, h100:8. Known: {known()}")
     shape = tuple(map(int, found[3].split("x")))
     if len(shape) != (chip.axes or 1) or (not chip.axes and shape[0] > 8):
         raise UserError(f"--topology {name}: {chip.kind} has no such shape; known: {', '.join(_SHAPES[chip.axes])}")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.nn import splash
 from mmjax.nn.attention import MultiHeadAttention, dot_product_attention
 
 
@@ -73,3 +74,21 @@ def test_self_attention_is_cross_attention_to_oneself():
     np.testing.assert_array_equal(attention.apply(params, x), attention.apply(params, x, x))
     swapped = x[:, ::-1]  # without positions, attention commutes with any order of its input
     np.testing.assert_allclose(attention.apply(params, swapped), attention.apply(params, x)[:, ::-1], atol=1e-6)
+
+
+def test_splash_equals_the_definition_forward_and_backward():
+    """The kernel of TPUs, step by step on the CPU."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 3, 16)) for i, n in enumerate((128, 256, 256)))
+
+    def total(attend, q, k, v):
+        return jnp.sum(jnp.sin(attend(q, k, v)))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # the kernel mixes them
+        found = jax.value_and_grad(total, (1, 2, 3))(splash.make("attended", interpret=True), q, k, v)
+    expected = jax.value_and_grad(total, (1, 2, 3))(dot_product_attention, q, k, v)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), found, expected)
+
+
+def test_splash_is_for_long_rows_of_tokens_without_a_mask(qkv):
+    assert splash.fits(128, 384) and not splash.fits(128, 48) and not splash.fits(7, 128)
+    np.testing.assert_array_equal(dot_product_attention(*qkv, kernel="splash"), dot_product_attention(*qkv))

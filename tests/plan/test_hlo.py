@@ -7,7 +7,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.config import Mesh
 from mmjax.parallel import make_mesh
-from mmjax.plan.hlo import Collective, bytes_of, collectives
+from mmjax.plan.hlo import Collective, collectives
+from mmjax.plan.program import parse, size
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=6
 
@@ -26,7 +27,7 @@ PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=6
 %body (state: (s32[], bf16[7,3])) -> (s32[], bf16[7,3]) {
   %state = (s32[], bf16[7,3]{1,0}) parameter(0)
   %part = bf16[7,1]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state), index=1
-  %all-gather-start.1 = (bf16[7,1]{1,0}, bf16[7,3]{1,0}) all-gather-start(%part), channel_id=1, replica_groups=[2,3]<=[3,2]T(1,0), dimensions={1}
+  %all-gather-start.1 = (bf16[7,1]{1,0}, bf16[7,3]{1,0}) all-gather-start(%part), replica_groups=[2,3]<=[3,2]T(1,0)
   %all-gather-done.1 = bf16[7,3]{1,0} all-gather-done(%all-gather-start.1)
   ROOT %next = (s32[], bf16[7,3]{1,0}) tuple(%state, %all-gather-done.1)
 }
@@ -38,14 +39,14 @@ PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=6
 
 %wrapped (q: f32[12]) -> f32[6] {
   %q = f32[12]{0} parameter(0)
-  ROOT %reduce-scatter.1 = f32[6]{0} reduce-scatter(%q), channel_id=5, replica_groups=[3,2]<=[6], dimensions={0}, to_apply=%add
+  ROOT %reduce-scatter.1 = f32[6]{0} reduce-scatter(%q), replica_groups=[3,2]<=[6], to_apply=%add
 }
 
 ENTRY %main (a: f32[6,5], b: bf16[7,3]) -> f32[] {
   %a = f32[6,5]{1,0} parameter(0)
   %b = (s32[], bf16[7,3]{1,0}) parameter(1)
   %fusion.1 = f32[1,5]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.3
-  %while.1 = (s32[], bf16[7,3]{1,0}) while(%b), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"14"}}
+  %while.1 = (s32[], bf16[7,3]{1,0}) while(%b), condition=%condition, body=%body, backend_config=TRIPS
   %all-reduce-start.1 = (f32[], f32[11]{0}) all-reduce-start(%a, %a), channel_id=2, replica_groups={}, to_apply=%add
   %all-reduce-done.1 = (f32[], f32[11]{0}) all-reduce-done(%all-reduce-start.1)
   %all-reduce.2 = f32[5]{0} all-reduce(%a), channel_id=3, replica_groups={{0},{1},{2},{3},{4},{5}}, to_apply=%add
@@ -56,19 +57,22 @@ ENTRY %main (a: f32[6,5], b: bf16[7,3]) -> f32[] {
 """
 
 
+PROGRAM = PROGRAM.replace("TRIPS", '{"known_trip_count":{"n":"14"}}')
+
+
 def test_every_collective_is_found_once_and_in_loops_as_often_as_they_turn() -> None:
-    assert sorted(collectives(PROGRAM, 6), key=lambda found: found.kind) == [
+    assert sorted(collectives(parse(PROGRAM), 6), key=lambda found: (found.kind, found.size)) == [
         Collective("all-gather", 42, (0, 2, 4), 14),
         Collective("all-reduce", 48, (0, 1, 2, 3, 4, 5)),
         Collective("collective-permute", 13, (0, 2)),
-        Collective("reduce-scatter", 120, (0, 1, 2, 3, 4, 5)),
         Collective("reduce-scatter", 48, (0, 1)),
+        Collective("reduce-scatter", 120, (0, 1, 2, 3, 4, 5)),
     ]
 
 
 def test_a_loop_that_does_not_say_how_often_it_turns() -> None:
     with pytest.raises(ValueError, match=r"while\.1"):
-        collectives(PROGRAM.replace("known_trip_count", "unknown"), 6)
+        collectives(parse(PROGRAM.replace("known_trip_count", "unknown")), 6)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_what_each_device_sends(kind: str, sent: float) -> None:
 
 
 def test_bytes() -> None:
-    assert bytes_of("(f32[2,3]{1,0:T(8,128)}, bf16[5], pred[7], s32[], u8[4], f8e4m3fn[3])") == 24 + 10 + 7 + 4 + 4 + 3
+    assert size("(f32[2,3]{1,0:T(8,128)}, bf16[5], pred[7], s32[], u8[4], f8e4m3fn[3])") == 24 + 10 + 7 + 4 + 4 + 3
 
 
 def test_a_compiled_program_of_layers_in_a_loop() -> None:
@@ -99,7 +103,7 @@ def test_a_compiled_program_of_layers_in_a_loop() -> None:
         return jnp.sum(jax.lax.scan(jax.checkpoint(layer), x, w)[0])
 
     program = jax.jit(jax.grad(loss), out_shardings=spread).lower(w, x).compile()
-    found = collectives(program.as_text(), 8)
+    found = collectives(parse(program.as_text()), 8)
     gathered = sum(each.sent for each in found if each.kind == "all-gather")
     summed = sum(each.sent for each in found if each.kind in ("all-reduce", "reduce-scatter"))
     whole = 3 * 16 * 16 * 4

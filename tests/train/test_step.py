@@ -1,5 +1,8 @@
 """The step: the same on any mesh and in any number of parts, and safe from what is not finite."""
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,27 +11,48 @@ import pytest
 
 from mmjax import models, objective
 from mmjax.config import Mesh, resolve
+from mmjax.nn.layout import Layout
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.spikes import LEARNED
 from mmjax.train.state import make_state, state_shardings
 from mmjax.train.step import make_step
 
-RECIPE = {
+TRANSFORMER = {"width": 32, "heads": 8, "text_layers": 1}
+TEXT = {"length": 7, "vocabulary": 320}
+TOKENIZER = {
     "data": {"size": 32},
-    "text": {"length": 7, "vocabulary": 320},
-    "model": {
-        "width": 32,
-        "heads": 8,
-        "text_layers": 1,
-        "vision_layers": 1,
-        "fusion_layers": 1,
-        "decoder_widths": (16, 8),
-    },
+    "text": TEXT,
+    "model": {"kind": "visual_tokenizer", "widths": (8, 8, 16), "levels": (4, 4, 4)},
+    "objective": {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}},
     "train": {"steps": 1},
+}
+RECIPES = {
+    "direct generator": {
+        "data": {"size": 32},
+        "text": TEXT,
+        "model": {**TRANSFORMER, "vision_layers": 1, "fusion_layers": 1, "decoder_widths": (16, 8)},
+        "train": {"steps": 1},
+    },
+    "masked generator": {
+        "data": {"size": 32},
+        "text": TEXT,
+        "tokenizer": TOKENIZER,
+        "model": {**TRANSFORMER, "kind": "masked_generator", "layers": 2, "local_blocks": 1, "remat": True},
+        "objective": {"terms": {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.1}},
+        "train": {"steps": 1},
+    },
+    "visual tokenizer": TOKENIZER,
+}
+# A kernel of each that lies on all devices of the mesh together.
+SPREAD = {
+    "direct generator": ("fusion", "block_0", "mlp_in", "kernel"),
+    "masked generator": ("layers", "block", "mlp_in", "kernel"),
+    "visual tokenizer": ("encoder", "block_1_0", "first", "kernel"),
 }
 BATCH = {
     "image": np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32),
     "text": np.random.default_rng(1).integers(0, 320, (16, 7)).astype(np.int32),
+    "codes": np.random.default_rng(2).integers(0, 64, (16, 4, 4)).astype(np.int32),
     "mask": np.arange(16) % 5 != 3,
 }
 MESHES = {
@@ -36,13 +60,14 @@ MESHES = {
     "fsdp=8": Mesh(1, 8, 1),
     "model=8": Mesh(1, 1, 8),
     "data=2, fsdp=2, model=2": Mesh(2, 2, 2),
+    "slice=2, fsdp=4": Mesh(1, 4, 1, slice=2),
 }
 
 
-def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
+def gradients(mesh: Mesh, devices: int, accumulate: int = 1, recipe: str = "direct generator"):
     """Loss and gradients of one step, kept by a trace without memory: differences of parameters round them."""
-    config = resolve(RECIPE)
-    goal = objective.build(config.objective.terms, ("text", "reference"))
+    config = resolve(RECIPES[recipe])
+    goal = objective.build(config.objective.terms, models.inputs(config), drop_text=0.3)
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     tx = optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
@@ -50,7 +75,7 @@ def gradients(mesh: Mesh, devices: int, accumulate: int = 1):
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
     shardings = state_shardings(shapes, params, placement.whole, tx)
     state = jax.jit(make, out_shardings=shardings)()
-    module = models.build(config)
+    module = models.build(config, Layout(placement.constrain, placement.per_device))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
     state, metrics = compiled(state, placement.put(BATCH))
@@ -72,13 +97,15 @@ def assert_near(found, expected):
     jax.tree.map(near, found[1], expected[1])
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_eight_devices_equal_one(alone, mesh):
-    found = gradients(MESHES[mesh], 8)
-    assert_near(found, alone)
-    if mesh != "data=8":
-        kernel = found[2].params["fusion"]["block_0"]["mlp_in"]["kernel"]
-        assert kernel.addressable_shards[0].data.size < kernel.size
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_eight_devices_equal_one(recipe):
+    alone = gradients(Mesh(1, 1, 1), 1, recipe=recipe)
+    for name, mesh in MESHES.items():
+        found = gradients(mesh, 8, recipe=recipe)
+        assert_near(found, alone)
+        kernel = functools.reduce(operator.getitem, SPREAD[recipe], found[2].params)
+        parts = {shard.data.size for shard in kernel.addressable_shards}
+        assert parts == {kernel.size // (mesh.fsdp * mesh.model)}, name
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -1,0 +1,67 @@
+"""How much a compiled program reads from and writes to the main memory of a chip, at the least."""
+
+from collections.abc import Mapping
+
+from mmjax.plan.program import Instruction, Program, size
+
+# Move nothing: they name what is there, wait for what was begun, or run other computations.
+_FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id iota "
+    "opt-barrier async-start async-update async-done copy-done send-done recv-done".split()
+)
+_PARTS = frozenset(("dynamic-slice", "slice", "gather"))  # read of their operand only what they give
+
+
+def moved(program: Program) -> int:
+    """Bytes that a device moves in a run: each instruction reads its operands once and writes its result once.
+
+    A fusion that takes only parts of an operand reads those, and one that replaces a part writes that; what lies in
+    the cores' own memory costs nothing.
+    """
+    total = 0
+    results = {
+        name: {instruction.name: instruction.result for instruction in instructions}
+        for name, instructions in program.computations.items()
+    }
+    for where, instruction, times in program.runs(False):
+        operation = instruction.operation
+        if operation not in _FREE and not operation.endswith("-done"):
+            total += times * (_read(program, instruction, results[where]) + _written(program, instruction))
+    return total
+
+
+def _read(program: Program, instruction: Instruction, results: Mapping[str, str]) -> int:
+    sizes = [size(results.get(name, ""), in_main_memory=True) for name in instruction.operands]
+    if instruction.operation in _PARTS:
+        sizes[0] = min(sizes[0], size(instruction.result))
+    elif instruction.operation == "dynamic-update-slice":
+        sizes[0] = 0
+    elif instruction.operation == "fusion":
+        inside = program.computations[instruction.called]
+        for number, whole in enumerate(sizes):
+            sizes[number] = min(whole, _part(inside, number, whole))
+    return sum(sizes)
+
+
+def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
+    """Bytes that a fusion reads of an operand."""
+    name = next(each.name for each in inside if each.operation == "parameter" and each.arguments == str(number))
+    users = [each for each in inside if name in each.operands]
+    taken = 0
+    for user in users:
+        if user.operation in _PARTS and user.operands[0] == name:
+            taken += size(user.result)
+        elif not (user.operation == "dynamic-update-slice" and user.operands[0] == name):
+            return whole
+    return taken
+
+
+def _written(program: Program, instruction: Instruction) -> int:
+    whole = size(instruction.result, in_main_memory=True)
+    if instruction.operation.endswith("-start"):
+        return whole // 2  # of what goes in and what comes out
+    inside = program.computations[instruction.called] if instruction.operation == "fusion" else (instruction,)
+    results = {each.name: each.result for each in inside}
+    updates = [each for each in inside if each.operation == "dynamic-update-slice"]
+    replaced = sum(size(each.result) - size(results.get(each.operands[1], each.result)) for each in updates)
+    return max(whole - replaced, 0)

@@ -1,0 +1,146 @@
+"""Takes the text of a compiled program (HLO) apart: its instructions, and how often each of them runs."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
+_CALLED = re.compile(r"\b(calls|body|to_apply|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_ELSEWHERE = re.compile(r"S\(\d+\)")  # a layout outside of the chip's main memory
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+        result: the text of its result's type.
+        arguments: the text between its parentheses: the names of operands, the number of a parameter.
+        attributes: what follows behind the operands.
+    """
+
+    name: str
+    result: str
+    operation: str
+    arguments: str
+    attributes: str
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The names of the instructions whose results it takes."""
+        return tuple(_OPERAND.findall(self.arguments))
+
+    @property
+    def called(self) -> str:
+        """The computation of a fusion."""
+        return next((name for how, name in _CALLED.findall(self.attributes) if how == "calls"), "")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The instructions of each computation by its name, and the name of the one that is run."""
+
+    computations: Mapping[str, tuple[Instruction, ...]]
+    entry: str
+
+    def runs(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
+        """The computation of each instruction that runs, the instruction, and how often it does in a run of the program.
+
+        Raises:
+            ValueError: where a loop does not say how often it turns.
+        """
+        waiting = [(self.entry, 1)]
+        while waiting:
+            computation, times = waiting.pop()
+            for instruction in self.computations[computation]:
+                yield computation, instruction, times
+                if into_fusions or instruction.operation != "fusion":
+                    waiting += [(name, times * turns) for name, turns in _calls(instruction)]
+
+
+def parse(text: str) -> Program:
+    """The program of a text, `compiled.as_text()`."""
+    found: dict[str, list[Instruction]] = {}
+    entry, current = "", ""
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            current = head[1]
+            found[current] = []
+            entry = current if line.startswith("ENTRY") else entry
+        elif current and (match := _INSTRUCTION.match(line)):
+            found[current].append(_instruction(match[1], match[2]))
+    return Program({name: tuple(instructions) for name, instructions in found.items()}, entry)
+
+
+def size(result: str, in_main_memory: bool = False) -> int:
+    """Bytes of the arrays in the text of a type, without padding: of `(f32[2,3]{1,0}, u8[4])` 28.
+
+    Args:
+        in_main_memory: count only those that lie there, and not in a memory of the chip's cores.
+    """
+    return sum(
+        math.prod(map(int, filter(None, sides.split(",")))) * _width(kind)
+        for kind, sides, layout in _ARRAY.findall(result)
+        if not (in_main_memory and _ELSEWHERE.search(layout))
+    )
+
+
+def parts(result: str) -> list[str]:
+    """The types in the text of a tuple's type; that of anything else alone."""
+    if not result.startswith("("):
+        return [result]
+    found, depth, start, inside = [], 0, 0, result[1:-1]
+    for place, letter in enumerate(inside):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            found.append(inside[start:place].strip())
+            start = place + 1
+    return [*found, inside[start:].strip()]
+
+
+def _width(kind: str) -> int:
+    bits = re.search(r"\d+", kind)
+    return max(int(bits[0]) // 8, 1) if bits else 1  # a truth value is a byte
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    """Takes `f32[2]{0} add(%a, %b), attributes` apart; a type may be a tuple, and holds parentheses then."""
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    result, rest = rest[:end], rest[end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    return Instruction(name, result, rest[:opening], rest[opening + 1 : closing], rest[closing + 1 :])
+
+
+def _closing(text: str, opening: int) -> int:
+    depth = 0
+    for place in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if not depth:
+            return place
+    raise ValueError(f"parentheses do not match: {text[:80]}")
+
+
+def _calls(instruction: Instruction) -> Iterator[tuple[str, int]]:
+    """The computations that an instruction runs, and how often."""
+    if instruction.operation in ("async-done", "async-update"):
+        return  # async-start has run it
+    for how, name in _CALLED.findall(instruction.attributes):
+        if how == "to_apply" and instruction.operation != "call":
+            continue  # of a reduction: adds two numbers
+        if how in ("body", "condition"):
+            trips = _TRIPS.search(instruction.attributes)
+            if not trips:
+                raise ValueError(f"the loop {instruction.name} does not say how often it turns")
+            yield name, int(trips[1])
+        else:
+            yield name, 1
+    for several, one in _BRANCHES.findall(instruction.attributes):
+        for name in filter(None, [one, *(part.strip().lstrip("%") for part in several.split(","))]):
+            yield name, 1
