@@ -80,7 +80,7 @@ def check(config: Config) -> None:
         train.batch % optimizer.accumulate == 0,
         f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
     )
-    _not_below_0({"mesh.slice": config.mesh.slice})
+    not_below_0({"mesh.slice": config.mesh.slice})
     axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
     need(
         all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
