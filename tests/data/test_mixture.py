@@ -130,6 +130,24 @@ def test_an_evaluation_has_the_first_examples_of_each_part(roots: dict[str, Path
         assert ids[count:] == [f"shapes/held-out-scene-{i}" for i in range(6)]
 
 
+def test_cached_tokens_mix_as_pictures_do(roots: dict[str, Path]) -> None:
+    """The same cache as two parts, one drawn three times as often."""
+    parts = {
+        name: {"source": "coco_folder", "root": "/gone", "weight": weight} for name, weight in (("a", 3.0), ("b", 1.0))
+    }
+    config = recipe("mixture", size=16, parts=parts, batch=64)
+    opened = {name: data.open_tokens(roots["tokens"] / "train", {}) for name in parts}
+    source = data.mix(opened, config.data, training=True)
+    assert (source.size, source.provides) == (2 * TRAINING, ("codes", "text"))
+    (batch,) = take(data.training_batches(source, TOKENIZER, config), 1)
+    assert batch["codes"].shape == (64, 4, 6) and "image" not in batch
+    assert Counter(i.partition("/")[0] for i in batch["id"]) == {"a": 48, "b": 16}
+    alone, codes = opened["a"], {}
+    for rows in alone.read(data.pipeline.make_reading(config.data, 0, TRAINING, 1, 0, 1, False, 0)):  # type: ignore[attr-defined]
+        codes[rows["id"][0]] = rows["codes"][0]
+    assert all(np.array_equal(c, codes[i.partition("/")[2]]) for i, c in zip(batch["id"], batch["codes"], strict=True))
+
+
 def test_what_a_part_cannot_read_is_counted_for_it_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_coco(tmp_path, "train2017", dict.fromkeys(range(1, TRAINING + 1), b"broken"))
     parts = {**TWO, "coco": {"source": "coco_folder", "root": str(tmp_path), "weight": 0.01, "flip": True}}
