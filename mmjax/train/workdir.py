@@ -6,7 +6,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mmjax.config import Config, differences, resolve, to_dict
@@ -145,11 +145,18 @@ def only_training(workdir: Path) -> Iterator[None]:
     with ExitStack() as stack:
 
         def lock() -> None:
+            if not workdir.exists():
+                stack.callback(_remove_empty, workdir)  # a mistake that is found only then leaves nothing behind
             _check_writable(workdir)
             stack.enter_context(locked(workdir / LOCK, f"--workdir {workdir}: is in use"))
 
         processes.once(lock)
         yield
+
+
+def _remove_empty(workdir: Path) -> None:
+    with suppress(OSError):
+        workdir.rmdir()
 
 
 def open_workdir(workdir: Path, config: Config) -> None:

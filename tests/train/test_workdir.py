@@ -74,6 +74,8 @@ def test_a_workdir_is_for_one_training_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=told), only_training(tmp_path):
             pass
         with only_training(tmp_path / "tokenizer"):  # of another one inside of it
+            (tmp_path / "tokenizer" / "kept").touch()
+        with only_training(tmp_path / "empty"):  # which was not there, and nothing came of it
             pass
     assert list(tmp_path.iterdir()) == [tmp_path / "tokenizer"]
     with only_training(tmp_path):
