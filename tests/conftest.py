@@ -1,14 +1,28 @@
-"""What holds for every test: eight simulated devices, strict ranks and types, shapes in annotations checked."""
+"""What holds for every test: eight simulated devices, strict ranks and types, shapes in annotations checked.
+
+Nearly all the time of the suite is compiling. So nothing is optimized that only costs time to compile, and what was
+compiled is kept for all processes of one run of the suite: those of pytest-xdist and the commands that tests start.
+"""
 
 import os
 import signal
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process; it removes the folder in the end
+    _compiled = tempfile.TemporaryDirectory(prefix="mmjax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# One process may read what another is writing: it says so, and compiles.
+os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache"
 
 import hypothesis
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 # All of this must happen before the backend starts and before mmjax is imported.
@@ -23,3 +37,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The first call of a jitted function compiles, so single examples may take long; equal runs make failures repeatable.
 hypothesis.settings.register_profile("mmjax", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("mmjax")
+
+LONGEST = (  # in this order, so that no process ends long after the other
+    "test_generate_masked",
+    "test_recipes",
+    "test_step",
+    "test_train",
+    "test_train_coco",
+    "test_frozen_text",
+    "test_super_resolution",
+    "test_stages",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; whatever shares files with one of them comes after it."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from scipy.spatial.distance import pdist
 
 from mmjax.evaluate.rows import Mean
 from mmjax.sample.postprocess import to_uint8
@@ -34,6 +33,8 @@ def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figur
 
 def distance(pictures: UInt8[np.ndarray, "n y x 3"]) -> float:
     """The mean over all pairs of the root mean square over pixels and channels, of values from 0 to 1."""
+    from scipy.spatial.distance import pdist  # slow to import, and needed by few commands
+
     values = pictures.reshape(len(pictures), -1) / 255
     return float(pdist(values).mean() / np.sqrt(values.shape[1]))
 

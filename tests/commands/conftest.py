@@ -6,7 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from runs import (
-    keep_compiled_programs,
     made_once,
     run_command,
     start_command,
@@ -15,7 +14,6 @@ from runs import (
 )
 
 __all__ = [
-    "keep_compiled_programs",
     "made_once",
     "run_command",
     "start_command",

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from mmjax.cli import main
 
@@ -62,38 +61,10 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
     return once("quickstart", train)
 
 
-@pytest.fixture(name="kept_programs", scope="session")
-def keep_compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is compiled here is compiled once, also for models that are loaded again."""
-    settings = {
-        "jax_compilation_cache_dir": str(common(tmp_path_factory) / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(name="start", scope="session")
-def start_command(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts `mmjax ARGUMENTS`; it may be forbidden to write files of more than so many KiB.
-
-    Compiled programs are kept, so that only the first of several runs alike is slow.
-    """
-    cache = common(tmp_path_factory) / "compiled"
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def start_command() -> Start:
+    """Starts `mmjax ARGUMENTS`; it may be forbidden to write files of more than so many KiB."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
 
     def started(*arguments: Any, largest_file: int | None = None) -> subprocess.Popen[str]:

@@ -104,7 +104,6 @@ def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> N
     assert sum(shard["positions"] for shard in index["shards"]) == len(captions)
 
 
-@pytest.mark.usefixtures("kept_programs")
 def test_it_draws_from_text_alone(trained: Path, exported: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == sorted(FILES)
     drawn = mmjax.load(exported)

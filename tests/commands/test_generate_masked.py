@@ -18,7 +18,6 @@ from mmjax.export import GenerativeModel
 PROMPTS = [f"a {color} {shape} left of a blue ring" for color in ("red", "green", "cyan", "purple", "yellow")
            for shape in ("circle", "square", "triangle", "ring")]  # fmt: skip
 PROMPT = PROMPTS[0]
-pytestmark = pytest.mark.usefixtures("kept_programs")
 
 
 @pytest.fixture(name="folder", scope="session")

@@ -31,7 +31,6 @@ QUICKER = [
     )
 ]
 PROMPTS = ["a red circle left of a blue ring", "a green square above a cyan triangle"]
-pytestmark = pytest.mark.usefixtures("kept_programs")
 
 
 @pytest.fixture(name="workdir", scope="session")

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def read(path: Path, argument: str = "") -> Config:
     config = load_recipe(f"{path}:{argument}", {"data.root": "/nowhere"})
     wiring.check(config)
     return config
+
+
+@functools.cache
+def parameter_shapes(path: Path, argument: str) -> tuple[Config, Any]:
+    config = read(path, argument)
+    return config, jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
 
 
 def random_params(config: Config, rng: np.random.Generator) -> Any:
@@ -92,8 +99,7 @@ def test_a_recipe_of_two_stages_is_one_of_each(path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "millions"), [(64, 45), (128, 120), (256, 300)])
 def test_parameters_of_the_masked_generator_for_coco(size: int, millions: int) -> None:
-    config = read(ROOT / "configs" / "coco_masked.py", f"size={size}")
-    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    _, shapes = parameter_shapes(ROOT / "configs" / "coco_masked.py", f"size={size}")
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.1)
 
 
@@ -101,8 +107,7 @@ def test_parameters_of_the_masked_generator_for_coco(size: int, millions: int) -
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 @pytest.mark.parametrize("argument", ["", "tiny"])
 def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> None:
-    config = read(path, argument)
-    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    config, shapes = parameter_shapes(path, argument)
     heads = getattr(config.model, "heads", 8)
     if heads % mesh.model:
         with pytest.raises(UserError, match=rf"attention/q/kernel +model=8 does not divide {heads} of shape"):

@@ -26,7 +26,8 @@ TEXT = jnp.array([[7, 9, 310, 3, 0], [3, 0, 0, 0, 0]], jnp.int32)
 
 @pytest.fixture(name="frozen", scope="module")
 def random_encoder() -> frozen_text.FrozenText:
-    return frozen_text.FrozenText(SETTINGS, jax.device_get(frozen_text.init(SETTINGS, jax.random.key(1))), b"pieces\0")
+    params = jax.jit(lambda: frozen_text.init(SETTINGS, jax.random.key(1)))()
+    return frozen_text.FrozenText(SETTINGS, jax.device_get(params), b"pieces\0")
 
 
 def test_whose_it_is() -> None:

@@ -27,10 +27,10 @@ TINY = {
 def tiny_model():
     config = resolve(TINY)
     module = models.build(config)
-    params = models.init(config, jax.random.key(0))
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
     text = jax.random.randint(jax.random.key(1), (3, 7), 1, 307).at[:, 5:].set(0)
     reference = jax.random.uniform(jax.random.key(2), (3, 32, 32, 3), minval=-1.0)
-    return lambda **seen: module.apply({"params": params}, **seen)["image"], text, reference
+    return jax.jit(lambda **seen: module.apply({"params": params}, **seen)["image"]), text, reference
 
 
 def test_draws_with_and_without_reference(tiny):
@@ -63,7 +63,7 @@ def test_examples_do_not_see_each_other(tiny):
 
 def test_bfloat16_computes_with_float32_parameters():
     config = resolve(TINY | {"model": TINY["model"] | {"dtype": "bfloat16"}})
-    params = models.init(config, jax.random.key(0))
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     seen = {"text": jnp.ones((2, 7), jnp.int32), "reference": jnp.zeros((2, 32, 32, 3))}
     text = str(jax.make_jaxpr(lambda p: models.build(config).apply({"params": p}, **seen)["image"])(params))
@@ -71,6 +71,6 @@ def test_bfloat16_computes_with_float32_parameters():
     assert products
     in_float32 = [line for line in products if "bf16" not in line]
     assert len(in_float32) <= 2 * 3, in_float32  # the scores of the three attentions are summed in float32
-    exact = models.build(resolve(TINY)).apply({"params": params}, **seen)["image"]
-    near = models.build(config).apply({"params": params}, **seen)["image"]
+    exact = jax.jit(models.build(resolve(TINY)).apply)({"params": params}, **seen)["image"]
+    near = jax.jit(models.build(config).apply)({"params": params}, **seen)["image"]
     np.testing.assert_allclose(near, exact, atol=0.1)

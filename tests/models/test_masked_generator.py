@@ -1,5 +1,6 @@
 """The masked generator: what it may see, its sharding, and what does not depend on its size."""
 
+import functools
 from typing import Any
 
 import jax
@@ -33,9 +34,13 @@ CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 15)
 MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model: Any, params: Any, *seen: Any, **more: Any) -> Any:
+    return model.apply({"params": params}, *seen, **more)
+
+
 def logits(config: Config, params: Any, text: Any = TEXT, codes: Any = CODES, masked: Any = MASKED, **seen: Any) -> Any:
-    outputs: Any = models.build(config).apply({"params": params}, text, codes, masked, **seen)
-    return np.asarray(outputs["logits"])
+    return np.asarray(apply(models.build(config), params, text, codes, masked, **seen)["logits"])
 
 
 def test_what_is_masked_is_not_seen(config: Config, params: Any) -> None:
@@ -57,18 +62,16 @@ def test_the_text_is_looked_at_unless_there_is_none(config: Config, params: Any)
 
 
 def test_examples_do_not_see_each_other(config: Config, params: Any) -> None:
-    gradient = jax.grad(
-        lambda table: (
-            models.build(config)
-            .apply({"params": {**params, "mask": table}}, TEXT, CODES, MASKED.at[1].set(False))["logits"][1]
-            .sum()
-        )
-    )(params["mask"])
+    def second(table: Any) -> Any:
+        seen = (TEXT, CODES, MASKED.at[1].set(False))
+        return apply(models.build(config), {**params, "mask": table}, *seen)["logits"][1].sum()
+
+    gradient = jax.jit(jax.grad(second))(params["mask"])
     np.testing.assert_array_equal(gradient, 0)  # only the first example holds masked places
 
 
 def test_hidden_words_are_told_from_the_text_alone(config: Config, params: Any) -> None:
-    outputs: Any = models.build(config).apply({"params": params}, TEXT, CODES, MASKED, hidden_text=TEXT.at[:, 0].set(4))
+    outputs = apply(models.build(config), params, TEXT, CODES, MASKED, hidden_text=TEXT.at[:, 0].set(4))
     assert outputs["text_logits"].shape == (2, 7, 320)
     np.testing.assert_allclose(outputs["logits"], logits(config, params), atol=1e-6)
 
@@ -95,19 +98,19 @@ def test_every_parameter_has_a_place_on_the_mesh(local_blocks: int) -> None:
 def test_a_scanned_stack_is_its_blocks_one_after_the_other() -> None:
     x, context = jax.random.normal(jax.random.key(0), (2, 5, 8)), jax.random.normal(jax.random.key(1), (2, 3, 8))
     stack = Stack(3, 2)
-    params = stack.init(jax.random.key(2), x, None, context)["params"]
+    params = jax.jit(stack.init)(jax.random.key(2), x, None, context)["params"]
     (stacked,) = params.values()
     expected = x
     for i in range(3):
         layer = jax.tree.map(lambda p, i=i: p[i], stacked)
-        expected = Block(2).apply({"params": layer}, expected, None, context)
-    np.testing.assert_allclose(stack.apply({"params": params}, x, None, context), expected, atol=1e-5)
-    for other in (Stack(3, 2, remat=True), Stack(3, 2, unroll=3)):
-        loss = [
-            jax.grad(lambda p, m=m: (m.apply({"params": p}, x, None, context) ** 2).sum())(params)
-            for m in (stack, other)
-        ]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *loss)
+        expected = apply(Block(2), layer, expected, None, context)
+    np.testing.assert_allclose(apply(stack, params, x, None, context), expected, atol=1e-5)
+    plain, *others = (
+        jax.jit(jax.grad(lambda p, m=m: (m.apply({"params": p}, x, None, context) ** 2).sum()))(params)
+        for m in (stack, Stack(3, 2, remat=True), Stack(3, 2, unroll=3))
+    )
+    for other in others:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, other)
 
 
 def test_codes_share_what_their_digits_share() -> None:

@@ -1,5 +1,6 @@
 """The visual tokenizer: pictures to codes and back, the same way in one call and in two."""
 
+import functools
 from typing import Any
 
 import jax
@@ -19,33 +20,38 @@ TINY = {
 }
 
 
+def compiled(module: Any) -> Any:
+    return jax.jit(module.apply, static_argnames="method")
+
+
 @pytest.fixture(name="tiny", scope="module")
 def tiny_model():
     config = resolve(TINY)
     image = jax.random.uniform(jax.random.key(2), (3, 32, 32, 3), minval=-1.0)
-    return models.build(config), {"params": models.init(config, jax.random.key(0))}, image
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
+    return compiled(models.build(config)), {"params": params}, image
 
 
 def test_one_call_is_encoding_and_decoding(tiny):
-    module, params, image = tiny
-    outputs = module.apply(params, image=image)
-    codes = module.apply(params, image, method="encode")
+    apply, params, image = tiny
+    outputs = apply(params, image)
+    codes = apply(params, image, method="encode")
     assert codes.shape == (3, 8, 8) and int(codes.min()) >= 0 and int(codes.max()) < 30
     np.testing.assert_array_equal(outputs["codes"], codes.reshape(3, 64))
-    decoded = module.apply(params, codes, method="decode")
+    decoded = apply(params, codes, method="decode")
     assert decoded.shape == image.shape and decoded.dtype == jnp.float32
     np.testing.assert_allclose(outputs["image"], decoded, atol=1e-5)
 
 
 def test_pictures_do_not_see_each_other(tiny):
-    module, params, image = tiny
-    changed = module.apply(params, image=image.at[0].set(0.0))["image"]
-    np.testing.assert_allclose(changed[1:], module.apply(params, image=image)["image"][1:], atol=1e-5)
+    apply, params, image = tiny
+    changed = apply(params, image.at[0].set(0.0))["image"]
+    np.testing.assert_allclose(changed[1:], apply(params, image)["image"][1:], atol=1e-5)
 
 
 def test_gradients_reach_the_encoder_through_the_rounding(tiny):
-    module, params, image = tiny
-    grads = jax.grad(lambda p: jnp.mean(jnp.square(module.apply(p, image=image)["image"] - image)))(params)
+    apply, params, image = tiny
+    grads = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(apply(p, image)["image"] - image))))(params)
     for name, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert float(jnp.abs(leaf).max()) > 0, name
 
@@ -74,30 +80,28 @@ def test_recipes_that_cannot_be(changes, line):
 def clip_tokenizer() -> tuple[Any, Any]:
     model = fields.VisualTokenizer(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
-    return module, module.init(jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))["params"]
+    return compiled(module), jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))
 
 
 CLIP = jax.random.uniform(jax.random.key(1), (1, 5, 8, 8, 3), minval=-1)
 
 
 def test_no_frame_of_a_clip_sees_a_later_one(video: Any) -> None:
-    module, params = video
+    apply, params = video
 
-    def frame(image: jax.Array, number: int) -> jax.Array:
-        return (module.apply({"params": params}, image)["image"][:, number] ** 2).sum()
+    def each_frame(image: jax.Array) -> jax.Array:
+        return (apply(params, image)["image"] ** 2).sum((0, 2, 3, 4))
 
     # 5 frames are 3 grids, of frame 0, of 1 and 2, and of 3 and 4: a frame is decoded with those it was coded with.
-    seen = [np.abs(jax.grad(frame)(CLIP, number)).sum((0, 2, 3, 4)) > 0 for number in range(5)]
+    seen = np.abs(jax.jit(jax.jacrev(each_frame))(CLIP)).sum((1, 3, 4, 5)) > 0
     for number, last in enumerate((0, 2, 2, 4, 4)):
         assert not seen[number][last + 1 :].any() and seen[number][0], number
     assert seen[4].all() and seen[1][1]
 
 
 def test_a_picture_is_a_clip_of_one_frame(video: Any) -> None:
-    module, params = video
-    clip = module.apply({"params": params}, CLIP)
-    first = module.apply({"params": params}, CLIP[:, :1])
-    picture = module.apply({"params": params}, CLIP[:, 0])
+    apply, params = video
+    clip, first, picture = apply(params, CLIP), apply(params, CLIP[:, :1]), apply(params, CLIP[:, 0])
     assert clip["codes"].shape == (1, 3 * 2 * 2) and picture["image"].shape == (1, 8, 8, 3)
     np.testing.assert_array_equal(first["codes"], clip["codes"][:, :4])
     np.testing.assert_array_equal(picture["codes"], first["codes"])
@@ -107,11 +111,11 @@ def test_a_picture_is_a_clip_of_one_frame(video: Any) -> None:
 
 @pytest.mark.parametrize(("frames", "grids"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
 def test_clips_of_any_length(video: Any, frames: int, grids: int) -> None:
-    module, params = video
-    outputs = module.apply({"params": params}, CLIP[:, :frames])
+    apply, params = video
+    outputs = apply(params, CLIP[:, :frames])
     assert outputs["image"].shape == (1, frames, 8, 8, 3) and outputs["codes"].shape == (1, 4 * grids)
-    codes = module.apply({"params": params}, CLIP[:, :frames], method="encode")
-    decoded = module.apply({"params": params}, codes, method="decode")
+    codes = apply(params, CLIP[:, :frames], method="encode")
+    decoded = apply(params, codes, method="decode")
     np.testing.assert_allclose(decoded[:, :frames], outputs["image"], atol=1e-5)
 
 
@@ -119,10 +123,11 @@ def test_corrupted_codes_reach_the_decoder_alone() -> None:
     model = fields.VisualTokenizer(widths=(8, 12), blocks=0, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
     pictures = jax.random.uniform(jax.random.key(1), (7, 20, 20, 3), minval=-1)
-    params = module.init(jax.random.key(0), pictures)["params"]
-    plain = module.apply({"params": params}, pictures)
+    params = jax.jit(module.init)(jax.random.key(0), pictures)
+    plain = compiled(module)(params, pictures)
     for share in (0.0, 0.3, 1.0):
-        outputs = module.apply({"params": params}, pictures, corrupt=(jax.random.key(2), share))
+        corrupted = functools.partial(module.apply, corrupt=(jax.random.key(2), share))
+        outputs = jax.jit(corrupted)(params, pictures)
         np.testing.assert_array_equal(outputs["codes"], plain["codes"])
         changed = (jnp.abs(outputs["image"] - plain["image"]) > 1e-6).any((1, 2, 3))
         assert bool(changed.any()) == (share > 0)

@@ -1,5 +1,6 @@
 """Positions against the formula of the paper."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,8 +47,9 @@ def test_products_of_rotated_features_tell_displacements_only(sides, pairs, data
     q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 2 * pairs * len(sides))).astype(np.float32)
     n = int(np.prod(sides))
     shape = (1, n, 1, q.shape[-1])
-    turned = [rotate(jnp.broadcast_to(x, shape), grid_angles(sides, shape[-1]))[0, :, 0] for x in (q, k)]
-    products = np.asarray(turned[0] @ turned[1].T).reshape(*sides, *sides)
+    angles = grid_angles(sides, shape[-1])
+    turned = [np.asarray(jax.jit(rotate)(np.broadcast_to(x, shape), angles))[0, :, 0] for x in (q, k)]
+    products = (turned[0] @ turned[1].T).reshape(*sides, *sides)
     places = [data.draw(st.integers(0, side - 1)) for side in sides], [data.draw(st.integers(0, s - 1)) for s in sides]
     # Moved to the corner as far as both can go, the two are as far apart as before.
     moved = [[a - min(a, b) for a, b in zip(one, other, strict=True)] for one, other in (places, places[::-1])]
