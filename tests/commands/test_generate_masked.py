@@ -1,14 +1,11 @@
 """mmjax generate with masked generators: from text, with masks, variations and clips to go on with."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from runs import ROOT, Mistake, Once, Run, noise
+from runs import Mistake, Once, Run, noise
 
 import mmjax
 from mmjax import data
@@ -85,7 +82,7 @@ def save_mask(path: Path, mask: np.ndarray) -> Path:
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_alone(
-    model: GenerativeModel, folder: Path, two_stages: Path, tmp_path: Path
+    model: GenerativeModel, folder: Path, two_stages: Path, tmp_path: Path, run: Run
 ) -> None:
     drawn = model.generate(PROMPTS, seed=100)
     assert drawn.shape == (20, 32, 32, 3) and drawn.dtype == np.uint8
@@ -96,9 +93,7 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(
     np.testing.assert_array_equal(mmjax.load(two_stages).generate(PROMPTS[4:6], seed=104), drawn[4:6])
     assert (model.generate(PROMPTS[:5], seed=101) != drawn[:5]).any(axis=(1, 2, 3)).all()
     # The command, in a process with one device instead of the eight there are here.
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"} | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    command = [sys.executable, "-m", "mmjax", "generate", f"--model={folder}", "--seed=100", "--prompt", *PROMPTS]
-    subprocess.run([*command, f"--out={tmp_path}/{{}}.png"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    run("generate", f"--model={folder}", "--seed=100", "--prompt", *PROMPTS, f"--out={tmp_path}/{{}}.png")
     for i, picture in enumerate(drawn):
         np.testing.assert_array_equal(pixels(tmp_path / f"{i}.png"), picture)
 

@@ -1,5 +1,6 @@
 """A masked generator with a frozen text encoder: what it sees of the features, and what stands for no text."""
 
+import functools
 from typing import Any
 
 import jax
@@ -31,10 +32,13 @@ CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 20)
 MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model: Any, params: Any, text: Any, **seen: Any) -> Any:
+    return model.apply({"params": params}, text, CODES, MASKED, **seen)
+
+
 def logits(config: Config, params: Any, text: Any = TEXT, features: Any = FEATURES, **seen: Any) -> Any:
-    module = models.build(config)
-    outputs: Any = module.apply({"params": params}, text, CODES, MASKED, text_features=features, **seen)
-    return np.asarray(outputs["logits"])
+    return np.asarray(apply(models.build(config), params, text, text_features=features, **seen)["logits"])
 
 
 def test_features_are_looked_at_but_those_of_padding(config: Config, params: Any) -> None:
@@ -52,7 +56,7 @@ def test_no_text_is_one_learned_vector(config: Config, params: Any) -> None:
     np.testing.assert_allclose(none[1], logits(config, params)[1], atol=1e-5)
     other = logits(config, params, text=jnp.zeros_like(TEXT), features=FEATURES[::-1])
     np.testing.assert_allclose(none[0], other[0], atol=1e-5)
-    context = masked_generator.functions(config).context
+    context = jax.jit(masked_generator.functions(config).context)
     features, mask = context(params, jnp.zeros_like(TEXT), text_features=FEATURES)
     np.testing.assert_array_equal(features[:, 0], np.tile(params["text"]["none"], (2, 1)))
     assert mask[:, 0, 0].tolist() == [[True, *[False] * 6]] * 2
