@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, assert_same_state, committed, common, figures, wait_for
+from runs import ROOT, assert_same_state, committed, figures, wait_for
 
 STEPS = 30
 RECIPE = (
@@ -25,26 +25,18 @@ Launch = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(name="launch", scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+def launched() -> Iterator[Launch]:
     """Starts `mmjax ARGUMENTS` in two processes of one device, or in one of two."""
     started: list[subprocess.Popen[str]] = []
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(common(tmp_path_factory) / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    environment.pop("XLA_FLAGS", None)
 
     def start(*arguments: Any, processes: int = 2) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
         if processes > 1:
             launcher = [sys.executable, "launch/processes.py", "-n", str(processes), "--pause", "0.01", "--"]
             command = launcher + command
-        more = {"JAX_NUM_CPU_DEVICES": str(2 // processes)}
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(2 // processes)}
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment | more, **pipes))
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
         return started[-1]
 
     yield start
