@@ -14,7 +14,7 @@ from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.checkpoint import folder as checkpoint_folder
-from mmjax.train.workdir import check_overrides, read_recipe
+from mmjax.train.workdir import check_overrides, read_recipe, read_stretches
 from mmjax.types import Params, UserError
 
 WATCH_SECONDS = 10
@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         step, params = _restore(workdir, config, arguments.step)
         _evaluate(workdir, parts, source, step, params)
         return 0
-    last, _, _ = wiring.intervals(config, data.open_source(config.data, training=True, seed=config.seed).size)
+    examples = data.open_source(config.data, training=True, seed=config.seed).size
     seen: set[int] = set()
-    while not any(step >= last for step in seen):
+    while max(seen, default=0) < _last(workdir, examples):
         waiting = [step for step in _steps(workdir, config) if step not in seen]
         if not waiting:
             time.sleep(WATCH_SECONDS)
@@ -63,6 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
             continue  # no longer kept
         _evaluate(workdir, parts, source, step, params)
     return 0
+
+
+def _last(workdir: Path, examples: int) -> int:
+    """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
+    return wiring.intervals(read_recipe(workdir), examples, read_stretches(workdir))[0]
 
 
 def _steps(workdir: Path, config: Config) -> list[int]:

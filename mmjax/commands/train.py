@@ -21,9 +21,10 @@ from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics, NoMetrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
+from mmjax.train.stretches import go_on, position
 from mmjax.train.timeline import Timeline, process_start
 from mmjax.train.watchdog import watching
-from mmjax.train.workdir import check_workdir, only_training, open_workdir
+from mmjax.train.workdir import check_workdir, only_training, open_workdir, read_stretches
 from mmjax.types import Samples, UserError
 
 HELP = "train a recipe; started again with the same workdir it goes on where it stopped"
@@ -58,12 +59,16 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     timeline = Timeline(process_start() if first else time.time())
     source, evaluation_source = stages.sources(config, workdir, frozen)
     processes.once(lambda: check_workdir(workdir, config))
-    steps, evaluate_every, checkpoint_every = wiring.intervals(config, source.size)
-    last = min(steps, stop_at or steps)
+    known = processes.once(lambda: read_stretches(workdir))
+    if not known:
+        wiring.intervals(config, source.size)  # a mistake there is told before anything is made
     with ExitStack() as stack, closing(timeline), loop.interrupted() as stop:
         kept = Checkpoints(workdir, config.train.keep, config.train.best, at=config.train.checkpoints)
         checkpoints = stack.enter_context(closing(kept))
         saved = checkpoints.steps()
+        stretches = go_on(known, saved[-1] if saved else 0, config.train.batch)
+        steps, evaluating, saving = wiring.intervals(config, source.size, stretches)
+        last = min(steps, stop_at or steps)
         if saved and saved[-1] >= last:
             processes.say(f"{config.name}: step {saved[-1]:,} of {last:,} is done already{_reported(workdir)}")
             return 0
@@ -74,10 +79,16 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 return status
         parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
         training = wiring.build_training(parts, steps)
-        processes.once(lambda: open_workdir(workdir, config))
+        processes.once(lambda: open_workdir(workdir, config, stretches))
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
         state = checkpoints.restore(training.shapes) if saved else wiring.first_state(start_from, parts, training)
         start = int(state.step)
+        if saved and start < saved[-1]:  # what was newer is damaged
+            stretches = go_on(stretches, start, config.train.batch)
+            steps, evaluating, saving = wiring.intervals(config, source.size, stretches)
+            last = min(steps, stop_at or steps)
+            training = wiring.build_training(parts, steps)
+            processes.once(lambda: open_workdir(workdir, config, stretches))
         _introduce(config, state, source, steps, start)
         timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
         metrics = stack.enter_context(closing(_metrics(workdir, start, config)))
@@ -88,7 +99,7 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         latest: dict[int, dict[str, float]] = {}  # the figures of the newest evaluation, by its step
 
         def after(state: State, done: int) -> None:
-            evaluates, saves = (done % every == 0 or done == steps for every in (evaluate_every, checkpoint_every))
+            evaluates, saves = (done in due or done == steps for due in (evaluating, saving))
             if not (evaluates or saves):
                 return
             jax.block_until_ready(state.step)
@@ -107,7 +118,8 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 metrics.write_time(done, timeline.figures())
 
         part = processes.part_of_batch(parts.placement.batch)
-        with wiring.closing(data.training_batches(source, tokenizer, config, start, *part)) as batches:
+        stream = data.training_batches(source, tokenizer, config, start, *part, position(stretches, start))
+        with wiring.closing(stream) as batches:
             put = parts.placement.put
             state = loop.train(state, training.step, batches, put, last, after, progress.log, stop, timeline)
         done = int(state.step)

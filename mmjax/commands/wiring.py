@@ -30,6 +30,7 @@ from mmjax.train.metrics import check_wandb
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_predict, make_step
+from mmjax.train.stretches import Stretches, go_on, position
 from mmjax.types import HOST_FIELDS, Batch, Evaluator, Outputs, Params, Predict, UserError
 
 _OF_OBJECTIVE = (
@@ -378,19 +379,33 @@ def evaluation(
     return predict, batches
 
 
-def intervals(config: Config, examples: int) -> tuple[int, int, int]:
-    """Steps of the whole training, between evaluations, and between checkpoints.
+def intervals(config: Config, examples: int, stretches: Stretches = ()) -> tuple[int, range, range]:
+    """Steps of the whole training, those after which it evaluates, and those after which it saves, from here on.
+
+    Epochs count examples: where the batch changed, what the steps before saw is seen, and an epoch ends where it would
+    have ended.
+
+    Args:
+        examples: of an epoch.
+        stretches: with which batches the training went; none: always with that of the recipe.
 
     Raises:
         UserError: where the whole training is shorter than the optimizer's warm-up.
     """
     train = config.train
-    epoch = max(round(examples / train.batch), 1)
-    steps = train.steps or math.ceil(train.epochs * examples / train.batch)
+    stretches = stretches or go_on((), 0, train.batch)
+    first, batch = stretches[-1]
+    seen = position(stretches, first)
+    steps = train.steps or first + max(math.ceil((train.epochs * examples - seen) / batch), 0)
+    epoch, begun = max(round(examples / batch), 1), first - round(seen % examples / batch)
+
+    def every(given: int) -> range:
+        return range(0, steps + 1, given) if given else range(begun, steps + 1, epoch)
+
     warmup = config.optimizer.warmup_steps
     if warmup >= steps:
         raise UserError(f"optimizer.warmup_steps: {warmup} leaves nothing of the {steps} steps of this training")
-    return steps, train.evaluate_every or epoch, train.checkpoint_every or epoch
+    return steps, every(train.evaluate_every), every(train.checkpoint_every)
 
 
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> data.Tokenizer:

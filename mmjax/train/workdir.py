@@ -13,9 +13,11 @@ from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
 from mmjax.lock import locked
 from mmjax.parallel import processes
+from mmjax.train import stretches
 from mmjax.types import UserError
 
-# What may change between two starts of one training: how long, how often, what is looked at, how it is computed.
+# What may change between two starts of one training: how long, how much a step, how often, what is looked at,
+# how it is computed.
 _FREE = (
     "name",
     "data.root",
@@ -27,6 +29,7 @@ _FREE = (
     "model.remat",
     "data.evaluation_examples",
     "data.most_rejected",
+    "train.batch",
     "train.steps",
     "train.epochs",
     "train.log_every",
@@ -159,10 +162,35 @@ def _remove_empty(workdir: Path) -> None:
         workdir.rmdir()
 
 
-def open_workdir(workdir: Path, config: Config) -> None:
-    """Checks the workdir and writes config.json."""
+def open_workdir(workdir: Path, config: Config, batches: stretches.Stretches | None = None) -> None:
+    """Checks the workdir and writes config.json.
+
+    Args:
+        batches: the training's stretches; None: those that the workdir has.
+    """
     check_workdir(workdir, config)
-    write_json(workdir / "config.json", {"recipe": to_dict(config), "versions": versions()})
+    batches = batches or read_stretches(workdir) or stretches.go_on([], 0, config.train.batch)
+    write_json(workdir / "config.json", {"recipe": to_dict(config), "batches": batches, "versions": versions()})
+
+
+def read_stretches(workdir: Path) -> list[list[int]]:
+    """With which batches a training went, see mmjax.train.stretches; none where there is no config.json.
+
+    Where config.json tells of none, the batch was always that of its recipe.
+
+    Raises:
+        UserError: where it is no config.json of mmjax.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return []
+    recipe = read_recipe(workdir)
+    found: list[list[int]] = json.loads(path.read_text(encoding="utf-8")).get("batches", [[0, recipe.train.batch]])
+    if not stretches.valid(found):
+        raise UserError(
+            f"{path}: batches: must list [first step, batch], from step 0 on and in the order of steps, not {found!r}"
+        )
+    return found
 
 
 def check_overrides(overrides: Mapping[str, str]) -> None:

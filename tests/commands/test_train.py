@@ -7,7 +7,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from runs import Mistake, Run, Start, assert_same_state, committed, figures, noi
 import mmjax
 from mmjax import data
 from mmjax.cli import main
-from mmjax.types import UserError
+from mmjax.types import Batch, UserError
 
 STEPS = 16
 STOPPING = "stopping after this step; press Ctrl-C again to end at once, without saving"
@@ -170,6 +172,50 @@ def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFi
     assert main(["train", *RECIPE, f"--workdir={whole}", "--config.train.steps=3"]) == 0
     assert "scenes_direct: step 16 of 3 is done already" in capsys.readouterr().out
     assert (whole / "config.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("kept_programs")
+def test_another_batch_neither_repeats_nor_skips_an_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Epochs of 64: 3 steps of 8, then 16 a step, of which the checkpoint is damaged, then 8 again to the end."""
+    batches, seen = data.training_batches, list[str]()
+
+    def noted(*arguments: Any) -> Iterator[Batch]:
+        with closing(batches(*arguments)) as made:  # type: ignore[type-var]
+            for batch in made:
+                seen.extend(batch["id"])
+                yield batch
+
+    monkeypatch.setattr(data, "training_batches", noted)
+
+    def trained(batch: int, *more: str) -> tuple[list[str], Any]:
+        """The ids of the examples that the steps saw, and the batches in config.json."""
+        seen.clear()
+        every = [f"--config.train.{name}" for name in ("steps=0", "epochs=2", "evaluate_every=0", "checkpoint_every=0")]
+        assert main(["train", RECIPE[0], *every, f"--config.train.batch={batch}", f"--workdir={tmp_path}", *more]) == 0
+        return list(seen), json.loads((tmp_path / "config.json").read_text())["batches"]
+
+    first, told = trained(8, "--stop-at=3")
+    assert told == [[0, 8]]
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["batches"]  # as it was written before the batch could change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    then, told = trained(16, "--stop-at=5")
+    assert told == [[0, 8], [3, 16]] and committed(tmp_path) == [3, 5]
+    assert "64 examples, 10 steps, going on from step 3" in capsys.readouterr().out
+    assert len(first) == 24 and len(then) == 32 and len(set(first + then)) == 56
+    assert json.loads((tmp_path / "evaluation" / "5.json").read_text())  # the end of the epoch
+
+    for path in (tmp_path / "checkpoints" / "5" / "state" / "ocdbt.process_0" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 50])
+    again, told = trained(8)
+    assert told == [[0, 8]] and committed(tmp_path)[-1] == 16
+    assert "64 examples, 16 steps, going on from step 3" in capsys.readouterr().out
+    whole = first + again
+    assert again[:32] == then and len(whole) == 128 and set(whole[:64]) == set(whole[64:]) and len(set(whole)) == 64
+    trained(16)
+    assert "step 16 of 16 is done already" in capsys.readouterr().out
 
 
 def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.config import resolve
-from mmjax.train.workdir import check_overrides, only_training, open_workdir, read_recipe
+from mmjax.config import Config, resolve
+from mmjax.train.workdir import check_overrides, only_training, open_workdir, read_recipe, read_stretches
 from mmjax.types import UserError
 
 RECIPE = {"train": {"steps": 5}}
@@ -27,6 +27,31 @@ def test_another_recipe_is_refused_and_a_longer_training_is_not(tmp_path):
     with pytest.raises(UserError, match=r"another recipe: model.width was 128 and now is 64; name another --workdir"):
         open_workdir(tmp_path, resolve({"train": {"steps": 5}, "model": {"width": 64}}))
     assert read_recipe(tmp_path).model.width == 128
+
+
+def test_a_training_goes_on_with_another_batch(tmp_path: Path) -> None:
+    def with_batch(batch: int) -> Config:
+        return resolve({"train": {"steps": 5, "batch": batch}, "pretraining": {"train": {"steps": 1, "batch": batch}}})
+
+    assert read_stretches(tmp_path) == []
+    open_workdir(tmp_path, with_batch(8))
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    open_workdir(tmp_path, with_batch(16))  # as mmjax prepare does, which trains no step
+    assert (read_recipe(tmp_path).train.batch, read_stretches(tmp_path)) == (16, [[0, 8]])
+    open_workdir(tmp_path, with_batch(16), [[0, 8], [3, 16]])
+    open_workdir(tmp_path, with_batch(16))
+    assert read_stretches(tmp_path) == [[0, 8], [3, 16]]
+
+
+def test_what_config_json_tells_of_batches(tmp_path: Path) -> None:
+    open_workdir(tmp_path, resolve({"train": {"steps": 5, "batch": 24}}))
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told.pop("batches") == [[0, 24]]
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert read_stretches(tmp_path) == [[0, 24]]
+    (tmp_path / "config.json").write_text(json.dumps(told | {"batches": [[3, 8]]}))
+    with pytest.raises(UserError, match=r"config.json: batches: must list \[first step, batch\], .* not \[\[3, 8"):
+        read_stretches(tmp_path)
 
 
 def test_before_the_first_checkpoint_any_recipe_is_taken(tmp_path):
