@@ -121,7 +121,10 @@ def flip(workdir: Path, draw: random.Random) -> str:
 def finish(workdir: Path, process: subprocess.Popen[str], log: list[str]) -> None:
     """Until all steps are done: a training that was told to go is started again."""
     for _ in range(5):
-        log.append(process.communicate(timeout=LONGEST)[0])
+        try:
+            log.append(process.communicate(timeout=LONGEST)[0])
+        finally:
+            process.kill()  # where it does not end
         if process.returncode:
             raise RuntimeError(f"{workdir}: exit status {process.returncode}\n{log[-1]}")
         if (workdir / "checkpoints" / str(STEPS) / "commit_success.txt").exists():
