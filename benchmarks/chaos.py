@@ -9,6 +9,7 @@ where none does, the values read must have been those that were written, which t
 """
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -40,12 +42,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--events", default=",".join(EVENTS), help="which, in turn (default: %(default)s)")
     arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    logging.getLogger("absl").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        return chaos(Path(folder), arguments.runs, arguments.seed)
+        return chaos(Path(folder), arguments.runs, arguments.seed, arguments.events.split(","))
 
 
-def chaos(folder: Path, runs: int, seed: int) -> int:
+def chaos(folder: Path, runs: int, seed: int, events: Sequence[str]) -> int:
     """Prints a line a run; returns 1 where one of them did not end as the undisturbed training."""
     begin = time.monotonic()
     finish(folder / "undisturbed", start(folder / "undisturbed"), [])
@@ -53,7 +58,7 @@ def chaos(folder: Path, runs: int, seed: int) -> int:
     lasts = time.monotonic() - begin
     draw, passed, told = random.Random(seed), 0, {True: 0, False: 0}
     for number in range(runs):
-        event, moment = EVENTS[number % len(EVENTS)], draw.uniform(0, lasts)
+        event, moment = events[number % len(events)], draw.uniform(0, lasts)
         workdir, log = folder / str(number), []
         process = start(workdir)
         noted = disturb(event, moment, process, workdir, draw, log)
@@ -80,7 +85,17 @@ def start(workdir: Path) -> subprocess.Popen[str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     command = [sys.executable, "-m", "mmjax", "train", *RECIPE, f"--workdir={workdir}"]
-    launcher = [sys.executable, str(ROOT / "launch" / "processes.py"), "-n", "2", "--pause", "0.1", "--"]
+    launcher = [
+        sys.executable,
+        str(ROOT / "launch" / "processes.py"),
+        "-n",
+        "2",
+        "--pause",
+        "0.1",
+        "--grace",
+        "20",
+        "--",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen([*launcher, *command], cwd=ROOT, env=environment, text=True, **pipes)
 

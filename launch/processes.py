@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-n", "--processes", type=int, required=True, help="how many")
     parser.add_argument("--restarts", type=int, default=10, help="give up after so many in a row (default 10)")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds before the first restart, then doubled")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=60.0,
+        help="seconds that the others may take once one has ended well (default 60)",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     arguments = parser.parse_args(argv)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("no command; give one behind --, as in -- mmjax train --config=FILE --workdir=DIR")
     if arguments.processes < 1 or arguments.restarts < 0 or arguments.pause < 0:
         parser.error("-n must be 1 or more, --restarts and --pause not below 0")
-    return Launcher(command, arguments.processes, arguments.restarts, arguments.pause).run()
+    return Launcher(command, arguments.processes, arguments.restarts, arguments.pause, arguments.grace).run()
 
 
 @dataclass
@@ -63,8 +69,8 @@ class Heard:
 class Launcher:
     """Keeps the processes of one command going."""
 
-    def __init__(self, command: list[str], count: int, restarts: int, pause: float):
-        self.command, self.count, self.restarts, self.pause = command, count, restarts, pause
+    def __init__(self, command: list[str], count: int, restarts: int, pause: float, grace: float):
+        self.command, self.count, self.restarts, self.pause, self.grace = command, count, restarts, pause, grace
         self.children: list[subprocess.Popen[bytes]] = []
         self.told = 0  # the signal that was passed on
         self.wake = threading.Event()
@@ -127,12 +133,17 @@ class Launcher:
 
     def _wait(self) -> int:
         waiting = dict(enumerate(self.children))
+        latest = float("inf")
         while waiting:
+            if time.monotonic() > latest:
+                say(f"process {min(waiting)} does not end, as others did {self.grace:g} s ago")
+                return 1
             for number, child in list(waiting.items()):
                 status = child.poll()
                 if status is None:
                     continue
                 del waiting[number]
+                latest = min(latest, time.monotonic() + self.grace)
                 if status:
                     self.heard.dead, self.heard.died = number, time.monotonic()
                     died = f"by signal {-status}" if status < 0 else f"with status {status}"

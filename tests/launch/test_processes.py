@@ -71,6 +71,16 @@ def test_gives_up(tmp_path: Path) -> None:
     assert err.endswith("launch/processes.py: gave up after 2 restarts in a row\n")
 
 
+def test_one_that_does_not_end_with_the_others_is_no_end(tmp_path: Path) -> None:
+    program = f"""
+if rank == 1 and not os.path.exists({str(tmp_path / "again")!r}):
+    open({str(tmp_path / "again")!r}, "w")
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    status, _, err = ended(start(program, "--grace", "1"))
+    assert status == 0 and "process 1 does not end, as others did 1 s ago" in err and "restart 1 of 10" in err
+
+
 def test_a_mistake_is_not_tried_again_and_told_once() -> None:
     program = """
 print("mmjax: no such thing", file=sys.stderr, flush=True)
