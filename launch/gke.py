@@ -18,13 +18,21 @@ from training import (
     Parser,
     add_slice_arguments,
     add_training_arguments,
+    bucket_folder,
     check_name,
+    mount_folder,
     run_main,
     training_command,
 )
 
 CONTAINER = "train"
 SPOT = "cloud.google.com/gke-spot"
+# Mounts the bucket beside the training, with whatever of the node's CPU, memory and disk it takes.
+SIDECAR = {f"gke-gcsfuse/{limit}-limit": "0" for limit in ("cpu", "memory", "ephemeral-storage")}
+# Hosts must see what another one wrote: on large machines gcsfuse would look once only. Folders are renamed.
+MOUNT_OPTIONS = (
+    "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0,file-system:rename-dir-limit:200000"
+)
 
 
 def jobset(
@@ -32,6 +40,7 @@ def jobset(
     command: Sequence[str],
     slices: Slices,
     image: str,
+    bucket: str,
     *,
     namespace: str = "default",
     queue: str = "",
@@ -45,9 +54,11 @@ def jobset(
     A pod that ends with 2, the user's mistake, fails the JobSet at once. Every other end counts as one of `restarts`.
 
     Args:
+        bucket: is mounted in every pod, by the Cloud Storage FUSE CSI driver.
         grace: seconds between SIGTERM and SIGKILL.
     """
     generation = slices.generation
+    volume = {"bucketName": bucket, "mountOptions": MOUNT_OPTIONS}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace,
@@ -63,8 +74,10 @@ def jobset(
                 "command": ["launch/keep_running.sh", "0", *(word.replace("$", "$$") for word in command)],
                 "ports": [{"containerPort": 8471}, {"containerPort": 8431}],  # of libtpu, and of its metrics
                 "resources": {"limits": {"google.com/tpu": CHIPS_PER_HOST}},
+                "volumeMounts": [{"name": "bucket", "mountPath": mount_folder(bucket)}],
             }
         ],
+        "volumes": [{"name": "bucket", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": volume}}],
     }
     if spot:
         pod["nodeSelector"][SPOT] = "true"
@@ -73,6 +86,7 @@ def jobset(
         pod["serviceAccountName"] = service_account
     if slices.count > 1:  # traffic between slices goes over the hosts' network
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+        volume["hostNetworkPodKSA"] = "true"  # there the driver knows the service account only when asked to
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     if queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": queue}
@@ -85,7 +99,7 @@ def jobset(
         "completionMode": "Indexed",
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [mistake]},
-        "template": {"spec": pod},
+        "template": {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"} | SIDECAR}, "spec": pod},
     }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -129,6 +143,7 @@ def main(argv: Sequence[str]) -> int:
         training_command(arguments, rest, slices),
         slices,
         arguments.image,
+        bucket_folder(arguments.workdir)[0],
         namespace=arguments.namespace,
         queue=arguments.queue,
         service_account=arguments.service_account,

@@ -23,7 +23,9 @@ from training import (
     Parser,
     add_slice_arguments,
     add_training_arguments,
+    bucket_folder,
     check_name,
+    mount_folder,
     run_main,
     training_command,
 )
@@ -44,24 +46,45 @@ GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 ABSENT, UNKNOWN = "ABSENT", "UNKNOWN"  # no queued resource; or it could not be asked just now
 # On every host; the folder is in the home.
 FOLDER = "~/mmjax-run"
+INSTALL_GCSFUSE = (
+    "command -v gcsfuse > /dev/null || { key=/usr/share/keyrings/cloud.google.asc; "
+    "curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee $key > /dev/null; "
+    'echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main" | '
+    "sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null; "
+    "sudo apt-get -qq update; sudo apt-get -qq -y -o DPkg::Lock::Timeout=300 install gcsfuse; }"
+)
 SETUP = (
     "set -e; rm -rf ~/mmjax; mkdir ~/mmjax; tar -xzf ~/mmjax.tar.gz -C ~/mmjax; cd ~/mmjax; "
     "python3 -m pip install --quiet --user uv; "
     "~/.local/bin/uv venv --quiet --clear --python 3.12 ~/mmjax-venv; "
-    "~/.local/bin/uv pip install --quiet --python ~/mmjax-venv/bin/python '.[tpu]'"
+    "~/.local/bin/uv pip install --quiet --python ~/mmjax-venv/bin/python '.[tpu]'; " + INSTALL_GCSFUSE
+)
+# Hosts must see what another one wrote: on large machines gcsfuse would look once only. Folders are renamed.
+GCSFUSE_FLAGS = (
+    "--implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 --rename-dir-limit=200000"
 )
 STOP = f"kill -TERM $(cat {FOLDER}/pid)"
 LOGS = f"tail -n 40 {FOLDER}/log"
 STATUS = f"cd {FOLDER} && {{ cat status || {{ kill -0 $(cat pid) && echo running; }}; }} || echo none"
 
 
-def start_command(command: Sequence[str]) -> str:
-    """A shell command that ends what an earlier one left, and leaves `command` running: its log, process id and, at
-    the end, exit status are in FOLDER."""
+def mount_command(bucket: str) -> str:
+    """A shell command that mounts a bucket where it is not mounted, or no longer, as after a reboot."""
+    folder = mount_folder(bucket)
+    return (
+        f"{{ mountpoint -q {folder} || {{ sudo umount -l {folder} 2> /dev/null; sudo mkdir -p {folder} && "
+        f"sudo chown $(id -u) {folder} && gcsfuse {GCSFUSE_FLAGS} {bucket} {folder}; }}; }}"
+    )
+
+
+def start_command(command: Sequence[str], bucket: str) -> str:
+    """A shell command that ends what an earlier one left, mounts the bucket, and leaves `command` running: its log,
+    process id and, at the end, exit status are in FOLDER."""
     kept = shlex.join(["launch/keep_running.sh", "20", *command])
     inner = f"echo $$ > {FOLDER}/group; {kept} & echo $! > {FOLDER}/pid; wait $!; echo $? > {FOLDER}/status"
     return (
         f"mkdir -p {FOLDER}; kill -KILL -- -$(cat {FOLDER}/group) 2>/dev/null; rm -f {FOLDER}/status {FOLDER}/pid; "
+        f"{mount_command(bucket)} && "
         "cd ~/mmjax && export PATH=~/mmjax-venv/bin:$PATH && "
         f"{{ setsid nohup bash -c {shlex.quote(inner)} > {FOLDER}/log 2>&1 < /dev/null & }}"
     )
@@ -143,10 +166,14 @@ class TpuVms:
     def delete(self) -> None:
         self.must("delete", self.name, "--force", "--quiet")
 
-    def run(self, command: Sequence[str], restarts: int, keep: bool) -> int:
-        """Trains until it is done, or goes on watching what an earlier run started; returns the exit status."""
+    def run(self, start: str, restarts: int, keep: bool) -> int:
+        """Trains until it is done, or goes on watching what an earlier run started; returns the exit status.
+
+        Args:
+            start: what starts the training on a host, of start_command.
+        """
         for left in range(restarts, -1, -1):
-            status = self.attempt(command)
+            status = self.attempt(start)
             if status.isdigit() or self.dry_run:
                 self.gcloud("ssh", self.name, "--worker=all", "--node=all", f"--command={LOGS}")
                 if not keep:
@@ -157,7 +184,7 @@ class TpuVms:
             time.sleep(self.pause)
         raise UserError(f"{self.name}: the TPUs went away {restarts + 1} times; see --restarts")
 
-    def attempt(self, command: Sequence[str]) -> str:
+    def attempt(self, start: str) -> str:
         """The exit status of the training on one set of TPUs; "" where they went away before it ended."""
         state = self.state()
         if state in GONE:
@@ -169,13 +196,13 @@ class TpuVms:
         try:
             if self.training() != "running":
                 self.setup()
-                self.on_hosts(start_command(command))
+                self.on_hosts(start)
             while self.state() not in (*GONE, ABSENT):
                 status = self.training()
                 if status.isdigit() or self.dry_run:
                     return status if status.isdigit() else ""
                 if status == "none":  # the first host was started anew
-                    self.on_hosts(start_command(command))
+                    self.on_hosts(start)
                 time.sleep(self.pause)
         except UserError:
             if self.state() not in (*GONE, ABSENT):
@@ -204,8 +231,10 @@ def main(argv: Sequence[str]) -> int:
     slices = parse_topology(arguments.topology) if "topology" in arguments else None
     if slices and not slices.generation.accelerator:
         raise UserError(f"--topology {arguments.topology}: there are no TPU VMs of it; use launch/gke.py")
-    command = training_command(arguments, rest, slices) if slices and "config" in arguments else []
-    if rest and not command:
+    start = ""
+    if slices and "config" in arguments:
+        start = start_command(training_command(arguments, rest, slices), bucket_folder(arguments.workdir)[0])
+    if rest and not start:
         raise UserError(f"unknown argument {rest[0]}; see tpu_vm.py {arguments.action} --help")
     if not (arguments.dry_run or shutil.which("gcloud")):
         raise UserError("gcloud is not installed; see https://cloud.google.com/sdk/docs/install, or add --dry-run")
@@ -214,12 +243,12 @@ def main(argv: Sequence[str]) -> int:
     match arguments.action:
         case "run":
             try:
-                return vms.run(command, arguments.restarts, arguments.keep)
+                return vms.run(start, arguments.restarts, arguments.keep)
             except BaseException:
                 print(f"{vms.name}: may still be there, and cost money; run again to go on, or delete", flush=True)
                 raise
         case "start":
-            vms.on_hosts(start_command(command))
+            vms.on_hosts(start)
         case "status":
             print(f"TPUs: {vms.state()}")
             print(f"training: {vms.training()}")

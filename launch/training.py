@@ -10,9 +10,11 @@ from typing import NoReturn
 from slices import Slices
 
 from mmjax.config import Config, load_recipe
+from mmjax.parallel.mesh import mesh_sizes
 from mmjax.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+_MOUNTS = "/gcs"  # on every machine: buckets by their names
 # Of a Kubernetes name with room for what JobSet appends, and of a TPU node.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
@@ -42,8 +44,27 @@ def check_name(name: str) -> None:
         raise UserError(f"--name {name}: must be up to 40 of a-z, 0-9 and -, beginning with a letter, as in my-run")
 
 
+def bucket_folder(workdir: str) -> tuple[str, str]:
+    """BUCKET and DIR of gs://BUCKET/DIR.
+
+    Raises:
+        UserError: where the workdir is no such folder.
+    """
+    matched = re.fullmatch(r"gs://([a-z0-9][-._a-z0-9]+)/(.+?)/*", workdir)
+    if not matched or {"", ".", ".."} & set(matched[2].split("/")):
+        raise UserError(f"--workdir {workdir}: machines come and go; name a place such as gs://BUCKET/DIR")
+    return matched[1], matched[2]
+
+
+def mount_folder(bucket: str) -> str:
+    """Where a bucket is mounted on every machine."""
+    return f"{_MOUNTS}/{bucket}"
+
+
 def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices: Slices) -> list[str]:
-    """`mmjax train` with a recipe that resolves and fits the slices.
+    """`mmjax train` with a recipe that resolves and fits the slices, in a workdir on the mounted bucket.
+
+    The checkpoints, which all hosts write, go past the mount, unless the recipe or an override says where they lie.
 
     Args:
         arguments: of add_training_arguments.
@@ -63,32 +84,30 @@ def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices:
         inside = Path(path).resolve().relative_to(ROOT)
     except ValueError:
         raise UserError(f"--config {path}: lies outside of {ROOT}, which is all the machines get") from None
-    if not re.fullmatch(r"gs://[^/]+/.+", arguments.workdir):
-        raise UserError(f"--workdir {arguments.workdir}: machines come and go; name a place such as gs://BUCKET/DIR")
-    check_fits(load_recipe(arguments.config, overrides), slices.devices)
+    bucket, folder = bucket_folder(arguments.workdir)
+    recipe = load_recipe(arguments.config, overrides)
+    check_fits(recipe, slices.devices, slices.count)
     config = f"{inside}:{recipe_arguments}" if recipe_arguments else str(inside)
-    return ["mmjax", "train", f"--config={config}", f"--workdir={arguments.workdir}", *rest]
+    command = ["mmjax", "train", f"--config={config}", f"--workdir={mount_folder(bucket)}/{folder}", *rest]
+    if not recipe.train.checkpoints and "train.checkpoints" not in overrides:
+        command.append(f"--config.train.checkpoints=gs://{bucket}/{folder}/checkpoints")
+    return command
 
 
-def check_fits(config: Config, devices: int, part: str = "") -> None:
+def check_fits(config: Config, devices: int, slices: int = 1, part: str = "") -> None:
     """Raises UserError where the mesh or the batch of a recipe, or of one that it is built on, does not fit."""
-    axes = vars(config.mesh)
-    product = 1
-    for size in axes.values():
-        product *= 1 if size == -1 else size
-    if (devices % product) if -1 in axes.values() else (devices != product):
-        wanted = " x ".join(f"{name}={size}" for name, size in axes.items())
-        raise UserError(f"{part}mesh: {wanted} does not multiply to the {devices} devices of the topology")
-    model = config.mesh.model if config.mesh.model != -1 else devices // product
-    if config.train.batch % (devices // model):
+    try:
+        ways = devices // mesh_sizes(config.mesh, devices, slices)["model"]
+    except UserError as error:
+        raise UserError(f"{part}{error}") from None
+    if config.train.batch % ways:
         raise UserError(
-            f"{part}train.batch: {config.train.batch} does not split over {devices // model} devices; "
-            f"take a multiple of {devices // model}"
+            f"{part}train.batch: {config.train.batch} does not split over {ways} devices; take a multiple of {ways}"
         )
     for name in ("tokenizer", "reference", "pretraining"):
         built_on = getattr(config, name)
         if built_on is not None and not (name != "pretraining" and getattr(config.tokens, name)):  # trained elsewhere
-            check_fits(built_on, devices, f"{part}{name}.")
+            check_fits(built_on, devices, slices, f"{part}{name}.")
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Any
 import gke
 import jsonschema
 import pytest
+import tpu_vm
 import yaml
 from slices import GENERATIONS, parse_topology
 from training import run_main
@@ -21,6 +22,7 @@ from mmjax.types import UserError
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())
 TOPOLOGIES = [f"{name}:{shape}" for name, generation in GENERATIONS.items() for shape in generation.shapes]
+POD = "spec.replicatedJobs.0.template.spec.template"
 BASE = (
     "--name=masked",
     "--config=configs/coco_masked.py:size=256",
@@ -31,7 +33,7 @@ BASE = (
 
 
 def manifest(topology: str = "v5e:4x4", command: tuple[str, ...] = ("mmjax",), **more: Any) -> Any:
-    return gke.jobset("masked", command, parse_topology(topology), "image:1", **more)
+    return gke.jobset("masked", command, parse_topology(topology), "image:1", "my-bucket", **more)
 
 
 def check(document: Any) -> None:
@@ -50,6 +52,29 @@ def test_every_topology_makes_a_jobset(topology: str) -> None:
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology.partition(":")[2]
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert document["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "tpu"}
+
+
+@pytest.mark.parametrize("topology", ["v5e:4x4", "3xv6e:4x4"])
+def test_the_bucket_is_mounted_in_every_pod(topology: str) -> None:
+    template = manifest(topology)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+    (volume,) = template["spec"]["volumes"]
+    (mount,) = template["spec"]["containers"][0]["volumeMounts"]
+    assert mount == {"name": volume["name"], "mountPath": "/gcs/my-bucket"}
+    assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    attributes = volume["csi"]["volumeAttributes"]
+    assert attributes["bucketName"] == "my-bucket"
+    assert "implicit-dirs" in attributes["mountOptions"].split(",")
+    # On the host's network the driver does not see the pod's service account by itself.
+    assert attributes.get("hostNetworkPodKSA") == ("true" if template["spec"].get("hostNetwork") else None)
+
+
+def test_both_mounts_are_alike() -> None:
+    flags = [word.removeprefix("--") for word in tpu_vm.GCSFUSE_FLAGS.split()]
+    # gcsfuse's flags are its configuration's names: metadata-cache-ttl-secs=0 is metadata-cache:ttl-secs:0.
+    options = [re.sub(r":(?=[0-9])", "=", option) for option in gke.MOUNT_OPTIONS.split(",")]
+    options = [option.removeprefix("file-system:").replace(":", "-") for option in options]
+    assert options == flags
 
 
 def test_several_slices_are_several_jobs_on_the_hosts_network() -> None:
@@ -105,6 +130,12 @@ def damage(document: Any, where: str, change: Callable[[Any], None]) -> Any:
         ("spec.replicatedJobs.0.template.spec.template.spec", lambda part: part.update(restartPolicy="Always")),
         ("spec.replicatedJobs.0.template.spec.template.spec.nodeSelector", lambda part: part.update(spot=True)),
         ("metadata", lambda part: part.update(name="My_run")),
+        (f"{POD}.metadata.annotations", lambda part: part.update({"gke-gcsfuse/volumes": True})),
+        (f"{POD}.metadata", lambda part: part.update(anotations={})),
+        (f"{POD}.spec.volumes.0", lambda part: part.pop("csi")),
+        (f"{POD}.spec.volumes.0.csi", lambda part: part.pop("driver")),
+        (f"{POD}.spec.volumes.0.csi.volumeAttributes", lambda part: part.update(hostNetworkPodKSA=True)),
+        (f"{POD}.spec.containers.0.volumeMounts.0", lambda part: part.pop("mountPath")),
     ],
 )
 def test_the_schema_notices(where: str, change: Callable[[Any], None]) -> None:
@@ -129,9 +160,11 @@ def test_the_command_prints_a_manifest_for_kubectl() -> None:
         "mmjax",
         "train",
         "--config=configs/coco_masked.py:size=256",
-        "--workdir=gs://bucket/masked",
+        "--workdir=/gcs/bucket/masked",
         "--config.data.root=gs://bucket/my data",
+        "--config.train.checkpoints=gs://bucket/masked/checkpoints",
     ]
+    assert container["volumeMounts"][0]["mountPath"] == "/gcs/bucket"
     assert "--machine-type=ct5p-hightpu-4t --num-nodes=16 --tpu-topology=4x4x4 --spot" in done.stdout
 
 
@@ -143,6 +176,9 @@ def test_the_command_prints_a_manifest_for_kubectl() -> None:
         ((*BASE, "--topology=v5e:3x3"), "v5e comes as 2x2"),
         ((*BASE, "--topology=v5e:4x4", "--name=My_run"), "--name My_run: must be up to 40"),
         ((*BASE, "--topology=v5e:4x4", "--workdir=runs/masked"), "--workdir runs/masked: machines come and go"),
+        ((*BASE, "--topology=v5e:4x4", "--workdir=gs://bucket"), "--workdir gs://bucket: machines come and go"),
+        ((*BASE, "--topology=v5e:4x4", "--workdir=gs://bucket/../x"), "name a place such as gs://BUCKET/DIR"),
+        ((*BASE, "--topology=v5e:4x4", "--workdir=gs://$x/masked"), "name a place such as gs://BUCKET/DIR"),
         ((*BASE, "--topology=v5e:4x4", "--config=configs/none.py"), "no file configs/none.py"),
         ((*BASE, "--topology=v5e:4x4", "--config=/etc/hosts"), "--config /etc/hosts: lies outside of"),
         ((*BASE, "--topology=v5e:4x4", "--config.model.wdth=3"), "model.wdth: no such field"),

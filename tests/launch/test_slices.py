@@ -1,10 +1,12 @@
 """Topologies, and what is checked before a machine costs anything."""
 
+import argparse
 import re
 
 import pytest
+import training
 from slices import GENERATIONS, parse_topology
-from training import check_fits
+from training import bucket_folder, check_fits, training_command
 
 from mmjax.config import Config, load_recipe
 from mmjax.types import UserError
@@ -59,11 +61,14 @@ def test_unknown_topologies(topology: str, message: str) -> None:
         ({"mesh.data": "4", "mesh.fsdp": "2"}, 16, "mesh: data=4 x fsdp=2 x model=1 does not multiply"),
         ({"train.batch": "250"}, 16, "train.batch: 250 does not split over 16 devices; take a multiple of 16"),
         ({"tokenizer.mesh.fsdp": "3"}, 16, "tokenizer.mesh: data=-1 x fsdp=3"),
+        ({"mesh.slice": "4"}, 32, "mesh.slice: 4, but the devices are in 2 slices"),
+        ({"tokenizer.mesh.slice": "4"}, 32, "tokenizer.mesh.slice: 4, but the devices are in 2 slices"),
+        ({"mesh.fsdp": "32"}, 32, "mesh: slice=2 x data=-1 x fsdp=32 x model=1 does not multiply to the 32 devices"),
     ],
 )
 def test_recipes_that_do_not_fit(overrides: dict[str, str], devices: int, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        check_fits(masked(**overrides), devices)
+        check_fits(masked(**overrides), devices, devices // 16)
 
 
 def test_recipes_that_fit() -> None:
@@ -71,3 +76,34 @@ def test_recipes_that_fit() -> None:
     check_fits(masked(**{"tokens.tokenizer": "gs://bucket/tokenizer", "tokenizer.train.batch": "3"}), 16)
     check_fits(masked(**{"mesh.model": "8", "train.batch": "2"}), 16)
     check_fits(masked(**{"mesh.data": "2", "mesh.fsdp": "8", "train.batch": "16"}), 16)
+    check_fits(masked(**{"mesh.slice": "2", "mesh.fsdp": "16", "train.batch": "32"}), 32, 2)
+
+
+def test_workdirs() -> None:
+    assert bucket_folder("gs://my-bucket_1/runs/masked/") == ("my-bucket_1", "runs/masked")
+
+
+ARGUMENTS = argparse.Namespace(config="configs/coco_masked.py:size=256", workdir="gs://bucket/runs/masked/")
+
+
+@pytest.mark.parametrize("elsewhere", ["gs://other/masked", ""])
+def test_checkpoints_lie_where_the_user_says(elsewhere: str) -> None:
+    data, override = "--config.data.root=gs://bucket/data", f"--config.train.checkpoints={elsewhere}"
+    slices = parse_topology("v5e:4x4")
+    assert training_command(ARGUMENTS, [data], slices)[3:] == [
+        "--workdir=/gcs/bucket/runs/masked",
+        data,
+        "--config.train.checkpoints=gs://bucket/runs/masked/checkpoints",
+    ]
+    assert training_command(ARGUMENTS, [data, override], slices)[3:] == [
+        "--workdir=/gcs/bucket/runs/masked",
+        data,
+        override,
+    ]
+
+
+def test_checkpoints_lie_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = masked(**{"train.checkpoints": "gs://other/masked"})
+    monkeypatch.setattr(training, "load_recipe", lambda *_: recipe)
+    command = training_command(ARGUMENTS, [], parse_topology("v5e:4x4"))
+    assert command[3:] == ["--workdir=/gcs/bucket/runs/masked"]

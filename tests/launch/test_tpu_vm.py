@@ -72,11 +72,19 @@ def until(condition: str, home: Path) -> None:
 
 
 def host(home: Path) -> dict[str, str]:
-    return {"HOME": str(home), "PATH": os.environ["PATH"], "KEEP_RUNNING_PAUSE": "0"}
+    return {"HOME": str(home), "PATH": f"{home}/stand-ins:{os.environ['PATH']}", "KEEP_RUNNING_PAUSE": "0"}
 
 
 def on_host(home: Path, command: str) -> str:
     return subprocess.run(["bash", "-c", command], env=host(home), capture_output=True, text=True).stdout.strip()
+
+
+def stand_in(home: Path, name: str, script: str) -> None:
+    """A command that a host has, or that must not run here."""
+    path = home / "stand-ins" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -92,6 +100,9 @@ while [ -e ~/wait ]; do sleep 0.02; done
 """
     (folder / "mmjax").write_text(program)
     (folder / "mmjax").chmod(0o755)
+    stand_in(tmp_path, "mountpoint", "[ -e ~/mounted ]")
+    stand_in(tmp_path, "gcsfuse", 'printf "%s\\n" "$@" >> ~/mounted')
+    stand_in(tmp_path, "sudo", 'echo "$*" >> ~/sudo; [ "$1" != tee ] || cat >> ~/sudo')
     yield tmp_path
     (tmp_path / "wait").unlink(missing_ok=True)  # ends what a failed test left running
 
@@ -102,20 +113,69 @@ def test_arguments_arrive_on_the_host_as_they_were_given(home: Path, capsys: pyt
     (command,) = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
     on_host(home, command)
     until("[ -s ~/mmjax-run/status ]", home)
-    assert (home / "arguments").read_text().splitlines() == ["train", *TRAINING, odd]
+    assert (home / "arguments").read_text().splitlines() == [
+        "train",
+        TRAINING[0],
+        "--workdir=/gcs/bucket/masked",
+        TRAINING[2],
+        odd,
+        "--config.train.checkpoints=gs://bucket/masked/checkpoints",
+    ]
     assert not (home / "hacked").exists()
     assert on_host(home, tpu_vm.STATUS) == "0"
+
+
+def test_the_bucket_is_mounted_once_and_again_after_a_reboot(home: Path) -> None:
+    start = tpu_vm.start_command(["mmjax", "train"], "my-bucket")
+    for _ in range(2):
+        on_host(home, start)
+        until("[ -s ~/mmjax-run/status ]", home)
+    words = (home / "mounted").read_text().splitlines()
+    assert words == [*tpu_vm.GCSFUSE_FLAGS.split(), "my-bucket", "/gcs/my-bucket"]
+    assert "--implicit-dirs" in words
+    (home / "mounted").unlink()
+    on_host(home, start)
+    assert (home / "mounted").read_text().splitlines() == words
+    until("[ -s ~/mmjax-run/status ]", home)
+
+
+@pytest.mark.parametrize("broken", ["gcsfuse", "sudo"])
+def test_nothing_is_trained_where_the_bucket_cannot_be_mounted(broken: str, home: Path) -> None:
+    stand_in(home, broken, "exit 1")
+    start = tpu_vm.start_command(["mmjax", "train"], "my-bucket")
+    assert subprocess.run(["bash", "-c", start], env=host(home), capture_output=True).returncode == 1
+    assert on_host(home, tpu_vm.STATUS) == "none"
+    assert not (home / "mmjax-run" / "log").exists()
+
+
+def test_gcsfuse_is_installed_where_it_is_missing(home: Path) -> None:
+    on_host(home, f"set -e; {tpu_vm.INSTALL_GCSFUSE}")
+    assert not (home / "sudo").exists()
+    (home / "stand-ins" / "gcsfuse").unlink()
+    stand_in(home, "curl", "echo KEY")
+    stand_in(home, "lsb_release", '[ "$*" = "-c -s" ] && echo jammy')
+    on_host(home, f"set -e; {tpu_vm.INSTALL_GCSFUSE}")
+    assert (home / "sudo").read_text().splitlines() == [
+        "tee /usr/share/keyrings/cloud.google.asc",
+        "KEY",
+        "tee /etc/apt/sources.list.d/gcsfuse.list",
+        "deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt gcsfuse-jammy main",
+        "apt-get -qq update",
+        "apt-get -qq -y -o DPkg::Lock::Timeout=300 install gcsfuse",
+    ]
+    assert subprocess.run(["bash", "-n", "-c", tpu_vm.SETUP]).returncode == 0
+    assert tpu_vm.SETUP.endswith(tpu_vm.INSTALL_GCSFUSE)
 
 
 def test_status_and_stop_and_a_second_start(home: Path) -> None:
     assert on_host(home, tpu_vm.STATUS) == "none"
     (home / "wait").touch()
-    on_host(home, tpu_vm.start_command(["mmjax", "train"]))
+    on_host(home, tpu_vm.start_command(["mmjax", "train"], "bucket"))
     until("[ -s ~/mmjax-run/pid ] && [ -e ~/arguments ]", home)
     assert on_host(home, tpu_vm.STATUS) == "running"
     first = (home / "mmjax-run" / "pid").read_text().strip()
     (home / "arguments").unlink()
-    on_host(home, tpu_vm.start_command(["mmjax", "train"]))
+    on_host(home, tpu_vm.start_command(["mmjax", "train"], "bucket"))
     until("[ -s ~/mmjax-run/pid ] && [ -e ~/arguments ]", home)
     until(f"! kill -0 {first}", home)
     assert on_host(home, tpu_vm.STATUS) == "running"
@@ -135,7 +195,7 @@ class Scripted(tpu_vm.TpuVms):
     def gcloud(self, action: str, *words: str, read: bool = False) -> subprocess.CompletedProcess[str]:
         command = next((word.removeprefix("--command=") for word in words if word.startswith("--command=")), "")
         names = {tpu_vm.SETUP: "setup", tpu_vm.STATUS: "", tpu_vm.LOGS: "logs"}
-        name = action if action != "ssh" else names.get(command, "start")
+        name = action if action != "ssh" else names.get(command, command)
         out, error, status = "", "", 0
         if action == "describe":
             out = self.states.pop(0)
@@ -171,18 +231,18 @@ def scripted(states: str, trainings: str) -> Scripted:
 )  # fmt: skip
 def test_run(states: str, trainings: str, status: int, done: str) -> None:
     vms = scripted(states, trainings)
-    assert vms.run(["mmjax", "train"], restarts=3, keep=False) == status
+    assert vms.run("start", restarts=3, keep=False) == status
     assert vms.done == done.split()
     assert vms.states == vms.trainings == []
 
 
 def test_run_keeps_what_it_shall_keep_and_gives_up_in_the_end() -> None:
     vms = scripted("ACTIVE ACTIVE ACTIVE", "running 0")
-    vms.run(["mmjax"], restarts=3, keep=True)
+    vms.run("start", restarts=3, keep=True)
     assert vms.done == ["logs"]
     vms = scripted("ABSENT FAILED ABSENT FAILED", "")
     with pytest.raises(UserError, match="went away 2 times"):
-        vms.run(["mmjax"], restarts=1, keep=True)
+        vms.run("start", restarts=1, keep=True)
     assert vms.done == ["create", "delete", "create", "delete"]
 
 
@@ -190,7 +250,7 @@ def test_a_refused_request_is_not_repeated() -> None:
     vms = scripted("ABSENT", "")
     vms.done.append("create fails")
     with pytest.raises(UserError, match="gcloud create ended with status 1"):
-        vms.run(["mmjax"], restarts=3, keep=False)
+        vms.run("start", restarts=3, keep=False)
     assert vms.done == ["create fails", "create"]
 
 
@@ -198,7 +258,7 @@ def test_a_failed_setup_leaves_no_doubt() -> None:
     vms = scripted("ABSENT ACTIVE ACTIVE", "none")
     vms.done.append("setup fails")
     with pytest.raises(UserError, match="gcloud ssh ended with status 1"):
-        vms.run(["mmjax"], restarts=3, keep=False)
+        vms.run("start", restarts=3, keep=False)
 
 
 @pytest.mark.parametrize(
