@@ -68,7 +68,7 @@ def _placement(config: Config, wanted: Topology) -> Placement:
         placement = Placement(make_mesh(config.mesh, topology.devices(wanted)))
     else:
         sizes = mesh_sizes(config.mesh, wanted.devices)
-        placement = Placement(AbstractMesh(tuple(sizes.values()), tuple(sizes)))  # type: ignore[arg-type]
+        placement = Placement(AbstractMesh(tuple(sizes.values()), tuple(sizes)))
         if sizes["model"] > 1:
             raise UserError("mesh.model: GPUs are planned by arithmetic, which knows no mesh.model but 1")
     parts = config.optimizer.accumulate

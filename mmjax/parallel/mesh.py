@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mmjax import config
 from mmjax.types import HOST_FIELDS, Batch, UserError
@@ -59,7 +59,7 @@ def _slices(devices: Sequence[jax.Device]) -> int:
 class Placement:
     """Puts values on a mesh: batches split over slice, data and fsdp, everything else whole on each device."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
 
     @property
     def batch(self) -> NamedSharding:

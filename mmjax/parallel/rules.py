@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mmjax.types import UserError, leaf_name
 
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
-def match_rules(params: Any, rules: Rules, mesh: Mesh) -> Any:
+def match_rules(params: Any, rules: Rules, mesh: Mesh | AbstractMesh) -> Any:
     """The NamedSharding of each parameter by the first rule whose pattern matches its whole name.
 
     Args:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from mmjax.plan.program import Instruction, Program, size
+from mmjax.plan.instruction import Instruction
+from mmjax.plan.program import Program, size
 
 # Move nothing: they name what is there, wait for what was begun, or run other computations.
 _FREE = frozenset(
@@ -37,7 +38,7 @@ def _read(program: Program, instruction: Instruction, results: Mapping[str, str]
     elif instruction.operation == "dynamic-update-slice":
         sizes[0] = 0
     elif instruction.operation == "fusion":
-        inside = program.computations[instruction.called]
+        inside = program.computations[instruction.called["calls"]]
         for number, whole in enumerate(sizes):
             sizes[number] = min(whole, _part(inside, number, whole))
     return sum(sizes)
@@ -45,7 +46,8 @@ def _read(program: Program, instruction: Instruction, results: Mapping[str, str]
 
 def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
     """Bytes that a fusion reads of an operand."""
-    name = next(each.name for each in inside if each.operation == "parameter" and each.arguments == str(number))
+    numbered = [each.name for each in inside if each.operation == "parameter" and each.arguments == str(number)]
+    name = "".join(numbered)
     users = [each for each in inside if name in each.operands]
     taken = 0
     for user in users:
@@ -60,7 +62,7 @@ def _written(program: Program, instruction: Instruction) -> int:
     whole = size(instruction.result, in_main_memory=True)
     if instruction.operation.endswith("-start"):
         return whole // 2  # of what goes in and what comes out
-    inside = program.computations[instruction.called] if instruction.operation == "fusion" else (instruction,)
+    inside = program.computations[instruction.called["calls"]] if instruction.operation == "fusion" else (instruction,)
     results = {each.name: each.result for each in inside}
     updates = [each for each in inside if each.operation == "dynamic-update-slice"]
     replaced = sum(size(each.result) - size(results.get(each.operands[1], each.result)) for each in updates)

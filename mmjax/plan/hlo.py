@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmjax.plan.program import Instruction, Program, parts, size
+from mmjax.plan.instruction import Instruction
+from mmjax.plan.program import Program, parts, size
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})?\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_AXIS = re.compile(r"'(\w+)'(?:=(\d+))?(?::\((\d+)\)(\d+))?")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 
@@ -45,14 +49,22 @@ class Collective:
 def collectives(program: Program, devices: int) -> list[Collective]:
     """The collectives of a program, those in loops as often as these turn.
 
+    What TPUs do bit by bit beside other work stands in several places with the same channel: it counts once.
+
     Args:
         devices: how many it runs on.
 
     Raises:
         ValueError: where a loop does not say how often it turns.
     """
-    found = (_collective(instruction, where, devices, times) for where, instruction, times in program.runs(True))
-    return [each for each in found if each is not None]
+    found: dict[str, Collective] = {}
+    for where, instruction, times in program.runs(True):
+        if each := _collective(instruction, where, devices, times):
+            channel = _CHANNEL.search(instruction.attributes)
+            name = channel[0] if channel else f"{where} {instruction.name}"
+            if name not in found or found[name].sent < each.sent:
+                found[name] = each
+    return list(found.values())
 
 
 def _collective(instruction: Instruction, computation: str, devices: int, times: int) -> Collective | None:
@@ -74,7 +86,7 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
-    """The first of the groups of devices, written as a list of lists or as an array that is reshaped and transposed."""
+    """The first of the groups of devices, written as lists, as a reshaped and transposed array, or as axes of a mesh."""
     if pair := _PAIRS.search(attributes):
         return int(pair[1]), int(pair[2])
     if iota := _IOTA.search(attributes):
@@ -82,10 +94,28 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
         ids = np.arange(math.prod(sides)).reshape(sides)
         ids = ids.transpose(_numbers(iota[3])) if iota[3] else ids
         return tuple(map(int, ids.reshape(shape)[0]))
+    if mesh := _MESH.search(attributes):
+        return _on_mesh(mesh[1], mesh[2])
+    if "replica_groups=mesh" in attributes:
+        raise ValueError(f"unknown form of groups of devices: {attributes[:200]}")
     listed = _LISTED.search(attributes)
     if listed and listed[1]:
         return tuple(json.loads(listed[1].split("}")[0].replace("{", "[") + "]"))
     return tuple(range(devices))
+
+
+def _on_mesh(axes: str, along: str) -> tuple[int, ...]:
+    """The first group of devices along some axes of a mesh, or along parts of them, as in `'a'=2,'b'=8` and `'b':(2)4`."""
+    taken = {name: (int(before or 1), int(size or 0)) for name, _, before, size in _AXIS.findall(along)}
+    sides: list[int] = []
+    chosen: list[bool] = []
+    for name, length, _, _ in _AXIS.findall(axes):
+        before, size = taken.get(name, (int(length), 1))
+        size = size or int(length)
+        sides += [before, size, int(length) // (before * size)]
+        chosen += [False, True, False]
+    ids = np.arange(math.prod(sides)).reshape(sides)
+    return tuple(map(int, ids[tuple(slice(None) if c else 0 for c in chosen)].reshape(-1)))
 
 
 def _numbers(text: str) -> Sequence[int]:

@@ -79,7 +79,7 @@ class Network:
             return chip.link_rate
         spans = [len(set(along)) for along in zip(*places, strict=True)][1 : 1 + chip.axes]
         if kind == "collective-permute":
-            return chip.link_rate / chip.devices
+            return 2 * chip.link_rate / chip.devices  # they come in pairs, one in each direction
         links = sum(
             2 if span == side and side % chip.ring == 0 else 1
             for span, side in zip(spans, self.topology.shape, strict=True)

@@ -5,41 +5,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from mmjax.plan.instruction import Instruction
+from mmjax.plan.loops import turns
+
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
-_CALLED = re.compile(r"\b(calls|body|to_apply|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_OPERAND = re.compile(r"%([\w.\-]+)")
 _ELSEWHERE = re.compile(r"S\(\d+\)")  # a layout outside of the chip's main memory
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One line of a program.
-
-    Attributes:
-        result: the text of its result's type.
-        arguments: the text between its parentheses: the names of operands, the number of a parameter.
-        attributes: what follows behind the operands.
-    """
-
-    name: str
-    result: str
-    operation: str
-    arguments: str
-    attributes: str
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """The names of the instructions whose results it takes."""
-        return tuple(_OPERAND.findall(self.arguments))
-
-    @property
-    def called(self) -> str:
-        """The computation of a fusion."""
-        return next((name for how, name in _CALLED.findall(self.attributes) if how == "calls"), "")
 
 
 @dataclass(frozen=True)
@@ -61,7 +35,29 @@ class Program:
             for instruction in self.computations[computation]:
                 yield computation, instruction, times
                 if into_fusions or instruction.operation != "fusion":
-                    waiting += [(name, times * turns) for name, turns in _calls(instruction)]
+                    waiting += [(name, times * often) for name, often in self._calls(computation, instruction)]
+
+    def _calls(self, computation: str, instruction: Instruction) -> Iterator[tuple[str, int]]:
+        """The computations that an instruction of a computation runs, and how often."""
+        if instruction.operation in ("async-done", "async-update"):
+            return  # async-start has run it
+        often = self._turns(computation, instruction) if instruction.operation == "while" else 1
+        for how, name in instruction.called.items():
+            if how != "to_apply" or instruction.operation == "call":  # others apply an addition of two numbers
+                yield name, often
+        for several, one in _BRANCHES.findall(instruction.attributes):
+            for name in filter(None, [one, *(part.strip().lstrip("%") for part in several.split(","))]):
+                yield name, 1
+
+    def _turns(self, computation: str, loop: Instruction) -> int:
+        told = _TRIPS.search(loop.attributes)
+        if told:
+            return int(told[1])
+        condition, body = (self.computations[loop.called[part]] for part in ("condition", "body"))
+        found = turns(loop, self.computations[computation], condition, body)
+        if found is None:
+            raise ValueError(f"the loop {loop.name} does not say how often it turns")
+        return found
 
 
 def parse(text: str) -> Program:
@@ -125,22 +121,3 @@ def _closing(text: str, opening: int) -> int:
         if not depth:
             return place
     raise ValueError(f"parentheses do not match: {text[:80]}")
-
-
-def _calls(instruction: Instruction) -> Iterator[tuple[str, int]]:
-    """The computations that an instruction runs, and how often."""
-    if instruction.operation in ("async-done", "async-update"):
-        return  # async-start has run it
-    for how, name in _CALLED.findall(instruction.attributes):
-        if how == "to_apply" and instruction.operation != "call":
-            continue  # of a reduction: adds two numbers
-        if how in ("body", "condition"):
-            trips = _TRIPS.search(instruction.attributes)
-            if not trips:
-                raise ValueError(f"the loop {instruction.name} does not say how often it turns")
-            yield name, int(trips[1])
-        else:
-            yield name, 1
-    for several, one in _BRANCHES.findall(instruction.attributes):
-        for name in filter(None, [one, *(part.strip().lstrip("%") for part in several.split(","))]):
-            yield name, 1

@@ -138,7 +138,8 @@ def _traffic(traffic: Sequence[Traffic]) -> list[str]:
         total[1] += sum(each.seconds.values())
     ordered = sorted(sums.items(), key=lambda item: -item[1][1])
     return [
-        _row(f"{kind} {axes}", _bytes(round(sent)), f"{_seconds(seconds)} alone") for (kind, axes), (sent, seconds) in ordered
+        _row(f"{kind} {axes}", _bytes(round(sent)), f"{_seconds(seconds)} alone")
+        for (kind, axes), (sent, seconds) in ordered
     ] or ["  nothing"]
 
 
