@@ -24,7 +24,7 @@ from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
 from mmjax.types import UserError
 
-_TOO_MUCH = re.compile(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm")
+_TOO_MUCH = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 
 
 def compiled(config: Config, wanted: Topology) -> Plan:
@@ -41,7 +41,8 @@ def compiled(config: Config, wanted: Topology) -> Plan:
         step = training.lower(batch_shapes(config, config.train.batch, placement.batch)).compile()
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_MUCH.search(str(error)):
-            raise UserError(f"{wanted}: {estimate.too_much(draft, _size(found[1], found[2]))}") from None
+            used = _size(*filter(None, found.groups()))
+            raise UserError(f"{wanted}: {estimate.too_much(draft, used)}") from None
         raise
     took = time.perf_counter() - begin
     network, program = _network(wanted, placement), parse(step.as_text())

@@ -290,6 +290,7 @@ def build_training(parts: Parts, steps: int) -> Training:
         in_shardings=(shardings, placement.batch, placement.whole),
         out_shardings=(shardings, placement.whole),
         donate_argnums=0,
+        compiler_options=placement.compiler_options,
     )
     placed = _placed(shapes, shardings)
     return Training(

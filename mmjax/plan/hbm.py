@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mmjax.plan.instruction import Instruction
-from mmjax.plan.program import Program, size
+from mmjax.plan.program import Program, parts, size
 
 # Move nothing: they name what is there, wait for what was begun, or run other computations.
 _FREE = frozenset(
@@ -33,6 +33,8 @@ def moved(program: Program) -> int:
 
 def _read(program: Program, instruction: Instruction, results: Mapping[str, str]) -> int:
     sizes = [size(results.get(name, ""), in_main_memory=True) for name in instruction.operands]
+    if instruction.operation == "slice-start":
+        return min(sum(sizes), size(parts(instruction.result)[1]))
     if instruction.operation in _PARTS:
         sizes[0] = min(sizes[0], size(instruction.result))
     elif instruction.operation == "dynamic-update-slice":
@@ -59,9 +61,10 @@ def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
 
 
 def _written(program: Program, instruction: Instruction) -> int:
+    if instruction.operation.endswith("-start"):  # what comes out, and what goes in; of copies the other way round
+        both = parts(instruction.result)
+        return size(both[0 if instruction.operation == "copy-start" else 1 % len(both)], in_main_memory=True)
     whole = size(instruction.result, in_main_memory=True)
-    if instruction.operation.endswith("-start"):
-        return whole // 2  # of what goes in and what comes out
     inside = program.computations[instruction.called["calls"]] if instruction.operation == "fusion" else (instruction,)
     results = {each.name: each.result for each in inside}
     updates = [each for each in inside if each.operation == "dynamic-update-slice"]

@@ -86,7 +86,7 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
-    """The first of the groups of devices, written as lists, as a reshaped and transposed array, or as axes of a mesh."""
+    """The first group of devices, written as lists, as a reshaped and transposed array, or as axes of a mesh."""
     if pair := _PAIRS.search(attributes):
         return int(pair[1]), int(pair[2])
     if iota := _IOTA.search(attributes):
@@ -105,7 +105,7 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
 
 
 def _on_mesh(axes: str, along: str) -> tuple[int, ...]:
-    """The first group of devices along some axes of a mesh, or along parts of them, as in `'a'=2,'b'=8` and `'b':(2)4`."""
+    """The first group of devices along axes of a mesh, or along parts of them: of `'a'=2,'b'=8` along `'b':(2)4`."""
     taken = {name: (int(before or 1), int(size or 0)) for name, _, before, size in _AXIS.findall(along)}
     sides: list[int] = []
     chosen: list[bool] = []

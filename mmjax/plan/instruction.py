@@ -29,11 +29,6 @@ class Instruction:
         return tuple(_OPERAND.findall(self.arguments))
 
     @property
-    def called(self) -> str:
-        """The computation of a fusion."""
-        return next((name for how, name in _CALLED.findall(self.attributes) if how == "calls"), "")
-
-    @property
     def called(self) -> dict[str, str]:
         """The computations that it runs, by what they are to it: calls, body, condition, to_apply."""
         return dict(_CALLED.findall(self.attributes))

@@ -24,7 +24,7 @@ class Program:
     entry: str
 
     def runs(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
-        """The computation of each instruction that runs, the instruction, and how often it does in a run of the program.
+        """Each instruction that runs, behind the computation that it is in, and how often in a run of the program.
 
         Raises:
             ValueError: where a loop does not say how often it turns.

@@ -60,13 +60,24 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """No step is shorter, were all that can go on at once to do so: the busiest part's time."""
-        return max(self.seconds.values())
+        """No step is shorter, were all that can go on at once to do so: the busiest part's time.
+
+        Main memory does not count: how much is moved depends on what the compiler finds to do in the cores' own.
+        """
+        return max(seconds for part, seconds in self.seconds.items() if part != MEMORY)
 
     @property
     def mfu(self) -> float:
         """No training reaches a higher share of the chips' peak with the operations of its model."""
-        return self.step_flops / (self.step_seconds * self.topology.chips * self.topology.chip.flops)
+        return self._utilization(self.step_seconds)
+
+    @property
+    def mfu_with_memory(self) -> float:
+        """The same where this program's use of the main memory counts as well."""
+        return self._utilization(max(self.seconds.values()))
+
+    def _utilization(self, seconds: float) -> float:
+        return self.step_flops / (seconds * self.topology.chips * self.topology.chip.flops)
 
     def to_json(self) -> dict[str, Any]:
         sent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -89,6 +100,7 @@ class Plan:
             "step_seconds_bound": self.step_seconds,
             "step_seconds_without_overlap": sum(self.seconds.values()),
             "mfu_bound": self.mfu,
+            "mfu_bound_with_memory": self.mfu_with_memory,
             "images_per_second_bound": self.batch / self.step_seconds,
             "largest_batch": self.largest_batch,
             "compile_seconds": self.compile_seconds,
@@ -118,11 +130,16 @@ def table(plan: Plan) -> str:
     rates |= {ICI: f"{chip.link_rate / 1e9:,.0f} GB/s a link", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
     lines += [_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()]
     lines += [
-        _row("at least", _seconds(plan.step_seconds), "if all of these go on at once"),
+        _row("at least", _seconds(plan.step_seconds), "if all of these but main memory go on at once"),
         _row("one after another", _seconds(sum(plan.seconds.values()))),
         "",
         _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} a picture"),
         _row("utilization", f"at most {plan.mfu:.1%}", "of the chips' peak, by the model's FLOPs"),
+        *(
+            [_row("with main memory", f"about {plan.mfu_with_memory:.1%}", "as this program uses it")]
+            if plan.moved
+            else []
+        ),
         _row("pictures a second", f"at most {plan.batch / plan.step_seconds:,.0f}"),
     ]
     if plan.compile_seconds:

@@ -47,7 +47,7 @@ def test_batch_that_does_not_split():
 
 def test_slices_must_be_those_that_there_are():
     assert mesh_sizes(Mesh(-1, 4, 1), 16, 2) == {"slice": 2, "data": 2, "fsdp": 4, "model": 1}
-    with pytest.raises(UserError, match="mesh.slice: 4, but the devices are in 2 slices"):
+    with pytest.raises(UserError, match=r"mesh.slice: 4, but the devices are in 2 slices"):
         mesh_sizes(Mesh(slice=4), 16, 2)
 
 

@@ -52,7 +52,41 @@ ENTRY %main (a: f32[6,5], b: bf16[7,3]) -> f32[] {
   %all-reduce.2 = f32[5]{0} all-reduce(%a), channel_id=3, replica_groups={{0},{1},{2},{3},{4},{5}}, to_apply=%add
   %permute = u8[13]{0} collective-permute(%a), channel_id=6, source_target_pairs={{0,2},{2,4},{4,0}}
   %start = ((f32[12]{0}), f32[6]{0}, u32[]) async-start(%a), calls=%wrapped
+  %begin = f32[9]{0} fusion(%a), kind=kCustom, calls=%first_bits
+  %end = f32[9]{0} fusion(%begin), kind=kCustom, calls=%last_bits
+  %zero = u32[] constant(0)
+  %turns = (bf16[5]{0}, u32[]) tuple(%a, %zero)
+  %windows = (bf16[5]{0}, u32[]) while(%turns), condition=%less_than_8, body=%two_more
   ROOT %done = f32[6]{0} async-done(%start), calls=%wrapped
+}
+
+%first_bits (u: f32[3]) -> f32[9] {
+  %u = f32[3]{0} parameter(0)
+  ROOT %all-gather.5 = f32[9]{0} all-gather(%u), channel_id=77, replica_groups=mesh['a'=2,'b'=3] {'b'}, dimensions={0}
+}
+
+%last_bits (v: f32[3]) -> f32[9] {
+  %v = f32[3]{0} parameter(0)
+  ROOT %all-gather.6 = f32[9]{0} all-gather(%v), channel_id=77, replica_groups=mesh['a'=2,'b'=3] {'b'}, dimensions={0}
+}
+
+%less_than_8 (w: (bf16[5], u32[])) -> pred[] {
+  %w = (bf16[5]{0}, u32[]) parameter(0)
+  %eight = u32[]{:T(128)} constant(8)
+  %count = u32[]{:T(128)} get-tuple-element(%w), index=1
+  ROOT %go = pred[] compare(%count, %eight), direction=LT
+}
+
+%two_more (s: (bf16[5], u32[])) -> (bf16[5], u32[]) {
+  %s = (bf16[5]{0}, u32[]) parameter(0)
+  %one = u32[] constant(1)
+  %held = bf16[5]{0} get-tuple-element(%s), index=0
+  %now = u32[] get-tuple-element(%s), index=1
+  %once = u32[] add(%now, %one)
+  %twice = u32[] add(%once, %one)
+  %go-on = (bf16[5]{0}, bf16[5]{0}, u32[], u32[]) collective-permute-start(%held), channel_id=9, source_target_pairs={{1,0},{0,1}}
+  %gone = bf16[5]{0} collective-permute-done(%go-on)
+  ROOT %more = (bf16[5]{0}, u32[]) tuple(%gone, %twice)
 }
 """
 
@@ -62,12 +96,22 @@ PROGRAM = PROGRAM.replace("TRIPS", '{"known_trip_count":{"n":"14"}}')
 
 def test_every_collective_is_found_once_and_in_loops_as_often_as_they_turn() -> None:
     assert sorted(collectives(parse(PROGRAM), 6), key=lambda found: (found.kind, found.size)) == [
+        Collective("all-gather", 36, (0, 1, 2)),
         Collective("all-gather", 42, (0, 2, 4), 14),
         Collective("all-reduce", 48, (0, 1, 2, 3, 4, 5)),
+        Collective("collective-permute", 10, (1, 0), 4),
         Collective("collective-permute", 13, (0, 2)),
         Collective("reduce-scatter", 48, (0, 1)),
         Collective("reduce-scatter", 120, (0, 1, 2, 3, 4, 5)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("along", "group"), [("'a'", (0, 8)), ("'b'", tuple(range(8))), ("'b':(2)4", (0, 1, 2, 3)), ("'b':(1)2", (0, 4))]
+)
+def test_groups_along_the_axes_of_a_mesh(along: str, group: tuple[int, ...]) -> None:
+    text = PROGRAM.replace("mesh['a'=2,'b'=3] {'b'}", f"mesh['a'=2,'b'=8] {{{along}}}")
+    assert group in {each.group for each in collectives(parse(text), 16)}
 
 
 def test_a_loop_that_does_not_say_how_often_it_turns() -> None:
