@@ -13,8 +13,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Twice as quick to compile; later versions have no choice, and end on flags that they do not know.
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
+# Twice as quick to compile; later versions have no choice, and XLA ends the process on flags that it does not know.
+os.environ["MMJAX_TESTS_XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
+)
+os.environ["XLA_FLAGS"] = os.environ["MMJAX_TESTS_XLA_FLAGS"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process; it removes the folder in the end
@@ -26,8 +29,11 @@ os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cach
 import hypothesis
 import jax
 import pytest
+from jaxlib.xla_client import CompileOptions
 from jaxtyping import install_import_hook
 
+_ = CompileOptions().executable_build_options.debug_options  # reads XLA_FLAGS, once and for all
+del os.environ["XLA_FLAGS"]  # libtpu, which plans, reads it as well, and may be of another version
 # All of this must happen before the backend starts and before mmjax is imported.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

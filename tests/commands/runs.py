@@ -64,13 +64,14 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
 @pytest.fixture(name="start", scope="session")
 def start_command() -> Start:
     """Starts `mmjax ARGUMENTS`; it may be forbidden to write files of more than so many KiB."""
+    environment = {**os.environ, "XLA_FLAGS": os.environ["MMJAX_TESTS_XLA_FLAGS"]}
 
     def started(*arguments: Any, largest_file: int | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
         if largest_file is not None:
             command = ["bash", "-c", f'ulimit -f {largest_file} && exec "$@"', "bash", *command]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, **pipes)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
     return started
 

@@ -35,6 +35,7 @@ def launched() -> Iterator[Launch]:
             launcher = [sys.executable, "launch/processes.py", "-n", str(processes), "--pause", "0.01", "--"]
             command = launcher + command
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(2 // processes)}
+        environment["XLA_FLAGS"] = os.environ["MMJAX_TESTS_XLA_FLAGS"]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
         return started[-1]
