@@ -37,7 +37,8 @@ class Data:
             all.
         most_rejected: share of the pictures or clips read so far that may be unreadable; more end the run. As long as
             fewer than 100 were read, it is of 100.
-        shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling.
+        shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling, at most. A resume
+            reads up to twice as many before its first batch.
         parts: of a mixture, by names of your own. Fields that a part does not set, but for its source, are those of the
             mixture.
     """

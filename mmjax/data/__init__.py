@@ -1,6 +1,6 @@
-"""Examples from a source to batches: sources, tf.data operations, text tokens, the pipeline.
+"""Examples from a source to batches: sources, pictures, text tokens, the pipeline.
 
-The only place for TensorFlow, which is imported when a source that needs it is opened and not before.
+The only place for TensorFlow, which is imported where a bucket is read and not before.
 """
 
 from mmjax.data.clip import read_clip

@@ -80,7 +80,8 @@ def find_coco(root: str, split: str) -> Found:
     if silent:
         logger.warning("%s: %d pictures have no caption and are left out", path, len(silent))
     if not kept:
-        raise UserError(f"{folder}: holds none of the {len(with_captions)} pictures with captions in {path}")
+        raise UserError(f"{folder}: holds none of the {len(absent)} pictures with captions in {path}")
+    del present, captioned, with_captions  # what comes next takes the most memory
     captions, ids = annotations.captions(np.array(kept, np.int64))
     left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
     return Found(folder, names, captions, ids, left_out)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data import operations
 from mmjax.data.tfds_layout import DESCRIPTION, NAME, VERSION
+from mmjax.data.tfrecord import tensorflow
 
 
 def _builder() -> Any:
-    operations.tensorflow()
+    tensorflow()
     import tensorflow_datasets as tfds
 
     class MmjaxCoco(tfds.core.DatasetBuilder):
@@ -44,7 +44,7 @@ def _builder() -> Any:
             self, split: Any, decoders: Any = None, read_config: Any = None, shuffle_files: bool = False
         ) -> Any:
             """Examples in the order of the data set, or with shuffle_files in any order, another each time."""
-            tf = operations.tensorflow()
+            tf = tensorflow()
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 
             files = self.info.splits[split].file_instructions

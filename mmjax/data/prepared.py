@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmjax.data import operations
 from mmjax.data.captions import Captions, map_captions
 from mmjax.data.indexed import PROVIDES as PROVIDES
 from mmjax.data.indexed import indexed_source
 from mmjax.data.originals import Rejected
 from mmjax.data.source import Source
-from mmjax.data.tfds_layout import NAME, VERSION
+from mmjax.data.tfds_layout import NAME, VERSION, read_record
 from mmjax.types import UserError
 
 FORMAT = 1
@@ -137,11 +136,7 @@ def open_prepared(root: str, split: str, resize: int) -> Source:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls run side by side
-    return indexed_source("coco_prepared", captions, lambda index: _picture(records[index]))
-
-
-def _picture(record: bytes) -> bytes:
-    return operations.tensorflow().train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
+    return indexed_source("coco_prepared", captions, lambda index: read_record(records[index])["image"][0])
 
 
 def _captions(path: Path, index: Index, part: Split, again: str) -> Captions:

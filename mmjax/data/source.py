@@ -2,7 +2,7 @@
 
 A source is read as a stream of positions: position p is example p % size of epoch p // size. The global batch of step k
 holds the positions from k * batch on, whatever the number of processes, so a run resumes at any step. All sources go to
-a position at once, but for coco_tfds, which reads past the records of the epoch that come before it.
+a position at once; coco_tfds passes over the beginnings of the few files that it reads there (mmjax/data/streams.py).
 """
 
 import dataclasses

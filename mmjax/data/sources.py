@@ -1,7 +1,5 @@
 """The sources by name, and how the one that a recipe names is opened."""
 
-import importlib.util
-
 from mmjax.config import Data
 from mmjax.data import clips, coco, prepared, scenes, tfds
 from mmjax.data.mixture import common_to, mix
@@ -51,7 +49,6 @@ def _open(config: Data, training: bool, seed: int) -> Source:
         return scenes.open_scenes(config, training, seed % 2**32)
     if config.source == "clips_folder":
         return clips.open_clips(config, training)
-    _check_tensorflow(config)
     split = config.train_split if training else config.evaluation_split
     if config.source == "coco_folder":
         return coco.open_coco(config.root, split)
@@ -70,14 +67,5 @@ def open_originals(config: Data) -> dict[str, Originals]:
     if config.source == "coco_folder":
         return {split: coco.coco_originals(config.root, split) for split in splits}
     if config.source == "coco_tfds":
-        _check_tensorflow(config)
         return {split: tfds.tfds_originals(config.root, split) for split in splits}
     raise UserError(f"data.source: mmjax prepare --to takes coco_folder and coco_tfds, not {config.source}")
-
-
-def _check_tensorflow(config: Data) -> None:
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"data.source: {config.source} needs TensorFlow, as in pip install tensorflow-cpu; scenes and clips_folder "
-            "do not"
-        )

@@ -1,132 +1,120 @@
 """TFDS coco_captions, as it was prepared on a disk or in a bucket."""
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from mmjax.data import operations
+from mmjax.data import streams
 from mmjax.data.decoding import decoded
 from mmjax.data.originals import Original, Originals
 from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.streams import Part
+from mmjax.data.tfds_layout import read_record
+from mmjax.data.tfrecord import read_ahead, read_records, tensorflow
 from mmjax.types import UserError
 
 PROVIDES = ("image", "text")
 NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # what TFDS calls it
-PARSED = 16  # records parsed ahead
-OTHER, MINE, OVER = range(3)  # whose a record is
-FILES_AT_ONCE, FROM_A_FILE = 16, 16  # a training epoch mixes so many files, so many records of each in turn
+
+File = tuple[str, int, int]  # its path, the first record of it that counts, and how many do
 
 
 def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
-    """Examples of a prepared coco_captions; pictures stay encoded until they are used.
+    """Examples of a prepared coco_captions; pictures stay encoded until they are used. See mmjax/data/streams.py.
 
     Args:
         root: TFDS's data_dir, a folder or a bucket (gs://...).
         split: of the data set, such as "train" or "train[:10%]"; "validation" stands for its "val".
-        shuffle_buffer: how many records are held in memory to shuffle them while training.
+        shuffle_buffer: how many records are held in memory, at most, to shuffle them while training.
 
     Raises:
         UserError: where it is not prepared there, or has no such split.
     """
-    builder, info = _split(root, split)
-
-    def records(epoch: Any, shuffle: bool, seed: int) -> Any:
-        """Serialized examples of an epoch."""
-        tf = operations.tensorflow()
-        files = info.file_instructions
-        columns = [f.filename for f in files], [f.skip for f in files], [f.take for f in files]
-        shards = tf.data.Dataset.from_tensor_slices((columns[0], *(tf.constant(c, tf.int64) for c in columns[1:])))
-
-        @operations.as_written
-        def shard(path: Any, skip: Any, take: Any) -> Any:
-            return tf.data.TFRecordDataset(path).skip(skip).take(take)
-
-        if not shuffle:
-            return shards.flat_map(shard)
-        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-        of_files, of_records = tf.unstack(tf.random.stateless_uniform([2], seeds, None, None, tf.int64))
-        shards = shards.shuffle(len(files), seed=of_files, reshuffle_each_iteration=False)
-        shuffled = shards.interleave(
-            shard, FILES_AT_ONCE, FROM_A_FILE, num_parallel_calls=FILES_AT_ONCE, deterministic=True
-        )
-        return shuffled.shuffle(max(shuffle_buffer, 1), seed=of_records, reshuffle_each_iteration=False)
-
-    def example(serialized: Any) -> Any:
-        import tensorflow_datasets as tfds
-
-        return builder.info.features.deserialize_example(serialized, decoders={"image": tfds.decode.SkipDecoding()})
-
-    def all_captions() -> Iterator[str]:
-        tf = operations.tensorflow()
-        texts = records(0, False, 0).map(
-            operations.as_written(lambda serialized: example(serialized)["captions"]["text"])
-        )
-        for row in operations.records_of("coco_tfds", texts.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()):
-            for text in row:
-                yield text.decode("utf-8", "replace")
+    _, info = _split(root, split)
+    files, size = _files(info), info.num_examples
+    lengths, buffer = [take for _, _, take in files], max(shuffle_buffer // streams.STREAMS, 1)
 
     def read(reading: Reading) -> Iterator[Rows]:
-        tf = operations.tensorflow()
-        first = next(reading.positions(), np.zeros(1, np.int64))[0]
-        first_epoch, skipped = divmod(int(first), info.num_examples)
-        epochs = tf.data.Dataset.range(first_epoch, operations.ENDLESS)
+        opened: dict[int, tuple[int, _Stream]] = {}  # of each stream, the epoch that it is in
+        pool = ThreadPoolExecutor(streams.STREAMS, "mmjax-stream")
 
-        @operations.as_written
-        def numbered(epoch: Any) -> Any:
-            return records(epoch, reading.training, reading.seed).map(lambda serialized: (epoch, serialized))
+        def found(position: int) -> tuple[_Stream, int]:
+            """The stream that has the position, and its place there."""
+            epoch, number = position // size, position % streams.STREAMS
+            place = (position - streams.first_position(size, epoch, number)) // streams.STREAMS
+            if number not in opened or opened[number][0] != epoch:
+                length = streams.stream_length(size, epoch, number)
+                order = streams.stream_order(length, buffer, reading, epoch, number)
+                parts = streams.stream_parts(lengths, reading, epoch, number)
+                opened[number] = epoch, _Stream(pool, files, parts, order, place)
+            return opened[number][1], place
 
-        whose = _whose(reading)
-
-        @operations.as_written
-        def told(position: Any, epoch_and_serialized: Any) -> Any:
-            return tf.numpy_function(whose, [position], tf.int64), *epoch_and_serialized
-
-        @operations.as_written
-        def record(_: Any, epoch: Any, serialized: Any) -> dict[str, Any]:
-            seen = example(serialized)
-            key = tf.cast(seen["image/id"], tf.int64)
-            return {"epoch": epoch, "key": key, "captions": seen["captions"]["text"], "picture": seen["image"]}
-
-        stream = epochs.flat_map(numbered).skip(skipped).enumerate(int(first)).map(told)
-        stream = stream.take_while(operations.as_written(lambda whose, *_: whose != OVER))
-        stream = stream.filter(operations.as_written(lambda whose, *_: whose == MINE))
-        mine = stream.map(record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(PARSED)
-        found = operations.records_of("coco_tfds", mine.as_numpy_iterator())
-
-        def rows() -> Iterator[Rows]:
-            for positions in reading.positions():
-                if not (some := list(itertools.islice(found, len(positions)))):
-                    return
+        def batches() -> Iterator[dict[str, Any]]:
+            for positions in streams.stream_positions(reading, size):
+                places = [found(position) for position in positions.tolist()]  # before any of them is waited for
+                examples = [_example(stream.take(place)) for stream, place in places]
+                keys = [example["image/id"][0] for example in examples]
                 yield {
-                    "epoch": np.array([row["epoch"] for row in some]),
-                    "key": np.array([row["key"] for row in some]),
-                    "id": [str(row["key"]) for row in some],
-                    "captions": [[text.decode("utf-8", "replace") for text in row["captions"]] for row in some],
-                    "picture": [row["picture"] for row in some],
+                    "epoch": positions // size,
+                    "key": np.array(keys, np.int64),
+                    "id": list(map(str, keys)),
+                    "captions": list(map(_texts, examples)),
+                    "picture": [example["image"][0] for example in examples],
                 }
 
-        return decoded(rows(), lambda content: content, reading)
+        with pool:
+            yield from decoded(batches(), bytes, reading)
 
-    return Source("coco_tfds", info.num_examples, PROVIDES, all_captions, read)
+    def all_captions() -> Iterator[str]:
+        rows = tfds_originals(root, split).captions()
+        return (text for _, texts in rows for text in texts)
+
+    return Source("coco_tfds", size, PROVIDES, all_captions, read)
 
 
-def _whose(reading: Reading) -> Callable[[np.int64], np.int64]:
-    """Tells of the positions of the stream, one after the other, whether they are among those of the reading."""
-    mine = itertools.chain.from_iterable(map(np.ndarray.tolist, reading.positions()))
-    awaited = next(mine, None)
+class _Stream:
+    """The records of a stream in an epoch, by their place, from any place on and in ascending order.
 
-    def told(position: np.int64) -> np.int64:
-        nonlocal awaited
-        if position != awaited:
-            return np.int64(OVER if awaited is None else OTHER)
-        awaited = next(mine, None)
-        return np.int64(MINE)
+    Args:
+        pool: reads ahead.
+        files: with the first record that counts in each, and their number.
+        parts: what the stream reads.
+        order: which record of the parts is at each place.
+        place: the first that is taken.
+    """
 
-    return told
+    def __init__(
+        self, pool: ThreadPoolExecutor, files: Sequence[File], parts: Sequence[Part], order: np.ndarray, place: int
+    ) -> None:
+        self._places = np.argsort(order)
+        self._records = read_ahead(pool, _numbered(files, parts, int(order[place:].min())))
+        self._held: dict[int, bytes] = {}  # what was read and is still to come, by its place
+        self._at = place
+
+    def take(self, place: int) -> bytes:
+        for passed in range(self._at, place):  # by another process
+            self._held.pop(passed, None)
+        self._at = place + 1
+        while place not in self._held:
+            number, record = next(self._records)
+            if (at := int(self._places[number])) >= place:
+                self._held[at] = record
+        return self._held.pop(place)
+
+
+def _numbered(files: Sequence[File], parts: Sequence[Part], first: int) -> Iterator[tuple[int, bytes]]:
+    """The records of the parts with their numbers, from one on."""
+    begin = 0
+    for file, start, count in parts:
+        path, skip, _ = files[file]
+        passed = min(max(first - begin, 0), count)
+        if passed < count:
+            yield from enumerate(read_records("coco_tfds", path, skip + start + passed, count - passed), begin + passed)
+        begin += count
 
 
 def tfds_originals(root: str, split: str) -> Originals:
@@ -136,35 +124,42 @@ def tfds_originals(root: str, split: str) -> Originals:
         UserError: as open_tfds.
     """
     builder, info = _split(root, split)
+    files = _files(info)
 
-    def rows(start: int, stop: int, pictures: bool) -> Iterator[Any]:
-        tf = operations.tensorflow()
-        import tensorflow_datasets as tfds
-
-        wanted = {"image/id", "image/filename", "captions", *(["image"] if pictures else [])}
-        decoding = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True), {"image": tfds.decode.SkipDecoding()})
-        features = decoding.extract_features(builder.info.features)
-        decoders = decoding.decoders if pictures else None
-        parse = operations.as_written(lambda serialized: features.deserialize_example(serialized, decoders=decoders))
-        files = [(file.filename, file.skip, file.take) for file in info.file_instructions]
-        stream = tf.data.TFRecordDataset([name for name, _, _ in files]).skip(start).take(stop - start)
-        parsed = stream.map(parse, num_parallel_calls=2, deterministic=True).prefetch(PARSED)
-        yield from operations.records_of("coco_tfds", parsed.as_numpy_iterator())
-
-    def texts(row: Any) -> list[str]:
-        return [text.decode("utf-8", "replace") for text in row["captions"]["text"]]
+    def rows(start: int, stop: int) -> Iterator[dict[str, list[Any]]]:
+        parts = streams.cut([take for _, _, take in files], range(len(files)), start, stop)
+        with ThreadPoolExecutor(1) as pool:
+            for _, record in read_ahead(pool, _numbered(files, parts, 0)):
+                yield _example(record)
 
     def read(start: int, stop: int) -> Iterator[Original]:
-        for row in rows(start, stop, pictures=True):
-            numbers, name = row["captions"]["id"].tolist(), row["image/filename"].decode("utf-8", "replace")
-            numbered = list(zip(numbers, texts(row), strict=True))
-            yield Original(int(row["image/id"]), name, numbered, functools.partial(bytes, row["image"]))
+        for row in rows(start, stop):
+            name, image = row["image/filename"][0].decode("utf-8", "replace"), row["image"][0]
+            numbered = list(zip(row["captions/id"], _texts(row), strict=True))
+            yield Original(row["image/id"][0], name, numbered, functools.partial(bytes, image))
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
-        return ((int(row["image/id"]), texts(row)) for row in rows(0, info.num_examples, pictures=False))
+        return ((row["image/id"][0], _texts(row)) for row in rows(0, info.num_examples))
 
     made_from = {"source": "coco_tfds", "dataset": builder.info.full_name, "shards": list(info.shard_lengths)}
     return Originals(info.num_examples, read, all_captions, [], {**made_from, "bytes": info.num_bytes})
+
+
+def _files(info: Any) -> list[File]:
+    return [(str(file.filename), file.skip, file.take) for file in info.file_instructions]
+
+
+def _example(record: bytes) -> dict[str, list[Any]]:
+    try:
+        fields = read_record(record)
+        fields["image"][0], fields["image/id"][0], fields["captions/text"]
+    except (ValueError, LookupError) as error:
+        raise UserError(f"data.source coco_tfds: holds a record that is no example of {NAME}") from error
+    return fields
+
+
+def _texts(row: dict[str, list[Any]]) -> list[str]:
+    return [text.decode("utf-8", "replace") for text in row["captions/text"]]
 
 
 def _split(root: str, split: str) -> tuple[Any, Any]:
@@ -185,14 +180,14 @@ def _how(root: str) -> str:
 
 
 def _builder(root: str) -> Any:
-    tf = operations.tensorflow()
+    of_buckets = [tensorflow().errors.OpError] if "://" in root else []
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError("data.source: coco_tfds needs TFDS: pip install tensorflow-datasets") from error
     try:
         builder = tfds.core.read_only_builder.builder_from_files(NAME, data_dir=root)
-    except (tfds.core.DatasetNotFoundError, OSError, ValueError, tf.errors.OpError) as error:
+    except (tfds.core.DatasetNotFoundError, OSError, ValueError, *of_buckets) as error:
         raise UserError(f"{root}: no prepared {NAME} there; {_how(root)}") from error
     if builder.info.file_format.value != "tfrecord":
         raise UserError(f"{NAME} in {root}: its files are {builder.info.file_format.value}; must be tfrecord")

@@ -1,11 +1,11 @@
-"""The files by which TFDS knows a data set, and the records in it, written without TensorFlow or TFDS.
+"""The files by which TFDS knows a data set, and the records in it, written and read without TensorFlow or TFDS.
 
 An example has the fields of TFDS's coco_captions, without the objects: `image`, `image/filename`, `image/id`, and
 `captions` with `id` and `text`.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmjax.data.captions import utf8
@@ -14,6 +14,8 @@ NAME, VERSION = "mmjax_coco", "1.0.0"
 DESCRIPTION = "Pictures of COCO with their captions, as mmjax prepare wrote them."
 
 _FEATURES = "tensorflow_datasets.core.features"
+LENGTH_DELIMITED = 2  # the wire type of a field that holds bytes, in a protocol buffer
+BYTES_LIST, INT64_LIST = 1, 3  # fields of tf.train.Feature
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
@@ -84,19 +86,67 @@ def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]
 
 
 def _bytes_list(values: Iterable[bytes]) -> bytes:
-    return _field(1, b"".join(_field(1, value) for value in values))
+    return _field(BYTES_LIST, b"".join(_field(1, value) for value in values))
 
 
 def _int64_list(values: Iterable[int]) -> bytes:
     packed = b"".join(_varint(value % 2**64) for value in values)
-    return _field(3, _field(1, packed) if packed else b"")
+    return _field(INT64_LIST, _field(1, packed) if packed else b"")
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A field of a protocol buffer that holds bytes: its number and wire type 2, the length, the content."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+    """A field of a protocol buffer that holds bytes: its number and wire type, the length, the content."""
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:
     groups = [value >> shift & 127 for shift in range(0, max(value.bit_length(), 1), 7)]
     return bytes(itertools.chain((group | 128 for group in groups[:-1]), groups[-1:]))
+
+
+def read_record(content: bytes) -> dict[str, list[Any]]:
+    """The fields of a serialized tf.train.Example: each a list of bytes or of integers; those of floats are left out.
+
+    Raises:
+        ValueError: where it is none.
+    """
+    read: dict[str, list[Any]] = {}
+    for _, features in _fields(memoryview(content)):
+        for _, entry in _fields(features):
+            (_, name), (_, feature) = _fields(entry)
+            for kind, values in _fields(feature):
+                if kind == BYTES_LIST:
+                    read[bytes(name).decode()] = [bytes(value) for _, value in _fields(values)]
+                elif kind == INT64_LIST:
+                    read[bytes(name).decode()] = [number for _, packed in _fields(values) for number in _int64s(packed)]
+    return read
+
+
+def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The numbers and contents of the fields of a protocol buffer, all of which hold bytes."""
+    at = 0
+    while at < len(content):
+        tag, at = _number(content, at)
+        length, at = _number(content, at)
+        if tag & 7 != LENGTH_DELIMITED or at + length > len(content):
+            raise ValueError("not a serialized tf.train.Example")
+        yield tag >> 3, content[at : at + length]
+        at += length
+
+
+def _int64s(packed: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(packed):
+        value, at = _number(packed, at)
+        yield value - 2**64 if value >= 2**63 else value
+
+
+def _number(content: memoryview, at: int) -> tuple[int, int]:
+    """A varint, and where the next thing begins."""
+    value = shift = 0
+    while at < len(content):
+        value |= (content[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if content[at - 1] < 128:
+            return value, at
+    raise ValueError("not a serialized tf.train.Example")

@@ -47,13 +47,16 @@ def test_shards_are_prepared_without_tensorflow_and_told(coco: Path, tmp_path: P
     assert [shard["examples"] for shard in index["splits"]["train"]["shards"]] == [4, 5, 2]
 
 
-def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, start: Start) -> None:
+def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, start: Start, mistake: Mistake) -> None:
     write_split(tmp_path, "train2017", {n: jpeg(n, 300) for n in range(120)})
     write_split(tmp_path, "val2017", {1: jpeg(1)})
     arguments = ("prepare", RECIPE, f"--config.data.root={tmp_path}", f"--to={tmp_path / 'to'}", "--shard-size=10")
     folder = tmp_path / "to" / "mmjax_coco" / "1.0.0"
     with start(*arguments) as process:
         wait_for(process, lambda: bool(list(folder.glob("*train*-00001-of-00012"))))
+        process.send_signal(signal.SIGSTOP)  # so that it is not done before the second one has begun
+        assert f"{folder}: is being prepared by process {process.pid} on " in mistake(*arguments)
+        process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, process.communicate()
     rows = json.loads((folder / "unfinished.json").read_text())["splits"]["train"]["shards"]

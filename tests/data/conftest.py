@@ -1,4 +1,4 @@
-"""Lets the tests here import made_data and every_source; the data sets that several of them read."""
+"""Lets the tests here import made_data and others beside it; the data sets that several of them read."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from prepared_data import coco, copy, prepared, smaller
+
+__all__ = ["coco", "copy", "prepared", "roots", "smaller"]
 
 
 @pytest.fixture(scope="session")

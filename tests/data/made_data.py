@@ -114,7 +114,7 @@ def write_clips(root: Path, split: str, clips: Mapping[str, np.ndarray | bytes])
     return root
 
 
-def prepare_tfds(root: Path, training: range, evaluation: range) -> Path:
+def prepare_tfds(root: Path, training: range, evaluation: range, shards: int = 3) -> Path:
     """A data set with the name and the features of TFDS's coco_captions; picture 5 is broken."""
     import tensorflow_datasets as tfds
 
@@ -145,6 +145,6 @@ def prepare_tfds(root: Path, training: range, evaluation: range) -> Path:
                 yield n, {"image": image, **names, "captions": captions, "objects": []}
 
     tfds.disable_progress_bar()
-    settings = tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
+    settings = tfds.download.DownloadConfig(num_shards=shards, try_download_gcs=False)
     CocoCaptions(data_dir=str(root)).download_and_prepare(download_config=settings)
     return root

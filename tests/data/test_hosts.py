@@ -13,7 +13,6 @@ from mmjax.data.source import Rows
 
 SOURCES = pytest.mark.parametrize("name", NAMES)
 PROCESSES = (1, 2, 3, 8)
-FEWER = {"coco_tfds": (1, 8)}  # takes long to begin
 BATCH = 24
 
 # What opens, decodes or draws an example, by source.
@@ -62,7 +61,7 @@ def test_each_process_opens_its_part_alone_and_all_together_have_the_global_batc
     name: str, roots: dict[str, Path], opened: Counter[str]
 ) -> None:
     (whole,) = read_parts(name, roots, opened, 1)
-    for processes in FEWER.get(name, PROCESSES)[1:]:
+    for processes in PROCESSES[1:]:
         parts = read_parts(name, roots, opened, processes)
         assert len(whole) == 3 and {len(part) for part in parts} == {3}
         for batch, *shares in zip(whole, *parts, strict=True):
@@ -81,7 +80,7 @@ def test_an_evaluation_has_each_example_once_on_any_number_of_processes(
     whole = take(evaluation_batches(source, TOKENIZER, config), 9)
     ids = [i for batch in whole for i in batch["id"] if i]
     assert len(ids) == len(set(ids)) == size and sum(int(batch["mask"].sum()) for batch in whole) == size
-    for processes in FEWER.get(name, PROCESSES)[1:]:
+    for processes in PROCESSES[1:]:
         shares = []
         for process in range(processes):
             mine, _ = of(name, roots, training=False, batch=BATCH)
