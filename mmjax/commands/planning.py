@@ -5,8 +5,10 @@ import functools
 import json
 import math
 import re
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,14 +40,14 @@ def compiled(config: Config, wanted: Topology) -> Plan:
     training = wiring.build_training(wiring.build(config, placement=placement, place=_shapes), _steps(config))
     begin = time.perf_counter()
     try:
-        step = training.lower(batch_shapes(config, config.train.batch, placement.batch)).compile()
+        step, text = _compile(training.lower(batch_shapes(config, config.train.batch, placement.batch)))
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_MUCH.search(str(error)):
             used = _size(*filter(None, found.groups()))
             raise UserError(f"{wanted}: {estimate.too_much(draft, used)}") from None
         raise
     took = time.perf_counter() - begin
-    network, program = _network(wanted, placement), parse(step.as_text())
+    network, program = _network(wanted, placement), parse(text)
     plan = dataclasses.replace(
         draft,
         memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
@@ -61,6 +63,14 @@ def estimated(config: Config, wanted: Topology) -> Plan:
     placement = _placement(config, wanted)
     plan = _estimated(config, wanted, placement)
     return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, placement.ways))
+
+
+def _compile(step: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The compiled step, and the text of its program, which JAX cannot read again for all kinds of chips."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = step.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = Path(folder).glob("*.after_optimizations.txt")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
 
 
 def _placement(config: Config, wanted: Topology) -> Placement:

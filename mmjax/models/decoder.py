@@ -44,7 +44,7 @@ class Decoder(nn.Module):
         for i, width in enumerate(self.widths):
             x = self.layout.constrain(x)
             for j in range(self.blocks):
-                x = ResidualBlock(causal, **convolve, name=f"block_{i}_{j}")(x)
+                x = ResidualBlock(causal, **convolve, layout=self.layout, name=f"block_{i}_{j}")(x)
             if causal and self.time_strides[i] == 1:  # each frame by itself
                 frames = x.shape[:2]
                 x = TransposedConvolution(width, **convolve, name=f"upsample_{i}")(x.reshape(-1, *x.shape[2:]))

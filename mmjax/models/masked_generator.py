@@ -205,7 +205,7 @@ class MaskedGenerator(nn.Module):
         self.codes = CodeTable(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
-        self.local = [ResidualBlock(False, m.convolution, dtype) for _ in range(m.local_blocks)]
+        self.local = [ResidualBlock(False, m.convolution, dtype, self.layout) for _ in range(m.local_blocks)]
         self.layers = Stack(m.layers, m.heads, dtype, m.attention, m.remat, m.unroll, m.remat_policy, self.layout)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.head = nn.Dense(m.width, dtype=dtype)

@@ -78,7 +78,7 @@ class Encoder(nn.Module):
                 window, stride = (2 * time if time > 1 else 1, 4, 4), (time, 2, 2)
             x = self.layout.constrain(Convolution(width, window, stride, **convolve, name=f"down_{i}")(x))
             for j in range(m.blocks):
-                x = ResidualBlock(**convolve, name=f"block_{i}_{j}")(x)
+                x = ResidualBlock(**convolve, layout=self.layout, name=f"block_{i}_{j}")(x)
         return layer_norm(x, "norm")
 
 

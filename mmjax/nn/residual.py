@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution
+from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.types import FLOAT32
 
@@ -20,11 +21,14 @@ class ResidualBlock(nn.Module):
     causal: bool = False
     form: str = "native"
     dtype: np.dtype = FLOAT32
+    layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
         features = x.shape[-1]
         convolve: dict[str, Any] = {"causal": self.causal, "form": self.form, "dtype": self.dtype}
         y = Convolution(features, **convolve, name="first")(nn.silu(layer_norm(x, "norm_first")))
+        # Not told, the compiler (jaxlib 0.10) finds a layout here in which some gradients come out wrong.
+        y = self.layout.constrain(y)
         y = Convolution(features, **convolve, name="second")(nn.silu(layer_norm(y, "norm_second")))
         return x + y

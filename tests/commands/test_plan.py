@@ -106,7 +106,9 @@ def test_without_libtpu_it_says_what_brings_it(
 def test_compiled_for_a_slice_memory_is_what_the_compiler_says(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     compile_ = jax.stages.Lowered.compile
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: seen.append(compile_(self)) or seen[-1])
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda self, **options: seen.append(compile_(self, **options)) or seen[-1]
+    )
     config = recipe("tiny", **{"mesh.data": "2", "mesh.fsdp": "2", "train.batch": "8"})
     plan = planning.compiled(config, topology.parse("v5e:2x2"))
     stats = seen[-1].memory_analysis()

@@ -22,7 +22,7 @@ TEXT = {"length": 7, "vocabulary": 320}
 TOKENIZER = {
     "data": {"size": 32},
     "text": TEXT,
-    "model": {"kind": "visual_tokenizer", "widths": (8, 8, 16), "levels": (4, 4, 4)},
+    "model": {"kind": "visual_tokenizer", "widths": (8, 16), "levels": (4, 4, 4)},
     "objective": {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}},
     "train": {"steps": 1},
 }
@@ -52,7 +52,7 @@ SPREAD = {
 BATCH = {
     "image": np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32),
     "text": np.random.default_rng(1).integers(0, 320, (16, 7)).astype(np.int32),
-    "codes": np.random.default_rng(2).integers(0, 64, (16, 4, 4)).astype(np.int32),
+    "codes": np.random.default_rng(2).integers(0, 64, (16, 8, 8)).astype(np.int32),
     "mask": np.arange(16) % 5 != 3,
 }
 MESHES = {
@@ -64,21 +64,32 @@ MESHES = {
 }
 
 
-def gradients(mesh: Mesh, devices: int, accumulate: int = 1, recipe: str = "direct generator"):
-    """Loss and gradients of one step, kept by a trace without memory: differences of parameters round them."""
-    config = resolve(RECIPES[recipe])
-    goal = objective.build(config.objective.terms, models.inputs(config), drop_text=0.3)
-    placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
-    tx = optax.trace(0.0)
+@functools.cache
+def beginning(recipe: str):
+    """The recipe, what makes its state, and that state, which a trace without memory keeps the gradients in."""
+    config, tx = resolve(RECIPES[recipe]), optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
+    return config, tx, make, jax.device_get(jax.jit(make)())
+
+
+def placed(mesh: Mesh, devices: int, recipe: str):
+    """Where batches and the state of a recipe lie on a mesh."""
+    config, tx, make, _ = beginning(recipe)
+    placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
-    shardings = state_shardings(shapes, params, placement.whole, tx)
-    state = jax.jit(make, out_shardings=shardings)()
+    return placement, state_shardings(shapes, params, placement.whole, tx)
+
+
+def gradients(mesh: Mesh, devices: int, accumulate: int = 1, recipe: str = "direct generator"):
+    """Loss and gradients of one step: differences of parameters would round them."""
+    config, tx, _, state = beginning(recipe)
+    goal = objective.build(config.objective.terms, models.inputs(config), drop_text=0.3)
+    placement, shardings = placed(mesh, devices, recipe)
     module = models.build(config, Layout(placement.constrain, placement.per_device))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
-    state, metrics = compiled(state, placement.put(BATCH))
+    state, metrics = compiled(jax.device_put(state, shardings), placement.put(BATCH))
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
 
 
@@ -106,6 +117,15 @@ def test_eight_devices_equal_one(recipe):
         kernel = functools.reduce(operator.getitem, SPREAD[recipe], found[2].params)
         parts = {shard.data.size for shard in kernel.addressable_shards}
         assert parts == {kernel.size // (mesh.fsdp * mesh.model)}, name
+
+
+def test_the_state_is_made_in_parts():
+    _, _, make, expected = beginning("masked generator")
+    _, shardings = placed(MESHES["data=2, fsdp=2, model=2"], 8, "masked generator")
+    made = jax.jit(make, out_shardings=shardings)()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), jax.device_get(made.params), expected.params)
+    kernel = functools.reduce(operator.getitem, SPREAD["masked generator"], made.params)
+    assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
 
 
 @pytest.mark.parametrize("parts", [2, 4])
