@@ -72,7 +72,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _data() -> Iterator[tuple[str, str]]:
     # Asking the installer's records is quick; importing TensorFlow takes seconds.
     tensorflow = next((f"{name} {version}" for name in TENSORFLOW if (version := _version(name))), None)
-    yield "tensorflow", tensorflow or "not installed: no bucket (gs://) can be read (pip install tensorflow)"
+    yield "tensorflow", tensorflow or "not installed: no data.source=coco_tfds (pip install tensorflow)"
     datasets = _version("tensorflow-datasets")
     yield "tfds", datasets or "not installed: no data.source=coco_tfds (pip install tensorflow-datasets)"
     records = _version("array_record")

@@ -1,4 +1,4 @@
-"""TFRecord files, on a disk or in a bucket, from any record on; and TensorFlow, which reads buckets."""
+"""TFRecord files, on a disk or in a bucket, from any record on, by tf.data; and TensorFlow itself."""
 
 import contextlib
 import functools
@@ -6,16 +6,12 @@ import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import google_crc32c
 
 from mmjax.types import UserError
 
 AHEAD = 8  # records read ahead of each file
-LENGTH, CHECKSUM = 8, 4  # bytes; a record is its length, the checksum of the length, the content, its checksum
 
 
 @functools.cache
@@ -34,37 +30,32 @@ def tensorflow() -> ModuleType:
 
 
 def read_records(name: str, path: str, skip: int, take: int) -> Iterator[bytes]:
-    """So many records of a file from the one of number `skip` on, each compared with its checksum.
-
-    Of those before, only the lengths are read.
+    """So many records of a file from the one of number `skip` on, by tf.data, each compared with its checksum.
 
     Args:
         name: of the source, for messages.
+        path: on a disk or in a bucket.
 
     Raises:
         UserError: where there are fewer, or they cannot be read.
     """
-    number = 0
-    of_buckets = [tensorflow().errors.OpError] if "://" in path else []
-
-    def read(count: int) -> bytes:
-        content = file.read(count)
-        if len(content) < count:
-            raise EOFError(f"ends in record {number:,} of {skip + take:,}")
-        return content
-
+    tf, number, reason = tensorflow(), skip, ""
     try:
-        with _open(path) as file:
-            while number < skip + take:
-                length = int.from_bytes(_checked(read(LENGTH + CHECKSUM), number), "little")
-                if number < skip:
-                    file.seek(length + CHECKSUM, os.SEEK_CUR)
-                else:
-                    yield _checked(read(length + CHECKSUM), number)
-                number += 1
-    except (OSError, EOFError, ValueError, *of_buckets) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise UserError(f"data.source {name}: cannot be read: {path}: {reason}; is the data set complete?") from error
+        for record in tf.data.TFRecordDataset(path).skip(skip).take(take).as_numpy_iterator():
+            yield record
+            number += 1
+    except tf.errors.OpError as error:
+        reason = " ".join(str(error).split())
+    if number < skip + take:
+        raise UserError(
+            f"data.source {name}: cannot be read: {path}: ends or is damaged {_where(number, skip)}"
+            f"{reason and f' ({reason})'}; is the data set complete?"
+        )
+
+
+def _where(number: int, skip: int) -> str:
+    """What is passed over is not counted on the way."""
+    return f"in record {number:,}" if number > skip else f"in record {number:,} or before"
 
 
 def read_ahead(pool: ThreadPoolExecutor, records: Iterator[Any]) -> Iterator[Any]:
@@ -81,16 +72,3 @@ def read_ahead(pool: ThreadPoolExecutor, records: Iterator[Any]) -> Iterator[Any
 
     first = pool.submit(more)
     return waited_for()
-
-
-def _open(path: str) -> Any:
-    return tensorflow().io.gfile.GFile(path, "rb") if "://" in path else Path(path).open("rb", 0)
-
-
-def _checked(content: bytes, number: int) -> bytes:
-    """What comes before the checksum, if that is right: CRC-32C, turned right by 15 bits, and a constant added."""
-    content, checksum = content[:-CHECKSUM], content[-CHECKSUM:]
-    crc = google_crc32c.value(content)
-    if ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32 != int.from_bytes(checksum, "little"):
-        raise ValueError(f"record {number:,} is damaged")
-    return content

@@ -1,8 +1,6 @@
 """TFDS's TFRecords as a source: what each process reads, what a resume reads, other batches on the way."""
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,19 +140,3 @@ def test_a_damaged_file_is_one_line(damage: str, root: Path, tmp_path: Path) -> 
         with pytest.raises(UserError, match=f"^data.source coco_tfds: {hint}") as told:
             use()
         assert "\n" not in str(told.value)
-
-
-def test_on_a_disk_tensorflow_is_not_imported(root: Path) -> None:
-    program = """
-import sys
-sys.path.insert(0, "tests/data")
-from made_data import recipe
-import mmjax.data as data
-config = recipe("coco_tfds", sys.argv[1])
-source = data.open_source(config.data, True, 0)
-tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
-print(len(next(data.training_batches(source, tokenizer, config))["id"]))
-assert "tensorflow" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", program, str(root)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "5"), done.stderr

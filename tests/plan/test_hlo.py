@@ -84,7 +84,8 @@ ENTRY %main (a: f32[6,5], b: bf16[7,3]) -> f32[] {
   %now = u32[] get-tuple-element(%s), index=1
   %once = u32[] add(%now, %one)
   %twice = u32[] add(%once, %one)
-  %go-on = (bf16[5]{0}, bf16[5]{0}, u32[], u32[]) collective-permute-start(%held), channel_id=9, source_target_pairs={{1,0},{0,1}}
+  %go-on = (bf16[5]{0}, bf16[5]{0}, u32[], u32[]) collective-permute-start(%held), channel_id=9, \
+source_target_pairs={{1,0},{0,1}}
   %gone = bf16[5]{0} collective-permute-done(%go-on)
   ROOT %more = (bf16[5]{0}, u32[]) tuple(%gone, %twice)
 }
