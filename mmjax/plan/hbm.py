@@ -6,10 +6,12 @@ from mmjax.plan.instruction import Instruction
 from mmjax.plan.program import Program, parts, size
 
 # Move nothing: they name what is there, wait for what was begun, or run other computations.
-_FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id iota "
-    "opt-barrier async-start async-update async-done copy-done send-done recv-done".split()  # noqa: SIM905
-)
+_FREE = frozenset((
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast",
+    "while", "conditional", "call", "after-all", "partition-id",
+    "replica-id", "iota", "opt-barrier", "async-start", "async-update",
+    "async-done", "copy-done", "send-done", "recv-done",
+))  # fmt: skip
 _PARTS = frozenset(("dynamic-slice", "slice", "gather"))  # read of their operand only what they give
 
 
