@@ -1,5 +1,6 @@
 """Checkpoints: exact, committed, the right ones kept, and clear when they cannot be had."""
 
+import gc
 from pathlib import Path
 
 import jax
@@ -16,6 +17,13 @@ from mmjax.types import UserError
 
 # Of a restoring that failed on the way, Orbax leaves reads behind that find their event loop closed.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect_what_is_left_behind():
+    """Here, where it is known of, and not in some later test."""
+    yield
+    gc.collect()
 
 
 def state_of(step: int, width: int = 7, ema: bool = True) -> State:
