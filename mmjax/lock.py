@@ -31,12 +31,11 @@ def locked(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     if file is None:
         raise UserError(f"{what} by {_holder(path)}; wait for it, or stop it and start again")
-    with os.fdopen(file, "w") as holding:
+    with os.fdopen(file, "wb", 0) as holding:  # what is not written yet would be tried again at the end
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
             told = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
             holding.truncate()
-            holding.write(json.dumps(told))
-            holding.flush()
+            holding.write(json.dumps(told).encode())
         try:
             yield
         finally:

@@ -174,7 +174,6 @@ def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFi
     assert (whole / "config.json").read_bytes() == before
 
 
-@pytest.mark.usefixtures("kept_programs")
 def test_another_batch_neither_repeats_nor_skips_an_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
