@@ -25,7 +25,7 @@ from typing import IO
 MISTAKE = 2  # exit status that a second try would not change
 LASTED = 600.0  # seconds after which the processes count as having run well
 LONGEST_PAUSE = 60.0
-HELD_BACK = 1.0  # seconds in which the first process may say the same
+HELD_BACK = 3.0  # seconds in which the first process may say the same
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 

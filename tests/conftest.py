@@ -44,7 +44,13 @@ install_import_hook("mmjax", "beartype.beartype")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first call of a jitted function compiles, so single examples may take long; equal runs make failures repeatable.
-hypothesis.settings.register_profile("mmjax", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.register_profile(
+    "mmjax",
+    deadline=None,
+    derandomize=True,
+    max_examples=30,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # of a busy machine
+)
 hypothesis.settings.load_profile("mmjax")
 
 LONGEST = (  # in this order, so that no process ends long after the other

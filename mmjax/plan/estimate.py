@@ -16,7 +16,7 @@ _STATE = (PARAMETERS, OPTIMIZER, AVERAGE)
 
 
 def collectives(
-    parameters: Iterable[tuple[Sequence[int], Sequence[Any]]], mesh: Mapping[str, int], itemsize: int
+    parameters: Iterable[tuple[Sequence[int], Any]], mesh: Mapping[str, int], itemsize: int
 ) -> list[Collective]:
     """What data and fully sharded data parallelism send in a step for parameters in float32.
 

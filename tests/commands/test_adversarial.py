@@ -32,16 +32,17 @@ BATCH = {
 
 
 def moved(mesh: Mesh, devices: int, accumulate: int = 1):
-    """Metrics of one step, and the gradients of both players: with plain descent at rate 1 that is how they change."""
+    """Metrics of one step, and the gradients of both players, kept by a trace without memory."""
     config = resolve(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wiring, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
         parts = wiring.build(dataclasses.replace(config, mesh=mesh))
-    tx, placement = optax.sgd(1.0), parts.placement
+    tx, placement = optax.trace(0.0), parts.placement
     second = wiring._adversary(config)
     assert second is not None
     second = dataclasses.replace(second, tx=tx)
-    make = make_state(lambda key: models.init(config, key), tx, 0, False, second)
+    # Of seed 0 the last bias has a gradient that nearly cancels, which is all rounding.
+    make = make_state(lambda key: models.init(config, key), tx, 1, False, second)
     shapes = jax.eval_shape(make)
     theirs = match_rules(shapes.adversary.params, discriminator.sharding_rules(config), placement.mesh)
     shardings = state_shardings(shapes, parts.params, placement.whole, tx, (theirs, tx))
@@ -55,8 +56,7 @@ def moved(mesh: Mesh, devices: int, accumulate: int = 1):
     if mesh.fsdp * mesh.model > 1:
         kernel = after.adversary.params["down_1"]["kernel"]
         assert kernel.addressable_shards[0].data.size < kernel.size
-    both = [jax.device_get((s.params, s.adversary.params)) for s in (state, after)]
-    return jax.device_get(metrics), jax.tree.map(lambda a, b: a - b, *both)
+    return jax.device_get((metrics, (after.opt_state.trace, after.adversary.opt_state.trace)))
 
 
 def test_eight_devices_and_parts_equal_one():
