@@ -1,5 +1,7 @@
 """Two players in one step: the known game, who moves when, and that neither moves the other."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,16 @@ def test_a_player_waits_for_its_step():
     assert step._cache_size() == 1
 
 
+@pytest.fixture(name="optimized")
+def compiled_as_for_users() -> Iterator[None]:
+    """Two programs give the same bits only where the compiler arranges the same sums alike."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("optimized")
 def test_until_start_the_generator_learns_as_it_would_alone():
     """And beside it the discriminator learns."""
     tx = optax.adam(0.1)
