@@ -17,6 +17,7 @@ from mmjax.types import UserError
 
 CHUNK = 1 << 20  # bytes
 LONGEST = 1 << 26  # characters of an item; what is no JSON is not read to its end
+NUMBER = "0123456789.eE+-"  # what a number goes on with
 PIECES = 1 << 16  # captions copied at a time
 NOT_GIVEN = -1  # the id of a caption
 
@@ -237,7 +238,8 @@ class _Text:
                 if self._ended or len(self._window) - self._at > LONGEST:
                     raise
             else:
-                if end < len(self._window) or self._ended:  # else a number may go on
+                goes_on = self._window[end : end + 1] in NUMBER  # so does a number where the window ends
+                if not goes_on or self._ended or len(self._window) - self._at > LONGEST:
                     self._at = end
                     return value
             self._more()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmjax.data import annotations
@@ -57,6 +57,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), st.lists(JSON, min_size=1, max_size=4), max_size=4), st.integers(1, 13))
+@example({"": [0.0, -2.5e-9, [1e300]]}, 1)  # cut off, "0." has a number in it
 def test_items_are_those_that_json_reads(tmp_path_factory: Any, tree: dict[str, list[Any]], chunk: int) -> None:
     path = write(tmp_path_factory.mktemp("items") / "a.json", tree)
     with pytest.MonkeyPatch.context() as patch:
