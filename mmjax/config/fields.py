@@ -87,6 +87,9 @@ class DirectGenerator:
         heads: attention heads; must divide width.
         text_layers, vision_layers, fusion_layers: transformer layers of each part.
         reference: build the vision encoder, so that a reference picture can be given.
+        fusion: how the visual tokens learn of the text: "cross_attention" in every layer, "joint" attention of all
+            tokens to all, or one vector of the whole text, with each visual token through perceptrons ("mlp") or
+            multiplied ("bilinear").
         decoder_widths: channels of the transposed convolutions; each doubles the side, so the grid of visual tokens
             has size / 2 ** len(decoder_widths) rows.
         dtype: what is computed in; parameters are always float32.
@@ -102,6 +105,7 @@ class DirectGenerator:
     vision_layers: int = 2
     fusion_layers: int = 4
     reference: bool = True
+    fusion: Literal["cross_attention", "joint", "mlp", "bilinear"] = "cross_attention"
     decoder_widths: tuple[int, ...] = (64, 32)
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["xla", "cudnn"] = "xla"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mmjax.config import Config
 from mmjax.models import direct, masked_generator, visual_tokenizer
+from mmjax.models.rules import Rules
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.types import Params
 
@@ -21,7 +22,6 @@ MODELS: dict[str, ModuleType] = {
     "masked_generator": masked_generator,
     "visual_tokenizer": visual_tokenizer,
 }
-Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> nn.Module:

@@ -12,30 +12,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.config import Config, fields
+from mmjax.models import fusion, vision_encoder
 from mmjax.models.decoder import Decoder
-from mmjax.models.fusion import CrossAttentionFusion
+from mmjax.models.fusion import make_fusion
+from mmjax.models.rules import BLOCK, Rules, joined
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.positions import grid_positions
 
-# Where the parameters lie on the mesh: (pattern of the whole name, mesh axis of each array axis); first match wins.
-_TRANSFORMER = (
-    (r".*attention/(q|k|v)/kernel", ("fsdp", "model", None)),
-    (r".*attention/(q|k|v)/bias", ("model", None)),
-    (r".*attention/out/kernel", ("model", None, "fsdp")),
-    (r".*mlp_in/kernel", ("fsdp", "model")),
-    (r".*mlp_in/bias", ("model",)),
-    (r".*mlp_out/kernel", ("model", "fsdp")),
-)
-_ENDS = (
+# Where the parameters of both ends lie on the mesh; see models/rules.py.
+_ENDS: Rules = (
     (r"text/table", ("model", "fsdp")),
     (r"blank", ("fsdp",)),
     (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
-    (r".*(bias|scale)", (None,)),
 )
-_REFERENCE = ((r"vision/patches/kernel", (None, None, None, "fsdp")),)
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "DirectGenerator":
@@ -51,13 +43,14 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     return found
 
 
-def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+def sharding_rules(config: Config) -> Rules:
     assert isinstance(config.model, fields.DirectGenerator)
-    return _TRANSFORMER + (_REFERENCE if config.model.reference else ()) + _ENDS
+    vision = vision_encoder.rules() if config.model.reference else ()
+    return joined(BLOCK, vision, fusion.RULES[config.model.fusion], _ENDS)
 
 
 class DirectGenerator(nn.Module):
-    """Text and reference are encoded, fused by cross-attention, decoded by transposed convolutions.
+    """Text and reference are encoded, fused, decoded by transposed convolutions.
 
     Attributes:
         model: the configuration.
@@ -98,10 +91,13 @@ class DirectGenerator(nn.Module):
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
             patch = 2 ** len(m.decoder_widths)
-            seen = VisionEncoder(patch, layers=m.vision_layers, **encoder, name="vision")(reference)
+            form: dict[str, Any] = {"convolution": m.convolution, "unroll": m.vision_layers}
+            seen = VisionEncoder(patch, layers=m.vision_layers, **encoder, **form, name="vision")(reference)
             given = True if reference_mask is None else reference_mask[:, None, None]
             visual = jnp.where(given, seen, visual)
-        fuse = CrossAttentionFusion(m.fusion_layers, m.heads, dtype, m.attention, layout, name="fusion")
+        fuse = make_fusion(
+            m.fusion, m.fusion_layers, m.heads, dtype, m.attention, layout, unroll=m.fusion_layers, name="fusion"
+        )
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
         decoder = Decoder(m.decoder_widths, convolution=m.convolution, dtype=dtype, layout=layout, name="decoder")
         return {"image": decoder(grid)}

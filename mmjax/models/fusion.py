@@ -1,29 +1,138 @@
-"""Fusion: visual tokens that look at the text."""
+"""Fusions: visual tokens and the text become visual tokens that know the text.
+
+Each is a module fuse(visual [b, n, d], text [b, t, d], text_mask [b, 1, 1, t]) -> [b, n, d]. What text_mask hides
+changes nothing.
+"""
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mmjax.models.rules import POOLING, STACK, Rules
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.transformer import Block
+from mmjax.nn.pooling import AttentionPooling
+from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
 
+_PERCEPTRON: Rules = (
+    *POOLING,
+    (r".*text_in/kernel", ("fsdp", "model")),
+    (r".*text_in/bias", ("model",)),
+)
+# The sharding rules of each kind.
+RULES: dict[str, Rules] = {
+    "cross_attention": STACK,
+    "joint": (*STACK, (r".*mark", ("fsdp",))),
+    "mlp": _PERCEPTRON,
+    "bilinear": _PERCEPTRON,
+}
 
-class CrossAttentionFusion(nn.Module):
-    """A transformer over the visual tokens that cross-attends to the text in every layer."""
 
+def make_fusion(
+    kind: str,
+    layers: int,
+    heads: int,
+    dtype: np.dtype = FLOAT32,
+    kernel: str = "xla",
+    layout: Layout = ANYWHERE,
+    remat: bool = False,
+    unroll: int = 1,
+    policy: str = "nothing",
+    name: str | None = None,
+) -> "AttentionFusion | PerceptronFusion":
+    """The fusion of a kind.
+
+    Args:
+        kind: "cross_attention": the visual tokens attend to each other and to the text in every layer; "joint": all
+            tokens of both attend to each other; "mlp": a perceptron of each visual token and of the text as a whole;
+            "bilinear": the same, but what they say is multiplied.
+        kernel: of the attention; a joint one masks the text's padding, for which there is no "splash".
+        remat, unroll, policy: of the layers with attention; see nn/transformer.Stack.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind not in RULES:
+        raise ValueError(f"fusion {kind!r}: must be one of {', '.join(RULES)}")
+    if kind in ("mlp", "bilinear"):
+        return PerceptronFusion(kind == "bilinear", layers, heads, dtype, layout, name=name)
+    return AttentionFusion(kind == "joint", layers, heads, dtype, kernel, remat, unroll, policy, layout, name=name)
+
+
+class AttentionFusion(nn.Module):
+    """A transformer over the visual tokens that cross-attends to the text in every layer or, `joint`, over all tokens.
+
+    In a joint one a learned vector tells the tokens of the text from the others.
+    """
+
+    joint: bool
     layers: int
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
+    remat: bool = False
+    unroll: int = 1
+    policy: str = "nothing"
     layout: Layout = ANYWHERE
 
     @nn.compact
     def __call__(
         self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
     ) -> Float[Array, "b n d"]:
+        stack = Stack(
+            self.layers,
+            self.heads,
+            self.dtype,
+            self.kernel,
+            self.remat,
+            self.unroll,
+            self.policy,
+            self.layout,
+            name="stack",
+        )
+        if not self.joint:
+            return layer_norm(stack(visual, context=text, context_mask=text_mask), "norm")
+        n, d = visual.shape[1:]
+        mark = self.param("mark", nn.initializers.normal(0.02), (d,)).astype(text.dtype)
+        tokens = jnp.concatenate([visual, text + mark[None, None]], axis=1)
+        mask = jnp.pad(text_mask, ((0, 0), (0, 0), (0, 0), (n, 0)), constant_values=True)
+        return layer_norm(stack(tokens, mask)[:, :n], "norm")
+
+
+class PerceptronFusion(nn.Module):
+    """Perceptrons on the residual of each visual token, with the text pooled into one vector.
+
+    The hidden units are functions of the sum of what token and text give, as if they were one long vector; or, with
+    `product`, the product of both: low-rank bilinear pooling (Kim et al. 2017, arXiv:1610.04325, equation 9).
+    """
+
+    product: bool
+    layers: int
+    heads: int
+    dtype: np.dtype = FLOAT32
+    layout: Layout = ANYWHERE
+
+    @nn.compact
+    def __call__(
+        self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
+    ) -> Float[Array, "b n d"]:
+        whole = AttentionPooling(self.heads, self.dtype, self.layout, name="pool")(text, text_mask)
         for i in range(self.layers):
-            block = Block(self.heads, self.dtype, self.kernel, self.layout, name=f"block_{i}")
-            visual = block(visual, context=text, context_mask=text_mask)
+            visual = _Perceptron(self.product, self.dtype, self.layout, name=f"block_{i}")(visual, whole)
         return layer_norm(visual, "norm")
+
+
+class _Perceptron(nn.Module):
+    product: bool
+    dtype: np.dtype
+    layout: Layout
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], text: Float[Array, "b d"]) -> Float[Array, "b n d"]:
+        d, x = x.shape[-1], self.layout.constrain(x)
+        ours = nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
+        theirs = nn.Dense(4 * d, dtype=self.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
+        hidden = jnp.tanh(ours) * jnp.tanh(theirs) if self.product else nn.gelu(ours + theirs)
+        return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.config import Config, fields
 from mmjax.models import visual_tokenizer
+from mmjax.models.rules import BLOCK, STACK, Rules, joined
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder
 from mmjax.nn import fsq
 from mmjax.nn.layout import ANYWHERE, Layout
@@ -25,31 +26,15 @@ from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, Params
 
-_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"layers/.*attention/(q|k|v)/kernel", (None, "fsdp", "model", None)),
-    (r"layers/.*attention/(q|k|v)/bias", (None, "model", None)),
-    (r"layers/.*attention/out/kernel", (None, "model", None, "fsdp")),
-    (r"layers/.*mlp_in/kernel", (None, "fsdp", "model")),
-    (r"layers/.*mlp_in/bias", (None, "model")),
-    (r"layers/.*mlp_out/kernel", (None, "model", "fsdp")),
-    (r"layers/.*(bias|scale)", (None, None)),
+_RULES: Rules = (
     (r"(reference_)?codes/table", ("model", "fsdp")),
     (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
     (r"position_\d+/kernel", (None, "fsdp")),
     (r"head/kernel", ("fsdp", "model")),
     (r"mask|reference_mark", ("fsdp",)),
-    (r".*(bias|scale)", (None,)),
 )
-_TEXT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"text/.*attention/(q|k|v)/kernel", ("fsdp", "model", None)),
-    (r"text/.*attention/(q|k|v)/bias", ("model", None)),
-    (r"text/.*attention/out/kernel", ("model", None, "fsdp")),
-    (r"text/.*mlp_in/kernel", ("fsdp", "model")),
-    (r"text/.*mlp_in/bias", ("model",)),
-    (r"text/.*mlp_out/kernel", ("model", "fsdp")),
-    (r"text/table", ("model", "fsdp")),
-)
-_FROZEN_TEXT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+_TEXT: Rules = (*BLOCK, (r"text/table", ("model", "fsdp")))
+_FROZEN_TEXT: Rules = (
     (r"text/project/kernel", (None, "fsdp")),
     (r"text/none", ("fsdp",)),
 )
@@ -89,11 +74,11 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+def sharding_rules(config: Config) -> Rules:
     assert isinstance(config.model, fields.MaskedGenerator) and config.tokenizer is not None
-    local = ((r"local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
+    local: Rules = ((r"local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
     text = _TEXT if config.text_encoder is None else _FROZEN_TEXT
-    return (local if config.model.local_blocks else ()) + text + _RULES
+    return joined(STACK, local if config.model.local_blocks else (), text, _RULES)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,44 @@
-"""Vision encoder: a vision transformer over square patches (Dosovitskiy et al. 2021)."""
+"""Vision encoder: a vision transformer over square patches (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from mmjax.models.rules import STACK, Rules
 from mmjax.nn.convolution import Convolution
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import grid_positions
-from mmjax.nn.transformer import Block
+from mmjax.nn.positions import grid_angles, grid_positions
+from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
 
 
+def rules(registers: int = 0, masking: bool = False) -> Rules:
+    """The sharding rules of a VisionEncoder with these fields."""
+    return (
+        *STACK,
+        (r".*patches/kernel", (None, None, None, "fsdp")),
+        *(((r".*register", (None, "fsdp")),) if registers else ()),
+        *(((r".*mask", ("fsdp",)),) if masking else ()),
+    )
+
+
 class VisionEncoder(nn.Module):
-    """Maps a picture to one feature a patch, row by row.
+    """Maps pictures, or the spectrograms of sounds, to one feature a patch, row by row.
+
+    No parameter depends on the sides, which may differ from each other and from those seen in training.
 
     Attributes:
-        patch: side of a patch in pixels; must divide both sides of the picture.
+        patch: side of a patch in pixels. Where it does not divide a side, zeros are put around.
         width, layers, heads: of the transformer.
+        registers: learned tokens beside those of the patches, which are left out of the result (Darcet et al. 2023,
+            arXiv:2309.16588).
+        masking: patches can be hidden, and a learned vector stands for them (SimMIM, Xie et al. 2022,
+            arXiv:2111.09886).
+        convolution: form of the patches' projection; see nn/convolution.
+        kernel: of the attention.
+        remat, unroll, policy: see nn/transformer.Stack.
     """
 
     patch: int
@@ -27,12 +48,50 @@ class VisionEncoder(nn.Module):
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
     layout: Layout = ANYWHERE
+    registers: int = 0
+    masking: bool = False
+    convolution: str = "native"
+    remat: bool = False
+    unroll: int = 1
+    policy: str = "nothing"
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
-        patches = Convolution(self.width, self.patch, self.patch, dtype=self.dtype, name="patches")(image)
-        b, rows, columns, d = patches.shape
-        x = patches.reshape(b, rows * columns, d) + grid_positions(rows, columns, d)[None].astype(self.dtype)
-        for i in range(self.layers):
-            x = Block(self.heads, self.dtype, self.kernel, self.layout, name=f"block_{i}")(x)
-        return layer_norm(x, "norm")
+    def __call__(self, x: Float[Array, "b y x c"], hidden: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
+        """The features of all patches.
+
+        Args:
+            hidden: True where nothing is seen of a patch but its place.
+
+        Raises:
+            ValueError: for hidden patches without `masking`.
+        """
+        convolve = Convolution(
+            self.width, self.patch, self.patch, form=self.convolution, dtype=self.dtype, name="patches"
+        )
+        grid = convolve(x)
+        b, rows, columns, d = grid.shape
+        n = rows * columns
+        tokens = grid.reshape(b, n, d)
+        if self.masking:
+            mask = self.param("mask", nn.initializers.normal(0.02), (d,)).astype(self.dtype)
+            tokens = tokens if hidden is None else jnp.where(hidden[..., None], mask[None, None], tokens)
+        elif hidden is not None:
+            raise ValueError("hidden patches: this encoder was made without masking")
+        tokens += grid_positions(rows, columns, d)[None].astype(self.dtype)
+        angles = grid_angles((rows, columns), d // self.heads)
+        if self.registers:
+            given = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(self.dtype)
+            tokens = jnp.concatenate([tokens, jnp.broadcast_to(given[None], (b, *given.shape))], axis=1)
+            angles = np.pad(angles, ((0, self.registers), (0, 0)))  # they are nowhere in particular
+        stack = Stack(
+            self.layers,
+            self.heads,
+            self.dtype,
+            self.kernel,
+            self.remat,
+            self.unroll,
+            self.policy,
+            self.layout,
+            name="stack",
+        )
+        return layer_norm(stack(tokens, angles=angles)[:, :n], "norm")

@@ -64,6 +64,8 @@ def convolution(
 ) -> Float[Array, "b *less e"]:
     """A convolution whose borders are padded with zeros, so that a side n becomes ceil(n / stride).
 
+    In front as many as would center the first window on the first input, or all that are needed if those are fewer.
+
     Args:
         x: the input; as many spatial axes as the kernel has.
         kernel: the window along each spatial axis, then input and output channels.
@@ -80,7 +82,7 @@ def convolution(
     padding = []
     for axis, (side, taps, step) in enumerate(zip(x.shape[1:-1], window, stride, strict=True)):
         total = max((-(-side // step) - 1) * step + taps - side, 0)
-        front = taps - 1 if causal and axis == 0 else total // 2
+        front = taps - 1 if causal and axis == 0 else min((taps - 1) // 2, total)
         padding.append((front, max(total - front, 0)))
     if form == "native":
         return _convolve(x, kernel, stride, padding)
@@ -101,6 +103,10 @@ def _columns(
     x: Float[Array, "b y x c"], window: Sequence[int], stride: Sequence[int]
 ) -> Float[Array, "b rows columns k"]:
     """What each window sees, side by side."""
+    if tuple(window) == tuple(stride):  # windows that do not overlap are cut out, however many taps they have
+        b, rows, columns, c = x.shape
+        cut = x.reshape(b, rows // window[0], window[0], columns // window[1], window[1], c).swapaxes(2, 3)
+        return cut.reshape(*cut.shape[:3], -1)
     sides = [(side - taps) // step + 1 for side, taps, step in zip(x.shape[1:-1], window, stride, strict=True)]
 
     def tap(place: tuple[int, ...]) -> jax.Array:
@@ -146,6 +152,7 @@ class Convolution(nn.Module):
         features: output channels.
         window, stride: along each axis, or one number for all.
         causal: the first axis is time.
+        shift: add a bias to each channel.
     """
 
     features: int
@@ -154,6 +161,7 @@ class Convolution(nn.Module):
     causal: bool = False
     form: str = "native"
     dtype: np.dtype = FLOAT32
+    shift: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *less e"]:
@@ -161,8 +169,10 @@ class Convolution(nn.Module):
         window = (self.window,) * rank if isinstance(self.window, int) else tuple(self.window)
         stride = (self.stride,) * rank if isinstance(self.stride, int) else tuple(self.stride)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*window, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), stride, self.causal, self.form)
+        if not self.shift:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return y + jnp.expand_dims(bias.astype(self.dtype), range(y.ndim - 1))
 
 

@@ -57,20 +57,25 @@ def make_optimizer(optimizer: config.Optimizer, steps: int) -> optax.GradientTra
 
 
 def _matrices(params: Params) -> Params:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, p: p.ndim - _is_stacked(path) > 1, params)
+
+
+def _is_stacked(path: jax.tree_util.KeyPath) -> bool:
+    """Whether the first axis of a parameter is the layer: of all that lies in the "block" of a scanned stack."""
+    return "block" in leaf_name(path).split("/")
 
 
 def kernel_axes(params: Any) -> Any:
     """Which axes of each kernel are its inputs and its outputs, as a matrix; None for what is no kernel.
 
-    The layers of a scanned stack, the first axis of what lies in "layers", are matrices of their own.
+    The layers of a scanned stack are matrices of their own.
     """
 
     def axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> MuonDimensionNumbers | None:
         *modules, name = leaf_name(path).split("/")
         if name != "kernel":
             return None
-        own = range(1 if "layers" in modules else 0, leaf.ndim)
+        own = range(_is_stacked(path), leaf.ndim)
         heads = modules[-1:] in (["q"], ["k"], ["v"])
         split = 1 if heads else len(own) - 1
         return MuonDimensionNumbers(tuple(own[:split]), tuple(own[split:]))

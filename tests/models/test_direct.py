@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import resolve
+from mmjax.config import Mesh, resolve
+from mmjax.parallel import make_mesh, match_rules
 
 TINY = {
     "data": {"size": 32},
@@ -59,6 +60,21 @@ def test_examples_do_not_see_each_other(tiny):
     apply, text, reference = tiny
     changed = apply(text=text.at[0].set(9), reference=reference.at[0].set(0.0))
     np.testing.assert_allclose(changed[1:], apply(text=text, reference=reference)[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cross_attention", "joint", "mlp", "bilinear"])
+def test_every_fusion_has_its_rules_and_looks_at_the_text(kind):
+    for reference in (True, False):
+        changed = TINY["model"] | {"width": 24, "heads": 4, "decoder_widths": (8, 8)}
+        recipe = TINY | {"text": {"length": 7, "vocabulary": 308}, "model": changed}
+        recipe["model"] |= {"fusion": kind, "reference": reference}
+        config = resolve(recipe)
+        shapes = jax.eval_shape(lambda config=config: models.init(config, jax.random.key(0)))
+        match_rules(shapes, models.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
+    draw = jax.jit(lambda text: models.build(config).apply({"params": params}, text)["image"])
+    first, second = draw(jnp.array([[5, 6, 7, 0, 0, 0, 0], [5, 6, 8, 0, 0, 0, 0]]))
+    assert np.abs(first - second).max() > 1e-3
 
 
 def test_bfloat16_computes_with_float32_parameters():

@@ -93,7 +93,8 @@ def test_the_forms_of_a_convolution_are_equal(window: tuple[int, int], stride: t
     assert native.shape == (2, -(-7 // stride[0]), -(-11 // stride[1]), 5)
     np.testing.assert_allclose(native, matmul, atol=1e-4)
     if not causal:
-        same = jax.lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        padding = [((n - 1) // 2, n // 2) for n in window]
+        same = jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         np.testing.assert_allclose(native, same, atol=1e-4)
     with pytest.raises(ValueError, match="must be 'native' or 'matmul'"):
         convolution(x, kernel, stride, form="fft")

@@ -56,12 +56,23 @@ def test_adam_with_clipping_and_decay_equals_the_papers():
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
 
 
+def test_weight_decay_is_on_the_matrices_of_each_layer_alone():
+    tx = make_optimizer(Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.2), 9)
+    vectors, matrices = {"scale": jnp.ones((5, 3))}, {"kernel": jnp.ones((5, 3, 2))}  # of five layers
+    params = {"stack": {"block": {"norm": vectors, "mlp": matrices}}, "table": jnp.ones((5, 3))}
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_array_equal(updates["stack"]["block"]["norm"]["scale"], 0)
+    np.testing.assert_allclose(updates["stack"]["block"]["mlp"]["kernel"], -0.02, rtol=1e-6)
+    np.testing.assert_allclose(updates["table"], -0.02, rtol=1e-6)
+
+
 def test_muon_makes_the_singular_values_of_each_kernel_equal():
     """Jordan et al. 2024: an update is nearly U V^T of the momentum's U S V^T; other parameters go as Adam's do."""
     shapes = {"dense": (11, 29), "q": (11, 2, 13), "out": (2, 13, 11), "convolution": (3, 3, 7, 17), "table": (11, 5)}
     rng = np.random.default_rng(0)
     inner = {name: {"kernel" if name != "table" else "table": shape} for name, shape in shapes.items()}
-    tree = {"plain": inner, "layers": {"q": {"kernel": (5, 11, 2, 13)}}}
+    tree = {"plain": inner, "block": {"q": {"kernel": (5, 11, 2, 13)}}}
     grads = jax.tree.map(
         lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), tree, is_leaf=lambda x: isinstance(x, tuple)
     )
@@ -71,7 +82,7 @@ def test_muon_makes_the_singular_values_of_each_kernel_equal():
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     plain = {name: np.asarray(next(iter(value.values()))) for name, value in updates["plain"].items()}
     matrices = [plain["dense"], plain["q"].reshape(11, 26), plain["out"].reshape(26, 11)]
-    matrices += [plain["convolution"].reshape(63, 17), *updates["layers"]["q"]["kernel"].reshape(5, 11, 26)]
+    matrices += [plain["convolution"].reshape(63, 17), *updates["block"]["q"]["kernel"].reshape(5, 11, 26)]
     for matrix in matrices:
         values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * math.sqrt(max(matrix.shape)))
         assert values.max() < 1.3 and values.min() > 0.5, (matrix.shape, values)

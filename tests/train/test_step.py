@@ -45,7 +45,7 @@ RECIPES = {
 }
 # A kernel of each that lies on all devices of the mesh together.
 SPREAD = {
-    "direct generator": ("fusion", "block_0", "mlp_in", "kernel"),
+    "direct generator": ("fusion", "stack", "block", "mlp_in", "kernel"),
     "masked generator": ("layers", "block", "mlp_in", "kernel"),
     "visual tokenizer": ("encoder", "block_1_0", "first", "kernel"),
 }
