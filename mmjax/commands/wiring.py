@@ -29,6 +29,7 @@ from mmjax.train.adversary import Adversary
 from mmjax.train.metrics import check_wandb
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
+from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict, make_step
 from mmjax.train.stretches import Stretches, go_on, position
 from mmjax.types import HOST_FIELDS, Batch, Evaluator, Outputs, Params, Predict, UserError
@@ -190,12 +191,7 @@ def build(
     """
     placement = placement or Placement(make_mesh(config.mesh))
     layout = Layout(placement.constrain, placement.per_device)
-    goal, module = _objective(config), models.build(config, layout)
-
-    def apply(params: Params, **seen: Any) -> Outputs:
-        outputs: Outputs = module.apply({"params": params}, **seen)  # type: ignore[assignment]
-        return outputs
-
+    goal, apply = _objective(config), make_apply(models.build(config, layout))
     params = _shardings(config, placement)
     frozen = {name: place(params, placement.whole) for name, params in _frozen(config).items()}
     if tokenizer:

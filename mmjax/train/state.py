@@ -1,6 +1,6 @@
 """What training carries from step to step, and what a checkpoint holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -10,6 +10,7 @@ import optax
 
 from mmjax.train.adversary import Adversary, AdversaryState
 from mmjax.train.spikes import Norms, no_norms
+from mmjax.train.statistics import moved
 from mmjax.types import Params
 
 
@@ -54,8 +55,11 @@ class State:
         ema_decay: float,
         adversary: AdversaryState | None = None,
         norms: Norms | None = None,
+        moves: Mapping[str, jax.Array] | None = None,
     ) -> "State":
         """The state after one step, with the second player's and the norms as they shall be then.
+
+        `moves` are how far the statistics of the batch are from their running averages, which are parameters.
 
         Where the step is not `finite`, or the norm of its update is not, everything stays as it was, but for the
         counters and the norms.
@@ -64,6 +68,9 @@ class State:
             updates, opt_state = tx.update(grads, self.opt_state, self.params)
         finite &= jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(self.params, updates)
+        if moves:
+            finite &= jnp.isfinite(optax.tree.norm(moves))
+            params = moved(params, moves)
         ema = self.ema
         if ema is not None:
             # Young averages forget faster, so that the initial parameters do not linger (Adam's bias, in short).

@@ -10,6 +10,7 @@ import optax
 from mmjax.train.adversary import Adversary
 from mmjax.train.spikes import judged
 from mmjax.train.state import State
+from mmjax.train.statistics import differences, found
 from mmjax.types import Batch, Outputs, Params
 
 Apply = Callable[..., Outputs]  # apply(params, **seen)
@@ -44,6 +45,9 @@ def make_step(
 
     With an adversary both players take their step at once, each against the other as it was before.
 
+    What the model found of the batch itself (see mmjax/train/statistics.py) moves the running averages; of a batch in
+    parts, the mean over the parts, each as often as it has examples.
+
     A step whose gradient is more than `skip_spikes` times as large as usual is skipped like one that is not finite.
     """
 
@@ -64,11 +68,13 @@ def make_step(
             loss = objective.loss(adversary.counted(terms, state.step) if adversary else terms)
             return loss, (terms | {"loss": loss}, outputs)
 
-        def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any], Metrics]:
+        def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any, Metrics], Metrics]:
             part = {**part, **frozen}
             grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
+            share = jnp.sum(part["mask"].astype(jnp.float32)) / count
+            moves = differences(params, found(outputs), share)
             if not adversary:
-                return (grads, None), metrics
+                return (grads, None, moves), metrics
 
             def against(params: Params) -> tuple[jax.Array, Metrics]:
                 each = adversary.goal.losses(params, outputs, part, state.adversary.averages)
@@ -76,9 +82,9 @@ def make_step(
                 return figures["discriminator/loss"], figures
 
             second, figures = jax.grad(against, has_aux=True)(state.adversary.params)
-            return (grads, second), metrics | figures
+            return (grads, second, moves), metrics | figures
 
-        (grads, second), metrics = _accumulated(gradients, state.params, batch, accumulate)
+        (grads, second, moves), metrics = _accumulated(gradients, state.params, batch, accumulate)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         opponent = None
@@ -89,7 +95,7 @@ def make_step(
         if norms is not None:
             norms, ordinary = judged(norms, norm, skip_spikes)
             finite &= ordinary
-        state = state.update(tx, grads, finite, ema_decay, opponent, norms)
+        state = state.update(tx, grads, finite, ema_decay, opponent, norms, moves)
         read = jnp.sum(batch["mask"].astype(jnp.int32))
         return state, metrics | {"gradient_norm": norm, "bad_steps": state.bad_steps, "examples": read}
 

@@ -1,0 +1,117 @@
+"""Running averages of the statistics of the batch: moved by the step, and by nothing else."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.config import Optimizer
+from mmjax.nn.batch_norm import BatchNorm
+from mmjax.train.optimizer import make_optimizer
+from mmjax.train.state import make_state
+from mmjax.train.statistics import make_apply
+from mmjax.train.step import make_predict, make_step
+
+X = np.random.default_rng(0).normal(2.0, 3.0, (3, 12, 5)).astype(np.float32)  # three steps
+MASK = np.arange(12) % 5 != 3
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x, rows, training):
+        return BatchNorm(name="norm")(x, rows, training)
+
+
+class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x, rows, training=False):
+        return {"y": nn.Dense(2, name="out")(Inner(name="inner")(x, rows, training))}
+
+
+class Goal:
+    def prepare(self, batch, rng):
+        return {"x": batch["x"], "rows": batch["mask"], "training": rng is not None}
+
+    def terms(self, outputs, batch):
+        return {"square": jnp.sum(jnp.square(outputs["y"] - 1.0), axis=1)}
+
+    def loss(self, terms):
+        return terms["square"]
+
+
+def trained(optimizer, steps=X, mask=MASK, accumulate=1, ema=0.0):
+    tx = make_optimizer(optimizer, 9)
+    init = lambda key: Model().init(key, jnp.asarray(X[0]), jnp.asarray(MASK))["params"]  # noqa: E731
+    state = jax.jit(make_state(init, tx, 0, ema > 0))()
+    step = jax.jit(make_step(make_apply(Model()), Goal(), tx, accumulate, ema))
+    states = [state]
+    for x in steps:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            state, metrics = step(state, {"x": x, "mask": mask})
+        states.append(state)
+    return states, metrics
+
+
+def averages(tree):
+    return tree["inner"]["norm"]["mean"], tree["inner"]["norm"]["variance"]
+
+
+OPTIMIZERS = [
+    Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5, clip=1.0),
+    Optimizer(name="muon", learning_rate=0.1, weight_decay=0.5),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
+def test_they_follow_the_batches_whatever_the_optimizer(optimizer):
+    states, _ = trained(optimizer)
+    mean, variance = np.zeros(5), np.ones(5)
+    for x in X.astype(np.float64)[:, MASK]:
+        mean, variance = 0.9 * mean + 0.1 * x.mean(0), 0.9 * variance + 0.1 * x.var(0)
+    for found, expected in zip(averages(states[-1].params), (mean, variance), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    moments = jax.tree_util.tree_leaves_with_path(states[-1].opt_state)
+    of_them = [
+        leaf for path, leaf in moments if "'norm'" in str(path) and ("mean" in str(path) or "variance" in str(path))
+    ]
+    assert len(of_them) == 4  # Adam's two of each
+    assert all(not leaf.any() for leaf in of_them)
+
+
+def test_of_a_batch_in_parts_they_follow_the_mean_of_the_parts():
+    """Each as often as it has examples; of these three one has none."""
+    mask = np.arange(12) % 3 != 1
+    mask[0] = False
+    states, _ = trained(Optimizer(learning_rate=0.1), X[:1], mask, accumulate=3)
+    parts = [X[0].astype(np.float64)[i::3][mask[i::3]] for i in (0, 2)]
+    mean, variance = (sum(len(x) * getattr(x, of)(0) for x in parts) / 7 for of in ("mean", "var"))
+    found = averages(states[-1].params)
+    np.testing.assert_allclose(found[0], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(found[1], 0.9 + 0.1 * variance, rtol=1e-5)
+    assert [x.shape[0] for x in parts] == [3, 4]
+
+
+def test_steps_without_examples_and_bad_ones_move_nothing():
+    optimizer = Optimizer(learning_rate=0.1)
+    for steps, mask, bad in ((X[:1], np.zeros(12, bool), 0), (X[:1] * np.float32(np.inf), MASK, 1)):
+        states, metrics = trained(optimizer, steps, mask)
+        assert int(metrics["bad_steps"]) == bad
+        jax.tree.map(np.testing.assert_array_equal, averages(states[0].params), averages(states[1].params))
+
+
+def test_the_average_of_the_parameters_has_theirs():
+    states, _ = trained(Optimizer(learning_rate=0.1), ema=0.15)
+    mean = np.zeros(5)
+    for count, state in enumerate(states[1:]):
+        decay = min(0.15, (1 + count) / (10 + count))
+        mean = decay * mean + (1 - decay) * np.asarray(averages(state.params)[0], np.float64)
+    np.testing.assert_allclose(averages(states[-1].ema)[0], mean, rtol=1e-5)
+
+
+def test_evaluation_uses_them_and_tells_nothing_of_the_batch():
+    states, _ = trained(Optimizer(learning_rate=0.1))
+    predict = jax.jit(make_predict(make_apply(Model()), Goal()))
+    whole, alone = (predict(states[-1].params, {"x": x, "mask": np.ones(len(x), bool)}) for x in (X[0], X[0, :1]))
+    assert set(whole) == {"y", "terms/square", "loss"}
+    np.testing.assert_allclose(alone["y"], whole["y"][:1], atol=1e-5)
