@@ -18,16 +18,23 @@ from jaxtyping import UInt8
 #   image  float32 [b, y, x, c]  the target picture, -1 (black) to 1 (white); clips are [b, f, y, x, c]
 #   text   int32   [b, t]        token ids, 0 is padding
 #   text_features  float16 [b, t, d]  where the text encoder is frozen: what it makes of `text`
+#          (of a source that provides questions or labels, a row without a caption is all padding)
+#   question int32 [b, t]        token ids, as `text`; all padding where there is none
+#   answer   int32 [b, t]        token ids of one answer: in training drawn among all, else the most frequent one
+#   label  int32   [b]           class, -1 where there is none
 #   mask   bool    [b]           False: padding at the end of an evaluation, or a picture that could not be read
 #   seed   int32   [b]           where an evaluator asks for it: what each row is drawn with, by a model that draws
 # Fields that stay on the host:
 #   id       list of b strings            names the example in its source
 #   captions list of b lists of strings   every caption of the example; `text` holds one of them
+#   questions  list of b strings          "" where there is none
+#   answers  list of b lists of strings   every answer to the question
+# What no row of the source can have is absent.
 Batch = dict[str, Any]
 Outputs = dict[str, jax.Array]
 Params = Mapping[str, Any]
 FLOAT32 = np.dtype(np.float32)
-HOST_FIELDS = ("id", "captions")
+HOST_FIELDS = ("id", "captions", "questions", "answers")
 
 
 class UserError(Exception):

@@ -46,6 +46,10 @@ def _check_scenes(data: Data, name: str) -> None:
         (data.train_split, data.evaluation_split) == ("train", "validation"),
         f"{name}.train_split, {name}.evaluation_split: scenes have no splits but train and validation",
     )
+    need(
+        not data.scenes.questions or data.frames == 1,
+        f"{name}.scenes.questions: are asked about pictures, not clips of {data.frames} frames; set {name}.frames to 1",
+    )
     need(data.size >= 32, f"{name}.size: scenes are drawn from 32 pixels up, not {data.size}")
 
 

@@ -6,16 +6,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Scenes:
-    """Drawn scenes: pictures of two objects with a caption, or clips of one that moves.
+    """Drawn scenes: pictures of two things with a caption, or clips of one that moves.
 
     Attributes:
         examples: how many different training pictures; evaluation draws from the held-out combinations.
         determined: the caption determines the picture; otherwise position and size are left open, as clips leave
             them always.
+        questions: pictures of one, two or three things, with a question and its answer; only two have a caption.
     """
 
     examples: int = 20_000
     determined: bool = True
+    questions: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmjax.config import Config, Data
 from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.source import Reading, Rows, Source, share
-from mmjax.data.text import Tokenizer
+from mmjax.data.text import PADDING, Tokenizer
 from mmjax.types import Batch, Feed, UserError
 
 PREPARED = 2  # batches made ahead
@@ -37,8 +39,8 @@ def training_batches(
     """Endless training batches, one a step, from `start_step` on.
 
     The global batch of step k holds the positions from k * train.batch on of the stream of epochs, each epoch another
-    order of all examples; it is a pure function of the recipe and k. `text` is one of the captions, drawn
-    anew each epoch.
+    order of all examples; it is a pure function of the recipe and k. `text` is one of the captions and `answer` one of
+    the answers, drawn anew each epoch.
 
     Args:
         process, processes: which of the equal parts of each global batch to make.
@@ -55,10 +57,10 @@ def training_batches(
     def batches() -> Iterator[Batch]:
         known = CaptionCache(tokenizer, config.text.length)
         for part in _timed(source.read(reading), source.feed):
-            draws = zip(part["epoch"], part["key"], part["captions"], strict=True)
-            texts = [_drawn(seed, int(epoch), int(key), captions) for epoch, key, captions in draws]
+            texts = _drawn(seed, part, "captions")
+            answers = _drawn(seed, part, "answers", 5) if "answers" in part else []
             begin = time.perf_counter()
-            encoded = known.encode(texts)
+            encoded = _encoded(source, part, texts, answers, known.encode)
             source.feed.spend("tokenizing", time.perf_counter() - begin)
             yield _batch(source, part, texts, encoded)
 
@@ -68,7 +70,7 @@ def training_batches(
 def evaluation_batches(
     source: Source, tokenizer: Tokenizer, config: Config, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """One pass over the examples in order, each exactly once; `text` is the first caption.
+    """One pass over the examples in order, each exactly once; `text` is the first caption, `answer` the most frequent.
 
     The last batch is filled up with rows of mask False, id "" and an empty text. Every process gets equally many
     batches.
@@ -83,13 +85,18 @@ def evaluation_batches(
     stop = evaluation_size(source, config)
     reading = make_reading(config.data, 0, stop, config.evaluate.batch, first, rows, False, 0)
 
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return tokenizer.encode(texts, config.text.length)
+
+    empty = np.full_like(encode([""]), PADDING) if source.lacks_captions else encode([""])
+
     def batches() -> Iterator[Batch]:
         parts, part = source.read(reading), None
         for _ in range(0, stop, config.evaluate.batch):
             part = next(parts, None) or _nothing(source, reading, part)
             texts = [captions[0] if captions else "" for captions in part["captions"]]
-            batch = _batch(source, part, texts, tokenizer.encode(texts, config.text.length))
-            yield _filled(batch, rows, tokenizer.encode([""], config.text.length))
+            answers = [_most_frequent(given) for given in part.get("answers", [])]
+            yield _filled(_batch(source, part, texts, _encoded(source, part, texts, answers, encode)), rows, empty)
 
     return in_background(batches)
 
@@ -116,20 +123,47 @@ def _part(field: str, batch: int, process: int, processes: int) -> tuple[int, in
     return process * rows, rows
 
 
-def _drawn(seed: int, epoch: int, key: int, captions: list[str]) -> str:
-    if not captions:
-        return ""
-    return captions[np.random.default_rng((seed, epoch, key % 2**63)).integers(len(captions))]
+def _drawn(seed: int, part: Rows, name: str, *apart: int) -> list[str]:
+    """One of each row's texts of that name, "" where there is none; `apart` keeps the draws from those of others."""
+    drawn = []
+    for epoch, key, texts in zip(part["epoch"].tolist(), part["key"].tolist(), part[name], strict=True):
+        place = 0
+        if len(texts) > 1:
+            place = np.random.default_rng((seed, epoch, key % 2**63, *apart)).integers(len(texts))
+        drawn.append(texts[place] if texts else "")
+    return drawn
 
 
-def _batch(source: Source, part: Rows, texts: Sequence[str], encoded: np.ndarray) -> Batch:
+def _most_frequent(texts: Sequence[str]) -> str:
+    """Of those that are there equally often, the first."""
+    return Counter(texts).most_common(1)[0][0] if texts else ""
+
+
+def _encoded(
+    source: Source, part: Rows, texts: Sequence[str], answers: Sequence[str], encode: Callable[[Sequence[str]], Any]
+) -> Batch:
+    """Token ids of what is drawn; all padding in rows that have no such text."""
+    fields: Batch = {"text": encode(texts)}
+    if source.lacks_captions:
+        fields["text"][[not captions for captions in part["captions"]]] = PADDING
+    if "questions" in part:
+        fields |= {"question": encode(part["questions"]), "answer": encode(answers)}
+        fields["question"][[not question for question in part["questions"]]] = PADDING
+        fields["answer"][[not given for given in part["answers"]]] = PADDING
+    return fields
+
+
+def _batch(source: Source, part: Rows, texts: Sequence[str], encoded: Batch) -> Batch:
     report_rejected(source, part)
-    text: Batch = {"text": encoded}
+    batch = dict(encoded)
     if source.text_features:
         begin = time.perf_counter()
-        text["text_features"] = source.text_features(texts)
+        batch["text_features"] = source.text_features(texts)
         source.feed.spend("reading text features", time.perf_counter() - begin)
-    return text | {name: values for name, values in part.items() if name not in NOT_OF_A_BATCH}
+    batch |= {name: values for name, values in part.items() if name not in NOT_OF_A_BATCH}
+    if "label" in batch:
+        batch["label"] = batch["label"].astype(np.int32)
+    return batch
 
 
 def report_rejected(source: Source, part: Rows) -> None:
@@ -195,10 +229,11 @@ def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:
     missing = rows - len(batch["id"])
     if not missing:
         return batch
-    filled: Batch = {"id": batch["id"] + [""] * missing, "captions": batch["captions"] + [[]] * missing}
+    blank: Batch = {"id": "", "captions": [], "questions": "", "answers": []}
+    filled: Batch = {name: [*values, *[blank[name]] * missing] for name, values in batch.items() if name in blank}
     for name in batch.keys() - filled.keys():
         values = batch[name]
-        none = np.zeros((missing, *values.shape[1:]), values.dtype)
+        none = np.full((missing, *values.shape[1:]), -1 if name == "label" else 0, values.dtype)
         filled[name] = np.concatenate([values, empty.repeat(missing, axis=0) if name == "text" else none])
     return filled
 

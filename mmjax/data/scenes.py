@@ -8,10 +8,11 @@ from jaxtyping import UInt8
 
 from mmjax.config import Data
 from mmjax.data.source import Reading, Rows, Source, epoch_order
-from mmjax.scenes import draw, motion
+from mmjax.scenes import draw, motion, questions
 from mmjax.scenes.grammar import caption
 
 PROVIDES = ("image", "text", "scene")
+PROVIDES_QUESTIONS = (*PROVIDES, "question")
 EVALUATION_EXAMPLES = 512
 KEPT_BYTES = 2**30  # drawing takes longer than anything else here, so pictures are kept, up to this much of them
 
@@ -21,24 +22,38 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
 
     Where config.frames is above 1 they are clips of moving scenes, whose captions leave radius, place and speed open.
     Examples are drawn independently of each other: where the captions determine the pictures, some occur repeatedly.
+    With config.scenes.questions there are one, two or three things, a caption only of two, and a question, another
+    each epoch.
     """
     size = config.scenes.examples if training else EVALUATION_EXAMPLES
-    frames, determined = config.frames, config.scenes.determined
+    frames, determined, asking = config.frames, config.scenes.determined, config.scenes.questions
     keep = KEPT_BYTES // (3 * config.size**2 * frames)
-    drawn: dict[int, tuple[UInt8[np.ndarray, "*f y x 3"], str]] = {}
+    drawn: dict[int, tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]] = {}
 
-    def example(index: int) -> tuple[UInt8[np.ndarray, "*f y x 3"], str]:
+    def shown(index: int) -> questions.Shown:
+        return questions.example_scene(index, seed, determined, not training)
+
+    def example(index: int) -> tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]:
         if index in drawn:
             return drawn[index]
-        if frames > 1:
-            pair = motion.example(index, config.size, frames, seed, not training)
+        scene = None
+        if asking:
+            scene = shown(index)
+            image, captions = draw.draw_things(scene.things, config.size), scene.captions
         else:
-            pair = draw.example(index, config.size, seed, determined, not training)
+            if frames > 1:
+                image, text = motion.example(index, config.size, frames, seed, not training)
+            else:
+                image, text = draw.example(index, config.size, seed, determined, not training)
+            captions = [text]
         if len(drawn) < keep:
-            drawn[index] = pair
-        return pair
+            drawn[index] = image, captions, scene
+        return image, captions, scene
 
     def all_captions() -> Iterator[str]:
+        if asking:
+            scenes = ((i, shown(i)) for i in range(size))
+            return (text for i, scene in scenes for text in (*scene.captions, *questions.question(i, 0, seed, scene)))
         if frames > 1:
             return (motion.caption(motion.example_scene(i, seed, not training)[0]) for i in range(size))
         return (caption(draw.example_scene(i, seed, determined, not training)[0]) for i in range(size))
@@ -48,14 +63,19 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
         for positions in reading.positions():
             epochs, places = np.divmod(positions, size)
             keys = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
-            images, captions = zip(*(example(int(key)) for key in keys), strict=True)
-            yield {
+            images, captions, scenes = zip(*(example(int(key)) for key in keys), strict=True)
+            rows: Rows = {
                 "image": np.stack(images).astype(np.float32) / np.float32(127.5) - np.float32(1),
                 "mask": np.ones(keys.shape, np.bool_),
                 "key": keys,
                 "epoch": epochs,
                 "id": [f"{'scene' if training else 'held-out-scene'}-{key}" for key in keys],
-                "captions": [[caption] for caption in captions],
+                "captions": list(captions),
             }
+            if asking:
+                which = zip(keys.tolist(), epochs.tolist(), scenes, strict=True)
+                asked = [questions.question(key, epoch, seed, scene) for key, epoch, scene in which]
+                rows |= {"questions": [text for text, _ in asked], "answers": [[answer] for _, answer in asked]}
+            yield rows
 
-    return Source("scenes", size, PROVIDES, all_captions, read)
+    return Source("scenes", size, PROVIDES_QUESTIONS if asking else PROVIDES, all_captions, read)

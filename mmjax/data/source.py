@@ -24,6 +24,9 @@ from mmjax.types import Feed
 #   epoch    int64 [b]
 #   id       list of b strings
 #   captions list of b lists of strings
+#   questions list of b strings    (of a source that provides "question") "" where there is none
+#   answers  list of b lists of strings   (the same) all that people gave, none where there is no question
+#   label    int64 [b]             (of a source that provides "label") class, -1 where there is none
 #   problem  list of b strings     (optional) what is wrong with a picture or clip of mask False
 #   reading  float                 (optional) seconds that were waited for files
 #   part     int64 [b]             of a mixture: which of its parts
@@ -64,8 +67,9 @@ class Source:
     Attributes:
         name: as in the recipe, data.source.
         size: examples in an epoch.
-        provides: what a model or an evaluator may ask for.
-        all_captions: starts a pass over every caption.
+        provides: what a model or an evaluator may ask for: "image" or "codes", "text", "scene" (captions are of the
+            scene grammar), "question" (and its answers), "label".
+        all_captions: starts a pass over every caption, and over the questions and answers.
         read: the positions of a Reading, as many at a time as that gives.
         text_features: of texts, float16 [b, t, d], zero behind each text's tokens; None: a batch holds none.
         examined: how many pictures or clips were read so far.
@@ -75,6 +79,7 @@ class Source:
         feed: how the making of training batches goes.
         parts: of a mixture; their rejects are counted apart, and `part` [b] of its rows says which a row is of.
         field: where the recipe describes it.
+        classes: names of the classes, by their label.
     """
 
     name: str
@@ -90,6 +95,12 @@ class Source:
     feed: Feed = dataclasses.field(default_factory=Feed)
     parts: "tuple[Source, ...]" = ()
     field: str = "data"
+    classes: tuple[str, ...] = ()
+
+    @property
+    def lacks_captions(self) -> bool:
+        """Whether examples may be without one, which then have no text at all, not even an empty one."""
+        return "question" in self.provides or "label" in self.provides
 
 
 def share(start: int, stop: int | None, batch: int, first: int, rows: int) -> Iterator[Share]:

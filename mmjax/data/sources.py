@@ -19,6 +19,8 @@ PROVIDES = {
 
 def provides(config: Data) -> tuple[str, ...]:
     """What the source that the recipe names provides, a mixture what all of its parts do."""
+    if config.source == "scenes" and config.scenes.questions:
+        return scenes.PROVIDES_QUESTIONS
     if config.source != "mixture":
         return PROVIDES[config.source]
     return common_to([provides(part) for part in config.parts.values()])

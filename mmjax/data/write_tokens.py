@@ -95,7 +95,7 @@ def _begin(folder: Path, address: Mapping[str, Any], source: Source, size: int, 
     if found is None:
         if any(not path.name.startswith(".") for path in folder.glob("*")):
             raise UserError(f"{folder}: holds no cached tokens, but something else; take --config.tokens.cache=DIR")
-        first = [name for name in source.provides if name != "image"]
+        first = [name for name in source.provides if name in ("text", "scene")]
         return Index(json.loads(json.dumps(address)), source.name, ["codes", *first], size, views, [])
     index = read_index(found)
     check_address(folder, index.address, address)

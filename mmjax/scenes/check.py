@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from mmjax.scenes.draw import RING_HALF_WIDTH, TRIANGLE_HALF_HEIGHT, signed_distance
+from mmjax.scenes.draw import relation as relation_of
 from mmjax.scenes.grammar import COLORS, SHAPES, Scene, parse
 from mmjax.types import UserError
 
@@ -134,15 +135,8 @@ def _compare(scene: Scene, subject: Found, object: Found) -> tuple[tuple[int, bo
     shape = [said.shape == seen.shape for said, seen in pairs]
     color = [said.color == seen.color for said, seen in pairs]
     size = [said.size in (None, seen.size) for said, seen in pairs]
-    relation = scene.relation == _relation(subject, object)
+    relation = scene.relation == relation_of(subject.center, object.center)
     return (sum(shape + color + size), relation), Verdict(all(shape), all(color), all(size), relation)
-
-
-def _relation(subject: Found, object: Found) -> str:
-    right, down = (a - b for a, b in zip(subject.center, object.center, strict=True))
-    if abs(right) > abs(down):
-        return "right of" if right > 0 else "left of"
-    return "below" if down > 0 else "above"
 
 
 def _features(picture: UInt8[np.ndarray, "_ _ 3"], factor: int) -> Float[np.ndarray, "y x 3"]:

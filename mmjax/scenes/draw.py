@@ -105,6 +105,14 @@ def _random_places(radii: Sequence[float], rng: np.random.Generator) -> tuple[li
     return along, [across, rng.uniform(*bounds)]
 
 
+def relation(subject: tuple[float, float], object: tuple[float, float]) -> str:
+    """Where a thing lies, seen from another one, by their centers (x, y): by the axis along which they differ most."""
+    right, down = (a - b for a, b in zip(subject, object, strict=True))
+    if abs(right) > abs(down):
+        return "right of" if right > 0 else "left of"
+    return "below" if down > 0 else "above"
+
+
 def draw(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The scene as uint8 [y, x, 3].
 

@@ -16,7 +16,7 @@ from mmjax.types import Batch
 
 TRAINING, EVALUATION = 23, 11  # examples
 TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {i}" for n in range(50) for i in range(5)], 300))
-NAMES = ("scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "tokens", "mixture")
+NAMES = ("scenes", "questions", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "tokens", "mixture")
 
 
 def make_roots(folder: Path) -> dict[str, Path]:
@@ -49,14 +49,17 @@ def encode(image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
-    """A source's examples, and the recipe they are of; those of "tokens" are encoded pictures of coco_folder."""
+    """A source's examples, and the recipe they are of; those of "tokens" are encoded pictures of coco_folder, those
+    of "questions" scenes with questions."""
     extra: dict[str, Any] = {"scenes": {"examples": TRAINING}} if name == "scenes" else {"flip": True}
     extra |= {"frames": 2} if name == "clips_folder" else {}
     if name == "mixture":
         some = {"source": "scenes", "scenes": {"examples": 7}, "flip": False, "evaluation_examples": 6}
         parts = {"coco": {"source": "coco_folder", "weight": 2.5}, "shapes": some}
         extra = {"size": 32, "parts": parts, "flip": True}
-    kind = "coco_folder" if name == "tokens" else name
+    if name == "questions":
+        extra = {"scenes": {"examples": TRAINING, "questions": True}}
+    kind = {"tokens": "coco_folder", "questions": "scenes"}.get(name, name)
     config = recipe(kind, roots[name], **({"shuffle_buffer": 7} | extra | fields))
     if name == "tokens":
         return data.open_tokens(roots[name] / ("train" if training else "evaluation"), {}), config

@@ -14,10 +14,12 @@ from mmjax.data.source import Rows
 SOURCES = pytest.mark.parametrize("name", NAMES)
 PROCESSES = (1, 2, 3, 8)
 BATCH = 24
+DRAWN = ("scenes", "questions", "mixture")
 
 # What opens, decodes or draws an example, by source.
 OPENS: dict[str, list[tuple[Any, str]]] = {
     "scenes": [(scenes.draw, "example")],
+    "questions": [(scenes.draw, "draw_things")],
     "clips_folder": [(clips, "read_frames")],
     "tokens": [(tokens.Shards, "text")],
     "mixture": [(scenes.draw, "example"), (decoding, "decode")],
@@ -52,7 +54,7 @@ def read_parts(name: str, roots: dict[str, Path], opened: Counter[str], processe
         parts.append(list(source.read(reading)))
         known = len({key for part in parts[-1] for key in part["key"].tolist()})
         # Scenes that were drawn are kept; all else is opened anew each epoch.
-        assert known <= opened[name] <= 3 * rows if name in ("scenes", "mixture") else opened[name] == 3 * rows
+        assert known <= opened[name] <= 3 * rows if name in DRAWN else opened[name] == 3 * rows
     return parts
 
 
@@ -73,7 +75,7 @@ def test_each_process_opens_its_part_alone_and_all_together_have_the_global_batc
 def test_an_evaluation_has_each_example_once_on_any_number_of_processes(
     name: str, roots: dict[str, Path], opened: Counter[str]
 ) -> None:
-    limit = {"evaluation_examples": 29} if name == "scenes" else {}
+    limit = {"evaluation_examples": 29} if name in ("scenes", "questions") else {}
     source, config = of(name, roots, training=False, batch=BATCH, **limit)
     size = pipeline.evaluation_size(source, config)
     assert size % BATCH and all(size % processes for processes in (3, 8))

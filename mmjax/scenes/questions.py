@@ -1,0 +1,171 @@
+"""Scenes of one, two or three things, and questions about them that have one right answer, which is one word.
+
+"what color is the circle?", "what shape is the red thing?", "how many objects?", "how many circles are there?",
+"is the square left of the ring?", "is there a blue ring?".
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from mmjax.scenes.draw import BORDER, GAP, NEAR_RADIUS, SLANT, Placed, place, relation
+from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption, held_out, random_scene
+
+COUNTS = (1, 2, 2, 3)  # how many things a scene has, each of these as likely
+TRIES = 64  # of placing three things at a time; one in thirty will do
+_SCENE, _QUESTION = 3, 4  # keep these draws apart from each other and from those of the data pipeline
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a picture shows.
+
+    Attributes:
+        things: which lie wholly inside and do not touch. Of any two, one lies plainly in one direction of the other.
+        captions: of two things one, in the grammar of mmjax.scenes.grammar; of one or three none.
+        held_out: kept for evaluation.
+    """
+
+    things: tuple[Placed, ...]
+    captions: list[str]
+    held_out: bool
+
+
+def example_scene(index: int, seed: int, determined: bool, held_out: bool) -> Shown:
+    """The index-th scene, with one, two or three things: a pure function of the arguments, all numbers 0 or above.
+
+    A scene of two things is one of `random_scene`, its picture following from its caption where `determined`. Held out
+    are one thing of three of the 24 pairs of shape and color, and three things any two of which are held out as a
+    scene of two.
+    """
+    rng = np.random.default_rng((seed, index, determined, held_out, _SCENE))
+    return random_shown(COUNTS[rng.integers(len(COUNTS))], rng, determined, held_out)
+
+
+def random_shown(count: int, rng: np.random.Generator, determined: bool, held_out: bool) -> Shown:
+    """One of all scenes of so many things, 1 to 3, that are held out, or of all that are not."""
+    if count == 2:
+        scene = random_scene(rng, determined, held_out)
+        return Shown(place(scene, rng), [caption(scene)], held_out)
+    while True:
+        kinds = rng.choice(len(SHAPES) * len(COLORS), count, replace=False).tolist()
+        words = [(SHAPES[kind // len(COLORS)], tuple(COLORS)[kind % len(COLORS)]) for kind in kinds]
+        # One thing is of any size; three are small, else there is no room for all of them.
+        radii = rng.uniform(*NEAR_RADIUS[None if count == 1 else "small"], count)
+        centers = _places(radii, rng).tolist()
+        things = tuple(
+            Placed(shape, color, (x, y), radius)
+            for (shape, color), (x, y), radius in zip(words, centers, radii.tolist(), strict=True)
+        )
+        if _kept(things) == held_out:
+            return Shown(things, [], held_out)
+
+
+def _kept(things: Sequence[Placed]) -> bool:
+    """Whether one or three things are held out."""
+    if len(things) == 1:
+        return single_held_out(things[0].shape, things[0].color)
+    return any(
+        held_out(Scene(Thing(a.shape, a.color), relation(a.center, b.center), Thing(b.shape, b.color)))
+        for a, b in combinations(things, 2)
+    )
+
+
+def single_held_out(shape: str, color: str) -> bool:
+    """Whether pictures of this thing alone are kept for evaluation: 3 of 24, no two of one shape or color."""
+    return (2 * SHAPES.index(shape) + tuple(COLORS).index(color)) % 8 == 0
+
+
+def _places(radii: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
+    """Centers (x, y): any two things are apart along one axis, and lie at most SLANT of that from each other across."""
+    first, second = np.triu_indices(len(radii), 1)
+    apart = radii[first] + radii[second] + GAP
+    room = 1 - 2 * (BORDER + radii)
+    while True:
+        centers = (BORDER + radii + room * rng.random((TRIES, 2, len(radii)))).swapaxes(1, 2)
+        distances = np.sort(np.abs(centers[:, first] - centers[:, second]), axis=-1)
+        across, along = distances[..., 0], distances[..., 1]
+        fitting = np.flatnonzero(np.all((along >= apart) & (across <= SLANT * along), axis=-1))
+        if len(fitting):
+            return centers[fitting[0]]
+
+
+def question(index: int, epoch: int, seed: int, shown: Shown) -> tuple[str, str]:
+    """A question about the index-th scene and its answer: a pure function of the arguments, all numbers 0 or above.
+
+    Each kind of question that has one right answer there is as likely. What is answered by yes or no is answered by
+    either as often.
+    """
+    rng = np.random.default_rng((seed, index, epoch, shown.held_out, _QUESTION))
+    asked = (_KINDS[kind](shown, rng) for kind in rng.permutation(len(_KINDS)))
+    return next(pair for pair in asked if pair)
+
+
+def _picked(items: Sequence[T], rng: np.random.Generator) -> T:
+    return items[rng.integers(len(items))]
+
+
+def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:
+    """Those that are the only ones of their shape, or of their color."""
+    counts = Counter(getattr(thing, attribute) for thing in things)
+    return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
+
+
+def _color(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
+    if not (lone := _lone(shown.things, "shape")):
+        return None
+    thing = _picked(lone, rng)
+    return f"what color is the {thing.shape}?", thing.color
+
+
+def _shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
+    if not (lone := _lone(shown.things, "color")):
+        return None
+    thing = _picked(lone, rng)
+    return f"what shape is the {thing.color} thing?", thing.shape
+
+
+def _count(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
+    return "how many objects?", str(len(shown.things))
+
+
+def _count_of_shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
+    there = [thing.shape for thing in shown.things]
+    shape = _picked(there if rng.random() < 0.5 else SHAPES, rng)
+    return f"how many {shape}s are there?", str(there.count(shape))
+
+
+def _relation(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
+    if len(lone := _lone(shown.things, "shape")) < 2:
+        return None
+    subject, object = (lone[i] for i in rng.permutation(len(lone))[:2])
+    words, yes = relation(subject.center, object.center), rng.random() < 0.5
+    return f"is the {subject.shape} {words if yes else INVERSE[words]} the {object.shape}?", "yes" if yes else "no"
+
+
+def _presence(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
+    there = {(thing.shape, thing.color) for thing in shown.things}
+    yes, other = rng.random() < 0.5, shown
+    while True:
+        thing = _picked(other.things, rng)
+        if ((thing.shape, thing.color) in there) == yes:
+            return f"is there a {thing.color} {thing.shape}?", "yes" if yes else "no"
+        # Of another scene alike, so that no question tells its answer: in evaluation some things are shown more often.
+        other = random_shown(len(shown.things), rng, False, shown.held_out)
+
+
+_KINDS: tuple[Callable[[Shown, np.random.Generator], tuple[str, str] | None], ...] = (
+    _color,
+    _shape,
+    _count,
+    _count_of_shape,
+    _relation,
+    _presence,
+)
