@@ -21,7 +21,7 @@ def check_data(data: Data, name: str = "data") -> None:
             f"{name}.frame_rate": data.frame_rate,
         }
     )
-    not_below_0({f"{name}.evaluation_examples": data.evaluation_examples})
+    not_below_0({f"{name}.evaluation_examples": data.evaluation_examples, f"{name}.answers": data.answers})
     need(0 <= data.most_rejected <= 1, f"{name}.most_rejected: must be from 0 to 1")
     need(data.resize >= data.size, f"{name}.resize: {data.resize} is smaller than {name}.size, {data.size}")
     if data.source == "mixture":
@@ -35,9 +35,16 @@ def check_data(data: Data, name: str = "data") -> None:
         bool(data.root), f"{name}.root: {data.source} needs the folder of the data set, as in --config.{name}.root=DIR"
     )
     need(
-        data.frames == 1 or not data.source.startswith("coco"),
+        data.frames == 1 or data.source == "clips_folder",
         f"{name}.frames: {data.source} holds pictures; clips of {data.frames} frames come from clips_folder or scenes",
     )
+    if data.source == "vqa":
+        for field in ("questions", "evaluation_questions"):
+            need(
+                bool(getattr(data, field)),
+                f"{name}.{field}: vqa needs a file of questions below {name}.root, as in "
+                f"--config.{name}.{field}=annotations/v2_OpenEnded_mscoco_train2014_questions.json",
+            )
 
 
 def _check_scenes(data: Data, name: str) -> None:

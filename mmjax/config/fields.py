@@ -27,9 +27,12 @@ class Data:
     Attributes:
         source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
             --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
-            folders of frames), "mixture" (several of these, see `parts`).
+            folders of frames), "vqa" (questions about COCO's pictures: VQAv2, A-OKVQA), "mixture" (several of these,
+            see `parts`).
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
+        questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
+        answers: of vqa, so many of the most frequent training answers are classes; 0 gives no labels.
         size: side of the pictures, in pixels.
         frames: frames of a clip; 1 for pictures. Scenes move where there are several.
         frame_rate: frames a second, as they are read and as they are written.
@@ -45,10 +48,13 @@ class Data:
             mixture.
     """
 
-    source: Literal["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "mixture"] = "scenes"
+    source: Literal["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "vqa", "mixture"] = "scenes"
     root: str = ""
     train_split: str = "train"
     evaluation_split: str = "validation"
+    questions: str = ""
+    evaluation_questions: str = ""
+    answers: int = 0
     size: int = 32
     frames: int = 1
     frame_rate: float = 8.0

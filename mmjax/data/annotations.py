@@ -1,23 +1,17 @@
-"""COCO's file of captions, read an item at a time: 150 MB of JSON would take a gigabyte as one tree."""
+"""COCO's file of captions."""
 
-import codecs
-import json
 import logging
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
 
 from mmjax.data.captions import Captions, utf8
+from mmjax.data.json_items import NotJSON, items
 from mmjax.types import UserError
 
-CHUNK = 1 << 20  # bytes
-LONGEST = 1 << 26  # characters of an item; what is no JSON is not read to its end
-NUMBER = "0123456789.eE+-"  # what a number goes on with
 PIECES = 1 << 16  # captions copied at a time
 NOT_GIVEN = -1  # the id of a caption
 
@@ -72,7 +66,9 @@ def read_annotations(path: Path) -> Annotations:
     listed, without = array("q"), 0
     missing = {"images", "annotations"}
     try:
-        for section, item in _items(path):
+        for section, item in items(path, ("images", "annotations")):
+            if section is None:
+                raise TypeError("list in place of an object")
             missing.discard(section)
             if section == "images" and item is not None:
                 key, name = int(item["id"]), str(item["file_name"])
@@ -94,9 +90,8 @@ def read_annotations(path: Path) -> Annotations:
             raise KeyError(min(missing, key=["images", "annotations"].index))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; COCO's captions are expected there") from error
-    except (json.JSONDecodeError, _NotText, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not complete JSON ({reason}); download COCO's captions again") from error
+    except NotJSON as error:
+        raise UserError(f"{path}: not complete JSON ({error}); download COCO's captions again") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: not COCO's captions ({type(error).__name__}: {error}); expected are 'images' with id and "
@@ -152,94 +147,3 @@ def _gathered(text: bytearray, begins: np.ndarray, stops: np.ndarray) -> bytearr
         gathered[end : end + len(piece)] = piece
         end += len(piece)
     return gathered
-
-
-class _NotText(ValueError):
-    pass
-
-
-def _items(path: Path) -> Iterator[tuple[str, Any]]:
-    """The items of each list in a file that is one JSON object, with the list's name; first of each list comes None.
-
-    Raises:
-        ValueError: where it is not (JSONDecodeError where it is no JSON); TypeError: where it is something else than an
-            object, or where what should be lists are none.
-    """
-    with path.open("rb") as file:
-        text = _Text(file)
-        if text.next() != "{":
-            value = text.value()
-            raise TypeError(f"{type(value).__name__} in place of an object")
-        text.take("{")
-        while text.next() != "}":
-            name = text.value()
-            text.take(":")
-            if text.next() == "[":
-                yield name, None
-                text.take("[")
-                while text.next() != "]":
-                    yield name, text.value()
-                    if text.next() != "]":
-                        text.take(",", before="]")
-                text.take("]")
-            elif name in ("images", "annotations"):
-                raise TypeError(f"{name} is no list")
-            else:
-                text.value()
-            if text.next() != "}":
-                text.take(",", before="}")
-        text.take("}")
-        if text.next():
-            text.take("the end")
-
-
-class _Text:
-    """JSON of which only a window is held."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._decoder, self._read = file, codecs.getincrementaldecoder("utf-8-sig")(), 0
-        self._window, self._at, self._ended = "", 0, False
-        self._json = json.JSONDecoder()
-
-    def _more(self) -> None:
-        content = self._file.read(CHUNK)
-        self._ended = not content
-        try:
-            text = self._decoder.decode(content, final=self._ended)
-        except UnicodeDecodeError as error:
-            at = self._read - (len(error.object) - len(content)) + error.start
-            raise _NotText(f"byte {at:,} is no UTF-8") from error
-        self._read += len(content)
-        self._window, self._at = self._window[self._at :] + text, 0
-
-    def next(self) -> str:
-        """The next character that is no space, which stays; none at the end."""
-        while True:
-            while self._at < len(self._window) and self._window[self._at] in " \t\r\n":
-                self._at += 1
-            if self._at < len(self._window) or self._ended:
-                return self._window[self._at : self._at + 1]
-            self._more()
-
-    def take(self, character: str, before: str = "") -> None:
-        """Goes past a character, which must be there, and which `before` must not follow."""
-        if self.next() != character:
-            raise json.JSONDecodeError(f"expecting {character}", self._window, self._at)
-        self._at += 1
-        if before and self.next() == before:
-            raise json.JSONDecodeError(f"not expecting {before}", self._window, self._at)
-
-    def value(self) -> Any:
-        self.next()
-        while True:
-            try:
-                value, end = self._json.raw_decode(self._window, self._at)
-            except json.JSONDecodeError:
-                if self._ended or len(self._window) - self._at > LONGEST:
-                    raise
-            else:
-                goes_on = self._window[end : end + 1] in NUMBER  # so does a number where the window ends
-                if not goes_on or self._ended or len(self._window) - self._at > LONGEST:
-                    self._at = end
-                    return value
-            self._more()

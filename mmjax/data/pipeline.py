@@ -7,7 +7,6 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from mmjax.config import Config, Data
 from mmjax.data.caption_cache import CaptionCache
+from mmjax.data.questions import most_frequent
 from mmjax.data.source import Reading, Rows, Source, share
 from mmjax.data.text import PADDING, Tokenizer
 from mmjax.types import Batch, Feed, UserError
@@ -95,7 +95,7 @@ def evaluation_batches(
         for _ in range(0, stop, config.evaluate.batch):
             part = next(parts, None) or _nothing(source, reading, part)
             texts = [captions[0] if captions else "" for captions in part["captions"]]
-            answers = [_most_frequent(given) for given in part.get("answers", [])]
+            answers = [most_frequent(given) for given in part.get("answers", [])]
             yield _filled(_batch(source, part, texts, _encoded(source, part, texts, answers, encode)), rows, empty)
 
     return in_background(batches)
@@ -132,11 +132,6 @@ def _drawn(seed: int, part: Rows, name: str, *apart: int) -> list[str]:
             place = np.random.default_rng((seed, epoch, key % 2**63, *apart)).integers(len(texts))
         drawn.append(texts[place] if texts else "")
     return drawn
-
-
-def _most_frequent(texts: Sequence[str]) -> str:
-    """Of those that are there equally often, the first."""
-    return Counter(texts).most_common(1)[0][0] if texts else ""
 
 
 def _encoded(

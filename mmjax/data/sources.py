@@ -1,7 +1,7 @@
 """The sources by name, and how the one that a recipe names is opened."""
 
 from mmjax.config import Data
-from mmjax.data import clips, coco, prepared, scenes, tfds
+from mmjax.data import clips, coco, prepared, scenes, tfds, vqa
 from mmjax.data.mixture import common_to, mix
 from mmjax.data.originals import Originals
 from mmjax.data.source import Source
@@ -21,6 +21,8 @@ def provides(config: Data) -> tuple[str, ...]:
     """What the source that the recipe names provides, a mixture what all of its parts do."""
     if config.source == "scenes" and config.scenes.questions:
         return scenes.PROVIDES_QUESTIONS
+    if config.source == "vqa":
+        return vqa.provides(config)
     if config.source != "mixture":
         return PROVIDES[config.source]
     return common_to([provides(part) for part in config.parts.values()])
@@ -51,6 +53,8 @@ def _open(config: Data, training: bool, seed: int) -> Source:
         return scenes.open_scenes(config, training, seed % 2**32)
     if config.source == "clips_folder":
         return clips.open_clips(config, training)
+    if config.source == "vqa":
+        return vqa.open_vqa(config, training)
     split = config.train_split if training else config.evaluation_split
     if config.source == "coco_folder":
         return coco.open_coco(config.root, split)

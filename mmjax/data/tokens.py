@@ -93,6 +93,7 @@ def token_address(
     data = to_dict(config.data)
     scenes, training = data["source"] == "scenes", split == "train"
     unused = {"root", "shuffle_buffer", "most_rejected", "parts", "weight"}
+    unused |= {"questions", "evaluation_questions", "answers"} if data["source"] != "vqa" else set()
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from made_data import jpeg, moving, prepare_tfds, recipe, write_clips, write_coco
+from made_data import jpeg, moving, prepare_tfds, recipe, write_clips, write_coco, write_vqa
 
 from mmjax import data
 from mmjax.config import Config
@@ -16,7 +16,7 @@ from mmjax.types import Batch
 
 TRAINING, EVALUATION = 23, 11  # examples
 TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {i}" for n in range(50) for i in range(5)], 300))
-NAMES = ("scenes", "questions", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "tokens", "mixture")
+NAMES = ("scenes", "questions", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "vqa", "tokens", "mixture")
 
 
 def make_roots(folder: Path) -> dict[str, Path]:
@@ -32,6 +32,10 @@ def make_roots(folder: Path) -> dict[str, Path]:
         write_clips(roots["clips_folder"], split, {f"{n}": moving(3, n) for n in range(count)})
     training, evaluation = range(1, TRAINING + 1), range(100, 100 + EVALUATION)
     prepare_tfds(roots["coco_tfds"], training, evaluation)
+    for split, numbers in (("train2017", training), ("val2017", evaluation)):
+        write_coco(roots["vqa"], split, {n: jpeg(n) for n in numbers[::2]})
+        rows = [(n - n % 2 + numbers[0] % 2, f"what is {n}?", [f"{n}", f"a {n}", f"{n}"]) for n in numbers]
+        write_vqa(roots["vqa"], split, rows)
     whole = roots["mixture"]
     for split, numbers in (("train2017", training), ("val2017", evaluation)):
         write_coco(whole, split, {n: jpeg(n) for n in numbers})
@@ -59,6 +63,10 @@ def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) 
         extra = {"size": 32, "parts": parts, "flip": True}
     if name == "questions":
         extra = {"scenes": {"examples": TRAINING, "questions": True}}
+    if name == "vqa":
+        files = {"questions": "train2017", "evaluation_questions": "val2017"}
+        extra = {f: f"annotations/v2_OpenEnded_mscoco_{split}_questions.json" for f, split in files.items()}
+        extra |= {"answers": 7}
     kind = {"tokens": "coco_folder", "questions": "scenes"}.get(name, name)
     config = recipe(kind, roots[name], **({"shuffle_buffer": 7} | extra | fields))
     if name == "tokens":

@@ -49,6 +49,23 @@ def write_coco(
     return root
 
 
+def write_vqa(root: Path, split: str, rows: Sequence[tuple[int, str, Sequence[str]]], first: int = 0) -> Path:
+    """VQAv2's two files of questions about pictures, named by their ids, with answers; returns the path below root."""
+    questions, annotations = [], []
+    for number, (image, question, answers) in enumerate(rows, first):
+        named = {"question_id": 10 * number + 7, "image_id": image}
+        questions.append({**named, "question": question})
+        given = [{"answer": text, "answer_confidence": "yes", "answer_id": i + 1} for i, text in enumerate(answers)]
+        annotations.append({**named, "answers": given, "question_type": "what", "multiple_choice_answer": "?"})
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    about = {"info": {"year": 2015}, "data_type": "mscoco", "data_subtype": split}
+    name = f"v2_OpenEnded_mscoco_{split}_questions.json"
+    (root / "annotations" / name).write_text(json.dumps(about | {"questions": questions}))
+    answers_name = f"v2_mscoco_{split}_annotations.json"
+    (root / "annotations" / answers_name).write_text(json.dumps(about | {"annotations": annotations[::-1]}))
+    return Path("annotations") / name
+
+
 def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
     clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}

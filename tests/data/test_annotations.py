@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from mmjax.data import annotations
+from mmjax.data import json_items
 from mmjax.data.annotations import read_annotations
 from mmjax.types import UserError
 
@@ -39,7 +37,7 @@ def captions_of(path: Path, *keys: int) -> list[list[str]]:
 @pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}])
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_read_piece_by_piece(options: Any, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotations, "CHUNK", chunk)
+    monkeypatch.setattr(json_items, "CHUNK", chunk)
     path = write(tmp_path / "a.json", TREE, **options)
     found = read_annotations(path)
     assert found.names == {5: "5.jpg", 3: "3.jpg", 2: "2.jpg"} and found.images.tolist() == [3, 5, 3, 5, 99]
@@ -47,23 +45,6 @@ def test_read_piece_by_piece(options: Any, chunk: int, tmp_path: Path, monkeypat
     assert captions_of(path, 2, 3, 5) == [[], [text[7], text[11]], [text[2], text[3]]]
     captions, ids = found.captions(np.array([3, 5]))
     assert ids.tolist() == [7, 11, 2, 3] and list(captions) == [text[n] for n in (7, 11, 2, 3)]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=7,
-)
-
-
-@given(st.dictionaries(st.text(max_size=5), st.lists(JSON, min_size=1, max_size=4), max_size=4), st.integers(1, 13))
-@example({"": [0.0, -2.5e-9, [1e300]]}, 1)  # cut off, "0." has a number in it
-def test_items_are_those_that_json_reads(tmp_path_factory: Any, tree: dict[str, list[Any]], chunk: int) -> None:
-    path = write(tmp_path_factory.mktemp("items") / "a.json", tree)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(annotations, "CHUNK", chunk)
-        items = list(annotations._items(path))
-    assert items == [(name, item) for name, row in tree.items() for item in [None, *row]]
 
 
 def rewritten(change: Callable[[dict[str, Any]], Any]) -> bytes:
