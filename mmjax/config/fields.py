@@ -27,8 +27,8 @@ class Data:
     Attributes:
         source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
             --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
-            folders of frames), "vqa" (questions about COCO's pictures: VQAv2, A-OKVQA), "mixture" (several of these,
-            see `parts`).
+            folders of frames), "vqa" (questions about COCO's pictures: VQAv2, A-OKVQA), "classes_folder" (a folder of
+            pictures for each class), "mixture" (several of these, see `parts`).
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
         questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
@@ -48,7 +48,9 @@ class Data:
             mixture.
     """
 
-    source: Literal["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "vqa", "mixture"] = "scenes"
+    source: Literal[
+        "scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "vqa", "classes_folder", "mixture"
+    ] = "scenes"
     root: str = ""
     train_split: str = "train"
     evaluation_split: str = "validation"

@@ -1,7 +1,7 @@
 """The sources by name, and how the one that a recipe names is opened."""
 
 from mmjax.config import Data
-from mmjax.data import clips, coco, prepared, scenes, tfds, vqa
+from mmjax.data import classes, clips, coco, prepared, scenes, tfds, vqa
 from mmjax.data.mixture import common_to, mix
 from mmjax.data.originals import Originals
 from mmjax.data.source import Source
@@ -14,6 +14,7 @@ PROVIDES = {
     "coco_prepared": prepared.PROVIDES,
     "coco_tfds": tfds.PROVIDES,
     "clips_folder": clips.PROVIDES,
+    "classes_folder": classes.PROVIDES,
 }
 
 
@@ -55,6 +56,8 @@ def _open(config: Data, training: bool, seed: int) -> Source:
         return clips.open_clips(config, training)
     if config.source == "vqa":
         return vqa.open_vqa(config, training)
+    if config.source == "classes_folder":
+        return classes.open_classes(config, training)
     split = config.train_split if training else config.evaluation_split
     if config.source == "coco_folder":
         return coco.open_coco(config.root, split)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from made_data import jpeg, moving, prepare_tfds, recipe, write_clips, write_coco, write_vqa
+from made_data import jpeg, moving, prepare_tfds, recipe, write_classes, write_clips, write_coco, write_vqa
 
 from mmjax import data
 from mmjax.config import Config
@@ -16,7 +16,18 @@ from mmjax.types import Batch
 
 TRAINING, EVALUATION = 23, 11  # examples
 TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {i}" for n in range(50) for i in range(5)], 300))
-NAMES = ("scenes", "questions", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "vqa", "tokens", "mixture")
+NAMES = (
+    "scenes",
+    "questions",
+    "coco_folder",
+    "coco_prepared",
+    "coco_tfds",
+    "clips_folder",
+    "vqa",
+    "classes_folder",
+    "tokens",
+    "mixture",
+)
 
 
 def make_roots(folder: Path) -> dict[str, Path]:
@@ -36,6 +47,9 @@ def make_roots(folder: Path) -> dict[str, Path]:
         write_coco(roots["vqa"], split, {n: jpeg(n) for n in numbers[::2]})
         rows = [(n - n % 2 + numbers[0] % 2, f"what is {n}?", [f"{n}", f"a {n}", f"{n}"]) for n in numbers]
         write_vqa(roots["vqa"], split, rows)
+    for split, numbers in (("train", training), ("validation", evaluation)):
+        by_class = {f"class {c}": numbers[c::3] for c in range(3)}
+        write_classes(roots["classes_folder"], split, by_class)
     whole = roots["mixture"]
     for split, numbers in (("train2017", training), ("val2017", evaluation)):
         write_coco(whole, split, {n: jpeg(n) for n in numbers})

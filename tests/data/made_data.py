@@ -66,6 +66,15 @@ def write_vqa(root: Path, split: str, rows: Sequence[tuple[int, str, Sequence[st
     return Path("annotations") / name
 
 
+def write_classes(root: Path, split: str, classes: Mapping[str, Sequence[int]]) -> Path:
+    """A folder of pictures for each class, in the layout of data.source=classes_folder."""
+    for name, numbers in classes.items():
+        (root / split / name).mkdir(parents=True)
+        for number in numbers:
+            (root / split / name / f"{number:03d}.jpg").write_bytes(jpeg(number))
+    return root
+
+
 def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
     clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}

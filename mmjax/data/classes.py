@@ -1,0 +1,77 @@
+"""A folder of pictures by class: ROOT/SPLIT/CLASS/ holds the pictures of one."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mmjax.config import Data
+from mmjax.data.indexed import read_pictures
+from mmjax.data.source import Rows, Source
+from mmjax.types import UserError
+
+PROVIDES = ("image", "label")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+logger = logging.getLogger(__name__)
+
+
+def open_classes(config: Data, training: bool) -> Source:
+    """Pictures with their class, in the order of the classes' names and then of the files'.
+
+    The classes are those of the training split, sorted by name.
+
+    Raises:
+        UserError: where a folder is missing, holds no class, or has one that the training split has not.
+    """
+    root, split = Path(config.root), config.train_split if training else config.evaluation_split
+    folder, classes = root / split, _classes(root / config.train_split)
+    numbers = {name: number for number, name in enumerate(classes)}
+    names, labels, other = [], [], 0
+    for name in _classes(folder):
+        if name not in numbers:
+            raise UserError(
+                f"{folder / name}: is no class of the training pictures, which are in {root / config.train_split}"
+            )
+        files = _files(folder / name)
+        pictures = [file for file in files if file.lower().endswith(SUFFIXES)]
+        names += [f"{name}/{file}" for file in pictures]
+        labels += [numbers[name]] * len(pictures)
+        other += len(files) - len(pictures)
+        if not pictures:
+            logger.warning("%s: holds no picture (%s)", folder / name, ", ".join(SUFFIXES))
+    if other:
+        logger.warning("%s: %s files are no pictures and left out", folder, f"{other:,}")
+    if not names:
+        raise UserError(f"{folder}: its classes hold no pictures ({', '.join(SUFFIXES)})")
+    label = np.array(labels, np.int64)
+
+    def columns(indices: list[int]) -> Rows:
+        return {"id": [names[index] for index in indices], "captions": [[] for _ in indices], "label": label[indices]}
+
+    def no_texts() -> Iterator[str]:
+        return iter(())
+
+    read = read_pictures(np.arange(len(names)), lambda index: (folder / names[index]).read_bytes(), columns)
+    return Source("classes_folder", len(names), PROVIDES, no_texts, read, classes=classes)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror}; data.root must hold a folder for each split (data.train_split, "
+            "data.evaluation_split) with a folder of pictures for each class"
+        ) from error
+    if not names:
+        raise UserError(f"{folder}: holds no folder; the pictures of each class must be in a folder of their own")
+    return tuple(names)
+
+
+def _files(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
