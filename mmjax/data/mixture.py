@@ -25,7 +25,8 @@ from mmjax.types import UserError
 LONGEST = 4096  # slots of a cycle; weights that would need more are rounded
 SHORTEST = 64  # so that a batch takes few cycles
 KEPT = 64  # cycles
-LISTS = ("id", "captions", "problem")
+LISTS = ("id", "captions", "questions", "answers", "problem")
+OF_ANY = ("text", "question", "label")  # provided where any part does: examples of the others are without
 
 # Which part each position is of, and its position in the part's own stream.
 Locate = Callable[[Int64[np.ndarray, " b"]], tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
@@ -39,6 +40,9 @@ def mix(sources: Mapping[str, Source], config: Data, training: bool) -> Source:
     Args:
         sources: the parts by their names in config.parts.
         config: of the mixture.
+
+    Raises:
+        UserError: where parts have labels of different classes.
     """
     parts = [
         replace(source, field=f"data.parts.{name}", most_rejected=config.parts[name].most_rejected)
@@ -49,6 +53,7 @@ def mix(sources: Mapping[str, Source], config: Data, training: bool) -> Source:
     if not training:
         sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, data, strict=True)]
     slots = slots_of([part.weight for part in data])
+    provides, classes = provided_by([source.provides for source in parts]), _classes(parts)
 
     def read(reading: Reading) -> Iterator[Rows]:
         locate = by_cycles(slots, reading.seed) if reading.training else one_after_the_other(sizes)
@@ -76,19 +81,30 @@ def mix(sources: Mapping[str, Source], config: Data, training: bool) -> Source:
                     if rows is None or len(rows["key"]) != np.sum(part_of == number):
                         raise UserError(f"{parts[number].field}: ended too early; is the data set complete?")
                     found[number] = rows
-                yield _together(part_of, found, list(sources))
+                yield _together(part_of, found, list(sources), provides)
 
     def all_captions() -> Iterator[str]:
         streams = [source.all_captions() for source in parts]  # in turn: a tokenizer may look at the first ones only
         return (text for row in itertools.zip_longest(*streams) for text in row if text is not None)
 
-    common = common_to([source.provides for source in parts])
-    return Source("mixture", sum(sizes), common, all_captions, read, parts=tuple(parts))
+    return Source("mixture", sum(sizes), provides, all_captions, read, parts=tuple(parts), classes=classes)
 
 
-def common_to(provided: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What is among all of them, in the order of the first."""
-    return tuple(name for name in provided[0] if all(name in others for others in provided))
+def provided_by(provided: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What a mixture of parts with these provides: of OF_ANY what any of them does, and else what all do."""
+    names = dict.fromkeys(itertools.chain.from_iterable(provided))
+    return tuple(name for name in names if name in OF_ANY or all(name in others for others in provided))
+
+
+def _classes(parts: Sequence[Source]) -> tuple[str, ...]:
+    labeled = [part for part in parts if "label" in part.provides]
+    for part in labeled[1:]:
+        if part.classes != labeled[0].classes:
+            raise UserError(
+                f"{labeled[0].field}, {part.field}: have {len(labeled[0].classes):,} and {len(part.classes):,} classes "
+                "that are not the same ones, and a model has one set; take the labels of one part"
+            )
+    return labeled[0].classes if labeled else ()
 
 
 def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
@@ -149,10 +165,16 @@ def one_after_the_other(sizes: Sequence[int]) -> Locate:
     return locate
 
 
-def _together(part_of: Int64[np.ndarray, " b"], found: Mapping[int, Rows], names: Sequence[str]) -> Rows:
-    """The rows of each part at the places of that part."""
+def _together(
+    part_of: Int64[np.ndarray, " b"], found: Mapping[int, Rows], names: Sequence[str], provides: Sequence[str]
+) -> Rows:
+    """The rows of each part at the places of that part; what a part does not provide is blank there."""
     places = {number: np.flatnonzero(part_of == number) for number in found}
     rows: Rows = {"part": part_of, "reading": sum(theirs.get("reading", 0.0) for theirs in found.values())}
+    if "question" in provides:
+        rows |= {"questions": [""] * len(part_of), "answers": [[] for _ in part_of]}
+    if "label" in provides:
+        rows["label"] = np.full(part_of.shape, -1, np.int64)
     for number, theirs in found.items():
         prefix = f"{names[number]}/"
         ids = [prefix + name for name in theirs["id"]]

@@ -129,7 +129,7 @@ def _drawn(seed: int, part: Rows, name: str, *apart: int) -> list[str]:
     for epoch, key, texts in zip(part["epoch"].tolist(), part["key"].tolist(), part[name], strict=True):
         place = 0
         if len(texts) > 1:
-            place = np.random.default_rng((seed, epoch, key % 2**63, *apart)).integers(len(texts))
+            place = int(np.random.default_rng((seed, epoch, key % 2**63, *apart)).integers(len(texts)))
         drawn.append(texts[place] if texts else "")
     return drawn
 

@@ -2,7 +2,7 @@
 
 from mmjax.config import Data
 from mmjax.data import classes, clips, coco, prepared, scenes, tfds, vqa
-from mmjax.data.mixture import common_to, mix
+from mmjax.data.mixture import mix, provided_by
 from mmjax.data.originals import Originals
 from mmjax.data.source import Source
 from mmjax.types import UserError
@@ -19,14 +19,14 @@ PROVIDES = {
 
 
 def provides(config: Data) -> tuple[str, ...]:
-    """What the source that the recipe names provides, a mixture what all of its parts do."""
+    """What the source that the recipe names provides, a mixture what mixture.provided_by says."""
     if config.source == "scenes" and config.scenes.questions:
         return scenes.PROVIDES_QUESTIONS
     if config.source == "vqa":
         return vqa.provides(config)
     if config.source != "mixture":
         return PROVIDES[config.source]
-    return common_to([provides(part) for part in config.parts.values()])
+    return provided_by([provides(part) for part in config.parts.values()])
 
 
 def open_source(config: Data, training: bool, seed: int) -> Source:

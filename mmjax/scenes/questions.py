@@ -109,7 +109,7 @@ def question(index: int, epoch: int, seed: int, shown: Shown) -> tuple[str, str]
 
 
 def _picked(items: Sequence[T], rng: np.random.Generator) -> T:
-    return items[rng.integers(len(items))]
+    return items[int(rng.integers(len(items)))]
 
 
 def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:

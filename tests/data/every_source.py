@@ -34,7 +34,7 @@ def make_roots(folder: Path) -> dict[str, Path]:
     """Where each source finds its examples; TFDS's are written by TFDS, in files of a few records."""
     content = {n: jpeg(n) for n in range(1, TRAINING + 1)}
     content[5] = b"broken"
-    roots = {name: folder / name for name in NAMES}
+    roots = {name: folder / name for name in NAMES if name not in ("questions", "lacking")}
     for path in roots.values():
         path.mkdir()
     write_coco(roots["coco_folder"], "train2017", content)
@@ -68,7 +68,8 @@ def encode(image: np.ndarray) -> dict[str, np.ndarray]:
 
 def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
     """A source's examples, and the recipe they are of; those of "tokens" are encoded pictures of coco_folder, those
-    of "questions" scenes with questions."""
+    of "questions" scenes with questions, those of "lacking" a mixture of parts without captions, questions or labels.
+    """
     extra: dict[str, Any] = {"scenes": {"examples": TRAINING}} if name == "scenes" else {"flip": True}
     extra |= {"frames": 2} if name == "clips_folder" else {}
     if name == "mixture":
@@ -81,8 +82,13 @@ def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) 
         files = {"questions": "train2017", "evaluation_questions": "val2017"}
         extra = {f: f"annotations/v2_OpenEnded_mscoco_{split}_questions.json" for f, split in files.items()}
         extra |= {"answers": 7}
-    kind = {"tokens": "coco_folder", "questions": "scenes"}.get(name, name)
-    config = recipe(kind, roots[name], **({"shuffle_buffer": 7} | extra | fields))
+    if name == "lacking":
+        asked = {"source": "scenes", "scenes": {"examples": 7, "questions": True}, "evaluation_examples": 4}
+        pictures = {"source": "classes_folder", "root": str(roots["classes_folder"]), "evaluation_examples": 2}
+        parts = {"coco": {"source": "coco_folder", "root": str(roots["mixture"])}, "asked": asked, "named": pictures}
+        extra = {"size": 32, "parts": parts}
+    kind = {"tokens": "coco_folder", "questions": "scenes", "lacking": "mixture"}.get(name, name)
+    config = recipe(kind, roots.get(name, ""), **({"shuffle_buffer": 7} | extra | fields))
     if name == "tokens":
         return data.open_tokens(roots[name] / ("train" if training else "evaluation"), {}), config
     return open_source(config.data, training, config.seed), config

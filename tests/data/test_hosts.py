@@ -14,7 +14,7 @@ from mmjax.data.source import Rows
 SOURCES = pytest.mark.parametrize("name", NAMES)
 PROCESSES = (1, 2, 3, 8)
 BATCH = 24
-DRAWN = ("scenes", "questions", "mixture")
+DRAWN = ("scenes", "questions", "mixture", "lacking")
 
 # What opens, decodes or draws an example, by source.
 OPENS: dict[str, list[tuple[Any, str]]] = {
@@ -23,6 +23,7 @@ OPENS: dict[str, list[tuple[Any, str]]] = {
     "clips_folder": [(clips, "read_frames")],
     "tokens": [(tokens.Shards, "text")],
     "mixture": [(scenes.draw, "example"), (decoding, "decode")],
+    "lacking": [(scenes.draw, "draw_things"), (decoding, "decode")],
 }
 
 
@@ -102,7 +103,7 @@ def test_a_process_reads_no_more_for_batches_that_end_without_it(
     name: str, roots: dict[str, Path], opened: Counter[str]
 ) -> None:
     """The second process has a part of the first two batches, and none of the last."""
-    limit = 4 if name == "mixture" else 9  # of its first part; the second has its own
+    limit = 4 if name in ("mixture", "lacking") else 9  # of its first part; the others have their own
     source, config = of(name, roots, training=False, batch=4, evaluation_examples=limit)
     batches = list(evaluation_batches(source, TOKENIZER, config, 1, 2))
     assert [int(batch["mask"].sum()) for batch in batches] == [2, 2, 0] and opened[name] == 4

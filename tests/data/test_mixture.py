@@ -9,10 +9,10 @@ import pytest
 from every_source import EVALUATION, TOKENIZER, TRAINING, of, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import recipe, write_coco
+from made_data import jpeg, recipe, write_classes, write_coco, write_vqa
 
 from mmjax import data
-from mmjax.data.mixture import LONGEST, SHORTEST, by_cycles, one_after_the_other, slots_of
+from mmjax.data.mixture import LONGEST, SHORTEST, by_cycles, one_after_the_other, provided_by, slots_of
 from mmjax.types import UserError
 
 TWO = {
@@ -164,3 +164,65 @@ def test_what_a_part_cannot_read_is_counted_for_it_alone(tmp_path: Path, caplog:
     )
     assert "raise data.parts.coco.most_rejected" in message and "coco/" in message and "\n" not in message
     assert "data.parts.coco: picture " in caplog.text and source.parts[0].rejected == source.parts[1].rejected == 0
+
+
+def test_a_mixture_provides_text_questions_and_labels_of_any_part_and_else_what_all_do() -> None:
+    scenes, asked, classes = ("image", "text", "scene"), ("image", "question"), ("image", "label")
+    assert provided_by([scenes, (*scenes, "question")]) == ("image", "text", "scene", "question")
+    assert provided_by([asked, scenes, classes]) == ("image", "question", "text", "label")
+    assert provided_by([("codes", "text"), ("image", "text")]) == ("text",)
+    config = mixture({"a": {"source": "scenes", "scenes": {"questions": True}}, "b": {"source": "scenes"}})
+    assert data.provides(config.data) == ("image", "text", "scene", "question")
+
+
+def test_what_a_part_lacks_is_blank(roots: dict[str, Path]) -> None:
+    source, config = of("lacking", roots, batch=24)
+    assert source.provides == data.provides(config.data) == ("image", "text", "question", "label")
+    assert source.classes == ("class 0", "class 1", "class 2")
+    counted: Counter[str] = Counter()
+    for batch in take(data.training_batches(source, TOKENIZER, config), 4):
+        assert {n: (batch[n].dtype, batch[n].shape) for n in ("question", "answer", "text", "label")} == {
+            **dict.fromkeys(("question", "answer", "text"), (np.int32, (24, 13))), "label": (np.int32, (24,))
+        }  # fmt: skip
+        for i, name in enumerate(batch["id"]):
+            part = name.partition("/")[0]
+            counted[part] += 1
+            has = {
+                "captions": bool(batch["captions"][i]),
+                "question": bool(batch["questions"][i]),
+                "label": batch["label"][i] >= 0,
+            }
+            assert has["captions"] == np.any(batch["text"][i])
+            assert has["question"] == np.any(batch["question"][i]) == np.any(batch["answer"][i])
+            assert has["question"] == bool(batch["answers"][i])
+            expected = {"coco": ("captions",), "asked": ("question",), "named": ("label",)}[part]
+            assert all(has[of_part] for of_part in expected)
+            assert part == "asked" or sum(has.values()) == 1
+            if part == "named":
+                assert name.split("/")[1] == source.classes[batch["label"][i]]
+    assert all(counted[part] > 20 for part in ("coco", "asked", "named"))
+
+
+def test_a_batch_of_one_part_has_the_fields_of_all(tmp_path: Path) -> None:
+    parts = {"one": {"source": "scenes"}, "other": {"source": "scenes", "scenes": {"questions": True}, "weight": 0.01}}
+    config = mixture(parts, batch=1)
+    source = data.open_source(config.data, True, config.seed)
+    batches = take(data.training_batches(source, TOKENIZER, config), 3)
+    assert all(batch["id"][0].startswith("one/") and batch["questions"] == [""] for batch in batches)
+    assert not any(np.any(batch["question"]) or np.any(batch["answer"]) for batch in batches)
+    assert len({frozenset(batch) for batch in batches}) == 1
+
+
+def test_parts_with_other_classes_are_one_line(tmp_path: Path) -> None:
+    for name, classes in (("a", ("x", "y")), ("b", ("x", "z")), ("c", ("x", "y"))):
+        write_classes(tmp_path / name, "train", {one: [number] for number, one in enumerate(classes)})
+    parts = {name: {"source": "classes_folder", "root": str(tmp_path / name)} for name in "abc"}
+    with pytest.raises(UserError, match=r"data\.parts\.a, data\.parts\.b: have 2 and 2 classes that are not the same"):
+        data.open_source(mixture(parts).data, True, 0)
+    del parts["b"]
+    write_coco(tmp_path / "q", "train2017", {1: jpeg(1)})
+    questions = str(write_vqa(tmp_path / "q", "train2017", [(1, "who?", ["me"])]))
+    asked = {"source": "vqa", "root": str(tmp_path / "q"), "questions": questions, "evaluation_questions": questions}
+    assert data.open_source(mixture({**parts, "q": asked}).data, True, 0).classes == ("x", "y")
+    with pytest.raises(UserError, match="have 2 and 1 classes"):
+        data.open_source(mixture({**parts, "q": asked | {"answers": 3}}).data, True, 0)
