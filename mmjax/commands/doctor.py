@@ -21,6 +21,7 @@ EXTRAS = {
     "plan": ("libtpu", "planning a training on TPUs without one (mmjax plan)"),
     "video": ("av", "reading and writing mp4 and other films (GIF and folders of frames need nothing)"),
     "denoise": ("scikit-image", "denoising what was drawn (mmjax generate --denoise)"),
+    "captions": ("pycocoevalcap", "METEOR among the figures of captions; it also needs Java"),
     "wandb": ("wandb", "logging to Weights & Biases (train.wandb_project)"),
     "tensorboard": ("tensorboard", "looking at WORKDIR/tensorboard with the tensorboard command"),
     "test": ("pytest", "running the tests, ruff and mypy"),

@@ -48,6 +48,11 @@ def check(config: Config) -> None:
         train.skip_spikes == 0 or train.skip_spikes > 1,
         f"train.skip_spikes: must be above 1, or 0 to skip none, not {train.skip_spikes:g}",
     )
+    need(
+        bool(config.evaluate.prompts) and all("{}" in prompt for prompt in config.evaluate.prompts),
+        f"evaluate.prompts: needs at least one, each with {{}} where the name of a class goes, not "
+        f"{list(config.evaluate.prompts)}",
+    )
     for name in ("b1", "b2", "ema"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     for name in ("drop_reference", "drop_text", "text_mask", "corrupt_codes"):

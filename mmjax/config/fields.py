@@ -394,11 +394,18 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluators by name, examples a batch, and how many samples to draw for the eye."""
+    """Evaluators by name, examples a batch, and how many samples to draw for the eye.
+
+    Attributes:
+        classes: for the evaluator zero_shot, the names of the classes in the order of their labels.
+        prompts: what it makes of a name, {}; a class is the mean of them.
+    """
 
     evaluators: tuple[str, ...] = ("losses",)
     batch: int = 64
     samples: int = 16
+    classes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ("a photo of a {}",)
 
 
 @dataclass(frozen=True)

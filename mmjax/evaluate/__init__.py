@@ -4,6 +4,11 @@ import math
 from collections.abc import Callable
 
 from mmjax.config import Config, VisualTokenizer
+from mmjax.evaluate import captions as written_captions
+from mmjax.evaluate.answers import NAMES as OF_ANSWERS
+from mmjax.evaluate.answers import answers
+from mmjax.evaluate.captions_true import captions_true
+from mmjax.evaluate.classification import classification
 from mmjax.evaluate.codes import codes
 from mmjax.evaluate.diversity import diversity
 from mmjax.evaluate.feature_distance import feature_distance, random_features, random_kernels
@@ -12,14 +17,17 @@ from mmjax.evaluate.motion import ASPECTS as OF_CLIPS
 from mmjax.evaluate.motion import motion
 from mmjax.evaluate.reconstruction import check_size, reconstruction
 from mmjax.evaluate.report import write_report
+from mmjax.evaluate.retrieval import NAMES as OF_RETRIEVAL
+from mmjax.evaluate.retrieval import retrieval
 from mmjax.evaluate.runner import run, write
 from mmjax.evaluate.samples import samples
 from mmjax.evaluate.scenes import ASPECTS as OF_SCENES
 from mmjax.evaluate.scenes import scenes
+from mmjax.evaluate.zero_shot import zero_shot
 from mmjax.models import lpips
 from mmjax.types import Evaluator, UserError
 
-__all__ = ["DRAWN", "EVALUATORS", "NEEDS", "build", "run", "write", "write_report"]
+__all__ = ["DRAWN", "EVALUATORS", "NEEDS", "WRITTEN", "build", "run", "write", "write_report"]
 
 
 def _reconstruction(config: Config) -> Evaluator:
@@ -60,6 +68,19 @@ def _feature_distance(config: Config) -> Evaluator:
     return feature_distance(lpips.last_features, lpips.read(config.perceptual, config.data.size))
 
 
+def _captions_true(config: Config) -> Evaluator:
+    _need_pictures("captions_true", config)
+    return captions_true
+
+
+def _zero_shot(config: Config) -> Evaluator:
+    if not config.evaluate.classes:
+        raise UserError(
+            "evaluate.classes: zero_shot needs the names of the classes, in the order of their labels, as in ('cat', 'dog')"
+        )
+    return zero_shot(config.evaluate.classes, config.evaluate.prompts)
+
+
 def _need_pictures(name: str, config: Config) -> None:
     if config.data.frames > 1:
         raise UserError(
@@ -68,27 +89,42 @@ def _need_pictures(name: str, config: Config) -> None:
 
 
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
+    "answers": lambda config: answers,
+    "captions": lambda config: written_captions.captions(),
+    "captions_true": _captions_true,
+    "classification": lambda config: classification,
     "codes": _codes,
     "diversity": _diversity,
     "feature_distance": _feature_distance,
     "losses": lambda config: losses,
     "motion": _motion,
     "reconstruction": _reconstruction,
+    "retrieval": lambda config: retrieval,
     "samples": lambda config: samples(config.evaluate.samples, config.data.frame_rate),
     "scenes": _scenes,
+    "zero_shot": _zero_shot,
 }
 
 # Evaluators that look at pictures the model draws.
 DRAWN = frozenset({"diversity", "motion", "samples", "scenes"})
 
+# Evaluators that read texts the model writes: by name, the output that has them, a list of b strings.
+WRITTEN = {"answers": "answer", "captions": "caption", "captions_true": "caption"}
+
 # Fields that the data source must provide, beside those of every batch.
 NEEDS: dict[str, tuple[str, ...]] = {
+    "answers": ("image", "question"),
+    "captions": ("image", "text"),
+    "captions_true": ("image", "scene"),
+    "classification": ("label",),
     "codes": ("image",),
     "diversity": ("scene",),
     "feature_distance": ("image",),
     "motion": ("scene",),
     "reconstruction": ("image",),
+    "retrieval": ("image", "text"),
     "scenes": ("scene",),
+    "zero_shot": ("image", "label"),
 }
 
 
@@ -110,12 +146,18 @@ def build(config: Config) -> dict[str, Evaluator]:
 def figure_names(config: Config) -> tuple[str, ...]:
     """The names of the figures that the recipe's evaluators give."""
     names = {
+        "answers": OF_ANSWERS,
+        "captions": written_captions.figure_names(),
+        "captions_true": ("captions/true",),
+        "classification": ("classification/accuracy",),
         "codes": ("tokenizer/code_usage",),
         "diversity": ("scenes/diversity",),
         "feature_distance": ("reconstruction/feature_distance",),
         "losses": ("loss", *(name for name in config.objective.terms if name not in config.adversarial_terms)),
         "motion": tuple(f"scenes/{name}" for name in OF_CLIPS),
         "reconstruction": ("reconstruction/psnr", "reconstruction/ssim"),
+        "retrieval": OF_RETRIEVAL,
         "scenes": tuple(f"scenes/{name}" for name in OF_SCENES),
+        "zero_shot": ("zero_shot/accuracy",),
     }
     return tuple(figure for name in config.evaluate.evaluators for figure in names.get(name, ()))

@@ -16,8 +16,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 MOST_POINTS = 800
 LOSS, ACCURACY = "loss", "accuracies"
 COLORS = 8  # the page defines --color-0 to --color-7
-ACCURACIES = ("scenes/", "vqa/", "retrieval/", "captions/true", "reconstruction/ssim", "tokenizer/code_usage")
-NO_ACCURACIES = ("scenes/diversity",)  # 1 is as diverse as real scenes; it may be more
+ACCURACIES = (
+    "scenes/",
+    "vqa/",
+    "retrieval/",
+    "captions/",
+    "classification/",
+    "zero_shot/",
+    "reconstruction/ssim",
+    "tokenizer/code_usage",
+)
+NO_ACCURACIES = ("scenes/diversity", "captions/cider")  # may be more than 1
 
 # Stand-ins that matplotlib takes for colors; the page's own take their place, so that curves follow light and dark.
 _INK, _LINE = "#010203", "#040506"

@@ -20,7 +20,18 @@ from mmjax.types import UserError
 
 PIXELATED_BELOW = 128  # smaller pictures are shown enlarged, with their pixels sharp
 STRIPS, STRIP_PICTURES = 12, 8
-TILES = ("scenes/all", "vqa/accuracy", "reconstruction/psnr", "reconstruction/ssim", "loss")
+TILES = (
+    "scenes/all",
+    "captions/true",
+    "captions/cider",
+    "vqa/accuracy",
+    "retrieval/image_to_text_r1",
+    "classification/accuracy",
+    "zero_shot/accuracy",
+    "reconstruction/psnr",
+    "reconstruction/ssim",
+    "loss",
+)
 UNITS = {"reconstruction/psnr": "dB"}
 # What metrics.jsonl tells in its lines of the split "time".
 KINDS_OF_TIME = {

@@ -1,0 +1,119 @@
+"""VQA accuracy of answers, as the official evaluation computes it, and that of the best guess without a picture.
+
+Antol et al. 2015, Goyal et al. 2017; the text at visualqa.org/evaluation, and where it leaves something open, or says
+something else, what the script vqaEval.py does.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.types import Batch, Figures, Predict
+
+NAMES = ("vqa/accuracy", "vqa/guess")
+ENOUGH = 3  # so many other people must have said the same
+
+ARTICLES = ("a", "an", "the")
+DIGITS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+DIGITS["none"] = "0"
+PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"  # neither apostrophes ("girl's") nor colons ("2:50")
+_COMMA = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+MOST_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
+
+_SHORT = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()
+# Each of them with any one of its apostrophes forgotten; and one that the script has the wrong way round.
+CONTRACTIONS = {word[:i] + word[i + 1 :]: word for word in _SHORT for i, sign in enumerate(word) if sign == "'"}
+CONTRACTIONS["somebody'd"] = "somebodyd"
+
+
+def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "vqa/accuracy" of the model's answers, `answer` of its outputs, and "vqa/guess", the most that answers
+    could have reached that are the same wherever the question's words are the same; both 0 to 1.
+
+    Examples without a question, or to which no one gave an answer, do not count.
+    """
+    mean = Mean()
+    for name in NAMES:
+        mean.add(name, [])
+    asked: dict[str, list[tuple[list[str], Scores]]] = defaultdict(list)
+    for batch, outputs in predicted(predict, batches):
+        for question, given, answer in zip(batch["questions"], batch["answers"], outputs["answer"], strict=True):
+            if question.strip() and given:
+                scores = Scores(given)
+                mean.add("vqa/accuracy", [scores.of(answer)])
+                asked[" ".join(question.lower().split())].append((given, scores))
+    for examples in asked.values():
+        guesses = dict.fromkeys(answer for given, _ in examples for answer in given)
+        totals = _totals([scores for _, scores in examples], guesses)
+        mean.add("vqa/guess", [max(totals) / len(examples)] * len(examples))
+    yield from mean.figures()
+
+
+class Scores:
+    """What answers to one question are worth.
+
+    Where several people answered: the mean, over leaving out each of them, of a third for each of the others who said
+    the same, at most 1. Where they disagree, all answers are normalized first; where all say the same, words are
+    compared as they stand, but for case. Where there is one answer alone: 1 if it is the same, normalized.
+    """
+
+    def __init__(self, given: Sequence[str]) -> None:
+        given = [_one_line(answer) for answer in given]
+        self.form = _lower if len(set(given)) == 1 < len(given) else normalize
+        counts: dict[str, int] = defaultdict(int)
+        for answer in given:
+            counts[self.form(answer).lower()] += 1
+        self.by_answer = {answer: _accuracy(count, len(given)) for answer, count in counts.items()}
+
+    def of(self, answer: str) -> float:
+        return self.by_answer.get(self.form(_one_line(answer)).lower(), 0.0)
+
+
+def normalize(answer: str) -> str:
+    """An answer without case, punctuation and articles, its numbers up to ten as digits, its apostrophes in place."""
+    # A sign with a space on one of its sides anywhere is dropped everywhere, and so is every sign where a comma stands
+    # between digits anywhere; else it becomes a space.
+    drop = bool(_COMMA.search(answer))
+    text = answer
+    for sign in PUNCTUATION:
+        text = text.replace(sign, "" if drop or f"{sign} " in answer or f" {sign}" in answer else " ")
+    words = _PERIOD.sub("", text, count=MOST_PERIODS).lower().split()
+    words = [DIGITS.get(word, word) for word in words]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def _accuracy(same: int, people: int) -> float:
+    if people == 1:
+        return 1.0
+    without_one_of_them = same * min((same - 1) / ENOUGH, 1.0)
+    without_another = (people - same) * min(same / ENOUGH, 1.0)
+    return (without_one_of_them + without_another) / people
+
+
+def _totals(examples: Sequence[Scores], guesses: Iterable[str]) -> list[float]:
+    """What each guess is worth over all examples of a question."""
+    worth: dict[tuple[Callable[[str], str], str], float] = defaultdict(float)
+    for scores in examples:
+        for answer, score in scores.by_answer.items():
+            worth[scores.form, answer] += score
+    return [
+        sum(worth.get((form, form(_one_line(guess)).lower()), 0.0) for form in (normalize, _lower)) for guess in guesses
+    ]
+
+
+def _one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _lower(answer: str) -> str:
+    return answer.lower()

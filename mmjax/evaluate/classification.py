@@ -1,0 +1,20 @@
+"""How often a classifier names the class of a picture."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.types import Batch, Figures, Predict
+
+
+def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields "classification/accuracy": the share of examples whose largest of `class_logits` [b, k] is that of their
+    `label`; examples without one (-1) do not count."""
+    mean = Mean()
+    mean.add("classification/accuracy", [])
+    for batch, outputs in predicted(predict, batches):
+        labeled = batch["label"] >= 0
+        chosen = np.argmax(outputs["class_logits"], axis=-1)
+        mean.add("classification/accuracy", (chosen == batch["label"])[labeled])
+    yield from mean.figures()

@@ -1,0 +1,89 @@
+"""How often a picture finds its captions among those of all pictures, and a caption its picture."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from mmjax.types import Batch, Figures, Predict
+
+CAPTIONS = 5
+AMONG = (1, 5, 10)
+DIRECTIONS = ("image_to_text", "text_to_image")
+NAMES = tuple(f"retrieval/{direction}_r{k}" for direction in DIRECTIONS for k in AMONG)
+ROWS = 256  # compared at a time with all others
+TIE = 1e-6  # cosines nearer than this are the same, but for rounding
+
+
+def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    """Yields retrieval/image_to_text_r1, r5 and r10: the share of pictures of which a caption of their own is among the
+    first 1, 5 and 10 of all captions, in the order of the cosine; and text_to_image_r1, r5, r10: the share of captions
+    of which the picture is among the first of all pictures.
+
+    The protocol of COCO: the first five captions of each picture. A caption with the words of one of a picture's own
+    is its own as well. Of equal cosines what is wrong comes first. Examples without captions do not count.
+    """
+    images, texts, owners, captions = _embed(predict, batches)
+    if not len(images):
+        yield from ((name, float("nan")) for name in NAMES)
+        return
+    pictures_say, captions_say = _words(owners, captions)
+    forth = ranks(images, texts, pictures_say, captions_say)
+    back = ranks(texts, images, captions_say, pictures_say)
+    for direction, rank in zip(DIRECTIONS, (forth, back), strict=True):
+        for k in AMONG:
+            yield f"retrieval/{direction}_r{k}", float(np.mean(rank < k))
+
+
+def ranks(
+    queries: Float32[np.ndarray, "q e"], gallery: Float32[np.ndarray, "g e"], asked: Any, held: Any
+) -> Int64[np.ndarray, "q"]:
+    """How many wrong ones of the gallery come before the first right one, for each query.
+
+    Args:
+        queries, gallery: embeddings of unit length.
+        asked, held: sparse matrices [q, words] and [g, words]; what has a word in common with a query is right for it.
+    """
+    found = []
+    for start in range(0, len(queries), ROWS):
+        cosines = queries[start : start + ROWS] @ gallery.T
+        right = (asked[start : start + ROWS] @ held.T).toarray() > 0
+        best = np.where(right, cosines, -np.inf).max(axis=1, keepdims=True)
+        before = ~(cosines < best - TIE) & ~right  # what is not a number comes before all
+        found.append(before.sum(axis=1))
+    return np.concatenate(found)
+
+
+def _embed(
+    predict: Predict, batches: Callable[[], Iterable[Batch]]
+) -> tuple[Float32[np.ndarray, "n e"], Float32[np.ndarray, "m e"], list[int], list[str]]:
+    """Embeddings of the pictures and of their captions; the number of each caption's picture, and the caption."""
+    images: list[np.ndarray] = []
+    texts: list[np.ndarray] = []
+    owners: list[int] = []
+    captions: list[str] = []
+    for batch in batches():
+        counts = np.array([len(own[:CAPTIONS]) for own in batch["captions"]]) * np.asarray(batch["mask"], bool)
+        numbers = len(images) + np.cumsum(counts > 0) - 1
+        for i in range(max(counts.max(initial=0), 1)):  # at least once, since all processes must take part
+            rows = np.flatnonzero(counts > i).tolist()
+            asked = [own[i] if i < len(own) else "" for own in batch["captions"]]
+            outputs = predict({**batch, "text": asked})
+            if i == 0:
+                images.extend(outputs["image_embedding"][rows])
+            texts.extend(outputs["text_embedding"][rows])
+            owners.extend(numbers[rows].tolist())
+            captions.extend(asked[row] for row in rows)
+    return np.array(images), np.array(texts), owners, captions
+
+
+def _words(owners: Sequence[int], captions: Sequence[str]) -> tuple[Any, Any]:
+    """Which of the different captions each picture has, and which of them each caption is."""
+    from scipy.sparse import csr_array  # slow to import, and needed by few commands
+
+    known: dict[str, int] = {}
+    words = [known.setdefault(" ".join(caption.lower().split()), len(known)) for caption in captions]
+    ones = np.ones(len(captions), np.int32)
+    pictures = csr_array((ones, (owners, words)), shape=(max(owners) + 1, len(known)))
+    return pictures, csr_array((ones, (range(len(captions)), words)), shape=(len(captions), len(known)))

@@ -1,0 +1,55 @@
+"""How often the class of a picture is that whose name, put into words, lies nearest to the picture."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from mmjax.evaluate.rows import Mean
+from mmjax.types import Batch, Evaluator, Figures, Predict, UserError
+
+
+def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
+    """An evaluator that yields "zero_shot/accuracy" (Radford et al. 2021): a class is the mean of the embeddings of its
+    prompts, brought back to unit length, and a picture is of the class with the largest cosine.
+
+    Args:
+        classes: the name of each label.
+        prompts: with {} where the name goes, as in "a photo of a {}".
+
+    Raises:
+        UserError: where a label has no name.
+    """
+
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+        mean = Mean()
+        mean.add("zero_shot/accuracy", [])
+        embedded = None
+        for batch in batches():
+            label = batch["label"]
+            if label.max(initial=-1) >= len(classes):
+                raise UserError(
+                    f"evaluate.classes: there is a label {label.max()}, and names of {len(classes)} classes, which are "
+                    "the labels from 0 on"
+                )
+            if embedded is None:
+                embedded = _embed(predict, batch, classes, prompts)
+            chosen = np.argmax(predict(batch)["image_embedding"] @ embedded.T, axis=-1)
+            mean.add("zero_shot/accuracy", (chosen == label)[batch["mask"] & (label >= 0)])
+        yield from mean.figures()
+
+    return evaluate
+
+
+def _embed(
+    predict: Predict, batch: Batch, classes: Sequence[str], prompts: Sequence[str]
+) -> Float[np.ndarray, "classes e"]:
+    """The embedding of each class. The pictures of the batch fill the model's other input."""
+    texts = [prompt.replace("{}", name) for name in classes for prompt in prompts]
+    rows = len(batch["mask"])
+    found = []
+    for start in range(0, len(texts), rows):
+        part = texts[start : start + rows]
+        found.append(predict({**batch, "text": part + [""] * (rows - len(part))})["text_embedding"][: len(part)])
+    means = np.concatenate(found).reshape(len(classes), len(prompts), -1).mean(axis=1)
+    return means / np.linalg.norm(means, axis=-1, keepdims=True)
