@@ -10,9 +10,9 @@ side to 293 pixels, crops 256 x 256 at random, mirrors half of them and gives fl
     tf.data   decode_jpeg, resize with antialias, random crop and flip, all of it mapped in parallel
     decode    nothing but libjpeg-turbo, at the smallest scale above 293 pixels, a thread a core: the ceiling
 
-They take turns, some seconds each, so that what else the machine does disturbs all alike. Told are the medians over the
-rounds: pictures a second, the time that the cores spent on a picture (which hardly depends on what else runs), and both
-as ratios to mmjax's. At last the mean difference of mmjax's pixels from a full decode with antialiased resize.
+They take turns, some seconds each, so that what else the machine does disturbs all alike; a turn begins once the
+batches that the one before makes ahead are made. Told are the medians over the rounds: pictures a second, the time that
+the cores spent on a picture (which hardly depends on what else runs), and both as ratios to mmjax's. At last the mean difference of mmjax's pixels from a full decode with antialiased resize.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from mmjax.data.picture import decode
 from mmjax.data.resize import crop_window, resized_crop
 
 RESIZE, SIZE, BATCH, AHEAD = 293, 256, 32, 5
+PAUSE, IDLE = 0.2, 0.1  # seconds, and the share of a core below which nothing happens
 
 
 def mmjax_batches(config: Config) -> Iterator[np.ndarray]:
@@ -127,7 +128,17 @@ def measure(batches: Iterator[object], seconds: float) -> tuple[float, float]:
         next(batches)
         count += BATCH
     passed = time.perf_counter() - begin
-    return count / passed, (cpu_seconds() - cpu) / count
+    found = count / passed, (cpu_seconds() - cpu) / count
+    settle()
+    return found
+
+
+def settle() -> None:
+    """Waits until nothing is made ahead any more: it would count as work of whatever comes next."""
+    before = -1.0
+    while (now := cpu_seconds()) - before > IDLE * PAUSE:
+        before = now
+        time.sleep(PAUSE)
 
 
 def difference(paths: list[Path]) -> float:

@@ -35,6 +35,7 @@ Outputs = dict[str, jax.Array]
 Params = Mapping[str, Any]
 FLOAT32 = np.dtype(np.float32)
 HOST_FIELDS = ("id", "captions", "questions", "answers")
+PADDING, UNKNOWN, BEGIN, END, MASK = range(5)  # token ids of every text tokenizer; words have larger ones
 
 
 class UserError(Exception):

@@ -14,17 +14,17 @@ import optax
 from tqdm import tqdm
 
 from mmjax import data, evaluate, models, objective
+from mmjax.commands.predicting import decoded, encoded, seen_by_evaluators
 from mmjax.config import Config, MaskedGenerator, Mesh
 from mmjax.export import frozen_text
-from mmjax.export.load import decoding_of, load
+from mmjax.export.load import load
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, flatten
 from mmjax.files import write_file
-from mmjax.models import discriminator, lpips, masked_generator
+from mmjax.models import discriminator, lpips
 from mmjax.nn.layout import Layout
 from mmjax.objective import adversarial
 from mmjax.objective.perceptual import perceptual
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
-from mmjax.sample.masked import make_draw
 from mmjax.train.adversary import Adversary
 from mmjax.train.metrics import check_wandb
 from mmjax.train.optimizer import make_optimizer
@@ -32,7 +32,7 @@ from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict, make_step
 from mmjax.train.stretches import Stretches, go_on, position
-from mmjax.types import HOST_FIELDS, Batch, Evaluator, Outputs, Params, Predict, UserError
+from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
 
 _OF_OBJECTIVE = (
     "drop_reference",
@@ -41,6 +41,7 @@ _OF_OBJECTIVE = (
     "label_smoothing",
     "unmasked_weight",
     "text_mask",
+    "patch_mask",
     "corrupt_codes",
 )
 
@@ -199,7 +200,7 @@ def build(
     # There is no discriminator beside a model that is evaluated.
     alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
     predict = jax.jit(
-        _predict(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), layout),
+        seen_by_evaluators(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), layout),
         in_shardings=(params, placement.batch, placement.whole),
         out_shardings=placement.whole if processes.several() else placement.batch,
     )
@@ -213,31 +214,6 @@ def build(
         evaluate.build(config),
         frozen,
     )
-
-
-def _predict(
-    config: Config, predict: Callable[..., dict[str, jax.Array]], layout: Layout
-) -> Callable[..., dict[str, jax.Array]]:
-    """What evaluators see: of a masked generator no logits, but what it draws where one of them looks at it."""
-    if not isinstance(config.model, MaskedGenerator):
-        return predict
-    draw = make_draw(masked_generator.functions(config, layout), decoding_of(config))
-    looks = evaluate.DRAWN.intersection(evaluate.build(config))
-
-    def drawn(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
-        outputs = {name: value for name, value in predict(params, batch).items() if not name.endswith("logits")}
-        if not looks:
-            return outputs
-        codes = batch["codes"]
-        seeds = batch.get("seed", jnp.arange(len(codes), dtype=jnp.int32))
-        everything = jnp.ones_like(codes, jnp.bool_)
-        guidance = jnp.float32(config.sampling.guidance)
-        text = batch["text"] if config.sampling.guidance > 0 else jnp.zeros_like(batch["text"])
-        given = {name: batch[name] for name in ("reference_codes", "text_features") if name in batch}
-        image = draw(params, frozen["tokenizer"], text, codes, everything, seeds, guidance, **given)
-        return outputs | {"image": image}
-
-    return drawn
 
 
 def _frozen(config: Config) -> dict[str, Any]:
@@ -364,8 +340,9 @@ def evaluation(
 
     def predict(batch: Batch) -> dict[str, Any]:
         # Every process reads all of an evaluation batch, computes its rows, and is handed those of all.
-        fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
-        return jax.device_get(parts.predict(placed, processes.place(fields, parts.placement.batch)))
+        fields = encoded(batch, tokenizer, parts.config.text.length)
+        outputs = jax.device_get(parts.predict(placed, processes.place(fields, parts.placement.batch)))
+        return decoded(outputs, tokenizer)
 
     def batches() -> Iterable[Batch]:
         total = math.ceil(data.evaluation_size(source, parts.config) / parts.config.evaluate.batch)

@@ -23,7 +23,9 @@ from mmjax.config.fields import (
     TextEncoder,
     Tokens,
     Train,
+    VisionLanguage,
     VisualTokenizer,
+    Writing,
 )
 from mmjax.config.parse import differences, load_recipe, parse_arguments, resolve, to_dict
 
@@ -46,7 +48,9 @@ __all__ = [
     "TextEncoder",
     "Tokens",
     "Train",
+    "VisionLanguage",
     "VisualTokenizer",
+    "Writing",
     "differences",
     "load_recipe",
     "parse_arguments",

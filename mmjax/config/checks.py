@@ -3,7 +3,25 @@
 import math
 
 from mmjax.config.check_data import above_0, check_data, need, not_below_0
-from mmjax.config.fields import Config, DirectGenerator, MaskedGenerator, VisualTokenizer
+from mmjax.config.fields import Config, DirectGenerator, MaskedGenerator, VisionLanguage, VisualTokenizer
+
+_OF_PICTURES = ("mean_absolute_error", "mean_squared_error", "perceptual")
+# The terms of an objective that each kind of model can be trained by.
+_TERMS: dict[type, tuple[str, ...]] = {
+    DirectGenerator: _OF_PICTURES,
+    VisualTokenizer: (*_OF_PICTURES, "adversarial", "feature_matching"),
+    MaskedGenerator: ("masked_visual_modeling", "masked_language_modeling"),
+    VisionLanguage: (
+        "contrastive",
+        "sigmoid_contrastive",
+        "matching",
+        "captioning",
+        "answering",
+        "classification",
+        "masked_language_modeling",
+        "masked_patch_modeling",
+    ),
+}
 
 
 def check(config: Config) -> None:
@@ -23,6 +41,8 @@ def check(config: Config) -> None:
         "sampling.steps": config.sampling.steps,
         "sampling.temperature": config.sampling.temperature,
         "sampling.revision_temperature": config.sampling.revision_temperature,
+        "writing.beams": config.writing.beams,
+        "writing.temperature": config.writing.temperature,
         "discriminator.learning_rate": config.discriminator.learning_rate,
     }
     above_0(positive)
@@ -39,6 +59,7 @@ def check(config: Config) -> None:
         "sampling.confidence_temperature": config.sampling.confidence_temperature,
         "sampling.top_k": config.sampling.top_k,
         "sampling.revisions": config.sampling.revisions,
+        "writing.length_penalty": config.writing.length_penalty,
         "discriminator.regularizer_weight": config.discriminator.regularizer_weight,
         "discriminator.train_from": config.discriminator.train_from,
         "objective.unmasked_weight": config.objective.unmasked_weight,
@@ -55,8 +76,13 @@ def check(config: Config) -> None:
     )
     for name in ("b1", "b2", "ema"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
-    for name in ("drop_reference", "drop_text", "text_mask", "corrupt_codes"):
+    for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "corrupt_codes"):
         need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
+    need(0 <= config.writing.top_p <= 1, "writing.top_p: must be from 0 to 1")
+    need(
+        config.writing.beams == 1 or config.writing.top_p == 0,
+        "writing.beams, writing.top_p: beam search draws nothing at random; set one of them",
+    )
     need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
     need(
         config.discriminator.start >= config.discriminator.train_from,
@@ -69,6 +95,7 @@ def check(config: Config) -> None:
     need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
     above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
     _check_adversarial(config)
+    _check_terms(config)
     need(
         optimizer.weight_decay == 0 or optimizer.name != "adam",
         "optimizer.weight_decay: is for optimizer.name=adamw or muon; adam has none",
@@ -98,8 +125,42 @@ def check(config: Config) -> None:
         _check_direct(config, config.model)
     elif isinstance(config.model, VisualTokenizer):
         _check_visual_tokenizer(config, config.model)
+    elif isinstance(config.model, VisionLanguage):
+        _check_vision_language(config, config.model)
     else:
         _check_masked_generator(config, config.model)
+
+
+def _check_terms(config: Config) -> None:
+    """Terms that are for other kinds of models; unknown ones are told by mmjax/objective, which knows them all."""
+    mine, known = _TERMS[type(config.model)], {name for names in _TERMS.values() for name in names}
+    for name in config.objective.terms:
+        need(
+            name in mine or name not in known,
+            f"objective.terms.{name}: is not for model.kind={config.model.kind}, which takes {', '.join(mine)}",
+        )
+
+
+def _check_vision_language(config: Config, model: VisionLanguage) -> None:
+    _check_transformer(
+        model,
+        ("patch", "width", "heads", "layers", "text_layers", "fusion_layers", "decoder_layers", "embedding", "unroll"),
+    )
+    not_below_0({f"model.{name}": getattr(model, name) for name in ("registers", "local_blocks", "classes")})
+    terms, size = config.objective.terms, config.data.size
+    need(size % model.patch == 0, f"model.patch: {model.patch} does not divide data.size, {size}")
+    need(
+        "classification" not in terms or model.classes > 1,
+        f"model.classes: the term classification needs at least 2, not {model.classes}",
+    )
+    need(
+        "matching" not in terms or bool({"contrastive", "sigmoid_contrastive"}.intersection(terms)),
+        "objective.terms.matching: takes the pairs that contrastive finds hard to tell; add contrastive",
+    )
+    need(
+        not {"contrastive", "sigmoid_contrastive"} <= set(terms),
+        "objective.terms: contrastive and sigmoid_contrastive are two losses for the same; take one",
+    )
 
 
 def _check_adversarial(config: Config) -> None:
@@ -205,7 +266,7 @@ def _check_text_encoder(config: Config) -> None:
     )
 
 
-def _check_transformer(model: DirectGenerator | MaskedGenerator, positive: tuple[str, ...]) -> None:
+def _check_transformer(model: DirectGenerator | MaskedGenerator | VisionLanguage, positive: tuple[str, ...]) -> None:
     above_0({f"model.{name}": getattr(model, name) for name in positive})
     need(
         model.attention != "cudnn" or model.dtype == "bfloat16",

@@ -180,6 +180,48 @@ class MaskedGenerator:
 
 
 @dataclass(frozen=True)
+class VisionLanguage:
+    """Pictures and texts in one model. What the terms of the objective train is built, and nothing else.
+
+    Attributes:
+        patch: side of the vision encoder's patches, in pixels; must divide data.size.
+        registers: tokens that the vision encoder has beside those of the patches (Darcet et al. 2023).
+        local_blocks: residual blocks of convolutions over the rows and columns of patches, before the transformer.
+        width, heads, layers: of the vision encoder; the others are as wide.
+        text_layers, fusion_layers, decoder_layers: of the text encoder, of the fusion and of the text decoder.
+        fusion: how visual tokens take up a text, for matching, answers and classes of questions: "cross_attention",
+            "joint" (self-attention over both), "mlp" or "bilinear".
+        embedding: width of the space that pictures and texts share.
+        classify: what the classes are of: "image", "text" or, of both, "question".
+        classes: how many there are.
+        convolution: form of the convolutions, as in DirectGenerator.
+        remat, remat_policy, unroll: of the text decoder, as in MaskedGenerator.
+        dtype, attention: as in DirectGenerator.
+    """
+
+    kind: Literal["vision_language"] = "vision_language"
+    patch: int = 16
+    registers: int = 0
+    local_blocks: int = 0
+    width: int = 512
+    heads: int = 8
+    layers: int = 12
+    text_layers: int = 6
+    fusion_layers: int = 3
+    decoder_layers: int = 6
+    fusion: Literal["cross_attention", "joint", "mlp", "bilinear"] = "cross_attention"
+    embedding: int = 256
+    classify: Literal["image", "text", "question"] = "image"
+    classes: int = 0
+    convolution: Literal["native", "matmul"] = "native"
+    remat: bool = False
+    remat_policy: Literal["nothing", "attention", "products"] = "nothing"
+    unroll: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["xla", "cudnn"] = "xla"
+
+
+@dataclass(frozen=True)
 class TextEncoder:
     """A text encoder that was trained before and is taken as it is; `tokens.text_encoder` names it and fills this in.
 
@@ -197,7 +239,7 @@ class TextEncoder:
 
 
 # Models by their `kind`; the first is taken where a recipe names none.
-Model = DirectGenerator | VisualTokenizer | MaskedGenerator
+Model = DirectGenerator | VisualTokenizer | MaskedGenerator | VisionLanguage
 
 
 @dataclass(frozen=True)
@@ -211,6 +253,7 @@ class Objective:
         mask_schedule: of masked visual modeling: how the masked share follows from a uniform number.
         label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
         text_mask: share of the text tokens hidden by masked language modeling.
+        patch_mask: share of the patches hidden by masked patch modeling.
         corrupt_codes: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
             that the decoder learns to draw something whole from codes that do not quite agree.
     """
@@ -222,6 +265,7 @@ class Objective:
     label_smoothing: float = 0.1
     unmasked_weight: float = 0.1
     text_mask: float = 0.15
+    patch_mask: float = 0.6
     corrupt_codes: float = 0.0
 
 
@@ -312,6 +356,23 @@ class Sampling:
     top_k: int = 0
     revisions: int = 0
     revision_temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How captions and answers are written, where nothing else is asked for.
+
+    Attributes:
+        beams: texts kept at a time by beam search; 1 takes the likeliest token at each place.
+        length_penalty: of beam search; larger ones favor longer texts.
+        top_p: above 0: draw from the likeliest tokens that together have this probability, 1 from all.
+        temperature: of what is drawn.
+    """
+
+    beams: int = 1
+    length_penalty: float = 0.6
+    top_p: float = 0.0
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -429,6 +490,7 @@ class Config:
     text_encoder: TextEncoder | None = None
     tokens: Tokens = field(default_factory=Tokens)
     sampling: Sampling = field(default_factory=Sampling)
+    writing: Writing = field(default_factory=Writing)
     objective: Objective = field(default_factory=Objective)
     discriminator: Discriminator = field(default_factory=Discriminator)
     perceptual: Perceptual = field(default_factory=Perceptual)

@@ -46,7 +46,7 @@ def decoded(
             return
         batch["reading"] = time.perf_counter() - begin
         contents = [readers.submit(picture, name) for name in batch.pop("picture")]
-        batch["image"] = np.zeros((len(contents), reading.size, reading.size, 3), np.float32)
+        batch["image"] = np.empty((len(contents), reading.size, reading.size, 3), np.float32)
         rows = zip(contents, batch["epoch"].tolist(), batch["key"].tolist(), batch["image"], strict=True)
         ahead.append((batch, [workers.submit(_prepare, *row, reading) for row in rows]))
 
@@ -66,7 +66,7 @@ def decoded(
 
 
 def _prepare(content: Future[bytes], epoch: int, key: int, image: np.ndarray, reading: Reading) -> float | None:
-    """Fills an image of zeros; gives the seconds waited for the content, None where it cannot be read."""
+    """Fills the image; gives the seconds waited for the content, None where it cannot be read, of which all is 0."""
     begin = time.perf_counter()
     try:
         encoded = content.result()
@@ -77,6 +77,7 @@ def _prepare(content: Future[bytes], epoch: int, key: int, image: np.ndarray, re
         picture = decode(encoded, reading.resize, "picture", _memory.picture)
         crop = resized_crop(picture, reading.resize, reading.size, place)
     except Exception:  # UserError from the picture; of reading, each way has errors of its own
+        image.fill(0.0)
         return None
     normalize(opencv().flip(crop, 1) if mirror else crop, image)
     return waited

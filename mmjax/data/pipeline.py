@@ -16,8 +16,8 @@ from mmjax.config import Config, Data
 from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.questions import most_frequent
 from mmjax.data.source import Reading, Rows, Source, share
-from mmjax.data.text import PADDING, Tokenizer
-from mmjax.types import Batch, Feed, UserError
+from mmjax.data.text import Tokenizer
+from mmjax.types import PADDING, Batch, Feed, UserError
 
 PREPARED = 2  # batches made ahead
 LOGGED = 10  # pictures that could not be read are named up to so many

@@ -9,9 +9,8 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int, Int32
 
-from mmjax.types import UserError
+from mmjax.types import BEGIN, END, MASK, PADDING, UNKNOWN, UserError
 
-PADDING, UNKNOWN, BEGIN, END, MASK = 0, 1, 2, 3, 4  # token ids
 MASK_PIECE = "<mask>"
 MOST_CAPTIONS = 200_000  # the first so many train the vocabulary: more change it little and take long
 LONGEST_CAPTION = 2_000  # characters of a caption that train the vocabulary

@@ -1,6 +1,7 @@
-"""Pictures or clips to look at beside the originals."""
+"""Pictures or clips to look at: drawn, beside the originals, or those that something was written about."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from mmjax.types import Batch, Evaluator, Figures, Predict, Samples
 
 def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
     """An evaluator that yields "samples": the first `count` examples, drawn by the model and, where the batches have
-    them, as they are.
+    them, as they are. Of a model that writes: the pictures, with what it wrote.
 
     Args:
         frame_rate: of clips, frames a second.
@@ -22,8 +23,11 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
         shown: dict[str, list[np.ndarray]] = {}
         if count:
             for batch, outputs in predicted(predict, batches):
-                prompts += [captions[0] if captions else "" for captions in batch["captions"]]
-                shown.setdefault("drawn", []).append(to_uint8(outputs["image"]))
+                if "image" in outputs:
+                    prompts += [captions[0] if captions else "" for captions in batch["captions"]]
+                    shown.setdefault("drawn", []).append(to_uint8(outputs["image"]))
+                else:
+                    prompts += _written(batch, outputs)
                 if "image" in batch:  # a batch may hold codes alone
                     shown.setdefault("original", []).append(to_uint8(batch["image"]))
                 if len(prompts) >= count:
@@ -33,3 +37,11 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
             yield "samples", Samples(prompts[:count], rows, frame_rate)
 
     return evaluator
+
+
+def _written(batch: Batch, outputs: dict[str, Any]) -> list[str]:
+    """What the model wrote of each example: its caption, and its answer behind the question."""
+    captions, answers = (outputs.get(name, [""] * len(batch["id"])) for name in ("caption", "answer"))
+    questions = batch.get("questions", [""] * len(batch["id"]))
+    asked = [f"{question} {answer}" if question else "" for question, answer in zip(questions, answers, strict=True)]
+    return ["; ".join(filter(None, both)) for both in zip(captions, asked, strict=True)]

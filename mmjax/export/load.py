@@ -25,6 +25,7 @@ from mmjax.sample.direct import draw
 from mmjax.sample.editing import pictures_of
 from mmjax.sample.masked import Decoding, make_draw
 from mmjax.sample.postprocess import to_uint8
+from mmjax.sample.text import Writing
 from mmjax.train.workdir import read_recipe
 from mmjax.types import Params, UserError
 
@@ -213,6 +214,11 @@ def decoding_of(config: Config) -> Decoding:
     sampling = dataclasses.asdict(config.sampling)
     guidance = sampling.pop("guidance")
     return Decoding(**sampling, guided=guidance not in (0, 1))
+
+
+def writing_of(config: Config) -> Writing:
+    """How a recipe's model writes captions and answers."""
+    return Writing(config.text.length, **dataclasses.asdict(config.writing))
 
 
 def _texts(prompts: Any) -> list[str]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.config import Config
-from mmjax.models import direct, masked_generator, visual_tokenizer
+from mmjax.models import direct, masked_generator, vision_language, visual_tokenizer
 from mmjax.models.rules import Rules
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.types import Params
@@ -20,6 +20,7 @@ from mmjax.types import Params
 MODELS: dict[str, ModuleType] = {
     "direct": direct,
     "masked_generator": masked_generator,
+    "vision_language": vision_language,
     "visual_tokenizer": visual_tokenizer,
 }
 

@@ -10,6 +10,7 @@ from mmjax.nn.convolution import Convolution
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_angles, grid_positions
+from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
 
@@ -36,7 +37,9 @@ class VisionEncoder(nn.Module):
             arXiv:2309.16588).
         masking: patches can be hidden, and a learned vector stands for them (SimMIM, Xie et al. 2022,
             arXiv:2111.09886).
-        convolution: form of the patches' projection; see nn/convolution.
+        local_blocks: residual blocks of convolutions over the rows and columns of patches, before the transformer:
+            small models learn sooner from them.
+        convolution: form of the convolutions; see nn/convolution.
         kernel: of the attention.
         remat, unroll, policy: see nn/transformer.Stack.
     """
@@ -50,6 +53,7 @@ class VisionEncoder(nn.Module):
     layout: Layout = ANYWHERE
     registers: int = 0
     masking: bool = False
+    local_blocks: int = 0
     convolution: str = "native"
     remat: bool = False
     unroll: int = 1
@@ -78,6 +82,9 @@ class VisionEncoder(nn.Module):
         elif hidden is not None:
             raise ValueError("hidden patches: this encoder was made without masking")
         tokens += grid_positions(rows, columns, d)[None].astype(self.dtype)
+        for i in range(self.local_blocks):
+            block = ResidualBlock(False, self.convolution, self.dtype, self.layout, name=f"local_{i}")
+            tokens = block(tokens.reshape(grid.shape)).reshape(b, n, d)
         angles = grid_angles((rows, columns), d // self.heads)
         if self.registers:
             given = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(self.dtype)

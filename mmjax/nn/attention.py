@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import splash
 from mmjax.nn.layout import ANYWHERE, Layout
@@ -13,6 +14,8 @@ from mmjax.nn.positions import rotate
 from mmjax.types import FLOAT32
 
 ATTENDED = "attended"  # names what attention gives, for policies of rematerialization
+
+KeysValues = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
 
 
 def dot_product_attention(
@@ -70,14 +73,30 @@ class MultiHeadAttention(nn.Module):
         context: Float[Array, "b s e"] | None = None,
         mask: Bool[Array, "b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "t a"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        """`angles`, for self-attention, are the rotary positions of queries and keys; see positions.grid_angles."""
-        context = x if context is None else context
+        known: KeysValues | None = None,
+        place: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], KeysValues]:
+        """What each of x attends to, and the keys and values that it looked at.
+
+        Args:
+            context: what x looks at; None: x itself.
+            mask: True where it may look.
+            angles: for self-attention, the rotary positions of queries and keys; see positions.grid_angles.
+            known: keys and values from a call before, so that they are not computed again: those of the context or,
+                with a `place`, room for those of a sequence, into which those of x are written there.
+        """
         shape = (self.heads, x.shape[-1] // self.heads)
         q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
-        k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
-        v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+        q = q if angles is None else rotate(q, angles)
+        if known is None or place is not None:
+            context = x if context is None else context
+            k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
+            v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
+            k = k if angles is None else rotate(k, angles)
+            if known is not None and place is not None:
+                k, v = (lax.dynamic_update_slice_in_dim(*pair, place, 1) for pair in zip(known, (k, v), strict=True))
+        else:
+            k, v = known
+        self.sow("looking", "queries_keys", (q, k))  # kept only where somebody asks for it
         attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.layout), ATTENDED)
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended)
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended), (k, v)

@@ -28,7 +28,7 @@ class AttentionPooling(nn.Module):
         query = self.param("query", nn.initializers.normal(1.0), (d,)).astype(self.dtype)
         # Its single query fits no kernel but the compiler's own.
         attention = MultiHeadAttention(self.heads, self.dtype, layout=self.layout, name="attention")
-        pooled = attention(jnp.broadcast_to(query[None, None], (b, 1, d)), x, mask)
+        pooled, _ = attention(jnp.broadcast_to(query[None, None], (b, 1, d)), x, mask)
         hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(pooled, "norm_mlp")))
         pooled += nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)
         return pooled[:, 0]

@@ -1,18 +1,20 @@
 """The transformer block that every encoder and the fusion are stacks of."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn.attention import ATTENDED, MultiHeadAttention
+from mmjax.nn.attention import ATTENDED, KeysValues, MultiHeadAttention
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_angles
 from mmjax.types import FLOAT32
 
+Known = tuple[KeysValues, KeysValues | None]  # of self-attention, and of cross-attention
 # What of a layer is kept for the backward pass nevertheless, where it is computed anew in it.
 POLICIES = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
@@ -41,7 +43,6 @@ class Block(nn.Module):
     layout: Layout = ANYWHERE
     frames: int = 1
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b t d"],
@@ -51,23 +52,50 @@ class Block(nn.Module):
         angles: Float[Array | np.ndarray, "u a"] | None = None,
     ) -> Float[Array, "b t d"]:
         """`angles` are the rotary positions of the tokens of each frame. Clips of several frames take no mask."""
+        return self.decode(x, mask, context, context_mask, angles)[0]
+
+    @nn.compact
+    def decode(
+        self,
+        x: Float[Array, "b t d"],
+        mask: Bool[Array, "b #h #t s"] | None = None,
+        context: Float[Array, "b n e"] | None = None,
+        context_mask: Bool[Array, "b #h #t n"] | None = None,
+        angles: Float[Array | np.ndarray, "u a"] | None = None,
+        known: Known | None = None,
+        place: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], Known]:
+        """The same, for a sequence that is made token after token.
+
+        Args:
+            known: keys and values of what came before and of the context, from the call before.
+            place: of x in the sequence.
+
+        Returns:
+            Also the keys and values for the call after.
+        """
         b, t, d = x.shape
         attention = functools.partial(MultiHeadAttention, self.heads, self.dtype, self.kernel, self.layout)
         # Without this the compiler may gather the activations of the whole batch instead of the parameters of a layer.
         x = self.layout.constrain(x)
-        frames = layer_norm(x, "norm_self").reshape(b * self.frames, t // self.frames, d)
-        x += attention(name="self_attention")(frames, mask=mask, angles=angles).reshape(b, t, d)
+        before, about = (None, None) if known is None else known
+        normed = layer_norm(x, "norm_self").reshape(b * self.frames, t // self.frames, d)
+        seen, before = attention(name="self_attention")(normed, None, mask, angles, before, place)
+        x += seen.reshape(b, t, d)
         if self.frames > 1:
             x += self._over_time(layer_norm(x, "norm_time"), attention(name="time_attention"))
-        if context is not None:
-            x += attention(name="cross_attention")(layer_norm(x, "norm_cross"), context, context_mask)
+        if context is not None or about is not None:
+            normed = layer_norm(x, "norm_cross")
+            seen, about = attention(name="cross_attention")(normed, context, context_mask, None, about)
+            x += seen
         hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
-        return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)
+        return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden), (before, about)
 
     def _over_time(self, x: Float[Array, "b t d"], attention: nn.Module) -> Float[Array, "b t d"]:
         b, t, d = x.shape
         places = x.reshape(b, self.frames, t // self.frames, d).swapaxes(1, 2)
-        attended = attention(places.reshape(-1, self.frames, d), angles=grid_angles((self.frames,), d // self.heads))
+        angles = grid_angles((self.frames,), d // self.heads)
+        attended, _ = attention(places.reshape(-1, self.frames, d), angles=angles)
         return attended.reshape(places.shape).swapaxes(1, 2).reshape(b, t, d)
 
 
@@ -94,7 +122,6 @@ class Stack(nn.Module):
     layout: Layout = ANYWHERE
     frames: int = 1
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b t d"],
@@ -103,12 +130,46 @@ class Stack(nn.Module):
         context_mask: Bool[Array, "b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
     ) -> Float[Array, "b t d"]:
-        def layer(block: nn.Module, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return block(x, mask, context, context_mask, angles), None
+        """As Block."""
+        return self._run(x, mask, context, context_mask, angles, None, None, keep=False)[0]
 
-        kind = nn.remat(Block, prevent_cse=False, policy=POLICIES[self.policy]) if self.remat else Block
+    def decode(
+        self,
+        x: Float[Array, "b t d"],
+        mask: Bool[Array, "b #h #t s"] | None = None,
+        context: Float[Array, "b n e"] | None = None,
+        context_mask: Bool[Array, "b #h #t n"] | None = None,
+        angles: Float[Array | np.ndarray, "u a"] | None = None,
+        known: Known | None = None,
+        place: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], Known]:
+        """As Block.decode; of keys and values the layer is the first axis."""
+        return self._run(x, mask, context, context_mask, angles, known, place, keep=True)
+
+    @nn.compact
+    def _run(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None,
+        context: jax.Array | None,
+        context_mask: jax.Array | None,
+        angles: Any,
+        known: Any,
+        place: jax.Array | None,
+        keep: bool,
+    ) -> tuple[jax.Array, Any]:
+        def layer(block: Block, x: jax.Array, known: Any) -> tuple[jax.Array, Any]:
+            x, known = block.decode(x, mask, context, context_mask, angles, known, place)
+            return x, known if keep else None
+
+        kept = {"prevent_cse": False, "policy": POLICIES[self.policy], "methods": ["decode"]}
+        kind = nn.remat(Block, **kept) if self.remat else Block
         block = kind(self.heads, self.dtype, self.kernel, self.layout, self.frames, name="block")
         scan = nn.scan(
-            layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers, unroll=self.unroll
+            layer,
+            variable_axes={"params": 0, "looking": 0},
+            split_rngs={"params": True},
+            length=self.layers,
+            unroll=self.unroll,
         )
-        return scan(block, x, None)[0]
+        return scan(block, x, known)

@@ -15,18 +15,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmjax.objective import masking
+from mmjax.objective.classification import classification
+from mmjax.objective.contrastive import contrastive, has_text, sigmoid_contrastive, text_groups
 from mmjax.objective.masked_language_modeling import masked_language_modeling
+from mmjax.objective.masked_patch_modeling import masked_patch_modeling
 from mmjax.objective.masked_visual_modeling import masked_visual_modeling
+from mmjax.objective.matching import matching
 from mmjax.objective.mean_absolute_error import mean_absolute_error
 from mmjax.objective.mean_squared_error import mean_squared_error
+from mmjax.objective.writing import answering, captioning
 from mmjax.types import Batch, Outputs, UserError
 
 Term = Callable[[Outputs, Batch], Float[Array, "b"]]
+BLOCK = 1024
 TERMS: dict[str, Term] = {
+    "answering": answering,
+    "captioning": captioning,
+    "classification": classification,
+    "contrastive": functools.partial(contrastive, block=BLOCK),
     "masked_language_modeling": masked_language_modeling,
+    "masked_patch_modeling": masked_patch_modeling,
     "masked_visual_modeling": masked_visual_modeling,
+    "matching": matching,
     "mean_absolute_error": mean_absolute_error,
     "mean_squared_error": mean_squared_error,
+    "sigmoid_contrastive": functools.partial(sigmoid_contrastive, block=BLOCK),
 }
 
 
@@ -41,6 +54,7 @@ class Objective:
         drop_reference, drop_text: how often, in training, the reference or the text is withheld.
         mask_schedule, label_smoothing, unmasked_weight: of masked visual modeling.
         text_mask: share of the words hidden by masked language modeling.
+        patch_mask: share of the patches hidden by masked patch modeling.
         corrupt_codes: share of a visual tokenizer's codes that its decoder gets wrong in training.
         given: terms beside TERMS, which need more than settings: a discriminator, or a network's weights.
     """
@@ -53,6 +67,7 @@ class Objective:
     label_smoothing: float = 0.0
     unmasked_weight: float = 0.0
     text_mask: float = 0.15
+    patch_mask: float = 0.6
     corrupt_codes: float = 0.0
     given: Mapping[str, Term] = field(default_factory=dict)
 
@@ -67,6 +82,11 @@ class Objective:
             seen["masked"] = masking.mask_codes(batch["codes"], jax.random.fold_in(key, 1), self.mask_schedule)
         if "masked_language_modeling" in self.weights:
             seen["hidden_text"] = masking.hide_words(batch["text"], jax.random.fold_in(key, 2), self.text_mask)
+        if "masked_patch_modeling" in self.weights:
+            seen["hide_patches"] = (jax.random.fold_in(key, 5), self.patch_mask)
+        if "matching" in self.weights:
+            there = has_text(batch["text"]) & batch["mask"]
+            seen["negatives"] = (jax.random.fold_in(key, 6), text_groups(batch["text"]), there)
         if rng is not None and {"reference", "reference_codes"} & seen.keys() and self.drop_reference > 0:
             seen["reference_mask"] = jax.random.uniform(rng, batch["mask"].shape) >= jnp.float32(self.drop_reference)
         if rng is not None and self.corrupt_codes > 0:
@@ -95,7 +115,7 @@ def build(weights: dict[str, float], inputs: Iterable[str], **settings: Any) -> 
     """The objective with these weights; `settings` are the other fields of Objective.
 
     Raises:
-        UserError: for a term that is not in TERMS, or needs what the model does not take.
+        UserError: for a term that is not in TERMS.
     """
     inputs = tuple(inputs)
     known = (*TERMS, *settings.get("given", ()))
@@ -104,7 +124,4 @@ def build(weights: dict[str, float], inputs: Iterable[str], **settings: Any) -> 
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"objective.terms.{name}: no such term; {hint}")
-        if name.startswith("masked") != ("masked" in inputs):
-            whom = "a masked generator" if name.startswith("masked") else "models that give pictures"
-            raise UserError(f"objective.terms.{name}: is for {whom}; see mmjax/objective")
     return Objective(dict(weights), inputs, **settings)

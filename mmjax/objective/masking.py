@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.types import MASK
+
 SCHEDULES = ("cosine", "arccos")
-MASK_ID = 4  # of the text tokenizer: `<mask>`
-SPECIAL = 5  # ids below are no words
 
 
 def masked_share(uniform: Float[Array, "*b"], schedule: str) -> Float[Array, "*b"]:
@@ -47,4 +47,4 @@ def mask_codes(codes: Int[Array, "b *grid"], key: jax.Array, schedule: str) -> B
 def hide_words(text: Int[Array, "b t"], key: jax.Array, share: float) -> Int[Array, "b t"]:
     """The text with so many of its words replaced by the mask, each drawn by itself (Devlin et al. 2018)."""
     hidden = jax.random.uniform(key, text.shape) < jnp.float32(share)
-    return jnp.where(hidden & (text >= SPECIAL), MASK_ID, text)
+    return jnp.where(hidden & (text > MASK), MASK, text)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 from mmjax import objective
-from mmjax.objective.masking import MASK_ID, hide_words, mask_codes, masked_share
+from mmjax.objective.masking import hide_words, mask_codes, masked_share
 from mmjax.types import UserError
 
 CUMULATIVE = {
@@ -56,10 +56,10 @@ def test_each_example_is_masked_at_random_and_the_batch_evenly() -> None:
 def test_words_are_hidden_and_nothing_else() -> None:
     text = jnp.tile(jnp.array([[7, 9, 3, 0, 0, 11, 1]], jnp.int32), (2000, 1))
     hidden = np.asarray(hide_words(text, jax.random.key(0), 0.15))
-    share = (hidden == MASK_ID).mean(0)
+    share = (hidden == MASK).mean(0)
     assert (share[[2, 3, 4, 6]] == 0).all()
     np.testing.assert_allclose(share[[0, 1, 5]], 0.15, atol=4 * np.sqrt(0.15 * 0.85 / 2000))
-    np.testing.assert_array_equal(hidden[hidden != MASK_ID], np.asarray(text)[hidden != MASK_ID])
+    np.testing.assert_array_equal(hidden[hidden != MASK], np.asarray(text)[hidden != MASK])
 
 
 def goal(**settings: object) -> objective.Objective:
@@ -76,7 +76,7 @@ def test_masked_visual_modeling_is_cross_entropy_with_smoothed_labels() -> None:
     weight = np.where(masked, 1.0, 0.2)
     expected = (entropy * weight).sum((1, 2)) / weight.sum((1, 2))
     text = np.array([[5, 6, 3], [7, 3, 0]])
-    hidden = np.array([[5, MASK_ID, 3], [7, 3, 0]])
+    hidden = np.array([[5, MASK, 3], [7, 3, 0]])
     outputs = {
         "logits": jnp.asarray(logits, jnp.float32),
         "text_logits": jnp.asarray(norm.ppf(rng.random((2, 3, 9))), jnp.float32),

@@ -1,0 +1,69 @@
+"""Captions of pictures, answers to questions about them, and finding pictures by text, in minutes on a laptop.
+
+One model learns all three at once from scenes of one to three things: those of two have a caption, all have a question.
+
+Arguments: size=32 (pixels), fusion=cross_attention (or joint, mlp, bilinear), tiny (ends in seconds).
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, size=32, fusion="cross_attention")
+    config = ConfigDict()
+    config.data = {
+        "source": "scenes",
+        "size": arg.size,
+        "scenes": {"examples": 40_000, "determined": False, "questions": True},
+    }
+    config.text = {"length": 14, "vocabulary": 512}
+    config.model = {
+        "kind": "vision_language",
+        "patch": arg.size // 8,
+        "local_blocks": 2,
+        "width": 128,
+        "heads": 4,
+        "layers": 3,
+        "text_layers": 2,
+        "fusion_layers": 2,
+        "decoder_layers": 2,
+        "fusion": arg.fusion,
+        "embedding": 64,
+        "convolution": "matmul",  # for CPUs
+        "unroll": 2,  # for CPUs
+    }
+    config.objective = {"terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5}}
+    config.optimizer = {
+        "name": "muon",
+        "learning_rate": 1e-2,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "b2": 0.98,
+        "clip": 1.0,
+        "ema": 0.995,
+    }
+    config.train = {
+        "batch": 32,
+        "steps": 2000,
+        "log_every": 20,
+        "evaluate_every": 1000,
+        "checkpoint_every": 500,
+        "best": "captions/true",
+    }
+    config.evaluate = {
+        "evaluators": ("losses", "captions_true", "answers", "retrieval"),
+        "batch": 64,
+        "samples": 16,
+    }
+    if arg.tiny:
+        config.data.update({"evaluation_examples": 16})
+        config.data.scenes.examples = 64
+        config.model.update(
+            {"width": 32, "layers": 1, "text_layers": 1, "fusion_layers": 1, "decoder_layers": 1, "unroll": 1}
+        )
+        config.optimizer.warmup_steps = 2
+        config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
+        config.evaluate.update({"batch": 8, "samples": 4})
+    return config

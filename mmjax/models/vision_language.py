@@ -1,0 +1,334 @@
+"""Pictures and texts in one model: a shared embedding, matching, classes, captions and answers.
+
+A vision encoder and a text encoder, as in CLIP (Radford et al. 2021, arXiv:2103.00020); a fusion of the two, as in
+ALBEF (Li et al. 2021, arXiv:2107.07651); a text decoder that looks at what they give, as in BLIP (Li et al. 2022,
+arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917). Only what the recipe's objective trains is built.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from mmjax.config import Config, fields
+from mmjax.models import fusion, text_decoder, vision_encoder
+from mmjax.models.rules import BLOCK, POOLING, Rules, joined
+from mmjax.models.text_decoder import Cache, TextDecoder, rows_of
+from mmjax.models.text_encoder import TextEncoder
+from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.nn.hard_negatives import hard_negatives
+from mmjax.nn.layout import ANYWHERE, Layout
+from mmjax.nn.pooling import AttentionPooling
+from mmjax.types import FLOAT32
+
+FIRST_SCALE = 1 / 0.07  # of contrastive similarities (Radford et al. 2021, section 2.5)
+FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2)
+MOST_SCALE = 100.0
+MATCHED = 3  # pairs of an example that matching judges
+
+Terms = Iterable[str]  # of an objective, by name
+
+
+def contrasts(terms: Terms) -> bool:
+    """Whether these terms of an objective compare embeddings."""
+    return bool({"contrastive", "sigmoid_contrastive"}.intersection(terms))
+
+
+def build(config: Config, layout: Layout = ANYWHERE) -> "VisionLanguage":
+    assert isinstance(config.model, fields.VisionLanguage)
+    return VisionLanguage(config.model, config.text.vocabulary, tuple(config.objective.terms), layout)
+
+
+def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    assert isinstance(config.model, fields.VisionLanguage)
+    terms, data = config.objective.terms, config.data
+    frames = (data.frames,) if data.frames > 1 else ()
+    text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
+    found = {}
+    if seen_by(config.model, terms) != {"text"}:
+        found["image"] = jax.ShapeDtypeStruct((1, *frames, data.size, data.size, 3), jnp.float32)
+    if contrasts(terms) or {"captioning", "masked_language_modeling"}.intersection(terms):
+        found["text"] = text
+    if "classification" in terms and config.model.classify == "text":
+        found["text"] = text
+    if "answering" in terms:
+        found["answer"] = text
+    if "answering" in terms or ("classification" in terms and config.model.classify == "question"):
+        found["question"] = text
+    return found
+
+
+def sharding_rules(config: Config) -> Rules:
+    model, terms = config.model, config.objective.terms
+    assert isinstance(model, fields.VisionLanguage)
+    seen, pools = seen_by(model, terms), contrasts(terms) or "classification" in terms
+    parts: list[Rules] = [BLOCK]
+    if "image" in seen:
+        local: Rules = ((r"vision/local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
+        masking = "masked_patch_modeling" in terms
+        parts += [local if model.local_blocks else (), vision_encoder.rules(model.registers, masking)]
+    if "text" in seen:
+        parts.append(((r"text/table", ("model", "fsdp")),))
+    if fuses(model, terms):
+        parts.append(fusion.RULES[model.fusion])
+    if pools or "matching" in terms:
+        parts.append(POOLING)
+    if contrasts(terms):
+        parts.append(((r"(image|text)_projection/kernel", ("fsdp", None)), (r"log_scale", ())))
+    if "sigmoid_contrastive" in terms:
+        parts.append(((r"offset", ()),))
+    if writes(terms):
+        parts.append(text_decoder.RULES)
+    heads = {"matching": "match_head", "classification": "class_head", "masked_patch_modeling": "patch_head"}
+    parts += [((rf"{head}/kernel", ("fsdp", None)),) for term, head in heads.items() if term in terms]
+    return joined(*parts)
+
+
+def fuses(model: fields.VisionLanguage, terms: Terms) -> bool:
+    """Whether these terms of an objective need pictures and texts together."""
+    asked = "classification" in terms and model.classify == "question"
+    return asked or bool({"matching", "answering"}.intersection(terms))
+
+
+def seen_by(model: fields.VisionLanguage, terms: Terms) -> set[str]:
+    """Which encoders these terms of an objective need: "image", "text"."""
+    needs = {
+        "contrastive": {"image", "text"},
+        "sigmoid_contrastive": {"image", "text"},
+        "matching": {"image", "text"},
+        "captioning": {"image"},
+        "answering": {"image", "text"},
+        "masked_language_modeling": {"text"},
+        "masked_patch_modeling": {"image"},
+        "classification": {"image": {"image"}, "text": {"text"}, "question": {"image", "text"}}[model.classify],
+    }
+    return set().union(*(needs[term] for term in terms))
+
+
+class VisionLanguage(nn.Module):
+    """Pictures and texts in; what each of the objective's terms needs out.
+
+    Attributes:
+        model: the configuration.
+        vocabulary: number of text token ids.
+        terms: of the objective, which decide what is built.
+        layout: of the activations on the devices.
+    """
+
+    model: fields.VisionLanguage
+    vocabulary: int
+    terms: tuple[str, ...]
+    layout: Layout = ANYWHERE
+
+    def setup(self) -> None:
+        m, dtype, terms = self.model, jnp.dtype(self.model.dtype), self.terms
+        seen = seen_by(m, terms)
+        common: dict[str, Any] = {"dtype": dtype, "kernel": m.attention, "layout": self.layout}
+        if "image" in seen:
+            self.vision = VisionEncoder(
+                m.patch,
+                m.width,
+                m.layers,
+                m.heads,
+                registers=m.registers,
+                masking="masked_patch_modeling" in terms,
+                local_blocks=m.local_blocks,
+                convolution=m.convolution,
+                **common,
+            )
+        if "text" in seen:
+            self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, **common)
+        if contrasts(terms):
+            self.image_pooling = AttentionPooling(m.heads, dtype)
+            self.text_pooling = AttentionPooling(m.heads, dtype)
+            self.image_projection = nn.Dense(m.embedding, use_bias=False, dtype=FLOAT32)
+            self.text_projection = nn.Dense(m.embedding, use_bias=False, dtype=FLOAT32)
+            scale, offset = FIRST_SIGMOID if "sigmoid_contrastive" in terms else (FIRST_SCALE, 0.0)
+            self.log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(scale)), ())
+            if "sigmoid_contrastive" in terms:
+                self.offset = self.param("offset", nn.initializers.constant(offset), ())
+        if fuses(m, terms):
+            self.fusion = fusion.make_fusion(m.fusion, m.fusion_layers, m.heads, **common)
+        if "matching" in terms:
+            self.match_pooling = AttentionPooling(m.heads, dtype)
+            self.match_head = nn.Dense(1, dtype=FLOAT32)
+        if "classification" in terms:
+            self.class_pooling = AttentionPooling(m.heads, dtype)
+            self.class_head = nn.Dense(m.classes, dtype=FLOAT32)
+        if writes(terms):
+            stacked: dict[str, Any] = {"remat": m.remat, "unroll": m.unroll, "policy": m.remat_policy}
+            self.decoder = TextDecoder(self.vocabulary, m.width, m.decoder_layers, m.heads, **common, **stacked)
+        if "masked_patch_modeling" in terms:
+            self.patch_head = nn.Dense(3 * m.patch**2, dtype=FLOAT32)
+
+    def __call__(
+        self,
+        image: Float[Array, "b *f y x c"] | None = None,
+        text: Int[Array, "b t"] | None = None,
+        question: Int[Array, "b t"] | None = None,
+        answer: Int[Array, "b t"] | None = None,
+        hidden_text: Int[Array, "b t"] | None = None,
+        hide_patches: tuple[jax.Array, float] | None = None,
+        negatives: tuple[jax.Array, UInt32[Array, "b"], Bool[Array, "b"]] | None = None,
+    ) -> dict[str, Any]:
+        """What the objective's terms need.
+
+        Args:
+            image: pictures, -1 to 1, or clips, or spectrograms.
+            text, question, answer: token ids, 0 is padding.
+            hidden_text: the text with some tokens hidden, to be filled in.
+            hide_patches: a random key, and which share of the patches to hide and fill in.
+            negatives: for matching: a random key, which texts are the same, and which rows have one.
+
+        Returns:
+            By term: "image_embedding" and "text_embedding" [b, e], "scale" [b], "offset" [b]; "match_logits" [b, 3],
+            "match_others" [b, 2]; "caption_logits" and "answer_logits" [b, t, v]; "class_logits" [b, k];
+            "text_logits" [b, t, v]; "patches", "patch_pixels" [b, n, p], "hidden_patches" [b, n].
+        """
+        terms = self.terms
+        outputs: dict[str, jax.Array] = {}
+        visual: Any = None if image is None else self.vision(image)
+        words: Any = None if text is None else self._words(text)
+        if contrasts(terms):
+            outputs |= self._embeddings(visual, *words)
+        if "matching" in terms:
+            outputs |= self._matched(visual, words, outputs, negatives)
+        if "captioning" in terms and text is not None:
+            outputs["caption_logits"] = self.decoder(text, visual)
+        fused: Any = None if question is None else self.fusion(visual, *self._words(question))
+        if "answering" in terms and answer is not None:
+            outputs["answer_logits"] = self.decoder(answer, fused)
+        if "classification" in terms:
+            outputs["class_logits"] = self._classes(visual, words, fused)
+        if hidden_text is not None:
+            outputs["text_logits"] = self._filled_in(hidden_text)
+        if "masked_patch_modeling" in terms and image is not None:
+            outputs |= self._patches(image, hide_patches)
+        return outputs
+
+    def embed_image(self, image: Float[Array, "b *f y x c"]) -> Float[Array, "b e"]:
+        """Of length 1, in the space that pictures and texts share; float32."""
+        return self._embedded_image(self.vision(image))
+
+    def embed_text(self, text: Int[Array, "b t"]) -> Float[Array, "b e"]:
+        """The same of texts."""
+        return self._embedded_text(*self._words(text))
+
+    def context(
+        self, image: Float[Array, "b *f y x c"], question: Int[Array, "b t"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """What the decoder looks at when it describes a picture or, with a question, answers it."""
+        visual = self.vision(image)
+        return visual if question is None else self.fusion(visual, *self._words(question))
+
+    def begin(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
+        """Begins a text; see TextDecoder.begin."""
+        return self.decoder.begin(context, None, length)
+
+    def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
+        """Goes on with a text; see TextDecoder.step."""
+        return self.decoder.step(token, cache)
+
+    def written(self, text: Int[Array, "b t"], context: Float[Array, "b n d"]) -> Float[Array, "b t v"]:
+        """The logits of a text that is known; see TextDecoder."""
+        return self.decoder(text, context)
+
+    def _words(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
+        return self.text(text)
+
+    def _embedded_image(self, visual: Float[Array, "b n d"]) -> Float[Array, "b e"]:
+        return _unit(self.image_projection(self.image_pooling(visual).astype(jnp.float32)))
+
+    def _embedded_text(self, words: Float[Array, "b t d"], mask: Bool[Array, "b 1 1 t"]) -> Float[Array, "b e"]:
+        return _unit(self.text_projection(self.text_pooling(words, mask).astype(jnp.float32)))
+
+    def _embeddings(self, visual: jax.Array, words: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+        image, text = self._embedded_image(visual), self._embedded_text(words, mask)
+        scale = jnp.minimum(jnp.exp(self.log_scale), MOST_SCALE)
+        outputs = {"image_embedding": image, "text_embedding": text, "scale": jnp.broadcast_to(scale, len(image))}
+        if "sigmoid_contrastive" in self.terms:
+            outputs["offset"] = jnp.broadcast_to(self.offset, len(image))
+        return outputs
+
+    def _matched(
+        self, visual: jax.Array, words: Any, embedded: dict[str, jax.Array], negatives: Any
+    ) -> dict[str, jax.Array]:
+        """Whether each example's own pair, and two that are hard to tell from it, belong together."""
+        features, mask = words
+        if negatives is None:  # as where parameters are made
+            negatives = (jax.random.key(0), jnp.arange(len(visual), dtype=jnp.uint32), jnp.ones(len(visual), jnp.bool_))
+        key, groups, there = negatives
+        image, text = (jax.lax.stop_gradient(embedded[f"{name}_embedding"]) for name in ("image", "text"))
+        scaled = image * jax.lax.stop_gradient(embedded["scale"])[:, None]
+        keys = jax.random.split(key)
+        other_text = hard_negatives(scaled, text, groups, there, keys[0])
+        other_image = hard_negatives(text, scaled, groups, there, keys[1])
+        pairs = (
+            jnp.concatenate([visual, visual, visual[other_image]]),
+            jnp.concatenate([features, features[other_text], features]),
+            jnp.concatenate([mask, mask[other_text], mask]),
+        )
+        pooled = self.match_pooling(self.fusion(*pairs))
+        logits = self.match_head(pooled.astype(jnp.float32)).reshape(MATCHED, -1).T
+        return {"match_logits": logits, "match_others": jnp.stack([other_text, other_image], axis=1)}
+
+    def _classes(self, visual: Any, words: Any, fused: Any) -> Float[Array, "b k"]:
+        if self.model.classify == "text":
+            pooled = self.class_pooling(*words)
+        else:
+            pooled = self.class_pooling(visual if self.model.classify == "image" else fused)
+        return self.class_head(pooled.astype(jnp.float32))
+
+    def _filled_in(self, text: Int[Array, "b t"]) -> Float[Array, "b t v"]:
+        features, _ = self._words(text)
+        table = self.text.variables["params"]["table"]
+        return features.astype(jnp.float32) @ table.T * jnp.float32(self.model.width**-0.5)
+
+    def _patches(self, image: jax.Array, hide: tuple[jax.Array, float] | None) -> dict[str, jax.Array]:
+        patch = self.model.patch
+        b, y, x, c = image.shape
+        pixels = image.reshape(b, y // patch, patch, x // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+        pixels = pixels.reshape(b, -1, patch * patch * c)
+        key, share = hide or (jax.random.key(0), 0.5)
+        hidden = jax.random.uniform(key, pixels.shape[:2]) < jnp.float32(share)
+        found = self.patch_head(self.vision(image, hidden).astype(jnp.float32))
+        return {"patches": found, "patch_pixels": pixels, "hidden_patches": hidden}
+
+
+def writes(terms: Terms) -> bool:
+    """Whether these terms of an objective train the text decoder."""
+    return bool({"captioning", "answering"}.intersection(terms))
+
+
+def _unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What writing needs of a model.
+
+    Attributes:
+        context: (params, image, question or None) -> what the text is about.
+        begin: (params, context, length) -> logits of the first token, and a cache.
+        step: (params, token, cache) -> logits of the next token, and the cache.
+        rows_of: (cache, rows) -> the cache of these rows.
+    """
+
+    context: Callable[..., jax.Array]
+    begin: Callable[..., Any]
+    step: Callable[..., Any]
+    rows_of: Callable[..., Any]
+
+
+def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
+    module = build(config, layout)
+
+    def method(name: str) -> Callable[..., Any]:
+        return lambda params, *seen: module.apply({"params": params}, *seen, method=name)
+
+    return Functions(method("context"), method("begin"), method("step"), rows_of)

@@ -1,0 +1,48 @@
+"""Drawing negatives that are hard to tell from what belongs together."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+BLOCK = 1024  # columns compared at a time, so that memory does not grow with the square of the batch
+Best = tuple[jax.Array, jax.Array]  # scores, and numbers of their columns
+
+
+def hard_negatives(
+    rows: Float[Array, "b e"],
+    columns: Float[Array, "b e"],
+    groups: UInt32[Array, "b"],
+    present: Bool[Array, "b"],
+    key: jax.Array,
+) -> Int[Array, "b"]:
+    """For each row the number of a column of another group, likelier the larger their product: softmax(row . column).
+
+    Where there is no such column it is one that does not count: of the same group, or not present.
+
+    Args:
+        rows, columns: embeddings, the temperature in one of them.
+        groups: what belongs together has the same.
+        present: which columns may be drawn.
+    """
+    count = len(rows)
+    block = min(BLOCK, count)
+    number = jnp.arange(count, dtype=jnp.int32)
+
+    def blocks(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, -count % block), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:])
+
+    def turn(
+        best: tuple[jax.Array, jax.Array], part: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        them, group, there, theirs = part
+        # The largest of logits with Gumbel noise is a draw from their softmax.
+        noise = jax.random.gumbel(jax.random.fold_in(key, theirs[0]), (count, block))
+        scores = jnp.where(there[None] & (group[None] != groups[:, None]), rows @ them.T + noise, -jnp.inf)
+        place = jnp.argmax(scores, axis=1)
+        score = jnp.take_along_axis(scores, place[:, None], axis=1)[:, 0]
+        better = score > best[0]
+        return (jnp.where(better, score, best[0]), jnp.where(better, theirs[place], best[1])), None
+
+    parts = tuple(map(blocks, (columns, groups, present, number)))
+    found: jax.Array = jax.lax.scan(turn, (jnp.full(count, -jnp.inf), number), parts)[0][1]
+    return found

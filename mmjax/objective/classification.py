@@ -1,0 +1,19 @@
+"""Classification: which class an example is of."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmjax.types import Batch, Outputs
+
+
+def classification(outputs: Outputs, batch: Batch) -> Float[Array, "b"]:
+    """The cross-entropy of the class in nats; 0 where there is none.
+
+    Args:
+        outputs: "class_logits" [b, k].
+        batch: "label" [b], -1 where there is none.
+    """
+    logits, label = outputs["class_logits"], batch["label"]
+    own = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(label >= 0, jax.nn.logsumexp(logits, axis=1) - own, 0.0)
