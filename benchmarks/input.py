@@ -12,7 +12,8 @@ side to 293 pixels, crops 256 x 256 at random, mirrors half of them and gives fl
 
 They take turns, some seconds each, so that what else the machine does disturbs all alike; a turn begins once the
 batches that the one before makes ahead are made. Told are the medians over the rounds: pictures a second, the time that
-the cores spent on a picture (which hardly depends on what else runs), and both as ratios to mmjax's. At last the mean difference of mmjax's pixels from a full decode with antialiased resize.
+the cores spent on a picture (which hardly depends on what else runs), and both as ratios to mmjax's. At last the mean
+difference of mmjax's pixels from a full decode with antialiased resize.
 """
 
 import argparse
