@@ -40,7 +40,7 @@ def search(
         tell: is told what is being done.
     """
     problem = "parameters or activations are too large"
-    ranked: list[tuple[float, Candidate, Config]] = []
+    best: dict[str, tuple[tuple[float, int], Candidate, Config]] = {}
     for changes in candidates(config, topology):
         changed = apply(config, changes)
         try:
@@ -48,12 +48,16 @@ def search(
         except UserError as error:
             problem = str(error)  # such as an axis that does not divide; there are many others
             continue
-        fits = plan.hbm_bytes <= _FULL * topology.chip.hbm_bytes
-        if fits:
-            ranked.append((-plan.mfu, Candidate(changes, plan), changed))
-    if not ranked:
+        if plan.hbm_bytes > _FULL * topology.chip.hbm_bytes:
+            continue
+        # Of those that differ in their batch alone the one that takes least, unless another is a percent better.
+        rank = _rank(plan)
+        alike = describe({name: value for name, value in changes.items() if name != "train.batch"})
+        if alike not in best or rank < best[alike][0]:
+            best[alike] = (rank, Candidate(changes, plan), changed)
+    if not best:
         raise UserError(f"--search: no candidate fits {topology}: {problem}")
-    ranked.sort(key=lambda item: item[0])
+    ranked = sorted(best.values(), key=lambda item: item[0])
     if not topology.is_tpu:
         return [candidate for _, candidate, _ in ranked[:compilations]]
     found = []
@@ -63,7 +67,12 @@ def search(
             found.append(Candidate(candidate.changes, compile_(changed, topology)))
         except UserError as error:
             found.append(Candidate(candidate.changes, None, str(error)))
-    return sorted(found, key=lambda each: -each.plan.mfu if each.plan else 1.0)
+    return sorted(found, key=lambda each: _rank(each.plan) if each.plan else (1.0, 0))
+
+
+def _rank(plan: Plan) -> tuple[float, int]:
+    """The smaller the better: by whole percents of utilization, then by memory."""
+    return -round(plan.mfu, 2), plan.hbm_bytes
 
 
 def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:

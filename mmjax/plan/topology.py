@@ -1,5 +1,6 @@
 """Slices of TPUs and hosts of GPUs by name, and their devices."""
 
+import functools
 import importlib.util
 import math
 import os
@@ -95,6 +96,11 @@ def devices(topology: Topology) -> list[Any]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, which compiles for TPUs, is not installed; pip install '.[plan]' brings it")
+    return list(_described(topology))
+
+
+@functools.cache
+def _described(topology: Topology) -> tuple[Any, ...]:
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
@@ -108,4 +114,4 @@ def devices(topology: Topology) -> list[Any]:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"--topology {topology}: libtpu knows no such slice ({reason}); known: {shapes}") from None
     assert len(found) == topology.devices
-    return list(found)
+    return tuple(found)

@@ -1,0 +1,71 @@
+"""The search with planners that are made up: what it compiles, and in which order it gives what it found."""
+
+import dataclasses
+
+import pytest
+
+from mmjax.config import Config, Mesh, resolve
+from mmjax.plan.report import Plan
+from mmjax.plan.search import apply, candidates, describe, search, table
+from mmjax.plan.topology import Topology, parse
+from mmjax.types import UserError
+
+CONFIG = resolve({"train": {"steps": 1}})
+SLICE = parse("v5e:2x2")
+
+
+def plan(config: Config, topology: Topology) -> Plan:
+    """The more a device has, and the more fsdp splits, the better; 64 examples a device do not fit."""
+    rows = config.train.batch // topology.devices
+    busy = 0.5 + 0.1 * config.mesh.fsdp / topology.devices + 0.001 * rows
+    flops = busy * topology.chips * topology.chip.flops
+    memory = {"activations": rows * 2**28}
+    return Plan(
+        "made", topology, {"fsdp": 4}, config.train.batch, 7, flops, topology.chips * topology.chip.flops, memory, ()
+    )
+
+
+def test_meshes_that_differ_are_compiled_and_ranked() -> None:
+    told: list[str] = []
+
+    def compile_(config: Config, topology: Topology) -> Plan:
+        if config.mesh.fsdp == 4:
+            raise UserError("does not fit after all")
+        found = plan(config, topology)
+        return dataclasses.replace(found, step_flops=found.step_flops / config.mesh.fsdp)
+
+    found = search(CONFIG, SLICE, 3, plan, compile_, told.append)
+    assert len(told) == 3 and all("32" not in line or "batch=128" in line for line in told)
+    # One percent more for each 8 examples a device: 32 of them are the best that fit, on each mesh.
+    assert [each.changes for each in found] == [
+        {"mesh": Mesh(4, 1, 1), "train.batch": 128},
+        {"mesh": Mesh(2, 2, 1), "train.batch": 128},
+        {"mesh": Mesh(1, 4, 1), "train.batch": 128},
+    ]
+    assert found[-1].plan is None and found[-1].problem == "does not fit after all"
+    shown = table(found).splitlines()
+    assert "--config.mesh.data=4" in shown[1] and shown[-1].endswith("does not fit after all")
+
+
+def test_nothing_fits() -> None:
+    def large(config: Config, topology: Topology) -> Plan:
+        return dataclasses.replace(plan(config, topology), memory={"parameters": 2**40})
+
+    with pytest.raises(UserError, match="no candidate fits v5e:2x2"):
+        search(CONFIG, SLICE, 3, large, plan, print)
+
+
+def test_candidates_of_a_masked_generator() -> None:
+    tokenizer = {"model": {"kind": "visual_tokenizer"}, "train": {"steps": 1}}
+    model = {"kind": "masked_generator", "dtype": "bfloat16"}
+    config = resolve({"train": {"steps": 1}, "tokenizer": tokenizer, "model": model})
+    kernels = {
+        name: {changes["model.attention"] for changes in candidates(config, parse(name))}
+        for name in ("v5e:2x2", "h100:4")
+    }
+    assert kernels == {"v5e:2x2": {"splash", "xla"}, "h100:4": {"cudnn", "xla"}}
+    changed = apply(config, {"mesh": Mesh(1, 4, 1), "model.remat": True, "train.batch": 8})
+    assert changed.mesh.fsdp == 4 and changed.model.remat and changed.train.batch == 8
+    assert describe({"mesh": Mesh(1, 4, 1), "model.remat": True}) == (
+        "--config.mesh.data=1 --config.mesh.fsdp=4 --config.mesh.model=1 --config.model.remat=true"
+    )
