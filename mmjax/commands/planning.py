@@ -173,32 +173,36 @@ class _Work:
     """What a step computes.
 
     Attributes:
-        model: operations of the model for an example.
-        example, fixed: operations of a step for an example, and whatever the batch.
+        model, step: operations of the model, and of all of a step: whatever the batch, and for an example of it.
         kept: bytes of an example's activations that are kept for the backward pass.
     """
 
-    model: float
-    example: float
-    fixed: float
+    model: tuple[float, float]
+    step: tuple[float, float]
     kept: int
 
 
 def _work(config: Config) -> _Work:
-    parts = config.optimizer.accumulate
-    train = dataclasses.replace(config.train, batch=parts)
-    return _traced(json.dumps(to_dict(dataclasses.replace(config, mesh=Mesh(), train=train))))
+    return _traced(
+        json.dumps(to_dict(_of_batch(dataclasses.replace(config, mesh=Mesh()), config.optimizer.accumulate)))
+    )
 
 
 @functools.cache
 def _traced(recipe: str) -> _Work:
     config = resolve(json.loads(recipe))
-    parts = config.train.batch
-    twice = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=2 * parts))
-    once = count(config)
-    example = (count(twice) - once) / parts
-    one = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=1))
-    return _Work(count(of_the_model(one)), example, once - parts * example, activations(config))
+    return _Work(_by_batch(of_the_model(config)), _by_batch(config), activations(config))
+
+
+def _by_batch(config: Config) -> tuple[float, float]:
+    """Operations of a step: those that it always takes, and those for each example."""
+    rows = config.train.batch
+    once, twice = (count(_of_batch(config, times * rows)) for times in (1, 2))
+    return 2 * once - twice, (twice - once) / rows
+
+
+def _of_batch(config: Config, rows: int) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch=rows))
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ def _laid_out(recipe: str, placement: Placement) -> _Held:
             estimate.AVERAGE: held(state.ema),
             estimate.GRADIENTS: held(state.params),
         },
-        estimate.collectives([(x.shape, x.sharding.spec) for x in params], dict(placement.mesh.shape), itemsize),
+        estimate.collectives([(x.shape, tuple(x.sharding.spec)) for x in params], dict(placement.mesh.shape), itemsize),
     )
 
 
@@ -251,8 +255,8 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
         mesh=mesh,
         batch=batch,
         parameters=held.parameters,
-        step_flops=work.model * batch,
-        hardware_flops=work.fixed + work.example * batch,
+        step_flops=work.model[0] + work.model[1] * batch,
+        hardware_flops=work.step[0] + work.step[1] * batch,
         memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
         traffic=[network.traffic(each) for each in held.sent],
     )

@@ -33,8 +33,9 @@ def test_operations_agree_with_a_count_by_hand() -> None:
     forward = 14 * layer + 4 * text_layer + n * d * d + n * d * codes + hidden_words
     expected = 3 * 2 * forward  # two operations each; twice as many backward
     config = recipe("size=256", **{"train.batch": "1"})
-    assert planning.count(planning.of_the_model(config)) == pytest.approx(expected, rel=0.01)
-    again = planning.count(config) - planning.count(planning.of_the_model(config))
+    model = planning.count(planning.of_the_model(config))
+    assert model == pytest.approx(expected, rel=0.01)
+    again = planning.count(config) - model
     # Rematerialization: the forward pass of the layers once more, but for the last product, which nothing needs.
     assert again == pytest.approx(2 * 14 * (layer - 4 * n * d * d), rel=0.01)
 
@@ -65,8 +66,8 @@ def test_gpus_by_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
 def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", TINY, "--topology=h100:2", "--search", "--compilations=3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    bounds = [each["plan"]["mfu_bound"] for each in found]
-    assert len(found) == 3 and bounds == sorted(bounds, reverse=True)
+    bounds = [round(each["plan"]["mfu_bound"], 2) for each in found]
+    assert len(found) == 3 and bounds == sorted(bounds, reverse=True) and 0 < bounds[0] <= 1
     assert "--config.train.batch=" in found[0]["changes"] and "--config.mesh.fsdp=" in found[0]["changes"]
 
 
