@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.models.rules import STACK, Rules
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.positions import grid_angles, sine_positions
-from mmjax.nn.transformer import Known, Stack
+from mmjax.nn.transformer import AllKnown, Stack
 from mmjax.types import BEGIN, FLOAT32
 
 RULES: Rules = (*STACK, (r".*decoder/table", ("model", "fsdp")))  # the sharding rules of one named "decoder"
@@ -21,12 +21,12 @@ class Cache(NamedTuple):
     """What was computed of a text so far.
 
     Attributes:
-        known: keys and values of each layer, [layers, b, t or n, h, k].
+        known: keys and values of each layer.
         context_mask: where the context is seen.
         written: how many tokens there are, the begin token among them.
     """
 
-    known: Known
+    known: AllKnown
     context_mask: Bool[Array, "b 1 1 n"] | None
     written: Int[Array, ""]
 

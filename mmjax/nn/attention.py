@@ -22,7 +22,7 @@ def dot_product_attention(
     q: Float[Array, "b t h k"],
     k: Float[Array, "b s h k"],
     v: Float[Array, "b s h k"],
-    mask: Bool[Array, "b #h #t s"] | None = None,
+    mask: Bool[Array, "#b #h #t s"] | None = None,
     kernel: str = "xla",
     layout: Layout = ANYWHERE,
 ) -> Float[Array, "b t h k"]:
@@ -71,7 +71,7 @@ class MultiHeadAttention(nn.Module):
         self,
         x: Float[Array, "b t d"],
         context: Float[Array, "b s e"] | None = None,
-        mask: Bool[Array, "b #h #t s"] | None = None,
+        mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "t a"] | None = None,
         known: KeysValues | None = None,
         place: Int[Array, ""] | None = None,

@@ -8,13 +8,20 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn.attention import ATTENDED, KeysValues, MultiHeadAttention
+from mmjax.nn.attention import ATTENDED, MultiHeadAttention
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_angles
 from mmjax.types import FLOAT32
 
-Known = tuple[KeysValues, KeysValues | None]  # of self-attention, and of cross-attention
+# Keys and values of a layer: of what came before, and of the context.
+_Before = Float[Array, "_ s h k"]
+_About = Float[Array, "_ n h k"]
+Known = tuple[tuple[_Before, _Before], tuple[_About, _About] | None]
+# The same of all layers, whose number is the first axis.
+_AllBefore = Float[Array, "layers b s h k"]
+_AllAbout = Float[Array, "layers b n h k"]
+AllKnown = tuple[tuple[_AllBefore, _AllBefore], tuple[_AllAbout, _AllAbout] | None]
 # What of a layer is kept for the backward pass nevertheless, where it is computed anew in it.
 POLICIES = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
@@ -46,9 +53,9 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "b #h #t t"] | None = None,
+        mask: Bool[Array, "#b #h #t t"] | None = None,
         context: Float[Array, "b s e"] | None = None,
-        context_mask: Bool[Array, "b #h #t s"] | None = None,
+        context_mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
     ) -> Float[Array, "b t d"]:
         """`angles` are the rotary positions of the tokens of each frame. Clips of several frames take no mask."""
@@ -58,9 +65,9 @@ class Block(nn.Module):
     def decode(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "b #h #t s"] | None = None,
+        mask: Bool[Array, "#b #h #t s"] | None = None,
         context: Float[Array, "b n e"] | None = None,
-        context_mask: Bool[Array, "b #h #t n"] | None = None,
+        context_mask: Bool[Array, "#b #h #t n"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
         known: Known | None = None,
         place: Int[Array, ""] | None = None,
@@ -125,9 +132,9 @@ class Stack(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "b #h #t t"] | None = None,
+        mask: Bool[Array, "#b #h #t t"] | None = None,
         context: Float[Array, "b s e"] | None = None,
-        context_mask: Bool[Array, "b #h #t s"] | None = None,
+        context_mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
     ) -> Float[Array, "b t d"]:
         """As Block."""
@@ -136,14 +143,14 @@ class Stack(nn.Module):
     def decode(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "b #h #t s"] | None = None,
+        mask: Bool[Array, "#b #h #t s"] | None = None,
         context: Float[Array, "b n e"] | None = None,
-        context_mask: Bool[Array, "b #h #t n"] | None = None,
+        context_mask: Bool[Array, "#b #h #t n"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
-        known: Known | None = None,
+        known: AllKnown | None = None,
         place: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], Known]:
-        """As Block.decode; of keys and values the layer is the first axis."""
+    ) -> tuple[Float[Array, "b t d"], AllKnown]:
+        """As Block.decode, for all layers."""
         return self._run(x, mask, context, context_mask, angles, known, place, keep=True)
 
     @nn.compact

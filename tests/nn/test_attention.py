@@ -84,7 +84,7 @@ def test_known_keys_and_values_are_not_computed_again():
     found, known = attention.apply(params, x, context)
     np.testing.assert_array_equal(attention.apply(params, x, known=known)[0], found)
     # A sequence token after token: each sees those before it.
-    causal = np.tril(np.ones((5, 5), bool))[None, None]
+    causal = jnp.tril(jnp.ones((5, 5), bool))[None, None]
     whole, _ = attention.apply(params, x, mask=causal)
     room = tuple(jnp.zeros((2, 5, 3, 2)) for _ in range(2))
     for place in range(5):

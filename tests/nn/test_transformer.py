@@ -28,7 +28,7 @@ def test_a_layer_of_a_clip_attends_to_its_frame_and_then_to_its_place():
         for name, seen, angles in (("self", frame, SPACE[place]), ("time", place, grid_angles((FRAMES,), 6)[frame])):
             mask = jnp.tile(seen[:, None] == seen, (2, 1, 1, 1))
             given = {"params": params[f"{name}_attention"]}
-            x += MultiHeadAttention(2).apply(given, normalized(x, f"norm_{name}"), None, mask, angles)
+            x += MultiHeadAttention(2).apply(given, normalized(x, f"norm_{name}"), None, mask, angles)[0]
         hidden = jax.nn.gelu(
             normalized(x, "norm_mlp") @ params["mlp_in"]["kernel"] + params["mlp_in"]["bias"][None, None]
         )

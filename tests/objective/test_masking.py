@@ -8,7 +8,7 @@ from scipy.stats import kstest, norm
 
 from mmjax import objective
 from mmjax.objective.masking import hide_words, mask_codes, masked_share
-from mmjax.types import UserError
+from mmjax.types import MASK
 
 CUMULATIVE = {
     # P(cos(pi u / 2) <= r) and P(2 / pi arccos(u) <= r) for uniform u
@@ -106,10 +106,3 @@ def test_what_the_model_is_handed() -> None:
     again = [goal(drop_text=0.25).prepare(batch, None) for _ in range(2)]
     assert "text_mask" not in again[0]  # evaluated with its text, and always with the same tokens masked
     np.testing.assert_array_equal(again[0]["masked"], again[1]["masked"])
-
-
-def test_terms_need_their_kind_of_model() -> None:
-    with pytest.raises(UserError, match="masked_visual_modeling: is for a masked generator"):
-        objective.build({"masked_visual_modeling": 1.0}, ("image",))
-    with pytest.raises(UserError, match="mean_squared_error: is for models that give pictures"):
-        objective.build({"mean_squared_error": 1.0}, ("text", "codes", "masked"))

@@ -58,7 +58,8 @@ def test_nothing_fits() -> None:
 def test_candidates_of_a_masked_generator() -> None:
     tokenizer = {"model": {"kind": "visual_tokenizer"}, "train": {"steps": 1}}
     model = {"kind": "masked_generator", "dtype": "bfloat16"}
-    config = resolve({"train": {"steps": 1}, "tokenizer": tokenizer, "model": model})
+    objective = {"terms": {"masked_visual_modeling": 1.0}}
+    config = resolve({"train": {"steps": 1}, "tokenizer": tokenizer, "model": model, "objective": objective})
     kernels = {
         name: {changes["model.attention"] for changes in candidates(config, parse(name))}
         for name in ("v5e:2x2", "h100:4")
