@@ -20,6 +20,7 @@ EXTRAS = {
     "cuda": ("jax-cuda12-plugin", "training and generating on NVIDIA GPUs"),
     "plan": ("libtpu", "planning a training on TPUs without one (mmjax plan)"),
     "video": ("av", "reading and writing mp4 and other films (GIF and folders of frames need nothing)"),
+    "audio": ("soundfile", "reading sounds (data.source=audio_folder)"),
     "denoise": ("scikit-image", "denoising what was drawn (mmjax generate --denoise)"),
     "captions": ("pycocoevalcap", "METEOR among the figures of captions; it also needs Java"),
     "wandb": ("wandb", "logging to Weights & Biases (train.wandb_project)"),

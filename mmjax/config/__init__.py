@@ -5,6 +5,7 @@ errors of one line, raised before anything is opened.
 """
 
 from mmjax.config.fields import (
+    Audio,
     Config,
     Data,
     DirectGenerator,
@@ -30,6 +31,7 @@ from mmjax.config.fields import (
 from mmjax.config.parse import differences, load_recipe, parse_arguments, resolve, to_dict
 
 __all__ = [
+    "Audio",
     "Config",
     "Data",
     "DirectGenerator",

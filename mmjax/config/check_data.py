@@ -19,6 +19,7 @@ def check_data(data: Data, name: str = "data") -> None:
             f"{name}.shuffle_buffer": data.shuffle_buffer,
             f"{name}.frames": data.frames,
             f"{name}.frame_rate": data.frame_rate,
+            f"{name}.audio.bins": data.audio.bins,
         }
     )
     not_below_0({f"{name}.evaluation_examples": data.evaluation_examples, f"{name}.answers": data.answers})
@@ -34,10 +35,13 @@ def check_data(data: Data, name: str = "data") -> None:
     need(
         bool(data.root), f"{name}.root: {data.source} needs the folder of the data set, as in --config.{name}.root=DIR"
     )
+    held = "sounds" if data.source == "audio_folder" else "pictures"
     need(
         data.frames == 1 or data.source == "clips_folder",
-        f"{name}.frames: {data.source} holds pictures; clips of {data.frames} frames come from clips_folder or scenes",
+        f"{name}.frames: {data.source} holds {held}; clips of {data.frames} frames come from clips_folder or scenes",
     )
+    if data.source == "audio_folder":
+        _check_audio(data, name)
     if data.source == "vqa":
         for field in ("questions", "evaluation_questions"):
             need(
@@ -60,6 +64,14 @@ def _check_scenes(data: Data, name: str) -> None:
     need(data.size >= 32, f"{name}.size: scenes are drawn from 32 pixels up, not {data.size}")
 
 
+def _check_audio(data: Data, name: str) -> None:
+    audio = data.audio
+    need(audio.rate >= 1000, f"{name}.audio.rate: must be at least 1000 samples a second, not {audio.rate}")
+    need(audio.rate % 100 == 0, f"{name}.audio.rate: must be whole in 10 ms, as 16000 is, not {audio.rate}")
+    need(0.1 <= audio.seconds <= 600, f"{name}.audio.seconds: must be from 0.1 to 600, not {audio.seconds:g}")
+    need(not data.flip, f"{name}.flip: sounds are not mirrored; set it to false")
+
+
 def _check_mixture(data: Data, name: str) -> None:
     need(bool(data.parts), f"{name}.parts: a mixture needs at least one, as in {EXAMPLE}")
     for key, part in data.parts.items():
@@ -72,6 +84,14 @@ def _check_mixture(data: Data, name: str) -> None:
         for field in ("size", "frames", "frame_rate"):
             ours, theirs = getattr(data, field), getattr(part, field)
             need(ours == theirs, f"{at}.{field}: must be that of all parts, {name}.{field}={ours}, not {theirs}")
+        need(
+            (part.source == "audio_folder") == (next(iter(data.parts.values())).source == "audio_folder"),
+            f"{at}.source: {part.source} beside sounds and pictures; a mixture is of either",
+        )
+        need(
+            part.source != "audio_folder" or part.audio == data.audio,
+            f"{at}.audio: must be that of all parts, {name}.audio",
+        )
         check_data(part, at)
     whole = sum(part.weight for part in data.parts.values())
     for key, part in data.parts.items():

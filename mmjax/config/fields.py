@@ -21,6 +21,21 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """Sounds as pictures of one channel: log-mel features, a row a mel bin, a column 10 ms.
+
+    Attributes:
+        rate: samples a second that sounds are brought to.
+        seconds: how much of a sound is taken; a shorter one is followed by silence.
+        bins: mel bins, the rows of the picture.
+    """
+
+    rate: int = 16_000
+    seconds: float = 10.0
+    bins: int = 128
+
+
+@dataclass(frozen=True)
 class Data:
     """Where examples come from and how pictures are prepared.
 
@@ -28,12 +43,13 @@ class Data:
         source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
             --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
             folders of frames), "vqa" (questions about COCO's pictures: VQAv2, A-OKVQA), "classes_folder" (a folder of
-            pictures for each class), "mixture" (several of these, see `parts`).
+            pictures for each class), "audio_folder" (sounds with captions), "mixture" (several of these, see `parts`).
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
+        audio: of audio_folder, what sounds are made of.
         questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
         answers: of vqa, so many of the most frequent training answers are classes; 0 gives no labels.
-        size: side of the pictures, in pixels.
+        size: side of the pictures, in pixels; audio has sides of its own.
         frames: frames of a clip; 1 for pictures. Scenes move where there are several.
         frame_rate: frames a second, as they are read and as they are written.
         resize: short side before the crop, in pixels; 0 takes size * 256 / 224.
@@ -49,7 +65,15 @@ class Data:
     """
 
     source: Literal[
-        "scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder", "vqa", "classes_folder", "mixture"
+        "scenes",
+        "coco_folder",
+        "coco_prepared",
+        "coco_tfds",
+        "clips_folder",
+        "vqa",
+        "classes_folder",
+        "audio_folder",
+        "mixture",
     ] = "scenes"
     root: str = ""
     train_split: str = "train"
@@ -66,6 +90,7 @@ class Data:
     most_rejected: float = 0.1
     shuffle_buffer: int = 4096
     scenes: Scenes = field(default_factory=Scenes)
+    audio: Audio = field(default_factory=Audio)
     parts: dict[str, "Part"] = field(default_factory=dict, hash=False)
 
 

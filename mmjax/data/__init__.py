@@ -7,6 +7,7 @@ from mmjax.data.clip import read_clip
 from mmjax.data.mixture import mix
 from mmjax.data.picture import read_mask, read_picture
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
+from mmjax.data.sound import read_sound
 from mmjax.data.source import Source
 from mmjax.data.sources import open_originals, open_source, provides
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
@@ -31,6 +32,7 @@ __all__ = [
     "read_clip",
     "read_mask",
     "read_picture",
+    "read_sound",
     "text_address",
     "token_address",
     "train_tokenizer",

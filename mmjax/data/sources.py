@@ -1,7 +1,7 @@
 """The sources by name, and how the one that a recipe names is opened."""
 
 from mmjax.config import Data
-from mmjax.data import classes, clips, coco, prepared, scenes, tfds, vqa
+from mmjax.data import classes, clips, coco, prepared, scenes, sounds, tfds, vqa
 from mmjax.data.mixture import mix, provided_by
 from mmjax.data.originals import Originals
 from mmjax.data.source import Source
@@ -15,6 +15,13 @@ PROVIDES = {
     "coco_tfds": tfds.PROVIDES,
     "clips_folder": clips.PROVIDES,
     "classes_folder": classes.PROVIDES,
+    "audio_folder": sounds.PROVIDES,
+}
+FOLDERS = {
+    "clips_folder": clips.open_clips,
+    "vqa": vqa.open_vqa,
+    "classes_folder": classes.open_classes,
+    "audio_folder": sounds.open_sounds,
 }
 
 
@@ -52,12 +59,8 @@ def _open(config: Data, training: bool, seed: int) -> Source:
         if config.flip:
             raise UserError("data.flip: a mirrored scene makes its caption false (left of, right of); set it to false")
         return scenes.open_scenes(config, training, seed % 2**32)
-    if config.source == "clips_folder":
-        return clips.open_clips(config, training)
-    if config.source == "vqa":
-        return vqa.open_vqa(config, training)
-    if config.source == "classes_folder":
-        return classes.open_classes(config, training)
+    if config.source in FOLDERS:
+        return FOLDERS[config.source](config, training)
     split = config.train_split if training else config.evaluation_split
     if config.source == "coco_folder":
         return coco.open_coco(config.root, split)

@@ -97,6 +97,7 @@ def token_address(
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
+    unused |= {"audio"} if data["source"] != "audio_folder" else set()
     if not data["scenes"]["questions"]:
         del data["scenes"]["questions"]  # which tokens from before there were any do not name
     theirs = {}

@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from made_data import jpeg, moving, prepare_tfds, recipe, write_classes, write_clips, write_coco, write_vqa
+from made_data import (
+    jpeg,
+    moving,
+    prepare_tfds,
+    recipe,
+    tone,
+    write_classes,
+    write_clips,
+    write_coco,
+    write_sounds,
+    write_vqa,
+)
 
 from mmjax import data
 from mmjax.config import Config
@@ -48,6 +59,7 @@ def make_roots(folder: Path) -> dict[str, Path]:
         rows = [(n - n % 2 + numbers[0] % 2, f"what is {n}?", [f"{n}", f"a {n}", f"{n}"]) for n in numbers]
         write_vqa(roots["vqa"], split, rows)
     for split, numbers in (("train", training), ("validation", evaluation)):
+        write_sounds(roots["audio_folder"], split, {f"{n}.wav": tone(100.0 * n, 0.03 * n) for n in numbers})
         by_class = {f"class {c}": numbers[c::3] for c in range(3)}
         write_classes(roots["classes_folder"], split, by_class)
     whole = roots["mixture"]
@@ -78,6 +90,8 @@ def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) 
         extra = {"size": 32, "parts": parts, "flip": True}
     if name == "questions":
         extra = {"scenes": {"examples": TRAINING, "questions": True}}
+    if name == "audio_folder":
+        extra = {"audio": {"seconds": 0.1, "bins": 17}}
     if name == "vqa":
         files = {"questions": "train2017", "evaluation_questions": "val2017"}
         extra = {f: f"annotations/v2_OpenEnded_mscoco_{split}_questions.json" for f, split in files.items()}

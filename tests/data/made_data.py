@@ -75,6 +75,26 @@ def write_classes(root: Path, split: str, classes: Mapping[str, Sequence[int]]) 
     return root
 
 
+def tone(frequency: float, seconds: float = 0.3, rate: int = 16_000) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def write_sounds(root: Path, split: str, sounds: Mapping[str, np.ndarray | bytes], rate: int = 16_000) -> Path:
+    """A folder of sounds, [samples] or [samples, channels], with two captions each; as of data.source=audio_folder."""
+    import soundfile
+
+    (root / split).mkdir(parents=True)
+    lines = []
+    for number, (name, sound) in enumerate(sounds.items()):
+        if isinstance(sound, bytes):
+            (root / split / name).write_bytes(sound)
+        else:
+            soundfile.write(root / split / name, sound, rate)
+        lines.append(json.dumps({"sound": name, "captions": [f"sound {number} caption {i}" for i in range(2)]}))
+    (root / split / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
 def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
     clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
-from mmjax.data.clips import WORKERS, _in_parallel
+from mmjax.data.listed import WORKERS, in_parallel
 from mmjax.types import UserError
 
 TOKENIZER = load_tokenizer(train_tokenizer([f"clip {n} caption {i}" for n in range(10) for i in range(2)], 300))
@@ -141,10 +141,11 @@ sys.modules["av"] = sys.modules["tensorflow"] = None  # importing them raises Im
 sys.path.insert(0, "tests/data")
 from made_data import recipe
 import mmjax.data as data
+from mmjax.types import UserError
 config = recipe("clips_folder", sys.argv[1], frames=3)
 try:
     data.open_source(config.data, False, 0)
-except data.clips.UserError as error:
+except UserError as error:
     print(error)
 source = data.open_source(config.data, True, 0)
 tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
@@ -167,11 +168,11 @@ def test_calls_are_made_ahead_in_order_and_not_without_bound() -> None:
             made.append(i)
             yield lambda i=i: i * i
 
-    results = _in_parallel(calls())
+    results = in_parallel(calls())
     assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
     assert len(made) <= 5 + 2 * WORKERS + 1
     results.close()
-    assert [*_in_parallel(lambda i=i: -i for i in range(3))] == [0, -1, -2]
+    assert [*in_parallel(lambda i=i: -i for i in range(3))] == [0, -1, -2]
 
 
 def test_frames_of_a_folder_may_be_of_several_sizes(tmp_path: Path) -> None:

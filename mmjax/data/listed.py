@@ -1,0 +1,181 @@
+"""Folders of clips or of sounds: ROOT/SPLIT/ holds them, and captions.jsonl with a line for each that is to be used:
+
+{"clip": "name.mp4", "captions": ["a dog runs over a meadow", "a dog on grass"]}
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from mmjax.data.source import Reading, Rows, epoch_order
+from mmjax.types import UserError
+
+CAPTIONS = "captions.jsonl"
+WORKERS = max(2, min(16, os.cpu_count() or 2))  # read at a time
+
+logger = logging.getLogger(__name__)
+
+# Reads an example in a pass of an epoch, from several threads.
+Load = Callable[[Reading, int, int], Float32[np.ndarray, "..."]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder holds: its name, the name of an example, and what a caption of it tells."""
+
+    name: str
+    example: str
+    caption: str
+
+    @property
+    def line(self) -> str:
+        return f'{{"{self.name}": "{self.example}", "captions": ["{self.caption}"]}}'
+
+
+def read_listed(
+    captions: dict[str, list[str]], kind: Kind, shape: Callable[[Reading], tuple[int, ...]], load: Load,
+    unreadable: type[UserError],
+) -> Callable[[Reading], Iterator[Rows]]:  # fmt: skip
+    """How a source reads the examples of a folder, `image` being what `load` gives.
+
+    Args:
+        captions: by the name of the example.
+        shape: of an example.
+        load: reads the example of an epoch and a key, which is its place in `captions`.
+        unreadable: raised by `load` where an example is of no use; it is masked out.
+    """
+    names = list(captions)
+
+    def read(reading: Reading) -> Iterator[Rows]:
+        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, len(names)))
+
+        def loaded(epoch: int, key: int) -> Any:
+            try:
+                return epoch, key, load(reading, epoch, key)
+            except unreadable as error:
+                return epoch, key, error
+
+        def calls() -> Iterator[Callable[[], Any]]:
+            for position in itertools.chain.from_iterable(map(np.ndarray.tolist, reading.positions())):
+                epoch, place = divmod(position, len(names))
+                yield functools.partial(loaded, epoch, int(order(epoch)[place]))
+
+        with contextlib.closing(in_parallel(calls())) as rows:
+            for positions in reading.positions():
+                yield _batch(list(itertools.islice(rows, len(positions))), names, captions, kind, shape(reading))
+
+    return read
+
+
+def _batch(
+    rows: list[tuple[int, int, Any]],
+    names: list[str],
+    captions: dict[str, list[str]],
+    kind: Kind,
+    shape: tuple[int, ...],
+) -> Rows:
+    epochs, keys, examples = zip(*rows, strict=True)
+    image = np.zeros((len(rows), *shape), np.float32)
+    problems = [""] * len(rows)
+    for i, example in enumerate(examples):
+        if isinstance(example, UserError):
+            problems[i] = f"{kind.name} {names[keys[i]]} {example}"
+        else:
+            image[i] = example
+    return {
+        "image": image,
+        "mask": np.array([not problem for problem in problems]),
+        "key": np.array(keys, np.int64),
+        "epoch": np.array(epochs, np.int64),
+        "id": [names[key] for key in keys],
+        "captions": [captions[names[key]] for key in keys],
+        "problem": problems,
+    }
+
+
+def in_parallel(calls: Iterator[Callable[[], Any]]) -> Generator[Any, None, None]:
+    """What the calls return, in their order; some are made ahead, in threads that end with the iterator."""
+    pool = ThreadPoolExecutor(WORKERS, "mmjax-listed")
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > 2 * WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_captions(folder: Path, kind: Kind) -> dict[str, list[str]]:
+    """Captions by the name of the example, in the order in which the examples are first named.
+
+    Raises:
+        UserError: where something is missing, or a line is not as it should be.
+    """
+    path = folder / CAPTIONS
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        what = path if folder.is_dir() else folder
+        raise UserError(
+            f"{what}: no such {'file' if folder.is_dir() else 'folder'}; data.root must hold a folder for each split "
+            f"(data.train_split, data.evaluation_split) with {kind.name}s and {CAPTIONS}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}, line {number}: not JSON ({reason}); a line is like {kind.line}") from error
+        name, texts = (row.get(kind.name), row.get("captions")) if isinstance(row, dict) else (None, None)
+        if not (isinstance(name, str) and name and isinstance(texts, list) and texts):
+            raise UserError(f"{path}, line {number}: needs a {kind.name} and its captions, like {kind.line}")
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path}, line {number}: the captions of {name} must be texts, like {kind.line}")
+        captions.setdefault(name, []).extend(texts)
+    if not captions:
+        raise UserError(f"{path}: names no {kind.name}; a line is like {kind.line}")
+    return captions
+
+
+def check_present(folder: Path, names: list[str], kind: Kind, check: Callable[[Path, bool], None]) -> None:
+    """Every example is there; those without a caption are counted in a warning.
+
+    Args:
+        check: is told of each whether it is a folder, and raises UserError where it cannot be read here.
+
+    Raises:
+        UserError: for the first that is missing, or that `check` refuses.
+    """
+    with os.scandir(folder) as entries:  # once: a question per example would take minutes on a network disk
+        is_folder = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    for name in names:
+        inner = len(Path(name).parts) > 1
+        if not ((folder / name).exists() if inner else name in is_folder):
+            raise UserError(f"{folder / CAPTIONS}: names {name}, which is not in {folder}; add it or take out its line")
+        check(folder / name, (folder / name).is_dir() if inner else is_folder[name])
+    mentioned = {Path(name).parts[0] for name in names}
+    left = sorted(name for name in is_folder if name not in mentioned and name != CAPTIONS)
+    if left:
+        logger.warning(
+            "%s: %d %ss have no caption and are left out, the first is %s", folder, len(left), kind.name, left[0]
+        )
