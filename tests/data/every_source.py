@@ -36,8 +36,10 @@ NAMES = (
     "clips_folder",
     "vqa",
     "classes_folder",
+    "audio_folder",
     "tokens",
     "mixture",
+    "lacking",
 )
 
 
