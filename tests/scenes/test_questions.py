@@ -103,16 +103,16 @@ def test_what_is_held_out_is_never_trained_on() -> None:
 def test_yes_and_no_are_as_frequent_and_no_question_of_presence_tells_its_answer() -> None:
     given: dict[str, Counter[str]] = defaultdict(Counter)
     alone: dict[str, Counter[str]] = defaultdict(Counter)
-    for index in range(900):
+    for index, epoch in itertools.product(range(300), range(7)):
         shown = example_scene(index, 7, False, True)
-        text, answer = question(index, 0, 7, shown)
+        text, answer = question(index, epoch, 7, shown)
         given[kind_of(text)][answer] += 1
         if kind_of(text) == "presence" and len(shown.things) == 1:
             alone[text][answer] += 1
     for kind in ("relation", "presence"):
         total = given[kind].total()
         assert set(given[kind]) == {"yes", "no"}
-        assert abs(given[kind]["yes"] - total / 2) < 2 * math.sqrt(total)  # four standard deviations
+        assert abs(given[kind]["yes"] - total / 2) < 1.3 * math.sqrt(total)  # 2.6 standard deviations
     assert len(alone) == 3 and all(min(counts["yes"], counts["no"]) > 1 for counts in alone.values())
     assert {"0", "1", "2"} <= set(given["count of shape"]) and set(given["count"]) == {"1", "2", "3"}
 
