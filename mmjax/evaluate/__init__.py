@@ -76,7 +76,7 @@ def _captions_true(config: Config) -> Evaluator:
 def _zero_shot(config: Config) -> Evaluator:
     if not config.evaluate.classes:
         raise UserError(
-            "evaluate.classes: zero_shot needs the names of the classes, in the order of their labels, as in ('cat', 'dog')"
+            "evaluate.classes: zero_shot needs the classes' names in the order of their labels, as in ('cat', 'dog')"
         )
     return zero_shot(config.evaluate.classes, config.evaluate.prompts)
 

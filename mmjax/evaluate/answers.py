@@ -15,9 +15,9 @@ NAMES = ("vqa/accuracy", "vqa/guess")
 ENOUGH = 3  # so many other people must have said the same
 
 ARTICLES = ("a", "an", "the")
-DIGITS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())}
-DIGITS["none"] = "0"
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"  # neither apostrophes ("girl's") nor colons ("2:50")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"none": "0"}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither apostrophes ("girl's") nor colons ("2:50")
 _COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 MOST_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
@@ -30,10 +30,11 @@ _SHORT = """
     there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
     what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+"""
 # Each of them with any one of its apostrophes forgotten; and one that the script has the wrong way round.
-CONTRACTIONS = {word[:i] + word[i + 1 :]: word for word in _SHORT for i, sign in enumerate(word) if sign == "'"}
-CONTRACTIONS["somebody'd"] = "somebodyd"
+CONTRACTIONS = {
+    word[:i] + word[i + 1 :]: word for word in _SHORT.split() for i, sign in enumerate(word) if sign == "'"
+} | {"somebody'd": "somebodyd"}
 
 
 def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:

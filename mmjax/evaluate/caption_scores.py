@@ -24,7 +24,7 @@ def n_grams(tokens: Tokens) -> NGrams:
 
 def bleu(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
     """BLEU-1 to BLEU-4 of the whole corpus (Papineni et al. 2002), with the reference nearest in length, of two the
-    shorter. Without a single match of n words BLEU-n is about 1e-4, not 0, as the COCO evaluation has it."""
+    shorter. Without a match of n words BLEU-n is tiny and not 0, as the COCO evaluation has it."""
     correct, guessed = np.zeros(LONGEST), np.zeros(LONGEST)
     length = reference_length = 0
     for tokens, others in zip(written, references, strict=True):

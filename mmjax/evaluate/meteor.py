@@ -1,5 +1,6 @@
 """METEOR (Denkowski and Lavie 2014) by its authors' Java program, which pycocoevalcap brings."""
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -48,21 +49,29 @@ def meteor(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) ->
             encoding="utf-8",
         ) as process,
     ):
-        assert process.stdin is not None and process.stdout is not None
+        requests, replies = process.stdin, process.stdout
+        assert requests is not None and replies is not None
 
-        def ask(parts: Sequence[str], answers: int = 1) -> str:
-            """Sends a line, reads so many, and returns the last."""
-            process.stdin.write(" ||| ".join(parts) + "\n")
-            process.stdin.flush()
-            return [process.stdout.readline() for _ in range(answers)][-1].strip()
+        def say(*parts: str) -> None:
+            requests.write(" ||| ".join(parts) + "\n")
+            requests.flush()
 
         try:
-            lines = (["SCORE", *map(_text, others), _text(one)] for one, others in zip(written, references, strict=True))
-            statistics = [ask(line) for line in lines]
-            return float(ask(["EVAL", *statistics], len(statistics) + 1))  # one for each picture, then that of all
+            statistics = []
+            for one, others in zip(written, references, strict=True):
+                say("SCORE", *map(_text, others), _text(one))
+                statistics.append(replies.readline().strip())
+            say("EVAL", *statistics)
+            requests.close()
+            *each, total = map(float, replies.read().split())
+            if len(each) != len(statistics):
+                raise ValueError(f"it scored {len(each)} of {len(statistics)} captions")
+            return total
         except (OSError, ValueError) as error:
             process.kill()
             process.wait()
+            with contextlib.suppress(OSError):  # of what was not yet written
+                requests.close()
             complaints.seek(0)
             why = complaints.readline().strip() or str(error)
             raise RuntimeError(f"METEOR's program failed: {why}") from error

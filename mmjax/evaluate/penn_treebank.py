@@ -15,8 +15,8 @@ _ABBREVIATIONS = """
     esq est etc ext feb fla fri ft ga gen gov hon inc ind insp jan jos jr jul jun kan ky lt ltd maj mar md messrs mfg
     mich minn mme mo mon mont mr mrs ms mt neb nev nov oct okla ph.d pfc pres prof pvt rd rep rev rt sen sep sept sgt sq
     sr st ste supt tel tenn thu thurs tue tues univ va vs vt wed wis wm wyo
-""".split()
-_STATES = "Ark Del Ill La Mass Me Ore Pa Tex Wash".split()  # in lower case most of them are words
+"""
+_STATES = "Ark Del Ill La Mass Me Ore Pa Tex Wash"  # in lower case most of them are words
 
 _LETTER, _SIGN = r"[^\W\d_]", r"[^\W_]"
 _APOSTROPHE = "['’]"
@@ -30,7 +30,7 @@ _TOKEN = re.compile(
     | {_LETTER}+?(?=[nN][`'’][tT](?!\w)) | [nN][`'’][tT](?!\w)       # do n't
     | {_APOSTROPHE}(?i:s|m|d|ll|re|ve)(?!\w)                         # man 's
     | {_APOSTROPHE}(?i:n|em|til|cause|cuz)(?!\w)'?(?<!{_LETTER}{{2}}') | {_APOSTROPHE}\d\d(?:s(?!{_APOSTROPHE}))?(?!\w)
-    | (?<!\w)(?:(?i:{"|".join(_ABBREVIATIONS)})|{"|".join(_STATES)})\.(?!\w)
+    | (?<!\w)(?:(?i:{"|".join(_ABBREVIATIONS.split())})|{"|".join(_STATES.split())})\.(?!\w)
     | (?<!\w)(?i:no)\.(?=\s?\d)
     | (?<!\w){_LETTER}(?:\.{_LETTER})+\.(?!\w)                       # u.s.
     | (?<!\w){_LETTER}\.(?=\s+[^\W\dA-Z_])                           # an initial, not before a new sentence

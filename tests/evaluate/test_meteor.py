@@ -1,0 +1,97 @@
+"""METEOR's Java program: its figures against those of pycocoevalcap, and how it is talked to, with a stand-in."""
+
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmjax.evaluate import meteor
+
+WRITTEN = [text.split() for text in ("a cat on a mat", "two dogs run far", "", "||| x")]
+REFERENCES = [
+    [text.split() for text in others]
+    for others in (["a cat on the mat", "the cat"], ["two dogs are running"], ["a b"], ["x y", ""])
+]
+
+# Speaks the protocol: of each caption the number of its words, and of all their mean.
+STAND_IN = """
+import sys
+print("warning: of no interest", file=sys.stderr)
+for line in sys.stdin:
+    kind, *parts = line.rstrip("\\n").split(" ||| ")
+    if kind == "SCORE":
+        print(len(parts[-1].split()), flush=True)
+    else:
+        print(*parts, sum(map(int, parts)) / len(parts), sep="\\n", flush=True)
+"""
+
+
+@pytest.fixture
+def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a program of one's own in Java's place."""
+
+    def write(program: str) -> None:
+        file = tmp_path / "java"
+        file.write_text(f"#!{sys.executable}\n{program}")
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    monkeypatch.setattr(meteor, "_jar", lambda: tmp_path / "meteor-1.5.jar")
+    return write
+
+
+def test_every_caption_is_scored_and_all_of_them_together(java) -> None:
+    java(STAND_IN)
+    assert meteor.meteor(WRITTEN, REFERENCES) == (5 + 4 + 0 + 1) / 4
+
+
+def test_one_picture_and_many(java) -> None:
+    java(STAND_IN)
+    assert meteor.meteor(WRITTEN[:1], REFERENCES[:1]) == 5
+    assert meteor.meteor(WRITTEN[1:2] * 3000, REFERENCES[1:2] * 3000) == 4
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import sys; sys.exit('Error: Could not reserve enough space\\nmore')", "Could not reserve enough space$"),
+        ("for line in __import__('sys').stdin: print('what?', flush=True)", "could not convert string to float"),
+        ("for line in __import__('sys').stdin: print('1', flush=True)", "it scored 0 of 4000 captions"),
+        ("", "METEOR's program failed"),
+    ],
+)
+def test_a_program_that_fails_is_told_in_a_line(java, program: str, message: str) -> None:
+    java(program)
+    with pytest.raises(RuntimeError, match=message):
+        meteor.meteor(WRITTEN * 1000, REFERENCES * 1000)
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
+    assert (
+        meteor.missing() == "Java (Debian's package default-jre-headless) and pycocoevalcap (pip install '.[captions]')"
+    )
+    with pytest.raises(RuntimeError, match=r"METEOR needs Java .* and pycocoevalcap"):
+        meteor.meteor(WRITTEN, REFERENCES)
+
+
+def test_nothing_is_missing_where_both_are_there(java) -> None:
+    java(STAND_IN)
+    assert meteor.missing() == ""
+
+
+def test_the_package_brings_the_program() -> None:
+    package = pytest.importorskip("pycocoevalcap")
+    assert meteor._jar() == Path(package.__path__[0]) / "meteor" / "meteor-1.5.jar"
+
+
+@pytest.mark.slow  # the program reads 60 MB of paraphrases when it starts
+def test_as_pycocoevalcap() -> None:
+    pytest.importorskip("pycocoevalcap")
+    if shutil.which("java") is None:
+        pytest.skip("needs Java, such as Debian's default-jre-headless")
+    # What its Meteor().compute_score gives.
+    assert meteor.meteor(WRITTEN, REFERENCES) == pytest.approx(0.3193655309262204, abs=1e-12)
