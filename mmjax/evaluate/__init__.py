@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 
 from mmjax.config import Config, VisualTokenizer
-from mmjax.evaluate import captions as written_captions
 from mmjax.evaluate.answers import NAMES as OF_ANSWERS
 from mmjax.evaluate.answers import answers
+from mmjax.evaluate.captions import captions
+from mmjax.evaluate.captions import figure_names as of_captions
 from mmjax.evaluate.captions_true import captions_true
 from mmjax.evaluate.classification import classification
 from mmjax.evaluate.codes import codes
@@ -90,7 +91,7 @@ def _need_pictures(name: str, config: Config) -> None:
 
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "answers": lambda config: answers,
-    "captions": lambda config: written_captions.captions(),
+    "captions": lambda config: captions(),
     "captions_true": _captions_true,
     "classification": lambda config: classification,
     "codes": _codes,
@@ -147,7 +148,7 @@ def figure_names(config: Config) -> tuple[str, ...]:
     """The names of the figures that the recipe's evaluators give."""
     names = {
         "answers": OF_ANSWERS,
-        "captions": written_captions.figure_names(),
+        "captions": of_captions(),
         "captions_true": ("captions/true",),
         "classification": ("classification/accuracy",),
         "codes": ("tokenizer/code_usage",),

@@ -57,8 +57,8 @@ def ranks(
 
 def _embed(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
-) -> tuple[Float32[np.ndarray, "n e"], Float32[np.ndarray, "m e"], list[int], list[str]]:
-    """Embeddings of the pictures and of their captions; the number of each caption's picture, and the caption."""
+) -> tuple[np.ndarray, np.ndarray, list[int], list[str]]:
+    """Embeddings of the pictures [n, e] and of their captions [m, e]; each caption's picture, and the caption."""
     images: list[np.ndarray] = []
     texts: list[np.ndarray] = []
     owners: list[int] = []

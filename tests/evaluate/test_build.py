@@ -29,6 +29,27 @@ def test_what_evaluators_need() -> None:
         assert "scene" in evaluate.NEEDS[name]
 
 
+def test_every_evaluator_and_figure_of_pictures_to_text() -> None:
+    names = ["answers", "captions_true", "retrieval", "classification", "zero_shot"]
+    config = recipe(evaluate={"evaluators": names, "samples": 0, "classes": ["cat", "dog"]})
+    assert list(evaluate.build(config)) == names
+    assert evaluate.figure_names(config) == (
+        "vqa/accuracy", "vqa/guess", "captions/true", "retrieval/image_to_text_r1", "retrieval/image_to_text_r5",
+        "retrieval/image_to_text_r10", "retrieval/text_to_image_r1", "retrieval/text_to_image_r5",
+        "retrieval/text_to_image_r10", "classification/accuracy", "zero_shot/accuracy"
+    )  # fmt: skip
+    assert evaluate.WRITTEN == {"answers": "answer", "captions": "caption", "captions_true": "caption"}
+    assert evaluate.NEEDS["answers"] == ("image", "question") and evaluate.NEEDS["zero_shot"] == ("image", "label")
+
+
+def test_classes_and_prompts_are_checked_before_anything_runs() -> None:
+    with pytest.raises(UserError, match=r"evaluate\.classes: zero_shot needs the classes' names in the order of their"):
+        evaluate.build(recipe(evaluate={"evaluators": ["zero_shot"]}))
+    for prompts in ([], ["a photo"], ["a {}", "a photo"]):
+        with pytest.raises(UserError, match=r"evaluate\.prompts: needs at least one, each with \{\} where the name"):
+            recipe(evaluate={"prompts": prompts})
+
+
 CLIPS = {"model": {"kind": "visual_tokenizer", "time_strides": [1, 2]}, "data": {"frames": 8}}
 OPEN = {"data": {"scenes": {"determined": False}}}
 
@@ -39,6 +60,7 @@ def test_pictures_and_clips_of_scenes_have_their_own_evaluators() -> None:
     assert list(evaluate.build(recipe(**OPEN, evaluate={"evaluators": names, "samples": 0}))) == names
     for sections, name, message in [
         (CLIPS, "scenes", r"scenes is for pictures, and data\.frames is 8; motion is for clips"),
+        (CLIPS, "captions_true", r"captions_true is for pictures, and data\.frames is 8; motion is for clips"),
         (CLIPS, "diversity", r"diversity is for pictures, and data\.frames is 8; motion is for clips"),
         (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for pictures"),
         ({}, "diversity", r"leave the picture open; set data\.scenes\.determined to false"),
@@ -59,7 +81,7 @@ def test_figures_of_scenes() -> None:
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no evaluator 'loses'; known: codes, .*losses, .*scenes"):
+    with pytest.raises(UserError, match=r"no evaluator 'loses'; known: answers, .*losses, .*scenes"):
         evaluate.build(recipe(evaluate={"evaluators": ["loses"]}))
 
 
