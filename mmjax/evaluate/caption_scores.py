@@ -85,9 +85,7 @@ def cider(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
     for tokens, others, counts in zip(written, references, counted, strict=True):
         ours, total = list(weigh(n_grams(tokens))), 0.0
         for other, other_counts in zip(others, counts, strict=True):
-            # The length is counted in pairs of words there, of which one word has as many as none.
-            apart = max(len(tokens) - 1, 0) - max(len(other) - 1, 0)
-            penalty = math.exp(-(apart**2) / (2 * SIGMA**2))
+            penalty = math.exp(-((len(tokens) - len(other)) ** 2) / (2 * SIGMA**2))
             for (weights, norm), (their_weights, their_norm) in zip(ours, weigh(other_counts), strict=True):
                 if norm and their_norm:
                     common = weights.keys() & their_weights.keys()
