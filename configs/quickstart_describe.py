@@ -25,9 +25,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "local_blocks": 2,
         "width": 128,
         "heads": 4,
-        "layers": 3,
-        "text_layers": 2,
-        "fusion_layers": 2,
+        "layers": 2,
+        "text_layers": 1,
+        "fusion_layers": 1,
         "decoder_layers": 2,
         "fusion": arg.fusion,
         "embedding": 64,
@@ -45,8 +45,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "ema": 0.995,
     }
     config.train = {
-        "batch": 32,
-        "steps": 2000,
+        "batch": 16,
+        "steps": 1500,
         "log_every": 20,
         "evaluate_every": 1000,
         "checkpoint_every": 500,
