@@ -328,7 +328,7 @@ def test_wrong_recipe_arguments(argument: str, what: str) -> None:
 @pytest.mark.parametrize(("overrides", "what"), [
     ({"evaluate.evaluators": "losses,scenes", "data.source": "coco_folder", "data.root": "/nowhere"},
      "evaluate.evaluators: scenes needs 'scene', which data.source=coco_folder does not provide (it provides image, "),
-    ({"evaluate.evaluators": "loses"}, "evaluate.evaluators: no evaluator 'loses'; known: codes, "),
+    ({"evaluate.evaluators": "loses"}, "evaluate.evaluators: no evaluator 'loses'; known: answers, "),
     ({"objective.terms": "mean_square_error=1"},
      "objective.terms.mean_square_error: no such term; did you mean mean_squared_error?"),
 ])  # fmt: skip

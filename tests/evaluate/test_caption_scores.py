@@ -39,7 +39,7 @@ sentences = st.lists(st.sampled_from(("a", "the", "cat", "dog", "on", "sits", "r
 pictures = st.tuples(sentences, st.lists(sentences.filter(len), min_size=1, max_size=5))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(pictures, min_size=1, max_size=7))
 def test_random_captions(drawn: list[tuple[list[str], list[list[str]]]]) -> None:
     check(([tokens for tokens, _ in drawn], [others for _, others in drawn]))
