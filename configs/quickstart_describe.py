@@ -22,7 +22,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model = {
         "kind": "vision_language",
         "patch": arg.size // 8,
-        "local_blocks": 2,
+        "stem": (32, 64),
         "width": 128,
         "heads": 4,
         "layers": 2,

@@ -144,11 +144,39 @@ def _check_terms(config: Config) -> None:
 def _check_vision_language(config: Config, model: VisionLanguage) -> None:
     _check_transformer(
         model,
-        ("patch", "width", "heads", "layers", "text_layers", "fusion_layers", "decoder_layers", "embedding", "unroll"),
+        (
+            "patch",
+            "time",
+            "width",
+            "heads",
+            "layers",
+            "text_layers",
+            "fusion_layers",
+            "decoder_layers",
+            "embedding",
+            "unroll",
+        ),
     )
-    not_below_0({f"model.{name}": getattr(model, name) for name in ("registers", "local_blocks", "classes")})
+    not_below_0({f"model.{name}": getattr(model, name) for name in ("registers", "classes")})
     terms, size = config.objective.terms, config.data.size
-    need(size % model.patch == 0, f"model.patch: {model.patch} does not divide data.size, {size}")
+    need(
+        size % model.patch == 0 or config.data.source == "audio_folder",
+        f"model.patch: {model.patch} does not divide data.size, {size}",
+    )
+    pictures = config.data.frames == 1 and config.data.source != "audio_folder"
+    need(
+        model.encoder == "vit" or pictures,
+        "model.encoder: resnet is for pictures; set it to vit for clips and sounds",
+    )
+    need(
+        not model.stem or (min(model.stem) > 0 and model.patch % 2 ** len(model.stem) == 0),
+        f"model.stem: {len(model.stem)} convolutions halve the sides so often, which model.patch={model.patch} does not "
+        "allow; each needs at least one channel",
+    )
+    need(
+        "masked_patch_modeling" not in terms or (model.encoder == "vit" and pictures),
+        "objective.terms.masked_patch_modeling: is for pictures and model.encoder=vit",
+    )
     need(
         "classification" not in terms or model.classes > 1,
         f"model.classes: the term classification needs at least 2, not {model.classes}",

@@ -34,6 +34,11 @@ class Audio:
     seconds: float = 10.0
     bins: int = 128
 
+    @property
+    def frames(self) -> int:
+        """The columns of the picture."""
+        return round(100 * self.seconds)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -209,9 +214,12 @@ class VisionLanguage:
     """Pictures and texts in one model. What the terms of the objective train is built, and nothing else.
 
     Attributes:
-        patch: side of the vision encoder's patches, in pixels; must divide data.size.
+        encoder: of the pictures: "vit", a vision transformer, which for clips (data.frames) attends over space and time
+            and takes sounds (data.source=audio_folder) as well, or "resnet", ResNet-50, for pictures.
+        patch, time: sides of the patches in pixels, and for clips their frames.
         registers: tokens that the vision encoder has beside those of the patches (Darcet et al. 2023).
-        local_blocks: residual blocks of convolutions over the rows and columns of patches, before the transformer.
+        stem: of a vision transformer for pictures: channels of convolutions that halve the sides, before the patches.
+            Small models learn much sooner with as many as make a patch.
         width, heads, layers: of the vision encoder; the others are as wide.
         text_layers, fusion_layers, decoder_layers: of the text encoder, of the fusion and of the text decoder.
         fusion: how visual tokens take up a text, for matching, answers and classes of questions: "cross_attention",
@@ -220,14 +228,16 @@ class VisionLanguage:
         classify: what the classes are of: "image", "text" or, of both, "question".
         classes: how many there are.
         convolution: form of the convolutions, as in DirectGenerator.
-        remat, remat_policy, unroll: of the text decoder, as in MaskedGenerator.
+        remat, remat_policy, unroll: as in MaskedGenerator.
         dtype, attention: as in DirectGenerator.
     """
 
     kind: Literal["vision_language"] = "vision_language"
+    encoder: Literal["vit", "resnet"] = "vit"
     patch: int = 16
+    time: int = 2
     registers: int = 0
-    local_blocks: int = 0
+    stem: tuple[int, ...] = ()
     width: int = 512
     heads: int = 8
     layers: int = 12

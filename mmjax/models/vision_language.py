@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mmjax.config import Config, fields
-from mmjax.models import fusion, text_decoder, vision_encoder
+from mmjax.models import fusion, resnet, text_decoder, video_encoder, vision_encoder
+from mmjax.models.resnet import ResNet
 from mmjax.models.rules import BLOCK, POOLING, Rules, joined
 from mmjax.models.text_decoder import Cache, TextDecoder, rows_of
 from mmjax.models.text_encoder import TextEncoder
+from mmjax.models.video_encoder import VideoEncoder
 from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.nn.hard_negatives import hard_negatives
 from mmjax.nn.layout import ANYWHERE, Layout
@@ -40,17 +42,19 @@ def contrasts(terms: Terms) -> bool:
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "VisionLanguage":
     assert isinstance(config.model, fields.VisionLanguage)
-    return VisionLanguage(config.model, config.text.vocabulary, tuple(config.objective.terms), layout)
+    terms, shape = tuple(config.objective.terms), image_shape(config.data)
+    return VisionLanguage(config.model, config.text.vocabulary, terms, shape, layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     assert isinstance(config.model, fields.VisionLanguage)
-    terms, data = config.objective.terms, config.data
-    frames = (data.frames,) if data.frames > 1 else ()
+    terms = config.objective.terms
     text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
     found = {}
-    if seen_by(config.model, terms) != {"text"}:
-        found["image"] = jax.ShapeDtypeStruct((1, *frames, data.size, data.size, 3), jnp.float32)
+    if "image" in seen_by(config.model, terms):
+        found["image"] = jax.ShapeDtypeStruct((1, *image_shape(config.data)), jnp.float32)
+        if config.model.encoder == "resnet":
+            found["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
     if contrasts(terms) or {"captioning", "masked_language_modeling"}.intersection(terms):
         found["text"] = text
     if "classification" in terms and config.model.classify == "text":
@@ -62,15 +66,22 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     return found
 
 
+def image_shape(data: fields.Data) -> tuple[int, ...]:
+    """Of a picture, a clip, or a sound as a picture."""
+    sounds = next(iter(data.parts.values())) if data.source == "mixture" else data
+    if sounds.source == "audio_folder":
+        return sounds.audio.bins, sounds.audio.frames, 1
+    frames = (data.frames,) if data.frames > 1 else ()
+    return *frames, data.size, data.size, 3
+
+
 def sharding_rules(config: Config) -> Rules:
     model, terms = config.model, config.objective.terms
     assert isinstance(model, fields.VisionLanguage)
     seen, pools = seen_by(model, terms), contrasts(terms) or "classification" in terms
     parts: list[Rules] = [BLOCK]
     if "image" in seen:
-        local: Rules = ((r"vision/local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
-        masking = "masked_patch_modeling" in terms
-        parts += [local if model.local_blocks else (), vision_encoder.rules(model.registers, masking)]
+        parts += [resnet.RULES] if model.encoder == "resnet" else _of_transformer(config)
     if "text" in seen:
         parts.append(((r"text/table", ("model", "fsdp")),))
     if fuses(model, terms):
@@ -86,6 +97,15 @@ def sharding_rules(config: Config) -> Rules:
     heads = {"matching": "match_head", "classification": "class_head", "masked_patch_modeling": "patch_head"}
     parts += [((rf"{head}/kernel", ("fsdp", None)),) for term, head in heads.items() if term in terms]
     return joined(*parts)
+
+
+def _of_transformer(config: Config) -> list[Rules]:
+    model = config.model
+    assert isinstance(model, fields.VisionLanguage)
+    if config.data.frames > 1:
+        return [video_encoder.RULES]
+    masking = "masked_patch_modeling" in config.objective.terms
+    return [vision_encoder.rules(model.registers, masking, model.stem)]
 
 
 def fuses(model: fields.VisionLanguage, terms: Terms) -> bool:
@@ -116,30 +136,23 @@ class VisionLanguage(nn.Module):
         model: the configuration.
         vocabulary: number of text token ids.
         terms: of the objective, which decide what is built.
+        image: shape of what the vision encoder sees: [y, x, c], or of clips [f, y, x, c].
         layout: of the activations on the devices.
     """
 
     model: fields.VisionLanguage
     vocabulary: int
     terms: tuple[str, ...]
+    image: tuple[int, ...]
     layout: Layout = ANYWHERE
 
     def setup(self) -> None:
         m, dtype, terms = self.model, jnp.dtype(self.model.dtype), self.terms
         seen = seen_by(m, terms)
         common: dict[str, Any] = {"dtype": dtype, "kernel": m.attention, "layout": self.layout}
+        stacked: dict[str, Any] = {"remat": m.remat, "unroll": m.unroll, "policy": m.remat_policy}
         if "image" in seen:
-            self.vision = VisionEncoder(
-                m.patch,
-                m.width,
-                m.layers,
-                m.heads,
-                registers=m.registers,
-                masking="masked_patch_modeling" in terms,
-                local_blocks=m.local_blocks,
-                convolution=m.convolution,
-                **common,
-            )
+            self.vision: Any = self._encoder(common, stacked)
         if "text" in seen:
             self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, **common)
         if contrasts(terms):
@@ -152,7 +165,7 @@ class VisionLanguage(nn.Module):
             if "sigmoid_contrastive" in terms:
                 self.offset = self.param("offset", nn.initializers.constant(offset), ())
         if fuses(m, terms):
-            self.fusion = fusion.make_fusion(m.fusion, m.fusion_layers, m.heads, **common)
+            self.fusion = fusion.make_fusion(m.fusion, m.fusion_layers, m.heads, **common, **stacked)
         if "matching" in terms:
             self.match_pooling = AttentionPooling(m.heads, dtype)
             self.match_head = nn.Dense(1, dtype=FLOAT32)
@@ -160,10 +173,25 @@ class VisionLanguage(nn.Module):
             self.class_pooling = AttentionPooling(m.heads, dtype)
             self.class_head = nn.Dense(m.classes, dtype=FLOAT32)
         if writes(terms):
-            stacked: dict[str, Any] = {"remat": m.remat, "unroll": m.unroll, "policy": m.remat_policy}
             self.decoder = TextDecoder(self.vocabulary, m.width, m.decoder_layers, m.heads, **common, **stacked)
         if "masked_patch_modeling" in terms:
-            self.patch_head = nn.Dense(3 * m.patch**2, dtype=FLOAT32)
+            self.patch_head = nn.Dense(self.image[-1] * m.patch**2, dtype=FLOAT32)
+
+    def _encoder(self, common: dict[str, Any], stacked: dict[str, Any]) -> nn.Module:
+        m = self.model
+        if m.encoder == "resnet":
+            return ResNet(m.width, convolution=m.convolution, dtype=common["dtype"], layout=self.layout)
+        shape: dict[str, Any] = {
+            "patch": m.patch,
+            "width": m.width,
+            "layers": m.layers,
+            "heads": m.heads,
+            "convolution": m.convolution,
+        }
+        if len(self.image) == 4:
+            return VideoEncoder(time=m.time, **shape, **common, **stacked)
+        own: dict[str, Any] = {"registers": m.registers, "stem": m.stem}
+        return VisionEncoder(masking="masked_patch_modeling" in self.terms, **shape, **own, **common, **stacked)
 
     def __call__(
         self,
@@ -174,6 +202,8 @@ class VisionLanguage(nn.Module):
         hidden_text: Int[Array, "b t"] | None = None,
         hide_patches: tuple[jax.Array, float] | None = None,
         negatives: tuple[jax.Array, UInt32[Array, "b"], Bool[Array, "b"]] | None = None,
+        rows: Bool[Array, "b"] | None = None,
+        training: bool = False,
     ) -> dict[str, Any]:
         """What the objective's terms need.
 
@@ -183,6 +213,7 @@ class VisionLanguage(nn.Module):
             hidden_text: the text with some tokens hidden, to be filled in.
             hide_patches: a random key, and which share of the patches to hide and fill in.
             negatives: for matching: a random key, which texts are the same, and which rows have one.
+            rows, training: for a ResNet: which examples count for its batch statistics, and whether those are taken.
 
         Returns:
             By term: "image_embedding" and "text_embedding" [b, e], "scale" [b], "offset" [b]; "match_logits" [b, 3],
@@ -191,7 +222,8 @@ class VisionLanguage(nn.Module):
         """
         terms = self.terms
         outputs: dict[str, jax.Array] = {}
-        visual: Any = None if image is None else self.vision(image)
+        given = {} if rows is None else {"rows": rows, "training": training}
+        visual: Any = None if image is None else self.vision(image, **given)
         words: Any = None if text is None else self._words(text)
         if contrasts(terms):
             outputs |= self._embeddings(visual, *words)

@@ -49,8 +49,8 @@ class Objective:
 
     Attributes:
         weights: the weight of each term.
-        inputs: what the model is applied to: fields of the batch, "reference", which is the picture itself, and
-            "masked", the visual tokens to fill in.
+        inputs: what the model is applied to: fields of the batch, "reference", which is the picture itself, "masked",
+            the visual tokens to fill in, and "rows", the examples that count for batch statistics.
         drop_reference, drop_text: how often, in training, the reference or the text is withheld.
         mask_schedule, label_smoothing, unmasked_weight: of masked visual modeling.
         text_mask: share of the words hidden by masked language modeling.
@@ -77,7 +77,10 @@ class Objective:
         Without rng as in evaluation: nothing is withheld, and the same tokens are masked whenever it is called.
         """
         key = jax.random.key(0) if rng is None else rng
-        seen = {name: batch["image" if name == "reference" else name] for name in self.inputs if name != "masked"}
+        given = {"reference": "image", "rows": "mask"}
+        seen = {name: batch[given.get(name, name)] for name in self.inputs if name != "masked"}
+        if "rows" in seen:
+            seen["training"] = rng is not None
         if "masked" in self.inputs:
             seen["masked"] = masking.mask_codes(batch["codes"], jax.random.fold_in(key, 1), self.mask_schedule)
         if "masked_language_modeling" in self.weights:
