@@ -170,8 +170,8 @@ def _check_vision_language(config: Config, model: VisionLanguage) -> None:
     )
     need(
         not model.stem or (min(model.stem) > 0 and model.patch % 2 ** len(model.stem) == 0),
-        f"model.stem: {len(model.stem)} convolutions halve the sides so often, which model.patch={model.patch} does not "
-        "allow; each needs at least one channel",
+        f"model.stem: {list(model.stem)} halves the sides {len(model.stem)} times, each with at least one channel, and "
+        f"model.patch={model.patch} must be a multiple of {2 ** len(model.stem)}",
     )
     need(
         "masked_patch_modeling" not in terms or (model.encoder == "vit" and pictures),

@@ -78,6 +78,10 @@ class VisionEncoder(nn.Module):
         Raises:
             ValueError: for hidden patches without `masking`.
         """
+        if hidden is not None:  # convolutions see more than a patch
+            sides = (-(-side // self.patch) for side in x.shape[1:3])
+            seen = ~hidden.reshape(-1, *sides).repeat(self.patch, 1).repeat(self.patch, 2)
+            x = jnp.where(seen[:, : x.shape[1], : x.shape[2], None], x, 0.0)
         for i, channels in enumerate(self.stem):
             x = Convolution(channels, 4, 2, form=self.convolution, dtype=self.dtype, name=f"stem_{i}")(x)
             x = self.layout.constrain(x)  # see nn/residual

@@ -79,11 +79,11 @@ def sharding_rules(config: Config) -> Rules:
     model, terms = config.model, config.objective.terms
     assert isinstance(model, fields.VisionLanguage)
     seen, pools = seen_by(model, terms), contrasts(terms) or "classification" in terms
-    parts: list[Rules] = [BLOCK]
+    parts: list[Rules] = []
     if "image" in seen:
         parts += [resnet.RULES] if model.encoder == "resnet" else _of_transformer(config)
     if "text" in seen:
-        parts.append(((r"text/table", ("model", "fsdp")),))
+        parts.append((*BLOCK, (r"text/table", ("model", "fsdp"))))
     if fuses(model, terms):
         parts.append(fusion.RULES[model.fusion])
     if pools or "matching" in terms:
@@ -224,7 +224,9 @@ class VisionLanguage(nn.Module):
         outputs: dict[str, jax.Array] = {}
         given = {} if rows is None else {"rows": rows, "training": training}
         visual: Any = None if image is None else self.vision(image, **given)
-        words: Any = None if text is None else self._words(text)
+        words: Any = None
+        if text is not None and "text" in seen_by(self.model, terms):
+            words = self._words(text)
         if contrasts(terms):
             outputs |= self._embeddings(visual, *words)
         if "matching" in terms:

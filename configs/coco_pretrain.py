@@ -1,0 +1,77 @@
+"""One model of COCO's pictures and captions by five objectives at once, to start others from.
+
+Contrastive, matching of hard pairs, captioning, masked language modeling and masked patches. With questions, a mixture
+of captions and of questions (A-OKVQA's, or others by --config.data.parts.questions.questions) learns answering as well.
+
+Arguments: size=224 (pixels; 64 and less suit a laptop), questions (answer them as well), tiny (ends in seconds).
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/).
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.config import parse_arguments
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    arg = parse_arguments(argument, size=0, questions=False)
+    size = arg.size or (32 if arg.tiny else 224)
+    small = size <= 64
+    config = ConfigDict()
+    config.data = {"source": "coco_folder", "size": size, "flip": not arg.questions}
+    if arg.questions:
+        asked = {"questions": "annotations/aokvqa_train2017.json"}
+        asked["evaluation_questions"] = "annotations/aokvqa_val2017.json"
+        config.data.source = "mixture"
+        config.data.parts = {
+            "captions": {"source": "coco_folder", "weight": 3.0},
+            "questions": {"source": "vqa", "weight": 1.0, **asked},
+        }
+    config.text = {"length": 32, "vocabulary": 2000 if small else 8192}
+    config.model = {
+        "kind": "vision_language",
+        "patch": 8 if small else 16,
+        "stem": (32, 64, 96) if small else (64, 128, 256),
+        "width": 128 if small else 768,
+        "heads": 4 if small else 12,
+        "layers": 2 if small else 12,
+        "text_layers": 1 if small else 6,
+        "fusion_layers": 1 if small else 4,
+        "decoder_layers": 2 if small else 6,
+        "embedding": 64 if small else 256,
+        "dtype": "float32" if small else "bfloat16",
+        "remat": not small,
+        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
+    }
+    config.objective = {
+        "terms": {
+            "contrastive": 1.0,
+            "matching": 1.0,
+            "captioning": 1.0,
+            "masked_language_modeling": 1.0,
+            "masked_patch_modeling": 1.0,
+        },
+    }
+    if arg.questions:
+        config.objective.terms.answering = 1.0
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 1e-3 if small else 3e-4,
+        "schedule": "cosine",
+        "warmup_steps": 100 if small else 2000,
+        "b2": 0.98,
+        "weight_decay": 0.05,
+        "clip": 1.0,
+        "ema": 0.99 if small else 0.9999,
+    }
+    config.train = {"batch": 64 if small else 1024, "epochs": 30, "best": "-loss"}
+    config.evaluate = {"evaluators": ("losses", "retrieval", "captions"), "batch": 32, "samples": 16}
+    if arg.tiny:
+        config.data.evaluation_examples = 16
+        config.text.vocabulary = 400
+        config.optimizer.warmup_steps = 2
+        config.model.update({"width": 32, "heads": 4, "stem": (8,), "layers": 1, "text_layers": 1})
+        config.model.update({"fusion_layers": 1, "decoder_layers": 1, "embedding": 16})
+        config.train.update({"batch": 8, "epochs": 0, "steps": 4})
+        config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
+        config.evaluate.update({"evaluators": ("losses", "retrieval"), "batch": 8, "samples": 4})
+    return config
