@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
 def _statistics(
     x: Float[Array, "b *space c"], rows: Bool[Array, "b"] | None, old: tuple[Float[Array, "c"], Float[Array, "c"]]
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-    """Mean and variance of each channel over the examples that count; `old` where none does."""
+    """Mean and variance of each channel over the examples that count; the `old` ones where none does."""
     axes = tuple(range(x.ndim - 1))
     counts = jnp.ones(x.shape[:1], FLOAT32) if rows is None else rows.astype(FLOAT32)
     number = jnp.sum(counts)
@@ -59,5 +59,4 @@ def _statistics(
     apart = (x.astype(FLOAT32) - jnp.expand_dims(center, axes)) * jnp.expand_dims(counts, range(1, x.ndim))
     offset = jnp.sum(apart, axes) / total
     variance = jnp.maximum(jnp.sum(jnp.square(apart), axes) / total - jnp.square(offset), 0.0)
-    some = number > 0
-    return jnp.where(some, center + offset, center), jnp.where(some, variance, jax.lax.stop_gradient(old[1]))
+    return center + offset, jnp.where(number > 0, variance, jax.lax.stop_gradient(old[1]))

@@ -94,7 +94,8 @@ def test_of_a_batch_in_parts_they_follow_the_mean_of_the_parts():
 
 def test_steps_without_examples_and_bad_ones_move_nothing():
     optimizer = Optimizer(learning_rate=0.1)
-    for steps, mask, bad in ((X[:1], np.zeros(12, bool), 0), (X[:1] * np.float32(np.inf), MASK, 1)):
+    large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
+    for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
         states, metrics = trained(optimizer, steps, mask)
         assert int(metrics["bad_steps"]) == bad
         jax.tree.map(np.testing.assert_array_equal, averages(states[0].params), averages(states[1].params))
