@@ -120,7 +120,10 @@ def check_evaluation(config: Config) -> Placement:
     evaluate.build(config)
     provided, by = data.provides(config.data), f"data.source={config.data.source}"
     if isinstance(config.model, MaskedGenerator):
-        provided, by = ("codes", *(name for name in provided if name != "image")), "the visual tokens of a data set"
+        provided, by = (
+            ("codes", *(name for name in provided if name in ("text", "scene"))),
+            "the visual tokens of a data set",
+        )
     for name in config.evaluate.evaluators:
         for needed in evaluate.NEEDS.get(name, ()):
             if needed not in provided:

@@ -62,7 +62,7 @@ def _first_examples(batches: Callable[[], Iterable[Batch]]) -> tuple[dict[str, B
     for batch in batches():
         size = len(batch["mask"])
         for i in np.flatnonzero(batch["mask"]).tolist():
-            if len(examples) < CAPTIONS:
+            if len(examples) < CAPTIONS and batch["captions"][i]:
                 row = {name: value[i : i + 1] for name, value in batch.items()}
                 examples.setdefault(batch["captions"][i][0], row)
         if len(examples) == CAPTIONS:

@@ -12,13 +12,13 @@ ASPECTS = ("shape", "color", "size", "relation", "all")
 
 def scenes(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
     """Yields "scenes/shape", "scenes/color", "scenes/size", "scenes/relation" and "scenes/all": the share of pictures
-    of which the first caption is true in that respect, 0 to 1."""
+    of which the first caption is true in that respect, 0 to 1. Examples without captions do not count."""
     mean = Mean()
     for aspect in ASPECTS:
         mean.add(f"scenes/{aspect}", [])
     for batch, outputs in predicted(predict, batches):
-        pictures = to_uint8(outputs["image"])
-        verdicts = [judge(picture, captions[0]) for picture, captions in zip(pictures, batch["captions"], strict=True)]
+        rows = zip(to_uint8(outputs["image"]), batch["captions"], strict=True)
+        verdicts = [judge(picture, captions[0]) for picture, captions in rows if captions]
         for aspect in ASPECTS:
             mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
     yield from mean.figures()

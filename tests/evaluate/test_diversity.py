@@ -117,3 +117,11 @@ def test_no_more_is_read_than_needed_and_fewer_captions_will_do() -> None:
 def test_without_examples_there_is_no_figure() -> None:
     model = Asked(real, captions=[])
     assert np.isnan(model.figure()) and not model.batches_asked
+
+
+def test_examples_without_captions_are_passed_over() -> None:
+    model = Asked(real, captions=CAPTIONS[:2])
+    (batch,) = model.batches()
+    blank = {**batch, "captions": [[], [], *batch["captions"][2:]]}
+    (_, whole), (_, half) = (next(diversity(model.predict, lambda b=b: [blank, b])) for b in (batch, blank))  # type: ignore[misc]
+    assert whole == model.figure() and np.isnan(half)

@@ -49,3 +49,10 @@ def test_each_mistake_counts_where_it_was_made() -> None:
 
 def test_nothing_drawn_is_wrong_in_all() -> None:
     assert set(figures([np.full((47, 47, 3), -1, np.float32)], CAPTIONS[:1]).values()) == {0.0}
+
+
+def test_pictures_without_captions_do_not_count() -> None:
+    images = np.stack([picture(CAPTIONS[0]), picture(CAPTIONS[1])])
+    batch = {"mask": np.array([True, True]), "id": ["a", "b"], "captions": [[], [CAPTIONS[1]]]}
+    found = dict(scenes(lambda batch: {"image": images}, lambda: [batch]))
+    assert set(found.values()) == {1.0}
