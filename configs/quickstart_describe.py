@@ -21,8 +21,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.text = {"length": 14, "vocabulary": 512}
     config.model = {
         "kind": "vision_language",
-        "patch": arg.size // 8,
-        "stem": (32, 64),
+        "patch": 8,
+        "stem": (32, 64, 128),
         "width": 128,
         "heads": 4,
         "layers": 2,
@@ -45,10 +45,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "ema": 0.995,
     }
     config.train = {
-        "batch": 16,
-        "steps": 1500,
+        "batch": 64,
+        "steps": 1200,
         "log_every": 20,
-        "evaluate_every": 1000,
+        "evaluate_every": 600,
         "checkpoint_every": 500,
         "best": "captions/true",
     }
@@ -61,7 +61,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.data.update({"evaluation_examples": 16})
         config.data.scenes.examples = 64
         config.model.update(
-            {"width": 32, "layers": 1, "text_layers": 1, "fusion_layers": 1, "decoder_layers": 1, "unroll": 1}
+            {"width": 32, "stem": (8, 16), "layers": 1, "text_layers": 1, "fusion_layers": 1, "decoder_layers": 1, "unroll": 1}
         )
         config.optimizer.warmup_steps = 2
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
