@@ -42,17 +42,49 @@ RECIPES = {
         "train": {"steps": 1},
     },
     "visual tokenizer": TOKENIZER,
+    "vision language": {
+        "data": {"size": 32},
+        "text": TEXT,
+        "model": {
+            **TRANSFORMER,
+            "kind": "vision_language",
+            "patch": 8,
+            "stem": (16,),
+            "layers": 1,
+            "fusion_layers": 1,
+            "decoder_layers": 1,
+            "embedding": 16,
+            "classify": "question",
+            "classes": 5,
+        },
+        "objective": {
+            "terms": {
+                "contrastive": 1.0,
+                "matching": 1.0,
+                "captioning": 1.0,
+                "answering": 1.0,
+                "classification": 1.0,
+                "masked_language_modeling": 1.0,
+                "masked_patch_modeling": 1.0,
+            }
+        },
+        "train": {"steps": 1},
+    },
 }
 # A kernel of each that lies on all devices of the mesh together.
 SPREAD = {
     "direct generator": ("fusion", "stack", "block", "mlp_in", "kernel"),
     "masked generator": ("layers", "block", "mlp_in", "kernel"),
     "visual tokenizer": ("encoder", "block_1_0", "first", "kernel"),
+    "vision language": ("decoder", "stack", "block", "mlp_in", "kernel"),
 }
 BATCH = {
     "image": np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32),
     "text": np.random.default_rng(1).integers(0, 320, (16, 7)).astype(np.int32),
     "codes": np.random.default_rng(2).integers(0, 64, (16, 8, 8)).astype(np.int32),
+    "question": np.random.default_rng(3).integers(0, 320, (16, 7)).astype(np.int32),
+    "answer": np.random.default_rng(4).integers(0, 320, (16, 7)).astype(np.int32),
+    "label": np.arange(16, dtype=np.int32) % 6 - 1,
     "mask": np.arange(16) % 5 != 3,
 }
 MESHES = {

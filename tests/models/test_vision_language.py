@@ -1,0 +1,143 @@
+"""The model of pictures and texts: what is built, what a lacking field changes, and where a word looks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import models, objective
+from mmjax.config import resolve
+from mmjax.types import UserError
+
+LENGTH = 7
+MODEL = {
+    "kind": "vision_language",
+    "patch": 8,
+    "width": 24,
+    "heads": 3,
+    "layers": 1,
+    "text_layers": 1,
+    "fusion_layers": 1,
+    "decoder_layers": 1,
+    "embedding": 10,
+}
+
+
+def recipe(*terms: str, data: dict[str, Any] | None = None, **model: Any) -> Any:
+    return resolve({
+        "data": {"size": 32, **(data or {})},
+        "text": {"length": LENGTH, "vocabulary": 300},
+        "model": {**MODEL, **model},
+        "objective": {"terms": dict.fromkeys(terms, 1.0)},
+        "train": {"steps": 1},
+    })  # fmt: skip
+
+
+def batch(count: int = 3, channels: int = 3, sides: tuple[int, ...] = (32, 32)) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    texts = {name: rng.integers(5, 300, (count, LENGTH)).astype(np.int32) for name in ("text", "question", "answer")}
+    image = rng.uniform(-1, 1, (count, *sides, channels)).astype(np.float32)
+    rest = {"label": np.arange(count, dtype=np.int32), "mask": np.ones(count, bool)}
+    return jax.tree.map(jnp.asarray, {"image": image, **texts, **rest})
+
+
+def terms_of(config: Any, given: dict[str, Any], train: bool = True) -> tuple[dict[str, Any], Any]:
+    """The terms of each example, and the gradients of their sum."""
+    goal, module = objective.build(config.objective.terms, models.inputs(config)), models.build(config)
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
+
+    def total(params: Any) -> Any:
+        seen = goal.prepare(given, jax.random.key(1) if train else None)
+        outputs, _ = module.apply({"params": params}, **seen, mutable=["statistics"])
+        terms = goal.terms(outputs, given | seen)
+        return sum(jnp.sum(values) for values in terms.values()), terms
+
+    gradients, terms = jax.jit(jax.grad(total, has_aux=True))(params)
+    return terms, gradients
+
+
+ALL = ("contrastive", "matching", "captioning", "answering", "masked_language_modeling", "masked_patch_modeling")
+
+
+def test_every_parameter_learns_from_the_terms() -> None:
+    terms, gradients = terms_of(recipe(*ALL, registers=2, stem=(8,)), batch())
+    assert terms.keys() == set(ALL) and all(values.shape == (3,) for values in terms.values())
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+             if not np.any(np.asarray(leaf))]  # fmt: skip
+    # A key's bias shifts all logits of a query alike.
+    assert all("['k']['bias']" in name for name in still), still
+
+
+@pytest.mark.parametrize("term", ["contrastive", "captioning", "answering", "masked_language_modeling"])
+def test_only_what_the_terms_need_is_built(term: str) -> None:
+    shapes = jax.eval_shape(lambda: models.init(recipe(term), jax.random.key(0)))
+    built = {
+        "contrastive": {"vision", "text", "image_pooling", "text_pooling", "image_projection", "text_projection",
+                        "log_scale"},
+        "captioning": {"vision", "decoder"},
+        "answering": {"vision", "text", "fusion", "decoder"},
+        "masked_language_modeling": {"text"},
+    }  # fmt: skip
+    assert set(shapes) == built[term]
+
+
+def test_rows_that_lack_a_field_have_no_loss_and_change_no_other() -> None:
+    config, given = recipe(*ALL), batch(5)
+    whole, _ = terms_of(config, given)
+    lacking = {**given, "text": given["text"].at[1].set(0), "answer": given["answer"].at[2].set(0)}
+    terms, _ = terms_of(config, lacking)
+    for name in ("contrastive", "matching", "captioning", "masked_language_modeling"):
+        assert terms[name][1] == 0 and whole[name][1] > 0
+    assert terms["answering"][2] == 0 and whole["answering"][2] > 0
+    for name in ("captioning", "answering"):
+        rest = [0, 3, 4]
+        np.testing.assert_allclose(np.asarray(terms[name])[rest], np.asarray(whole[name])[rest], rtol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "joint", "mlp", "bilinear"])
+def test_an_answer_depends_on_picture_and_question_in_every_fusion(fusion: str) -> None:
+    config = recipe("answering", fusion=fusion)
+    module, given = models.build(config), batch()
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
+    apply = jax.jit(lambda **seen: module.apply({"params": params}, **seen)["answer_logits"])
+    seen = {name: given[name] for name in ("image", "question", "answer")}
+    found = apply(**seen)
+    for name in ("image", "question"):
+        assert np.abs(apply(**{**seen, name: given[name][::-1]})[0] - found[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize(("classify", "needed"), [("image", "image"), ("text", "text"), ("question", "question")])
+def test_classes_of_pictures_of_texts_and_of_both(classify: str, needed: str) -> None:
+    config = recipe("classification", classify=classify, classes=4)
+    assert needed in models.inputs(config)
+    terms, _ = terms_of(config, batch())
+    assert (np.asarray(terms["classification"]) > 0).all()
+
+
+def test_clips_sounds_and_residual_networks() -> None:
+    clips = recipe("contrastive", "captioning", data={"frames": 4, "source": "clips_folder", "root": "x"})
+    sounds = recipe(
+        "contrastive", data={"source": "audio_folder", "root": "x", "audio": {"seconds": 0.5, "bins": 32}}
+    )
+    residual = recipe("contrastive", encoder="resnet")
+    for config, given in ((clips, batch(sides=(4, 32, 32))), (sounds, batch(channels=1, sides=(32, 50))),
+                          (residual, batch())):  # fmt: skip
+        terms, gradients = terms_of(config, given)
+        assert np.isfinite(terms["contrastive"]).all()
+        assert np.any(np.asarray(jax.tree.leaves(gradients["vision"])[0]))
+
+
+@pytest.mark.parametrize(("terms", "model", "message"), [
+    (["matching"], {}, "matching: takes the pairs that contrastive finds hard to tell; add contrastive"),
+    (["contrastive", "sigmoid_contrastive"], {}, "two losses for the same; take one"),
+    (["classification"], {}, "model.classes: the term classification needs at least 2"),
+    (["captioning"], {"patch": 5}, "model.patch: 5 does not divide data.size, 32"),
+    (["captioning"], {"stem": (8, 8, 8, 8)}, "model.stem: .* model.patch=8 must be a multiple of 16"),
+    (["masked_patch_modeling"], {"encoder": "resnet"}, "masked_patch_modeling: is for pictures and model.encoder=vit"),
+    (["mean_squared_error"], {}, "mean_squared_error: is not for model.kind=vision_language, which takes contrastive"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_one_line(terms: list[str], model: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe(*terms, **model)
