@@ -3,9 +3,10 @@
     python benchmarks/chaos.py --runs=100 --seed=0
 
 Each run is one of: kill -9 of a process, SIGTERM to a process, SIGSTOP of a process for good, or a bit flipped in the
-newest checkpoint after a kill -9 of all. It goes on until all steps are done. A run passes where every array of the
-last checkpoint is bit for bit that of the undisturbed training. A flipped bit counts as told where a warning says so;
-where none does, the values read must have been those that were written, which the comparison shows.
+newest checkpoint, where there is one before it, after a kill -9 of all. It goes on until all steps are done. A run
+passes where every array of the last checkpoint is bit for bit that of the undisturbed training. A flipped bit counts as
+told where a warning says so; where none does, the values read must have been those that were written, which the
+comparison shows.
 """
 
 import argparse
@@ -121,9 +122,9 @@ def disturb(
 
 
 def flip(workdir: Path, draw: random.Random) -> str:
-    """Flips a bit in the newest checkpoint; "" where there is none yet."""
+    """Flips a bit in the newest checkpoint; "" where there is none before it that training could go on from."""
     committed = sorted(workdir.glob("checkpoints/*/commit_success.txt"), key=lambda path: int(path.parent.name))
-    if not committed:
+    if len(committed) < 2:
         return ""
     files = [path for path in sorted(committed[-1].parent.rglob("*")) if path.is_file() and path.stat().st_size]
     path = draw.choices(files, [path.stat().st_size for path in files])[0]

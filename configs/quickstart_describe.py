@@ -34,7 +34,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "convolution": "matmul",  # for CPUs
         "unroll": 2,  # for CPUs
     }
-    config.objective = {"terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5}}
+    config.objective = {
+        "terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5},
+        "drop_words": 0.4,  # else captions are of pictures that are usual
+    }
     config.optimizer = {
         "name": "muon",
         "learning_rate": 1e-2,

@@ -76,7 +76,7 @@ def check(config: Config) -> None:
     )
     for name in ("b1", "b2", "ema"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
-    for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "corrupt_codes"):
+    for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "drop_words", "corrupt_codes"):
         need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
     need(0 <= config.writing.top_p <= 1, "writing.top_p: must be from 0 to 1")
     need(
@@ -184,6 +184,10 @@ def _check_vision_language(config: Config, model: VisionLanguage) -> None:
     need(
         "matching" not in terms or bool({"contrastive", "sigmoid_contrastive"}.intersection(terms)),
         "objective.terms.matching: takes the pairs that contrastive finds hard to tell; add contrastive",
+    )
+    need(
+        config.objective.drop_words == 0 or "captioning" in terms,
+        "objective.drop_words: is of captions; add the term captioning, or set it to 0",
     )
     need(
         not {"contrastive", "sigmoid_contrastive"} <= set(terms),

@@ -289,6 +289,8 @@ class Objective:
         label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
         text_mask: share of the text tokens hidden by masked language modeling.
         patch_mask: share of the patches hidden by masked patch modeling.
+        drop_words: share of a caption's words that those behind do not see in training, so that they look at the
+            picture rather than at what usually follows (Bowman et al. 2016, arXiv:1511.06349, section 3.1).
         corrupt_codes: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
             that the decoder learns to draw something whole from codes that do not quite agree.
     """
@@ -301,6 +303,7 @@ class Objective:
     unmasked_weight: float = 0.1
     text_mask: float = 0.15
     patch_mask: float = 0.6
+    drop_words: float = 0.0
     corrupt_codes: float = 0.0
 
 

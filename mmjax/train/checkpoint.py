@@ -140,7 +140,8 @@ class Checkpoints:
             problems[candidate] = told[0]
         first = candidates[0]
         others = f", nor can any step before it ({len(candidates) - 1})" if len(candidates) > 1 else ""
-        raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}")
+        anew = "" if step is not None else f"; another --workdir, or this one without {self.path}, begins anew"
+        raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}{anew}")
 
     def _put_aside(self, step: int) -> str:
         """Moves a damaged step out of the way of the one that will take its place; it may still tell what happened."""
