@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax import objective
-from mmjax.types import UserError
+from mmjax.types import MASK, UserError
 
 
 @pytest.fixture(name="pair")
@@ -46,3 +46,29 @@ def test_evaluation_withholds_nothing(pair):
     )
     assert set(seen) == {"text", "reference"}
     assert set(objective.build({"mean_squared_error": 1.0}, ("text",)).prepare(pair[1], jax.random.key(0))) == {"text"}
+
+
+def test_words_of_captions_are_hidden_in_training_alone():
+    text = jnp.asarray(np.random.default_rng(0).integers(0, 40, (300, 7)), jnp.int32)
+    batch = {"text": text, "image": jnp.zeros((300, 2, 2, 3)), "mask": jnp.ones(300, bool)}
+    goal = objective.build({"captioning": 1.0}, ("image", "text"), drop_words=0.4)
+    seen = goal.prepare(batch, jax.random.key(0))
+    hidden = np.asarray(seen["seen_text"] != text)
+    assert (np.asarray(seen["seen_text"])[hidden] == MASK).all() and not hidden[np.asarray(text) <= MASK].any()
+    assert abs(hidden[np.asarray(text) > MASK].mean() - 0.4) < 0.05
+    np.testing.assert_array_equal(seen["text"], text)  # what is to be said stays
+    assert "seen_text" not in goal.prepare(batch, None)
+
+
+def test_what_the_terms_of_pictures_and_texts_are_given():
+    text = jnp.asarray([[5, 6, 3], [0, 0, 0], [3, 0, 0], [5, 6, 3]], jnp.int32)
+    batch = {"text": text, "image": jnp.zeros((4, 2, 2, 3)), "mask": jnp.array([True, True, True, False])}
+    weights = {"contrastive": 1.0, "matching": 1.0, "masked_patch_modeling": 1.0}
+    goal = objective.build(weights, ("image", "text", "rows"), patch_mask=0.7)
+    for rng in (jax.random.key(0), None):
+        seen = goal.prepare(batch, rng)
+        _, groups, there = seen["negatives"]
+        np.testing.assert_array_equal(there, [True, False, False, False])
+        assert groups[0] == groups[3] and len(np.unique(groups)) == 3
+        assert seen["hide_patches"][1] == 0.7 and seen["training"] == (rng is not None)
+        np.testing.assert_array_equal(seen["rows"], batch["mask"])
