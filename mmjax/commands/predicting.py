@@ -9,7 +9,8 @@ import numpy as np
 
 from mmjax import data, evaluate
 from mmjax.config import Config, MaskedGenerator, VisionLanguage
-from mmjax.export.load import decoding_of, writing_of
+from mmjax.export.describing import writing_of
+from mmjax.export.model import decoding_of
 from mmjax.models import masked_generator, vision_language
 from mmjax.nn.layout import Layout
 from mmjax.sample.masked import make_draw

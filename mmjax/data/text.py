@@ -12,6 +12,7 @@ from jaxtyping import Int, Int32
 from mmjax.types import BEGIN, END, MASK, PADDING, UNKNOWN, UserError
 
 MASK_PIECE = "<mask>"
+SPACE = "\u2581"  # what a piece that begins a word starts with
 MOST_CAPTIONS = 200_000  # the first so many train the vocabulary: more change it little and take long
 LONGEST_CAPTION = 2_000  # characters of a caption that train the vocabulary
 
@@ -47,6 +48,19 @@ class Tokenizer:
             kept = row[: row.index(END)] if END in row else row
             texts.append(self._processor.decode([i for i in kept if i not in (PADDING, BEGIN) and 0 <= i < self.size]))
         return texts
+
+    def words(self, ids: Int[np.ndarray, " t"]) -> list[tuple[str, list[int]]]:
+        """The words of a row up to its end token, each with the places of its tokens; signs go with the word before."""
+        row = np.asarray(ids).tolist()
+        found: list[list[int]] = []
+        for place, i in enumerate(row[: row.index(END)] if END in row else row):
+            if i in (PADDING, BEGIN) or not 0 <= i < self.size:
+                continue
+            if not found or self._processor.id_to_piece(i).startswith(SPACE):
+                found.append([])
+            found[-1].append(place)
+        texts = [self._processor.decode([row[place] for place in places]).strip() for places in found]
+        return [(text, places) for text, places in zip(texts, found, strict=True) if text]
 
 
 def load_tokenizer(model: bytes | str | Path) -> Tokenizer:

@@ -15,6 +15,7 @@ from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_positions
 from mmjax.types import FLOAT32
 
+STRIDE = 32  # pixels between places of the last feature map
 # The sharding rules.
 RULES: Rules = (
     (r".*stem/kernel", (None, None, None, "fsdp")),

@@ -5,6 +5,7 @@ ALBEF (Li et al. 2021, arXiv:2107.07651); a text decoder that looks at what they
 arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917). Only what the recipe's objective trains is built.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,15 @@ def image_shape(data: fields.Data) -> tuple[int, ...]:
         return sounds.audio.bins, sounds.audio.frames, 1
     frames = (data.frames,) if data.frames > 1 else ()
     return *frames, data.size, data.size, 3
+
+
+def grid(config: Config) -> tuple[int, ...]:
+    """Places that the text decoder looks at: (rows, columns), for clips (frames, rows, columns)."""
+    model = config.model
+    assert isinstance(model, fields.VisionLanguage)
+    *frames, rows, columns, _ = image_shape(config.data)
+    side = resnet.STRIDE if model.encoder == "resnet" else model.patch
+    return *(math.ceil(f / model.time) for f in frames), math.ceil(rows / side), math.ceil(columns / side)
 
 
 def sharding_rules(config: Config) -> Rules:
@@ -346,19 +356,25 @@ def _unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
 
 @dataclass(frozen=True)
 class Functions:
-    """What writing needs of a model.
+    """What describing needs of a model.
 
     Attributes:
         context: (params, image, question or None) -> what the text is about.
         begin: (params, context, length) -> logits of the first token, and a cache.
         step: (params, token, cache) -> logits of the next token, and the cache.
         rows_of: (cache, rows) -> the cache of these rows.
+        embed_image, embed_text: (params, image or text) -> its embedding.
+        look: (params, image, text, question or None) -> where the text decoder looks for each token of a text that is
+            known, [b, t, n].
     """
 
     context: Callable[..., jax.Array]
     begin: Callable[..., Any]
     step: Callable[..., Any]
     rows_of: Callable[..., Any]
+    embed_image: Callable[..., jax.Array]
+    embed_text: Callable[..., jax.Array]
+    look: Callable[..., jax.Array]
 
 
 def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
@@ -367,4 +383,15 @@ def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
     def method(name: str) -> Callable[..., Any]:
         return lambda params, *seen: module.apply({"params": params}, *seen, method=name)
 
-    return Functions(method("context"), method("begin"), method("step"), rows_of)
+    def look(
+        params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
+    ) -> Float[Array, "b t n"]:
+        context = method("context")(params, image, question)
+        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["looking"])
+        ((q, k),) = kept["looking"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
+        scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
+        logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
+        return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
+
+    names = ("embed_image", "embed_text")
+    return Functions(method("context"), method("begin"), method("step"), rows_of, *map(method, names), look)

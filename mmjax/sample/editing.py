@@ -93,7 +93,10 @@ def pictures_of(name: str, values: Any, shape: tuple[int, ...] | None = None) ->
     Raises:
         UserError: for other than float32 from -1 to 1 or uint8, or another shape.
     """
-    pictures = np.asarray(values)
+    try:
+        pictures = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{name}: must be one array, and these are of different shapes") from error
     if (shape and pictures.shape != shape) or pictures.dtype not in (np.float32, np.uint8):
         wanted = f" {list(shape)}" if shape else ""
         raise UserError(f"{name}: must be float32 or uint8{wanted}, not {pictures.dtype} {list(pictures.shape)}")

@@ -19,7 +19,8 @@ import mmjax
 from mmjax import data, models
 from mmjax.config import Config, resolve, to_dict
 from mmjax.export import GenerativeModel, write_model_folder
-from mmjax.export.load import _runnable, _texts
+from mmjax.export.asked import texts_of
+from mmjax.export.load import _runnable
 from mmjax.export.model_folder import FILES, flatten, read_params
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.state import State
@@ -180,7 +181,7 @@ def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeMode
     ([["a red circle"]], "prompts: each must be a text, and number 0 (from 0) is a list"),
 ])  # fmt: skip
 def test_prompts_that_are_none(model: GenerativeModel, prompts: Any, what: str) -> None:
-    assert what in told(_texts, prompts)
+    assert what in told(texts_of, "prompts", prompts)
     if prompts in ([], "a red circle"):  # the others are refused before, where types are checked as here
         assert what in told(model.generate, prompts)
 

@@ -1,0 +1,225 @@
+"""What a trained model of pictures and texts says of pictures: captions, answers, embeddings, and where it looked."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32, Shaped
+
+from mmjax import models
+from mmjax.config import Config, VisionLanguage, resolve, to_dict
+from mmjax.data.text import Tokenizer
+from mmjax.export.asked import seeds_of, texts_of
+from mmjax.models import vision_language
+from mmjax.sample.chunks import in_chunks
+from mmjax.sample.editing import pictures_of
+from mmjax.sample.text import Writing, make_write
+from mmjax.types import Params, UserError
+
+QUESTION = "what color is the circle?"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """Where a model looked for each word that it wrote.
+
+    Attributes:
+        words: of the text.
+        maps: shares of the places of the picture, those of each word 1 together.
+    """
+
+    words: list[str]
+    maps: Float32[np.ndarray, "words *grid"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DescribingModel:
+    """What a GenerativeModel says of pictures. Its attributes are described there.
+
+    Pictures are uint8, or float32 from -1 to 1, of the recipe's size; clips, or log-mel features of sounds, where it
+    was trained on those. What is said of one depends on no other.
+    """
+
+    config: Config
+    params: Params
+    tokenizer: Tokenizer
+
+    @functools.cached_property
+    def apply(self) -> Any:
+        """The compiled apply(params, **inputs), with what `models.inputs` names for the recipe."""
+        module = models.build(self.config)
+        return jax.jit(lambda params, **seen: module.apply({"params": params}, **seen))
+
+    def caption(
+        self, images: Shaped[np.ndarray, "n *pixels c"], seed: int | Sequence[int] = 0, **writing: Any
+    ) -> list[str]:
+        """Describes each picture.
+
+        Args:
+            images: n pictures.
+            seed: where words are drawn at random (top_p): one a picture, or the first of n consecutive ones.
+            writing: fields of the recipe's `writing` that are to be different: beams, length_penalty, top_p,
+                temperature.
+
+        Raises:
+            UserError: for pictures of the wrong shape or range, for other fields or values, and where the model was not
+                trained for it.
+        """
+        self._need("write captions", "captioning")
+        return self._written(self._pictures(images), None, seed, writing)
+
+    def answer(
+        self,
+        images: Shaped[np.ndarray, "n *pixels c"],
+        questions: Sequence[str],
+        seed: int | Sequence[int] = 0,
+        **writing: Any,
+    ) -> list[str]:
+        """Answers a question about each picture.
+
+        Args:
+            questions: n texts; what goes beyond the recipe's text.length is cut, and a warning says so.
+            images, seed, writing: see caption.
+
+        Raises:
+            UserError: as caption, and for questions that are empty or not as many as pictures.
+        """
+        self._need("answer questions", "answering")
+        pictures = self._pictures(images)
+        return self._written(pictures, self._questions(questions, len(pictures)), seed, writing)
+
+    def embed_text(self, texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
+        """A vector of length 1 for each text: the closer to that of a picture, the better the two go together.
+
+        Raises:
+            UserError: for other than texts, and where the model was not trained to compare.
+        """
+        self._need("compare pictures and texts", "contrastive", "sigmoid_contrastive")
+        text = self._encoded("text", texts_of("texts", texts))
+        return in_chunks(lambda part: self._embed_text(self.params, part), text)
+
+    def embed_image(self, images: Shaped[np.ndarray, "n *pixels c"]) -> Float32[np.ndarray, "n e"]:
+        """The same of pictures.
+
+        Raises:
+            UserError: for pictures of the wrong shape or range, and where the model was not trained to compare.
+        """
+        self._need("compare pictures and texts", "contrastive", "sigmoid_contrastive")
+        return in_chunks(lambda part: self._embed_image(self.params, part), self._pictures(images))
+
+    def look(
+        self,
+        images: Shaped[np.ndarray, "n *pixels c"],
+        texts: Sequence[str],
+        questions: Sequence[str] | None = None,
+    ) -> list[Looked]:
+        """Where the text decoder looks in each picture as it writes the words of a text about it.
+
+        The mean of its cross-attention over heads, layers and the tokens of a word; a grid of patches, for clips after
+        another of frames.
+
+        Args:
+            images: n pictures.
+            texts: n captions or, with questions, answers, such as the model wrote.
+            questions: which each answers, as in `answer`.
+
+        Raises:
+            UserError: as caption and answer, and for texts that are not as many as pictures.
+        """
+        self._need("write captions or answers", *(("captioning",) if questions is None else ("answering",)))
+        pictures = self._pictures(images)
+        known = self._encoded("text", _as_many("texts", texts_of("texts", texts), len(pictures)))
+        asked = [] if questions is None else [self._questions(questions, len(pictures))]
+        weights = in_chunks(lambda *part: self._look(self.params, *part), pictures, known, *asked)
+        grid = vision_language.grid(self.config)
+        found = []
+        for row, ids in zip(weights, known, strict=True):
+            words = self.tokenizer.words(ids)
+            maps = [row[places].mean(axis=0).reshape(grid) for _, places in words]
+            shares = np.stack(maps) if maps else np.zeros((0, *grid), np.float32)
+            found.append(Looked([word for word, _ in words], shares))
+        return found
+
+    def _need(self, does: str, *terms: str) -> None:
+        config = self.config
+        if not (isinstance(config.model, VisionLanguage) and set(terms) & set(config.objective.terms)):
+            raise UserError(
+                f"{config.name or 'model'}: cannot {does}; name a model of kind vision_language that was trained with "
+                f"objective.terms.{' or '.join(terms)}"
+            )
+
+    def _pictures(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
+        shape = vision_language.image_shape(self.config.data)
+        count = len(images) if hasattr(images, "__len__") else 0
+        if not count:
+            raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")
+        if shape[-1] == 3:
+            return pictures_of("images", images, (count, *shape))
+        sounds = np.asarray(images)
+        if sounds.shape != (count, *shape) or sounds.dtype != np.float32:
+            wanted = f"float32 {[count, *shape]}, as mmjax.data.read_sound gives them"
+            raise UserError(f"images: must be {wanted}, not {sounds.dtype} {list(sounds.shape)}")
+        return sounds
+
+    def _questions(self, questions: Any, count: int) -> Int32[np.ndarray, "n t"]:
+        texts = _as_many("questions", texts_of("questions", questions, QUESTION), count)
+        for i in (i for i, text in enumerate(texts) if not text.strip()):
+            raise UserError(f'questions: number {i} (from 0) is empty; ask something, as in "{QUESTION}"')
+        return self._encoded("question", texts)
+
+    def _encoded(self, name: str, texts: list[str]) -> Int32[np.ndarray, "n t"]:
+        """Token ids; `name` is what a warning calls a text that is cut."""
+        length = self.config.text.length
+        for text in dict.fromkeys(text for text in texts if self.tokenizer.length(text) > length):
+            logger.warning("%s %r has more than %d tokens; what goes beyond is cut", name, text[:60], length)
+        return self.tokenizer.encode(texts, length)
+
+    def _written(
+        self, pictures: np.ndarray, questions: Int32[np.ndarray, "n t"] | None, seed: Any, changes: dict[str, Any]
+    ) -> list[str]:
+        recipe = to_dict(self.config)
+        writing = writing_of(resolve(recipe | {"writing": recipe["writing"] | changes}))
+        program = self._programs_of_writing.setdefault(writing, jax.jit(make_write(self._writer, writing)))
+        seeds, asked = seeds_of(seed, len(pictures), "pictures"), [] if questions is None else [questions]
+
+        def written(image: np.ndarray, seeds: np.ndarray, question: np.ndarray | None = None) -> Any:
+            return program(self.params, image, question, seeds)
+
+        return self.tokenizer.decode(in_chunks(written, pictures, seeds, *asked))
+
+    @functools.cached_property
+    def _programs_of_writing(self) -> dict[Writing, Any]:
+        return {}
+
+    @functools.cached_property
+    def _writer(self) -> vision_language.Functions:
+        return vision_language.functions(self.config)
+
+    @functools.cached_property
+    def _look(self) -> Any:
+        return jax.jit(self._writer.look)
+
+    @functools.cached_property
+    def _embed_text(self) -> Any:
+        return jax.jit(self._writer.embed_text)
+
+    @functools.cached_property
+    def _embed_image(self) -> Any:
+        return jax.jit(self._writer.embed_image)
+
+
+def writing_of(config: Config) -> Writing:
+    """How a recipe's model writes captions and answers."""
+    return Writing(config.text.length, **dataclasses.asdict(config.writing))
+
+
+def _as_many(name: str, texts: list[str], count: int) -> list[str]:
+    if len(texts) != count:
+        raise UserError(f"{name}: must be one for each of the {count} images, not {len(texts)}")
+    return texts
