@@ -24,6 +24,8 @@ COMMANDS = {
     "evaluate": "figures of a checkpoint",
     "export": "a checkpoint to a model folder",
     "generate": "pictures from text",
+    "describe": "captions of pictures, and answers to questions",
+    "search": "pictures by text or by pictures, and texts by pictures",
     "plan": "what training takes on a pod, without one",
 }
 WITH_RECIPE = ("prepare", "train", "plan")
@@ -33,6 +35,8 @@ _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
   mmjax generate --model=runs/quickstart --prompt "a small red circle left of a large blue square" --out=drawn.png
+  mmjax describe --model=runs/describe --image=picture.png --question="what color is the circle?"
+  mmjax search --model=runs/describe --index=FOLDER --text="a red circle left of a blue square"
 """
 
 
@@ -159,7 +163,7 @@ def _log_to_terminal() -> None:
 def _run(argv: list[str]) -> int:
     parser = _Parser(
         prog="mmjax",
-        description="Multimodal models in JAX: train, evaluate, export, generate.",
+        description="Multimodal models in JAX: train, evaluate, export, generate, describe.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

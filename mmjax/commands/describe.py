@@ -36,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="FILE",
-        help="pictures (clips or sounds, for a model that was trained on those), or folders, which stand for all in them",
+        help="pictures (clips or sounds, for a model trained on those), or folders, which stand for all in them",
     )
     parser.add_argument("--question", metavar="TEXT", help="answer it, rather than describe")
     parser.add_argument("--beams", type=int, metavar="N", help="search with so many texts at a time")
-    parser.add_argument("--length-penalty", type=float, metavar="X", help="of the search; larger ones favor longer texts")
+    parser.add_argument(
+        "--length-penalty", type=float, metavar="X", help="of the search; larger ones favor longer texts"
+    )
     parser.add_argument(
         "--top-p", type=float, metavar="P", help="draw at random from the likeliest words of this probability together"
     )
@@ -96,7 +98,8 @@ def _chunks(paths: list[Path], named: set[Path], config: Config) -> Iterator[tup
             else:
                 logger.warning("left out: %s", found)
 
-    for chunk in iter(lambda rows=good(): list(itertools.islice(rows, CHUNK)), []):  # type: ignore[misc]
+    rows = good()
+    while chunk := list(itertools.islice(rows, CHUNK)):
         yield [path for path, _ in chunk], np.stack([image for _, image in chunk])
 
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "video": ("av", "reading and writing mp4 and other films (GIF and folders of frames need nothing)"),
     "audio": ("soundfile", "reading sounds (data.source=audio_folder)"),
     "denoise": ("scikit-image", "denoising what was drawn (mmjax generate --denoise)"),
+    "search": ("usearch", "quick searches among more than 100,000 pictures (mmjax search)"),
     "captions": ("pycocoevalcap", "METEOR among the figures of captions; it also needs Java"),
     "wandb": ("wandb", "logging to Weights & Biases (train.wandb_project)"),
     "tensorboard": ("tensorboard", "looking at WORKDIR/tensorboard with the tensorboard command"),

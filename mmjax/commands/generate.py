@@ -1,15 +1,14 @@
 """mmjax generate: pictures and clips from text."""
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 import mmjax
+from mmjax.commands.reading import write_picture
 from mmjax.config import Config, Data
 from mmjax.data import read_clip, read_mask, read_picture
 from mmjax.export import GenerativeModel
@@ -161,14 +160,9 @@ def _given(arguments: argparse.Namespace, recipe: Config) -> dict[str, Any]:
 
 def _write(path: Path, drawn: UInt8[np.ndarray, "*f y x 3"], frame_rate: float) -> None:
     """Writes a picture or a clip as what the name ends in says."""
-    ending = path.suffix.lower()
-    if ending in CLIPS:
-        content = (to_mp4 if ending == ".mp4" else to_gif)(drawn, frame_rate)
-    else:
-        buffer = io.BytesIO()
-        kinds = {".png": "PNG", ".webp": "WEBP"}
-        Image.fromarray(drawn).save(buffer, kinds.get(ending, "JPEG"), quality=95)
-        content = buffer.getvalue()
+    if path.suffix.lower() not in CLIPS:
+        return write_picture("--out", path, drawn)
+    content = (to_mp4 if path.suffix.lower() == ".mp4" else to_gif)(drawn, frame_rate)
     try:
         write_file(path, content)
     except UserError as error:

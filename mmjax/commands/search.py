@@ -1,0 +1,186 @@
+"""mmjax search: pictures by text or by pictures, and texts by pictures."""
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from tqdm import tqdm
+
+import mmjax
+from mmjax.commands.index import Index, Stamp, address, nearest, read_index, update, write_index
+from mmjax.commands.reading import check_out, files_in, read_all, read_seen, write_picture
+from mmjax.export import GenerativeModel
+from mmjax.models.vision_language import image_shape
+from mmjax.sample.chunks import CHUNK
+from mmjax.sample.postprocess import sheet, to_uint8
+from mmjax.types import UserError
+
+HELP = "find the pictures of a folder that go with a text or with pictures, or the texts that go with a picture"
+COLUMNS = 8
+INDEX = "mmjax-index.safetensors"
+Embedded = Iterator[tuple[list[str], Float32[np.ndarray, "m e"]]]
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="a model folder or a workdir")
+    parser.add_argument(
+        "--index",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="what to find: the pictures in a folder and all below it, or the lines of a text file, FILE.txt",
+    )
+    parser.add_argument("--text", nargs="+", action="extend", default=[], help="find what goes with this")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="find what is like this picture; of several texts and pictures together, what is like all of them",
+    )
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="how much each --text, and then each --image, counts; below 0: what is unlike it (default: 1)",
+    )
+    parser.add_argument("--top", type=int, default=10, metavar="K", help="how many to find (default: 10)")
+    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="also draw the pictures found, the nearest first")
+    parser.add_argument("--json", action="store_true", help="a JSON object for each that is found")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help=f"where the embeddings are kept (default: .{INDEX} in the folder, .FILE.txt.{INDEX} beside a text file)",
+    )
+    parser.add_argument("--rebuild", action="store_true", help="embed all anew, as after the model has changed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    check_out("--out", arguments.out)
+    source: Path = arguments.index
+    if not arguments.text and not arguments.image:
+        raise UserError('--text: what to find? Give --text "a red circle left of a blue square", or --image FILE')
+    if arguments.top < 1:
+        raise UserError(f"--top {arguments.top}: must be at least 1")
+    texts = None if source.is_dir() else _lines(source)
+    if texts is not None and arguments.out:
+        raise UserError(f"--out: draws pictures, and {source} has texts; leave it out")
+    model = mmjax.load(arguments.model)
+    if arguments.out and len(image_shape(model.config.data)) != 3:
+        raise UserError("--out: draws pictures, and this model sees clips; leave it out")
+    query = _query(model, arguments.text, arguments.image, arguments.weights)
+    kept = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
+    index = _indexed(model, source, texts, kept, arguments.rebuild)
+    places, cosines = nearest(index, kept, query, arguments.top)
+    found = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
+    for name, cosine in zip(found, cosines.tolist(), strict=True):
+        row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
+        print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {name}")
+    if arguments.out:
+        read = (image for image in read_all(map(Path, found), model.config) if not isinstance(image, UserError))
+        pictures = [np.broadcast_to(to_uint8(image), (*image.shape[:-1], 3)) for image in read]
+        write_picture("--out", arguments.out, sheet(np.stack(pictures), COLUMNS))
+    return 0
+
+
+def _lines(path: Path) -> list[str]:
+    if path.suffix.lower() != ".txt":
+        raise UserError(f"--index {path}: must be a folder of pictures, or a text file FILE.txt with a text a line")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--index {path}: cannot be read as UTF-8 text: {error}") from error
+    if not any(lines):
+        raise UserError(f"--index {path}: holds no text; it needs one a line")
+    return [line for line in dict.fromkeys(lines) if line]
+
+
+def _query(
+    model: GenerativeModel, texts: list[str], images: list[Path], weights: list[float] | None
+) -> Float32[np.ndarray, " e"]:
+    """What is looked for: the mean of the embeddings, of length 1."""
+    if any(not text.strip() for text in texts):
+        raise UserError("--text: is empty; say what to find")
+    if weights is not None and len(weights) != len(texts) + len(images):
+        raise UserError(f"--weights: needs one for each --text and --image, {len(texts) + len(images)} together")
+    seen = []
+    for path in images:
+        try:
+            seen.append(read_seen(path, model.config))
+        except UserError as error:
+            raise UserError(f"--image {error}") from None
+    parts = [model.embed_text(texts)] if texts else []
+    parts += [model.embed_image(np.stack(seen))] if seen else []
+    embeddings = np.concatenate(parts)
+    mean = np.asarray(weights or [1.0] * len(embeddings), np.float32) @ embeddings
+    length = np.linalg.norm(mean)
+    if not (np.isfinite(length) and length > 1e-6):
+        raise UserError("--weights: nothing is left of what to find; give other weights")
+    found: np.ndarray = (mean / length).astype(np.float32)
+    return found
+
+
+def _indexed(model: GenerativeModel, source: Path, texts: list[str] | None, kept: Path, rebuild: bool) -> Index:
+    """The index of all that is there now, kept in a file."""
+    bound = address(model, "pictures" if texts is None else "texts")
+    old = None if rebuild else read_index(kept, bound)
+    if texts is None:
+        files = files_in(source, model.config)
+        wanted = {file.relative_to(source).as_posix(): stamp for file in files if (stamp := _stamp(file))}
+    else:
+        wanted = dict.fromkeys(texts, (0, 0))
+
+    def embed(names: Sequence[str]) -> Embedded:
+        with tqdm(total=len(names), desc="embedding", leave=False, delay=2, dynamic_ncols=True) as bar:
+            yield from _of_pictures(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
+
+    index = update(old, wanted, embed, lambda index: write_index(kept, index, bound))
+    if index is None:
+        raise UserError(f"--index {source}: none of its {len(wanted):,} files can be read")
+    return index
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        found = file.stat()
+    except OSError:  # gone since it was listed, or a link to nowhere
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _of_pictures(model: GenerativeModel, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
+    read = zip(names, read_all((folder / name for name in names), model.config), strict=True)
+    problems: list[UserError] = []
+
+    def good() -> Iterator[tuple[str, np.ndarray]]:
+        for name, found in read:
+            bar.update()
+            if isinstance(found, UserError):
+                problems.append(found)
+            else:
+                yield name, found
+
+    rows = good()
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield [name for name, _ in chunk], model.embed_image(np.stack([image for _, image in chunk]))
+    if problems:
+        logger.warning("left out: %s files that cannot be read, the first: %s", f"{len(problems):,}", problems[0])
+
+
+def _of_texts(model: GenerativeModel, names: Sequence[str], bar: Any) -> Embedded:
+    for start in range(0, len(names), CHUNK):
+        chunk = list(names[start : start + CHUNK])
+        yield chunk, model.embed_text(chunk)
+        bar.update(len(chunk))
