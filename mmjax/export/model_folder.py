@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmjax import models
-from mmjax.config import Config, Data, VisualTokenizer, to_dict
+from mmjax.config import Config, Data, VisionLanguage, VisualTokenizer, to_dict
 from mmjax.files import write_json
-from mmjax.models import visual_tokenizer
+from mmjax.models import vision_language, visual_tokenizer
 from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
 
@@ -119,7 +119,8 @@ def _card(config: Config, params: Params, step: int, figures: Mapping[str, float
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(figures.items())]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
-    kind, code = _tokenizer_card(config) if isinstance(config.model, VisualTokenizer) else _generator_card(config)
+    cards = {VisualTokenizer: _tokenizer_card, VisionLanguage: _describing_card}
+    kind, code = cards.get(type(config.model), _generator_card)(config)
     return f"""# {config.name}
 
 {kind} {count:,} parameters, {step:,} steps on {_sources(config.data)}.
@@ -176,4 +177,38 @@ model = mmjax.load(".")
 {named} = np.zeros((1, {f"{frames}, " if frames > 1 else ""}{size}, {size}, 3), np.float32)  # -1 (black) to 1 (white)
 outputs = model.apply(model.params, image={named})
 codes, {named}_again = outputs["codes"], outputs["image"]  # int32 [1, {math.prod(grid)}], float32 as the {named}""",
+    )
+
+
+def _describing_card(config: Config) -> tuple[str, str]:
+    terms, shape = config.objective.terms, vision_language.image_shape(config.data)
+    *frames, rows, columns, channels = shape
+    seen = (
+        f"clips of {frames[0]} frames of"
+        if frames
+        else "log-mel features of sounds,"
+        if channels == 1
+        else "pictures of"
+    )
+    does, lines = [], []
+    if "captioning" in terms:
+        does.append("captions")
+        lines.append("captions = model.caption(images)")
+    if "answering" in terms:
+        does.append("answers to questions")
+        lines.append('answers = model.answer(images, ["what color is the circle?"])')
+    if vision_language.contrasts(terms):
+        does.append("embeddings that tell which texts go with which")
+        lines.append('similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1')
+    dtype = "float32" if channels == 1 else "uint8"
+    shown = "\n".join(lines or ["outputs = model.apply(model.params, image=images)"])
+    return (
+        f"A model of {seen} {rows} x {columns}{' pixels' if channels == 3 else ''} and texts, by mmjax: "
+        f"{', '.join(does) or ', '.join(terms)}.",
+        f"""import mmjax
+import numpy as np
+
+model = mmjax.load(".")
+images = np.zeros({(1, *shape)}, np.{dtype})  # such as these
+{shown}""",
     )

@@ -10,6 +10,7 @@ from runs import (
     run_command,
     start_command,
     trained_in_two_stages,
+    trained_to_describe,
     user_mistake,
 )
 
@@ -18,5 +19,6 @@ __all__ = [
     "run_command",
     "start_command",
     "trained_in_two_stages",
+    "trained_to_describe",
     "user_mistake",
 ]

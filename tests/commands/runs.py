@@ -61,6 +61,13 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
     return once("quickstart", train)
 
 
+@pytest.fixture(name="describing", scope="session")
+def trained_to_describe(once: Once, run: Run) -> Path:
+    """The workdir of quickstart_describe in its tiny form."""
+    recipe = "--config=configs/quickstart_describe.py:tiny"
+    return once("describing", lambda workdir: run("train", recipe, "--workdir", workdir))
+
+
 @pytest.fixture(name="start", scope="session")
 def start_command() -> Start:
     """Starts `mmjax ARGUMENTS`; it may be forbidden to write files of more than so many KiB."""

@@ -102,3 +102,14 @@ def test_loading_from_a_file_and_its_mistakes(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"tokenizer\.model"):
             load_tokenizer(path)
+
+
+def test_words_are_those_of_the_text_with_the_places_of_their_tokens() -> None:
+    text = "a red cat, on the tablecloth! <mask> 赤い猫 roof"
+    ids = TOKENIZER.encode([text], 61)[0]
+    words = TOKENIZER.words(ids)
+    assert [word for word, _ in words] == text.split(" ")
+    places = [place for _, found in words for place in found]
+    assert places == list(range(len(places))) and ids[len(places)] == 3
+    assert TOKENIZER.words(TOKENIZER.encode([""], 5)[0]) == []
+    assert [word for word, _ in TOKENIZER.words(np.array([0, 2, *ids[:2], 10_000]))] == ["a", "red"]

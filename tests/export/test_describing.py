@@ -1,0 +1,204 @@
+"""What a model says of pictures: by itself, the same whatever else is asked for, and clear about what it cannot."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import data, models
+from mmjax.config import Config, resolve
+from mmjax.export import GenerativeModel
+from mmjax.models import vision_language
+from mmjax.nn import attention
+from mmjax.types import END, MASK, UserError
+
+TEXTS = ["a red circle left of a blue square", "two green rings", "what color is the circle?"]
+RECIPE: dict[str, Any] = {
+    "name": "seeing",
+    "data": {"size": 20},
+    "text": {"length": 13, "vocabulary": 320},
+    "model": {"kind": "vision_language", "patch": 4, "registers": 3, "width": 16, "heads": 2, "layers": 1,
+              "text_layers": 1, "fusion_layers": 1, "decoder_layers": 2, "embedding": 7},
+    "objective": {"terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 1.0}},
+}  # fmt: skip
+PICTURES = np.random.default_rng(0).integers(0, 256, (19, 20, 20, 3)).astype(np.uint8)
+
+
+@pytest.fixture(name="config", scope="module")
+def recipe() -> Config:
+    return resolve(RECIPE)
+
+
+@pytest.fixture(name="model", scope="module")
+def untrained(config: Config) -> GenerativeModel:
+    params = jax.device_get(jax.jit(lambda: models.init(config, jax.random.key(5)))())
+    tokenizer = data.load_tokenizer(data.train_tokenizer(TEXTS * 3, 320))
+    words = [i for i in range(MASK + 1, tokenizer.size) if not tokenizer._processor.is_byte(i)]
+    bias = np.full_like(params["decoder"]["bias"], -100)
+    bias[words] = 0
+    bias[END] = 0
+    # Larger, so that what is written depends on the picture although nothing was learned.
+    params = jax.tree.map(lambda x: 3 * x, params) | {"decoder": params["decoder"] | {"bias": bias}}
+    return GenerativeModel(config, jax.device_put(params), tokenizer)
+
+
+def told(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
+    with pytest.raises(UserError) as error:
+        call(*arguments, **named)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_captions_are_the_likeliest_words_and_depend_on_no_other_picture(model: GenerativeModel) -> None:
+    captions = model.caption(PICTURES)
+    assert len(captions) == 19 and len(set(captions)) > 3 and all(captions)
+    for some in ([0], [18, 3], [5] * 17):
+        assert model.caption(PICTURES[some]) == [captions[i] for i in some]
+    as_floats = PICTURES.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    assert model.caption(as_floats) == captions
+    module, ids = vision_language.build(model.config), np.zeros((19, 13), np.int32)
+    for place in range(13):  # without a cache, and one token at a time
+        logits = _logits(module, model.params, as_floats, ids)
+        ids[:, place] = np.argmax(logits[:, place], axis=-1)
+    assert model.tokenizer.decode(ids) == captions
+
+
+def _logits(module: Any, params: Any, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def logits(image: jax.Array, ids: jax.Array) -> jax.Array:
+        context = module.apply({"params": params}, image, method="context")
+        found: jax.Array = module.apply({"params": params}, ids, context, method="written")
+        return found
+
+    return np.asarray(_compiled(logits, image, ids))
+
+
+def _compiled(function: Any, *arguments: Any) -> Any:
+    if function.__qualname__ not in _PROGRAMS:
+        _PROGRAMS[function.__qualname__] = jax.jit(function)
+    return _PROGRAMS[function.__qualname__](*arguments)
+
+
+_PROGRAMS: dict[str, Any] = {}
+
+
+def test_writing_can_be_chosen(model: GenerativeModel) -> None:
+    greedy, drawn = model.caption(PICTURES[:3]), model.caption(PICTURES[:3], seed=5, top_p=1.0, temperature=2.0)
+    assert drawn != greedy and model.caption(PICTURES[1:2], seed=6, top_p=1.0, temperature=2.0) == drawn[1:2]
+    assert model.caption(PICTURES[:3], seed=[9, 6, 5], top_p=1.0, temperature=2.0)[1] == drawn[1]
+    assert "did you mean beams" in told(model.caption, PICTURES, beems=3)
+    assert "writing.beams: must be above 0" in told(model.caption, PICTURES, beams=0)
+    assert "beam search draws nothing at random" in told(model.caption, PICTURES, beams=2, top_p=0.5)
+    assert "seed: must be a whole number, or one for each of the 19 pictures" in told(model.caption, PICTURES, seed=0.5)
+
+
+def test_answers_depend_on_the_question(model: GenerativeModel, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = (model.answer(PICTURES[:5], [text] * 5) for text in TEXTS[1:])
+    assert len(one) == 5 and one != other
+    mixed = model.answer(PICTURES[:2], TEXTS[1:])
+    assert mixed == [one[0], other[1]]
+    assert not caplog.records
+    logging.getLogger("mmjax").propagate = True
+    model.answer(PICTURES[:2], ["what " * 30] * 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"question {('what ' * 30)[:60]!r} has more than 13 tokens; what goes beyond is cut"
+    ]
+
+
+def test_embeddings_are_those_of_the_model(model: GenerativeModel) -> None:
+    images, texts = model.embed_image(PICTURES), model.embed_text(TEXTS)
+    assert images.shape == (19, 7) and texts.shape == (3, 7) and images.dtype == texts.dtype == np.float32
+    for found in (images, texts):
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(model.embed_image(PICTURES[17:]), images[17:])
+    outputs = model.apply(
+        model.params,
+        image=PICTURES[:3].astype(np.float32) / np.float32(127.5) - np.float32(1),
+        text=model.tokenizer.encode(TEXTS, 13),
+    )
+    np.testing.assert_allclose(outputs["image_embedding"], images[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs["text_embedding"], texts, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_where_it_looks_is_what_its_attention_weighs(
+    model: GenerativeModel, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [TEXTS[2]] * 2 if asked else None
+    looked = model.look(PICTURES[:2], TEXTS[:2], questions)
+    for found, text in zip(looked, TEXTS, strict=False):
+        assert " ".join(found.words) == text and found.maps.shape == (len(found.words), 5, 5)
+        np.testing.assert_allclose(found.maps.sum(axis=(1, 2)), 1, rtol=1e-5)
+        assert np.ptp(found.maps, axis=0).max() > 1e-4  # words differ
+    # The same by what attention gives, where each value is a different unit vector.
+    attend, seen = attention.dot_product_attention, []
+
+    def watched(q: jax.Array, k: jax.Array, v: jax.Array, *more: Any, **named: Any) -> jax.Array:
+        if q.shape[1] == 13 and k.shape[1] == 25 and not isinstance(q, jax.core.Tracer):
+            unit = jnp.broadcast_to(jnp.eye(25)[None, :, None], (*k.shape[:3], 25))
+            weights = jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, k) / jnp.sqrt(jnp.float32(q.shape[-1])))
+            seen.append(np.asarray(jnp.einsum("bhts,bshk->bthk", weights, unit)).mean(axis=2))
+        return attend(q, k, v, *more, **named)
+
+    monkeypatch.setattr(attention, "dot_product_attention", watched)
+    module, ids = vision_language.build(model.config), model.tokenizer.encode(TEXTS[:2], 13)
+    image = jnp.asarray(PICTURES[:2].astype(np.float32) / np.float32(127.5) - np.float32(1))
+    question = model.tokenizer.encode(questions, 13) if questions else None
+    with jax.disable_jit():
+        context = module.apply({"params": model.params}, image, question, method="context")
+        seen.clear()  # of the fusion
+        module.apply({"params": model.params}, jnp.asarray(ids), context, method="written")
+    assert len(seen) == 2  # layers
+    weights = np.mean(seen, axis=0)
+    for row, found in enumerate(looked):
+        for word, (_, places) in zip(found.maps, model.tokenizer.words(ids[row]), strict=True):
+            np.testing.assert_allclose(word.reshape(-1), weights[row, places].mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_an_empty_text_has_no_words_to_look_for(model: GenerativeModel) -> None:
+    (found,) = model.look(PICTURES[:1], [""])
+    assert found.words == [] and found.maps.shape == (0, 5, 5)
+
+
+@pytest.mark.parametrize(("images", "what"), [
+    (PICTURES[:, :16], "images: must be float32 or uint8 [19, 20, 20, 3], not uint8 [19, 16, 20, 3]"),
+    (PICTURES.astype(np.int64), "not int64"),
+    (PICTURES.astype(np.float32), "images: values must be from -1 (black) to 1 (white)"),
+    (PICTURES[:0], "of at least one"),
+    (None, "of at least one"),
+    ([PICTURES[0], PICTURES[0, :7]], "images: must be one array, and these are of different shapes"),
+])  # fmt: skip
+def test_other_than_pictures(model: GenerativeModel, images: Any, what: str) -> None:
+    assert what in told(model.caption, images) and what in told(model.embed_image, images)
+
+
+def test_other_than_questions(model: GenerativeModel) -> None:
+    assert "questions: must be one for each of the 19 images, not 1" in told(model.answer, PICTURES, ["what?"])
+    assert "questions: number 1 (from 0) is empty" in told(model.answer, PICTURES[:2], ["what?", " "])
+    assert "questions: give a list" in told(model.answer, PICTURES, "what?")
+    assert "questions: each must be a text, and number 0 (from 0) is a int" in told(model.answer, PICTURES[:1], [3])
+    assert "texts: must be one for each of the 2 images, not 3" in told(model.look, PICTURES[:2], TEXTS)
+    assert "texts: give a list" in told(model.embed_text, [])
+
+
+def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
+    def with_terms(*terms: str) -> GenerativeModel:
+        objective = dataclasses.replace(model.config.objective, terms=dict.fromkeys(terms, 1.0))
+        return dataclasses.replace(model, config=dataclasses.replace(model.config, objective=objective))
+
+    of = "name a model of kind vision_language that was trained with objective.terms."
+    comparing, answering = with_terms("contrastive"), with_terms("answering")
+    assert told(comparing.caption, PICTURES) == f"seeing: cannot write captions; {of}captioning"
+    assert f"cannot answer questions; {of}answering" in told(comparing.answer, PICTURES, ["what?"] * 19)
+    assert f"cannot compare pictures and texts; {of}contrastive or sigmoid_contrastive" in told(
+        answering.embed_image, PICTURES
+    )
+    assert "cannot write captions or answers" in told(answering.look, PICTURES[:1], ["a"])
+    assert "does not draw from text" in told(model.generate, ["a red circle"])
+    generator = GenerativeModel(resolve({"name": "drawing"}), {}, model.tokenizer)
+    assert told(generator.caption, PICTURES).startswith("drawing: cannot write captions; name a model of kind")
+    assert "drawing: cannot compare" in told(generator.embed_text, ["a"])
