@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_SIDE = 160  # pixels of a picture, so that small ones can be seen
-COLUMNS = 8  # pictures of a line
+COLUMNS = 10  # pictures of a line
 LABEL = 26  # pixels below a picture
 STRENGTH = 0.75  # of the color where it looked most
 COLORS = "inferno"
@@ -30,7 +30,7 @@ def draw_looks(
     pictures: Sequence[UInt8[np.ndarray, "y x 3"]],
     titles: Sequence[str],
     words: Sequence[Sequence[str]],
-    maps: Sequence[Float[np.ndarray, "words rows columns"]],
+    maps: Sequence[Float[np.ndarray, "_ rows columns"]],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """One picture of all: each picture with its title, followed by what was looked at for each word, the word below.
 

@@ -19,16 +19,16 @@ def test_what_was_not_looked_at_is_gray_and_the_most_is_bright() -> None:
 
 
 def test_a_sheet_has_each_picture_with_a_place_for_each_word() -> None:
-    maps = np.random.default_rng(1).random((9, 2, 4)).astype(np.float32)
+    maps = np.random.default_rng(1).random((11, 2, 4)).astype(np.float32)
     pictures, titles = [PICTURE, PICTURE[::-1]], ["one.png", "a name that is much too long for its place.png"]
-    sheet = draw_looks(pictures, titles, [[f"word{i}" for i in range(9)], []], [maps, maps[:0]])
+    sheet = draw_looks(pictures, titles, [[f"word{i}" for i in range(11)], []], [maps, maps[:0]])
     high, wide = 22 * 7, 44 * 7  # the short side at about 160 pixels
-    assert sheet.shape == (3 * (high + LABEL), COLUMNS * wide, 3)  # nine words and the picture take two lines
+    assert sheet.shape == (3 * (high + LABEL), COLUMNS * wide, 3)  # eleven words and the picture take two lines
     large = PICTURE.repeat(7, axis=0).repeat(7, axis=1)
     np.testing.assert_array_equal(sheet[:high, :wide], large)
     np.testing.assert_array_equal(sheet[:high, wide : 2 * wide], overlay(large, maps[0]))
     second = high + LABEL
-    np.testing.assert_array_equal(sheet[second : second + high, wide : 2 * wide], overlay(large, maps[8]))
+    np.testing.assert_array_equal(sheet[second : second + high, wide : 2 * wide], overlay(large, maps[10]))
     third = 2 * second
     np.testing.assert_array_equal(sheet[third : third + high, :wide], large[::-1])
     assert (sheet[third:, wide:] == 255).all() and (sheet[second:third, 2 * wide :] == 255).all()
