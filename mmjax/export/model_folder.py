@@ -41,9 +41,9 @@ def write_model_folder(
     try:
         temporary.mkdir(parents=True)
         write_json(temporary / "config.json", {"recipe": to_dict(config), "step": step, "versions": versions()})
-        save_file(
-            jax.tree.map(np.ascontiguousarray, flatten(params)), temporary / "model.safetensors", {"format": "mmjax"}
-        )
+        # Contiguous, as the library needs them; np.ascontiguousarray would make a number an array of one.
+        arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params).items()}
+        save_file(arrays, temporary / "model.safetensors", {"format": "mmjax"})
         (temporary / "model.safetensors").chmod(0o644)  # the library writes it for the owner alone
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
