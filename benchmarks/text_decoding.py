@@ -2,8 +2,8 @@
 
     python benchmarks/text_decoding.py [--length N] [--batch B] [--width D] [--layers L]
 
-Both write greedily, with random parameters and so to the last token, what comes out equal; told are the seconds of each,
-compiled before, and the ratio.
+Both write greedily, with random parameters and so to the last token, what comes out equal; told are the seconds of
+each, compiled before, and the ratio.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Pictures and captions of COCO in one space, where what belongs together is near: for search and zero-shot classes.
 
-Arguments: size=224 (pixels; 64 and less suit a laptop), sigmoid (a decision for each pair, in place of a softmax), tiny.
+Arguments: size=224 (pixels; 64 and less suit a laptop), sigmoid (a decision for each pair, in place of a softmax), tiny
+(ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another source by
 --config.data.source.
 """

@@ -63,9 +63,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     if arg.tiny:
         config.data.update({"evaluation_examples": 16})
         config.data.scenes.examples = 64
-        config.model.update(
-            {"width": 32, "stem": (8, 16), "layers": 1, "text_layers": 1, "fusion_layers": 1, "decoder_layers": 1, "unroll": 1}
-        )
+        config.model.update({"width": 32, "stem": (8, 16), "layers": 1, "decoder_layers": 1, "unroll": 1})
         config.optimizer.warmup_steps = 2
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
         config.evaluate.update({"batch": 8, "samples": 4})

@@ -393,5 +393,12 @@ def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
         logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
         return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
 
-    names = ("embed_image", "embed_text")
-    return Functions(method("context"), method("begin"), method("step"), rows_of, *map(method, names), look)
+    return Functions(
+        context=method("context"),
+        begin=method("begin"),
+        step=method("step"),
+        rows_of=rows_of,
+        embed_image=method("embed_image"),
+        embed_text=method("embed_text"),
+        look=look,
+    )

@@ -19,8 +19,8 @@ def overlay(
 ) -> UInt8[np.ndarray, "y x 3"]:
     """The picture in gray, and over it the color of how much of the most that was looked at any place it got."""
     y, x, _ = picture.shape
-    share = Image.fromarray((looked / max(float(looked.max()), 1e-12)).astype(np.float32))
-    share = np.asarray(share.resize((x, y), Image.Resampling.BILINEAR))[..., None]
+    relative = Image.fromarray((looked / max(float(looked.max()), 1e-12)).astype(np.float32))
+    share = np.asarray(relative.resize((x, y), Image.Resampling.BILINEAR))[..., None]
     colors = matplotlib.colormaps[COLORS](share[..., 0])[..., :3] * 255
     gray = picture.mean(axis=-1, keepdims=True)
     return np.rint(gray + STRENGTH * share * (colors - gray)).astype(np.uint8)

@@ -118,9 +118,7 @@ def test_classes_of_pictures_of_texts_and_of_both(classify: str, needed: str) ->
 
 def test_clips_sounds_and_residual_networks() -> None:
     clips = recipe("contrastive", "captioning", data={"frames": 4, "source": "clips_folder", "root": "x"})
-    sounds = recipe(
-        "contrastive", data={"source": "audio_folder", "root": "x", "audio": {"seconds": 0.5, "bins": 32}}
-    )
+    sounds = recipe("contrastive", data={"source": "audio_folder", "root": "x", "audio": {"seconds": 0.5, "bins": 32}})
     residual = recipe("contrastive", encoder="resnet")
     for config, given in ((clips, batch(sides=(4, 32, 32))), (sounds, batch(channels=1, sides=(32, 50))),
                           (residual, batch())):  # fmt: skip

@@ -24,7 +24,7 @@ def test_as_often_as_the_softmax_says(block: int, monkeypatch: pytest.MonkeyPatc
     keys = jax.random.split(jax.random.key(0), draws)
     found = np.asarray(jax.jit(lambda keys: jax.lax.map(lambda key: hard_negatives(*given, key), keys))(keys))
     for row in range(COUNT):
-        allowed = PRESENT & (GROUPS != GROUPS[row])
+        allowed = PRESENT & (GROUPS[row] != GROUPS)
         chances = softmax(np.where(allowed, ROWS[row].astype(float) @ COLUMNS.astype(float).T, -np.inf))
         share = np.bincount(found[:, row], minlength=COUNT) / draws
         assert np.abs(share - chances).max() < 4 * np.sqrt(0.25 / draws)
