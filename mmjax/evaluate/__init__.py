@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from mmjax.config import Config, VisualTokenizer
+from mmjax.config import Config, VisionLanguage, VisualTokenizer
 from mmjax.evaluate.answers import NAMES as OF_ANSWERS
 from mmjax.evaluate.answers import answers
 from mmjax.evaluate.captions import captions
@@ -112,6 +112,17 @@ DRAWN = frozenset({"diversity", "motion", "samples", "scenes"})
 # Evaluators that read texts the model writes: by name, the output that has them, a list of b strings.
 WRITTEN = {"answers": "answer", "captions": "caption", "captions_true": "caption"}
 
+# Evaluators of what models of pictures and texts say, with the terms of which one must have trained it.
+_CONTRASTIVE = ("contrastive", "sigmoid_contrastive")
+TRAINED_BY: dict[str, tuple[str, ...]] = {
+    "answers": ("answering",),
+    "captions": ("captioning",),
+    "captions_true": ("captioning",),
+    "classification": ("classification",),
+    "retrieval": _CONTRASTIVE,
+    "zero_shot": _CONTRASTIVE,
+}
+
 # Fields that the data source must provide, beside those of every batch.
 NEEDS: dict[str, tuple[str, ...]] = {
     "answers": ("image", "question"),
@@ -141,7 +152,23 @@ def build(config: Config) -> dict[str, Evaluator]:
     for name in names:
         if name not in EVALUATORS:
             raise UserError(f"evaluate.evaluators: no evaluator {name!r}; known: {', '.join(EVALUATORS)}")
+        _check_trained(name, config)
     return {name: EVALUATORS[name](config) for name in names}
+
+
+def _check_trained(name: str, config: Config) -> None:
+    """Raises UserError for an evaluator of what this model cannot do."""
+    terms = TRAINED_BY.get(name, ())
+    if terms and not set(terms).intersection(config.objective.terms):
+        raise UserError(
+            f"evaluate.evaluators: {name} is for models that were trained by {' or '.join(terms)}; add that to "
+            "objective.terms, or leave it out"
+        )
+    if not terms and isinstance(config.model, VisionLanguage) and name not in ("losses", "samples"):
+        raise UserError(
+            f"evaluate.evaluators: {name} is for models that draw, not for model.kind={config.model.kind}, which "
+            f"{', '.join(TRAINED_BY)} are for"
+        )
 
 
 def figure_names(config: Config) -> tuple[str, ...]:

@@ -29,9 +29,32 @@ def test_what_evaluators_need() -> None:
         assert "scene" in evaluate.NEEDS[name]
 
 
+TERMS = ["answering", "captioning", "classification", "contrastive"]
+DESCRIBES = {
+    "data": {"size": 64},
+    "model": {"kind": "vision_language", "classes": 2},
+    "objective": {"terms": dict.fromkeys(TERMS, 1.0)},
+}
+
+
+@pytest.mark.parametrize("name", evaluate.TRAINED_BY)
+def test_models_are_asked_for_what_they_learned(name: str) -> None:
+    asked = {"evaluators": [name], "classes": ["cat", "dog"], "samples": 0}
+    assert list(evaluate.build(recipe(**DESCRIBES, evaluate=asked))) == [name]
+    lacking = {**DESCRIBES, "objective": {"terms": {"masked_language_modeling": 1.0}}}
+    with pytest.raises(UserError, match=f"{name} is for models that were trained by"):
+        evaluate.build(recipe(**lacking, evaluate=asked))
+
+
+@pytest.mark.parametrize("name", ["scenes", "reconstruction", "feature_distance"])
+def test_models_that_draw_nothing_are_not_asked_for_pictures(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is for models that draw, not for model.kind=vision_language"):
+        evaluate.build(recipe(**DESCRIBES, evaluate={"evaluators": [name]}))
+
+
 def test_every_evaluator_and_figure_of_pictures_to_text() -> None:
     names = ["answers", "captions_true", "retrieval", "classification", "zero_shot"]
-    config = recipe(evaluate={"evaluators": names, "samples": 0, "classes": ["cat", "dog"]})
+    config = recipe(**DESCRIBES, evaluate={"evaluators": names, "samples": 0, "classes": ["cat", "dog"]})
     assert list(evaluate.build(config)) == names
     assert evaluate.figure_names(config) == (
         "vqa/accuracy", "vqa/guess", "captions/true", "retrieval/image_to_text_r1", "retrieval/image_to_text_r5",
@@ -44,7 +67,7 @@ def test_every_evaluator_and_figure_of_pictures_to_text() -> None:
 
 def test_classes_and_prompts_are_checked_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"evaluate\.classes: zero_shot needs the classes' names in the order of their"):
-        evaluate.build(recipe(evaluate={"evaluators": ["zero_shot"]}))
+        evaluate.build(recipe(**DESCRIBES, evaluate={"evaluators": ["zero_shot"]}))
     for prompts in ([], ["a photo"], ["a {}", "a photo"]):
         with pytest.raises(UserError, match=r"evaluate\.prompts: needs at least one, each with \{\} where the name"):
             recipe(evaluate={"prompts": prompts})
@@ -52,6 +75,7 @@ def test_classes_and_prompts_are_checked_before_anything_runs() -> None:
 
 CLIPS = {"model": {"kind": "visual_tokenizer", "time_strides": [1, 2]}, "data": {"frames": 8}}
 OPEN = {"data": {"scenes": {"determined": False}}}
+DESCRIBED_CLIPS = {**DESCRIBES, "data": {"frames": 8, "size": 64}}
 
 
 def test_pictures_and_clips_of_scenes_have_their_own_evaluators() -> None:
@@ -60,7 +84,7 @@ def test_pictures_and_clips_of_scenes_have_their_own_evaluators() -> None:
     assert list(evaluate.build(recipe(**OPEN, evaluate={"evaluators": names, "samples": 0}))) == names
     for sections, name, message in [
         (CLIPS, "scenes", r"scenes is for pictures, and data\.frames is 8; motion is for clips"),
-        (CLIPS, "captions_true", r"captions_true is for pictures, and data\.frames is 8; motion is for clips"),
+        (DESCRIBED_CLIPS, "captions_true", r"captions_true is for pictures, and data\.frames is 8; motion is for clips"),
         (CLIPS, "diversity", r"diversity is for pictures, and data\.frames is 8; motion is for clips"),
         (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for pictures"),
         ({}, "diversity", r"leave the picture open; set data\.scenes\.determined to false"),
