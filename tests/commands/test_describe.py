@@ -11,6 +11,7 @@ from runs import Mistake, Once
 
 import mmjax
 from mmjax.cli import main
+from mmjax.export import GenerativeModel
 from mmjax.sample.overlay import LABEL
 from mmjax.scenes import questions
 from mmjax.scenes.draw import draw_things
@@ -60,9 +61,16 @@ def test_a_line_for_each_picture(
         {"image": str(name), "question": QUESTION, "answer": answer}
         for name, answer in zip(names, answers, strict=True)
     ]
-    assert main(["describe", f"--model={model}", f"--image={names[0]}", "--beams=3", "--length-penalty=0"]) == 0
-    (found,) = loaded.caption(seen[:1], beams=3, length_penalty=0.0)
-    assert capsys.readouterr().out == f"{found}\n"
+
+
+def test_how_it_is_written_can_be_chosen(model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[tuple] = []
+    monkeypatch.setattr(
+        GenerativeModel, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
+    )
+    command = ["describe", f"--model={model}", f"--image={pictures / 'a.png'}"]
+    assert main([*command, "--beams=3", "--length-penalty=0.5"]) == main([*command, *DRAWN, "--seed=5"]) == 0
+    assert chosen == [(0, {"beams": 3, "length_penalty": 0.5}), (5, {"top_p": 1.0, "temperature": 3.0})]
 
 
 def test_maps_show_each_word(model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
