@@ -208,3 +208,24 @@ def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
     generator = GenerativeModel(resolve({"name": "drawing", "train": {"steps": 7}}), {}, model.tokenizer)
     assert told(generator.caption, PICTURES).startswith("drawing: cannot write captions; name a model of kind")
     assert "drawing: cannot compare" in told(generator.embed_text, ["a"])
+
+
+@pytest.mark.parametrize(("given", "model", "expected"), [
+    ({"size": 44}, {"patch": 4}, (11, 11)),
+    ({"size": 72}, {"encoder": "resnet"}, (3, 3)),
+    ({"size": 24, "frames": 7}, {"patch": 4, "time": 3}, (3, 6, 6)),
+    ({"source": "audio_folder", "audio": {"seconds": 0.5, "bins": 20}}, {"patch": 8}, (3, 7)),
+])  # fmt: skip
+def test_the_grid_is_that_of_what_the_decoder_sees(given: dict, model: dict, expected: tuple[int, ...]) -> None:
+    own = {**RECIPE["model"], "registers": 0} | model
+    config = resolve(RECIPE | {"data": {**RECIPE["data"], **given}, "model": own})
+    image = jax.ShapeDtypeStruct((1, *vision_language.image_shape(config.data)), jnp.float32)
+
+    def context(image: jax.Array) -> jax.Array:
+        found: jax.Array = vision_language.functions(config).context(
+            models.init(config, jax.random.key(0)), image, None
+        )
+        return found
+
+    assert vision_language.grid(config) == expected
+    assert jax.eval_shape(context, image).shape == (1, np.prod(expected), 16)
