@@ -213,7 +213,7 @@ def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
 @pytest.mark.parametrize(("given", "model", "expected"), [
     ({"size": 44}, {"patch": 4}, (11, 11)),
     ({"size": 72}, {"encoder": "resnet"}, (3, 3)),
-    ({"size": 24, "frames": 7}, {"patch": 4, "time": 3}, (3, 6, 6)),
+    ({"source": "clips_folder", "size": 24, "frames": 7}, {"patch": 4, "time": 3}, (3, 6, 6)),
     ({"source": "audio_folder", "audio": {"seconds": 0.5, "bins": 20}}, {"patch": 8}, (3, 7)),
 ])  # fmt: skip
 def test_the_grid_is_that_of_what_the_decoder_sees(given: dict, model: dict, expected: tuple[int, ...]) -> None:
