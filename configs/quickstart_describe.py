@@ -36,8 +36,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.objective = {
         "terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5},
-        "drop_words": 0.4,  # else captions are of pictures that are usual
+        "drop_image": 0.1,
     }
+    config.writing = {"guidance": 2.0}  # else captions are of what is usual
     config.optimizer = {
         "name": "muon",
         "learning_rate": 1e-2,

@@ -84,7 +84,11 @@ def test_pictures_and_clips_of_scenes_have_their_own_evaluators() -> None:
     assert list(evaluate.build(recipe(**OPEN, evaluate={"evaluators": names, "samples": 0}))) == names
     for sections, name, message in [
         (CLIPS, "scenes", r"scenes is for pictures, and data\.frames is 8; motion is for clips"),
-        (DESCRIBED_CLIPS, "captions_true", r"captions_true is for pictures, and data\.frames is 8; motion is for clips"),
+        (
+            DESCRIBED_CLIPS,
+            "captions_true",
+            r"captions_true is for pictures, and data\.frames is 8; motion is for clips",
+        ),
         (CLIPS, "diversity", r"diversity is for pictures, and data\.frames is 8; motion is for clips"),
         (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for pictures"),
         ({}, "diversity", r"leave the picture open; set data\.scenes\.determined to false"),
