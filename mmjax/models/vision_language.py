@@ -26,6 +26,7 @@ from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.nn.hard_negatives import hard_negatives
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.pooling import AttentionPooling
+from mmjax.nn.positions import grid_positions, sine_positions
 from mmjax.types import FLOAT32
 
 FIRST_SCALE = 1 / 0.07  # of contrastive similarities (Radford et al. 2021, section 2.5)
@@ -44,7 +45,7 @@ def contrasts(terms: Terms) -> bool:
 def build(config: Config, layout: Layout = ANYWHERE) -> "VisionLanguage":
     assert isinstance(config.model, fields.VisionLanguage)
     terms, shape = tuple(config.objective.terms), image_shape(config.data)
-    return VisionLanguage(config.model, config.text.vocabulary, terms, shape, layout)
+    return VisionLanguage(config.model, config.text.vocabulary, terms, shape, grid(config), layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -147,6 +148,7 @@ class VisionLanguage(nn.Module):
         vocabulary: number of text token ids.
         terms: of the objective, which decide what is built.
         image: shape of what the vision encoder sees: [y, x, c], or of clips [f, y, x, c].
+        grid: of the visual tokens; see the function of that name.
         layout: of the activations on the devices.
     """
 
@@ -154,6 +156,7 @@ class VisionLanguage(nn.Module):
     vocabulary: int
     terms: tuple[str, ...]
     image: tuple[int, ...]
+    grid: tuple[int, ...]
     layout: Layout = ANYWHERE
 
     def setup(self) -> None:
@@ -237,7 +240,7 @@ class VisionLanguage(nn.Module):
         terms = self.terms
         outputs: dict[str, jax.Array] = {}
         given = {} if rows is None else {"rows": rows, "training": training}
-        visual: Any = None if image is None else self.vision(image, **given)
+        visual: Any = None if image is None else self._placed(self.vision(image, **given))
         words: Any = None
         if text is not None and "text" in seen_by(self.model, terms):
             words = self._words(text)
@@ -261,7 +264,7 @@ class VisionLanguage(nn.Module):
 
     def embed_image(self, image: Float[Array, "b *f y x c"]) -> Float[Array, "b e"]:
         """Of length 1, in the space that pictures and texts share; float32."""
-        return self._embedded_image(self.vision(image))
+        return self._embedded_image(self._placed(self.vision(image)))
 
     def embed_text(self, text: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """The same of texts."""
@@ -271,7 +274,7 @@ class VisionLanguage(nn.Module):
         self, image: Float[Array, "b *f y x c"], question: Int[Array, "b t"] | None = None
     ) -> Float[Array, "b n d"]:
         """What the decoder looks at when it describes a picture or, with a question, answers it."""
-        visual = self.vision(image)
+        visual = self._placed(self.vision(image))
         return visual if question is None else self.fusion(visual, *self._words(question))
 
     def begin(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
@@ -285,6 +288,16 @@ class VisionLanguage(nn.Module):
     def written(self, text: Int[Array, "b t"], context: Float[Array, "b n d"]) -> Float[Array, "b t v"]:
         """The logits of a text that is known; see TextDecoder."""
         return self.decoder(text, context)
+
+    def _placed(self, visual: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The features with their places, so that who looks at them by what they are sees where they are.
+
+        As the keys of Carion et al. 2020 (arXiv:2005.12872, section A.4).
+        """
+        places = grid_positions(*self.grid[-2:], visual.shape[-1])
+        if len(self.grid) == 3:
+            places = (places[None] + sine_positions(self.grid[0], visual.shape[-1])[:, None]).reshape(visual.shape[1:])
+        return visual + places[None].astype(visual.dtype)
 
     def _words(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
         return self.text(text)
