@@ -115,7 +115,8 @@ def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> 
     if arguments.json:
         asked = {} if arguments.question is None else {"question": arguments.question}
         return json.dumps({"image": str(file), **asked, "answer" if asked else "caption": text}, ensure_ascii=False)
-    return text if alone else f"{file}: {text}"
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return line if alone else f"{file}: {line}"
 
 
 def _draw(

@@ -65,7 +65,7 @@ def test_gradients_reach_the_encoder_through_the_rounding(tiny):
         ({"widths": (4,) * 6}, "data.size: must be a multiple of 64, for 6 widths, not 32"),
         (
             {"kind": "tokenizer"},
-            "model.kind: must be one of direct, visual_tokenizer, masked_generator, not 'tokenizer'",
+            "model.kind: must be one of direct, visual_tokenizer, masked_generator, vision_language, not 'tokenizer'",
         ),
         ({"heads": 3}, "model.heads: no such field"),
     ],
