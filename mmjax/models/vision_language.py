@@ -294,7 +294,8 @@ class VisionLanguage(nn.Module):
 
         As the keys of Carion et al. 2020 (arXiv:2005.12872, section A.4).
         """
-        places = grid_positions(*self.grid[-2:], visual.shape[-1])
+        *_, rows, columns = self.grid
+        places = grid_positions(rows, columns, visual.shape[-1])
         if len(self.grid) == 3:
             places = (places[None] + sine_positions(self.grid[0], visual.shape[-1])[:, None]).reshape(visual.shape[1:])
         return visual + places[None].astype(visual.dtype)
