@@ -34,11 +34,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "convolution": "matmul",  # for CPUs
         "unroll": 2,  # for CPUs
     }
-    config.objective = {
-        "terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5},
-        "drop_image": 0.1,
-    }
-    config.writing = {"guidance": 2.0}  # else captions are of what is usual
+    config.objective = {"terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5}}
     config.optimizer = {
         "name": "muon",
         "learning_rate": 1e-2,

@@ -42,12 +42,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "clip": 1.0,
         "ema": 0.99,
     }
-    tokenizer.train = {"batch": 8, "steps": 300, "log_every": 10, "evaluate_every": 300, "checkpoint_every": 150}
+    tokenizer.train = {"batch": 8, "steps": 400, "log_every": 10, "evaluate_every": 400, "checkpoint_every": 200}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "motion"), "batch": 64, "samples": 16}
     # A step sees more of the world in 16 pictures than in 8 clips, which are mostly repetition.
     pictures = deepcopy(tokenizer)
     pictures.data.update({"frames": 1, "scenes": {"examples": 20_000, "determined": False}})
-    pictures.train.update({"batch": 16, "steps": 600, "evaluate_every": 600, "checkpoint_every": 300})
+    pictures.train.update({"batch": 16, "steps": 800, "evaluate_every": 800, "checkpoint_every": 400})
     pictures.evaluate.evaluators = ("losses", "reconstruction", "codes", "scenes")
     tokenizer.pretraining = pictures
 
@@ -85,9 +85,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.train = {
         "batch": 8,
-        "steps": 1400,
+        "steps": 1750,
         "log_every": 20,
-        "evaluate_every": 1400,
+        "evaluate_every": 1750,
         "checkpoint_every": 500,
         "best": "scenes/motion",
     }
