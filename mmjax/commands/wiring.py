@@ -42,8 +42,6 @@ _OF_OBJECTIVE = (
     "unmasked_weight",
     "text_mask",
     "patch_mask",
-    "drop_image",
-    "drop_words",
     "corrupt_codes",
 )
 

@@ -60,7 +60,6 @@ def check(config: Config) -> None:
         "sampling.top_k": config.sampling.top_k,
         "sampling.revisions": config.sampling.revisions,
         "writing.length_penalty": config.writing.length_penalty,
-        "writing.guidance": config.writing.guidance,
         "discriminator.regularizer_weight": config.discriminator.regularizer_weight,
         "discriminator.train_from": config.discriminator.train_from,
         "objective.unmasked_weight": config.objective.unmasked_weight,
@@ -77,7 +76,7 @@ def check(config: Config) -> None:
     )
     for name in ("b1", "b2", "ema"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
-    for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "drop_words", "drop_image", "corrupt_codes"):
+    for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "corrupt_codes"):
         need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
     need(0 <= config.writing.top_p <= 1, "writing.top_p: must be from 0 to 1")
     need(
@@ -185,16 +184,6 @@ def _check_vision_language(config: Config, model: VisionLanguage) -> None:
     need(
         "matching" not in terms or bool({"contrastive", "sigmoid_contrastive"}.intersection(terms)),
         "objective.terms.matching: takes the pairs that contrastive finds hard to tell; add contrastive",
-    )
-    for name in ("drop_words", "drop_image"):
-        need(
-            getattr(config.objective, name) == 0 or "captioning" in terms,
-            f"objective.{name}: is of captions; add the term captioning, or set it to 0",
-        )
-    need(
-        config.writing.guidance == 1 or config.objective.drop_image > 0,
-        "writing.guidance: is away from captions without a picture, which are learned with objective.drop_image; set "
-        "that above 0, or guidance to 1",
     )
     need(
         not {"contrastive", "sigmoid_contrastive"} <= set(terms),

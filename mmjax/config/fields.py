@@ -289,10 +289,6 @@ class Objective:
         label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
         text_mask: share of the text tokens hidden by masked language modeling.
         patch_mask: share of the patches hidden by masked patch modeling.
-        drop_image: how often captions are written without their picture (0 to 1); captions can only be guided if some
-            were.
-        drop_words: share of a caption's words that those behind do not see in training, so that they look at the
-            picture rather than at what usually follows (Bowman et al. 2016, arXiv:1511.06349, section 3.1).
         corrupt_codes: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
             that the decoder learns to draw something whole from codes that do not quite agree.
     """
@@ -305,8 +301,6 @@ class Objective:
     unmasked_weight: float = 0.1
     text_mask: float = 0.15
     patch_mask: float = 0.6
-    drop_image: float = 0.0
-    drop_words: float = 0.0
     corrupt_codes: float = 0.0
 
 
@@ -406,15 +400,12 @@ class Writing:
     Attributes:
         beams: texts kept at a time by beam search; 1 takes the likeliest token at each place.
         length_penalty: of beam search; larger ones favor longer texts.
-        guidance: of captions, away from what would be written without a picture: 1 writes as trained, more says what is
-            particular (Kornblith et al. 2023, arXiv:2307.16686); needs objective.drop_image in training.
         top_p: above 0: draw from the likeliest tokens that together have this probability, 1 from all.
         temperature: of what is drawn.
     """
 
     beams: int = 1
     length_penalty: float = 0.6
-    guidance: float = 1.0
     top_p: float = 0.0
     temperature: float = 1.0
 

@@ -71,16 +71,10 @@ class TextDecoder(nn.Module):
         text: Int[Array, "b t"],
         context: Float[Array, "b n d"],
         context_mask: Bool[Array, "b 1 1 n"] | None = None,
-        seen: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t v"]:
-        """Logits of every token of a text that is known, each from those before it (teacher forcing), float32.
-
-        Args:
-            seen: the text as those behind see it, where some of its words are hidden from them.
-        """
+        """Logits of every token of a text that is known, each from those before it (teacher forcing), float32."""
         length = text.shape[1]
-        seen = text if seen is None else seen
-        before = jnp.pad(seen[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
+        before = jnp.pad(text[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
         causal = jnp.asarray(np.tril(np.ones((length, length), np.bool_)))[None, None]
         x = self._embed(before, sine_positions(length, self.width))
         angles = grid_angles((length,), self.width // self.heads)

@@ -213,8 +213,6 @@ class VisionLanguage(nn.Module):
         question: Int[Array, "b t"] | None = None,
         answer: Int[Array, "b t"] | None = None,
         hidden_text: Int[Array, "b t"] | None = None,
-        seen_text: Int[Array, "b t"] | None = None,
-        image_mask: Bool[Array, "b"] | None = None,
         hide_patches: tuple[jax.Array, float] | None = None,
         negatives: tuple[jax.Array, UInt32[Array, "b"], Bool[Array, "b"]] | None = None,
         rows: Bool[Array, "b"] | None = None,
@@ -226,8 +224,6 @@ class VisionLanguage(nn.Module):
             image: pictures, -1 to 1, or clips, or spectrograms.
             text, question, answer: token ids, 0 is padding.
             hidden_text: the text with some tokens hidden, to be filled in.
-            seen_text: the text with some tokens hidden from those of the caption that come behind.
-            image_mask: False where a caption is written without its picture.
             hide_patches: a random key, and which share of the patches to hide and fill in.
             negatives: for matching: a random key, which texts are the same, and which rows have one.
             rows, training: for a ResNet: which examples count for its batch statistics, and whether those are taken.
@@ -249,8 +245,7 @@ class VisionLanguage(nn.Module):
         if "matching" in terms:
             outputs |= self._matched(visual, words, outputs, negatives)
         if "captioning" in terms and text is not None:
-            shown = visual if image_mask is None else jnp.where(image_mask[:, None, None], visual, 0.0)
-            outputs["caption_logits"] = self.decoder(text, shown, None, seen_text)
+            outputs["caption_logits"] = self.decoder(text, visual)
         fused: Any = None if question is None else self.fusion(visual, *self._words(question))
         if "answering" in terms and answer is not None:
             outputs["answer_logits"] = self.decoder(answer, fused)

@@ -55,8 +55,6 @@ class Objective:
         mask_schedule, label_smoothing, unmasked_weight: of masked visual modeling.
         text_mask: share of the words hidden by masked language modeling.
         patch_mask: share of the patches hidden by masked patch modeling.
-        drop_image: how often, in training, a caption is written without its picture.
-        drop_words: share of a caption's words that those behind do not see in training.
         corrupt_codes: share of a visual tokenizer's codes that its decoder gets wrong in training.
         given: terms beside TERMS, which need more than settings: a discriminator, or a network's weights.
     """
@@ -70,8 +68,6 @@ class Objective:
     unmasked_weight: float = 0.0
     text_mask: float = 0.15
     patch_mask: float = 0.6
-    drop_image: float = 0.0
-    drop_words: float = 0.0
     corrupt_codes: float = 0.0
     given: Mapping[str, Term] = field(default_factory=dict)
 
@@ -94,11 +90,6 @@ class Objective:
         if "matching" in self.weights:
             there = has_text(batch["text"]) & batch["mask"]
             seen["negatives"] = (jax.random.fold_in(key, 6), text_groups(batch["text"]), there)
-        if rng is not None and "captioning" in self.weights and self.drop_words > 0:
-            seen["seen_text"] = masking.hide_words(batch["text"], jax.random.fold_in(key, 7), self.drop_words)
-        if rng is not None and "captioning" in self.weights and self.drop_image > 0:
-            draw = jax.random.uniform(jax.random.fold_in(key, 8), batch["mask"].shape)
-            seen["image_mask"] = draw >= jnp.float32(self.drop_image)
         if rng is not None and {"reference", "reference_codes"} & seen.keys() and self.drop_reference > 0:
             seen["reference_mask"] = jax.random.uniform(rng, batch["mask"].shape) >= jnp.float32(self.drop_reference)
         if rng is not None and self.corrupt_codes > 0:

@@ -29,8 +29,6 @@ class Writing:
         top_p: above 0: draw from the likeliest tokens that together have this probability (Holtzman et al. 2019,
             arXiv:1904.09751), 1 from all.
         temperature: of what is drawn.
-        guidance: where there is no question: logits are those without a picture + guidance * (those with it - those
-            without it) (Kornblith et al. 2023, arXiv:2307.16686, equation 3).
     """
 
     length: int
@@ -38,7 +36,6 @@ class Writing:
     length_penalty: float = 0.6
     top_p: float = 0.0
     temperature: float = 1.0
-    guidance: float = 1.0
 
 
 def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
@@ -54,25 +51,13 @@ def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
         params: Params, image: Float[Array, "b *f y x c"], question: Int[Array, "b q"] | None, seeds: Int[Array, "b"]
     ) -> Int[Array, "b t"]:
         context = functions.context(params, image, question)
-        guided = question is None and writing.guidance != 1
-        if guided:  # each text twice, row after row: the second one sees nothing
-            context = jnp.stack([context, jnp.zeros_like(context)], axis=1).reshape(-1, *context.shape[1:])
-
-        def chosen(logits: jax.Array) -> jax.Array:
-            if not guided:
-                return logits
-            seeing, blind = jax.nn.log_softmax(logits).reshape(-1, 2, logits.shape[-1]).swapaxes(0, 1)
-            return blind + jnp.float32(writing.guidance) * (seeing - blind)
+        first, cache = functions.begin(params, context, writing.length)
 
         def step(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            logits, cache = functions.step(params, jnp.repeat(token, 2) if guided else token, cache)
-            return chosen(logits), cache
+            logits, cache = functions.step(params, token, cache)
+            return logits, cache
 
-        def rows_of(cache: Any, rows: jax.Array) -> Any:
-            return functions.rows_of(cache, jnp.stack([2 * rows, 2 * rows + 1], axis=1).reshape(-1) if guided else rows)
-
-        first, cache = functions.begin(params, context, writing.length)
-        return write(chosen(first), cache, step, rows_of, writing, seeds)
+        return write(first, cache, step, functions.rows_of, writing, seeds)
 
     return written
 

@@ -93,6 +93,13 @@ def test_without_captions_there_are_no_figures() -> None:
 
 @pytest.mark.usefixtures("without_meteor")
 def test_registered() -> None:
-    config = resolve({"train": {"steps": 1}, "evaluate": {"evaluators": ["captions"], "samples": 0}})
+    config = resolve(
+        {
+            "model": {"kind": "vision_language"},
+            "objective": {"terms": {"captioning": 1.0}},
+            "train": {"steps": 1},
+            "evaluate": {"evaluators": ["captions"], "samples": 0},
+        }
+    )
     assert list(evaluate.build(config)) == ["captions"] and evaluate.WRITTEN["captions"] == "caption"
     assert evaluate.figure_names(config) == NAMES

@@ -127,21 +127,7 @@ def test_clips_sounds_and_residual_networks() -> None:
         assert np.any(np.asarray(jax.tree.leaves(gradients["vision"])[0]))
 
 
-def test_a_caption_without_its_picture_is_the_same_for_all_pictures() -> None:
-    config, given = recipe("captioning"), batch(4)
-    module, params = models.build(config), jax.jit(lambda: models.init(config, jax.random.key(0)))()
-    shown = jnp.array([True, False, True, False])
-    same = {"text": given["text"][:1].repeat(4, axis=0), "image_mask": shown}
-    found = jax.jit(lambda image: module.apply({"params": params}, image, **same)["caption_logits"])(given["image"])
-    np.testing.assert_array_equal(found[1], found[3])
-    assert np.abs(found[0] - found[2]).max() > 1e-4 and np.abs(found[0] - found[1]).max() > 1e-4
-
-
 @pytest.mark.parametrize(("section", "fields", "message"), [
-    ("objective", {"terms": {"answering": 1.0}, "drop_image": 0.1}, "drop_image: is of captions; add the term"),
-    ("objective", {"terms": {"answering": 1.0}, "drop_words": 0.1}, "drop_words: is of captions; add the term"),
-    ("objective", {"terms": {"captioning": 1.0}, "drop_image": 1.1}, "drop_image: must be from 0 to 1"),
-    ("writing", {"guidance": 2.0}, "guidance: is away from captions without a picture, which are learned with"),
     ("writing", {"beams": 0}, "writing.beams: must be above 0"),
     ("writing", {"beams": 2, "top_p": 0.5}, "beam search draws nothing at random; set one of them"),
     ("writing", {"top_p": 1.5}, "top_p: must be from 0 to 1"),

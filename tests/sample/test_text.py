@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.sample.text import Writing, make_write, nucleus, write
+from mmjax.sample.text import Writing, nucleus, write
 from mmjax.types import END
 
 VOCABULARY, LENGTH = 5, 4
@@ -136,53 +136,3 @@ def test_stops_once_all_have_ended() -> None:
         assert np.asarray(found)[:, :3].tolist() == [[4, END, 0]] * 2
         assert len(turns) <= 4
         turns.clear()
-
-
-@pytest.mark.parametrize("beams", [1, 625])
-def test_guidance_leads_away_from_what_is_said_of_nothing(beams: int) -> None:
-    """The best text by blind + guidance * (seeing - blind), token by token, where context 0 is nothing."""
-    first, after = toy(5, count=3)
-    blind_first, blind_after = toy(6, count=1)
-    tables = [jnp.asarray(np.concatenate(pair), jnp.float32) for pair in ((blind_first, first), (blind_after, after))]
-
-    class Functions:
-        @staticmethod
-        def context(params: Any, image: jax.Array, question: Any) -> jax.Array:
-            return image[:, 0, 0]  # the number of the language, [b, 1]
-
-        @staticmethod
-        def begin(params: Any, context: jax.Array, length: int) -> Any:
-            language = context[:, 0].astype(jnp.int32)
-            return tables[0][language], (language, jnp.zeros(len(language), jnp.int32))
-
-        @staticmethod
-        def step(params: Any, token: jax.Array, cache: Any) -> Any:
-            language, place = cache
-            return tables[1][language, jnp.minimum(place + 1, LENGTH - 1), token], (language, place + 1)
-
-        @staticmethod
-        def rows_of(cache: Any, rows: jax.Array) -> Any:
-            return jax.tree.map(lambda x: x[rows], cache)
-
-    def log_chances(logits: np.ndarray) -> np.ndarray:
-        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-    guidance = 2.5
-    writing = Writing(LENGTH, beams=beams, length_penalty=0.0, guidance=guidance)
-    image = jnp.arange(1.0, 4.0)[:, None, None, None]
-    found = np.asarray(jax.jit(make_write(Functions, writing))({}, image, None, jnp.arange(3)))
-    alone = np.asarray(jax.jit(make_write(Functions, Writing(LENGTH)))({}, image, None, jnp.arange(3)))
-    assert (found != alone).any()
-    guided = [b + guidance * (s - b) for s, b in ((log_chances(first), log_chances(blind_first)),
-                                                  (log_chances(after), log_chances(blind_after)))]  # fmt: skip
-    for row, mine in enumerate(found):
-        if beams == 1:
-            logits, best = guided[0][row], []
-            for place in range(LENGTH):
-                best.append(int(np.argmax(logits)))
-                if best[-1] == END:
-                    break
-                logits = guided[1][row, min(place + 1, LENGTH - 1), best[-1]]
-        else:
-            best = list(max(all_texts(), key=lambda text: score(text, guided[0][row], guided[1][row], 0.0)))
-        assert list(mine[: len(best)]) == best and not mine[len(best) :].any()
