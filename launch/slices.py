@@ -5,9 +5,9 @@ https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (machine type
 """
 
 import math
-import re
 from dataclasses import dataclass
 
+from mmjax.plan.topology import Topology, parse
 from mmjax.types import UserError
 
 CHIPS_PER_HOST = 4
@@ -22,7 +22,6 @@ class Generation:
     Attributes:
         accelerator: what comes before the number in an accelerator type; "" where there are no TPU VMs of it.
         counted: what that number counts for each chip: cores, of which v4 and v5p have two, or chips.
-        devices: JAX devices a chip.
         runtime: software version of its TPU VMs.
         label: GKE's node label cloud.google.com/gke-tpu-accelerator.
         machine: GKE's machine type of hosts with four chips.
@@ -31,7 +30,6 @@ class Generation:
 
     accelerator: str
     counted: int
-    devices: int
     runtime: str
     label: str
     machine: str
@@ -39,48 +37,50 @@ class Generation:
 
 
 GENERATIONS = {
-    "v4": Generation(
-        "v4", 2, 1, "tpu-ubuntu2204-base", "tpu-v4-podslice", "ct4p-hightpu-4t", (*_3D.split(), "8x16x16")
-    ),
+    "v4": Generation("v4", 2, "tpu-ubuntu2204-base", "tpu-v4-podslice", "ct4p-hightpu-4t", (*_3D.split(), "8x16x16")),
     "v5e": Generation(
-        "v5litepod", 1, 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu-4t", tuple(_2D.split())
+        "v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu-4t", tuple(_2D.split())
     ),
     "v5p": Generation(
         "v5p",
         2,
-        1,
         "v2-alpha-tpuv5",
         "tpu-v5p-slice",
         "ct5p-hightpu-4t",
         (*_3D.split(), "8x12x16", "8x16x16", "12x16x16", "16x16x16", "16x16x24"),
     ),
-    "v6e": Generation("v6e", 1, 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard-4t", tuple(_2D.split())),
-    "tpu7x": Generation("", 2, 2, "", "tpu7x", "tpu7x-standard-4t", (*_3D.split(), "8x16x16", "12x16x16", "16x16x16")),
+    "v6e": Generation("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard-4t", tuple(_2D.split())),
+    "tpu7x": Generation("", 2, "", "tpu7x", "tpu7x-standard-4t", (*_3D.split(), "8x16x16", "12x16x16", "16x16x16")),
 }
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Equal slices that train one model together.
+    """Equal slices that train one model together, as who rents them out knows them.
 
     Attributes:
-        name: generation of the chips.
-        shape: topology of each, such as 4x4.
-        count: how many.
+        topology: as who plans knows them.
     """
 
-    name: str
-    shape: str
-    count: int = 1
+    topology: Topology
 
     @property
     def generation(self) -> Generation:
-        return GENERATIONS[self.name]
+        return GENERATIONS[self.topology.chip.kind]
+
+    @property
+    def shape(self) -> str:
+        """Topology of each slice, such as 4x4."""
+        return "x".join(map(str, self.topology.shape))
+
+    @property
+    def count(self) -> int:
+        return self.topology.parts
 
     @property
     def chips(self) -> int:
         """Chips a slice."""
-        return math.prod(map(int, self.shape.split("x")))
+        return math.prod(self.topology.shape)
 
     @property
     def hosts(self) -> int:
@@ -90,7 +90,7 @@ class Slices:
     @property
     def devices(self) -> int:
         """JAX devices of all slices together."""
-        return self.chips * self.generation.devices * self.count
+        return self.topology.devices
 
     @property
     def accelerator_type(self) -> str:
@@ -104,15 +104,12 @@ def parse_topology(text: str) -> Slices:
     Raises:
         UserError: naming what is known.
     """
-    found = re.fullmatch(r"(?:([1-9]\d*)x)?([a-z0-9]+):([x\d]+)", text)
-    if not found or found[2] not in GENERATIONS:
-        raise UserError(
-            f"--topology {text}: unknown; write KIND:SHAPE with one of {', '.join(GENERATIONS)}, as in v5e:4x4, "
-            "or 2xv5e:4x4 for two slices"
-        )
-    slices = Slices(found[2], found[3], int(found[1] or 1))
+    slices = Slices(parse(text))
+    name = slices.topology.chip.kind
+    if name not in GENERATIONS:
+        raise UserError(f"--topology {text}: not TPUs; one of {', '.join(GENERATIONS)} and a shape, as in v5e:4x4")
     if slices.shape not in slices.generation.shapes:
-        raise UserError(f"--topology {text}: {slices.name} comes as {', '.join(slices.generation.shapes)}")
+        raise UserError(f"--topology {text}: {name} comes as {', '.join(slices.generation.shapes)}")
     if slices.count > 1 and slices.hosts == 1:
         raise UserError(f"--topology {text}: each slice has one host; several slices need a topology of several hosts")
     return slices
