@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from mmjax import data
-from mmjax.commands import wiring
+from mmjax.commands import trainer, wiring
 from mmjax.config import resolve
 from mmjax.train.checkpoint import Checkpoints
 
@@ -43,7 +43,7 @@ def measure(folder: Path, layers: int, batch: int, saves: int) -> int:
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
     parts = wiring.build(config)
-    training = wiring.build_training(parts, config.train.steps)
+    training = trainer.build_training(parts, config.train.steps)
     state = training.make_state()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{count / 1e6:.0f}M parameters, batches of {batch}", flush=True)

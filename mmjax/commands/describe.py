@@ -14,7 +14,7 @@ import mmjax
 from mmjax.commands.reading import check_out, files_in, read_all, write_picture
 from mmjax.config import Config
 from mmjax.export import GenerativeModel
-from mmjax.models.vision_language import image_shape
+from mmjax.models.needs import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.overlay import draw_looks
 from mmjax.sample.postprocess import to_uint8

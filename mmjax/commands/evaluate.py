@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from mmjax import data
-from mmjax.commands import stages, wiring
+from mmjax.commands import stages, trainer, wiring
 from mmjax.config import Config
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _last(workdir: Path, examples: int) -> int:
     """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
-    return wiring.intervals(read_recipe(workdir), examples, read_stretches(workdir))[0]
+    return trainer.intervals(read_recipe(workdir), examples, read_stretches(workdir))[0]
 
 
 def _steps(workdir: Path, config: Config) -> list[int]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from mmjax import models
-from mmjax.commands import wiring
+from mmjax.commands import trainer, wiring
 from mmjax.config import Config, Mesh, Optimizer, resolve, to_dict
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
 from mmjax.plan import estimate, flops, hbm, hlo, topology
@@ -37,7 +37,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
     """
     placement = _placement(config, wanted)
     draft = _estimated(config, wanted, placement)
-    training = wiring.build_training(wiring.build(config, placement=placement, place=_shapes), _steps(config))
+    training = trainer.build_training(wiring.build(config, placement=placement, place=_shapes), _steps(config))
     begin = time.perf_counter()
     try:
         step, text = _compile(training.lower(batch_shapes(config, config.train.batch, placement.batch)))
@@ -122,10 +122,10 @@ def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, j
     return {name: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype, sharding=sharding) for name, s in shapes.items()}
 
 
-def _alone(config: Config) -> tuple[wiring.Parts, wiring.Training]:
+def _alone(config: Config) -> tuple[wiring.Parts, trainer.Training]:
     """The recipe's step on one device, to be traced."""
     parts = wiring.build(config, placement=Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])))
-    return parts, wiring.build_training(parts, _steps(config))
+    return parts, trainer.build_training(parts, _steps(config))
 
 
 def count(config: Config) -> float:
@@ -223,7 +223,7 @@ def _held(config: Config, placement: Placement) -> _Held:
 @functools.cache
 def _laid_out(recipe: str, placement: Placement) -> _Held:
     config = resolve(json.loads(recipe))
-    state = wiring.state_shapes(config, placement, _steps(config))
+    state = trainer.state_shapes(config, placement, _steps(config))
 
     def held(tree: Any) -> int:
         leaves = jax.tree.leaves(tree)

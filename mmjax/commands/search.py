@@ -16,7 +16,7 @@ import mmjax
 from mmjax.commands.index import Index, Stamp, address, nearest, read_index, update, write_index
 from mmjax.commands.reading import check_out, files_in, read_all, read_seen, write_picture
 from mmjax.export import GenerativeModel
-from mmjax.models.vision_language import image_shape
+from mmjax.models.needs import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
 from mmjax.types import UserError

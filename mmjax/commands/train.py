@@ -9,7 +9,7 @@ import jax
 from tqdm import tqdm
 
 from mmjax import data
-from mmjax.commands import stages, wiring
+from mmjax.commands import stages, trainer, wiring
 from mmjax.config import Config, to_dict
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
@@ -61,13 +61,13 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     processes.once(lambda: check_workdir(workdir, config))
     known = processes.once(lambda: read_stretches(workdir))
     if not known:
-        wiring.intervals(config, source.size)  # a mistake there is told before anything is made
+        trainer.intervals(config, source.size)  # a mistake there is told before anything is made
     with ExitStack() as stack, closing(timeline), loop.interrupted() as stop:
         kept = Checkpoints(workdir, config.train.keep, config.train.best, at=config.train.checkpoints)
         checkpoints = stack.enter_context(closing(kept))
         saved = checkpoints.steps()
         stretches = go_on(known, saved[-1] if saved else 0, config.train.batch)
-        steps, evaluating, saving = wiring.intervals(config, source.size, stretches)
+        steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
         last = min(steps, stop_at or steps)
         if saved and saved[-1] >= last:
             processes.say(f"{config.name}: step {saved[-1]:,} of {last:,} is done already{_reported(workdir)}")
@@ -78,16 +78,16 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
             if status := train(config.pretraining, start_from):
                 return status
         parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
-        training = wiring.build_training(parts, steps)
+        training = trainer.build_training(parts, steps)
         processes.once(lambda: open_workdir(workdir, config, stretches))
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
-        state = checkpoints.restore(training.shapes) if saved else wiring.first_state(start_from, parts, training)
+        state = checkpoints.restore(training.shapes) if saved else trainer.first_state(start_from, parts, training)
         start = int(state.step)
         if saved and start < saved[-1]:  # what was newer is damaged
             stretches = go_on(stretches, start, config.train.batch)
-            steps, evaluating, saving = wiring.intervals(config, source.size, stretches)
+            steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
             last = min(steps, stop_at or steps)
-            training = wiring.build_training(parts, steps)
+            training = trainer.build_training(parts, steps)
             processes.once(lambda: open_workdir(workdir, config, stretches))
         _introduce(config, state, source, steps, start)
         timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)

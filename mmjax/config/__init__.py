@@ -8,12 +8,9 @@ from mmjax.config.fields import (
     Audio,
     Config,
     Data,
-    DirectGenerator,
     Discriminator,
     Evaluate,
-    MaskedGenerator,
     Mesh,
-    Model,
     Objective,
     Optimizer,
     Part,
@@ -24,10 +21,9 @@ from mmjax.config.fields import (
     TextEncoder,
     Tokens,
     Train,
-    VisionLanguage,
-    VisualTokenizer,
     Writing,
 )
+from mmjax.config.model_fields import DirectGenerator, MaskedGenerator, Model, VisionLanguage, VisualTokenizer
 from mmjax.config.parse import differences, load_recipe, parse_arguments, resolve, to_dict
 
 __all__ = [

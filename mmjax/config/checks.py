@@ -3,7 +3,8 @@
 import math
 
 from mmjax.config.check_data import above_0, check_data, need, not_below_0
-from mmjax.config.fields import Config, DirectGenerator, MaskedGenerator, VisionLanguage, VisualTokenizer
+from mmjax.config.fields import Config
+from mmjax.config.model_fields import DirectGenerator, MaskedGenerator, VisionLanguage, VisualTokenizer
 
 _OF_PICTURES = ("mean_absolute_error", "mean_squared_error", "perceptual")
 # The terms of an objective that each kind of model can be trained by.

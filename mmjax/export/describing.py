@@ -14,7 +14,7 @@ from mmjax import models
 from mmjax.config import Config, VisionLanguage, resolve, to_dict
 from mmjax.data.text import Tokenizer
 from mmjax.export.asked import seeds_of, texts_of
-from mmjax.models import vision_language
+from mmjax.models import needs, vision_language
 from mmjax.sample.chunks import in_chunks
 from mmjax.sample.editing import pictures_of
 from mmjax.sample.text import Writing, make_write
@@ -137,7 +137,7 @@ class DescribingModel:
         known = self._encoded("text", _as_many("texts", texts_of("texts", texts), len(pictures)))
         asked = [] if questions is None else [self._questions(questions, len(pictures))]
         weights = in_chunks(lambda *part: self._look(self.params, *part), pictures, known, *asked)
-        grid = vision_language.grid(self.config)
+        grid = needs.grid(self.config)
         found = []
         for row, ids in zip(weights, known, strict=True):
             words = self.tokenizer.words(ids)
@@ -155,7 +155,7 @@ class DescribingModel:
             )
 
     def _pictures(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
-        shape = vision_language.image_shape(self.config.data)
+        shape = needs.image_shape(self.config.data)
         count = len(images) if hasattr(images, "__len__") else 0
         if not count:
             raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from mmjax import models
 from mmjax.config import Config, Data, VisionLanguage, VisualTokenizer, to_dict
 from mmjax.files import write_json
-from mmjax.models import vision_language, visual_tokenizer
+from mmjax.models import needs, visual_tokenizer
 from mmjax.train.workdir import read_recipe, versions
 from mmjax.types import Params, UserError
 
@@ -181,7 +181,7 @@ codes, {named}_again = outputs["codes"], outputs["image"]  # int32 [1, {math.pro
 
 
 def _describing_card(config: Config) -> tuple[str, str]:
-    terms, shape = config.objective.terms, vision_language.image_shape(config.data)
+    terms, shape = config.objective.terms, needs.image_shape(config.data)
     *frames, rows, columns, channels = shape
     seen = (
         f"clips of {frames[0]} frames of"
@@ -197,7 +197,7 @@ def _describing_card(config: Config) -> tuple[str, str]:
     if "answering" in terms:
         does.append("answers to questions")
         lines.append('answers = model.answer(images, ["what color is the circle?"])')
-    if vision_language.contrasts(terms):
+    if needs.contrasts(terms):
         does.append("embeddings that tell which texts go with which")
         lines.append('similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1')
     dtype = "float32" if channels == 1 else "uint8"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.config import Config, fields
+from mmjax.config import Config, model_fields
 from mmjax.models import fusion, vision_encoder
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import make_fusion
@@ -31,12 +31,12 @@ _ENDS: Rules = (
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "DirectGenerator":
-    assert isinstance(config.model, fields.DirectGenerator)
+    assert isinstance(config.model, model_fields.DirectGenerator)
     return DirectGenerator(config.model, config.text.vocabulary, config.data.size, layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    assert isinstance(config.model, fields.DirectGenerator)
+    assert isinstance(config.model, model_fields.DirectGenerator)
     found = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
     if config.model.reference:
         found["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
@@ -44,7 +44,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def sharding_rules(config: Config) -> Rules:
-    assert isinstance(config.model, fields.DirectGenerator)
+    assert isinstance(config.model, model_fields.DirectGenerator)
     vision = vision_encoder.rules() if config.model.reference else ()
     return joined(BLOCK, vision, fusion.RULES[config.model.fusion], _ENDS)
 
@@ -59,7 +59,7 @@ class DirectGenerator(nn.Module):
         layout: of the activations on the devices.
     """
 
-    model: fields.DirectGenerator
+    model: model_fields.DirectGenerator
     vocabulary: int
     size: int
     layout: Layout = ANYWHERE

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
-from mmjax.config import Config, fields
+from mmjax.config import Config, model_fields
 from mmjax.models import visual_tokenizer
 from mmjax.models.rules import BLOCK, STACK, Rules, joined
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder
@@ -41,12 +41,12 @@ _FROZEN_TEXT: Rules = (
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "MaskedGenerator":
-    assert isinstance(config.model, fields.MaskedGenerator)
-    assert config.tokenizer is not None and isinstance(config.tokenizer.model, fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.MaskedGenerator)
+    assert config.tokenizer is not None and isinstance(config.tokenizer.model, model_fields.VisualTokenizer)
     grid = visual_tokenizer.grid(config.tokenizer)
     reference: tuple[int, ...] = ()
     if config.reference is not None:
-        assert isinstance(config.reference.model, fields.VisualTokenizer)
+        assert isinstance(config.reference.model, model_fields.VisualTokenizer)
         reference = config.reference.model.levels
     frozen = config.text_encoder is not None
     assert frozen == bool(config.tokens.text_encoder)
@@ -75,7 +75,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def sharding_rules(config: Config) -> Rules:
-    assert isinstance(config.model, fields.MaskedGenerator) and config.tokenizer is not None
+    assert isinstance(config.model, model_fields.MaskedGenerator) and config.tokenizer is not None
     local: Rules = ((r"local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
     text = _TEXT if config.text_encoder is None else _FROZEN_TEXT
     return joined(STACK, local if config.model.local_blocks else (), text, _RULES)
@@ -172,7 +172,7 @@ class MaskedGenerator(nn.Module):
         layout: of the activations on the devices.
     """
 
-    model: fields.MaskedGenerator
+    model: model_fields.MaskedGenerator
     vocabulary: int
     levels: Sequence[int]
     grid: Sequence[int]

@@ -5,8 +5,7 @@ ALBEF (Li et al. 2021, arXiv:2107.07651); a text decoder that looks at what they
 arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917). Only what the recipe's objective trains is built.
 """
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from mmjax.config import Config, fields
-from mmjax.models import fusion, resnet, text_decoder, video_encoder, vision_encoder
+from mmjax.config import Config, model_fields
+from mmjax.models import fusion
+from mmjax.models.needs import contrasts, fuses, grid, image_shape, inputs, seen_by, sharding_rules, writes
 from mmjax.models.resnet import ResNet
-from mmjax.models.rules import BLOCK, POOLING, Rules, joined
 from mmjax.models.text_decoder import Cache, TextDecoder, rows_of
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.video_encoder import VideoEncoder
@@ -34,110 +33,13 @@ FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2
 MOST_SCALE = 100.0
 MATCHED = 3  # pairs of an example that matching judges
 
-Terms = Iterable[str]  # of an objective, by name
-
-
-def contrasts(terms: Terms) -> bool:
-    """Whether these terms of an objective compare embeddings."""
-    return bool({"contrastive", "sigmoid_contrastive"}.intersection(terms))
+__all__ = ["Functions", "VisionLanguage", "build", "functions", "inputs", "sharding_rules"]
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "VisionLanguage":
-    assert isinstance(config.model, fields.VisionLanguage)
+    assert isinstance(config.model, model_fields.VisionLanguage)
     terms, shape = tuple(config.objective.terms), image_shape(config.data)
     return VisionLanguage(config.model, config.text.vocabulary, terms, shape, grid(config), layout)
-
-
-def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    assert isinstance(config.model, fields.VisionLanguage)
-    terms = config.objective.terms
-    text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
-    found = {}
-    if "image" in seen_by(config.model, terms):
-        found["image"] = jax.ShapeDtypeStruct((1, *image_shape(config.data)), jnp.float32)
-        if config.model.encoder == "resnet":
-            found["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
-    if contrasts(terms) or {"captioning", "masked_language_modeling"}.intersection(terms):
-        found["text"] = text
-    if "classification" in terms and config.model.classify == "text":
-        found["text"] = text
-    if "answering" in terms:
-        found["answer"] = text
-    if "answering" in terms or ("classification" in terms and config.model.classify == "question"):
-        found["question"] = text
-    return found
-
-
-def image_shape(data: fields.Data) -> tuple[int, ...]:
-    """Of a picture, a clip, or a sound as a picture."""
-    sounds = next(iter(data.parts.values())) if data.source == "mixture" else data
-    if sounds.source == "audio_folder":
-        return sounds.audio.bins, sounds.audio.frames, 1
-    frames = (data.frames,) if data.frames > 1 else ()
-    return *frames, data.size, data.size, 3
-
-
-def grid(config: Config) -> tuple[int, ...]:
-    """Places that the text decoder looks at: (rows, columns), for clips (frames, rows, columns)."""
-    model = config.model
-    assert isinstance(model, fields.VisionLanguage)
-    *frames, rows, columns, _ = image_shape(config.data)
-    side = resnet.STRIDE if model.encoder == "resnet" else model.patch
-    return *(math.ceil(f / model.time) for f in frames), math.ceil(rows / side), math.ceil(columns / side)
-
-
-def sharding_rules(config: Config) -> Rules:
-    model, terms = config.model, config.objective.terms
-    assert isinstance(model, fields.VisionLanguage)
-    seen, pools = seen_by(model, terms), contrasts(terms) or "classification" in terms
-    parts: list[Rules] = []
-    if "image" in seen:
-        parts += [resnet.RULES] if model.encoder == "resnet" else _of_transformer(config)
-    if "text" in seen:
-        parts.append((*BLOCK, (r"text/table", ("model", "fsdp"))))
-    if fuses(model, terms):
-        parts.append(fusion.RULES[model.fusion])
-    if pools or "matching" in terms:
-        parts.append(POOLING)
-    if contrasts(terms):
-        parts.append(((r"(image|text)_projection/kernel", ("fsdp", None)), (r"log_scale", ())))
-    if "sigmoid_contrastive" in terms:
-        parts.append(((r"offset", ()),))
-    if writes(terms):
-        parts.append(text_decoder.RULES)
-    heads = {"matching": "match_head", "classification": "class_head", "masked_patch_modeling": "patch_head"}
-    parts += [((rf"{head}/kernel", ("fsdp", None)),) for term, head in heads.items() if term in terms]
-    return joined(*parts)
-
-
-def _of_transformer(config: Config) -> list[Rules]:
-    model = config.model
-    assert isinstance(model, fields.VisionLanguage)
-    if config.data.frames > 1:
-        return [video_encoder.RULES]
-    masking = "masked_patch_modeling" in config.objective.terms
-    return [vision_encoder.rules(model.registers, masking, model.stem)]
-
-
-def fuses(model: fields.VisionLanguage, terms: Terms) -> bool:
-    """Whether these terms of an objective need pictures and texts together."""
-    asked = "classification" in terms and model.classify == "question"
-    return asked or bool({"matching", "answering"}.intersection(terms))
-
-
-def seen_by(model: fields.VisionLanguage, terms: Terms) -> set[str]:
-    """Which encoders these terms of an objective need: "image", "text"."""
-    needs = {
-        "contrastive": {"image", "text"},
-        "sigmoid_contrastive": {"image", "text"},
-        "matching": {"image", "text"},
-        "captioning": {"image"},
-        "answering": {"image", "text"},
-        "masked_language_modeling": {"text"},
-        "masked_patch_modeling": {"image"},
-        "classification": {"image": {"image"}, "text": {"text"}, "question": {"image", "text"}}[model.classify],
-    }
-    return set().union(*(needs[term] for term in terms))
 
 
 class VisionLanguage(nn.Module):
@@ -152,7 +54,7 @@ class VisionLanguage(nn.Module):
         layout: of the activations on the devices.
     """
 
-    model: fields.VisionLanguage
+    model: model_fields.VisionLanguage
     vocabulary: int
     terms: tuple[str, ...]
     image: tuple[int, ...]
@@ -355,11 +257,6 @@ class VisionLanguage(nn.Module):
         hidden = jax.random.uniform(key, pixels.shape[:2]) < jnp.float32(share)
         found = self.patch_head(self.vision(image, hidden).astype(jnp.float32))
         return {"patches": found, "patch_pixels": pixels, "hidden_patches": hidden}
-
-
-def writes(terms: Terms) -> bool:
-    """Whether these terms of an objective train the text decoder."""
-    return bool({"captioning", "answering"}.intersection(terms))
 
 
 def _unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmjax.config import Config, fields
+from mmjax.config import Config, model_fields
 from mmjax.models.decoder import Decoder
 from mmjax.nn import fsq
 from mmjax.nn.convolution import Convolution
@@ -24,7 +24,7 @@ from mmjax.nn.residual import ResidualBlock
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "VisualTokenizer":
-    assert isinstance(config.model, fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.VisualTokenizer)
     return VisualTokenizer(config.model, layout)
 
 
@@ -35,14 +35,14 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def grid(config: Config) -> tuple[int, ...]:
     """The shape of the grid of codes of one example: (rows, columns), or (frames, rows, columns) for clips."""
-    assert isinstance(config.model, fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.VisualTokenizer)
     rows = config.data.size // 2 ** len(config.model.widths)
     strides = config.model.time_strides
     return (1 + math.ceil((config.data.frames - 1) / math.prod(strides)), rows, rows) if strides else (rows, rows)
 
 
 def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-    assert isinstance(config.model, fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.VisualTokenizer)
     strides = config.model.time_strides
     window: tuple[None, ...] = (None, None, None) if strides else (None, None)
     ups = [(rf"decoder/upsample_{i}/kernel", 3 if s == 2 else 2) for i, s in enumerate(reversed(strides))]
@@ -62,7 +62,7 @@ def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], 
 class Encoder(nn.Module):
     """Halves the sides once for each width, with residual blocks after each; see config.VisualTokenizer."""
 
-    model: fields.VisualTokenizer
+    model: model_fields.VisualTokenizer
     layout: Layout = ANYWHERE
 
     @nn.compact
@@ -89,7 +89,7 @@ class VisualTokenizer(nn.Module):
     clip that does not fit is coded with its last frame repeated.
     """
 
-    model: fields.VisualTokenizer
+    model: model_fields.VisualTokenizer
     layout: Layout = ANYWHERE
 
     def setup(self) -> None:

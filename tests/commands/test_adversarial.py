@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from mmjax import evaluate, models
-from mmjax.commands import wiring
+from mmjax.commands import trainer, wiring
 from mmjax.config import Config, Mesh, load_recipe, resolve
 from mmjax.models import discriminator
 from mmjax.parallel import make_mesh, match_rules
@@ -38,7 +38,7 @@ def moved(mesh: Mesh, devices: int, accumulate: int = 1):
         patch.setattr(wiring, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
         parts = wiring.build(dataclasses.replace(config, mesh=mesh))
     tx, placement = optax.trace(0.0), parts.placement
-    second = wiring._adversary(config)
+    second = trainer._adversary(config)
     assert second is not None
     second = dataclasses.replace(second, tx=tx)
     # Of seed 0 the last bias has a gradient that nearly cancels, which is all rounding.

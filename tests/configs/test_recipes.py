@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.commands import wiring
+from mmjax.commands import trainer, wiring
 from mmjax.config import Config, MaskedGenerator, Mesh, load_recipe
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
@@ -131,7 +131,7 @@ def test_takes_a_step_on_eight_devices(path: Path) -> None:
     config = dataclasses.replace(read(path, "tiny"), mesh=Mesh(2, 2, 2))
     rng = np.random.default_rng(0)
     parts = wiring.build(config, random_params(config.tokenizer, rng) if config.tokenizer else None)
-    training = wiring.build_training(parts, config.train.steps)
+    training = trainer.build_training(parts, config.train.steps)
     size, batch = config.data.size, config.train.batch
     text = rng.integers(1, config.text.vocabulary, (batch, config.text.length)).astype(np.int32)
     frames = (config.data.frames,) if config.data.frames > 1 else ()

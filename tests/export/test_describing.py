@@ -13,7 +13,7 @@ import pytest
 from mmjax import data, models
 from mmjax.config import Config, resolve
 from mmjax.export import GenerativeModel
-from mmjax.models import vision_language
+from mmjax.models import needs, vision_language
 from mmjax.nn import attention
 from mmjax.types import END, MASK, UserError, leaf_name
 
@@ -221,7 +221,7 @@ def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
 def test_the_grid_is_that_of_what_the_decoder_sees(given: dict, model: dict, expected: tuple[int, ...]) -> None:
     own = {**RECIPE["model"], "registers": 0} | model
     config = resolve(RECIPE | {"data": {**RECIPE["data"], **given}, "model": own})
-    image = jax.ShapeDtypeStruct((1, *vision_language.image_shape(config.data)), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *needs.image_shape(config.data)), jnp.float32)
 
     def context(image: jax.Array) -> jax.Array:
         found: jax.Array = vision_language.functions(config).context(
@@ -229,5 +229,5 @@ def test_the_grid_is_that_of_what_the_decoder_sees(given: dict, model: dict, exp
         )
         return found
 
-    assert vision_language.grid(config) == expected
+    assert needs.grid(config) == expected
     assert jax.eval_shape(context, image).shape == (1, np.prod(expected), 16)

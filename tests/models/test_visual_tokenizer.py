@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import fields, resolve
+from mmjax.config import model_fields, resolve
 from mmjax.models import visual_tokenizer
 from mmjax.types import UserError
 
@@ -78,7 +78,7 @@ def test_recipes_that_cannot_be(changes, line):
 
 @pytest.fixture(name="video", scope="module")
 def clip_tokenizer() -> tuple[Any, Any]:
-    model = fields.VisualTokenizer(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
+    model = model_fields.VisualTokenizer(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
     return compiled(module), jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))
 
@@ -120,7 +120,7 @@ def test_clips_of_any_length(video: Any, frames: int, grids: int) -> None:
 
 
 def test_corrupted_codes_reach_the_decoder_alone() -> None:
-    model = fields.VisualTokenizer(widths=(8, 12), blocks=0, levels=(5, 3))
+    model = model_fields.VisualTokenizer(widths=(8, 12), blocks=0, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
     pictures = jax.random.uniform(jax.random.key(1), (7, 20, 20, 3), minval=-1)
     params = jax.jit(module.init)(jax.random.key(0), pictures)
