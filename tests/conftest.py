@@ -13,9 +13,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Twice as quick to compile; later versions have no choice, and XLA ends the process on flags that it does not know.
-os.environ["MMJAX_TESTS_XLA_FLAGS"] = (
-    "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
+# Quicker to compile, the more so where each core has a process; the first twice as quick, but later versions have no
+# choice, and XLA ends the process on flags that it does not know.
+os.environ["MMJAX_TESTS_XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1" + (
+    " --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 )
 os.environ["XLA_FLAGS"] = os.environ["MMJAX_TESTS_XLA_FLAGS"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -155,6 +155,7 @@ def test_a_variation_keeps_some_of_the_picture(folder: Path, picture: Path, tmp_
     assert (zero != one).any()
 
 
+@pytest.mark.slow
 def test_clips_are_drawn_and_gone_on_with(clips: Path, clip: Path, picture: Path, tmp_path: Path) -> None:
     command = ["generate", f"--model={clips}", "--prompt", "a red circle moving left", "a blue ring moving up"]
     assert main([*command, f"--out={tmp_path / 'all.gif'}"]) == 0
@@ -245,6 +246,7 @@ def test_settings_that_are_wrong(option: str, what: str, folder: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_clips_that_are_wrong(clips: Path, clip: Path, picture: Path, tmp_path: Path, mistake: Mistake) -> None:
     out = tmp_path / "out" / "drawn.gif"
     command = ("generate", f"--model={clips}", "--prompt", "a red circle moving left", "--out")

@@ -63,6 +63,7 @@ def test_gpus_by_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in shown for word in ("parameters", "optimizer", "activations", "all-reduce data", "utilization"))
 
 
+@pytest.mark.slow
 def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", TINY, "--topology=h100:2", "--search", "--compilations=3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -86,6 +86,7 @@ def test_what_is_done_is_not_done_again(copy: Path, capsys: pytest.CaptureFixtur
     assert noise(err) == [] and {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     two_stages: Path, tmp_path: Path, start: Start, run: Run
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_tokenizer_that_is_none(exported: Path, tmp_path: Path, mistake: Mista
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluating_other_examples_leaves_the_cache_alone(copy: Path, run: Run) -> None:
     before, expected = shards(copy / "tokens"), (copy / "evaluation" / "4.json").read_text()
     run("evaluate", "--workdir", copy, "--config.data.evaluation_examples=8")

@@ -18,6 +18,8 @@ from mmjax.export import GenerativeModel
 from mmjax.train.workdir import read_recipe
 from mmjax.types import UserError
 
+pytestmark = pytest.mark.slow  # two trainings come before
+
 RECIPE = "--config=configs/super_resolution.py:tiny"
 QUICKER = [
     f"--config.{part}{field}"

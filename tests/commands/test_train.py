@@ -73,6 +73,7 @@ def test_leaves_what_the_contract_says(whole: Path) -> None:
     assert "data:image/png;base64," in page and "scenes/all" in page and 'src="http' not in page
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_is_the_same(whole: Path, half_copy: Path, run: Run) -> None:
     assert committed(half_copy) == [4, 6]
     assert [row["step"] for row in figures(half_copy)] == [1, 2, 3, 4, 5, 6]
@@ -174,6 +175,7 @@ def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFi
     assert (whole / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_batch_neither_repeats_nor_skips_an_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,6 +219,7 @@ def test_another_batch_neither_repeats_nor_skips_an_example(
     assert "step 16 of 16 is done already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run) -> None:
     settings = ("--config.train.best=-loss", "--config.train.evaluate_every=3", "--config.train.checkpoint_every=16")
     run("train", *RECIPE, *settings, "--workdir", tmp_path, "--config.train.keep=1", "--stop-at=9")
@@ -276,7 +279,7 @@ def assert_told_and_nothing_lost(done: subprocess.CompletedProcess[str], workdir
     mmjax.load(workdir)
 
 
-@pytest.mark.parametrize("room", [200_000, 0])
+@pytest.mark.parametrize("room", [pytest.param(200_000, marks=pytest.mark.slow), 0])
 def test_a_full_disk(room: int, whole: Path, half: Path, small_disk: Path, run: Run) -> None:
     workdir = Path(shutil.copytree(half, small_disk / "half"))
     disk = os.statvfs(small_disk)
@@ -289,6 +292,7 @@ def test_a_full_disk(room: int, whole: Path, half: Path, small_disk: Path, run: 
     assert_same_state(workdir, whole, STEPS)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written(whole: Path, half: Path, half_copy: Path, run: Run) -> None:
     """As on a full disk, but where no disk can be mounted."""
     done = run("train", *RECIPE, "--workdir", half_copy, status=2, largest_file=20)

@@ -93,6 +93,7 @@ def test_evaluate_export_and_generate(workdir: Path, root: Path, tmp_path: Path,
     assert not (tmp_path / "d.png").exists()
 
 
+@pytest.mark.slow
 def test_a_masked_generator_on_the_codes_of_the_folder(root: Path, tmp_path: Path, run: Run) -> None:
     """Two views of each picture are encoded once; those that cannot be read are left out here and there."""
     done = run("train", MASKED, f"--config.data.root={root}", "--workdir", tmp_path / "run")

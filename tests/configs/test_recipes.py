@@ -125,10 +125,11 @@ def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> No
     assert held == whole if mesh.data == 8 else held < 0.6 * whole  # what one device holds
 
 
+@pytest.mark.parametrize("mesh", [MESHES[0], pytest.param(MESHES[-1], marks=pytest.mark.slow)], ids=name_of)
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_takes_a_step_on_eight_devices(path: Path) -> None:
+def test_takes_a_step_on_eight_devices(path: Path, mesh: Mesh) -> None:
     """On random numbers: the parameters move, the loss is that of the objective, and nothing is skipped."""
-    config = dataclasses.replace(read(path, "tiny"), mesh=Mesh(2, 2, 2))
+    config = dataclasses.replace(read(path, "tiny"), mesh=mesh)
     rng = np.random.default_rng(0)
     parts = wiring.build(config, random_params(config.tokenizer, rng) if config.tokenizer else None)
     training = trainer.build_training(parts, config.train.steps)

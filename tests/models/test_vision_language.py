@@ -116,6 +116,7 @@ def test_classes_of_pictures_of_texts_and_of_both(classify: str, needed: str) ->
     assert (np.asarray(terms["classification"]) > 0).all()
 
 
+@pytest.mark.slow
 def test_clips_sounds_and_residual_networks() -> None:
     clips = recipe("contrastive", "captioning", data={"frames": 4, "source": "clips_folder", "root": "x"})
     sounds = recipe("contrastive", data={"source": "audio_folder", "root": "x", "audio": {"seconds": 0.5, "bins": 32}})

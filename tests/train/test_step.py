@@ -125,11 +125,6 @@ def gradients(mesh: Mesh, devices: int, accumulate: int = 1, recipe: str = "dire
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
 
 
-@pytest.fixture(name="alone", scope="module")
-def on_one_device():
-    return gradients(Mesh(1, 1, 1), 1)
-
-
 def assert_near(found, expected):
     """Relative to the largest gradient of the same parameter, 1e-5."""
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
@@ -140,15 +135,21 @@ def assert_near(found, expected):
     jax.tree.map(near, found[1], expected[1])
 
 
+@functools.cache
+def on_one_device(recipe: str):
+    return gradients(Mesh(1, 1, 1), 1, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    "name", [name if "," in name else pytest.param(name, marks=pytest.mark.slow) for name in MESHES]
+)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_eight_devices_equal_one(recipe):
-    alone = gradients(Mesh(1, 1, 1), 1, recipe=recipe)
-    for name, mesh in MESHES.items():
-        found = gradients(mesh, 8, recipe=recipe)
-        assert_near(found, alone)
-        kernel = functools.reduce(operator.getitem, SPREAD[recipe], found[2].params)
-        parts = {shard.data.size for shard in kernel.addressable_shards}
-        assert parts == {kernel.size // (mesh.fsdp * mesh.model)}, name
+def test_eight_devices_equal_one(recipe, name):
+    mesh = MESHES[name]
+    found = gradients(mesh, 8, recipe=recipe)
+    assert_near(found, on_one_device(recipe))
+    kernel = functools.reduce(operator.getitem, SPREAD[recipe], found[2].params)
+    assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
 def test_the_state_is_made_in_parts():
@@ -161,18 +162,18 @@ def test_the_state_is_made_in_parts():
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_parts_add_up_to_the_whole(alone, parts):
+def test_parts_add_up_to_the_whole(parts):
     # The mask leaves the parts with different numbers of examples.
-    assert_near(gradients(Mesh(1, 1, 1), 1, parts), alone)
+    assert_near(gradients(Mesh(1, 1, 1), 1, parts), on_one_device("direct generator"))
 
 
-def test_masked_examples_have_no_influence(alone):
+def test_masked_examples_have_no_influence():
     image = BATCH["image"].copy()
     image[~BATCH["mask"]] = 0.9
     was = BATCH["image"]
     BATCH["image"] = image
     try:
-        assert_near(gradients(Mesh(1, 1, 1), 1), alone)
+        assert_near(gradients(Mesh(1, 1, 1), 1), on_one_device("direct generator"))
     finally:
         BATCH["image"] = was
 
