@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 from mmjax.config import Config, model_fields
 from mmjax.models import visual_tokenizer
 from mmjax.models.rules import BLOCK, STACK, Rules, joined
-from mmjax.models.text_encoder import FrozenFeatures, TextEncoder
+from mmjax.models.text_encoder import FrozenFeatures, TextEncoder, encode_both, text_logits
 from mmjax.nn import fsq
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.positions import grid_angles, sine_positions, sines_at
@@ -226,14 +226,13 @@ class MaskedGenerator(nn.Module):
             {"logits": float32 [b, *grid, codes]} and, with hidden_text, {"text_logits": float32 [b, t, vocabulary]}.
         """
         given = text if text_mask is None else jnp.where(text_mask[:, None], text, 0)
-        context = self.context(given, reference_codes, reference_mask, text_features)
-        outputs = {"logits": self.logits(codes, masked, *context)}
-        if hidden_text is not None:
-            features, _ = self.text(hidden_text)
-            table = self.text.variables["params"]["table"]
-            scale = jnp.float32(self.model.width**-0.5)
-            outputs["text_logits"] = features.astype(jnp.float32) @ table.T * scale
-        return outputs
+        if hidden_text is None:
+            context = self.context(given, reference_codes, reference_mask, text_features)
+            return {"logits": self.logits(codes, masked, *context)}
+        (features, filled), mask = encode_both(self.text, given, hidden_text)
+        context = self._context(features, mask, reference_codes, reference_mask)
+        words = text_logits(filled, self.text.variables["params"]["table"])
+        return {"logits": self.logits(codes, masked, *context), "text_logits": words}
 
     def context(
         self,
@@ -256,10 +255,19 @@ class MaskedGenerator(nn.Module):
             float [b, s, d], bool [b, 1, 1, s] and, with a reference, float32 [b, *grid, d].
         """
         features, mask = self.text(text) if text_features is None else self.text(text, text_features)
+        return self._context(features, mask, reference_codes, reference_mask)
+
+    def _context(
+        self,
+        features: Float[Array, "b t d"],
+        mask: Bool[Array, "b 1 1 t"],
+        reference_codes: Int[Array, "b *reference"] | None,
+        reference_mask: Bool[Array, "b"] | None,
+    ) -> tuple[jax.Array, ...]:
         if reference_codes is None:
             return features, mask
         reference, placed = self._reference(reference_codes)
-        shown = jnp.ones(text.shape[:1], jnp.bool_) if reference_mask is None else reference_mask
+        shown = jnp.ones(len(features), jnp.bool_) if reference_mask is None else reference_mask
         placed = jnp.where(shown.reshape(-1, *(1,) * (placed.ndim - 1)), placed, 0.0)
         seen = jnp.broadcast_to(shown[:, None, None, None], (*mask.shape[:-1], reference.shape[1]))
         both = jnp.concatenate([features, reference.astype(features.dtype)], axis=1)

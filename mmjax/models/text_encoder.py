@@ -43,6 +43,24 @@ class TextEncoder(nn.Module):
         return layer_norm(x, "norm"), mask
 
 
+def encode_both(
+    encoder: TextEncoder, text: Int[Array, "b t"], hidden: Int[Array, "b t"]
+) -> tuple[tuple[Float[Array, "b t d"], Float[Array, "b t d"]], Bool[Array, "b 1 1 t"]]:
+    """The features of a text and of the same with hidden words, and the mask of the first, by one pass of the encoder.
+
+    A program of two passes takes much longer to compile. The rows take turns, so that each stays on its device.
+    """
+    b, t = text.shape
+    features, mask = encoder(jnp.stack([text, hidden], axis=1).reshape(2 * b, t))
+    features = features.reshape(b, 2, t, -1)
+    return (features[:, 0], features[:, 1]), mask[::2]
+
+
+def text_logits(features: Float[Array, "b t d"], table: Float[Array, "v d"]) -> Float[Array, "b t v"]:
+    """Of every token which it is, by the encoder's own table; float32."""
+    return features.astype(FLOAT32) @ table.T * jnp.float32(table.shape[1] ** -0.5)
+
+
 class FrozenFeatures(nn.Module):
     """Brings the features of a frozen text encoder to a model's width; stands where a TextEncoder would.
 

@@ -19,7 +19,7 @@ from mmjax.models import fusion
 from mmjax.models.needs import contrasts, fuses, grid, image_shape, inputs, seen_by, sharding_rules, writes
 from mmjax.models.resnet import ResNet
 from mmjax.models.text_decoder import Cache, TextDecoder, rows_of
-from mmjax.models.text_encoder import TextEncoder
+from mmjax.models.text_encoder import TextEncoder, encode_both, text_logits
 from mmjax.models.video_encoder import VideoEncoder
 from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.nn.hard_negatives import hard_negatives
@@ -140,7 +140,13 @@ class VisionLanguage(nn.Module):
         given = {} if rows is None else {"rows": rows, "training": training}
         visual: Any = None if image is None else self._placed(self.vision(image, **given))
         words: Any = None
-        if text is not None and "text" in seen_by(self.model, terms):
+        if text is not None and hidden_text is not None:
+            (features, filled), mask = encode_both(self.text, text, hidden_text)
+            words, outputs["text_logits"] = (
+                (features, mask),
+                text_logits(filled, self.text.variables["params"]["table"]),
+            )
+        elif text is not None and "text" in seen_by(self.model, terms):
             words = self._words(text)
         if contrasts(terms):
             outputs |= self._embeddings(visual, *words)
@@ -153,8 +159,6 @@ class VisionLanguage(nn.Module):
             outputs["answer_logits"] = self.decoder(answer, fused)
         if "classification" in terms:
             outputs["class_logits"] = self._classes(visual, words, fused)
-        if hidden_text is not None:
-            outputs["text_logits"] = self._filled_in(hidden_text)
         if "masked_patch_modeling" in terms and image is not None:
             outputs |= self._patches(image, hide_patches)
         return outputs
@@ -242,11 +246,6 @@ class VisionLanguage(nn.Module):
         else:
             pooled = self.class_pooling(visual if self.model.classify == "image" else fused)
         return self.class_head(pooled.astype(jnp.float32))
-
-    def _filled_in(self, text: Int[Array, "b t"]) -> Float[Array, "b t v"]:
-        features, _ = self._words(text)
-        table = self.text.variables["params"]["table"]
-        return features.astype(jnp.float32) @ table.T * jnp.float32(self.model.width**-0.5)
 
     def _patches(self, image: jax.Array, hide: tuple[jax.Array, float] | None) -> dict[str, jax.Array]:
         patch = self.model.patch
