@@ -139,6 +139,7 @@ def test_half_of_the_training_pictures_are_mirrored_and_no_evaluation_picture() 
 
 
 def test_batches_come_in_order_whatever_is_ready_first_and_threads_end() -> None:
+    others = set(threading.enumerate())
     names = [np.array([7 * k + i for i in range(7)]) for k in range(5)]
     later = threading.Event()
 
@@ -158,4 +159,4 @@ def test_batches_come_in_order_whatever_is_ready_first_and_threads_end() -> None
         assert batch["mask"].tolist() == [True] * 5 + [False, True]
         assert not batch["image"][5].any() and batch["image"][batch["mask"]].any(axis=(1, 2, 3)).all()
         assert batch["image"].dtype == np.float32 and batch["reading"] >= 0
-    assert not [t for t in threading.enumerate() if t.name.startswith(("mmjax-read", "mmjax-prepare"))]
+    assert set(threading.enumerate()) <= others
