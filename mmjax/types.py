@@ -82,5 +82,5 @@ Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, its keys joined by slashes: `text/block_0/mlp_in/kernel`."""
+    """The name of a leaf, its keys joined by slashes: `text/stack/block/mlp_in/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

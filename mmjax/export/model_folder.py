@@ -83,7 +83,7 @@ def _in_the_way(folder: Path) -> str:
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """Parameters by their names, `text/block_0/mlp_in/kernel`."""
+    """Parameters by their names, `text/stack/block/mlp_in/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.config import Config, model_fields
-from mmjax.models import fusion, vision_encoder
+from mmjax.models import fusion, text_encoder, vision_encoder
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import make_fusion
-from mmjax.models.rules import BLOCK, Rules, joined
+from mmjax.models.rules import Rules, joined
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.nn.layout import ANYWHERE, Layout
@@ -23,7 +23,6 @@ from mmjax.nn.positions import grid_positions
 
 # Where the parameters of both ends lie on the mesh; see models/rules.py.
 _ENDS: Rules = (
-    (r"text/table", ("model", "fsdp")),
     (r"blank", ("fsdp",)),
     (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
@@ -46,7 +45,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def sharding_rules(config: Config) -> Rules:
     assert isinstance(config.model, model_fields.DirectGenerator)
     vision = vision_encoder.rules() if config.model.reference else ()
-    return joined(BLOCK, vision, fusion.RULES[config.model.fusion], _ENDS)
+    return joined(text_encoder.RULES, vision, fusion.RULES[config.model.fusion], _ENDS)
 
 
 class DirectGenerator(nn.Module):
@@ -84,7 +83,9 @@ class DirectGenerator(nn.Module):
         m, dtype, layout = self.model, jnp.dtype(self.model.dtype), self.layout
         encoder: dict[str, Any] = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
         encoder["layout"] = layout
-        features, text_mask = TextEncoder(self.vocabulary, layers=m.text_layers, **encoder, name="text")(text)
+        features, text_mask = TextEncoder(
+            self.vocabulary, layers=m.text_layers, **encoder, unroll=m.text_layers, name="text"
+        )(text)
         rows = self.size // 2 ** len(m.decoder_widths)
         blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))
         visual = (blank[None] + grid_positions(rows, rows, m.width))[None].astype(dtype)

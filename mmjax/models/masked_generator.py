@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.config import Config, model_fields
-from mmjax.models import visual_tokenizer
-from mmjax.models.rules import BLOCK, STACK, Rules, joined
+from mmjax.models import text_encoder, visual_tokenizer
+from mmjax.models.rules import STACK, Rules, joined
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder, encode_both, text_logits
 from mmjax.nn import fsq
 from mmjax.nn.layout import ANYWHERE, Layout
@@ -32,11 +32,6 @@ _RULES: Rules = (
     (r"position_\d+/kernel", (None, "fsdp")),
     (r"head/kernel", ("fsdp", "model")),
     (r"mask|reference_mark", ("fsdp",)),
-)
-_TEXT: Rules = (*BLOCK, (r"text/table", ("model", "fsdp")))
-_FROZEN_TEXT: Rules = (
-    (r"text/project/kernel", (None, "fsdp")),
-    (r"text/none", ("fsdp",)),
 )
 
 
@@ -77,7 +72,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def sharding_rules(config: Config) -> Rules:
     assert isinstance(config.model, model_fields.MaskedGenerator) and config.tokenizer is not None
     local: Rules = ((r"local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
-    text = _TEXT if config.text_encoder is None else _FROZEN_TEXT
+    text = text_encoder.RULES if config.text_encoder is None else text_encoder.FROZEN_RULES
     return joined(STACK, local if config.model.local_blocks else (), text, _RULES)
 
 
@@ -185,7 +180,9 @@ class MaskedGenerator(nn.Module):
         self.text: Any = (
             FrozenFeatures(m.width, dtype)
             if self.frozen_text
-            else TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention, self.layout)
+            else TextEncoder(
+                self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention, self.layout, m.unroll
+            )
         )
         self.codes = CodeTable(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.config import Config, fields, model_fields
-from mmjax.models import fusion, resnet, text_decoder, video_encoder, vision_encoder
-from mmjax.models.rules import BLOCK, POOLING, Rules, joined
+from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
+from mmjax.models.rules import POOLING, Rules, joined
 
 Terms = Iterable[str]  # of an objective, by name
 
@@ -64,7 +64,7 @@ def sharding_rules(config: Config) -> Rules:
     if "image" in seen:
         parts += [resnet.RULES] if model.encoder == "resnet" else _of_transformer(config)
     if "text" in seen:
-        parts.append((*BLOCK, (r"text/table", ("model", "fsdp"))))
+        parts.append(text_encoder.RULES)
     if fuses(model, terms):
         parts.append(fusion.RULES[model.fusion])
     if pools or "matching" in terms:

@@ -17,8 +17,8 @@ STACK: Rules = (
     (_STACKED + r"mlp_out/kernel", (None, "model", "fsdp")),
     (_STACKED + r"(bias|scale)", (None, None)),
 )
-# Of layers that each have their own.
-BLOCK: Rules = (
+# Of one whose parameters are its own.
+_LAYER: Rules = (
     (_ALONE + r"attention/(q|k|v)/kernel", ("fsdp", "model", None)),
     (_ALONE + r"attention/(q|k|v)/bias", ("model", None)),
     (_ALONE + r"attention/out/kernel", ("model", None, "fsdp")),
@@ -27,7 +27,7 @@ BLOCK: Rules = (
     (_ALONE + r"mlp_out/kernel", ("model", "fsdp")),
 )
 # Of nn/pooling.AttentionPooling.
-POOLING: Rules = (*BLOCK, (r".*query", ("fsdp",)))
+POOLING: Rules = (*_LAYER, (r".*query", ("fsdp",)))
 _VECTORS: Rules = ((r".*(bias|scale)", (None,)),)
 
 

@@ -5,11 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
+from mmjax.models.rules import STACK, Rules
 from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import grid_angles, sine_positions
-from mmjax.nn.transformer import Block
+from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
+
+# The sharding rules of one named "text", and of the features of a frozen one.
+RULES: Rules = (*STACK, (r"text/table", ("model", "fsdp")))
+FROZEN_RULES: Rules = ((r"text/project/kernel", (None, "fsdp")), (r"text/none", ("fsdp",)))
 
 
 class TextEncoder(nn.Module):
@@ -18,6 +23,7 @@ class TextEncoder(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width, layers, heads: of the transformer.
+        unroll: see nn/transformer.Stack.
     """
 
     vocabulary: int
@@ -27,6 +33,7 @@ class TextEncoder(nn.Module):
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
     layout: Layout = ANYWHERE
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
@@ -38,8 +45,10 @@ class TextEncoder(nn.Module):
         table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
         x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
         angles = grid_angles(text.shape[1:], self.width // self.heads)
-        for i in range(self.layers):
-            x = Block(self.heads, self.dtype, self.kernel, self.layout, name=f"block_{i}")(x, mask, angles=angles)
+        stack = Stack(
+            self.layers, self.heads, self.dtype, self.kernel, layout=self.layout, unroll=self.unroll, name="stack"
+        )
+        x = stack(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
 
 

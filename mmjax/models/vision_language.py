@@ -69,7 +69,7 @@ class VisionLanguage(nn.Module):
         if "image" in seen:
             self.vision: Any = self._encoder(common, stacked)
         if "text" in seen:
-            self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, **common)
+            self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, **common, unroll=m.unroll)
         if contrasts(terms):
             self.image_pooling = AttentionPooling(m.heads, dtype)
             self.text_pooling = AttentionPooling(m.heads, dtype)

@@ -96,7 +96,7 @@ def test_killed_and_started_again_is_the_same(whole: Path, tmp_path: Path, start
 
 
 @pytest.mark.parametrize(("number", "status", "told"), [
-    (signal.SIGINT, 130, STOPPING), (signal.SIGTERM, 0, "stopping after this step")
+    pytest.param(signal.SIGINT, 130, STOPPING, marks=pytest.mark.slow), (signal.SIGTERM, 0, "stopping after this step")
 ])  # fmt: skip
 def test_ctrl_c_and_sigterm_save_and_end(
     number: int, status: int, told: str, whole: Path, tmp_path: Path, start: Start, run: Run

@@ -19,6 +19,16 @@ from mmjax.types import UserError
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
+TRAINED = (  # by the tests of the commands, on eight devices as well
+    "coco_direct",
+    "coco_masked",
+    "coco_tokenizer",
+    "quickstart",
+    "quickstart_describe",
+    "quickstart_video",
+    "scenes_direct",
+    "video_tokenizer",
+)
 ARGUMENTS = {
     "coco_caption": ["size=224"],
     "coco_contrastive": ["size=224", "sigmoid"],
@@ -126,7 +136,11 @@ def test_matches_its_sharding_rules(path: Path, argument: str, mesh: Mesh) -> No
 
 
 @pytest.mark.parametrize("mesh", [MESHES[0], pytest.param(MESHES[-1], marks=pytest.mark.slow)], ids=name_of)
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in TRAINED else []) for path in RECIPES],
+    ids=name_of,
+)
 def test_takes_a_step_on_eight_devices(path: Path, mesh: Mesh) -> None:
     """On random numbers: the parameters move, the loss is that of the objective, and nothing is skipped."""
     config = dataclasses.replace(read(path, "tiny"), mesh=mesh)

@@ -333,13 +333,13 @@ def test_a_reference_to_a_model_that_takes_none(model: GenerativeModel, tokenize
 def test_parameters_that_do_not_fit(copy: Path) -> None:
     path = copy / "model.safetensors"
     whole = load_file(path)
-    name = "text/block_0/mlp_in/kernel"
+    name = "text/stack/block/mlp_in/kernel"
     save_file({key: value for key, value in whole.items() if key != name}, path)
     assert told(mmjax.load, copy) == f"{path}: has no parameter {name}; is it of another recipe?"
     save_file(whole | {"more": np.zeros(3)}, path)
     assert told(mmjax.load, copy) == f"{path}: has an unexpected parameter more; is it of another recipe?"
     save_file(whole | {name: whole[name].T.copy()}, path)
-    assert told(mmjax.load, copy) == f"{path}: {name} has shape (64, 16), the recipe says (16, 64)"
+    assert told(mmjax.load, copy) == f"{path}: {name} has shape (64, 16, 1), the recipe says (1, 16, 64)"
 
 
 def test_files_that_are_broken_or_missing(copy: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The step: the same on any mesh and in any number of parts, and safe from what is not finite."""
 
 import functools
+import itertools
 import operator
 
 import jax
@@ -95,6 +96,7 @@ MESHES = {
     "data=2, fsdp=2, model=2": Mesh(2, 2, 2),
     "slice=2, fsdp=4": Mesh(1, 4, 1, slice=2),
 }
+QUICK = {("direct generator", "slice=2, fsdp=4"), *((recipe, "data=2, fsdp=2, model=2") for recipe in RECIPES)}
 
 
 @functools.cache
@@ -149,9 +151,12 @@ def on_one_device(recipe: str):
 
 
 @pytest.mark.parametrize(
-    "name", [name if "," in name else pytest.param(name, marks=pytest.mark.slow) for name in MESHES]
+    ("recipe", "name"),
+    [
+        pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.slow])
+        for pair in itertools.product(RECIPES, MESHES)
+    ],
 )
-@pytest.mark.parametrize("recipe", RECIPES)
 def test_eight_devices_equal_one(recipe, name):
     mesh = MESHES[name]
     found = gradients(mesh, 8, recipe=recipe)
