@@ -46,9 +46,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.train = {
         "batch": 64,
-        "steps": 1200,
+        "steps": 1000,
         "log_every": 20,
-        "evaluate_every": 600,
+        "evaluate_every": 500,
         "checkpoint_every": 500,
         "best": "captions/true",
     }
