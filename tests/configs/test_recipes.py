@@ -19,15 +19,19 @@ from mmjax.types import UserError
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
-TRAINED = (  # by the tests of the commands, on eight devices as well
+TRAINED = (  # by the tests of the commands, on eight devices as well, or all terms of theirs by those of the step
+    "coco_caption",
+    "coco_contrastive",
     "coco_direct",
     "coco_masked",
+    "coco_pretrain",
     "coco_tokenizer",
     "quickstart",
     "quickstart_describe",
     "quickstart_video",
     "scenes_direct",
     "video_tokenizer",
+    "vqa",
 )
 ARGUMENTS = {
     "coco_caption": ["size=224"],

@@ -1,5 +1,7 @@
 """The model of pictures and texts: what is built, what a lacking field changes, and where a word looks."""
 
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -45,17 +47,24 @@ def batch(count: int = 3, channels: int = 3, sides: tuple[int, ...] = (32, 32)) 
 
 def terms_of(config: Any, given: dict[str, Any], train: bool = True) -> tuple[dict[str, Any], Any]:
     """The terms of each example, and the gradients of their sum."""
+    return next(terms_of_each(config, given, train=train))
+
+
+def terms_of_each(config: Any, *batches: dict[str, Any], train: bool = True) -> Iterator[tuple[dict[str, Any], Any]]:
     goal, module = objective.build(config.objective.terms, models.inputs(config)), models.build(config)
     params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
 
-    def total(params: Any) -> Any:
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradients_of(params: Any, given: dict[str, Any]) -> Any:
         seen = goal.prepare(given, jax.random.key(1) if train else None)
         outputs, _ = module.apply({"params": params}, **seen, mutable=["statistics"])
         terms = goal.terms(outputs, given | seen)
         return sum(jnp.sum(values) for values in terms.values()), terms
 
-    gradients, terms = jax.jit(jax.grad(total, has_aux=True))(params)
-    return terms, gradients
+    for given in batches:
+        gradients, terms = gradients_of(params, given)
+        yield terms, gradients
 
 
 ALL = ("contrastive", "matching", "captioning", "answering", "masked_language_modeling", "masked_patch_modeling")
@@ -85,9 +94,8 @@ def test_only_what_the_terms_need_is_built(term: str) -> None:
 
 def test_rows_that_lack_a_field_have_no_loss_and_change_no_other() -> None:
     config, given = recipe(*ALL), batch(5)
-    whole, _ = terms_of(config, given)
     lacking = {**given, "text": given["text"].at[1].set(0), "answer": given["answer"].at[2].set(0)}
-    terms, _ = terms_of(config, lacking)
+    (whole, _), (terms, _) = terms_of_each(config, given, lacking)
     for name in ("contrastive", "matching", "captioning", "masked_language_modeling"):
         assert terms[name][1] == 0 and whole[name][1] > 0
     assert terms["answering"][2] == 0 and whole["answering"][2] > 0
