@@ -18,6 +18,7 @@ PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nump
 EXTRAS = {
     "tpu": ("libtpu", "training and generating on TPUs"),
     "cuda": ("jax-cuda12-plugin", "training and generating on NVIDIA GPUs"),
+    "gcs": ("google-cloud-storage", "checkpoints in a bucket (train.checkpoints=gs://...)"),
     "plan": ("libtpu", "planning a training on TPUs without one (mmjax plan)"),
     "video": ("av", "reading and writing mp4 and other films (GIF and folders of frames need nothing)"),
     "audio": ("soundfile", "reading sounds (data.source=audio_folder)"),

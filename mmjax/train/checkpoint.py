@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from mmjax.types import Params, UserError, leaf_name
 
 FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
 DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
+
+PATIENCE = 30.0  # seconds after which a disk or a bucket that does not answer is told of
 
 logger = logging.getLogger(__name__)
 
@@ -260,10 +263,17 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _opening(path: epath.Path) -> Iterator[None]:
+    late = threading.Timer(PATIENCE, logger.warning, ("%s: no answer for %.0f s; still trying", path, PATIENCE))
+    late.daemon = True
+    late.start()
     try:
         yield
+    except ImportError as error:  # Orbax asks Google's own library what kind of bucket it is
+        raise UserError(f"{path}: google-cloud-storage is needed, and not installed; pip install '.[gcs]'") from error
     except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
         raise UserError(f"{path}: the checkpoints cannot be opened: {_first_line(error)}") from error
+    finally:
+        late.cancel()
 
 
 @contextmanager
