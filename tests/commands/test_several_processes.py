@@ -97,3 +97,21 @@ def test_mistakes_are_told_once(one: Path, tmp_path: Path, launch: Launch) -> No
     other = shutil.copytree(one, tmp_path / "other")
     _, err = ended(launch("train", *RECIPE, "--workdir", other, "--config.seed=3", "--config.train.steps=99"), 2)
     assert err.count("holds another recipe: seed was 0 and now is 3; name another --workdir\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_stages_prepared_trained_and_evaluated_by_two_processes(tmp_path: Path, launch: Launch) -> None:
+    recipe = "--config=configs/quickstart.py:tiny"
+    ended(launch("train", recipe, "--workdir", tmp_path / "one", processes=1))
+    ended(launch("prepare", recipe, "--workdir", tmp_path / "two"))
+    encoded = {path: path.stat().st_mtime_ns for path in (tmp_path / "two" / "tokens").rglob("*.safetensors")}
+    ended(launch("train", recipe, "--workdir", tmp_path / "two"))
+    assert len(encoded) == 2 and all(path.stat().st_mtime_ns == when for path, when in encoded.items())
+    (step,) = committed(tmp_path / "one")[-1:]
+    for part in ("", "tokenizer"):
+        assert_same_state(tmp_path / "two" / part, tmp_path / "one" / part, step)
+        assert figures(tmp_path / "two" / part) == figures(tmp_path / "one" / part)
+    of_training = (tmp_path / "two" / "evaluation" / f"{step}.json").read_text()
+    ended(launch("evaluate", "--workdir", tmp_path / "two"))
+    assert (tmp_path / "two" / "evaluation" / f"{step}.json").read_text() == of_training
