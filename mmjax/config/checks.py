@@ -1,33 +1,22 @@
 """Sizes and combinations of fields that no type can rule out."""
 
-import math
-
 from mmjax.config.check_data import above_0, check_data, need, not_below_0
+from mmjax.config.check_model import check_model
 from mmjax.config.fields import Config
-from mmjax.config.model_fields import DirectGenerator, MaskedGenerator, VisionLanguage, VisualTokenizer
-
-_OF_PICTURES = ("mean_absolute_error", "mean_squared_error", "perceptual")
-# The terms of an objective that each kind of model can be trained by.
-_TERMS: dict[type, tuple[str, ...]] = {
-    DirectGenerator: _OF_PICTURES,
-    VisualTokenizer: (*_OF_PICTURES, "adversarial", "feature_matching"),
-    MaskedGenerator: ("masked_visual_modeling", "masked_language_modeling"),
-    VisionLanguage: (
-        "contrastive",
-        "sigmoid_contrastive",
-        "matching",
-        "captioning",
-        "answering",
-        "classification",
-        "masked_language_modeling",
-        "masked_patch_modeling",
-    ),
-}
+from mmjax.config.model_fields import VisualTokenizer
 
 
 def check(config: Config) -> None:
     """Raises UserError for the first that is impossible."""
     check_data(config.data)
+    _check_ranges(config)
+    _check_evaluation(config)
+    _check_objective(config)
+    _check_training(config)
+    check_model(config)
+
+
+def _check_ranges(config: Config) -> None:
     text, train, optimizer = config.text, config.train, config.optimizer
     positive = {
         "text.length": text.length,
@@ -64,27 +53,36 @@ def check(config: Config) -> None:
         "discriminator.regularizer_weight": config.discriminator.regularizer_weight,
         "discriminator.train_from": config.discriminator.train_from,
         "objective.unmasked_weight": config.objective.unmasked_weight,
+        "mesh.slice": config.mesh.slice,
     }
     not_below_0(not_negative)
-    need(
-        train.skip_spikes == 0 or train.skip_spikes > 1,
-        f"train.skip_spikes: must be above 1, or 0 to skip none, not {train.skip_spikes:g}",
-    )
-    need(
-        bool(config.evaluate.prompts) and all("{}" in prompt for prompt in config.evaluate.prompts),
-        f"evaluate.prompts: needs at least one, each with {{}} where the name of a class goes, not "
-        f"{list(config.evaluate.prompts)}",
-    )
     for name in ("b1", "b2", "ema"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
     for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "corrupt_codes"):
         need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
     need(0 <= config.writing.top_p <= 1, "writing.top_p: must be from 0 to 1")
+    need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
+    need(
+        text.vocabulary >= 300,
+        f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}",
+    )
+
+
+def _check_evaluation(config: Config) -> None:
+    need(
+        bool(config.evaluate.prompts) and all("{}" in prompt for prompt in config.evaluate.prompts),
+        f"evaluate.prompts: needs at least one, each with {{}} where the name of a class goes, not "
+        f"{list(config.evaluate.prompts)}",
+    )
     need(
         config.writing.beams == 1 or config.writing.top_p == 0,
         "writing.beams, writing.top_p: beam search draws nothing at random; set one of them",
     )
-    need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
+
+
+def _check_objective(config: Config) -> None:
+    need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
+    above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
     need(
         config.discriminator.start >= config.discriminator.train_from,
         f"discriminator.start: must not be before discriminator.train_from, {config.discriminator.train_from}",
@@ -93,103 +91,7 @@ def check(config: Config) -> None:
         len(config.discriminator.widths) > 0 and min(config.discriminator.widths) > 0,
         "discriminator.widths: needs at least one width, each above 0",
     )
-    need(bool(config.objective.terms), "objective.terms: name at least one, as in {'mean_squared_error': 1.0}")
-    above_0({f"objective.terms.{name}": weight for name, weight in config.objective.terms.items()})
     _check_adversarial(config)
-    _check_terms(config)
-    need(
-        optimizer.weight_decay == 0 or optimizer.name != "adam",
-        "optimizer.weight_decay: is for optimizer.name=adamw or muon; adam has none",
-    )
-    need(
-        text.vocabulary >= 300,
-        f"text.vocabulary: must be at least 300 (all bytes and some pieces), not {text.vocabulary}",
-    )
-    need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
-    if config.pretraining is not None:
-        need(not train.initialize, "pretraining: is what training starts from, and so is train.initialize; name one")
-        need(config.pretraining.model == config.model, "pretraining.model: must be that of the recipe itself")
-    need(
-        train.batch % optimizer.accumulate == 0,
-        f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
-    )
-    not_below_0({"mesh.slice": config.mesh.slice})
-    axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
-    need(
-        all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
-        f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
-    )
-    _check_corruption(config)
-    _check_reference(config)
-    _check_text_encoder(config)
-    if isinstance(config.model, DirectGenerator):
-        _check_direct(config, config.model)
-    elif isinstance(config.model, VisualTokenizer):
-        _check_visual_tokenizer(config, config.model)
-    elif isinstance(config.model, VisionLanguage):
-        _check_vision_language(config, config.model)
-    else:
-        _check_masked_generator(config, config.model)
-
-
-def _check_terms(config: Config) -> None:
-    """Terms that are for other kinds of models; unknown ones are told by mmjax/objective, which knows them all."""
-    mine, known = _TERMS[type(config.model)], {name for names in _TERMS.values() for name in names}
-    for name in config.objective.terms:
-        need(
-            name in mine or name not in known,
-            f"objective.terms.{name}: is not for model.kind={config.model.kind}, which takes {', '.join(mine)}",
-        )
-
-
-def _check_vision_language(config: Config, model: VisionLanguage) -> None:
-    _check_transformer(
-        model,
-        (
-            "patch",
-            "time",
-            "width",
-            "heads",
-            "layers",
-            "text_layers",
-            "fusion_layers",
-            "decoder_layers",
-            "embedding",
-            "unroll",
-        ),
-    )
-    not_below_0({f"model.{name}": getattr(model, name) for name in ("registers", "classes")})
-    terms, size = config.objective.terms, config.data.size
-    need(
-        size % model.patch == 0 or config.data.source == "audio_folder",
-        f"model.patch: {model.patch} does not divide data.size, {size}",
-    )
-    pictures = config.data.frames == 1 and config.data.source != "audio_folder"
-    need(
-        model.encoder == "vit" or pictures,
-        "model.encoder: resnet is for pictures; set it to vit for clips and sounds",
-    )
-    need(
-        not model.stem or (min(model.stem) > 0 and model.patch % 2 ** len(model.stem) == 0),
-        f"model.stem: {list(model.stem)} halves the sides {len(model.stem)} times, each with at least one channel, and "
-        f"model.patch={model.patch} must be a multiple of {2 ** len(model.stem)}",
-    )
-    need(
-        "masked_patch_modeling" not in terms or (model.encoder == "vit" and pictures),
-        "objective.terms.masked_patch_modeling: is for pictures and model.encoder=vit",
-    )
-    need(
-        "classification" not in terms or model.classes > 1,
-        f"model.classes: the term classification needs at least 2, not {model.classes}",
-    )
-    need(
-        "matching" not in terms or bool({"contrastive", "sigmoid_contrastive"}.intersection(terms)),
-        "objective.terms.matching: takes the pairs that contrastive finds hard to tell; add contrastive",
-    )
-    need(
-        not {"contrastive", "sigmoid_contrastive"} <= set(terms),
-        "objective.terms: contrastive and sigmoid_contrastive are two losses for the same; take one",
-    )
 
 
 def _check_adversarial(config: Config) -> None:
@@ -209,139 +111,26 @@ def _check_adversarial(config: Config) -> None:
         need(0 <= getattr(second, name) < 1, f"discriminator.{name}: must be from 0 to below 1")
 
 
-def _check_direct(config: Config, model: DirectGenerator) -> None:
-    _check_transformer(model, ("width", "heads", "text_layers", "vision_layers", "fusion_layers"))
-    need(config.data.frames == 1, f"data.frames: a direct generator draws pictures, not clips of {config.data.frames}")
-    _check_widths(config, "decoder_widths", model.decoder_widths)
+def _check_training(config: Config) -> None:
+    train, optimizer = config.train, config.optimizer
     need(
-        model.reference or config.objective.drop_reference == 0,
-        "objective.drop_reference: there is no reference to drop while model.reference is false",
+        train.skip_spikes == 0 or train.skip_spikes > 1,
+        f"train.skip_spikes: must be above 1, or 0 to skip none, not {train.skip_spikes:g}",
     )
-
-
-def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
-    _check_transformer(model, ("width", "heads", "layers", "text_layers", "unroll"))
-    not_below_0({"model.local_blocks": model.local_blocks})
+    need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
     need(
-        config.objective.drop_reference == 0 or config.reference is not None or bool(config.tokens.reference),
-        "objective.drop_reference: there is no reference to drop without the visual tokenizer of one, as in "
-        "--config.tokens.reference=WORKDIR",
-    )
-    tokenizer = config.tokenizer
-    need(
-        tokenizer is not None or bool(config.tokens.tokenizer),
-        "tokens.tokenizer: a masked generator needs a trained visual tokenizer, as in "
-        "--config.tokens.tokenizer=WORKDIR, or the recipe of one in `tokenizer`",
-    )
-    if tokenizer is None:
-        return
-    need(
-        isinstance(tokenizer.model, VisualTokenizer),
-        f"tokenizer.model.kind: must be visual_tokenizer, not {tokenizer.model.kind}",
-    )
-    for name in ("size", "frames"):
-        ours, theirs = getattr(config.data, name), getattr(tokenizer.data, name)
-        need(ours == theirs, f"data.{name}: {ours}, but the visual tokenizer was made for {theirs}")
-
-
-def _check_reference(config: Config) -> None:
-    named, reference = config.tokens.reference, config.reference
-    if reference is None and not named:
-        return
-    name = "tokens.reference" if named else "reference"
-    need(
-        isinstance(config.model, MaskedGenerator),
-        f"{name}: is for model.kind=masked_generator, not {config.model.kind}",
-    )
-    if reference is None:
-        return
-    need(
-        isinstance(reference.model, VisualTokenizer),
-        f"reference.model.kind: must be visual_tokenizer, not {reference.model.kind}",
+        optimizer.weight_decay == 0 or optimizer.name != "adam",
+        "optimizer.weight_decay: is for optimizer.name=adamw or muon; adam has none",
     )
     need(
-        reference.data.size <= config.data.size,
-        f"reference.data.size: {reference.data.size} is larger than data.size, {config.data.size}; a reference is the "
-        "picture itself or a smaller one",
+        train.batch % optimizer.accumulate == 0,
+        f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
     )
+    if config.pretraining is not None:
+        need(not train.initialize, "pretraining: is what training starts from, and so is train.initialize; name one")
+        need(config.pretraining.model == config.model, "pretraining.model: must be that of the recipe itself")
+    axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
     need(
-        reference.data.frames == config.data.frames,
-        f"reference.data.frames: must be data.frames, {config.data.frames}, not {reference.data.frames}",
+        all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
+        f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
     )
-    if config.tokenizer is not None:
-        strides = [getattr(part.model, "time_strides", ()) for part in (config.tokenizer, reference)]
-        need(
-            bool(strides[0]) == bool(strides[1]),
-            f"reference.model.time_strides: {list(strides[1])} does not go with those of the visual tokenizer, "
-            f"{list(strides[0])}; both or neither must code frames",
-        )
-
-
-def _check_text_encoder(config: Config) -> None:
-    if not config.tokens.text_encoder:
-        need(
-            config.text_encoder is None,
-            "text_encoder: is filled in from a trained model; name it with --config.tokens.text_encoder=DIR",
-        )
-        return
-    need(
-        isinstance(config.model, MaskedGenerator),
-        f"tokens.text_encoder: is for model.kind=masked_generator, not {config.model.kind}",
-    )
-    need(
-        "masked_language_modeling" not in config.objective.terms,
-        "objective.terms.masked_language_modeling: trains the text encoder, and that of tokens.text_encoder is taken "
-        "as it is; leave one of them out",
-    )
-
-
-def _check_transformer(model: DirectGenerator | MaskedGenerator | VisionLanguage, positive: tuple[str, ...]) -> None:
-    above_0({f"model.{name}": getattr(model, name) for name in positive})
-    need(
-        model.attention != "cudnn" or model.dtype == "bfloat16",
-        "model.attention: cudnn computes in 16 bits; set model.dtype to bfloat16",
-    )
-    need(model.width % model.heads == 0, f"model.heads: {model.heads} does not divide model.width, {model.width}")
-    need(
-        model.width % 4 == 0,
-        f"model.width: must be a multiple of 4 (sine positions in two directions), not {model.width}",
-    )
-
-
-def _check_corruption(config: Config) -> None:
-    need(
-        config.objective.corrupt_codes == 0 or isinstance(config.model, VisualTokenizer),
-        "objective.corrupt_codes: is for a visual_tokenizer, which has codes to decode",
-    )
-
-
-def _check_visual_tokenizer(config: Config, model: VisualTokenizer) -> None:
-    not_below_0({"model.blocks": model.blocks})
-    _check_widths(config, "widths", model.widths)
-    strides = model.time_strides
-    need(
-        not strides or (len(strides) == len(model.widths) and set(strides) <= {1, 2}),
-        f"model.time_strides: needs 1 or 2 for each of the {len(model.widths)} widths, or nothing, not {list(strides)}",
-    )
-    need(
-        bool(strides) or config.data.frames == 1,
-        f"model.time_strides: clips of {config.data.frames} frames need one for each width, as in "
-        f"{(1,) * (len(model.widths) - 1) + (2,)}",
-    )
-    need(
-        len(model.levels) > 0 and min(model.levels) >= 2,
-        "model.levels: needs at least one, each above 1",
-    )
-    need(
-        math.prod(model.levels) <= 2**24,
-        f"model.levels: {math.prod(model.levels):,} codes are more than 2 ** 24, as many as can be told apart",
-    )
-    need(
-        config.objective.drop_reference == 0, "objective.drop_reference: a visual tokenizer takes no reference picture"
-    )
-
-
-def _check_widths(config: Config, name: str, widths: tuple[int, ...]) -> None:
-    need(len(widths) > 0 and min(widths) > 0, f"model.{name}: needs at least one width, each above 0")
-    cell, size = 2 ** len(widths), config.data.size
-    need(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")
