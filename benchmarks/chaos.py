@@ -2,11 +2,11 @@
 
     python benchmarks/chaos.py --runs=100 --seed=0
 
-Each run is one of: kill -9 of a process, SIGTERM to a process, SIGSTOP of a process for good, or a bit flipped in the
-newest checkpoint, where there is one before it, after a kill -9 of all. It goes on until all steps are done. A run
-passes where every array of the last checkpoint is bit for bit that of the undisturbed training. A flipped bit counts as
-told where a warning says so; where none does, the values read must have been those that were written, which the
-comparison shows.
+Each run is one of: kill -9 of a process, SIGTERM to a process, SIGSTOP of a process for good, or a kill -9 of all and a
+bit flipped in the newest checkpoint, once there are two, also of a training that has ended. It goes on until all steps
+are done. A run passes where every array of the last checkpoint is bit for bit that of the undisturbed training. A
+flipped bit counts as told where a warning says so; where none does, the values read must have been those that were
+written, which the comparison shows.
 """
 
 import argparse
@@ -106,11 +106,17 @@ def disturb(
     event: str, moment: float, process: subprocess.Popen[str], workdir: Path, draw: random.Random, log: list[str]
 ) -> str:
     """Does it, and says to what; nothing is done to a training that has ended before."""
+    if event == "flip":
+        while process.poll() is None and len(committed(workdir)) < 2:
+            time.sleep(0.02)
+        moment /= 4  # most of the time is starting
     try:
         process.wait(moment)
-        return ", when all was done"
     except subprocess.TimeoutExpired:
         children = children_of(process.pid)
+    else:
+        if event != "flip":
+            return ", when all was done"
     if event == "flip":
         process.kill()
         log.append(process.communicate()[0])
@@ -123,16 +129,20 @@ def disturb(
 
 
 def flip(workdir: Path, draw: random.Random) -> str:
-    """Flips a bit in the newest checkpoint; "" where there is none before it that training could go on from."""
-    committed = sorted(workdir.glob("checkpoints/*/commit_success.txt"), key=lambda path: int(path.parent.name))
-    if len(committed) < 2:
-        return ""
-    files = [path for path in sorted(committed[-1].parent.rglob("*")) if path.is_file() and path.stat().st_size]
+    """Flips a bit in the newest checkpoint, and says in which file."""
+    newest = committed(workdir)[-1]
+    files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
     path = draw.choices(files, [path.stat().st_size for path in files])[0]
     content = bytearray(path.read_bytes())
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     path.write_bytes(content)
     return f", in {path.relative_to(workdir)}"
+
+
+def committed(workdir: Path) -> list[Path]:
+    """The checkpoints, the newest last."""
+    found = [path.parent for path in workdir.glob("checkpoints/*/commit_success.txt")]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def finish(workdir: Path, process: subprocess.Popen[str], log: list[str]) -> None:

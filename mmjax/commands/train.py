@@ -68,10 +68,6 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         saved = checkpoints.steps()
         stretches = go_on(known, saved[-1] if saved else 0, config.train.batch)
         steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
-        last = min(steps, stop_at or steps)
-        if saved and saved[-1] >= last:
-            processes.say(f"{config.name}: step {saved[-1]:,} of {last:,} is done already{_reported(workdir)}")
-            return 0
         start_from: str | Path = config.train.initialize
         if config.pretraining is not None and not saved:
             start_from = workdir / "pretraining"
@@ -79,16 +75,20 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 return status
         parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
         training = trainer.build_training(parts, steps)
+        state = checkpoints.restore(training.shapes) if saved else None
+        if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
+            stretches = go_on(stretches, int(state.step), config.train.batch)
+            steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
+            training = trainer.build_training(parts, steps)
+        last = min(steps, stop_at or steps)
+        if state is not None and int(state.step) >= last:  # and whole: a damaged one would have been passed over
+            processes.say(f"{config.name}: step {int(state.step):,} of {last:,} is done already{_reported(workdir)}")
+            return 0
         processes.once(lambda: open_workdir(workdir, config, stretches))
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
-        state = checkpoints.restore(training.shapes) if saved else trainer.first_state(start_from, parts, training)
+        if state is None:
+            state = trainer.first_state(start_from, parts, training)
         start = int(state.step)
-        if saved and start < saved[-1]:  # what was newer is damaged
-            stretches = go_on(stretches, start, config.train.batch)
-            steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
-            last = min(steps, stop_at or steps)
-            training = trainer.build_training(parts, steps)
-            processes.once(lambda: open_workdir(workdir, config, stretches))
         _introduce(config, state, source, steps, start)
         timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
         metrics = stack.enter_context(closing(_metrics(workdir, start, config)))

@@ -202,7 +202,7 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, shapes: State) -> dict[str, tuple[int, ...]]:
         """The shapes of what a step holds, by name; ValueError where they are not those of the recipe's model."""
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             found = _shapes_by_name(_tree(reader, self.path / str(step) / "state"))
         wanted = _shapes_by_name(shapes)
         for name in sorted((set(found) | set(wanted)) - {FINGERPRINTS}):

@@ -134,6 +134,18 @@ def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixtu
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_what_is_done_and_damaged_is_done_again(whole: Path, tmp_path: Path, run: Run) -> None:
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    last = copy / "checkpoints" / "16" / "state"
+    largest = max((path for path in last.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    done = run("train", *RECIPE, "--workdir", copy)
+    assert f"{copy / 'checkpoints' / '16'}: is damaged (" in done.stderr and "all steps done" in done.stdout
+    assert_same_state(copy, whole, 16)
+
+
 def test_a_workdir_of_another_recipe_is_left_alone(whole: Path, mistake: Mistake) -> None:
     before = (whole / "config.json").read_bytes()
     line = mistake("train", *RECIPE, "--workdir", whole, "--config.model.width=64", "--config.seed=3")
