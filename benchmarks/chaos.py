@@ -60,7 +60,8 @@ def chaos(folder: Path, runs: int, seed: int, events: Sequence[str]) -> int:
     lasts = time.monotonic() - begin
     draw, passed, told = random.Random(seed), 0, {True: 0, False: 0}
     for number in range(runs):
-        event, moment = events[number % len(events)], draw.uniform(0, lasts)
+        event = events[number % len(events)]
+        moment = draw.uniform(0, lasts / 4 if event == "flip" else lasts)  # most of the time is starting
         workdir, log = folder / str(number), []
         process = start(workdir)
         noted = disturb(event, moment, process, workdir, draw, log)
@@ -109,7 +110,6 @@ def disturb(
     if event == "flip":
         while process.poll() is None and len(committed(workdir)) < 2:
             time.sleep(0.02)
-        moment /= 4  # most of the time is starting
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
