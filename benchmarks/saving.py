@@ -39,7 +39,8 @@ def main() -> int:
 def measure(folder: Path, layers: int, batch: int, saves: int) -> int:
     model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": layers}
     model |= {"reference": False, "convolution": "matmul"}
-    config = resolve({"model": model, "data": {"size": 32}, "train": {"batch": batch, "steps": 1000}})
+    train = {"batch": batch, "steps": 1000}
+    config = resolve({"model": model, "data": {"size": 32}, "optimizer": {"ema": 0.0}, "train": train})
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
     parts = wiring.build(config)
