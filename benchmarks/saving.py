@@ -39,8 +39,7 @@ def main() -> int:
 def measure(folder: Path, layers: int, batch: int, saves: int) -> int:
     model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": layers}
     model |= {"reference": False, "convolution": "matmul"}
-    train = {"batch": batch, "steps": 1000}
-    config = resolve({"model": model, "data": {"size": 32}, "optimizer": {"ema": 0.0}, "train": train})
+    config = resolve({"model": model, "data": {"size": 32}, "train": {"batch": batch, "steps": 1000}})
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
     parts = wiring.build(config)
@@ -59,7 +58,9 @@ def measure(folder: Path, layers: int, batch: int, saves: int) -> int:
             jax.block_until_ready(state.step)
             if save:
                 checkpoints.save(state, {})
-            return time.perf_counter() - begin
+            took = time.perf_counter() - begin
+            print(f"step {int(state.step)}: {took:.2f} s{', saved' if save else ''}", flush=True)
+            return took
 
         step(save=False)
         step(save=True)  # which compiles the fingerprints
