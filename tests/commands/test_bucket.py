@@ -70,6 +70,8 @@ def flip_a_bit(made: Bucket, prefix: str) -> None:
     assert made.put(name, bytes(content), {})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_bucket_is_as_a_disk(made: Bucket) -> None:
     out, _ = run(made, "-c", CHILD, 30, 1, 2)
     assert out == "steps 1 2 best 2 restored 2 2\n"
