@@ -10,6 +10,7 @@ written, which the comparison shows.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -106,21 +107,18 @@ def start(workdir: Path) -> subprocess.Popen[str]:
 def disturb(
     event: str, moment: float, process: subprocess.Popen[str], workdir: Path, draw: random.Random, log: list[str]
 ) -> str:
-    """Does it, and says to what; nothing is done to a training that has ended before."""
-    if event == "flip":
-        while process.poll() is None and len(committed(workdir)) < 2:
-            time.sleep(0.02)
-    try:
+    """Does it, and says to what; of a training that has ended there is only a checkpoint to damage."""
+    while event == "flip" and process.poll() is None and len(committed(workdir)) < 2:
+        time.sleep(0.02)
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
-    except subprocess.TimeoutExpired:
-        children = children_of(process.pid)
-    else:
-        if event != "flip":
-            return ", when all was done"
     if event == "flip":
         process.kill()
         log.append(process.communicate()[0])
         return flip(workdir, draw)
+    if process.poll() is not None:
+        return ", when all was done"
+    children = children_of(process.pid)
     if not children:
         return ", before there was a process"
     victim = draw.choice(children)

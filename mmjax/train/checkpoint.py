@@ -268,10 +268,10 @@ def _opening(path: epath.Path) -> Iterator[None]:
     late.start()
     try:
         yield
-    except ImportError as error:  # Orbax asks Google's own library what kind of bucket it is
-        raise UserError(f"{path}: google-cloud-storage is needed, and not installed; pip install '.[gcs]'") from error
     except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
-        raise UserError(f"{path}: the checkpoints cannot be opened: {_first_line(error)}") from error
+        missing = isinstance(error, ImportError)  # Orbax asks Google's own library what kind of bucket it is
+        advice = "; pip install '.[gcs]' brings what a bucket needs" if missing else ""
+        raise UserError(f"{path}: the checkpoints cannot be opened: {_first_line(error)}{advice}") from error
     finally:
         late.cancel()
 
