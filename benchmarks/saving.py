@@ -1,11 +1,16 @@
 """How much saving delays the next step: the copy to the disk should go on behind it.
 
-    python benchmarks/saving.py                       300M parameters: 12 GB of memory, 4 GB of disk
-    python benchmarks/saving.py --layers=1 --batch=8  in a minute, to see that it works
+    python benchmarks/saving.py                                      300M parameters: 16 GB of memory, 8 GB of disk
+    python benchmarks/saving.py --layers=1 --batch=8 --accumulate=1  in a minute, to see that it works
 
 A direct generator with Adam is trained as `mmjax train` does. Now and then it is saved: the state's fingerprints are
-computed, the arrays copied, and written while the next steps run. The delay is what the step with the save and the one
-after it take longer than two other steps do.
+computed, and the arrays written while the next steps run. The delay is what the step with the save and the one after it
+take longer than two other steps do. It depends little on the batch, a step much: the batch should be one that people
+train with.
+
+An allocator that hands memory back to the system takes it anew at each step and save. This keeps it:
+
+    LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4 TCMALLOC_RELEASE_RATE=0 python benchmarks/saving.py
 """
 
 import argparse
@@ -29,24 +34,27 @@ LARGEST_SHARE = 0.1
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=17, help="of the fusion, 17M parameters each")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--accumulate", type=int, default=8, help="parts of a batch, one after the other")
+    parser.add_argument("--saves", type=int, default=2, help="that count; one before them takes its memory")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return measure(Path(folder), arguments.layers, arguments.batch, arguments.saves)
+        return measure(Path(folder), arguments)
 
 
-def measure(folder: Path, layers: int, batch: int, saves: int) -> int:
-    model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": layers}
+def measure(folder: Path, arguments: argparse.Namespace) -> int:
+    model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": arguments.layers}
     model |= {"reference": False, "convolution": "matmul"}
-    config = resolve({"model": model, "data": {"size": 32}, "train": {"batch": batch, "steps": 1000}})
+    train = {"batch": arguments.batch, "steps": 1000}
+    optimizer = {"accumulate": arguments.accumulate}
+    config = resolve({"model": model, "data": {"size": 32}, "train": train, "optimizer": optimizer})
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
     parts = wiring.build(config)
     training = trainer.build_training(parts, config.train.steps)
     state = training.make_state()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{count / 1e6:.0f}M parameters, batches of {batch}", flush=True)
+    print(f"{count / 1e6:.0f}M parameters, batches of {arguments.batch}", flush=True)
     checkpoints = Checkpoints(folder, keep=1, best="")
     usual, delayed = [], []
     with wiring.closing(data.training_batches(source, tokenizer, config)) as batches:
@@ -64,7 +72,8 @@ def measure(folder: Path, layers: int, batch: int, saves: int) -> int:
 
         step(save=False)
         step(save=True)  # which compiles the fingerprints
-        for _ in range(saves):
+        step(save=False)
+        for _ in range(arguments.saves):
             checkpoints.wait()
             usual += [step(save=False), step(save=False)]
             delayed.append(step(save=True) + step(save=False))

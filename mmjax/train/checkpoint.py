@@ -52,7 +52,8 @@ class Checkpoints:
             policies.append(
                 preservation_policy.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False)
             )
-        handlers = {"state": ocp.StandardCheckpointHandler(), "metrics": ocp.JsonCheckpointHandler()}
+        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # 8% larger, read in a tenth of the time
+        handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), _opening(self.path):
             options = ocp.CheckpointManagerOptions(
                 best_fn=self._goodness if self.best else None,  # without it Orbax forgets figures with the process
@@ -105,7 +106,7 @@ class Checkpoints:
         with _one_line(self.path):
             self.manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(fields | {FINGERPRINTS: fingerprints})),
+                args=ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints})),
                 metrics=metrics,
             )
 
@@ -165,9 +166,10 @@ class Checkpoints:
         saved = self._check_shapes(step, shapes)  # first: a restoring that fails leaves half-done reads behind
         fields = _fields(shapes)
         if FINGERPRINTS in saved:
-            wanted = jax.ShapeDtypeStruct(saved[FINGERPRINTS], np.uint32, sharding=shapes.step.sharding)
-            fields |= {FINGERPRINTS: wanted}
-        restored = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(fields)))["state"]
+            whole = shapes.step.sharding
+            fields |= {FINGERPRINTS: jax.ShapeDtypeStruct(saved[FINGERPRINTS], np.uint32, sharding=whole)}
+        wanted = ocp.args.PyTreeRestore(fields, ocp.checkpoint_utils.construct_restore_args(fields))
+        restored = self.manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
         if FINGERPRINTS in saved:
             told = jax.device_get(restored.pop(FINGERPRINTS)).tolist()
             found = jax.device_get(fingerprint.summarized(restored, shapes.step.sharding)[0]).tolist()

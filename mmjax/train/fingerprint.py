@@ -6,6 +6,7 @@ A leaf's is the sum over its elements u, read as unsigned integers, of (u + 1) *
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def _compiled(whole: jax.sharding.Sharding) -> Any:
     def summary(tree: Any) -> tuple[jax.Array, jax.Array]:
         leaves = sorted((leaf_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
         numbers = jnp.stack([_fingerprint(leaf) for _, leaf in leaves])
-        return numbers, jnp.stack([jnp.all(jnp.isfinite(leaf)) for _, leaf in leaves])
+        return numbers, jnp.stack([_reduced(jnp.all, jnp.isfinite(leaf)) for _, leaf in leaves])
 
     return jax.jit(summary, out_shardings=whole)
 
@@ -51,7 +52,13 @@ def _fingerprint(leaf: jax.Array) -> jax.Array:
     for axis in range(leaf.ndim):  # of each dimension by itself: an array that is flattened would have to be gathered
         stride = np.uint32(math.prod(leaf.shape[axis + 1 :]) * FACTOR % 2**32)
         place += lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * stride
-    return jnp.sum((bits + np.uint32(1)) * (place + np.uint32(1)), dtype=jnp.uint32)
+    return _reduced(functools.partial(jnp.sum, dtype=jnp.uint32), (bits + np.uint32(1)) * (place + np.uint32(1)))
+
+
+def _reduced(reduce: Callable[..., jax.Array], terms: jax.Array) -> jax.Array:
+    """Rows first: XLA reduces them side by side on the cores of a processor, and all at once on a single one."""
+    rows = reduce(terms, axis=tuple(range(terms.ndim))[-1:])
+    return reduce(lax.optimization_barrier(rows))  # without the barrier it makes one of the two
 
 
 def of_array(leaf: np.ndarray) -> int:
