@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax.config.fields import Data
+from mmjax.config.data_fields import Data
 from mmjax.types import UserError
 
 EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}

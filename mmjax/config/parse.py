@@ -16,7 +16,8 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from mmjax.config.checks import check
-from mmjax.config.fields import Config, Data
+from mmjax.config.data_fields import Data
+from mmjax.config.fields import Config
 from mmjax.types import UserError
 
 INNER = ("tokenizer", "reference", "pretraining")  # recipes inside of a recipe

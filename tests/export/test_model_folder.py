@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +10,20 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from made_folder import PROMPTS, RECIPE, REFERENCE, told
 from safetensors.numpy import load_file, save_file
 
 import mmjax
-from mmjax import data, models
+from mmjax import models
 from mmjax.config import Config, resolve, to_dict
 from mmjax.export import GenerativeModel, write_model_folder
-from mmjax.export.asked import texts_of
 from mmjax.export.load import _runnable
 from mmjax.export.model_folder import FILES, flatten, read_params
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.state import State
 from mmjax.train.workdir import open_workdir
-from mmjax.types import Params, UserError
+from mmjax.types import Params
 
-ROOT = Path(__file__).parents[2]
-RECIPE: dict[str, Any] = {
-    "name": "small",
-    "data": {"size": 32},
-    "text": {"length": 11, "vocabulary": 320},
-    "model": {"width": 16, "heads": 2, "text_layers": 1, "vision_layers": 1, "fusion_layers": 1,
-              "decoder_widths": [8, 8]},
-    "train": {"steps": 7},
-}  # fmt: skip
 VISUAL_TOKENIZER: dict[str, Any] = {
     "name": "codes",
     "data": {"size": 32},
@@ -54,47 +42,6 @@ GENERATOR: dict[str, Any] = {
     "sampling": {"steps": 2},
     "train": {"steps": 7},
 }  # fmt: skip
-PROMPTS = ["a small red circle", "a large blue square", "a green triangle"]
-REFERENCE = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
-
-
-@pytest.fixture(name="config", scope="module")
-def recipe() -> Config:
-    return resolve(RECIPE)
-
-
-@pytest.fixture(name="params", scope="module")
-def random_params(config: Config) -> Params:
-    return jax.device_get(jax.jit(lambda: models.init(config, jax.random.key(5)))())
-
-
-@pytest.fixture(name="tokenizer", scope="module")
-def trained_tokenizer() -> bytes:
-    return data.train_tokenizer(PROMPTS * 3, 320)
-
-
-@pytest.fixture(name="folder", scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, config: Config, params: Params, tokenizer: bytes) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "deep" / "model"
-    write_model_folder(folder, config, params, tokenizer, 7, {"scenes/all": 0.987654})
-    return folder
-
-
-@pytest.fixture(name="model", scope="module")
-def loaded(folder: Path) -> GenerativeModel:
-    return mmjax.load(folder)
-
-
-@pytest.fixture(name="copy")
-def changeable_copy(folder: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(folder, tmp_path / "model")
-
-
-def told(call: Any, *arguments: Any, **named: Any) -> str:
-    with pytest.raises(UserError) as error:
-        call(*arguments, **named)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_the_round_trip_is_exact(folder: Path, model: GenerativeModel, config: Config, params: Params) -> None:
@@ -136,71 +83,6 @@ def test_the_folder_gives_the_pixels_of_the_checkpoint(
     np.testing.assert_array_equal(mmjax.load(tmp_path, 7).generate(PROMPTS, reference=REFERENCE), pictures)
     assert (mmjax.load(tmp_path).generate(PROMPTS, reference=REFERENCE) != pictures).any()
     assert "no checkpoint of step 5; there are 7, 8" in told(mmjax.load, tmp_path, 5)
-
-
-def test_a_picture_does_not_depend_on_the_others(model: GenerativeModel) -> None:
-    many = [f"{i} red circles" for i in range(19)]
-    pictures = model.generate(many)
-    assert pictures.shape == (19, 32, 32, 3) and pictures.dtype == np.uint8
-    assert len(np.unique(pictures.reshape(19, -1), axis=0)) == 19
-    for some in ([0], [18, 3], [5] * 17):
-        np.testing.assert_array_equal(model.generate([many[i] for i in some]), pictures[some])
-    seen = model.generate(PROMPTS, reference=REFERENCE)
-    np.testing.assert_array_equal(model.generate(PROMPTS[1:2], reference=REFERENCE[1:2]), seen[1:2])
-    assert (seen != model.generate(PROMPTS)).any()
-
-
-def test_the_first_words_of_a_long_prompt_count(model: GenerativeModel) -> None:
-    pictures = model.generate([word + " red circle" * 5000 for word in ("a", "the")] + ["", "红色的圆 \U0001f534 \0"])
-    assert (pictures[0] != pictures[1]).any()
-
-
-def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeModel) -> None:
-    program = (
-        "import sys\n"
-        "for name in ('tensorflow', 'tensorflow_datasets', 'orbax', 'orbax.checkpoint', 'matplotlib'):\n"
-        "    sys.modules[name] = None\n"
-        "import mmjax, numpy\n"
-        f"pictures = mmjax.load({str(folder)!r}).generate({PROMPTS!r})\n"
-        "sys.stdout.buffer.write(pictures.tobytes())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    # Here there are eight devices, there is one, so the same arithmetic may be split differently.
-    there = np.frombuffer(done.stdout, np.uint8).reshape(3, 32, 32, 3).astype(int)
-    assert np.abs(there - model.generate(PROMPTS)).max() <= 1
-
-
-@pytest.mark.parametrize(("prompts", "what"), [
-    ([], "prompts: give a list of at least one text"),
-    ("a red circle", "prompts: give a list of at least one text"),
-    (b"a red circle", "prompts: each must be a text, and number 0 (from 0) is a int"),
-    (None, "prompts: give a list of at least one text"),
-    (7, "prompts: give a list of at least one text"),
-    (["a red circle", None], "prompts: each must be a text, and number 1 (from 0) is a NoneType"),
-    ([["a red circle"]], "prompts: each must be a text, and number 0 (from 0) is a list"),
-])  # fmt: skip
-def test_prompts_that_are_none(model: GenerativeModel, prompts: Any, what: str) -> None:
-    assert what in told(texts_of, "prompts", prompts)
-    if prompts in ([], "a red circle"):  # the others are refused before, where types are checked as here
-        assert what in told(model.generate, prompts)
-
-
-def test_a_drawn_picture_may_be_given_back(model: GenerativeModel) -> None:
-    pictures = model.generate(PROMPTS)
-    # In float32 throughout: a last bit that differs in the input can round to the next level in the output.
-    floats = pictures.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    again = model.generate(PROMPTS, reference=pictures)
-    np.testing.assert_array_equal(again, model.generate(PROMPTS, reference=floats))
-    assert (again != pictures).any()
-
-
-def test_parameters_go_to_the_device_once(model: GenerativeModel) -> None:
-    model.generate(PROMPTS)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
-    text = jax.device_put(np.zeros((16, 11), np.int32))
-    with jax.transfer_guard_host_to_device("disallow"):
-        model.apply(model.params, text=text)
 
 
 def test_a_kernel_for_gpus_is_replaced_where_there_is_none(
@@ -310,24 +192,6 @@ def test_a_step_is_of_a_workdir_and_a_workdir_may_have_none_yet(
     assert told(mmjax.load, workdir) == told(mmjax.load, workdir, 3) == none
     (workdir / "checkpoints").mkdir()
     assert "no checkpoint there" in told(mmjax.load, workdir)
-
-
-@pytest.mark.parametrize(("reference", "what"), [
-    (REFERENCE[:2], "reference: must be float32 or uint8 [3, 32, 32, 3], not float32 [2, 32, 32, 3]"),
-    (REFERENCE[:, :16], "reference: must be float32 or uint8 [3, 32, 32, 3], not float32 [3, 16, 32, 3]"),
-    (np.zeros((3, 32, 31, 3), np.uint8), "not uint8 [3, 32, 31, 3]"),
-    (REFERENCE.astype(np.float64), "not float64 [3, 32, 32, 3]"),
-    (REFERENCE * 1.01 + 0.5, "reference: values must be from -1 (black) to 1 (white)"),
-    (np.full_like(REFERENCE, np.nan), "reference: values must be from -1 (black) to 1 (white)"),
-])  # fmt: skip
-def test_references_that_are_wrong(model: GenerativeModel, reference: np.ndarray, what: str) -> None:
-    assert what in told(model.generate, PROMPTS, reference=reference)
-
-
-def test_a_reference_to_a_model_that_takes_none(model: GenerativeModel, tokenizer: bytes) -> None:
-    blind = resolve(RECIPE, {"model.reference": "false"})
-    model = GenerativeModel(blind, {}, data.load_tokenizer(tokenizer))
-    assert "without a vision encoder" in told(model.generate, PROMPTS, reference=REFERENCE)
 
 
 def test_parameters_that_do_not_fit(copy: Path) -> None:
