@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from mmjax.config import Config, fields, model_fields
+from mmjax.config import Config, Data, model_fields
 from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
 from mmjax.models.rules import POOLING, Rules, joined
 
@@ -38,7 +38,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     return found
 
 
-def image_shape(data: fields.Data) -> tuple[int, ...]:
+def image_shape(data: Data) -> tuple[int, ...]:
     """Of a picture, a clip, or a sound as a picture."""
     sounds = next(iter(data.parts.values())) if data.source == "mixture" else data
     if sounds.source == "audio_folder":
