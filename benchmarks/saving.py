@@ -64,11 +64,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
             begin = time.perf_counter()
             state, _ = training.step(state, parts.placement.put(next(batches)))
             jax.block_until_ready(state.step)
+            done = time.perf_counter()
             if save:
                 checkpoints.save(state, {})
-            took = time.perf_counter() - begin
-            print(f"step {int(state.step)}: {took:.2f} s{', saved' if save else ''}", flush=True)
-            return took
+            end = time.perf_counter()
+            saving = f", {end - done:.2f} s of them to begin to save" if save else ""
+            print(f"step {int(state.step)}: {end - begin:.2f} s{saving}", flush=True)
+            return end - begin
 
         step(save=False)
         step(save=True)  # which compiles the fingerprints
