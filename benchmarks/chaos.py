@@ -108,8 +108,9 @@ def disturb(
     event: str, moment: float, process: subprocess.Popen[str], workdir: Path, draw: random.Random, log: list[str]
 ) -> str:
     """Does it, and says to what; of a training that has ended there is only a checkpoint to damage."""
-    while event == "flip" and process.poll() is None and len(committed(workdir)) < 2:
-        time.sleep(0.02)
+    if event == "flip":
+        while process.poll() is None and len(committed(workdir)) < 2:
+            time.sleep(0.02)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
     if event == "flip":

@@ -4,9 +4,9 @@
     python benchmarks/saving.py --layers=1 --batch=8 --accumulate=1  in a minute, to see that it works
 
 A direct generator with Adam is trained as `mmjax train` does. Now and then it is saved: the state's fingerprints are
-computed, and the arrays written while the next steps run. The delay is what the step with the save and the one after it
-take longer than two other steps do. It depends little on the batch, a step much: the batch should be one that people
-train with.
+computed, the arrays copied to the host where they are not there already, and written while the next steps run. The
+delay is what the step with the save and the one after it take longer than two other steps do. A larger batch makes the
+step longer, not the save: it should be one that people train with.
 
 An allocator that hands memory back to the system takes it anew at each step and save. This keeps it:
 
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=17, help="of the fusion, 17M parameters each")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--accumulate", type=int, default=8, help="parts of a batch, one after the other")
-    parser.add_argument("--saves", type=int, default=2, help="that count; one before them takes its memory")
+    parser.add_argument("--saves", type=int, default=2, help="that are measured, after one that warms up")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         return measure(Path(folder), arguments)

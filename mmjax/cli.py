@@ -189,7 +189,7 @@ def _run(argv: list[str]) -> int:
                 )
                 sub.epilog = (
                     "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
-                    "mmjax/config/fields.py, and those that it names, list them all"
+                    "fields.py, data_fields.py and model_fields.py in mmjax/config list them all"
                 )
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)

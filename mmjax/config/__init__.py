@@ -1,7 +1,7 @@
 """From a recipe (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
 
-A recipe names only what differs from the defaults in `fields.py` and the files that it names. Unknown fields, wrong
-types and impossible sizes are errors of one line, raised before anything is opened.
+A recipe names only what differs from the defaults in `fields.py`, `data_fields.py` and `model_fields.py`. Unknown
+fields, wrong types and impossible sizes are errors of one line, raised before anything is opened.
 """
 
 from mmjax.config.data_fields import Audio, Data, Part, Scenes

@@ -88,7 +88,7 @@ def too_much(plan: Plan, used: int) -> str:
 
     Args:
         plan: by arithmetic.
-        used: bytes that the compiler wanted.
+        used: bytes a device that the compiler wanted, or that the plan has.
     """
     capacity, chip = plan.topology.chip.hbm_bytes, plan.topology.chip
     state = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
@@ -109,6 +109,6 @@ def too_much(plan: Plan, used: int) -> str:
         smaller = f"--config.train.batch={fits}, " if fits else ""
         advice = (
             f"activations do not fit: try {smaller}--config.optimizer.accumulate=2, --config.model.remat=true "
-            "or --config.model.attention=splash"
+            f"or --config.model.attention={'splash' if plan.topology.is_tpu else 'cudnn'}"
         )
     return f"{wanted}; {advice}"

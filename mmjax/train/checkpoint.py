@@ -52,7 +52,7 @@ class Checkpoints:
             policies.append(
                 preservation_policy.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False)
             )
-        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # 8% larger, read in a tenth of the time
+        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compressing takes the steps' cores, for 8%
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), _opening(self.path):
             options = ocp.CheckpointManagerOptions(
@@ -130,7 +130,8 @@ class Checkpoints:
         for candidate in candidates:
             found, problem = None, ""
             try:
-                found = read(candidate)
+                with _patient(self.path / str(candidate)):
+                    found = read(candidate)
             except Exception as error:  # whatever Orbax makes of damaged files
                 problem = _first_line(error)
             told = list(filter(None, processes.gathered(problem)))  # it may be damaged for another process alone
@@ -264,18 +265,26 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opening(path: epath.Path) -> Iterator[None]:
-    late = threading.Timer(PATIENCE, logger.warning, ("%s: no answer for %.0f s; still trying", path, PATIENCE))
+def _patient(path: epath.Path) -> Iterator[None]:
+    """Tells once where what is done here takes long."""
+    late = threading.Timer(PATIENCE, logger.warning, ("%s: not read after %.0f s; still trying", path, PATIENCE))
     late.daemon = True
     late.start()
     try:
         yield
+    finally:
+        late.cancel()
+
+
+@contextmanager
+def _opening(path: epath.Path) -> Iterator[None]:
+    try:
+        with _patient(path):
+            yield
     except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
         missing = isinstance(error, ImportError)  # Orbax asks Google's own library what kind of bucket it is
         advice = "; pip install '.[gcs]' brings what a bucket needs" if missing else ""
         raise UserError(f"{path}: the checkpoints cannot be opened: {_first_line(error)}{advice}") from error
-    finally:
-        late.cancel()
 
 
 @contextmanager

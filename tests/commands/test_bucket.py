@@ -81,7 +81,7 @@ def test_a_bucket_is_as_a_disk(made: Bucket) -> None:
     made.delay = 0.02
     out, err = run(made, "-c", CHILD, 0.01)
     assert out == "steps 1 best 1 restored 1 1\n"
-    assert "gs://bucket/run/checkpoints: no answer for 0 s; still trying\n" in err
+    assert "gs://bucket/run/checkpoints: not read after 0 s; still trying\n" in err
     assert "gs://bucket/run/checkpoints/2: is damaged (" in err
     assert "and was moved to gs://bucket/run/checkpoints-damaged/2; going on from step 1\n" in err
     assert not any(name.startswith("run/checkpoints/2/") for name in made.objects)

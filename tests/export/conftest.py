@@ -18,29 +18,29 @@ from mmjax.export import GenerativeModel, write_model_folder
 from mmjax.types import Params
 
 
-@pytest.fixture(name="config", scope="module")
+@pytest.fixture(name="config", scope="session")
 def recipe() -> Config:
     return resolve(RECIPE)
 
 
-@pytest.fixture(name="params", scope="module")
+@pytest.fixture(name="params", scope="session")
 def random_params(config: Config) -> Params:
     return jax.device_get(jax.jit(lambda: models.init(config, jax.random.key(5)))())
 
 
-@pytest.fixture(name="tokenizer", scope="module")
+@pytest.fixture(name="tokenizer", scope="session")
 def trained_tokenizer() -> bytes:
     return data.train_tokenizer(PROMPTS * 3, 320)
 
 
-@pytest.fixture(name="folder", scope="module")
+@pytest.fixture(name="folder", scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, config: Config, params: Params, tokenizer: bytes) -> Path:
     folder = tmp_path_factory.mktemp("export") / "deep" / "model"
     write_model_folder(folder, config, params, tokenizer, 7, {"scenes/all": 0.987654})
     return folder
 
 
-@pytest.fixture(name="model", scope="module")
+@pytest.fixture(name="model", scope="session")
 def loaded(folder: Path) -> GenerativeModel:
     return mmjax.load(folder)
 

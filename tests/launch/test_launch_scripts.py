@@ -144,14 +144,17 @@ def test_slurm_queues_again_what_died(cluster: Path, step: str, restarts: str, s
     assert notes(cluster) == [*TRAIN, *then]
 
 
-def test_slurm_saves_and_queues_again_before_the_time_is_over(cluster: Path) -> None:
+@pytest.mark.parametrize(("restarts", "status", "then"), [("0", 0, REQUEUE), ("50", 143, [])])
+def test_slurm_saves_and_queues_again_before_the_time_is_over(
+    cluster: Path, restarts: str, status: int, then: list[str]
+) -> None:
     step = 'trap "exit 0" TERM; echo $$ > "$NOTES.step"; while :; do sleep 0.02; done'
-    process = submit(cluster, step)
+    process = submit(cluster, step, SLURM_RESTART_COUNT=restarts)
     wait_for(cluster / "notes.step")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert notes(cluster) == [*TRAIN, "scancel", "--signal=TERM", "17", *REQUEUE]
+    assert process.returncode == status
+    assert notes(cluster) == [*TRAIN, "scancel", "--signal=TERM", "17", *then]
 
 
 @pytest.mark.parametrize(

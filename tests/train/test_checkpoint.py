@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from mmjax.config import Mesh
@@ -51,6 +52,30 @@ def test_round_trip_is_exact_also_onto_another_mesh(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, state_of(3))
     spread = jax.sharding.NamedSharding(make_mesh(Mesh(8, 1, 1)), jax.sharding.PartitionSpec())
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(shapes_of(state_of(0), spread)), state_of(3))
+    checkpoints.close()
+
+
+def test_arrays_are_written_as_they_are_and_compressed_ones_are_read(tmp_path):
+    zeros = state_of(3, WIDE)
+    zeros = zeros.replace(params=jax.tree.map(jnp.zeros_like, zeros.params))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(zeros, {})
+    checkpoints.close()
+    path = tmp_path / "checkpoints" / "3" / "state"
+
+    def size() -> int:
+        return sum(found.stat().st_size for found in path.rglob("*") if found.is_file())
+
+    assert size() > sum(leaf.nbytes for leaf in jax.tree.leaves(zeros))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=True)) as handler:
+        tree = handler.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        read = handler.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+        handler.save(path, ocp.args.PyTreeSave(read), force=True)
+    assert size() < sum(leaf.nbytes for leaf in jax.tree.leaves(zeros))
+    checkpoints = Checkpoints(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(shapes_of(zeros)), zeros)
+    np.testing.assert_array_equal(checkpoints.restore_params()[1]["w"], zeros.ema["w"])
     checkpoints.close()
 
 

@@ -21,6 +21,7 @@ def by_hand(leaf: np.ndarray) -> int:
 LEAVES = {
     "float32": np.random.default_rng(0).normal(size=(16, 7, 3)).astype(np.float32),
     "bfloat16": np.asarray(jnp.linspace(-3, 3, 35, dtype=jnp.bfloat16).reshape(5, 7)),
+    "columns": np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32),
     "int32": np.arange(-5, 8, dtype=np.int32),
     "bool": np.array([True, False, True]),
     "scalar": np.array(1.5, np.float32),
@@ -45,7 +46,7 @@ def test_are_the_sum_they_are_said_to_be() -> None:
 
 def test_do_not_depend_on_where_the_array_lies() -> None:
     one = fingerprint.summarized(*on(Mesh(1, 1, 1), LEAVES))[0]
-    spread = on(Mesh(1, 4, 2), LEAVES, float32=PartitionSpec("fsdp"))
+    spread = on(Mesh(1, 4, 2), LEAVES, float32=PartitionSpec("fsdp"), columns=PartitionSpec(None, "model"))
     two = fingerprint.summarized(*spread)[0]
     np.testing.assert_array_equal(one, two)
 
@@ -60,7 +61,8 @@ def test_tell_any_flipped_bit(name: str) -> None:
         assert fingerprint.of_array(flipped) != fingerprint.of_array(leaf)
 
 
-def test_tell_which_leaf_is_not_finite() -> None:
-    tree = {"a": np.ones(3, np.float32), "b": np.array([1, np.nan], np.float32), "c": np.array([np.inf], np.float32)}
-    finite = fingerprint.summarized(*on(Mesh(1, 1, 1), tree))[1]
+@pytest.mark.parametrize("mesh", [Mesh(1, 1, 1), Mesh(1, 4, 2)])
+def test_tell_which_leaf_is_not_finite(mesh: Mesh) -> None:
+    tree = {"a": np.ones(3, np.float32), "b": np.array([[1, 1], [1, np.nan]], np.float32), "c": np.float32([np.inf])}
+    finite = fingerprint.summarized(*on(mesh, tree, b=PartitionSpec(None, "model")))[1]
     assert np.asarray(finite).tolist() == [True, False, False]
