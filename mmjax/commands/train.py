@@ -81,14 +81,16 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
             steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
             training = trainer.build_training(parts, steps)
         last = min(steps, stop_at or steps)
-        if state is not None and int(state.step) >= last:  # and whole: a damaged one would have been passed over
-            processes.say(f"{config.name}: step {int(state.step):,} of {last:,} is done already{_reported(workdir)}")
+        start = int(state.step) if state is not None else 0
+        evaluates = start in evaluating or start == steps
+        owed = start > 0 and evaluates and not processes.once(lambda: runner.is_written(workdir, start))
+        if state is not None and start >= last and not owed:  # and whole: a damaged one would have been passed over
+            processes.say(f"{config.name}: step {start:,} of {last:,} is done already{_reported(workdir)}")
             return 0
         processes.once(lambda: open_workdir(workdir, config, stretches))
         tokenizer = wiring.prepare_tokenizer(workdir, config, source)
         if state is None:
             state = trainer.first_state(start_from, parts, training)
-        start = int(state.step)
         _introduce(config, state, source, steps, start)
         timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
         metrics = stack.enter_context(closing(_metrics(workdir, start, config)))
@@ -108,7 +110,10 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 if evaluates:
                     with timeline.during("evaluation"):
                         predict, batches = wiring.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
-                        figures, samples = runner.run(parts.evaluators, predict, batches)
+                        try:
+                            figures, samples = runner.run(parts.evaluators, stop.before(predict, done), batches)
+                        except loop.Stopped:
+                            return  # to save the state in time; it is evaluated when the training goes on
                         if processes.is_first():
                             report_evaluation(workdir, done, figures, samples, metrics)
                     latest[done] = figures
@@ -121,15 +126,19 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         stream = data.training_batches(source, tokenizer, config, start, *part, position(stretches, start))
         with wiring.closing(stream) as batches:
             put = parts.placement.put
+            if owed:  # it was told to stop while it evaluated
+                after(state, start)
             state = loop.train(state, training.step, batches, put, last, after, progress.log, stop, timeline)
         done = int(state.step)
         with timeline.during("checkpoint"):
             checkpoints.save(state, latest.get(done, {}))
             checkpoints.wait()
         metrics.write_time(done, timeline.figures(stopped=True))
-    ended = "all steps done" if done == steps else f"stopped after step {done:,}; start again to go on"
+    ended = (
+        "all steps done" if done == steps and not stop.reached else f"stopped after step {done:,}; start again to go on"
+    )
     processes.say(f"{config.name}: {ended}{_reported(workdir)}")
-    return stop.status if done < steps else 0
+    return stop.status
 
 
 def _reported(workdir: Path) -> str:

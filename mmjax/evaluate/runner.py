@@ -69,6 +69,11 @@ def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mappi
     write_file(folder / f"{step}.json", (json.dumps(finite, indent=1) + "\n").encode())
 
 
+def is_written(workdir: Path, step: int) -> bool:
+    """Whether a step was evaluated to the end."""
+    return (workdir / "evaluation" / f"{step}.json").exists()
+
+
 def _remember(
     predict: Predict, batches: Callable[[], Iterable[Batch]], limit: int
 ) -> tuple[Predict, Callable[[], Iterator[Batch]]]:

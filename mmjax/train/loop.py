@@ -81,9 +81,13 @@ def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bo
         )
 
 
+class Stopped(Exception):
+    """What goes on between two steps is to end, since the training is to stop."""
+
+
 @dataclass
 class Stop:
-    """Says, asked at every step, whether to stop there: the same in all processes, whichever was told to.
+    """Says, asked at every step and batch, whether to stop there: the same in all processes, whichever was told to.
 
     Attributes:
         signal: that this process was sent, 0 for none.
@@ -96,6 +100,16 @@ class Stop:
     def __call__(self, step: int) -> bool:
         self.reached |= processes.told_to_stop() if processes.several() else bool(self.signal)
         return self.reached
+
+    def before(self, function: Callable[..., Any], step: int) -> Callable[..., Any]:
+        """The function, which asks first at each call, in all processes, and raises Stopped where it is to stop."""
+
+        def asking(*arguments: Any) -> Any:
+            if self(step):
+                raise Stopped
+            return function(*arguments)
+
+        return asking
 
     @property
     def status(self) -> int:
