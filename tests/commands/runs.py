@@ -19,6 +19,25 @@ from mmjax.cli import main
 
 ROOT = Path(__file__).parents[2]
 VARYING = ("pictures_per_second", "waiting_for_data", "batches_ready")  # figures of the machine, not of the training
+# mmjax ARGUMENTS, sent SIGTERM in its evaluation number COUNT, if it is process number INDEX: COUNT INDEX ARGUMENTS.
+WHILE_IT_EVALUATES = """
+import os, signal, sys
+import jax
+from mmjax.cli import main
+from mmjax.evaluate import runner
+
+def told(evaluators, predict, batches, run=runner.run):
+    def telling(batch):
+        if jax.process_index() == index:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(batch)
+
+    left.pop()
+    return run(evaluators, predict if left else telling, batches)
+
+left, index, runner.run = [None] * int(sys.argv.pop(1)), int(sys.argv.pop(1)), told
+sys.exit(main())
+"""
 Start = Callable[..., subprocess.Popen[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Mistake = Callable[..., str]

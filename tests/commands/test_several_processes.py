@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, assert_same_state, committed, figures, wait_for
+from runs import ROOT, WHILE_IT_EVALUATES, assert_same_state, committed, figures, wait_for
 
 STEPS = 30
 RECIPE = (
@@ -26,11 +26,11 @@ Launch = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(name="launch", scope="module")
 def launched() -> Iterator[Launch]:
-    """Starts `mmjax ARGUMENTS` in two processes of one device, or in one of two."""
+    """Starts `mmjax ARGUMENTS`, or a Python program, in two processes of one device, or in one of two."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: Any, processes: int = 2) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
+    def start(*arguments: Any, processes: int = 2, program: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, *(("-c", program) if program else ("-m", "mmjax")), *map(str, arguments)]
         if processes > 1:
             launcher = [sys.executable, "launch/processes.py", "-n", str(processes), "--pause", "0.01", "--"]
             command = launcher + command
@@ -84,6 +84,18 @@ def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: P
     assert_same_state(tmp_path, one, STEPS)
     assert figures(tmp_path) == figures(one)
     assert not (tmp_path / "training.lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_told_to_stop_while_they_evaluate(one: Path, tmp_path: Path, launch: Launch) -> None:
+    train = ("train", *RECIPE, "--config.evaluate.batch=8", f"--workdir={tmp_path}")  # 8 batches: it is not the last
+    out, _ = ended(launch(1, 1, *train, program=WHILE_IT_EVALUATES))  # the second process alone is told
+    assert "stopped after step 15; start again to go on" in out
+    assert committed(tmp_path)[-1] == 15 and not (tmp_path / "evaluation" / "15.json").exists()
+    out, _ = ended(launch(*train))
+    assert "going on from step 15" in out and (tmp_path / "evaluation" / "15.json").exists()
+    assert_same_state(tmp_path, one, STEPS)
 
 
 @pytest.mark.slow

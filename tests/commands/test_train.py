@@ -14,7 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import ROOT, Mistake, Run, Start, assert_same_state, committed, figures, noise, saved_state, wait_for
+from runs import (
+    ROOT,
+    WHILE_IT_EVALUATES,
+    Mistake,
+    Run,
+    Start,
+    assert_same_state,
+    committed,
+    figures,
+    noise,
+    saved_state,
+    wait_for,
+)
 
 import mmjax
 from mmjax import data
@@ -115,28 +127,10 @@ def test_ctrl_c_and_sigterm_save_and_end(
     assert figures(tmp_path) == figures(whole)
 
 
-WHILE_IT_EVALUATES = """
-import os, signal, sys
-from mmjax.cli import main
-from mmjax.evaluate import runner
-
-def told(evaluators, predict, batches, run=runner.run):
-    def telling(batch):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return predict(batch)
-
-    left.pop()
-    return run(evaluators, predict if left else telling, batches)
-
-left, runner.run = [None] * int(sys.argv[1]), told
-sys.exit(main(sys.argv[2:]))
-"""
-
-
 @pytest.mark.parametrize(("evaluation", "step"), [(1, 8), (2, 16)])
 def test_told_to_stop_while_it_evaluates(evaluation: int, step: int, whole: Path, tmp_path: Path, run: Run) -> None:
     train = ("train", *RECIPE, f"--workdir={tmp_path}")
-    command = [sys.executable, "-c", WHILE_IT_EVALUATES, str(evaluation), *train]
+    command = [sys.executable, "-c", WHILE_IT_EVALUATES, str(evaluation), "0", *train]
     environment = {**os.environ, "XLA_FLAGS": os.environ["MMJAX_TESTS_XLA_FLAGS"]}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0 and noise(done.stderr) == ["stopping after this step"], done.stderr
