@@ -38,6 +38,7 @@ RECIPE = (
 )
 HEARTBEAT = 10  # seconds after which a process that was stopped is taken for dead
 LONGEST = 1800  # seconds of one run
+ENDED = ", when all was done"
 
 
 def main() -> int:
@@ -66,6 +67,8 @@ def chaos(folder: Path, runs: int, seed: int, events: Sequence[str]) -> int:
         workdir, log = folder / str(number), []
         process = start(workdir)
         noted = disturb(event, moment, process, workdir, draw, log)
+        if noted == ENDED:
+            lasts = moment  # less than that: the machine is not as busy as it was
         if process.poll() is not None:
             process = start(workdir)
         finish(workdir, process, log)
@@ -118,7 +121,7 @@ def disturb(
         log.append(process.communicate()[0])
         return flip(workdir, draw)
     if process.poll() is not None:
-        return ", when all was done"
+        return ENDED
     children = children_of(process.pid)
     if not children:
         return ", before there was a process"
