@@ -127,7 +127,7 @@ def test_ctrl_c_and_sigterm_save_and_end(
     assert figures(tmp_path) == figures(whole)
 
 
-@pytest.mark.parametrize(("evaluation", "step"), [(1, 8), (2, 16)])
+@pytest.mark.parametrize(("evaluation", "step"), [pytest.param(1, 8, marks=pytest.mark.slow), (2, 16)])
 def test_told_to_stop_while_it_evaluates(evaluation: int, step: int, whole: Path, tmp_path: Path, run: Run) -> None:
     train = ("train", *RECIPE, f"--workdir={tmp_path}")
     command = [sys.executable, "-c", WHILE_IT_EVALUATES, str(evaluation), "0", *train]
