@@ -5,8 +5,8 @@
 
 A direct generator with Adam is trained as `mmjax train` does. Now and then it is saved: the state's fingerprints are
 computed, the arrays copied to the host where they are not there already, and written while the next steps run. The
-delay is what the step with the save and the one after it take longer than two other steps do. A larger batch makes the
-step longer, not the save: it should be one that people train with.
+delay is what the step with the save and the one after it take longer than two other steps do. As a share of a step it
+depends on the batch, which should be one that people train with.
 
 An allocator that hands memory back to the system takes it anew at each step and save. This keeps it:
 

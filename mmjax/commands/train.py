@@ -82,8 +82,8 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
             training = trainer.build_training(parts, steps)
         last = min(steps, stop_at or steps)
         start = int(state.step) if state is not None else 0
-        evaluates = start in evaluating or start == steps
-        owed = start > 0 and evaluates and not processes.once(lambda: runner.is_written(workdir, start))
+        was_due = start in evaluating or start == steps
+        owed = start > 0 and was_due and not processes.once(lambda: runner.is_written(workdir, start))
         if state is not None and start >= last and not owed:  # and whole: a damaged one would have been passed over
             processes.say(f"{config.name}: step {start:,} of {last:,} is done already{_reported(workdir)}")
             return 0

@@ -52,7 +52,7 @@ class Checkpoints:
             policies.append(
                 preservation_policy.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False)
             )
-        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compressing takes the steps' cores, for 8%
+        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compressing takes cores from the steps
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), _opening(self.path):
             options = ocp.CheckpointManagerOptions(
