@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from mmjax.commands import planning, stages
-from mmjax.plan import estimate, report, search, topology
+from mmjax.plan import report, search, topology
 from mmjax.types import UserError
 
 HELP = "compile the training step for a slice of TPUs without one: memory, collectives, bounds on speed"
@@ -39,9 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = search.search(config, wanted, arguments.compilations, planning.estimated, planning.compiled, _tell)
         print(json.dumps(search.to_json(found)) if arguments.json else search.table(found))
         return 0
-    plan = planning.compiled(config, wanted) if wanted.is_tpu else planning.estimated(config, wanted)
-    if plan.hbm_bytes > wanted.chip.hbm_bytes:  # of GPUs; for TPUs the compiler has said so
-        raise UserError(f"{wanted}: {estimate.too_much(plan, plan.hbm_bytes // wanted.chip.devices)}")
+    plan = planning.planned(config, wanted)
     print(json.dumps(plan.to_json()) if arguments.json else report.table(plan))
     return 0
 

@@ -17,9 +17,9 @@ from jax.sharding import AbstractMesh
 
 from mmjax import models
 from mmjax.commands import trainer, wiring
-from mmjax.config import Config, Mesh, Optimizer, resolve, to_dict
+from mmjax.config import Config, MaskedGenerator, Mesh, Optimizer, VisionLanguage, resolve, to_dict
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
-from mmjax.plan import estimate, flops, hbm, hlo, topology
+from mmjax.plan import estimate, flops, hbm, hlo, search, topology
 from mmjax.plan.network import Network, places_of
 from mmjax.plan.program import parse
 from mmjax.plan.report import Plan
@@ -29,11 +29,26 @@ from mmjax.types import UserError
 _TOO_MUCH = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 
 
+def planned(config: Config, wanted: Topology) -> Plan:
+    """The plan of a recipe's training step: compiled for TPUs, by arithmetic for GPUs.
+
+    Raises:
+        UserError: as of compiled.
+    """
+    if wanted.is_tpu:
+        return compiled(config, wanted)
+    plan = estimated(config, wanted)
+    if plan.hbm_bytes > wanted.chip.hbm_bytes:
+        raise _too_much(config, _placement(config, wanted), plan, plan.hbm_bytes // wanted.chip.devices)
+    return plan
+
+
 def compiled(config: Config, wanted: Topology) -> Plan:
     """The plan of a recipe's training step, compiled for TPUs.
 
     Raises:
-        UserError: for a mesh or a batch that does not fit the topology, or a step that does not fit into memory.
+        UserError: for a mesh or a batch that does not fit the topology, a step that does not fit into memory, or one
+            that the compiler does not take.
     """
     placement = _placement(config, wanted)
     draft = _estimated(config, wanted, placement)
@@ -43,26 +58,57 @@ def compiled(config: Config, wanted: Topology) -> Plan:
         step, text = _compile(training.lower(batch_shapes(config, config.train.batch, placement.batch)))
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_MUCH.search(str(error)):
-            used = _size(*filter(None, found.groups()))
-            raise UserError(f"{wanted}: {estimate.too_much(draft, used)}") from None
-        raise
+            raise _too_much(config, placement, draft, _size(*filter(None, found.groups()))) from None
+        raise UserError(f"{wanted}: the compiler refuses the step: {str(error).splitlines()[0][:300]}") from error
     took = time.perf_counter() - begin
     network, program = _network(wanted, placement), parse(text)
     plan = dataclasses.replace(
         draft,
         memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
-        traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices)],
+        traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices, wanted.parts)],
         moved=hbm.moved(program) * wanted.chip.devices,
         compile_seconds=took,
     )
-    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, placement.ways))
+    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
 
 
 def estimated(config: Config, wanted: Topology) -> Plan:
-    """The plan of a recipe's training step by arithmetic alone: for GPUs, and to choose what is worth compiling."""
+    """The plan of a recipe's training step by arithmetic alone, whether it fits or not.
+
+    Raises:
+        UserError: for a mesh or a batch that does not fit the topology.
+    """
     placement = _placement(config, wanted)
     plan = _estimated(config, wanted, placement)
-    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, placement.ways))
+    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
+
+
+def _parts(config: Config, placement: Placement) -> int:
+    """What a batch divides into."""
+    return placement.ways * config.optimizer.accumulate
+
+
+def _too_much(config: Config, placement: Placement, plan: Plan, used: int) -> UserError:
+    options = _savings(config, placement, plan.topology)
+    return UserError(f"{plan.topology}: {estimate.too_much(plan, used, _parts(config, placement), options)}")
+
+
+def _savings(config: Config, placement: Placement, wanted: Topology) -> list[str]:
+    """Options of the command line with which this recipe takes less memory."""
+    found = []
+    rows = config.train.batch // _parts(config, placement)
+    # Contrastive losses see the pairs of a part alone: parts are no way to save memory there.
+    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & set(config.objective.terms):
+        found.append(f"--config.optimizer.accumulate={2 * config.optimizer.accumulate}")
+    if isinstance(config.model, MaskedGenerator | VisionLanguage):
+        if not config.model.remat:
+            found.append("--config.model.remat=true")
+        elif config.model.remat_policy != "nothing":
+            found.append("--config.model.remat_policy=nothing")
+    kernel = "splash" if wanted.is_tpu else "cudnn"
+    if kernel in search.kernels(config.model) and getattr(config.model, "attention", kernel) != kernel:
+        found.append(f"--config.model.attention={kernel}")
+    return found
 
 
 def _compile(step: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
@@ -175,11 +221,13 @@ class _Work:
     Attributes:
         model, step: operations of the model, and of all of a step: whatever the batch, and for an example of it.
         kept: bytes of an example's activations that are kept for the backward pass.
+        again: bytes of those that are computed anew for a layer in the backward pass.
     """
 
     model: tuple[float, float]
     step: tuple[float, float]
     kept: int
+    again: int
 
 
 def _work(config: Config) -> _Work:
@@ -191,7 +239,10 @@ def _work(config: Config) -> _Work:
 @functools.cache
 def _traced(recipe: str) -> _Work:
     config = resolve(json.loads(recipe))
-    return _Work(_by_batch(of_the_model(config)), _by_batch(config), activations(config))
+    kept, again = activations(config), 0
+    if isinstance(config.model, MaskedGenerator | VisionLanguage) and config.model.remat:
+        again = max(activations(_with(config, remat=False)) - kept, 0) // config.model.layers
+    return _Work(_by_batch(of_the_model(config)), _by_batch(config), kept, again)
 
 
 def _by_batch(config: Config) -> tuple[float, float]:
@@ -239,7 +290,12 @@ def _laid_out(recipe: str, placement: Placement) -> _Held:
             estimate.AVERAGE: held(state.ema),
             estimate.GRADIENTS: held(state.params),
         },
-        estimate.collectives([(x.shape, tuple(x.sharding.spec)) for x in params], dict(placement.mesh.shape), itemsize),
+        estimate.collectives(
+            [(x.shape, tuple(x.sharding.spec)) for x in params],
+            dict(placement.mesh.shape),
+            itemsize,
+            config.optimizer.accumulate,
+        ),
     )
 
 
@@ -247,7 +303,10 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     mesh, batch = dict(placement.mesh.shape), config.train.batch
     held, work = _held(config, placement), _work(config)
     rows = batch // placement.ways // config.optimizer.accumulate
-    memory = held.memory | {estimate.ACTIVATIONS: work.kept * rows // mesh["model"]}
+    memory = held.memory | {
+        estimate.ACTIVATIONS: work.kept * rows // mesh["model"],
+        estimate.TEMPORARIES: work.again * rows // mesh["model"],
+    }
     network = _network(wanted, placement)
     return Plan(
         name=config.name,

@@ -19,7 +19,8 @@ class Chip:
         link_rate: bytes a second in one direction: of one link to a neighbor (TPU), or of all NVLinks together (GPU).
         network_rate: bytes a second in one direction, of a chip's share of the data center's network.
         axes: of the torus that the TPUs of a slice form; 0 for GPUs, of which those of a host all see each other.
-        ring: an axis of a slice closes to a ring where its length is a multiple of so many chips.
+        ring: an axis of a slice closes to a ring where its length is a multiple of so many chips; of three axes all do,
+            or none.
         devices: devices of JAX in a chip.
         sources: where the rates are published.
     """

@@ -13,20 +13,22 @@ from mmjax.plan.report import Plan
 PARAMETERS, OPTIMIZER, AVERAGE = "parameters", "optimizer", "average"
 GRADIENTS, ACTIVATIONS, TEMPORARIES, BATCH = "gradients", "activations", "temporaries", "batch and program"
 _STATE = (PARAMETERS, OPTIMIZER, AVERAGE)
+USABLE = 0.98  # of a chip's memory: the compiler for v5e takes 15.75 of 16 GiB
 
 
 def collectives(
-    parameters: Iterable[tuple[Sequence[int], Any]], mesh: Mapping[str, int], itemsize: int
+    parameters: Iterable[tuple[Sequence[int], Any]], mesh: Mapping[str, int], itemsize: int, accumulate: int = 1
 ) -> list[Collective]:
-    """What data and fully sharded data parallelism send in a step for parameters in float32.
+    """What data and fully sharded data parallelism send in a step, in the type that is computed in.
 
-    A parameter that is split over fsdp is gathered in the type that is computed in, forward and backward, and its
-    gradient is summed up in float32 by parts; over data and slice gradients are summed up whole. What splitting the
-    layers themselves over the axis model sends is left out.
+    A parameter that is split over fsdp is gathered forward and backward, and its gradient is summed up by parts; over
+    data and slice gradients are summed up whole. What splitting the layers themselves over the axis model sends is
+    left out.
 
     Args:
         parameters: shape, and mesh axis of each array axis.
         itemsize: bytes of a number of the type that is computed in.
+        accumulate: parts of a batch, each of which sends all of this.
     """
     gathered, summed = 0, 0
     for shape, axes in parameters:
@@ -38,12 +40,12 @@ def collectives(
     if gathered and mesh["fsdp"] > 1:
         group = _group(mesh, ("fsdp",))
         found += [
-            Collective("all-gather", gathered * itemsize, group, 2),
-            Collective("reduce-scatter", 4 * gathered, group),
+            Collective("all-gather", gathered * itemsize, group, 2 * accumulate),
+            Collective("reduce-scatter", gathered * itemsize, group, accumulate),
         ]
     outer = ("slice", "data")
     if math.prod(mesh[axis] for axis in outer) > 1:
-        found.append(Collective("all-reduce", 4 * summed, _group(mesh, outer)))
+        found.append(Collective("all-reduce", summed * itemsize, _group(mesh, outer), accumulate))
     return found
 
 
@@ -69,46 +71,52 @@ def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[
     return state | {ACTIVATIONS: activations, TEMPORARIES: temporary - activations, BATCH: rest}
 
 
-def largest_batch(plan: Plan, ways: int) -> int:
-    """About the largest batch that fits into memory: what grows with the batch is taken to grow in proportion."""
+def largest_batch(plan: Plan, parts: int) -> int:
+    """About the largest batch that fits into memory: what grows with the batch is taken to grow in proportion.
+
+    Args:
+        parts: that a batch divides into, devices times parts that are accumulated.
+    """
     fixed = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
     grows = plan.hbm_bytes - fixed
     if GRADIENTS not in plan.memory:  # the compiler's temporaries hold them
         held = min(plan.memory.get(PARAMETERS, 0), plan.memory.get(TEMPORARIES, 0))
         fixed, grows = fixed + held, grows - held
-    room = plan.topology.chip.hbm_bytes - fixed
+    room = USABLE * plan.topology.chip.hbm_bytes - fixed
     if grows <= 0 or room <= 0:
         return 0
-    each = plan.batch // ways
-    return int(room / (grows / each)) * ways
+    each = plan.batch // parts
+    return int(room / (grows / each)) * parts
 
 
-def too_much(plan: Plan, used: int) -> str:
+def too_much(plan: Plan, used: int, parts: int, options: Sequence[str]) -> str:
     """In one line: what does not fit into a chip's memory, and what would.
 
     Args:
         plan: by arithmetic.
         used: bytes a device that the compiler wanted, or that the plan has.
+        parts: as of largest_batch.
+        options: of the command line, that take less memory with this recipe.
     """
     capacity, chip = plan.topology.chip.hbm_bytes, plan.topology.chip
     state = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
     sizes = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in plan.memory.items())
     wanted = f"the step wants {used * chip.devices / 2**30:.2f} GiB of a chip's {capacity / 2**30:.0f} GiB ({sizes})"
-    if state > capacity:
-        least = math.ceil(state * plan.mesh["fsdp"] / capacity)
-        advice = (
-            f"parameters and optimizer alone do not fit: split them over more chips, --config.mesh.fsdp={least} or more"
-        )
-    else:
-        fits = largest_batch(
-            dataclasses.replace(
-                plan, memory={**plan.memory, TEMPORARIES: max(used * chip.devices - plan.hbm_bytes, 0)}
-            ),
-            math.prod(plan.mesh[axis] for axis in ("slice", "data", "fsdp")),
-        )
-        smaller = f"--config.train.batch={fits}, " if fits else ""
-        advice = (
-            f"activations do not fit: try {smaller}--config.optimizer.accumulate=2, --config.model.remat=true "
-            f"or --config.model.attention={'splash' if plan.topology.is_tpu else 'cudnn'}"
-        )
-    return f"{wanted}; {advice}"
+    if state > USABLE * capacity:
+        return f"{wanted}; parameters and optimizer alone do not fit: {_split_further(plan, state)}"
+    temporaries = max(used * chip.devices - plan.hbm_bytes + plan.memory.get(TEMPORARIES, 0), 0)
+    fits = largest_batch(dataclasses.replace(plan, memory={**plan.memory, TEMPORARIES: temporaries}), parts)
+    smaller = [f"--config.train.batch={fits}"] if 0 < fits < plan.batch else []
+    tried = ", ".join([*smaller, *options]) or "a larger slice"
+    return f"{wanted}; activations do not fit: try {tried}"
+
+
+def _split_further(plan: Plan, state: int) -> str:
+    """Over how many devices a state of so many bytes a chip is to be split, of those that there are."""
+    least = math.ceil(state * plan.mesh["fsdp"] / (USABLE * plan.topology.chip.hbm_bytes))
+    each = math.prod(size for axis, size in plan.mesh.items() if axis != "slice")
+    for fsdp in range(least, each // plan.mesh["model"] + 1):
+        if each % (fsdp * plan.mesh["model"]) == 0:
+            data = each // (fsdp * plan.mesh["model"])
+            return f"split them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={data}"
+    return f"they take {least} devices split over mesh.fsdp, where a slice has {each}: take a larger one"

@@ -18,6 +18,10 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _AXIS = re.compile(r"'(\w+)'(?:=(\d+))?(?::\((\d+)\)(\d+))?")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+# Between slices TPUs send through their hosts, as in `_xla_megascale_target="{1,2}x{0:3}"`: slices, devices of each.
+_HOW = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
+_BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,46 @@ class Collective:
         return 2 * share if self.kind == "all-reduce" else share
 
 
-def collectives(program: Program, devices: int) -> list[Collective]:
+def collectives(program: Program, devices: int, slices: int = 1) -> list[Collective]:
     """The collectives of a program, those in loops as often as these turn.
 
     What TPUs do bit by bit beside other work stands in several places with the same channel: it counts once.
 
     Args:
-        devices: how many it runs on.
+        devices: how many it runs on, those of a slice next to each other.
+        slices: of TPUs that these are in.
 
     Raises:
-        ValueError: where a loop does not say how often it turns.
+        ValueError: where a loop does not say how often it turns, or slices would send each other nothing.
     """
     found: dict[str, Collective] = {}
+    between = 0
     for where, instruction, times in program.runs(True):
-        if each := _collective(instruction, where, devices, times):
+        if each := _between_slices(instruction, devices // slices, times):
+            found[f"{where} {instruction.name}"] = each
+            between += 1
+        elif each := _collective(instruction, where, devices, times):
             channel = _CHANNEL.search(instruction.attributes)
             name = channel[0] if channel else f"{where} {instruction.name}"
             if name not in found or found[name].sent < each.sent:
                 found[name] = each
+    if slices > 1 and not between:
+        raise ValueError("the program says nothing of what slices send each other; is this version of libtpu known?")
     return list(found.values())
+
+
+def _between_slices(instruction: Instruction, each: int, times: int) -> Collective | None:
+    """The part of a collective that goes from slice to slice of so many devices each, if an instruction is one."""
+    how = _HOW.search(instruction.attributes)
+    if instruction.operation != "send" or not how:
+        return None
+    slices = _SLICES.search(instruction.attributes)
+    count = len(slices[1].split(",")) if slices else 2  # the pairs of a permutation are listed one by one
+    kind = _BETWEEN_SLICES.get(how[1], how[1].lower().replace("_", "-"))
+    given = size(parts(instruction.result)[0])
+    return Collective(
+        kind, given * count if kind == "all-gather" else given, tuple(range(0, each * count, each)), times
+    )
 
 
 def _collective(instruction: Instruction, computation: str, devices: int, times: int) -> Collective | None:
@@ -73,8 +98,8 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
     if kind not in _KINDS:
         return None
     group = _group(instruction.attributes, devices)
-    if len(group) < 2:
-        return None
+    if len(set(group)) < 2:
+        return None  # alone, or sent to itself
     whole = size(instruction.result)
     if instruction.operation in ("all-gather-start", "collective-permute-start"):
         whole = size(parts(instruction.result)[1])  # a tuple of what goes in, what comes out, and perhaps flags

@@ -80,10 +80,12 @@ class Network:
         spans = [len(set(along)) for along in zip(*places, strict=True)][1 : 1 + chip.axes]
         if kind == "collective-permute":
             return 2 * chip.link_rate / chip.devices  # they come in pairs, one in each direction
+        shape = self.topology.shape
+        # Of three axes none closes unless all do: switches join whole cubes of 4 x 4 x 4 chips (Jouppi et al. 2023).
+        rings = [side % chip.ring == 0 for side in shape]
+        rings = [all(rings)] * 3 if chip.axes == 3 else rings
         links = sum(
-            2 if span == side and side % chip.ring == 0 else 1
-            for span, side in zip(spans, self.topology.shape, strict=True)
-            if span > 1
+            2 if span == side and ring else 1 for span, side, ring in zip(spans, shape, rings, strict=True) if span > 1
         )
         # The cores of one chip reach each other over the chip, about as fast as over all its links.
         return chip.link_rate * (links or 2 * chip.axes) / chip.devices

@@ -60,15 +60,16 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """No step is shorter, were all that can go on at once to do so: the busiest part's time.
+        """No step is shorter, were all parts of the machine busy at once: the busiest part's time.
 
-        Main memory does not count: how much is moved depends on what the compiler finds to do in the cores' own.
+        Collectives go one after the other here, also where they use different axes of the torus. Main memory does not
+        count: how much is moved depends on what the compiler finds to do in the cores' own.
         """
         return max(seconds for part, seconds in self.seconds.items() if part != MEMORY)
 
     @property
     def mfu(self) -> float:
-        """No training reaches a higher share of the chips' peak with the operations of its model."""
+        """The share of the chips' peak that the operations of the model have in a step of step_seconds."""
         return self._utilization(self.step_seconds)
 
     @property

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from mmjax.config import Config, MaskedGenerator, Mesh
+from mmjax.config import Config, MaskedGenerator, Mesh, VisionLanguage
 from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
 from mmjax.types import UserError
@@ -22,6 +23,9 @@ class Candidate:
     changes: dict[str, Any]
     plan: Plan | None = None
     problem: str = ""
+
+
+_Ranked = tuple[tuple[float, int], Candidate, Config]
 
 
 def search(
@@ -40,7 +44,7 @@ def search(
         tell: is told what is being done.
     """
     problem = "parameters or activations are too large"
-    best: dict[str, tuple[tuple[float, int], Candidate, Config]] = {}
+    best: dict[str, _Ranked] = {}
     for changes in candidates(config, topology):
         changed = apply(config, changes)
         try:
@@ -61,7 +65,7 @@ def search(
     if not topology.is_tpu:
         return [candidate for _, candidate, _ in ranked[:compilations]]
     found = []
-    for number, (_, candidate, changed) in enumerate(ranked[:compilations], 1):
+    for number, (_, candidate, changed) in enumerate(_varied(ranked)[:compilations], 1):
         tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(candidate.changes)}")
         try:
             found.append(Candidate(candidate.changes, compile_(changed, topology)))
@@ -71,8 +75,19 @@ def search(
 
 
 def _rank(plan: Plan) -> tuple[float, int]:
-    """The smaller the better: by whole percents of utilization, then by memory."""
-    return -round(plan.mfu, 2), plan.hbm_bytes
+    """The smaller the better: by whole percents of utilization, with main memory once it is known, then by memory."""
+    return -round(plan.mfu_with_memory, 2), plan.hbm_bytes
+
+
+def _varied(ranked: Iterable[_Ranked]) -> list[_Ranked]:
+    """The best mesh of each kind first, then the second best: arithmetic does not know what a kind costs in memory."""
+    before: Counter[str] = Counter()
+    places = []
+    for item in ranked:
+        kind = describe({name: value for name, value in item[1].changes.items() if name.startswith("model.")})
+        places.append((before[kind], item))
+        before[kind] += 1
+    return [item for _, item in sorted(places, key=lambda place: place[0])]
 
 
 def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
@@ -81,16 +96,27 @@ def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     each = topology.devices // slices
     meshes = [{"mesh": Mesh(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
     kinds: list[dict[str, Any]] = [{}]
-    if isinstance(config.model, MaskedGenerator):
-        kernels = ["splash" if topology.is_tpu else "cudnn"] if config.model.dtype == "bfloat16" else []
-        keeps = [{"model.remat": True, "model.remat_policy": policy} for policy in ("nothing", "attention", "products")]
+    if isinstance(config.model, MaskedGenerator | VisionLanguage):
+        keeps: list[dict[str, Any]] = [
+            {"model.remat": True, "model.remat_policy": policy} for policy in ("nothing", "attention", "products")
+        ]
+        tried = [
+            kernel for kernel in ("splash" if topology.is_tpu else "cudnn", "xla") if kernel in kernels(config.model)
+        ]
         kinds = [
             {**keep, "model.attention": kernel}
-            for keep, kernel in itertools.product([{"model.remat": False}, *keeps], dict.fromkeys([*kernels, "xla"]))
+            for keep, kernel in itertools.product([{"model.remat": False}, *keeps], tried)
         ]
-    batches = [{"train.batch": rows * topology.devices} for rows in (1, 2, 4, 8, 16, 32, 64)]
+    once = topology.devices * config.optimizer.accumulate
+    batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
     for mesh, kind, batch in itertools.product(meshes, kinds, batches):
         yield {**mesh, **kind, **batch}
+
+
+def kernels(model: Any) -> Sequence[str]:
+    """The attention kernels that a model can have: the first, xla, alone where it computes in float32."""
+    known: Sequence[str] = get_args(get_type_hints(type(model)).get("attention"))
+    return known if getattr(model, "dtype", "") == "bfloat16" else known[:1]
 
 
 def apply(config: Config, changes: dict[str, Any]) -> Config:
@@ -115,15 +141,19 @@ def describe(changes: dict[str, Any]) -> str:
 
 def table(found: list[Candidate]) -> str:
     """The candidates in lines to be read, the best first."""
-    lines = [f"{'utilization':>12} {'a step':>10} {'memory':>10} {'pictures/s':>11}  with"]
+    lines = [f"{'utilization':>12} {'with HBM':>9} {'a step':>10} {'memory':>10} {'pictures/s':>11}  with"]
     for candidate in found:
+        options = describe(candidate.changes)
         if plan := candidate.plan:
+            with_memory = f"{plan.mfu_with_memory:.1%}" if plan.moved else "-"
             lines.append(
-                f"{plan.mfu:>12.1%} {plan.step_seconds * 1e3:>7,.1f} ms {plan.hbm_bytes / 2**30:>6.2f} GiB "
-                f"{plan.batch / plan.step_seconds:>11,.0f}  {describe(candidate.changes)}"
+                f"{plan.mfu:>12.1%} {with_memory:>9} {plan.step_seconds * 1e3:>7,.1f} ms "
+                f"{plan.hbm_bytes / 2**30:>6.2f} GiB {plan.batch / plan.step_seconds:>11,.0f}  {options}"
             )
         else:
-            lines.append(f"{'-':>12} {'-':>10} {'-':>10} {'-':>11}  {describe(candidate.changes)}: {candidate.problem}")
+            lines.append(
+                f"{'-':>12} {'-':>9} {'-':>10} {'-':>10} {'-':>11}  {describe(candidate.changes)}: {candidate.problem}"
+            )
     return "\n".join(lines)
 
 

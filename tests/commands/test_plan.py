@@ -12,6 +12,7 @@ from mmjax.cli import main
 from mmjax.commands import planning
 from mmjax.config import Config, load_recipe
 from mmjax.plan import topology
+from mmjax.plan.network import DCN
 from mmjax.types import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -72,6 +73,18 @@ def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--config.train.batch=" in found[0]["changes"] and "--config.mesh.fsdp=" in found[0]["changes"]
 
 
+def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -> None:
+    h100 = topology.parse("h100:1")
+    plain, again = (
+        planning.estimated(recipe("tiny", **{"model.remat": remat, "train.batch": "8"}), h100).memory
+        for remat in ("false", "true")
+    )
+    layers = recipe("tiny").model.layers
+    assert "temporaries" not in plain and again["activations"] < plain["activations"]
+    expected = (plain["activations"] - again["activations"]) / layers
+    assert again["temporaries"] == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -81,6 +94,7 @@ def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
         (["--topology=h100:8", "--config.mesh.model=2"], "mesh.model: GPUs are planned by arithmetic"),
         (["--topology=h100:8", "--config.model.attention=splash"], "splash needs a TPU"),
         (["--topology=h100:8", "--config.train.batch=8000000"], "h100:8: the step wants "),
+        (["--topology=h100:8", "--config.train.batch=8000000"], "--config.optimizer.accumulate=2"),
         (["--topology=h100:8", "--compilations=0"], "--compilations 0: must be above 0"),
         (["--topology=h100:8", "--config.tokens.tokenizer=nowhere"], "nowhere"),
         ([], "--topology"),
@@ -102,10 +116,24 @@ def test_without_libtpu_it_says_what_brings_it(
     assert "pip install '.[plan]'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, which compiles for TPUs, is not installed"
 )
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_slices_send_each_other_the_gradients() -> None:
+    config = recipe("tiny", **{"mesh.fsdp": "4", "mesh.data": "1", "train.batch": "8"})
+    plan = planning.compiled(config, topology.parse("2xv5e:2x2"))
+    sent = sum(each.sent for each in plan.traffic if each.axes == "slice")
+    # All parameters are split over the four devices of a slice; half of a sum goes there, and half back.
+    assert sent == pytest.approx(plan.parameters, rel=1.0)
+    assert plan.seconds[DCN] == pytest.approx(sent / 3.125e9)
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_compiled_for_a_slice_memory_is_what_the_compiler_says(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     compile_ = jax.stages.Lowered.compile

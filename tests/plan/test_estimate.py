@@ -22,9 +22,10 @@ def test_what_data_parallelism_sends() -> None:
     gathered = 8 * 6 // 2 + 5 * 4
     assert estimate.collectives(parameters, MESH, 2) == [
         Collective("all-gather", gathered * 2, (0, 2, 4, 6), 2),
-        Collective("reduce-scatter", gathered * 4, (0, 2, 4, 6)),
-        Collective("all-reduce", (gathered // 4 + 7) * 4, (0, 8)),
+        Collective("reduce-scatter", gathered * 2, (0, 2, 4, 6)),
+        Collective("all-reduce", (gathered // 4 + 7) * 2, (0, 8)),
     ]
+    assert [each.times for each in estimate.collectives(parameters, MESH, 2, accumulate=3)] == [6, 3, 3]
     assert estimate.collectives(parameters, dict.fromkeys(MESH, 1), 2) == []
 
 
@@ -52,17 +53,33 @@ def test_memory_of_a_compiled_step_sums_up_to_what_the_compiler_says() -> None:
 
 def test_the_largest_batch_fills_what_the_state_leaves() -> None:
     found = plan(parameters=GIB, optimizer=2 * GIB, gradients=GIB, activations=3 * GIB)
-    assert estimate.largest_batch(found, 8) == 256  # 8 examples on each of 8 devices take 3 GiB; there are 12
+    # 64 examples take 3 GiB, and there are 0.98 * 16 - 4 of them: 249.2 examples, in whole parts.
+    assert estimate.largest_batch(found, 8) == 248
+    assert estimate.largest_batch(found, 32) == 224
     assert estimate.largest_batch(plan(parameters=20 * GIB, gradients=GIB, activations=GIB), 8) == 0
 
 
 @pytest.mark.parametrize(
-    ("memory", "told"),
+    ("memory", "options", "told"),
     [
-        ({"parameters": 6 * GIB, "optimizer": 12 * GIB, "gradients": 6 * GIB}, "--config.mesh.fsdp=6 or more"),
-        ({"parameters": GIB, "gradients": GIB, "activations": 7 * GIB}, "--config.train.batch=40"),
+        (  # 24 GiB on 4 devices take 7; 8 are there for each of the two along model
+            {"parameters": 6 * GIB, "optimizer": 12 * GIB, "gradients": 6 * GIB},
+            [],
+            "over more devices, --config.mesh.fsdp=8 --config.mesh.data=1",
+        ),
+        (
+            {"parameters": 16 * GIB, "optimizer": 32 * GIB, "gradients": 16 * GIB},
+            [],
+            "they take 17 devices split over mesh.fsdp, where a slice has 16: take a larger one",
+        ),
+        (
+            {"parameters": GIB, "gradients": GIB, "activations": 7 * GIB},
+            ["--config.model.remat=true"],
+            "try --config.train.batch=32, --config.model.remat=true",
+        ),
+        ({"parameters": 15 * GIB, "activations": 9 * GIB}, [], "try a larger slice"),
     ],
 )
-def test_what_does_not_fit_and_what_would(memory: dict[str, int], told: str) -> None:
-    found = estimate.too_much(plan(**memory), 24 * GIB)
-    assert "wants 24.00 GiB of a chip's 16 GiB" in found and told in found and "\n" not in found
+def test_what_does_not_fit_and_what_would(memory: dict[str, int], options: list[str], told: str) -> None:
+    found = estimate.too_much(plan(**memory), 24 * GIB, 16, options)
+    assert "wants 24.00 GiB of a chip's 16 GiB" in found and found.endswith(told) and "\n" not in found

@@ -107,6 +107,34 @@ def test_every_collective_is_found_once_and_in_loops_as_often_as_they_turn() -> 
     ]
 
 
+BETWEEN_SLICES = """
+ENTRY %main (a: f32[6,5]) -> f32[6,5] {
+  %a = f32[6,5]{1,0} parameter(0)
+  %after = token[] after-all()
+  %send = (f32[6,5]{1,0}, u32[]{:S(2)}, token[]) send(%a, %after), channel_id=3, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[6,5]{1,0}, u32[]{:S(2)}, token[]) recv(%after), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.1 = (f32[6,5]{1,0}, u32[]{:S(2)}, token[]) send(%a, %after), channel_id=5, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %send.2 = (f32[6,5]{1,0}, u32[]{:S(2)}, token[]) send(%a, %after), channel_id=7, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target={{200000->100001}},_xla_megascale_transfer_type="ONE_TO_ONE"}
+  ROOT %same = f32[6,5]{1,0} collective-permute(%a), channel_id=9, source_target_pairs={{0,0}}
+}
+"""
+
+
+def test_what_goes_from_slice_to_slice() -> None:
+    """As libtpu compiles for three slices of four devices: each sends to those at its place in the other slices."""
+    assert collectives(parse(BETWEEN_SLICES), 12, slices=3) == [
+        Collective("all-reduce", 120, (0, 4, 8)),
+        Collective("all-gather", 360, (0, 4, 8)),
+        Collective("collective-permute", 120, (0, 4)),
+    ]
+    with pytest.raises(ValueError, match="nothing of what slices send each other"):
+        collectives(parse(PROGRAM), 6, slices=2)
+
+
 @pytest.mark.parametrize(
     ("along", "group"), [("'a'", (0, 8)), ("'b'", tuple(range(8))), ("'b':(2)4", (0, 1, 2, 3)), ("'b':(1)2", (0, 4))]
 )

@@ -39,6 +39,7 @@ def test_axes_along_which_a_group_differs() -> None:
         ("v5e:16x16", range(8), 50e9),  # half of one
         ("v5p:4x4x4", range(64), 6 * 100e9),
         ("v5p:2x2x1", range(4), 2 * 100e9),
+        ("v5p:2x4x4", range(32), 3 * 100e9),  # no whole cube: nothing closes to a ring
         ("v6e:16x16", range(256), 4 * 100e9),
         ("tpu7x:4x4x4", range(128), 3 * 100e9),  # of each of the two devices of a chip
         ("h100:8", range(8), 450e9),

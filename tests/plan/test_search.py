@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mmjax.config import Config, Mesh, resolve
+from mmjax.config import Config, MaskedGenerator, Mesh, resolve
 from mmjax.plan.report import Plan
 from mmjax.plan.search import apply, candidates, describe, search, table
 from mmjax.plan.topology import Topology, parse
@@ -55,11 +55,35 @@ def test_nothing_fits() -> None:
         search(CONFIG, SLICE, 3, large, plan, print)
 
 
-def test_candidates_of_a_masked_generator() -> None:
+def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() -> None:
+    def compile_(config: Config, topology: Topology) -> Plan:
+        """Attention by splash moves little; that of XLA so much that memory is what a step waits for."""
+        found = plan(config, topology)
+        assert isinstance(config.model, MaskedGenerator)
+        rate = topology.chip.hbm_rate * found.step_seconds
+        return dataclasses.replace(found, moved=round(rate / 2 if config.model.attention == "splash" else rate * 2))
+
+    found = search(masked(), SLICE, 8, plan, compile_, lambda line: None)
+    kinds = [(each.changes["model.attention"], each.changes["model.remat"]) for each in found]
+    assert [kernel for kernel, _ in kinds] == ["splash"] * 4 + ["xla"] * 4
+    assert {each.changes["mesh"] for each in found} == {Mesh(1, 4, 1)}
+    assert "100.0%" not in table(found) and table(found).splitlines()[1].split()[1] != "-"
+
+
+def test_batches_divide_into_the_parts_that_are_accumulated() -> None:
+    config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, accumulate=3))
+    assert {changes["train.batch"] % 12 for changes in candidates(config, SLICE)} == {0}
+
+
+def masked() -> Config:
     tokenizer = {"model": {"kind": "visual_tokenizer"}, "train": {"steps": 1}}
     model = {"kind": "masked_generator", "dtype": "bfloat16"}
     objective = {"terms": {"masked_visual_modeling": 1.0}}
-    config = resolve({"train": {"steps": 1}, "tokenizer": tokenizer, "model": model, "objective": objective})
+    return resolve({"train": {"steps": 1}, "tokenizer": tokenizer, "model": model, "objective": objective})
+
+
+def test_candidates_of_a_masked_generator() -> None:
+    config = masked()
     kernels = {
         name: {changes["model.attention"] for changes in candidates(config, parse(name))}
         for name in ("v5e:2x2", "h100:4")
