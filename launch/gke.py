@@ -20,6 +20,7 @@ from training import (
     add_training_arguments,
     bucket_folder,
     check_name,
+    compiled_folder,
     mount_folder,
     run_main,
     training_command,
@@ -72,6 +73,7 @@ def jobset(
                 "image": image,
                 # Kubernetes replaces $(NAME), and $$ by $
                 "command": ["launch/keep_running.sh", "0", *(word.replace("$", "$$") for word in command)],
+                "env": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": compiled_folder(bucket)}],
                 "ports": [{"containerPort": 8471}, {"containerPort": 8431}],  # of libtpu, and of its metrics
                 "resources": {"limits": {"google.com/tpu": CHIPS_PER_HOST}},
                 "volumeMounts": [{"name": "bucket", "mountPath": mount_folder(bucket)}],

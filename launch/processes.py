@@ -9,6 +9,7 @@ one device, or as many as JAX_NUM_CPU_DEVICES says; on GPUs each has the one of 
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
 import queue
@@ -124,7 +125,7 @@ class Launcher:
             status = self._wait()
         finally:
             for child in self.children:
-                if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):  # else it, or what it has started, is still there
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         for thread in outputs:

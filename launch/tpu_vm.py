@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from training import (
     add_training_arguments,
     bucket_folder,
     check_name,
+    compiled_folder,
     mount_folder,
     run_main,
     training_command,
@@ -43,6 +44,7 @@ ACTIONS = {
     "delete": "give the TPUs back, which ends what they cost",
 }
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
+TRIES = 10  # of a question that gcloud fails to answer
 ABSENT, UNKNOWN = "ABSENT", "UNKNOWN"  # no queued resource; or it could not be asked just now
 # On every host; the folder is in the home.
 FOLDER = "~/mmjax-run"
@@ -63,7 +65,7 @@ SETUP = (
 GCSFUSE_FLAGS = (
     "--implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 --rename-dir-limit=200000"
 )
-STOP = f"kill -TERM $(cat {FOLDER}/pid)"
+STOP = f"touch {FOLDER}/stopped; kill -TERM $(cat {FOLDER}/pid)"
 LOGS = f"tail -n 40 {FOLDER}/log"
 STATUS = f"cd {FOLDER} && {{ cat status || {{ kill -0 $(cat pid) && echo running; }}; }} || echo none"
 
@@ -79,13 +81,16 @@ def mount_command(bucket: str) -> str:
 
 def start_command(command: Sequence[str], bucket: str) -> str:
     """A shell command that ends what an earlier one left, mounts the bucket, and leaves `command` running: its log,
-    process id and, at the end, exit status are in FOLDER."""
+    process id and, at the end, exit status are in FOLDER; no status where it was cut short without having been told to
+    stop by STOP, as by a host that is started anew."""
     kept = shlex.join(["launch/keep_running.sh", "20", *command])
-    inner = f"echo $$ > {FOLDER}/group; {kept} & echo $! > {FOLDER}/pid; wait $!; echo $? > {FOLDER}/status"
+    inner = f"echo $$ > {FOLDER}/group; {kept} & echo $! > {FOLDER}/pid; wait $!; status=$?; "
+    inner += f"[ $status -eq 143 -a ! -e {FOLDER}/stopped ] || echo $status > {FOLDER}/status"
     return (
-        f"mkdir -p {FOLDER}; kill -KILL -- -$(cat {FOLDER}/group) 2>/dev/null; rm -f {FOLDER}/status {FOLDER}/pid; "
+        f"mkdir -p {FOLDER}; kill -KILL -- -$(cat {FOLDER}/group) 2>/dev/null; "
+        f"rm -f {FOLDER}/status {FOLDER}/pid {FOLDER}/stopped; "
         f"{mount_command(bucket)} && "
-        "cd ~/mmjax && export PATH=~/mmjax-venv/bin:$PATH && "
+        f"cd ~/mmjax && export PATH=~/mmjax-venv/bin:$PATH JAX_COMPILATION_CACHE_DIR={compiled_folder(bucket)} && "
         f"{{ setsid nohup bash -c {shlex.quote(inner)} > {FOLDER}/log 2>&1 < /dev/null & }}"
     )
 
@@ -127,14 +132,40 @@ class TpuVms:
     def state(self) -> str:
         """State of the queued resource, such as WAITING_FOR_RESOURCES or ACTIVE, or ABSENT, or UNKNOWN."""
         done = self.gcloud("describe", self.name, "--format=value(state.state)", read=True)
-        if done.returncode:
-            return ABSENT if "NOT_FOUND" in done.stderr else UNKNOWN
-        return done.stdout.strip() or UNKNOWN
+        if done.returncode and "NOT_FOUND" in done.stderr:
+            return ABSENT
+        return self._told(done) or UNKNOWN
 
     def training(self) -> str:
-        """Of the first host: running, none, an exit status, or UNKNOWN."""
-        done = self.gcloud("ssh", self.name, "--worker=0", "--node=0", f"--command={STATUS}", read=True)
-        return done.stdout.strip() or UNKNOWN
+        """Of all hosts: none where one of them has no training, else running where one has, else an exit status.
+
+        UNKNOWN where not all of them answer.
+        """
+        done = self.gcloud("ssh", self.name, "--worker=all", "--node=all", f"--command={STATUS}", read=True)
+        answers = self._told(done).split()
+        for answer in ("none", "running"):
+            if answer in answers:
+                return answer
+        return next((answer for answer in answers if answer != "0"), "0") if answers else UNKNOWN
+
+    def _told(self, done: subprocess.CompletedProcess[str]) -> str:
+        """What gcloud printed; nothing, and why, where it failed."""
+        if done.returncode:
+            print(done.stderr.strip(), flush=True)
+            return ""
+        return done.stdout.strip()
+
+    def answered(self, ask: Callable[[], str]) -> str:
+        """What `state` or `training` says, once gcloud knows.
+
+        Raises:
+            UserError: where it does not for long, as without a valid login.
+        """
+        for _ in range(TRIES):
+            if (answer := ask()) != UNKNOWN or self.dry_run:
+                return answer
+            time.sleep(self.pause)
+        raise UserError(f"{self.name}: gcloud gives no answer; what it said stands above")
 
     def create(self) -> None:
         assert self.slices is not None
@@ -186,7 +217,7 @@ class TpuVms:
 
     def attempt(self, start: str) -> str:
         """The exit status of the training on one set of TPUs; "" where they went away before it ended."""
-        state = self.state()
+        state = self.answered(self.state)
         if state in GONE:
             return ""
         if state == ABSENT or self.dry_run:
@@ -194,14 +225,14 @@ class TpuVms:
         if not self.wait_until_active():
             return ""
         try:
-            if self.training() != "running":
+            if self.answered(self.training) != "running":
                 self.setup()
                 self.on_hosts(start)
             while self.state() not in (*GONE, ABSENT):
                 status = self.training()
                 if status.isdigit() or self.dry_run:
                     return status if status.isdigit() else ""
-                if status == "none":  # the first host was started anew
+                if status == "none":  # a host was started anew, or one of them was told to end
                     self.on_hosts(start)
                 time.sleep(self.pause)
         except UserError:

@@ -61,6 +61,11 @@ def mount_folder(bucket: str) -> str:
     return f"{_MOUNTS}/{bucket}"
 
 
+def compiled_folder(bucket: str) -> str:
+    """Where compiled programs are kept: all machines read what the first of them writes, also those that come later."""
+    return f"{mount_folder(bucket)}/mmjax-compiled"
+
+
 def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices: Slices) -> list[str]:
     """`mmjax train` with a recipe that resolves and fits the slices, in a workdir on the mounted bucket.
 

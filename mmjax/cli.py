@@ -55,30 +55,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command not in WITH_SEVERAL_PROCESSES:
         return _status_of(lambda: _run(sys.argv[1:]))
-    return _one_of_several(sys.argv[1:])
+    return _one_of_several(sys.argv[1:], command)
 
 
-def _one_of_several(argv: Sequence[str]) -> int:
+def _one_of_several(argv: Sequence[str], command: str) -> int:
     """Runs a command in this process and, where there are others, together with them."""
     from mmjax.parallel import processes  # slow to import
 
+    def end(number: int, frame: Any) -> None:
+        sys.exit(processes.stopped_status())
+
     def run() -> int:
         processes.connect()
+        if not (command == "train" and processes.several()):  # there JAX hears it now, and tells all of them
+            signal.signal(signal.SIGTERM, end)
         try:
             return _run(list(argv))
         except KeyboardInterrupt:
             processes.leave(128 + signal.SIGINT)
             raise
+        except SystemExit as ended:
+            processes.leave(int(ended.code or 0))
+            raise
 
     _keep_compiled_programs()
     # SIGTERM ends a command at once as long as there is nothing to save, and is no failure.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    signal.signal(signal.SIGTERM, end)
     try:
         status = _status_of(run)
     except Exception:
         traceback.print_exc()
         status = 1
-    if status not in (0, 128 + signal.SIGINT):
+    if status not in (0, processes.stopped_status(), 128 + signal.SIGINT):
         processes.leave(status)
     return status
 
@@ -118,7 +126,7 @@ def _status_of(run: Callable[[], int]) -> int:
         return run()
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("mmjax: stopped", file=sys.stderr)
         return 128 + signal.SIGINT

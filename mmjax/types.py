@@ -39,7 +39,19 @@ PADDING, UNKNOWN, BEGIN, END, MASK = range(5)  # token ids of every text tokeniz
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one line: what is wrong, where, and what would be right."""
+    """A mistake the user can mend. The message is one line: what is wrong, where, and what would be right.
+
+    Attributes:
+        status: that the command exits with; launchers do not start it again after a 2.
+    """
+
+    status = 2
+
+
+class Unavailable(UserError):
+    """What is outside, and may be there again later, as it is: other processes, a network, a bucket."""
+
+    status = 1
 
 
 @dataclass

@@ -55,14 +55,13 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
         return status
-    first = not (stages.has_two(config) or config.pretraining)  # else what came before has its own timeline
-    timeline = Timeline(process_start() if first else time.time())
+    begin = time.time() if stages.has_two(config) else process_start()  # what came before has its own timeline
     source, evaluation_source = stages.sources(config, workdir, frozen)
     processes.once(lambda: check_workdir(workdir, config))
     known = processes.once(lambda: read_stretches(workdir))
     if not known:
         trainer.intervals(config, source.size)  # a mistake there is told before anything is made
-    with ExitStack() as stack, closing(timeline), loop.interrupted() as stop:
+    with ExitStack() as stack, loop.interrupted() as stop:
         kept = Checkpoints(workdir, config.train.keep, config.train.best, at=config.train.checkpoints)
         checkpoints = stack.enter_context(closing(kept))
         saved = checkpoints.steps()
@@ -73,6 +72,8 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
             start_from = workdir / "pretraining"
             if status := train(config.pretraining, start_from):
                 return status
+            begin = time.time()
+        timeline = stack.enter_context(closing(Timeline(begin)))
         parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
         training = trainer.build_training(parts, steps)
         state = checkpoints.restore(training.shapes) if saved else None

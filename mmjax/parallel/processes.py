@@ -17,10 +17,11 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from mmjax.types import UserError
+from mmjax.types import Unavailable, UserError
 
 ALONE = "MMJAX_ALONE"  # in the environment: look for no other processes
 HEARTBEAT = "MMJAX_HEARTBEAT_SECONDS"  # in the environment: a process that is silent for so long is taken for dead
+STOPPED = "MMJAX_STOPPED_STATUS"  # in the environment: exit status after SIGTERM, for launchers that start again
 NO_CLUSTER = "coordinator_address should be defined"
 POLL_SECONDS = 5
 _calls = _asked = 0
@@ -32,7 +33,7 @@ def connect() -> None:
     TPU VMs, GKE, SLURM, Open MPI and launch/processes.py are detected. Must come before anything touches a device.
 
     Raises:
-        UserError: where it looks like a cluster whose processes cannot be reached.
+        Unavailable: where it looks like a cluster whose processes cannot be reached.
     """
     if os.environ.get(ALONE):
         return
@@ -49,9 +50,9 @@ def connect() -> None:
         raise _unreachable(error) from error
 
 
-def _unreachable(error: Exception) -> UserError:
+def _unreachable(error: Exception) -> Unavailable:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(
+    return Unavailable(
         f"this looks like one of several processes, and the others cannot be reached ({reason}); start all of them "
         f"within five minutes of each other, or set {ALONE}=1 to run this one by itself"
     )
@@ -62,6 +63,11 @@ def _heartbeat() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{HEARTBEAT}: must be a number of seconds from 1 on, not {text!r}")
     return int(text)
+
+
+def stopped_status() -> int:
+    """Exit status of a command that was told to end by SIGTERM, and did: 0, but where the launcher wants to know."""
+    return int(os.environ.get(STOPPED, "0"))
 
 
 def several() -> bool:
@@ -90,12 +96,12 @@ def once(action: Callable[[], Any]) -> Any:
     if not is_first():
         outcome = json.loads(_wait_for(key))
         if "mistake" in outcome:
-            raise UserError(outcome["mistake"])
+            raise (Unavailable if outcome["status"] == Unavailable.status else UserError)(outcome["mistake"])
         return outcome["value"]
     try:
         value = action()
     except UserError as error:
-        _client().key_value_set(key, json.dumps({"mistake": str(error)}))
+        _client().key_value_set(key, json.dumps({"mistake": str(error), "status": error.status}))
         raise
     _client().key_value_set(key, json.dumps({"value": value}))
     return value

@@ -1,8 +1,10 @@
 """Checkpoints of the state by Orbax: asynchronous, committed by a marker file, the newest and the best kept."""
 
 import dataclasses
+import functools
 import logging
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +21,18 @@ from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 from mmjax.parallel import processes
 from mmjax.train import fingerprint
 from mmjax.train.state import State
-from mmjax.types import Params, UserError, leaf_name
+from mmjax.types import Params, Unavailable, UserError, leaf_name
 
 FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
 DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
 
 PATIENCE = 30.0  # seconds after which a disk or a bucket that does not answer is told of
+
+# Codes of TensorStore and gRPC, and what HTTP and sockets say; nothing that the path of a checkpoint may hold.
+_PASSING = re.compile(
+    r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|timed out|[Cc]onnection (?:reset|refused|closed|aborted|error)"
+    r"|Service Unavailable|Too Many Requests|Internal Server Error|Bad Gateway|Gateway Time-?out"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +72,7 @@ class Checkpoints:
                 read_only=read_only,
             )
             self.manager = ocp.CheckpointManager(self.path, options=options, item_handlers=handlers)
+            self.reader = ocp.PyTreeCheckpointHandler()
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
@@ -119,34 +128,60 @@ class Checkpoints:
         Raises:
             UserError: where there is no such step, the checkpoint is of another model, or none is whole.
         """
-        return self._first_whole(step, lambda candidate: self._restored(candidate, shapes), put_aside=True)[1]
+        read = functools.partial(self._read, shapes=shapes)
+        return self._first_whole(step, read, functools.partial(self._compared, shapes=shapes), put_aside=True)[1]
 
     def _first_whole(
-        self, step: int | str | None, read: Callable[[int], Any], put_aside: bool = False
+        self,
+        step: int | str | None,
+        read: Callable[[int], Any],
+        check: Callable[[Any], Any],
+        put_aside: bool = False,
     ) -> tuple[int, Any]:
-        """The step that is asked for, or the newest that is whole, and what `read` makes of it."""
+        """The step that is asked for, or the newest that is whole, and what `check` makes of what `read` returned.
+
+        Args:
+            read: reads a step, each process for itself.
+            check: raises an error where that is not what was written; the processes may compute it together.
+        """
         candidates = [self._known(step)] if step is not None else self._all_known()
         problems: dict[int, str] = {}
         for candidate in candidates:
-            found, problem = None, ""
-            try:
-                with _patient(self.path / str(candidate)):
-                    found = read(candidate)
-            except Exception as error:  # whatever Orbax makes of damaged files
-                problem = _first_line(error)
-            told = list(filter(None, processes.gathered(problem)))  # it may be damaged for another process alone
-            if not told:
+            with _patient(self.path / str(candidate)):
+                found, problem = self._tried(candidate, functools.partial(read, candidate))
+                if not problem:
+                    found, problem = self._tried(candidate, functools.partial(check, found))
+            if not problem:
                 for damaged, why in problems.items():
                     aside = self._put_aside(damaged) if put_aside else ""
                     logger.warning(
                         "%s/%d: is damaged (%s)%s; going on from step %d", self.path, damaged, why, aside, candidate
                     )
                 return candidate, found
-            problems[candidate] = told[0]
+            problems[candidate] = problem
         first = candidates[0]
         others = f", nor can any step before it ({len(candidates) - 1})" if len(candidates) > 1 else ""
         anew = "" if step is not None else f"; another --workdir, or this one without {self.path}, begins anew"
         raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}{anew}")
+
+    def _tried(self, step: int, action: Callable[[], Any]) -> tuple[Any, str]:
+        """What an action returns, and what went wrong with it in any process, since what is damaged may be one's alone.
+
+        No process goes on before all of them have ended the action.
+
+        Raises:
+            Unavailable: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
+        """
+        value, problem, passing = None, "", False
+        try:
+            value = action()
+        except Exception as error:  # whatever Orbax makes of damaged files
+            problem, passing = _first_line(error), _passing(error)
+        told = [each for each in processes.gathered([problem, passing]) if each[0]]
+        for why, passes in told:
+            if passes:
+                raise Unavailable(f"{self.path}/{step}: could not be read just now: {why}")
+        return value, told[0][0] if told else ""
 
     def _put_aside(self, step: int) -> str:
         """Moves a damaged step out of the way of the one that will take its place; it may still tell what happened."""
@@ -163,19 +198,27 @@ class Checkpoints:
         self.manager.reload()
         return f" and was moved to {aside}"
 
-    def _restored(self, step: int, shapes: State) -> State:
+    def _read(self, step: int, shapes: State) -> dict[str, Any]:
+        """The fields of a step's state, and their fingerprints if it has any, on the shardings of the shapes."""
         saved = self._check_shapes(step, shapes)  # first: a restoring that fails leaves half-done reads behind
         fields = _fields(shapes)
         if FINGERPRINTS in saved:
             whole = shapes.step.sharding
             fields |= {FINGERPRINTS: jax.ShapeDtypeStruct(saved[FINGERPRINTS], np.uint32, sharding=whole)}
         wanted = ocp.args.PyTreeRestore(fields, ocp.checkpoint_utils.construct_restore_args(fields))
-        restored = self.manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
-        if FINGERPRINTS in saved:
-            told = jax.device_get(restored.pop(FINGERPRINTS)).tolist()
-            found = jax.device_get(fingerprint.summarized(restored, shapes.step.sharding)[0]).tolist()
-            _check(dict(zip(fingerprint.names(restored), zip(told, found, strict=True), strict=True)))
-        return State(**restored)
+        # Not by the manager, where a process that has read its part would wait for one that could not.
+        return self.reader.restore(self._state_of(step), args=wanted)
+
+    def _compared(self, fields: dict[str, Any], shapes: State) -> State:
+        """The state of the fields that were read, whose fingerprints are those that were written."""
+        if FINGERPRINTS in fields:
+            told = jax.device_get(fields.pop(FINGERPRINTS)).tolist()
+            found = jax.device_get(fingerprint.summarized(fields, shapes.step.sharding)[0]).tolist()
+            _check(dict(zip(fingerprint.names(fields), zip(told, found, strict=True), strict=True)))
+        return State(**fields)
+
+    def _state_of(self, step: int) -> epath.Path:
+        return self.path / str(step) / "state"
 
     def restore_params(self, step: int | str | None = None) -> tuple[int, Params]:
         """The step, and its averaged parameters (where there are none, the parameters), as NumPy arrays.
@@ -185,34 +228,35 @@ class Checkpoints:
         Args:
             step: a number, "best", or None for the newest.
         """
-        return self._first_whole(step, self._restored_params)
+        return self._first_whole(step, self._read_params, _compared_params)
 
-    def _restored_params(self, step: int) -> Params:
-        path = self.path / str(step) / "state"
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = _tree(reader, path)
-            wanted = "params" if found.get("ema") is None else "ema"
-            parts = {name: found[name] for name in (wanted, FINGERPRINTS) if name in found}
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
-            as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-            restored = reader.restore(path, ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True))
+    def _read_params(self, step: int) -> dict[str, Any]:
+        """The parameters of a step, and the fingerprints of all that it holds by their names."""
+        found = self._tree(step)
+        wanted = "params" if found.get("ema") is None else "ema"
+        parts = {name: found[name] for name in (wanted, FINGERPRINTS) if name in found}
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        these = ocp.args.PyTreeRestore(shapes, as_numpy, partial_restore=True)
+        restored = self.reader.restore(self._state_of(step), args=these)
         if FINGERPRINTS in found:
-            fingerprints = restored.pop(FINGERPRINTS).tolist()
-            told = dict(zip(fingerprint.names({**found} | {FINGERPRINTS: None}), fingerprints, strict=True))
-            leaves = jax.tree_util.tree_leaves_with_path(restored)
-            _check({(name := leaf_name(where)): (told[name], fingerprint.of_array(leaf)) for where, leaf in leaves})
-        return restored[wanted]
+            names = fingerprint.names({**found} | {FINGERPRINTS: None})
+            restored[FINGERPRINTS] = dict(zip(names, restored[FINGERPRINTS].tolist(), strict=True))
+        return restored
 
     def _check_shapes(self, step: int, shapes: State) -> dict[str, tuple[int, ...]]:
         """The shapes of what a step holds, by name; ValueError where they are not those of the recipe's model."""
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = _shapes_by_name(_tree(reader, self.path / str(step) / "state"))
+        found = _shapes_by_name(self._tree(step))
         wanted = _shapes_by_name(shapes)
         for name in sorted((set(found) | set(wanted)) - {FINGERPRINTS}):
             if found.get(name) != wanted.get(name):
                 has, needs = (shape.get(name, "absent") for shape in (found, wanted))
                 raise ValueError(f"{name} is {has}, and {needs} in the recipe's model")
         return found
+
+    def _tree(self, step: int) -> Any:
+        """What a checkpoint says that it holds."""
+        return self.reader.metadata(self._state_of(step)).tree
 
     def wait(self) -> None:
         """Until all is on the disk."""
@@ -222,6 +266,7 @@ class Checkpoints:
     def close(self) -> None:
         with _one_line(self.path):
             self.manager.close()
+            self.reader.close()
 
     def _all_known(self) -> list[int]:
         """Committed steps, the newest first."""
@@ -284,7 +329,8 @@ def _opening(path: epath.Path) -> Iterator[None]:
     except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
         missing = isinstance(error, ImportError)  # Orbax asks Google's own library what kind of bucket it is
         advice = "; pip install '.[gcs]' brings what a bucket needs" if missing else ""
-        raise UserError(f"{path}: the checkpoints cannot be opened: {_first_line(error)}{advice}") from error
+        kind = Unavailable if _passing(error) else UserError
+        raise kind(f"{path}: the checkpoints cannot be opened: {_first_line(error)}{advice}") from error
 
 
 @contextmanager
@@ -295,18 +341,20 @@ def _one_line(path: epath.Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = _first_line(error)
         advice = "free some space" if "space" in reason.lower() else "mend that"
-        raise UserError(
+        raise (Unavailable if _passing(error) else UserError)(
             f"{path}: the checkpoint could not be written ({reason}); {advice} and start again, "
             "training goes on from the last whole checkpoint"
         ) from error
 
 
-def _tree(reader: ocp.Checkpointer, path: epath.Path) -> Any:
-    """What a checkpoint says that it holds."""
-    about = reader.metadata(path).item_metadata
-    if about is None:
-        raise ValueError("what it holds cannot be read")
-    return about.tree
+def _compared_params(read: dict[str, Any]) -> Params:
+    """The parameters that were read, whose fingerprints are those that were written."""
+    told = read.pop(FINGERPRINTS, None)
+    if told is not None:
+        leaves = jax.tree_util.tree_leaves_with_path(read)
+        _check({(name := leaf_name(where)): (told[name], fingerprint.of_array(leaf)) for where, leaf in leaves})
+    (params,) = read.values()
+    return params
 
 
 def _check(fingerprints: Mapping[str, tuple[int, int]]) -> None:
@@ -327,6 +375,11 @@ def _fields(state: State) -> dict[str, Any]:
 def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether a network, a bucket or another process did not answer, which may be over when it is tried again."""
+    return isinstance(error, ConnectionError | TimeoutError) or bool(_PASSING.search(str(error)))
 
 
 def _first_line(error: BaseException) -> str:

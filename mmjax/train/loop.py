@@ -119,7 +119,7 @@ class Stop:
 
 def exit_status(status: int) -> int:
     """That of the command: to be told to go, and to save and go, is no failure, but Ctrl-C ends scripts too."""
-    return 0 if status == 128 + signal.SIGTERM else status
+    return processes.stopped_status() if status == 128 + signal.SIGTERM else status
 
 
 @contextmanager

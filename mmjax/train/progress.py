@@ -49,6 +49,7 @@ class Progress:
         shown: Any = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.2, "mininterval": 0.5}
         self.bar = tqdm(initial=start, total=last, disable=not processes.is_first(), **shown)
         self.window: list[dict[str, float]] = []
+        self.untimed = 1  # steps of the window that do not count for its speed: the first one is compiled
         self.begin = time.perf_counter()
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -56,7 +57,9 @@ class Progress:
         check_finite(values, step, self.train.max_bad_steps, self.train.skip_spikes > 0)
         self.window.append(values | {"ready": self.feed.ready})
         seconds = max(time.perf_counter() - self.begin, 1e-9)
-        rate = self.train.batch * len(self.window) / seconds
+        rate = self.train.batch * max(len(self.window) - self.untimed, 1) / seconds
+        if self.untimed and len(self.window) == 1:
+            self.begin = time.perf_counter()
         self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} pictures/s", refresh=False)
         self.bar.update(step - self.bar.n)
         if step % self.train.log_every and step != self.steps:
@@ -65,7 +68,7 @@ class Progress:
         names = [name for name in values if name not in COUNTERS]
         figures = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
         figures["pictures_per_second"] = rate
-        figures["waiting_for_data"] = sum(row["wait"] for row in self.window) / seconds
+        figures["waiting_for_data"] = sum(row["wait"] for row in self.window[self.untimed :]) / seconds
         figures["skipped_steps"] = float(len(self.window) - len(finite))
         read = sum(row["examples"] for row in self.window)
         figures["rejected_pictures"] = float(self.train.batch * len(self.window) - read)
@@ -74,6 +77,7 @@ class Progress:
         self.metrics.write_time(step, self.timeline.figures())
         self._check_input(step, seconds)
         self.window.clear()
+        self.untimed = 0
         self.begin = time.perf_counter()
 
     def _check_input(self, step: int, seconds: float) -> None:

@@ -21,6 +21,36 @@ RECIPE = (
     "--config.train.evaluate_every=15",
     "--config.train.best=",
 )
+# mmjax ARGUMENTS, where the second process cannot read the last checkpoint.
+CANNOT_READ = f"""
+import sys
+import jax
+from mmjax.cli import main
+from mmjax.train.checkpoint import Checkpoints
+
+def read(self, step, shapes, read=Checkpoints._read):
+    if step == {STEPS} and jax.process_index() == 1:
+        raise ValueError("half a file")
+    return read(self, step, shapes)
+
+Checkpoints._read = read
+sys.exit(main())
+"""
+# mmjax ARGUMENTS, sent SIGTERM while it prepares.
+TOLD = """
+import os, signal, sys, time
+from mmjax.cli import main
+from mmjax.commands import prepare
+
+def run(arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    print("stayed")
+    return 0
+
+prepare.run = run
+sys.exit(main())
+"""
 Launch = Callable[..., subprocess.Popen[str]]
 
 
@@ -64,6 +94,18 @@ def trained_in_one_process(tmp_path_factory: pytest.TempPathFactory, launch: Lau
     return workdir
 
 
+@pytest.mark.parametrize("status", [0, 143])
+def test_a_command_with_nothing_to_save_ends_when_told(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where JAX, to which the process is one of a cluster, hears SIGTERM; launchers may ask for another status."""
+    monkeypatch.setenv("MMJAX_STOPPED_STATUS", str(status))
+    launcher = [sys.executable, "launch/processes.py", "-n", "1", "--restarts", "0", "--", sys.executable, "-c", TOLD]
+    command = ["prepare", "--config=configs/scenes_direct.py:tiny", f"--workdir={tmp_path}"]
+    done = subprocess.run([*launcher, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status and "stayed" not in done.stdout, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
@@ -96,6 +138,15 @@ def test_told_to_stop_while_they_evaluate(one: Path, tmp_path: Path, launch: Lau
     out, _ = ended(launch(*train))
     assert "going on from step 15" in out and (tmp_path / "evaluation" / "15.json").exists()
     assert_same_state(tmp_path, one, STEPS)
+
+
+@pytest.mark.slow
+def test_what_one_of_them_cannot_read_is_read_by_none(one: Path, tmp_path: Path, launch: Launch) -> None:
+    """The other one, which read it well, does not wait for it for ever."""
+    workdir = shutil.copytree(one, tmp_path / "copy")
+    out, err = ended(launch("train", *RECIPE, "--workdir", workdir, program=CANNOT_READ))
+    assert f"checkpoints/{STEPS}: is damaged (half a file)" in err and f"going on from step {STEPS - 5}" in out
+    assert_same_state(workdir, one, STEPS)
 
 
 @pytest.mark.slow

@@ -57,6 +57,8 @@ def test_every_topology_makes_a_jobset(topology: str) -> None:
 @pytest.mark.parametrize("topology", ["v5e:4x4", "3xv6e:4x4"])
 def test_the_bucket_is_mounted_in_every_pod(topology: str) -> None:
     template = manifest(topology)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    compiled = {"name": "JAX_COMPILATION_CACHE_DIR", "value": "/gcs/my-bucket/mmjax-compiled"}
+    assert template["spec"]["containers"][0]["env"] == [compiled]  # where pods of later starts find it
     assert template["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
     (volume,) = template["spec"]["volumes"]
     (mount,) = template["spec"]["containers"][0]["volumeMounts"]

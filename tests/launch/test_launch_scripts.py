@@ -39,6 +39,7 @@ def keep_running(restarts: int, program: str, folder: Path) -> subprocess.Popen[
         (5, "[ $(wc -l < starts) -eq 3 ] || kill -ABRT $$", 0, 3),
         (2, "exit 1", 1, 3),
         (0, "exit 134", 134, 1),
+        (5, '[ $(wc -l < starts) -eq 3 ] || exit "$MMJAX_STOPPED_STATUS"', 0, 3),  # another host was told to end
     ],
 )
 def test_keep_running(restarts: int, program: str, status: int, starts: int, tmp_path: Path) -> None:
@@ -135,6 +136,7 @@ REQUEUE = ["scontrol", "requeue", "17"]
         ("exit 2", "0", 2, []),
         ("exit 134", "0", 0, REQUEUE),
         ("exit 134", "50", 134, []),
+        ('exit "$MMJAX_STOPPED_STATUS"', "0", 0, REQUEUE),  # the tasks were told to end, and nobody else
     ],
 )
 def test_slurm_queues_again_what_died(cluster: Path, step: str, restarts: str, status: int, then: list[str]) -> None:

@@ -145,3 +145,19 @@ def test_mistakes(arguments: list[str], told: str) -> None:
         [sys.executable, str(LAUNCHER), *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
+    """As of `bash -c` around the command: killed, it leaves the command behind."""
+    program = f"""
+import subprocess
+if rank == 1:
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    open({str(tmp_path / "left")!r}, "w").write(str(left.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+    status, _, err = ended(start(program, "--restarts", "0"))
+    assert status == 128 + signal.SIGKILL and "process 1 ended by signal 9" in err
+    left = Path(f"/proc/{(tmp_path / 'left').read_text()}/stat")
+    assert not left.exists() or left.read_text().rpartition(")")[2].split()[0] == "Z"

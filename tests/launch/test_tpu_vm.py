@@ -184,6 +184,16 @@ def test_status_and_stop_and_a_second_start(home: Path) -> None:
     assert on_host(home, tpu_vm.STATUS) == "143"
 
 
+def test_what_was_cut_short_is_no_end(home: Path) -> None:
+    """A host that is shut down for itself has saved, and has nothing that would say that the training is over."""
+    (home / "wait").touch()
+    on_host(home, tpu_vm.start_command(["mmjax", "train"], "bucket"))
+    until("[ -s ~/mmjax-run/pid ] && [ -e ~/arguments ]", home)
+    until("kill -TERM $(cat ~/mmjax-run/pid)", home)
+    until("! kill -0 $(cat ~/mmjax-run/group)", home)
+    assert on_host(home, tpu_vm.STATUS) == "none"
+
+
 @dataclass(frozen=True)
 class Scripted(tpu_vm.TpuVms):
     """TPU VMs that answer from a script: states in turn, and what the training says in turn."""
@@ -202,7 +212,8 @@ class Scripted(tpu_vm.TpuVms):
             if out in (tpu_vm.ABSENT, tpu_vm.UNKNOWN):
                 out, error, status = "", "NOT_FOUND" if out == tpu_vm.ABSENT else "timed out", 1
         elif command == tpu_vm.STATUS:
-            out = self.trainings.pop(0)
+            out = self.trainings.pop(0).replace(",", "\n")  # of one host after the other
+            status = int(not out)
         elif name != "scp":
             self.done.append(name)
         if words and f"{name} fails" in self.done:
@@ -226,7 +237,10 @@ def scripted(states: str, trainings: str) -> Scripted:
         ("ABSENT FAILED ABSENT ACTIVE ACTIVE", "none 0", 0, "create delete create setup start logs delete"),
         ("SUSPENDED ABSENT ACTIVE ACTIVE", "none 0", 0, "delete create setup start logs delete"),
         ("ACTIVE ACTIVE UNKNOWN ACTIVE ACTIVE", "running silent running 0", 0, "logs delete"),  # no answer is no loss
-        ("ACTIVE ACTIVE ACTIVE ACTIVE", "running none 0", 0, "start logs delete"),  # a host was started anew
+        ("ACTIVE ACTIVE ACTIVE ACTIVE", "running running,none 0,0", 0, "start logs delete"),  # a host was started anew
+        ("ACTIVE ACTIVE ACTIVE ACTIVE", "running 0,running 0,0", 0, "logs delete"),
+        ("ACTIVE ACTIVE ACTIVE", "running 0,134", 134, "logs delete"),
+        ("UNKNOWN ACTIVE ACTIVE ACTIVE", "silent running 0", 0, "logs delete"),  # nothing is set up under a training
     ],
 )  # fmt: skip
 def test_run(states: str, trainings: str, status: int, done: str) -> None:
@@ -244,6 +258,14 @@ def test_run_keeps_what_it_shall_keep_and_gives_up_in_the_end() -> None:
     with pytest.raises(UserError, match="went away 2 times"):
         vms.run("start", restarts=1, keep=True)
     assert vms.done == ["create", "delete", "create", "delete"]
+
+
+def test_without_an_answer_nothing_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    vms = scripted(" ".join(["UNKNOWN"] * tpu_vm.TRIES), "")
+    with pytest.raises(UserError, match="gcloud gives no answer"):
+        vms.run("start", restarts=3, keep=False)
+    assert capsys.readouterr().out == "timed out\n" * tpu_vm.TRIES
+    assert not vms.done
 
 
 def test_a_refused_request_is_not_repeated() -> None:

@@ -14,7 +14,7 @@ from mmjax.config import Mesh
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.state import State, make_state
-from mmjax.types import UserError
+from mmjax.types import Unavailable, UserError
 
 # Of a restoring that failed on the way, Orbax leaves reads behind that find their event loop closed.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
@@ -198,6 +198,30 @@ def test_a_truncated_or_deleted_file_is_passed_over(damage, tmp_path):
         damage(path)
     checkpoints = Checkpoints(tmp_path)
     assert int(checkpoints.restore(shapes_of(state_of(0, WIDE))).step) == 3
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("the bucket is gone"),
+        ValueError("UNAVAILABLE: all connections broken; Error opening 4/state"),
+        OSError("HTTP 503: Service Unavailable"),
+    ],
+)
+def test_what_does_not_answer_is_no_damage(error, tmp_path, monkeypatch):
+    saved(tmp_path, (3, {}), (4, {})).close()
+    checkpoints = Checkpoints(tmp_path)
+
+    def read(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(checkpoints.reader, "restore", read)
+    with pytest.raises(Unavailable, match=r"checkpoints/4: could not be read just now: ") as told:
+        checkpoints.restore(shapes_of(state_of(0)))
+    assert told.value.status == 1 and checkpoints.steps() == [3, 4]
+    monkeypatch.undo()
+    assert int(checkpoints.restore(shapes_of(state_of(0))).step) == 4
     checkpoints.close()
 
 

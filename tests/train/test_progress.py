@@ -12,7 +12,7 @@ from mmjax.types import Feed
 
 
 class Clock:
-    """A step takes a second, of which it waits so long."""
+    """A step takes a second, of which it waits so long, and the first one a minute."""
 
     now = 0.0
 
@@ -31,7 +31,7 @@ def steps(
     shown = progress.Progress(Train(batch=4, log_every=5), metrics, 0, count, count, feed, Timeline(0.0))
     monkeypatch.setattr(metrics, "write_time", lambda step, figures: None, raising=False)
     for step in range(1, count + 1):
-        clock.now += 1
+        clock.now += 60 if step == 1 else 1
         feed.ready = step % 2
         for name, seconds in spent.items():
             feed.spend(name, seconds)
@@ -44,6 +44,7 @@ def steps(
 def test_the_input_is_in_the_figures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     first, second = steps(monkeypatch, 10, 0.125, 0.0, {"reading": 0.9})
     assert first["waiting_for_data"] == second["waiting_for_data"] == 0.125
+    assert first["pictures_per_second"] == second["pictures_per_second"] == 4.0
     assert (first["batches_ready"], second["batches_ready"]) == (0.6, 0.4)
     assert first["rejected_pictures"] == 5.0 and not {"wait", "transfer", "ready"} & first.keys()
     assert not caplog.records
