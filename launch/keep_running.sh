@@ -5,7 +5,7 @@
 #
 # Exit status: 0 done; 2 the user's mistake, which no restart mends; 143 after SIGTERM, also where the command saved and
 # ended with 0, so that whoever started this does not take a run that was cut short for a finished one; else the command's.
-# A training that saved and ended since another host was told to says so by 143, and is started again.
+# A training that saved and ended because another host was told to end exits with 143, and is started again.
 set -u
 export MMJAX_STOPPED_STATUS=143
 case ${1:-} in '' | *[!0-9]*) echo "keep_running.sh: first argument must be a number of restarts, not '${1:-}'" >&2; exit 2 ;; esac

@@ -125,7 +125,7 @@ class Launcher:
             status = self._wait()
         finally:
             for child in self.children:
-                with contextlib.suppress(ProcessLookupError):  # else it, or what it has started, is still there
+                with contextlib.suppress(ProcessLookupError):  # neither it nor what it started is left
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         for thread in outputs:

@@ -44,6 +44,8 @@ ACTIONS = {
     "delete": "give the TPUs back, which ends what they cost",
 }
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
+DONE, STOPPED = "0", "143"  # exit statuses of keep_running.sh
+ENDING = "ending"
 TRIES = 10  # of a question that gcloud fails to answer
 ABSENT, UNKNOWN = "ABSENT", "UNKNOWN"  # no queued resource; or it could not be asked just now
 # On every host; the folder is in the home.
@@ -137,16 +139,18 @@ class TpuVms:
         return self._told(done) or UNKNOWN
 
     def training(self) -> str:
-        """Of all hosts: none where one of them has no training, else running where one has, else an exit status.
+        """Of all hosts: an exit status, ENDING where some of them are done, none where one has no training, or running.
 
-        UNKNOWN where not all of them answer.
+        A host that gave up ends it for all. UNKNOWN where not all of them answer.
         """
         done = self.gcloud("ssh", self.name, "--worker=all", "--node=all", f"--command={STATUS}", read=True)
-        answers = self._told(done).split()
-        for answer in ("none", "running"):
-            if answer in answers:
+        answers, told = done.stdout.split(), self._told(done).split()
+        for answer in answers:
+            if answer.isdigit() and answer not in (DONE, STOPPED):
                 return answer
-        return next((answer for answer in answers if answer != "0"), "0") if answers else UNKNOWN
+        if DONE in answers:
+            return DONE if set(told) == {DONE} else ENDING
+        return next((answer for answer in ("none", "running", STOPPED) if answer in told), UNKNOWN)
 
     def _told(self, done: subprocess.CompletedProcess[str]) -> str:
         """What gcloud printed; nothing, and why, where it failed."""
@@ -225,11 +229,15 @@ class TpuVms:
         if not self.wait_until_active():
             return ""
         try:
-            if self.answered(self.training) != "running":
+            if self.answered(self.training) not in ("running", ENDING):
                 self.setup()
                 self.on_hosts(start)
+            ending = 0
             while self.state() not in (*GONE, ABSENT):
                 status = self.training()
+                ending = ending + 1 if status == ENDING else 0
+                if ending == TRIES:  # the steps are done, and what a host has left to do is no training
+                    return DONE
                 if status.isdigit() or self.dry_run:
                     return status if status.isdigit() else ""
                 if status == "none":  # a host was started anew, or one of them was told to end

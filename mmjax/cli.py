@@ -67,8 +67,8 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
 
     def run() -> int:
         processes.connect()
-        if not (command == "train" and processes.several()):  # there JAX hears it now, and tells all of them
-            signal.signal(signal.SIGTERM, end)
+        if command == "evaluate" or processes.connected() == 1:
+            signal.signal(signal.SIGTERM, end)  # else JAX, which connecting lets hear it, tells all that train
         try:
             return _run(list(argv))
         except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def planned(config: Config, wanted: Topology) -> Plan:
     if wanted.is_tpu:
         return compiled(config, wanted)
     plan = estimated(config, wanted)
-    if plan.hbm_bytes > wanted.chip.hbm_bytes:
+    if plan.hbm_bytes > estimate.USABLE * wanted.chip.hbm_bytes:
         raise _too_much(config, _placement(config, wanted), plan, plan.hbm_bytes // wanted.chip.devices)
     return plan
 
@@ -47,8 +47,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
     """The plan of a recipe's training step, compiled for TPUs.
 
     Raises:
-        UserError: for a mesh or a batch that does not fit the topology, a step that does not fit into memory, or one
-            that the compiler does not take.
+        UserError: for a mesh or a batch that does not fit the topology, or a step that does not fit into memory.
     """
     placement = _placement(config, wanted)
     draft = _estimated(config, wanted, placement)
@@ -59,7 +58,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_MUCH.search(str(error)):
             raise _too_much(config, placement, draft, _size(*filter(None, found.groups()))) from None
-        raise UserError(f"{wanted}: the compiler refuses the step: {str(error).splitlines()[0][:300]}") from error
+        raise
     took = time.perf_counter() - begin
     network, program = _network(wanted, placement), parse(text)
     plan = dataclasses.replace(

@@ -35,6 +35,7 @@ def connect() -> None:
     Raises:
         Unavailable: where it looks like a cluster whose processes cannot be reached.
     """
+    stopped_status()  # a mistake there is told before anything is done
     if os.environ.get(ALONE):
         return
     if os.environ.get("JAX_COORDINATOR_ADDRESS", "").startswith("127."):  # no proxy is asked for this machine
@@ -67,7 +68,15 @@ def _heartbeat() -> int:
 
 def stopped_status() -> int:
     """Exit status of a command that was told to end by SIGTERM, and did: 0, but where the launcher wants to know."""
-    return int(os.environ.get(STOPPED, "0"))
+    text = os.environ.get(STOPPED, "0")
+    if not text.isdecimal() or int(text) > 255:
+        raise UserError(f"{STOPPED}: must be an exit status from 0 to 255, not {text!r}")
+    return int(text)
+
+
+def connected() -> int:
+    """How many processes there are, without touching a device."""
+    return _cluster().num_processes or 1
 
 
 def several() -> bool:
@@ -123,9 +132,13 @@ def _next_key() -> str:
 
 
 def _client() -> Any:
+    return _cluster().client
+
+
+def _cluster() -> Any:
     from jax._src.distributed import global_state  # its key-value store has no other name
 
-    return global_state.client
+    return global_state
 
 
 def _wait_for(key: str) -> str:

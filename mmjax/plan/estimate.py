@@ -119,4 +119,5 @@ def _split_further(plan: Plan, state: int) -> str:
         if each % (fsdp * plan.mesh["model"]) == 0:
             data = each // (fsdp * plan.mesh["model"])
             return f"split them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={data}"
-    return f"they take {least} devices split over mesh.fsdp, where a slice has {each}: take a larger one"
+    room = each // plan.mesh["model"]
+    return f"they take {least} devices along mesh.fsdp, where a slice has room for {room}: take a larger one"

@@ -17,7 +17,8 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _AXIS = re.compile(r"'(\w+)'(?:=(\d+))?(?::\((\d+)\)(\d+))?")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
-_PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+_PERMUTED = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
+_PAIR = re.compile(r"\{(\d+),(\d+)\}")
 # Between slices TPUs send through their hosts, as in `_xla_megascale_target="{1,2}x{0:3}"`: slices, devices of each.
 _HOW = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
@@ -98,8 +99,8 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
     if kind not in _KINDS:
         return None
     group = _group(instruction.attributes, devices)
-    if len(set(group)) < 2:
-        return None  # alone, or sent to itself
+    if len(group) < 2:
+        return None
     whole = size(instruction.result)
     if instruction.operation in ("all-gather-start", "collective-permute-start"):
         whole = size(parts(instruction.result)[1])  # a tuple of what goes in, what comes out, and perhaps flags
@@ -112,8 +113,9 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
     """The first group of devices, written as lists, as a reshaped and transposed array, or as axes of a mesh."""
-    if pair := _PAIRS.search(attributes):
-        return int(pair[1]), int(pair[2])
+    if permuted := _PERMUTED.search(attributes):
+        pairs = [(int(one), int(other)) for one, other in _PAIR.findall(permuted[1])]
+        return next((pair for pair in pairs if pair[0] != pair[1]), ())  # the others keep what they have
     if iota := _IOTA.search(attributes):
         shape, sides = _numbers(iota[1]), _numbers(iota[2])
         ids = np.arange(math.prod(sides)).reshape(sides)

@@ -69,8 +69,12 @@ def search(
         tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(candidate.changes)}")
         try:
             found.append(Candidate(candidate.changes, compile_(changed, topology)))
-        except UserError as error:
-            found.append(Candidate(candidate.changes, None, str(error)))
+        except (
+            UserError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # also what the compiler, or its program, is not right for
+            found.append(Candidate(candidate.changes, None, str(error).splitlines()[0]))
     return sorted(found, key=lambda each: _rank(each.plan) if each.plan else (1.0, 0))
 
 

@@ -28,10 +28,11 @@ DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
 
 PATIENCE = 30.0  # seconds after which a disk or a bucket that does not answer is told of
 
-# Codes of TensorStore and gRPC, and what HTTP and sockets say; nothing that the path of a checkpoint may hold.
+# Codes of TensorStore and gRPC, what HTTP and sockets say; nothing that is likely in the path of a checkpoint.
 _PASSING = re.compile(
     r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|timed out|[Cc]onnection (?:reset|refused|closed|aborted|error)"
     r"|Service Unavailable|Too Many Requests|Internal Server Error|Bad Gateway|Gateway Time-?out"
+    r"|endpoint is not connected|Stale file handle|No route to host|Network is unreachable"  # of a mounted folder
 )
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class Checkpoints:
         raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}{anew}")
 
     def _tried(self, step: int, action: Callable[[], Any]) -> tuple[Any, str]:
-        """What an action returns, and what went wrong with it in any process, since what is damaged may be one's alone.
+        """What an action returns, and what went wrong with it in any process: one alone may read what is damaged.
 
         No process goes on before all of them have ended the action.
 

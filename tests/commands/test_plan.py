@@ -127,9 +127,9 @@ def test_slices_send_each_other_the_gradients() -> None:
     config = recipe("tiny", **{"mesh.fsdp": "4", "mesh.data": "1", "train.batch": "8"})
     plan = planning.compiled(config, topology.parse("2xv5e:2x2"))
     sent = sum(each.sent for each in plan.traffic if each.axes == "slice")
-    # Float32, half of a sum goes there and half back: of a quarter of the gradients where those of a slice were summed
-    # up by parts before, of all where arrays are so small that it is not worth it (and padded).
-    assert plan.parameters <= sent <= 1.5 * 4 * plan.parameters
+    # Float32, half of a sum goes there and half back. Arrays as small as these are not summed up by parts in each slice
+    # first, but sent whole by each device, and padded.
+    assert 0.75 * 4 * plan.parameters <= sent <= 1.5 * 4 * plan.parameters
     assert plan.seconds[DCN] == pytest.approx(sent / 3.125e9)
 
 

@@ -212,8 +212,9 @@ class Scripted(tpu_vm.TpuVms):
             if out in (tpu_vm.ABSENT, tpu_vm.UNKNOWN):
                 out, error, status = "", "NOT_FOUND" if out == tpu_vm.ABSENT else "timed out", 1
         elif command == tpu_vm.STATUS:
-            out = self.trainings.pop(0).replace(",", "\n")  # of one host after the other
-            status = int(not out)
+            answer = self.trainings.pop(0)
+            out = answer.rstrip("!").replace(",", "\n")  # of one host after the other
+            status = int(not out or answer.endswith("!"))
         elif name != "scp":
             self.done.append(name)
         if words and f"{name} fails" in self.done:
@@ -239,7 +240,11 @@ def scripted(states: str, trainings: str) -> Scripted:
         ("ACTIVE ACTIVE UNKNOWN ACTIVE ACTIVE", "running silent running 0", 0, "logs delete"),  # no answer is no loss
         ("ACTIVE ACTIVE ACTIVE ACTIVE", "running running,none 0,0", 0, "start logs delete"),  # a host was started anew
         ("ACTIVE ACTIVE ACTIVE ACTIVE", "running 0,running 0,0", 0, "logs delete"),
-        ("ACTIVE ACTIVE ACTIVE", "running 0,134", 134, "logs delete"),
+        ("ACTIVE ACTIVE ACTIVE", "running running,134", 134, "logs delete"),  # a host gave up
+        ("ACTIVE ACTIVE ACTIVE", "running running,2!", 2, "logs delete"),  # and another one does not answer
+        ("ACTIVE ACTIVE" + 10 * " ACTIVE", "running" + 10 * " 0,none", 0, "logs delete"),  # all is done
+        ("ACTIVE ACTIVE ACTIVE ACTIVE", "running 143,running 143,143", 143, "logs delete"),  # saving, told by `stop`
+        ("ACTIVE ACTIVE ACTIVE", "0,running 0,0", 0, "logs delete"),
         ("UNKNOWN ACTIVE ACTIVE ACTIVE", "silent running 0", 0, "logs delete"),  # nothing is set up under a training
     ],
 )  # fmt: skip

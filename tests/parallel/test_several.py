@@ -65,6 +65,13 @@ def test_one_process_does_everything_itself() -> None:
         processes.once(lambda: (_ for _ in ()).throw(UserError("no")))
 
 
+@pytest.mark.parametrize("status", ["yes", "-1", "256", ""])
+def test_a_status_that_is_none_is_told_before_anything_is_done(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMJAX_STOPPED_STATUS", status)
+    with pytest.raises(UserError, match="MMJAX_STOPPED_STATUS: must be an exit status from 0 to 255, not"):
+        processes.connect()
+
+
 def test_values_are_placed_as_they_are() -> None:
     placement = Placement(make_mesh(Mesh(2, 2, 2)))
     tree = {"a": np.arange(16.0, dtype=np.float32).reshape(8, 2), "b": np.int32(3)}

@@ -70,7 +70,7 @@ def test_the_largest_batch_fills_what_the_state_leaves() -> None:
         (
             {"parameters": 16 * GIB, "optimizer": 32 * GIB, "gradients": 16 * GIB},
             [],
-            "they take 17 devices split over mesh.fsdp, where a slice has 16: take a larger one",
+            "they take 17 devices along mesh.fsdp, where a slice has room for 8: take a larger one",
         ),
         (
             {"parameters": GIB, "gradients": GIB, "activations": 7 * GIB},

@@ -119,6 +119,7 @@ frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transf
 frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}
   %send.2 = (f32[6,5]{1,0}, u32[]{:S(2)}, token[]) send(%a, %after), channel_id=7, is_host_transfer=true, \
 frontend_attributes={_xla_megascale_target={{200000->100001}},_xla_megascale_transfer_type="ONE_TO_ONE"}
+  %swap = f32[6,5]{1,0} collective-permute(%a), channel_id=8, source_target_pairs={{0,0},{1,2},{2,1},{3,3}}
   ROOT %same = f32[6,5]{1,0} collective-permute(%a), channel_id=9, source_target_pairs={{0,0}}
 }
 """
@@ -130,6 +131,7 @@ def test_what_goes_from_slice_to_slice() -> None:
         Collective("all-reduce", 120, (0, 4, 8)),
         Collective("all-gather", 360, (0, 4, 8)),
         Collective("collective-permute", 120, (0, 4)),
+        Collective("collective-permute", 120, (1, 2)),
     ]
     with pytest.raises(ValueError, match="nothing of what slices send each other"):
         collectives(parse(PROGRAM), 6, slices=2)

@@ -67,7 +67,19 @@ def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() ->
     kinds = [(each.changes["model.attention"], each.changes["model.remat"]) for each in found]
     assert [kernel for kernel, _ in kinds] == ["splash"] * 4 + ["xla"] * 4
     assert {each.changes["mesh"] for each in found} == {Mesh(1, 4, 1)}
-    assert "100.0%" not in table(found) and table(found).splitlines()[1].split()[1] != "-"
+    with_memory = [float(line.split()[1].rstrip("%")) for line in table(found).splitlines()[1:]]
+    bounds = [float(line.split()[0].rstrip("%")) for line in table(found).splitlines()[1:]]
+    assert with_memory == pytest.approx(bounds[:4] + [bound / 2 for bound in bounds[4:]], abs=0.1)
+
+
+def test_what_the_compiler_refuses_is_told_and_the_others_stand() -> None:
+    def compile_(config: Config, topology: Topology) -> Plan:
+        if config.mesh.fsdp == 4:
+            raise RuntimeError("INTERNAL: no\nand why")
+        return plan(config, topology)
+
+    found = search(CONFIG, SLICE, 3, plan, compile_, lambda line: None)
+    assert [each.problem for each in found] == ["", "", "INTERNAL: no"]
 
 
 def test_batches_divide_into_the_parts_that_are_accumulated() -> None:
