@@ -73,6 +73,7 @@ def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--config.train.batch=" in found[0]["changes"] and "--config.mesh.fsdp=" in found[0]["changes"]
 
 
+@pytest.mark.slow
 def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -> None:
     h100 = topology.parse("h100:1")
     plain, again = (
