@@ -69,12 +69,8 @@ def search(
         tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(candidate.changes)}")
         try:
             found.append(Candidate(candidate.changes, compile_(changed, topology)))
-        except (
-            UserError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # also what the compiler, or its program, is not right for
-            found.append(Candidate(candidate.changes, None, str(error).splitlines()[0]))
+        except (UserError, ValueError, RuntimeError) as error:  # whatever it is, the others stand
+            found.append(Candidate(candidate.changes, None, (str(error) or type(error).__name__).splitlines()[0]))
     return sorted(found, key=lambda each: _rank(each.plan) if each.plan else (1.0, 0))
 
 
@@ -101,16 +97,10 @@ def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     meshes = [{"mesh": Mesh(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
     kinds: list[dict[str, Any]] = [{}]
     if isinstance(config.model, MaskedGenerator | VisionLanguage):
-        keeps: list[dict[str, Any]] = [
-            {"model.remat": True, "model.remat_policy": policy} for policy in ("nothing", "attention", "products")
-        ]
-        tried = [
-            kernel for kernel in ("splash" if topology.is_tpu else "cudnn", "xla") if kernel in kernels(config.model)
-        ]
-        kinds = [
-            {**keep, "model.attention": kernel}
-            for keep, kernel in itertools.product([{"model.remat": False}, *keeps], tried)
-        ]
+        keeps: list[dict[str, Any]] = [{"model.remat": False}]
+        keeps += [{"model.remat": True, "model.remat_policy": name} for name in ("nothing", "attention", "products")]
+        tried = {"splash" if topology.is_tpu else "cudnn", "xla"} & set(kernels(config.model))
+        kinds = [{**keep, "model.attention": kernel} for keep, kernel in itertools.product(keeps, sorted(tried))]
     once = topology.devices * config.optimizer.accumulate
     batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
     for mesh, kind, batch in itertools.product(meshes, kinds, batches):
