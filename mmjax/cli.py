@@ -65,7 +65,10 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
     def end(number: int, frame: Any) -> None:
         sys.exit(processes.stopped_status())
 
+    ordinary = {0, 128 + signal.SIGINT}  # exit statuses after which nobody is left waiting
+
     def run() -> int:
+        ordinary.add(processes.stopped_status())
         processes.connect()
         if command == "evaluate" or processes.connected() == 1:
             signal.signal(signal.SIGTERM, end)  # else JAX, which connecting lets hear it, tells all that train
@@ -86,7 +89,7 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
     except Exception:
         traceback.print_exc()
         status = 1
-    if status not in (0, processes.stopped_status(), 128 + signal.SIGINT):
+    if status not in ordinary:
         processes.leave(status)
     return status
 

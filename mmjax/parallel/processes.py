@@ -35,7 +35,6 @@ def connect() -> None:
     Raises:
         Unavailable: where it looks like a cluster whose processes cannot be reached.
     """
-    stopped_status()  # a mistake there is told before anything is done
     if os.environ.get(ALONE):
         return
     if os.environ.get("JAX_COORDINATOR_ADDRESS", "").startswith("127."):  # no proxy is asked for this machine

@@ -145,9 +145,7 @@ def table(found: list[Candidate]) -> str:
                 f"{plan.hbm_bytes / 2**30:>6.2f} GiB {plan.batch / plan.step_seconds:>11,.0f}  {options}"
             )
         else:
-            lines.append(
-                f"{'-':>12} {'-':>9} {'-':>10} {'-':>10} {'-':>11}  {describe(candidate.changes)}: {candidate.problem}"
-            )
+            lines.append(f"{'-':>12} {'-':>9} {'-':>10} {'-':>10} {'-':>11}  {options}: {candidate.problem}")
     return "\n".join(lines)
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import logging
 import math
-import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +17,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
 from mmjax.parallel import processes
-from mmjax.train import fingerprint
+from mmjax.train import fingerprint, storage
 from mmjax.train.state import State
 from mmjax.types import Params, Unavailable, UserError, leaf_name
 
 FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
 DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
-
-PATIENCE = 30.0  # seconds after which a disk or a bucket that does not answer is told of
-
-# Codes of TensorStore and gRPC, what HTTP and sockets say; nothing that is likely in the path of a checkpoint.
-_PASSING = re.compile(
-    r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|timed out|[Cc]onnection (?:reset|refused|closed|aborted|error)"
-    r"|Service Unavailable|Too Many Requests|Internal Server Error|Bad Gateway|Gateway Time-?out"
-    r"|endpoint is not connected|Stale file handle|No route to host|Network is unreachable"  # of a mounted folder
-)
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +52,7 @@ class Checkpoints:
             )
         uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compressing takes cores from the steps
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
-        with _quiet(), _opening(self.path):
+        with _quiet(), storage.opening(self.path):
             options = ocp.CheckpointManagerOptions(
                 best_fn=self._goodness if self.best else None,  # without it Orbax forgets figures with the process
                 best_mode="max",
@@ -113,7 +102,7 @@ class Checkpoints:
             )
         figures = {name: value for name, value in figures.items() if math.isfinite(value)}
         metrics = figures if self.best in figures else None
-        with _one_line(self.path):
+        with storage.writing(self.path):
             self.manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints})),
@@ -148,7 +137,7 @@ class Checkpoints:
         candidates = [self._known(step)] if step is not None else self._all_known()
         problems: dict[int, str] = {}
         for candidate in candidates:
-            with _patient(self.path / str(candidate)):
+            with storage.patient(self.path / str(candidate)):
                 found, problem = self._tried(candidate, functools.partial(read, candidate))
                 if not problem:
                     found, problem = self._tried(candidate, functools.partial(check, found))
@@ -173,14 +162,14 @@ class Checkpoints:
         Raises:
             Unavailable: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
         """
-        value, problem, passing = None, "", False
+        value, problem, transient = None, "", False
         try:
             value = action()
         except Exception as error:  # whatever Orbax makes of damaged files
-            problem, passing = _first_line(error), _passing(error)
-        told = [each for each in processes.gathered([problem, passing]) if each[0]]
-        for why, passes in told:
-            if passes:
+            problem, transient = storage.first_line(error), storage.transient(error)
+        told = [each for each in processes.gathered([problem, transient]) if each[0]]
+        for why, transient in told:
+            if transient:
                 raise Unavailable(f"{self.path}/{step}: could not be read just now: {why}")
         return value, told[0][0] if told else ""
 
@@ -261,11 +250,11 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until all is on the disk."""
-        with _one_line(self.path):
+        with storage.writing(self.path):
             self.manager.wait_until_finished()
 
     def close(self) -> None:
-        with _one_line(self.path):
+        with storage.writing(self.path):
             self.manager.close()
             self.reader.close()
 
@@ -310,44 +299,6 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-@contextmanager
-def _patient(path: epath.Path) -> Iterator[None]:
-    """Tells once where what is done here takes long."""
-    late = threading.Timer(PATIENCE, logger.warning, ("%s: not read after %.0f s; still trying", path, PATIENCE))
-    late.daemon = True
-    late.start()
-    try:
-        yield
-    finally:
-        late.cancel()
-
-
-@contextmanager
-def _opening(path: epath.Path) -> Iterator[None]:
-    try:
-        with _patient(path):
-            yield
-    except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
-        missing = isinstance(error, ImportError)  # Orbax asks Google's own library what kind of bucket it is
-        advice = "; pip install '.[gcs]' brings what a bucket needs" if missing else ""
-        kind = Unavailable if _passing(error) else UserError
-        raise kind(f"{path}: the checkpoints cannot be opened: {_first_line(error)}{advice}") from error
-
-
-@contextmanager
-def _one_line(path: epath.Path) -> Iterator[None]:
-    """Turns a failed write, a full disk above all, into one line. What was committed before stays whole."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = _first_line(error)
-        advice = "free some space" if "space" in reason.lower() else "mend that"
-        raise (Unavailable if _passing(error) else UserError)(
-            f"{path}: the checkpoint could not be written ({reason}); {advice} and start again, "
-            "training goes on from the last whole checkpoint"
-        ) from error
-
-
 def _compared_params(read: dict[str, Any]) -> Params:
     """The parameters that were read, whose fingerprints are those that were written."""
     told = read.pop(FINGERPRINTS, None)
@@ -376,13 +327,3 @@ def _fields(state: State) -> dict[str, Any]:
 def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _passing(error: BaseException) -> bool:
-    """Whether a network, a bucket or another process did not answer, which may be over when it is tried again."""
-    return isinstance(error, ConnectionError | TimeoutError) or bool(_PASSING.search(str(error)))
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line.partition(" See full TensorStore details")[0][:1000]

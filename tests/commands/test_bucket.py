@@ -20,7 +20,7 @@ import logging, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from mmjax.config import Mesh
 from mmjax.parallel import Placement, make_mesh
-from mmjax.train import checkpoint
+from mmjax.train import checkpoint, storage
 from mmjax.train.state import make_state
 from mmjax.types import UserError
 
@@ -29,7 +29,7 @@ def state_of(step):
     return state.replace(step=jnp.int32(step))
 
 logging.basicConfig(format="%(message)s")
-checkpoint.PATIENCE, steps = float(sys.argv[1]), map(int, sys.argv[2:])
+storage.PATIENCE, steps = float(sys.argv[1]), map(int, sys.argv[2:])
 whole = Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])).whole
 shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_of(0))
 try:

@@ -66,10 +66,10 @@ def test_one_process_does_everything_itself() -> None:
 
 
 @pytest.mark.parametrize("status", ["yes", "-1", "256", ""])
-def test_a_status_that_is_none_is_told_before_anything_is_done(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_that_is_none(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMJAX_STOPPED_STATUS", status)
     with pytest.raises(UserError, match="MMJAX_STOPPED_STATUS: must be an exit status from 0 to 255, not"):
-        processes.connect()
+        processes.stopped_status()
 
 
 def test_values_are_placed_as_they_are() -> None:
