@@ -29,12 +29,12 @@ import orbax.checkpoint as ocp
 ROOT = Path(__file__).parents[1]
 EVENTS = ("kill", "terminate", "stop", "flip")
 STEPS = 24
-RECIPE = (
+CONFIG = (
     "--config=configs/scenes_direct.py:tiny",
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=4",
     "--config.train.evaluate_every=12",
-    "--config.train.best=",
+    "--config.train.best_metric=",
 )
 HEARTBEAT = 10  # seconds after which a process that was stopped is taken for dead
 LONGEST = 1800  # seconds of one run
@@ -91,7 +91,7 @@ def start(workdir: Path) -> subprocess.Popen[str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, "-m", "mmjax", "train", *RECIPE, f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "mmjax", "train", *CONFIG, f"--workdir={workdir}"]
     launcher = [
         sys.executable,
         str(ROOT / "launch" / "processes.py"),

@@ -1,8 +1,8 @@
-"""Pictures a second from COCO's JPEGs to training batches, beside other ways to make them, on this machine.
+"""Images a second from COCO's JPEGs to training batches, beside other ways to make them, on this machine.
 
     python benchmarks/input.py [FOLDER] [--rounds N] [--seconds S]
 
-FOLDER is a COCO folder; without it pictures of 640 x 480 are made. Every way reads the files, brings the short
+FOLDER is a COCO folder; without it images of 640 x 480 are made. Every way reads the files, brings the short
 side to 293 pixels, crops 256 x 256 at random, mirrors half of them and gives float32 batches of 32:
 
     mmjax     training_batches, with captions and their tokens
@@ -11,8 +11,8 @@ side to 293 pixels, crops 256 x 256 at random, mirrors half of them and gives fl
     decode    nothing but libjpeg-turbo, at the smallest scale above 293 pixels, a thread a core: the ceiling
 
 They take turns, some seconds each, so that what else the machine does disturbs all alike; a turn begins once the
-batches that the one before makes ahead are made. Told are the medians over the rounds: pictures a second, the time that
-the cores spent on a picture (which hardly depends on what else runs), and both as ratios to mmjax's. At last the mean
+batches that the one before makes ahead are made. Told are the medians over the rounds: images a second, the time that
+the cores spent on an image (which hardly depends on what else runs), and both as ratios to mmjax's. At last the mean
 difference of mmjax's pixels from a full decode with antialiased resize.
 """
 
@@ -30,12 +30,12 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from PIL import Image
-from token_cache import make_pictures
+from token_cache import make_images
 
 from mmjax import data
 from mmjax.config import Config, resolve
 from mmjax.data.decoding import cores
-from mmjax.data.picture import decode
+from mmjax.data.image import decode
 from mmjax.data.resize import crop_window, resized_crop
 
 RESIZE, SIZE, BATCH, AHEAD = 293, 256, 32, 5
@@ -49,7 +49,7 @@ def mmjax_batches(config: Config) -> Iterator[np.ndarray]:
         yield batch["image"]
 
 
-class Pictures:
+class Images:
     """A data set as PyTorch wants it; the transforms are those of torchvision, written out."""
 
     def __init__(self, paths: list[Path]) -> None:
@@ -76,7 +76,7 @@ class Pictures:
 def torch_batches(paths: list[Path]) -> Iterator[object]:
     from torch.utils.data import DataLoader
 
-    yield from DataLoader(Pictures(paths), BATCH, num_workers=cores(), drop_last=True, multiprocessing_context="fork")
+    yield from DataLoader(Images(paths), BATCH, num_workers=cores(), drop_last=True, multiprocessing_context="fork")
 
 
 def tensorflow_batches(paths: list[Path]) -> Iterator[np.ndarray]:
@@ -121,7 +121,7 @@ def cpu_seconds() -> float:
 
 
 def measure(batches: Iterator[object], seconds: float) -> tuple[float, float]:
-    """Pictures a second, and CPU seconds a picture, after those that are made ahead."""
+    """Images a second, and CPU seconds an image, after those that are made ahead."""
     for _ in range(AHEAD):
         next(batches)
     cpu, begin, count = cpu_seconds(), time.perf_counter(), 0
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        root = arguments.folder or str(make_pictures(Path(temporary) / "coco"))
+        root = arguments.folder or str(make_images(Path(temporary) / "coco"))
         split = "train2017" if (Path(root) / "train2017").is_dir() else "val2017"
         paths = sorted((Path(root) / split).glob("*.jpg"))
         fields = {"source": "coco_folder", "root": root, "train_split": split, "size": SIZE, "flip": True}
@@ -176,21 +176,21 @@ def main() -> None:
             "tf.data": lambda: tensorflow_batches(paths),
             "decode": lambda: decoded_batches(paths),
         }
-        figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        metrics: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         running = {name: make() for name, make in ways.items()}
         for _ in range(arguments.rounds):
             for name in list(running):
                 try:
-                    figures[name].append(measure(running[name], arguments.seconds))
+                    metrics[name].append(measure(running[name], arguments.seconds))
                 except ImportError as error:
                     print(f"{name}: left out, {error}")
-                    del running[name], figures[name]
+                    del running[name], metrics[name]
         print(
-            f"{len(paths):,} pictures of {split}, {cores()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s"
+            f"{len(paths):,} images of {split}, {cores()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s"
         )
-        print(f"{'':8}{'pictures/s':>12}{'mmjax is':>10}{'CPU ms':>10}{'mmjax is':>10}")
+        print(f"{'':8}{'images/s':>12}{'mmjax is':>10}{'CPU ms':>10}{'mmjax is':>10}")
         middle = {
-            name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in figures.items()
+            name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in metrics.items()
         }
         for name, (rate, cpu) in middle.items():
             times, saves = middle["mmjax"][0] / rate, cpu / middle["mmjax"][1]

@@ -1,9 +1,9 @@
-"""What a closed form reaches in retrieval: ridge regression from colors and edges of pictures to words of captions.
+"""What a closed form reaches in retrieval: ridge regression from colors and edges of images to words of captions.
 
     python benchmarks/linear_retrieval.py FOLDER
 
-Prints R@5 on the evaluation pictures of `configs/coco_contrastive.py:size=64` for some strengths of the penalty, judged
-by the evaluator that judges models. Where a model that is trained on as few pictures stays behind, it has learned them
+Prints R@5 on the evaluation images of `configs/coco_contrastive.py:size=64` for some strengths of the penalty, judged
+by the evaluator that judges models. Where a model that is trained on as few images stays behind, it has learned them
 by heart.
 """
 
@@ -17,19 +17,19 @@ import cv2
 import numpy as np
 
 from mmjax import data
-from mmjax.config import Config, load_recipe
+from mmjax.config import Config, load_config
 from mmjax.evaluate.retrieval import retrieval
 from mmjax.types import Batch
 
-RECIPE = "configs/coco_contrastive.py:size=64"
+CONFIG = "configs/coco_contrastive.py:size=64"
 PENALTIES = (1000, 3000, 10_000, 30_000)
-PARTS = 4  # of each side of a picture
+PARTS = 4  # of each side of an image
 BRIGHT, HUES, DIRECTIONS = 4, 8, 9
 COMMON = {"a", "an", "and", "are", "at", "by", "for", "in", "is", "it", "of", "on", "that", "the", "this", "to", "with"}
 
 
 def features(image: np.ndarray) -> np.ndarray:
-    """Of a picture, float32 [y, x, 3] from -1 to 1: mean and deviation of its parts' colors, its colors, its edges."""
+    """Of an image, float32 [y, x, 3] from -1 to 1: mean and deviation of its parts' colors, its colors, its edges."""
     lab = cv2.cvtColor((image + 1) / 2, cv2.COLOR_RGB2Lab)
     side = len(lab) // PARTS
     parts = lab.reshape(PARTS, side, PARTS, side, 3).swapaxes(1, 2).reshape(PARTS**2, side**2, 3)
@@ -50,7 +50,7 @@ def words(caption: str) -> set[str]:
 
 
 def batches_of(config: Config, split: str) -> Callable[[], Iterable[Batch]]:
-    """Of the center crops of all pictures of a split."""
+    """Of the center crops of all images of a split."""
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, evaluation_split=split))
     source = data.open_source(config.data, training=False, seed=config.seed)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 400))
@@ -60,7 +60,7 @@ def batches_of(config: Config, split: str) -> Callable[[], Iterable[Batch]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="a COCO folder")
-    config = load_recipe(RECIPE, {"data.root": parser.parse_args().folder})
+    config = load_config(CONFIG, {"data.root": parser.parse_args().folder})
     x, captions = [], []
     for batch in batches_of(config, config.data.train_split)():
         for i in np.flatnonzero(batch["mask"]):
@@ -87,8 +87,8 @@ def main() -> None:
             seen = (np.array([features(image) for image in batch["image"]]) - mean) / deviation
             return {"image_embedding": unit(seen @ weights), "text_embedding": said(map(words, batch["text"]))}
 
-        figures = dict(retrieval(predict, batches_of(config, config.data.evaluation_split)))
-        told = ", ".join(f"{name} {figure:.3f}" for name, figure in figures.items() if name.endswith("r5"))
+        metrics = dict(retrieval(predict, batches_of(config, config.data.evaluation_split)))
+        told = ", ".join(f"{name} {metric:.3f}" for name, metric in metrics.items() if name.endswith("r5"))
         print(f"penalty {penalty:,}: {told}")
 
 

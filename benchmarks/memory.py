@@ -1,8 +1,8 @@
-"""Memory of this process after each of 20 epochs of pictures, which should not grow (Linux).
+"""Memory of this process after each of 20 epochs of images, which should not grow (Linux).
 
     python benchmarks/memory.py [FOLDER] [--epochs N] [--size PIXELS]
 
-FOLDER is a COCO folder; without it pictures of 640 x 480 are made. Batches of 32 are made and dropped.
+FOLDER is a COCO folder; without it images of 640 x 480 are made. Batches of 32 are made and dropped.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from token_cache import make_pictures
+from token_cache import make_images
 
 from mmjax import data
 from mmjax.config import resolve
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        root = arguments.folder or str(make_pictures(Path(temporary) / "coco"))
+        root = arguments.folder or str(make_images(Path(temporary) / "coco"))
         split = "train2017" if (Path(root) / "train2017").is_dir() else "val2017"
         fields = {"source": "coco_folder", "root": root, "train_split": split, "size": arguments.size, "flip": True}
         config = resolve({"data": fields, "train": {"batch": BATCH, "steps": 1}})
@@ -43,7 +43,7 @@ def main() -> None:
                 seen += len(next(batches)["id"])
             series.append(resident())
         batches.close()  # type: ignore[attr-defined]
-    print(f"{source.size} pictures of {split} at {arguments.size} pixels, MB before and after each epoch:")
+    print(f"{source.size} images of {split} at {arguments.size} pixels, MB before and after each epoch:")
     print(" ".join(f"{value:.0f}" for value in series))
     print(f"from the third epoch to the last {series[-1] - series[3]:+.1f} MB, at most {max(series[3:]):.0f} MB")
 

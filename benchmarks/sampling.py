@@ -1,4 +1,4 @@
-"""Seconds to draw 16 pictures with a masked generator after compilation, with and without guidance.
+"""Seconds to draw 16 images with a masked generator after compilation, with and without guidance.
 
     python benchmarks/sampling.py --model=runs/quickstart/model
 
@@ -14,13 +14,13 @@ from mmjax.export import GenerativeModel
 COUNT, REPEATS = 16, 5
 
 
-def seconds(model: GenerativeModel, guidance: float, steps: int, revisions: int) -> float:
+def seconds(model: GenerativeModel, guidance: float, steps: int, refinement_steps: int) -> float:
     """The best of several, after one that compiles."""
     prompts = ["a red circle moving left" if model.config.data.frames > 1 else "a red ring above a blue square"] * COUNT
     times = []
     for seed in range(REPEATS + 1):
         start = time.perf_counter()
-        model.generate(prompts, seed=seed, guidance=guidance, steps=steps, revisions=revisions)
+        model.generate(prompts, seed=seed, guidance=guidance, steps=steps, refinement_steps=refinement_steps)
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
@@ -31,12 +31,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     model = mmjax.load(arguments.model)
-    revisions = model.config.sampling.revisions
+    refinement_steps = model.config.sampling.refinement_steps
     times = {}
-    for name, guidance, extra in (("unguided", 1.0, 0), ("guided", 2.0, 0), ("guided and revised", 2.0, revisions)):
+    for name, guidance, extra in (
+        ("unguided", 1.0, 0),
+        ("guided", 2.0, 0),
+        ("guided and revised", 2.0, refinement_steps),
+    ):
         times[name] = seconds(model, guidance, arguments.steps, extra)
         print(
-            f"{COUNT} pictures, {arguments.steps} steps and {extra} revisions, {name}: {times[name]:.2f} s", flush=True
+            f"{COUNT} images, {arguments.steps} steps and {extra} refinement_steps, {name}: {times[name]:.2f} s",
+            flush=True,
         )
     print(f"ratio guided / unguided: {times['guided'] / times['unguided']:.2f}")
 

@@ -1,7 +1,7 @@
 """How much saving delays the next step: the copy to the disk should go on behind it.
 
     python benchmarks/saving.py                                      300M parameters: 16 GB of memory, 8 GB of disk
-    python benchmarks/saving.py --layers=1 --batch=8 --accumulate=1  in a minute, to see that it works
+    python benchmarks/saving.py --layers=1 --batch=8 --grad_accum_steps=1  in a minute, to see that it works
 
 A direct generator with Adam is trained as `mmjax train` does. Now and then it is saved: the state's fingerprints are
 computed, the arrays copied to the host where they are not there already, and written while the next steps run. The
@@ -23,8 +23,8 @@ from pathlib import Path
 import jax
 
 from mmjax import data
-from mmjax.commands import trainer, wiring
 from mmjax.config import resolve
+from mmjax.engine import setup, trainer
 from mmjax.train.checkpoint import Checkpoints
 
 WIDTH = 1024
@@ -46,18 +46,18 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
     model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": arguments.layers}
     model |= {"reference": False, "convolution": "matmul"}
     train = {"batch": arguments.batch, "steps": 1000}
-    optimizer = {"accumulate": arguments.accumulate}
+    optimizer = {"grad_accum_steps": arguments.accumulate}
     config = resolve({"model": model, "data": {"size": 32}, "train": train, "optimizer": optimizer})
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
-    parts = wiring.build(config)
+    parts = setup.build(config)
     training = trainer.build_training(parts, config.train.steps)
     state = training.make_state()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{count / 1e6:.0f}M parameters, batches of {arguments.batch}", flush=True)
     checkpoints = Checkpoints(folder, keep=1, best="")
     usual, delayed = [], []
-    with wiring.closing(data.training_batches(source, tokenizer, config)) as batches:
+    with setup.closing(data.training_batches(source, tokenizer, config)) as batches:
 
         def step(save: bool) -> float:
             nonlocal state

@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py FOLDER [--rounds N]
 
-FOLDER is made if it is not there: a COCO folder of 120,000 pictures of 64 x 48 pixels (hard links to 1,000 different
-files) with 600,000 captions as long as COCO's, another of 200,000 pictures with a million, and what mmjax prepare --to
-makes of both. About 2 GB; kept for the next time. Each figure is the median over N fresh processes, of the time that
+FOLDER is made if it is not there: a COCO folder of 120,000 images of 64 x 48 pixels (hard links to 1,000 different
+files) with 600,000 captions as long as COCO's, another of 200,000 images with a million, and what mmjax prepare --to
+makes of both. About 2 GB; kept for the next time. Each metric is the median over N fresh processes, of the time that
 passed and of the CPU seconds, all threads together, which hardly depend on what else the machine does:
 
     open        from the call of open_source, mmjax imported before, to the source: the index
@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 SIZES = {"coco": 120_000, "million": 200_000}
-PICTURES, CAPTIONS, WORDS = 1000, 5, 11  # different pictures; captions a picture, words a caption: 52 letters, as COCO
+IMAGES, CAPTIONS, WORDS = 1000, 5, 11  # different images; captions an image, words a caption: 52 letters, as COCO
 COLUMNS = ("open", "first", "next", "command")
 
 PROGRAM = """
@@ -63,22 +63,22 @@ print(json.dumps(row | {"memory": [memory, memory]}))
 """
 
 
-def make(folder: Path, pictures: int) -> None:
-    """A COCO folder; the files lie there PICTURES times, and are linked."""
+def make(folder: Path, images: int) -> None:
+    """A COCO folder; the files lie there IMAGES times, and are linked."""
     root = folder / "coco"
     (root / "annotations").mkdir(parents=True)
-    rng = random.Random(pictures)
+    rng = random.Random(images)
     words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(1, 7))) for _ in range(5000)]
-    for split, count in (("train2017", pictures), ("val2017", 100)):
+    for split, count in (("train2017", images), ("val2017", 100)):
         (root / split).mkdir()
-        for i in range(min(PICTURES, count)):
+        for i in range(min(IMAGES, count)):
             pixels = np.random.default_rng(i).integers(0, 256, (6, 8, 3), np.uint8)
             file = io.BytesIO()
             Image.fromarray(pixels).resize((64, 48)).save(file, "JPEG")
             (root / split / f"{i:012d}.jpg").write_bytes(file.getvalue())
-        for i in range(PICTURES, count):
-            os.link(root / split / f"{i % PICTURES:012d}.jpg", root / split / f"{i:012d}.jpg")
-        images = [
+        for i in range(IMAGES, count):
+            os.link(root / split / f"{i % IMAGES:012d}.jpg", root / split / f"{i:012d}.jpg")
+        entries = [
             {"license": 3, "file_name": f"{i:012d}.jpg", "coco_url": f"http://images.cocodataset.org/{i:012d}.jpg",
              "height": 48, "width": 64, "date_captured": "2013-11-14 17:02:52", "id": i}
             for i in range(count)
@@ -87,15 +87,14 @@ def make(folder: Path, pictures: int) -> None:
             {"image_id": i % count, "id": i, "caption": " ".join(rng.choices(words, k=WORDS))}
             for i in range(CAPTIONS * count)
         ]
-        tree = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
+        tree = {"info": {}, "licenses": [], "images": entries, "annotations": annotations}
         (root / "annotations" / f"captions_{split}.json").write_text(json.dumps(tree))
 
 
 def prepare(folder: Path) -> None:
-    """What a command would do beforehand: the text tokenizer, and the shards, here without decoding every picture."""
+    """What a command would do beforehand: the text tokenizer, and the shards, here without decoding every image."""
     from mmjax import data
     from mmjax.config import resolve
-    from mmjax.data import shrink
 
     shrink.shrink = lambda content, name, resize: content
     config = resolve({"data": {"source": "coco_folder", "root": str(folder / "coco")}, "train": {"steps": 1}})
@@ -115,27 +114,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     cases = []
-    for name, pictures in SIZES.items():
+    for name, images in SIZES.items():
         folder = arguments.folder / name
-        for step, run in (("made", functools.partial(make, pictures=pictures)), ("prepared", prepare)):
+        for step, run in (("made", functools.partial(make, images=images)), ("prepared", prepare)):
             if not (folder / f".{step}").exists():
                 begin = time.time()
                 run(folder)
                 (folder / f".{step}").touch()
                 print(f"{folder}: {step} in {time.time() - begin:.0f} s")
-        cases += [(pictures, "coco_folder", folder / "coco"), (pictures, "coco_prepared", folder / "prepared")]
+        cases += [(images, "coco_folder", folder / "coco"), (images, "coco_prepared", folder / "prepared")]
     rows: dict[tuple[int, str], list[dict[str, list[float]]]] = {case[:2]: [] for case in cases}
     for _ in range(arguments.rounds):
-        for pictures, source, root in cases:
-            rows[pictures, source].append(measure(source, root))
-    print(f"{'pictures':>10}{'captions':>11} {'passed, CPU':14}" + "".join(f"{c:>16}" for c in COLUMNS) + "    memory")
-    for (pictures, source), told in rows.items():
+        for images, source, root in cases:
+            rows[images, source].append(measure(source, root))
+    print(f"{'images':>10}{'captions':>11} {'passed, CPU':14}" + "".join(f"{c:>16}" for c in COLUMNS) + "    memory")
+    for (images, source), told in rows.items():
         middle = {
             name: [statistics.median(column) for column in zip(*(row[name] for row in told), strict=True)]
             for name in (*COLUMNS, "memory")
         }
-        figures = "".join(f"{middle[name][0]:8.2f}s{middle[name][1]:6.2f}s" for name in COLUMNS)
-        print(f"{pictures:10,}{CAPTIONS * pictures:11,} {source:14}{figures}{middle['memory'][0]:7.0f} MB")
+        metrics = "".join(f"{middle[name][0]:8.2f}s{middle[name][1]:6.2f}s" for name in COLUMNS)
+        print(f"{images:10,}{CAPTIONS * images:11,} {source:14}{metrics}{middle['memory'][0]:7.0f} MB")
 
 
 if __name__ == "__main__":

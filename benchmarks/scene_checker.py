@@ -1,6 +1,6 @@
-"""How often the checkers of scenes are right: on the renderer's own pictures and clips, disturbed ones, and false ones.
+"""How often the checkers of scenes are right: on the renderer's own images and clips, disturbed ones, and false ones.
 
-python benchmarks/scene_checker.py --pictures=2000 --clips=1000
+python benchmarks/scene_checker.py --images=2000 --clips=1000
 """
 
 import argparse
@@ -22,22 +22,22 @@ Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 FRAMES = 8
 
 
-def plain(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return picture
+def plain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return image
 
 
-def noise(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.clip(np.rint(picture + rng.normal(0, 10, picture.shape)), 0, 255).astype(np.uint8)
+def noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(np.rint(image + rng.normal(0, 10, image.shape)), 0, 255).astype(np.uint8)
 
 
-def jpeg(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=75)
+    Image.fromarray(image).save(buffer, "JPEG", quality=75)
     return np.asarray(Image.open(buffer))
 
 
-def blur(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(2)))
+def blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
 
 
 def falsify(caption: str, rng: np.random.Generator) -> str:
@@ -80,16 +80,16 @@ def falsify_clip(clip: np.ndarray, scene: motion.Moving, rng: np.random.Generato
     return changed
 
 
-def judge_pictures(change: Change, size: int, determined: bool, count: int) -> None:
+def judge_images(change: Change, size: int, fully_specified: bool, count: int) -> None:
     rng = np.random.default_rng(0)
     right, fooled, begin = 0, 0, time.perf_counter()
     for i in range(count):
-        picture, caption = example(i, size, 1, determined, held_out=i % 2 == 0)
-        picture = change(picture, rng)
-        right += judge(picture, caption).all
-        fooled += judge(picture, falsify(caption, rng)).all
+        image, caption = example(i, size, 1, fully_specified, held_out=i % 2 == 0)
+        image = change(image, rng)
+        right += judge(image, caption).all
+        fooled += judge(image, falsify(caption, rng)).all
     spent = (time.perf_counter() - begin) / count / 2 * 1e3
-    mode = "determined" if determined else "open"
+    mode = "fully_specified" if fully_specified else "open"
     print(
         f"{change.__name__:>6} {size:4d} {mode:>11}: {right / count:.4f}  {fooled / count:.4f}  {spent:.1f}", flush=True
     )
@@ -112,16 +112,16 @@ def judge_clips(change: Change, size: int, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000, help="for each row; half of them held out; 0: none")
+    parser.add_argument("--images", type=int, default=2000, help="for each row; half of them held out; 0: none")
     parser.add_argument("--clips", type=int, default=1000, help=f"of {FRAMES} frames, likewise")
     given = parser.parse_args()
     cases: list[tuple[Change, int]] = [(change, size) for change in (plain, noise, jpeg) for size in (32, 64, 128)]
     cases.append((blur, 32))
-    if given.pictures:
-        print("disturbed by, pixels, mode: share right in all; share of false captions called true; ms a picture")
+    if given.images:
+        print("disturbed by, pixels, mode: share right in all; share of false captions called true; ms an image")
         for change, size in cases:
-            for determined in (True, False):
-                judge_pictures(change, size, determined, given.pictures)
+            for fully_specified in (True, False):
+                judge_images(change, size, fully_specified, given.images)
     if given.clips:
         print(
             "clips, disturbed by, pixels: share right in all; of false captions, of false clips called true; ms a clip"

@@ -1,8 +1,8 @@
-"""Batches a second from cached tokens beside those from decoding pictures, on this machine.
+"""Batches a second from cached tokens beside those from decoding images, on this machine.
 
     python benchmarks/token_cache.py [FOLDER]
 
-Takes a COCO folder's validation pictures at 256 pixels, or makes as many JPEG pictures of 640 x 480 as it needs, and
+Takes a COCO folder's validation images at 256 pixels, or makes as many JPEG images of 640 x 480 as it needs, and
 codes of 16 x 16 from 1,024 for them; the values do not matter to the speed. Prints both rates and their ratio.
 """
 
@@ -18,23 +18,21 @@ from PIL import Image
 from mmjax import data
 from mmjax.config import Config, resolve
 
-SIZE, BATCH, BATCHES, PICTURES = 256, 64, 8, 512
+SIZE, BATCH, BATCHES, IMAGES = 256, 64, 8, 512
 
 
-def make_pictures(root: Path) -> Path:
-    """A COCO folder of smooth pictures with some noise, five captions each."""
+def make_images(root: Path) -> Path:
+    """A COCO folder of smooth images with some noise, five captions each."""
     rng = np.random.default_rng(0)
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
-    for n in range(PICTURES):
-        picture = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).resize(
+    for n in range(IMAGES):
+        image = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).resize(
             (640, 480), Image.Resampling.BICUBIC
         )
-        picture.save(root / "val2017" / f"{n}.jpg", quality=92)
-    images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(PICTURES)]
-    captions = [
-        {"id": 5 * n + i, "image_id": n, "caption": f"picture {n}, {i}"} for n in range(PICTURES) for i in range(5)
-    ]
+        image.save(root / "val2017" / f"{n}.jpg", quality=92)
+    images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(IMAGES)]
+    captions = [{"id": 5 * n + i, "image_id": n, "caption": f"image {n}, {i}"} for n in range(IMAGES) for i in range(5)]
     tree = {"images": images, "annotations": captions}
     (root / "annotations" / "captions_val2017.json").write_text(json.dumps(tree))
     return root
@@ -57,19 +55,19 @@ def rate(source: data.Source, tokenizer: data.Tokenizer, config: Config, batches
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        root = sys.argv[1] if sys.argv[1:] else str(make_pictures(Path(temporary) / "coco"))
+        root = sys.argv[1] if sys.argv[1:] else str(make_images(Path(temporary) / "coco"))
         fields = {"source": "coco_folder", "root": root, "train_split": "validation", "size": SIZE, "flip": True}
         config = resolve({"data": fields, "train": {"batch": BATCH, "steps": 1}})
-        pictures = data.open_source(config.data, training=True, seed=0)
-        tokenizer = data.load_tokenizer(data.train_tokenizer(pictures.all_captions(), 500))
+        images = data.open_source(config.data, training=True, seed=0)
+        tokenizer = data.load_tokenizer(data.train_tokenizer(images.all_captions(), 500))
         folder, address = Path(temporary) / "tokens", {"made": "here"}
-        data.write_tokens(folder, address, pictures, config, "train", encode)
+        data.write_tokens(folder, address, images, config, "train", encode)
         begin = time.perf_counter()
         tokens = data.open_tokens(folder, address)
         opened = time.perf_counter() - begin
-        decoding = rate(pictures, tokenizer, config, BATCHES)
+        decoding = rate(images, tokenizer, config, BATCHES)
         cached = rate(tokens, tokenizer, config, 50 * BATCHES)
-        print(f"{pictures.size:,} pictures at {SIZE} pixels, batches of {BATCH}; cache opened in {opened:.2f} s")
+        print(f"{images.size:,} images at {SIZE} pixels, batches of {BATCH}; cache opened in {opened:.2f} s")
         print(f"decoding {decoding:.2f} batches/s, cached {cached:.1f} batches/s, ratio {cached / decoding:.0f}")
 
 

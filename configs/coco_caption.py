@@ -1,8 +1,8 @@
-"""Captions of COCO's pictures, token after token.
+"""Captions of COCO's images, token after token.
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another source by
---config.data.source. --config.train.initialize=WORKDIR starts from a model of the same parts.
+--config.data.source. --config.train.init_from=WORKDIR starts from a model of the same parts.
 """
 
 import coco_pretrain
@@ -22,7 +22,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.objective = {"terms": {"captioning": 1.0}}
     config.writing = {"beams": 3, "length_penalty": 0.6}
     config.optimizer = coco_pretrain.optimizer(size, 1e-3 if small else 5e-4)
-    config.train = {"batch": 32 if small else 256, "epochs": 20, "best": "captions/cider"}
+    config.train = {"batch": 32 if small else 256, "epochs": 20, "best_metric": "captions/cider"}
     config.evaluate = {"evaluators": ("losses", "captions"), "batch": 32, "samples": 16}
     if arg.tiny:
         coco_pretrain.shrink(config)

@@ -1,4 +1,4 @@
-"""Pictures and captions of COCO in one space, where what belongs together is near: for search and zero-shot classes.
+"""Images and captions of COCO in one space, where what belongs together is near: for search and zero-shot classes.
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), sigmoid (a decision for each pair, in place of a softmax), tiny
 (ends in seconds).
@@ -21,8 +21,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.text = {"length": 32, "vocabulary": 1000 if small else 8192}
     config.model = coco_pretrain.model(size)
     config.objective = {"terms": {"sigmoid_contrastive" if arg.sigmoid else "contrastive": 1.0}}
-    config.optimizer = coco_pretrain.optimizer(size, 1e-3) | {"weight_decay": 0.2, "ema": 0.0}
-    config.train = {"batch": 128 if small else 1024, "epochs": 30, "best": "retrieval/text_to_image_r5"}
+    config.optimizer = coco_pretrain.optimizer(size, 1e-3) | {"weight_decay": 0.2, "ema_decay": 0.0}
+    config.train = {"batch": 128 if small else 1024, "epochs": 30, "best_metric": "retrieval/text_to_image_r5"}
     config.evaluate = {"evaluators": ("losses", "retrieval"), "batch": 64, "samples": 0}
     if arg.tiny:
         coco_pretrain.shrink(config)

@@ -1,4 +1,4 @@
-"""The classical baseline on COCO: caption and picture in, picture out, mean squared error, Adam at 1e-3.
+"""The classical baseline on COCO: caption and image in, image out, mean squared error, Adam at 1e-3.
 
 Arguments: size=224 (pixels; 64 suits a laptop), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or with
@@ -26,9 +26,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "decoder_widths": (96, 64, 32) if small else (128, 96, 64, 32),
         "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
     }
-    config.objective = {"terms": {"mean_squared_error": 1.0}, "drop_reference": 0.1}
-    config.optimizer = {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "clip": 1.0}
-    config.train = {"batch": 64, "epochs": 10, "best": "-loss"}  # evaluated and saved every epoch
+    config.objective = {"terms": {"mean_squared_error": 1.0}, "reference_dropout": 0.1}
+    config.optimizer = {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "grad_clip_norm": 1.0}
+    config.train = {"batch": 64, "epochs": 10, "best_metric": "-loss"}  # evaluated and saved every epoch
     config.evaluate = {"evaluators": ("losses", "reconstruction"), "batch": 64, "samples": 8}
     if arg.tiny:
         config.data.evaluation_examples = 16

@@ -1,4 +1,4 @@
-"""Text to pictures on COCO: a masked generator on the codes of a visual tokenizer.
+"""Text to images on COCO: a masked generator on the codes of a visual tokenizer.
 
 Arguments: size=256 (pixels: 64 with 45 million parameters, 128 with 120, 256 with 300), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). A visual tokenizer that was trained
@@ -23,7 +23,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.tokenizer = coco_tokenizer.get_config(f"size={size}" + (",tiny" if arg.tiny else ""))
     config.data = {"source": "coco_folder", "size": size, "flip": True}
     config.text = {"length": 32 if size <= 64 else 48, "vocabulary": 8192}
-    config.tokens = {"views": 4}
+    config.tokens = {"num_augmentations": 4}
     config.model = {
         "kind": "masked_generator",
         "width": width,
@@ -35,7 +35,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.objective = {
         "terms": {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.1},
-        "drop_text": 0.1,
+        "text_dropout": 0.1,
         "label_smoothing": 0.1,
     }
     config.sampling = {"steps": 16, "guidance": 4.0}
@@ -46,16 +46,22 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "warmup_steps": 5000,
         "b2": 0.96,
         "weight_decay": 0.03,
-        "clip": 1.0,
-        "ema": 0.9999,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.9999,
     }
-    config.train = {"batch": 256, "steps": 100_000, "best": "-loss", "evaluate_every": 5000, "checkpoint_every": 5000}
+    config.train = {
+        "batch": 256,
+        "steps": 100_000,
+        "best_metric": "-loss",
+        "evaluate_every": 5000,
+        "checkpoint_every": 5000,
+    }
     config.evaluate = {"evaluators": ("losses",), "batch": 64, "samples": 16}
     if arg.tiny:
         config.data.evaluation_examples = 16
         config.text.vocabulary = 400
         config.optimizer.warmup_steps = 2
-        config.tokens.views = 2
+        config.tokens.num_augmentations = 2
         config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1, "dtype": "float32"})
         config.sampling.steps = 3
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})

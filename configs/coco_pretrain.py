@@ -1,7 +1,7 @@
-"""One model of COCO's pictures and captions by five objectives at once, to start others from.
+"""One model of COCO's images and captions by five objectives at once, to start others from.
 
 Contrastive, matching of hard pairs, captioning, masked language modeling and masked patches. With questions, a mixture
-of captions and of questions (A-OKVQA's, or others by --config.data.parts.questions.questions) learns answering as well.
+of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering as well.
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), questions (answer them as well), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/).
@@ -26,7 +26,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         asked = {"questions": "annotations/aokvqa_train2017.json"}
         asked["evaluation_questions"] = "annotations/aokvqa_val2017.json"
         config.data.source = "mixture"
-        config.data.parts = {
+        config.data.mixture = {
             "captions": {"source": "coco_folder", "weight": 3.0},
             "questions": {"source": "vqa", "weight": 1.0, **asked},
         }
@@ -44,7 +44,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     if arg.questions:
         config.objective.terms.answering = 1.0
     config.optimizer = optimizer(size, 1e-3 if small else 3e-4)
-    config.train = {"batch": 64 if small else 1024, "epochs": 30, "best": "-loss"}
+    config.train = {"batch": 64 if small else 1024, "epochs": 30, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "retrieval", "captions"), "batch": 32, "samples": 16}
     if arg.tiny:
         shrink(config)
@@ -53,7 +53,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 
 def model(size: int, **changes: Any) -> dict[str, Any]:
-    """The model of all recipes of pictures to text on COCO; what an objective does not train is not built."""
+    """The model of all configs of images to text on COCO; what an objective does not train is not built."""
     small = size <= SMALL
     return {
         "kind": "vision_language",
@@ -82,8 +82,8 @@ def optimizer(size: int, learning_rate: float) -> dict[str, Any]:
         "warmup_steps": 100 if small else 2000,
         "b2": 0.98,
         "weight_decay": 0.05,
-        "clip": 1.0,
-        "ema": 0.99 if small else 0.9999,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.99 if small else 0.9999,
     }
 
 

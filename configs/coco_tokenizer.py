@@ -1,9 +1,9 @@
-"""A visual tokenizer on COCO: pictures to grids of 1,000 codes and back, by mean absolute and squared error.
+"""A visual tokenizer on COCO: images to grids of 1,000 codes and back, by mean absolute and squared error.
 
 Arguments: size=64 (pixels), adversarial (against a discriminator as well, from step 2,000 on), tiny (ends in seconds).
 With adversarial, --config.perceptual.weights=FILE adds LPIPS; without a file, discriminator features are matched.
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). --config.data.source=scenes draws its
-pictures instead, and needs --config.data.flip=false.
+images instead, and needs --config.data.flip=false.
 """
 
 from ml_collections import ConfigDict
@@ -30,10 +30,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 100,
         "b2": 0.99,
-        "clip": 1.0,
-        "ema": 0.999,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.999,
     }
-    config.train = {"batch": 64, "epochs": 10, "best": "-loss"}
+    config.train = {"batch": 64, "epochs": 10, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 64, "samples": 8}
     if arg.adversarial:
         config.objective.terms.update({"perceptual": 0.1, "adversarial": 0.1})

@@ -1,4 +1,4 @@
-"""Pictures of two things from captions that leave their sizes and places open, in minutes on a laptop.
+"""Images of two things from captions that leave their sizes and places open, in minutes on a laptop.
 
 A visual tokenizer is trained first, then a masked generator on its codes; one command does both.
 
@@ -12,7 +12,7 @@ from mmjax.config import parse_arguments
 
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=32)
-    data = {"source": "scenes", "size": arg.size, "scenes": {"examples": 20_000, "determined": False}}
+    data = {"source": "scenes", "size": arg.size, "scenes": {"examples": 20_000, "fully_specified": False}}
     data["evaluation_examples"] = 128  # drawing takes longer than learning; `mmjax evaluate` can be told to take all
     text = {"length": 12, "vocabulary": 512}
     tokenizer = ConfigDict()
@@ -27,7 +27,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     tokenizer.objective = {
         "terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0},
-        "corrupt_codes": 0.1,  # so that the decoder mends what the generator gets slightly wrong
+        "code_noise_prob": 0.1,  # so that the decoder mends what the generator gets slightly wrong
     }
     tokenizer.optimizer = {
         "name": "muon",
@@ -35,8 +35,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
-        "clip": 1.0,
-        "ema": 0.99,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.99,
     }
     tokenizer.train = {"batch": 16, "steps": 800, "log_every": 10, "evaluate_every": 800, "checkpoint_every": 400}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "scenes"), "batch": 64, "samples": 16}
@@ -55,14 +55,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "convolution": "matmul",  # for CPUs
         "unroll": 3,  # for CPUs
     }
-    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "drop_text": 0.1, "label_smoothing": 0.0}
+    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "text_dropout": 0.1, "label_smoothing": 0.0}
     config.sampling = {
         "steps": 12,
         "order": "halton",
         "guidance": 2.0,
         "temperature": 0.7,
-        "revisions": 8,
-        "revision_temperature": 0.5,
+        "refinement_steps": 8,
+        "refinement_temperature": 0.5,
     }
     config.optimizer = {
         "name": "muon",
@@ -70,8 +70,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
-        "clip": 1.0,
-        "ema": 0.995,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.995,
     }
     config.train = {
         "batch": 16,
@@ -79,17 +79,17 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "log_every": 20,
         "evaluate_every": 2000,
         "checkpoint_every": 1000,
-        "best": "scenes/all",
+        "best_metric": "scenes/all",
     }
     config.evaluate = {"evaluators": ("losses", "scenes", "diversity"), "batch": 64, "samples": 16}
     if arg.tiny:
         small = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
         for part in (tokenizer, config):
-            part.data = data | {"evaluation_examples": 16, "scenes": {"examples": 64, "determined": False}}
+            part.data = data | {"evaluation_examples": 16, "scenes": {"examples": 64, "fully_specified": False}}
             part.optimizer.warmup_steps = 2
             part.train.update(small)
             part.evaluate.update({"batch": 8, "samples": 4})
         tokenizer.model.update({"widths": (8, 16), "blocks": 0})
         config.model.update({"width": 32, "layers": 2, "text_layers": 1, "unroll": 1})
-        config.sampling.update({"steps": 3, "revisions": 1})
+        config.sampling.update({"steps": 3, "refinement_steps": 1})
     return config

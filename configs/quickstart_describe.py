@@ -1,4 +1,4 @@
-"""Captions of pictures, answers to questions about them, and finding pictures by text, in minutes on a laptop.
+"""Captions of images, answers to questions about them, and finding images by text, in minutes on a laptop.
 
 One model learns all three at once from scenes of one to three things: those of two have a caption, all have a question.
 
@@ -16,7 +16,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data = {
         "source": "scenes",
         "size": arg.size,
-        "scenes": {"examples": 40_000, "determined": False, "questions": True},
+        "scenes": {"examples": 40_000, "fully_specified": False, "questions": True},
     }
     config.text = {"length": 14, "vocabulary": 512}
     config.model = {
@@ -41,8 +41,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
-        "clip": 1.0,
-        "ema": 0.995,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.995,
     }
     config.train = {
         "batch": 64,
@@ -50,10 +50,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "log_every": 20,
         "evaluate_every": 500,
         "checkpoint_every": 500,
-        "best": "captions/true",
+        "best_metric": "captions/true",
     }
     config.evaluate = {
-        "evaluators": ("losses", "captions_true", "answers", "retrieval"),
+        "evaluators": ("losses", "caption_faithfulness", "answers", "retrieval"),
         "batch": 64,
         "samples": 16,
     }

@@ -1,6 +1,6 @@
 """Clips of a thing that moves, from captions that tell what and where to, in a quarter of an hour on a laptop.
 
-A visual tokenizer is trained first, on pictures and then on clips, and a masked generator on its codes: all by one
+A visual tokenizer is trained first, on images and then on clips, and a masked generator on its codes: all by one
 command.
 
 Arguments: size=32 (pixels), frames=8, tiny (ends in seconds, too soon to draw anything).
@@ -31,7 +31,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     tokenizer.objective = {
         "terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0},
-        "corrupt_codes": 0.1,  # so that the decoder mends what the generator gets slightly wrong
+        "code_noise_prob": 0.1,  # so that the decoder mends what the generator gets slightly wrong
     }
     tokenizer.optimizer = {
         "name": "muon",
@@ -39,17 +39,17 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
-        "clip": 1.0,
-        "ema": 0.99,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.99,
     }
     tokenizer.train = {"batch": 8, "steps": 400, "log_every": 10, "evaluate_every": 400, "checkpoint_every": 200}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "motion"), "batch": 64, "samples": 16}
-    # A step sees more of the world in 16 pictures than in 8 clips, which are mostly repetition.
-    pictures = deepcopy(tokenizer)
-    pictures.data.update({"frames": 1, "scenes": {"examples": 20_000, "determined": False}})
-    pictures.train.update({"batch": 16, "steps": 800, "evaluate_every": 800, "checkpoint_every": 400})
-    pictures.evaluate.evaluators = ("losses", "reconstruction", "codes", "scenes")
-    tokenizer.pretraining = pictures
+    # A step sees more of the world in 16 images than in 8 clips, which are mostly repetition.
+    images = deepcopy(tokenizer)
+    images.data.update({"frames": 1, "scenes": {"examples": 20_000, "fully_specified": False}})
+    images.train.update({"batch": 16, "steps": 800, "evaluate_every": 800, "checkpoint_every": 400})
+    images.evaluate.evaluators = ("losses", "reconstruction", "codes", "scenes")
+    tokenizer.pretraining = images
 
     config = ConfigDict()
     config.data = data
@@ -65,14 +65,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "convolution": "matmul",  # for CPUs
         "unroll": 2,  # for CPUs
     }
-    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "drop_text": 0.1, "label_smoothing": 0.0}
+    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "text_dropout": 0.1, "label_smoothing": 0.0}
     config.sampling = {
         "steps": 12,
         "order": "halton",
         "guidance": 3.0,
         "temperature": 0.5,
-        "revisions": 8,
-        "revision_temperature": 0.3,
+        "refinement_steps": 8,
+        "refinement_temperature": 0.3,
     }
     config.optimizer = {
         "name": "muon",
@@ -80,8 +80,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 50,
         "b2": 0.98,
-        "clip": 1.0,
-        "ema": 0.995,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.995,
     }
     config.train = {
         "batch": 8,
@@ -89,18 +89,18 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "log_every": 20,
         "evaluate_every": 1750,
         "checkpoint_every": 500,
-        "best": "scenes/motion",
+        "best_metric": "scenes/motion",
     }
     config.evaluate = {"evaluators": ("losses", "motion"), "batch": 32, "samples": 16}
     if arg.tiny:
         small = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
-        for part in (tokenizer, config, pictures):
+        for part in (tokenizer, config, images):
             part.data.update({"evaluation_examples": 16, "scenes": {"examples": 64}})
             part.optimizer.warmup_steps = 2
             part.train.update(small)
             part.evaluate.update({"batch": 8, "samples": 4})
-        for part in (tokenizer, pictures):
+        for part in (tokenizer, images):
             part.model.update({"widths": (8, 16), "time_strides": (1, 2), "blocks": 0})
         config.model.update({"width": 32, "layers": 2, "text_layers": 1, "unroll": 1})
-        config.sampling.update({"steps": 3, "revisions": 1})
+        config.sampling.update({"steps": 3, "refinement_steps": 1})
     return config

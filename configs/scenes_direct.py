@@ -1,4 +1,4 @@
-"""The direct generator on pictures of two things from captions that determine them, in minutes on a laptop.
+"""The direct generator on images of two things from captions that determine them, in minutes on a laptop.
 
 Arguments: size=32 (pixels; 64 takes about three times as long), tiny (ends in seconds, too soon to draw anything).
 """
@@ -11,7 +11,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=32)
     config = ConfigDict()
-    config.data = {"source": "scenes", "size": arg.size, "scenes": {"examples": 20_000, "determined": True}}
+    config.data = {"source": "scenes", "size": arg.size, "scenes": {"examples": 20_000, "fully_specified": True}}
     config.text = {"length": 12, "vocabulary": 512}
     config.model = {
         "width": 128,
@@ -28,8 +28,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 100,
         "b2": 0.98,
-        "clip": 1.0,
-        "ema": 0.99,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.99,
     }
     config.train = {
         "batch": 64,
@@ -37,7 +37,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "log_every": 10,
         "evaluate_every": 100,
         "checkpoint_every": 100,
-        "best": "scenes/all",
+        "best_metric": "scenes/all",
     }
     config.evaluate = {"evaluators": ("losses", "reconstruction", "scenes"), "batch": 64, "samples": 16}
     if arg.tiny:

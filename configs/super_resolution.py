@@ -1,9 +1,9 @@
-"""Pictures to larger ones: a masked generator that looks at the text and at the codes of the same picture, but smaller.
+"""Images to larger ones: a masked generator that looks at the text and at the codes of the same image, but smaller.
 
 Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels drawn), low=32 (pixels of the
 reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py, trained first. So
 is the reference tokenizer, unless a trained one is named: --config.tokens.reference=DIR, such as the workdir of the
-model whose pictures are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
+model whose images are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
 """
 
 import coco_masked
@@ -28,5 +28,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.reference = coco_tokenizer.get_config(small)
         config.sampling.guidance = 2.0
     else:
-        raise UserError(f"recipe argument source: must be scenes or coco_folder, not {arg.source}")
+        raise UserError(f"config argument source: must be scenes or coco_folder, not {arg.source}")
     return config

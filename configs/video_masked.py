@@ -21,7 +21,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.tokenizer = video_tokenizer.get_config(f"size={size},frames={frames}{tiny}")
     config.data = {"source": "clips_folder", "size": size, "frames": frames, "frame_rate": 8.0, "flip": True}
     config.text = {"length": 32, "vocabulary": 8192}
-    config.tokens = {"views": 4}
+    config.tokens = {"num_augmentations": 4}
     config.model = {
         "kind": "masked_generator",
         "width": 768,
@@ -31,7 +31,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "dtype": "bfloat16",
         "remat": True,
     }
-    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "drop_text": 0.1, "label_smoothing": 0.1}
+    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "text_dropout": 0.1, "label_smoothing": 0.1}
     config.sampling = {"steps": 24, "guidance": 4.0}
     config.optimizer = {
         "name": "adamw",
@@ -40,16 +40,22 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "warmup_steps": 5000,
         "b2": 0.96,
         "weight_decay": 0.045,
-        "clip": 1.0,
-        "ema": 0.9999,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.9999,
     }
-    config.train = {"batch": 128, "steps": 75_000, "best": "-loss", "evaluate_every": 5000, "checkpoint_every": 5000}
+    config.train = {
+        "batch": 128,
+        "steps": 75_000,
+        "best_metric": "-loss",
+        "evaluate_every": 5000,
+        "checkpoint_every": 5000,
+    }
     config.evaluate = {"evaluators": ("losses",), "batch": 16, "samples": 4}
     if arg.tiny:
         config.data.evaluation_examples = 16
         config.text.vocabulary = 400
         config.optimizer.warmup_steps = 2
-        config.tokens.views = 2
+        config.tokens.num_augmentations = 2
         config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1, "dtype": "float32"})
         config.sampling.steps = 3
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})

@@ -1,4 +1,4 @@
-"""A visual tokenizer on a folder of clips: clips and pictures to grids of 1,000 codes and back.
+"""A visual tokenizer on a folder of clips: clips and images to grids of 1,000 codes and back.
 
 Arguments: size=128 (pixels; 64 is for a laptop), frames=16 (8 a second), adversarial (against a discriminator
 as well, from step 2,000 on), tiny (ends in seconds).
@@ -37,10 +37,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "schedule": "cosine",
         "warmup_steps": 500,
         "b2": 0.99,
-        "clip": 1.0,
-        "ema": 0.999,
+        "grad_clip_norm": 1.0,
+        "ema_decay": 0.999,
     }
-    config.train = {"batch": 16, "epochs": 20, "best": "-loss"}
+    config.train = {"batch": 16, "epochs": 20, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 16, "samples": 4}
     if arg.adversarial:
         config.objective.terms.update({"perceptual": 0.1, "adversarial": 0.1})

@@ -1,4 +1,4 @@
-"""Answers to questions about COCO's pictures: VQAv2 or A-OKVQA, written token after token.
+"""Answers to questions about COCO's images: VQAv2 or A-OKVQA, written token after token.
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), fusion=cross_attention (or joint, mlp, bilinear), classes=0
 (above 0: choose among so many of the most frequent answers rather than write), tiny (ends in seconds).
@@ -22,7 +22,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "size": size,
         "questions": "annotations/aokvqa_train2017.json",
         "evaluation_questions": "annotations/aokvqa_val2017.json",
-        "answers": arg.classes,
+        "num_answer_classes": arg.classes,
     }
     config.text = {"length": 32, "vocabulary": 1000 if small else 8192}
     config.model = coco_pretrain.model(size, fusion=arg.fusion, classify="question", classes=arg.classes)
@@ -30,10 +30,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = coco_pretrain.optimizer(size, 1e-3 if small else 5e-4)
     config.train = {"batch": 32 if small else 512, "epochs": 20}
     config.evaluate = {"evaluators": ("losses", "answers"), "batch": 32, "samples": 16}
-    config.train.best = "vqa/accuracy"
+    config.train.best_metric = "vqa/accuracy"
     if arg.classes:
         config.evaluate.evaluators = ("losses", "classification")
-        config.train.best = "classification/accuracy"
+        config.train.best_metric = "classification/accuracy"
     if arg.tiny:
         coco_pretrain.shrink(config)
     return config

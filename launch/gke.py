@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Prints a JobSet that trains a recipe on TPU slices of a GKE cluster.
+"""Prints a JobSet that trains a config on TPU slices of a GKE cluster.
 
     launch/gke.py --name=masked --config=configs/coco_masked.py:size=256 --workdir=gs://BUCKET/masked \\
         --topology=v5e:4x4 --image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmjax:TAG > job.yaml
     kubectl apply -f job.yaml
 
-The recipe is resolved first and checked against the slices; docs/launch.md has how the cluster and the image are made.
+The config is resolved first and checked against the slices; docs/launch.md has how the cluster and the image are made.
 """
 
 import sys

@@ -4,7 +4,7 @@
 #
 #   ./launch/quickstart.sh                                          the real thing
 #   ./launch/quickstart.sh --config=configs/quickstart.py:tiny      the same way in seconds, to see that it works
-#   ./launch/quickstart.sh --config=configs/quickstart_video.py     clips instead of pictures
+#   ./launch/quickstart.sh --config=configs/quickstart_video.py     clips instead of images
 #   ./launch/quickstart.sh --config.train.steps=500                 other arguments go to `mmjax train`
 #
 # QUICKSTART_ARGS may hold arguments too.
@@ -25,16 +25,16 @@ for argument in "$@"; do
         *) fail "$argument: not understood; give --config=FILE[:arguments], --workdir=DIR or --config.FIELD=VALUE" ;;
     esac
 done
-# Each variant of the recipe has a folder of its own: quickstart.py:tiny goes to runs/quickstart-tiny.
+# Each variant of the config has a folder of its own: quickstart.py:tiny goes to runs/quickstart-tiny.
 name=$(basename "${config%%:*}" .py)
 case $config in *:*) name=$name-$(printf %s "${config#*:}" | tr -c 'A-Za-z0-9=' '-') ;; esac
 workdir=${workdir:-runs/$name}
 model=$workdir/model
-picture=$workdir/generated.png
+image=$workdir/generated.png
 prompts=("a red circle left of a blue square" "a green triangle above a yellow circle"
     "a blue ring below a red triangle" "a cyan circle right of a purple square")
 case $name in *video*)
-    picture=$workdir/generated.gif
+    image=$workdir/generated.gif
     prompts=("a red circle moving left" "a green triangle moving up" "a blue ring moving down" "a cyan square moving right")
     ;;
 esac
@@ -47,9 +47,9 @@ mmjax evaluate --workdir="$workdir"
 stage "exporting"
 mmjax export --workdir="$workdir" --out="$model"
 stage "generating from $model"
-mmjax generate --model="$model" --out="$picture" --prompt "${prompts[@]}"
+mmjax generate --model="$model" --out="$image" --prompt "${prompts[@]}"
 
 echo
 echo "report:   $workdir/report.html"
-echo "pictures: $picture"
+echo "images: $image"
 echo "model:    $model"

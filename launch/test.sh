@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them: lint, types, tests. Arguments go to pytest: ./launch/test.sh tests/data -x
 # Tests marked slow are left out; ./launch/test.sh -m "" runs all.
-# PYTHON=python3.12 ./launch/test.sh uses that Python. MMJAX_COCO_DIR names a COCO folder for the tests on real pictures.
+# PYTHON=python3.12 ./launch/test.sh uses that Python. MMJAX_COCO_DIR names a COCO folder for the tests on real images.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a recipe on TPU VMs: queued resources, all hosts by ssh, restarts after preemption, and the teardown.
+"""Trains a config on TPU VMs: queued resources, all hosts by ssh, restarts after preemption, and the teardown.
 
     launch/tpu_vm.py run --name=masked --project=PROJECT --zone=us-west4-a --topology=v5e:4x4 --spot \\
         --config=configs/coco_masked.py:size=256 --workdir=gs://BUCKET/masked --dry-run

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from slices import Slices
 
-from mmjax.config import Config, load_recipe
+from mmjax.config import Config, load_config
 from mmjax.parallel.mesh import mesh_sizes
 from mmjax.types import UserError
 
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train; --config.FIELD=VALUE is taken from what the parser leaves over."""
-    parser.add_argument("--config", required=True, metavar="FILE[:ARGUMENTS]", help="a recipe in this checkout")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARGUMENTS]", help="a config in this checkout")
     parser.add_argument("--workdir", required=True, metavar="gs://BUCKET/DIR", help="where the run lives")
     parser.epilog = "--config.FIELD=VALUE overrides a field, as for mmjax train"
 
@@ -67,9 +67,9 @@ def compiled_folder(bucket: str) -> str:
 
 
 def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices: Slices) -> list[str]:
-    """`mmjax train` with a recipe that resolves and fits the slices, in a workdir on the mounted bucket.
+    """`mmjax train` with a config that resolves and fits the slices, in a workdir on the mounted bucket.
 
-    The checkpoints, which all hosts write, go past the mount, unless the recipe or an override says where they lie.
+    The checkpoints, which all hosts write, go past the mount, unless the config or an override says where they lie.
 
     Args:
         arguments: of add_training_arguments.
@@ -84,23 +84,23 @@ def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices:
         if not (word.startswith("--config.") and equals):
             raise UserError(f"unknown argument {word}; overrides are written --config.FIELD=VALUE")
         overrides[name] = value
-    path, _, recipe_arguments = arguments.config.partition(":")
+    path, _, config_arguments = arguments.config.partition(":")
     try:
         inside = Path(path).resolve().relative_to(ROOT)
     except ValueError:
         raise UserError(f"--config {path}: lies outside of {ROOT}, which is all the machines get") from None
     bucket, folder = bucket_folder(arguments.workdir)
-    recipe = load_recipe(arguments.config, overrides)
-    check_fits(recipe, slices.devices, slices.count)
-    config = f"{inside}:{recipe_arguments}" if recipe_arguments else str(inside)
+    config_dict = load_config(arguments.config, overrides)
+    check_fits(config_dict, slices.devices, slices.count)
+    config = f"{inside}:{config_arguments}" if config_arguments else str(inside)
     command = ["mmjax", "train", f"--config={config}", f"--workdir={mount_folder(bucket)}/{folder}", *rest]
-    if not recipe.train.checkpoints and "train.checkpoints" not in overrides:
+    if not config_dict.train.checkpoints and "train.checkpoints" not in overrides:
         command.append(f"--config.train.checkpoints=gs://{bucket}/{folder}/checkpoints")
     return command
 
 
 def check_fits(config: Config, devices: int, slices: int = 1, part: str = "") -> None:
-    """Raises UserError where the mesh or the batch of a recipe, or of one that it is built on, does not fit."""
+    """Raises UserError where the mesh or the batch of a config, or of one that it is built on, does not fit."""
     try:
         ways = devices // mesh_sizes(config.mesh, devices, slices)["model"]
     except UserError as error:

@@ -1,4 +1,4 @@
-"""mmjax: text to pictures and video, pictures to text, one picture into another, in JAX and Flax."""
+"""mmjax: text to images and video, images to text, one image into another, in JAX and Flax."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -19,23 +19,23 @@ from mmjax.types import UserError
 
 COMMANDS = {
     "doctor": "versions, devices, and what each missing extra would add",
-    "prepare": "what a recipe needs before training",
-    "train": "train a recipe, or go on with it",
-    "evaluate": "figures of a checkpoint",
+    "prepare": "what a config needs before training",
+    "train": "train a config, or go on with it",
+    "evaluate": "metrics of a checkpoint",
     "export": "a checkpoint to a model folder",
-    "generate": "pictures from text",
-    "describe": "captions of pictures, and answers to questions",
-    "search": "pictures by text or by pictures, and texts by pictures",
+    "generate": "images from text",
+    "describe": "captions of images, and answers to questions",
+    "search": "images by text or by images, and texts by images",
     "plan": "what training takes on a pod, without one",
 }
-WITH_RECIPE = ("prepare", "train", "plan")
+WITH_CONFIG = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
-WITH_OVERRIDES = (*WITH_RECIPE, "evaluate")
+WITH_OVERRIDES = (*WITH_CONFIG, "evaluate")
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
   mmjax generate --model=runs/quickstart --prompt "a small red circle left of a large blue square" --out=drawn.png
-  mmjax describe --model=runs/describe --image=picture.png --question="what color is the circle?"
+  mmjax describe --model=runs/describe --image=image.png --question="what color is the circle?"
   mmjax search --model=runs/describe --index=FOLDER --text="a red circle left of a blue square"
 """
 
@@ -191,12 +191,12 @@ def _run(argv: list[str]) -> int:
         if command == name:  # only the command that runs is imported
             module = importlib.import_module(f"mmjax.commands.{command}")
             sub.description = module.HELP
-            if command in WITH_RECIPE:
+            if command in WITH_CONFIG:
                 sub.add_argument(
                     "--config",
                     required=True,
                     metavar="FILE[:ARGUMENTS]",
-                    help="the recipe, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
+                    help="the config, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
                 )
                 sub.epilog = (
                     "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
@@ -205,12 +205,12 @@ def _run(argv: list[str]) -> int:
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)
     arguments.overrides = _overrides(rest, arguments.command)
-    if arguments.command in WITH_RECIPE:
-        from mmjax.config import load_recipe
+    if arguments.command in WITH_CONFIG:
+        from mmjax.config import load_config
 
         if arguments.command == "plan":  # opens no data set
             arguments.overrides = {"data.root": "none", **arguments.overrides}
-        arguments.recipe = load_recipe(arguments.config, arguments.overrides)
+        arguments.config = load_config(arguments.config, arguments.overrides)
     return module.run(arguments)
 
 

@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 # A batch is a plain dict. Fields that go to the devices:
-#   image  float32 [b, y, x, c]  the target picture, -1 (black) to 1 (white); clips are [b, f, y, x, c]
+#   image  float32 [b, y, x, c]  the target image, -1 (black) to 1 (white); clips are [b, f, y, x, c]
 #   text   int32   [b, t]        token ids, 0 is padding
 #   text_features  float16 [b, t, d]  where the text encoder is frozen: what it makes of `text`
 #          (of a source that provides questions or labels, a row without a caption is all padding)
 #   question int32 [b, t]        token ids, as `text`; all padding where there is none
 #   answer   int32 [b, t]        token ids of one answer: in training drawn among all, else the most frequent one
 #   label  int32   [b]           class, -1 where there is none
-#   mask   bool    [b]           False: padding at the end of an evaluation, or a picture that could not be read
+#   mask   bool    [b]           False: padding at the end of an evaluation, or an image that could not be read
 #   seed   int32   [b]           where an evaluator asks for it: what each row is drawn with, by a model that draws
 # Fields that stay on the host:
 #   id       list of b strings            names the example in its source
@@ -72,11 +72,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures or clips to look at: rows of equally many, a prompt a column.
+    """Images or clips to look at: rows of equally many, a prompt a column.
 
     Attributes:
         prompts: n texts.
-        rows: what each row shows ("drawn", "original") and its pictures, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
+        rows: what each row shows ("drawn", "original") and its images, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
         frame_rate: of clips, frames a second.
     """
 
@@ -85,12 +85,12 @@ class Samples:
     frame_rate: float = 8.0
 
 
-# An evaluator turns a model and an evaluation set into figures: it is handed `predict`, which maps a host batch to
+# An evaluator turns a model and an evaluation set into metrics: it is handed `predict`, which maps a host batch to
 # outputs as NumPy arrays, and `batches`, which starts a pass over the evaluation set, and yields (name, value) with
 # value a number, or Samples to look at.
 Predict = Callable[[Batch], dict[str, np.ndarray]]
-Figures = Iterator[tuple[str, float | Samples]]
-Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]
+Results = Iterator[tuple[str, float | Samples]]
+Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Results]
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

@@ -56,7 +56,7 @@ hypothesis.settings.load_profile("mmjax")
 
 LONGEST = (  # in this order, so that no process ends long after the other
     "test_generate_masked",
-    "test_recipes",
+    "test_configs",
     "test_step",
     "test_train",
     "test_train_coco",

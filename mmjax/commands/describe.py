@@ -1,4 +1,4 @@
-"""mmjax describe: captions of pictures, and answers to questions about them."""
+"""mmjax describe: captions of images, and answers to questions about them."""
 
 import argparse
 import itertools
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import mmjax
-from mmjax.commands.reading import check_out, files_in, read_all, write_picture
+from mmjax.commands.input_reading import check_out, files_in, read_all, write_image
 from mmjax.config import Config
 from mmjax.export import GenerativeModel
 from mmjax.models.needs import image_shape
@@ -20,8 +20,8 @@ from mmjax.sample.overlay import draw_looks
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
-HELP = "describe pictures, or answer a question about them; a line for each"
-MOST_MAPS = 64  # pictures of --maps
+HELP = "describe images, or answer a question about them; a line for each"
+MOST_MAPS = 64  # images of --maps
 WRITING = ("beams", "length_penalty", "top_p", "temperature")
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="FILE",
-        help="pictures (clips or sounds, for a model trained on those), or folders, which stand for all in them",
+        help="images (clips or sounds, for a model trained on those), or folders, which stand for all in them",
     )
     parser.add_argument("--question", metavar="TEXT", help="answer it, rather than describe")
     parser.add_argument("--beams", type=int, metavar="N", help="search with so many texts at a time")
@@ -47,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=float, metavar="P", help="draw at random from the likeliest words of this probability together"
     )
     parser.add_argument("--temperature", type=float, metavar="T", help="of what is drawn; lower is less varied")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn: the first picture's; the next count on")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn: the first image's; the next count on")
     parser.add_argument(
         "--maps",
         type=Path,
         metavar="OUT.png",
-        help="also draw, for each word, the picture with where the model looked as it wrote it",
+        help="also draw, for each word, the image with where the model looked as it wrote it",
     )
-    parser.add_argument("--json", action="store_true", help="a JSON object for each picture")
+    parser.add_argument("--json", action="store_true", help="a JSON object for each image")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     named = [path for path in arguments.image if not path.is_dir()]
     paths = [file for path in arguments.image for file in (files_in(path, config) if path.is_dir() else [path])]
     if arguments.maps and len(paths) > MOST_MAPS:
-        raise UserError(f"--maps: is for at most {MOST_MAPS} pictures, not {len(paths):,}")
+        raise UserError(f"--maps: is for at most {MOST_MAPS} images, not {len(paths):,}")
     if arguments.maps and len(image_shape(config.data)) == 4:
-        raise UserError("--maps: this model sees clips; only what was looked at in pictures and sounds can be drawn")
+        raise UserError("--maps: this model sees clips; only what was looked at in images and sounds can be drawn")
     chosen = {name: getattr(arguments, name) for name in WRITING if getattr(arguments, name) is not None}
     shown, count = [], 0
     for files, images in _chunks(paths, set(named), config):
@@ -122,11 +122,11 @@ def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> 
 def _draw(
     model: GenerativeModel, shown: list[tuple[list[Path], np.ndarray, list[str]]], question: str | None, out: Path
 ) -> None:
-    titles, pictures, words, maps = [], [], [], []
+    titles, rows, words, maps = [], [], [], []
     for files, images, texts in shown:
         looked = model.look(images, texts, None if question is None else [question] * len(texts))
         titles += [file.name for file in files]
-        pictures += list(np.broadcast_to(to_uint8(images), (*images.shape[:-1], 3)))
+        rows += list(np.broadcast_to(to_uint8(images), (*images.shape[:-1], 3)))
         words += [found.words for found in looked]
         maps += [found.maps for found in looked]
-    write_picture("--maps", out, draw_looks(pictures, titles, words, maps))
+    write_image("--maps", out, draw_looks(rows, titles, words, maps))

@@ -1,4 +1,4 @@
-"""mmjax evaluate: the recipe's evaluators on a checkpoint."""
+"""mmjax evaluate: the config's evaluators on a checkpoint."""
 
 import argparse
 import time
@@ -6,20 +6,20 @@ from contextlib import closing
 from pathlib import Path
 
 from mmjax import data
-from mmjax.commands import stages, trainer, wiring
 from mmjax.config import Config
+from mmjax.engine import setup, stages, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.checkpoint import folder as checkpoint_folder
-from mmjax.train.workdir import check_overrides, read_recipe, read_stretches
+from mmjax.train.workdir import check_overrides, read_config, read_stretches
 from mmjax.types import Params, UserError
 
 WATCH_SECONDS = 10
 HELP = (
-    "run the recipe's evaluators on a checkpoint of a workdir, over whatever devices there are; "
+    "run the config's evaluators on a checkpoint of a workdir, over whatever devices there are; "
     "--config.FIELD=VALUE overrides where the data lie, the mesh, and what is evaluated"
 )
 
@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_overrides(arguments.overrides)
     # The devices here need not be those of the training: all of them split the batch unless it is said otherwise.
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
-    config = read_recipe(workdir, mesh | arguments.overrides)
-    wiring.check_evaluation(config)
+    config = read_config(workdir, mesh | arguments.overrides)
+    setup.check_evaluation(config)
     frozen = stages.trained_params(config, workdir)
     source = stages.evaluation_source(config, workdir, frozen)
-    parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
+    parts = setup.build(config, frozen.get(VISUAL_TOKENIZER))
     if not arguments.watch:
         step, params = _restore(workdir, config, arguments.step)
         _evaluate(workdir, parts, source, step, params)
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _last(workdir: Path, examples: int) -> int:
     """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
-    return trainer.intervals(read_recipe(workdir), examples, read_stretches(workdir))[0]
+    return trainer.intervals(read_config(workdir), examples, read_stretches(workdir))[0]
 
 
 def _steps(workdir: Path, config: Config) -> list[int]:
@@ -78,21 +78,21 @@ def _steps(workdir: Path, config: Config) -> list[int]:
 
 
 def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int, Params]:
-    opened = Checkpoints(workdir, best=config.train.best, read_only=True, at=config.train.checkpoints)
+    opened = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
     with closing(opened) as checkpoints:
         return checkpoints.restore_params(step)
 
 
-def _evaluate(workdir: Path, parts: wiring.Parts, source: data.Source, step: int, params: Params) -> None:
+def _evaluate(workdir: Path, parts: setup.Parts, source: data.Source, step: int, params: Params) -> None:
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
-    predict, batches = wiring.evaluation(parts, params, tokenizer, source)
-    figures, samples = runner.run(parts.evaluators, predict, batches)
+    predict, batches = setup.evaluation(parts, params, tokenizer, source)
+    metrics, samples = runner.run(parts.evaluators, predict, batches)
     if not processes.is_first():
         return
-    runner.write(workdir, step, figures, samples)
+    runner.write(workdir, step, metrics, samples)
     report = write_report(workdir)
-    width = max(map(len, figures), default=0)
+    width = max(map(len, metrics), default=0)
     print(f"{parts.config.name}, step {step:,}:")
-    for name, value in figures.items():
+    for name, value in metrics.items():
         print(f"  {name.ljust(width)}  {value:.4f}")
     print(f"report: {report}")

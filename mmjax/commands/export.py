@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 
-from mmjax.commands import stages
 from mmjax.data import load_tokenizer
+from mmjax.engine import stages
 from mmjax.export import write_model_folder
 from mmjax.train.checkpoint import Checkpoints, step_argument
-from mmjax.train.workdir import read_recipe
+from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
 HELP = "write a checkpoint's parameters as a model folder, which loads and serves anywhere"
@@ -31,16 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config = read_recipe(workdir)
+    config = read_config(workdir)
     if not config.train.checkpoints and not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
-    checkpoints = Checkpoints(workdir, best=config.train.best, read_only=True, at=config.train.checkpoints)
+    checkpoints = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
     step, params = checkpoints.restore_params(arguments.step)
     checkpoints.close()
     path = workdir / "evaluation" / f"{step}.json"
-    figures = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
+    metrics = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
     tokenizer = load_tokenizer(workdir / "tokenizer.model")
     params = {**params, **jax.device_get(stages.trained_params(config, workdir))}
-    write_model_folder(arguments.out, config, params, tokenizer.proto, step, figures)
+    write_model_folder(arguments.out, config, params, tokenizer.proto, step, metrics)
     print(f"{config.name}, step {step:,}: {arguments.out}")
     return 0

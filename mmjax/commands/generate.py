@@ -1,4 +1,4 @@
-"""mmjax generate: pictures and clips from text."""
+"""mmjax generate: images and clips from text."""
 
 import argparse
 from pathlib import Path
@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 import mmjax
-from mmjax.commands.reading import write_picture
-from mmjax.config import Config, Data
-from mmjax.data import read_clip, read_mask, read_picture
+from mmjax.commands.input_reading import write_image
+from mmjax.config import Config, DataConfig
+from mmjax.data import read_clip, read_image, read_mask
 from mmjax.export import GenerativeModel
 from mmjax.files import write_file
 from mmjax.sample.filters import denoise, sharpen
@@ -19,8 +19,8 @@ from mmjax.sample.video import to_gif, to_mp4
 from mmjax.types import UserError
 
 COLUMNS = 8
-PICTURES, CLIPS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4", ".gif")
-HELP = "draw pictures or clips from prompts, all in one file, or a file each"
+IMAGES, CLIPS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4", ".gif")
+HELP = "draw images or clips from prompts, all in one file, or a file each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"a PNG, JPEG or WebP with all pictures, or an mp4 or GIF with all clips, up to {COLUMNS} in a row; with "
+        help=f"a PNG, JPEG or WebP with all images, or an mp4 or GIF with all clips, up to {COLUMNS} in a row; with "
         "{} in its name a file for each, numbered from 0",
     )
     parser.add_argument(
@@ -43,17 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance",
         type=float,
-        help="how closely to follow the text: 0 ignores it, 1 samples as trained (default: as the recipe says)",
+        help="how closely to follow the text: 0 ignores it, 1 samples as trained (default: as the config says)",
     )
-    parser.add_argument("--steps", type=int, help="forward passes for each picture (default: as the recipe says)")
+    parser.add_argument("--steps", type=int, help="forward passes for each image (default: as the config says)")
     parser.add_argument("--order", choices=("confidence", "halton"), help="which visual tokens are settled first")
     parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
     parser.add_argument(
         "--reference",
         type=Path,
-        metavar="PICTURE",
-        help="a picture that a direct generator starts from; for a model with a reference tokenizer the picture (or "
+        metavar="IMAGE",
+        help="an image that a direct generator starts from; for a model with a reference tokenizer the image (or "
         "clip) that it looks at, such as one to enlarge: its center square, brought to that tokenizer's size",
     )
     parser.add_argument(
@@ -61,16 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="draw what was drawn anew by the super-resolution model in DIR, a model folder or a workdir, whose "
-        "references are of this model's size: with the same prompts and seeds, and as its recipe says",
+        "references are of this model's size: with the same prompts and seeds, and as its config says",
     )
     parser.add_argument(
         "--image",
         type=Path,
-        metavar="PICTURE",
-        help="a picture to change, with --mask or --variation; the first frame of a clip",
+        metavar="IMAGE",
+        help="an image to change, with --mask or --variation; the first frame of a clip",
     )
     parser.add_argument(
-        "--mask", type=Path, metavar="PICTURE", help="as large as --image: white is drawn anew, black is kept"
+        "--mask", type=Path, metavar="IMAGE", help="as large as --image: white is drawn anew, black is kept"
     )
     parser.add_argument(
         "--variation", type=float, metavar="SHARE", help="draw this share of --image anew, above 0 to 1, here and there"
@@ -85,40 +85,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
-    if out.suffix.lower() not in PICTURES + CLIPS:
+    if out.suffix.lower() not in IMAGES + CLIPS:
         raise UserError(f"--out {out}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif")
     prompts = read_prompts(arguments.prompt, arguments.prompts)
     model = mmjax.load(arguments.model)
     config = model.config.data
     larger = _enlarging(arguments.enlarge, config) if arguments.enlarge else None
-    endings = CLIPS if config.frames > 1 else PICTURES
+    endings = CLIPS if config.frames > 1 else IMAGES
     if out.suffix.lower() not in endings:
-        what = "clips" if config.frames > 1 else "pictures"
+        what = "clips" if config.frames > 1 else "images"
         raise UserError(f"--out {out}: this model draws {what}; the name must end in {', '.join(endings)}")
     given: dict[str, Any] = {
         name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, model.config).items()
     }
     names = ("variation", "steps", "order", "temperature", "top_k")
     chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    pictures = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)
+    images = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)
     if larger is not None:
-        pictures = larger.generate(prompts, seed=arguments.seed, reference=pictures)
-    pictures = sharpen(denoise(pictures, arguments.denoise), arguments.sharpen)
+        images = larger.generate(prompts, seed=arguments.seed, reference=images)
+    images = sharpen(denoise(images, arguments.denoise), arguments.sharpen)
     if "{}" in out.name:
-        for i, picture in enumerate(pictures):
-            _write(out.with_name(out.name.replace("{}", str(i))), picture, config.frame_rate)
+        for i, image in enumerate(images):
+            _write(out.with_name(out.name.replace("{}", str(i))), image, config.frame_rate)
     else:
-        _write(out, sheet(pictures, COLUMNS), config.frame_rate)
-    print(f"{len(pictures)} {'clips' if config.frames > 1 else 'pictures'}: {out}")
+        _write(out, sheet(images, COLUMNS), config.frame_rate)
+    print(f"{len(images)} {'clips' if config.frames > 1 else 'images'}: {out}")
     return 0
 
 
-def _enlarging(folder: Path, config: Data) -> GenerativeModel:
-    """The super-resolution model for pictures or clips such as a model with this `data` draws."""
+def _enlarging(folder: Path, config: DataConfig) -> GenerativeModel:
+    """The super-resolution model for images or clips such as a model with this `data` draws."""
     larger = mmjax.load(folder)
     reference = larger.config.reference
     if reference is None:
-        raise UserError(f"--enlarge {folder}: is no super-resolution model: its recipe has no `reference`")
+        raise UserError(f"--enlarge {folder}: is no super-resolution model: its config has no `reference`")
     ours, theirs = ((data.size, data.frames) for data in (config, reference.data))
     if ours != theirs:
         said = [f"{size} x {size} pixels" + (f" and {f} frames" if f > 1 else "") for size, f in (theirs, ours)]
@@ -126,32 +126,32 @@ def _enlarging(folder: Path, config: Data) -> GenerativeModel:
     return larger
 
 
-def _given(arguments: argparse.Namespace, recipe: Config) -> dict[str, Any]:
-    """The pictures to start from, each without its axis of examples."""
-    config = recipe.data
+def _given(arguments: argparse.Namespace, config_dict: Config) -> dict[str, Any]:
+    """The images to start from, each without its axis of examples."""
+    config = config_dict.data
     given: dict[str, Any] = {}
     if arguments.mask and not arguments.image:
-        raise UserError("--mask: says what of a picture is drawn anew; name the picture with --image")
+        raise UserError("--mask: says what of an image is drawn anew; name the image with --image")
     if arguments.clip and arguments.image:
         raise UserError("--clip, --image: give one of them")
-    if arguments.reference and recipe.reference is not None:
-        size, frames = recipe.reference.data.size, recipe.reference.data.frames
+    if arguments.reference and config_dict.reference is not None:
+        size, frames = config_dict.reference.data.size, config_dict.reference.data.frames
         given["reference"] = (
             read_clip(arguments.reference, size, size, frames, config.frame_rate)
             if frames > 1
-            else read_picture(arguments.reference, size, size)
+            else read_image(arguments.reference, size, size)
         )
     elif arguments.reference:
-        given["reference"] = read_picture(arguments.reference, config.size, config.resize)
+        given["reference"] = read_image(arguments.reference, config.size, config.resize)
     if arguments.image:
-        given["image"] = read_picture(arguments.image, config.size, config.size)
+        given["image"] = read_image(arguments.image, config.size, config.size)
     if arguments.mask:
         given["mask"] = read_mask(arguments.mask, arguments.image, config.size)
-    if config.frames > 1:  # a picture is the first frame of a clip
+    if config.frames > 1:  # an image is the first frame of a clip
         given = {name: value if name == "reference" else value[None] for name, value in given.items()}
     if arguments.clip:
         if config.frames == 1:
-            raise UserError("--clip: this model draws pictures, not clips")
+            raise UserError("--clip: this model draws images, not clips")
         if not 1 <= arguments.clip_frames < config.frames:
             raise UserError(f"--clip-frames {arguments.clip_frames}: must be from 1 to {config.frames - 1}")
         given["image"] = read_clip(arguments.clip, config.size, config.size, arguments.clip_frames, config.frame_rate)
@@ -159,9 +159,9 @@ def _given(arguments: argparse.Namespace, recipe: Config) -> dict[str, Any]:
 
 
 def _write(path: Path, drawn: UInt8[np.ndarray, "*f y x 3"], frame_rate: float) -> None:
-    """Writes a picture or a clip as what the name ends in says."""
+    """Writes an image or a clip as what the name ends in says."""
     if path.suffix.lower() not in CLIPS:
-        return write_picture("--out", path, drawn)
+        return write_image("--out", path, drawn)
     content = (to_mp4 if path.suffix.lower() == ".mp4" else to_gif)(drawn, frame_rate)
     try:
         write_file(path, content)

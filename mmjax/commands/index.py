@@ -50,7 +50,7 @@ class Index:
 
 
 def address(model: GenerativeModel, kind: str) -> dict[str, str]:
-    """What an index of "pictures" or "texts" by this model is bound to."""
+    """What an index of "images" or "texts" by this model is bound to."""
     data = model.config.data
     seen = json.dumps([kind, data.source, data.size, data.resize, model.config.text.length])
     parts = (fingerprint(model.params).encode(), seen.encode(), model.tokenizer.proto)

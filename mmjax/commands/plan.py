@@ -1,4 +1,4 @@
-"""mmjax plan: compiles a recipe's training step for a slice of TPUs that is not here, and tells what it will take."""
+"""mmjax plan: compiles a config's training step for a slice of TPUs that is not here, and tells what it will take."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from mmjax.commands import planning, stages
+from mmjax.engine import aot_plan, stages
 from mmjax.plan import report, search, topology
 from mmjax.types import UserError
 
@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compilations < 1:
         raise UserError(f"--compilations {arguments.compilations}: must be above 0")
     jax.config.update("jax_platforms", "cpu")  # nothing runs: shapes are all there is
-    config = stages.settled(arguments.recipe, Path())
+    config = stages.settled(arguments.config, Path())
     if arguments.search:
-        found = search.search(config, wanted, arguments.compilations, planning.estimated, planning.compiled, _tell)
+        found = search.search(config, wanted, arguments.compilations, aot_plan.estimated, aot_plan.compiled, _tell)
         print(json.dumps(search.to_json(found)) if arguments.json else search.table(found))
         return 0
-    plan = planning.planned(config, wanted)
+    plan = aot_plan.planned(config, wanted)
     print(json.dumps(plan.to_json()) if arguments.json else report.table(plan))
     return 0
 

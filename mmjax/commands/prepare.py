@@ -1,19 +1,19 @@
-"""mmjax prepare: what a recipe needs before training."""
+"""mmjax prepare: what a config needs before training."""
 
 import argparse
 from pathlib import Path
 
 from mmjax import data
-from mmjax.commands import stages, wiring
 from mmjax.commands.train import train
 from mmjax.config import Config
+from mmjax.engine import setup, stages
 from mmjax.parallel import processes
 from mmjax.train import loop
 from mmjax.train.workdir import only_training, open_workdir
 from mmjax.types import UserError
 
 HELP = (
-    "check a recipe's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
+    "check a config's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
     "and encode the data set with it (mmjax train does by itself what was not done). With --to: write the data set "
     "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_prepared "
     "--config.data.root=DIR or by TFDS. Either goes on where it was interrupted, and repairs what is damaged."
@@ -28,17 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=int,
         metavar="PIXELS",
-        help="with --to: bring pictures whose short side is longer to so many pixels, at least the recipe's "
+        help="with --to: bring images whose short side is longer to so many pixels, at least the config's "
         "data.resize; else all are kept byte for byte",
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="with --to: pictures worked on at a time; default one a core"
+        "--jobs", type=int, metavar="N", help="with --to: images worked on at a time; default one a core"
     )
     parser.add_argument(
         "--shard-size",
         type=int,
-        metavar="PICTURES",
-        help=f"with --to: pictures in a file; default {data.SHARD_SIZE}",
+        metavar="IMAGES",
+        help=f"with --to: images in a file; default {data.SHARD_SIZE}",
     )
 
 
@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
-    config: Config = arguments.recipe
+    config: Config = arguments.config
     if 0 < options.get("resize", 0) < config.data.resize:
         raise UserError(
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
-            "enlarge pictures again"
+            "enlarge images again"
         )
     index = data.write_prepared(arguments.to, data.open_originals(config.data), **options)
     counts = ", ".join(
@@ -71,8 +71,8 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
 
 def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config: Config = stages.settled(arguments.recipe, workdir)
-    wiring.check(config)
+    config: Config = stages.settled(arguments.config, workdir)
+    setup.check(config)
     with only_training(workdir):
         return _prepare(config, workdir)
 
@@ -83,7 +83,7 @@ def _prepare(config: Config, workdir: Path) -> int:
         return loop.exit_status(status)
     training, held_out = stages.sources(config, workdir, frozen, repair=True)
     processes.once(lambda: open_workdir(workdir, config))
-    tokenizer = wiring.prepare_tokenizer(workdir, config, training)
+    tokenizer = setup.prepare_tokenizer(workdir, config, training)
     evaluation = data.evaluation_size(held_out, config)
     encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if stages.has_two(config) else ""
     processes.say(

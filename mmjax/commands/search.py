@@ -1,4 +1,4 @@
-"""mmjax search: pictures by text or by pictures, and texts by pictures."""
+"""mmjax search: images by text or by images, and texts by images."""
 
 import argparse
 import itertools
@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 import mmjax
 from mmjax.commands.index import Index, Stamp, address, nearest, read_index, update, write_index
-from mmjax.commands.reading import check_out, files_in, read_all, read_seen, write_picture
+from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
 from mmjax.export import GenerativeModel
 from mmjax.models.needs import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
 from mmjax.types import UserError
 
-HELP = "find the pictures of a folder that go with a text or with pictures, or the texts that go with a picture"
+HELP = "find the images of a folder that go with a text or with images, or the texts that go with an image"
 COLUMNS = 8
 INDEX = "mmjax-index.safetensors"
 Embedded = Iterator[tuple[list[str], Float32[np.ndarray, "m e"]]]
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="what to find: the pictures in a folder and all below it, or the lines of a text file, FILE.txt",
+        help="what to find: the images in a folder and all below it, or the lines of a text file, FILE.txt",
     )
     parser.add_argument("--text", nargs="+", action="extend", default=[], help="find what goes with this")
     parser.add_argument(
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="find what is like this picture; of several texts and pictures together, what is like all of them",
+        help="find what is like this image; of several texts and images together, what is like all of them",
     )
     parser.add_argument(
         "--weights",
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much each --text, and then each --image, counts; below 0: what is unlike it (default: 1)",
     )
     parser.add_argument("--top", type=int, default=10, metavar="K", help="how many to find (default: 10)")
-    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="also draw the pictures found, the nearest first")
+    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="also draw the images found, the nearest first")
     parser.add_argument("--json", action="store_true", help="a JSON object for each that is found")
     parser.add_argument(
         "--keep",
@@ -76,10 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--top {arguments.top}: must be at least 1")
     texts = None if source.is_dir() else _lines(source)
     if texts is not None and arguments.out:
-        raise UserError(f"--out: draws pictures, and {source} has texts; leave it out")
+        raise UserError(f"--out: draws images, and {source} has texts; leave it out")
     model = mmjax.load(arguments.model)
     if arguments.out and len(image_shape(model.config.data)) != 3:
-        raise UserError("--out: draws pictures, and this model sees clips; leave it out")
+        raise UserError("--out: draws images, and this model sees clips; leave it out")
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     kept = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
     index = _indexed(model, source, texts, kept, arguments.rebuild)
@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {name}")
     if arguments.out:
         read = (image for image in read_all(map(Path, found), model.config) if not isinstance(image, UserError))
-        pictures = [np.broadcast_to(to_uint8(image), (*image.shape[:-1], 3)) for image in read]
-        write_picture("--out", arguments.out, sheet(np.stack(pictures), COLUMNS))
+        images = [np.broadcast_to(to_uint8(image), (*image.shape[:-1], 3)) for image in read]
+        write_image("--out", arguments.out, sheet(np.stack(images), COLUMNS))
     return 0
 
 
 def _lines(path: Path) -> list[str]:
     if path.suffix.lower() != ".txt":
-        raise UserError(f"--index {path}: must be a folder of pictures, or a text file FILE.txt with a text a line")
+        raise UserError(f"--index {path}: must be a folder of images, or a text file FILE.txt with a text a line")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -134,7 +134,7 @@ def _query(
 
 def _indexed(model: GenerativeModel, source: Path, texts: list[str] | None, kept: Path, rebuild: bool) -> Index:
     """The index of all that is there now, kept in a file."""
-    bound = address(model, "pictures" if texts is None else "texts")
+    bound = address(model, "images" if texts is None else "texts")
     old = None if rebuild else read_index(kept, bound)
     if texts is None:
         files = files_in(source, model.config)
@@ -144,7 +144,7 @@ def _indexed(model: GenerativeModel, source: Path, texts: list[str] | None, kept
 
     def embed(names: Sequence[str]) -> Embedded:
         with tqdm(total=len(names), desc="embedding", leave=False, delay=2, dynamic_ncols=True) as bar:
-            yield from _of_pictures(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
+            yield from _of_images(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
 
     index = update(old, wanted, embed, lambda index: write_index(kept, index, bound))
     if index is None:
@@ -160,7 +160,7 @@ def _stamp(file: Path) -> Stamp | None:
     return found.st_mtime_ns, found.st_size
 
 
-def _of_pictures(model: GenerativeModel, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
+def _of_images(model: GenerativeModel, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
     read = zip(names, read_all((folder / name for name in names), model.config), strict=True)
     problems: list[UserError] = []
 

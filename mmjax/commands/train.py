@@ -1,4 +1,4 @@
-"""mmjax train: trains a recipe, resumes by itself, evaluates on the way."""
+"""mmjax train: trains a config, resumes by itself, evaluates on the way."""
 
 import argparse
 import time
@@ -9,25 +9,25 @@ import jax
 from tqdm import tqdm
 
 from mmjax import data
-from mmjax.commands import stages, trainer, wiring
 from mmjax.config import Config, to_dict
+from mmjax.engine import setup, stages, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.train import loop
+from mmjax.train.batch_size_history import go_on, position
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics, NoMetrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
-from mmjax.train.stretches import go_on, position
 from mmjax.train.timeline import Timeline, process_start
 from mmjax.train.watchdog import watching
 from mmjax.train.workdir import check_workdir, only_training, open_workdir, read_stretches
 from mmjax.types import Samples, UserError
 
-HELP = "train a recipe; started again with the same workdir it goes on where it stopped"
+HELP = "train a config; started again with the same workdir it goes on where it stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
-    config = stages.settled(arguments.recipe, arguments.workdir)
+    config = stages.settled(arguments.config, arguments.workdir)
     return loop.exit_status(train(config, arguments.workdir, arguments.stop_at))
 
 
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
-    """Trains a recipe in a workdir, and before it what it is built on; returns a status; see loop.exit_status."""
-    wiring.check(config)
+    """Trains a config in a workdir, and before it what it is built on; returns a status; see loop.exit_status."""
+    setup.check(config)
     with only_training(workdir):
         return _train(config, workdir, stop_at)
 
@@ -62,19 +62,19 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     if not known:
         trainer.intervals(config, source.size)  # a mistake there is told before anything is made
     with ExitStack() as stack, loop.interrupted() as stop:
-        kept = Checkpoints(workdir, config.train.keep, config.train.best, at=config.train.checkpoints)
+        kept = Checkpoints(workdir, config.train.max_to_keep, config.train.best_metric, at=config.train.checkpoints)
         checkpoints = stack.enter_context(closing(kept))
         saved = checkpoints.steps()
         stretches = go_on(known, saved[-1] if saved else 0, config.train.batch)
         steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
-        start_from: str | Path = config.train.initialize
+        start_from: str | Path = config.train.init_from
         if config.pretraining is not None and not saved:
             start_from = workdir / "pretraining"
             if status := train(config.pretraining, start_from):
                 return status
             begin = time.time()
         timeline = stack.enter_context(closing(Timeline(begin)))
-        parts = wiring.build(config, frozen.get(VISUAL_TOKENIZER))
+        parts = setup.build(config, frozen.get(VISUAL_TOKENIZER))
         training = trainer.build_training(parts, steps)
         state = checkpoints.restore(training.shapes) if saved else None
         if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
@@ -89,17 +89,17 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
             processes.say(f"{config.name}: step {start:,} of {last:,} is done already{_reported(workdir)}")
             return 0
         processes.once(lambda: open_workdir(workdir, config, stretches))
-        tokenizer = wiring.prepare_tokenizer(workdir, config, source)
+        tokenizer = setup.prepare_tokenizer(workdir, config, source)
         if state is None:
             state = trainer.first_state(start_from, parts, training)
         _introduce(config, state, source, steps, start)
         timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
-        metrics = stack.enter_context(closing(_metrics(workdir, start, config)))
-        metrics.write_time(start, timeline.figures())
-        progress = Progress(config.train, metrics, start, last, steps, source.feed, timeline)
+        writer = stack.enter_context(closing(_metrics(workdir, start, config)))
+        writer.write_time(start, timeline.metrics())
+        progress = Progress(config.train, writer, start, last, steps, source.feed, timeline)
         stack.enter_context(closing(progress))
         stack.enter_context(watching(timeline))
-        latest: dict[int, dict[str, float]] = {}  # the figures of the newest evaluation, by its step
+        latest: dict[int, dict[str, float]] = {}  # the metrics of the newest evaluation, by its step
 
         def after(state: State, done: int) -> None:
             evaluates, saves = (done in due or done == steps for due in (evaluating, saving))
@@ -110,22 +110,22 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 latest.clear()
                 if evaluates:
                     with timeline.during("evaluation"):
-                        predict, batches = wiring.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
+                        predict, batches = setup.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
                         try:
-                            figures, samples = runner.run(parts.evaluators, stop.before(predict, done), batches)
+                            metrics, samples = runner.run(parts.evaluators, stop.before(predict, done), batches)
                         except loop.Stopped:
                             return  # to save the state in time; it is evaluated when the training goes on
                         if processes.is_first():
-                            report_evaluation(workdir, done, figures, samples, metrics)
-                    latest[done] = figures
+                            report_evaluation(workdir, done, metrics, samples, writer)
+                    latest[done] = metrics
                 with timeline.during("checkpoint"):
                     if saves or processes.once(lambda: checkpoints.improves(latest.get(done, {}))):
                         checkpoints.save(state, latest.get(done, {}))
-                metrics.write_time(done, timeline.figures())
+                writer.write_time(done, timeline.metrics())
 
         part = processes.part_of_batch(parts.placement.batch)
         stream = data.training_batches(source, tokenizer, config, start, *part, position(stretches, start))
-        with wiring.closing(stream) as batches:
+        with setup.closing(stream) as batches:
             put = parts.placement.put
             if owed:  # it was told to stop while it evaluated
                 after(state, start)
@@ -134,7 +134,7 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         with timeline.during("checkpoint"):
             checkpoints.save(state, latest.get(done, {}))
             checkpoints.wait()
-        metrics.write_time(done, timeline.figures(stopped=True))
+        writer.write_time(done, timeline.metrics(stopped=True))
     ended = (
         "all steps done" if done == steps and not stop.reached else f"stopped after step {done:,}; start again to go on"
     )
@@ -167,12 +167,12 @@ def _introduce(config: Config, state: State, source: data.Source, steps: int, st
 
 
 def report_evaluation(
-    workdir: Path, step: int, figures: dict[str, float], samples: dict[str, Samples], metrics: Metrics
+    workdir: Path, step: int, metrics: dict[str, float], samples: dict[str, Samples], writer: Metrics
 ) -> None:
-    """Writes the figures and samples of an evaluation wherever they belong."""
-    runner.write(workdir, step, figures, samples)
-    metrics.write(step, "evaluation", figures)
+    """Writes the metrics and samples of an evaluation wherever they belong."""
+    runner.write(workdir, step, metrics, samples)
+    writer.write(step, "evaluation", metrics)
     for name, sample in samples.items():
-        metrics.write_picture(step, name, runner.grid(list(sample.rows.values())))
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        writer.write_image(step, name, runner.grid(list(sample.rows.values())))
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     tqdm.write(f"step {step:,}: {shown}")

@@ -1,53 +1,59 @@
-"""From a recipe (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
+"""From a config (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
 
-A recipe names only what differs from the defaults in `fields.py`, `data_fields.py` and `model_fields.py`. Unknown
+A config names only what differs from the defaults in `fields.py`, `data_fields.py` and `model_fields.py`. Unknown
 fields, wrong types and impossible sizes are errors of one line, raised before anything is opened.
 """
 
-from mmjax.config.data_fields import Audio, Data, Part, Scenes
+from mmjax.config.data_fields import AudioConfig, DataConfig, MixtureComponent, ScenesConfig
 from mmjax.config.fields import (
     Config,
-    Discriminator,
-    Evaluate,
-    Mesh,
-    Objective,
-    Optimizer,
-    Perceptual,
-    Sampling,
-    Text,
-    TextEncoder,
-    Tokens,
-    Train,
-    Writing,
+    DiscriminatorConfig,
+    EvaluateConfig,
+    MeshConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PerceptualConfig,
+    SamplingConfig,
+    TextConfig,
+    TextDecodingConfig,
+    TextEncoderConfig,
+    TokensConfig,
+    TrainConfig,
 )
-from mmjax.config.model_fields import DirectGenerator, MaskedGenerator, Model, VisionLanguage, VisualTokenizer
-from mmjax.config.parse import differences, load_recipe, parse_arguments, resolve, to_dict
+from mmjax.config.model_fields import (
+    DirectGeneratorConfig,
+    MaskedGeneratorConfig,
+    ModelConfig,
+    VisionLanguageConfig,
+    VisualTokenizerConfig,
+)
+from mmjax.config.parse import differences, load_config, parse_arguments, resolve, to_dict
 
 __all__ = [
-    "Audio",
+    "AudioConfig",
     "Config",
-    "Data",
-    "DirectGenerator",
-    "Discriminator",
-    "Evaluate",
-    "MaskedGenerator",
-    "Mesh",
-    "Model",
-    "Objective",
-    "Optimizer",
-    "Part",
-    "Perceptual",
-    "Sampling",
-    "Scenes",
-    "Text",
-    "TextEncoder",
-    "Tokens",
-    "Train",
-    "VisionLanguage",
-    "VisualTokenizer",
-    "Writing",
+    "DataConfig",
+    "DirectGeneratorConfig",
+    "DiscriminatorConfig",
+    "EvaluateConfig",
+    "MaskedGeneratorConfig",
+    "MeshConfig",
+    "MixtureComponent",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PerceptualConfig",
+    "SamplingConfig",
+    "ScenesConfig",
+    "TextConfig",
+    "TextDecodingConfig",
+    "TextEncoderConfig",
+    "TokensConfig",
+    "TrainConfig",
+    "VisionLanguageConfig",
+    "VisualTokenizerConfig",
     "differences",
-    "load_recipe",
+    "load_config",
     "parse_arguments",
     "resolve",
     "to_dict",

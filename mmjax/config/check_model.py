@@ -4,15 +4,20 @@ import math
 
 from mmjax.config.check_data import above_0, need, not_below_0
 from mmjax.config.fields import Config
-from mmjax.config.model_fields import DirectGenerator, MaskedGenerator, VisionLanguage, VisualTokenizer
+from mmjax.config.model_fields import (
+    DirectGeneratorConfig,
+    MaskedGeneratorConfig,
+    VisionLanguageConfig,
+    VisualTokenizerConfig,
+)
 
-_OF_PICTURES = ("mean_absolute_error", "mean_squared_error", "perceptual")
+_OF_IMAGES = ("mean_absolute_error", "mean_squared_error", "perceptual")
 # The terms of an objective that each kind of model can be trained by.
 _TERMS: dict[type, tuple[str, ...]] = {
-    DirectGenerator: _OF_PICTURES,
-    VisualTokenizer: (*_OF_PICTURES, "adversarial", "feature_matching"),
-    MaskedGenerator: ("masked_visual_modeling", "masked_language_modeling"),
-    VisionLanguage: (
+    DirectGeneratorConfig: _OF_IMAGES,
+    VisualTokenizerConfig: (*_OF_IMAGES, "adversarial", "feature_matching"),
+    MaskedGeneratorConfig: ("masked_visual_modeling", "masked_language_modeling"),
+    VisionLanguageConfig: (
         "contrastive",
         "sigmoid_contrastive",
         "matching",
@@ -31,18 +36,18 @@ def check_model(config: Config) -> None:
     _check_corruption(config)
     _check_reference(config)
     _check_text_encoder(config)
-    if isinstance(config.model, DirectGenerator):
+    if isinstance(config.model, DirectGeneratorConfig):
         _check_direct(config, config.model)
-    elif isinstance(config.model, VisualTokenizer):
+    elif isinstance(config.model, VisualTokenizerConfig):
         _check_visual_tokenizer(config, config.model)
-    elif isinstance(config.model, VisionLanguage):
+    elif isinstance(config.model, VisionLanguageConfig):
         _check_vision_language(config, config.model)
     else:
         _check_masked_generator(config, config.model)
 
 
 def _check_terms(config: Config) -> None:
-    """Terms that are for other kinds of models; unknown ones are told by mmjax/objective, which knows them all."""
+    """Terms that are for other kinds of models; unknown ones are told by mmjax/losses, which knows them all."""
     mine, known = _TERMS[type(config.model)], {name for names in _TERMS.values() for name in names}
     for name in config.objective.terms:
         need(
@@ -53,8 +58,8 @@ def _check_terms(config: Config) -> None:
 
 def _check_corruption(config: Config) -> None:
     need(
-        config.objective.corrupt_codes == 0 or isinstance(config.model, VisualTokenizer),
-        "objective.corrupt_codes: is for a visual_tokenizer, which has codes to decode",
+        config.objective.code_noise_prob == 0 or isinstance(config.model, VisualTokenizerConfig),
+        "objective.code_noise_prob: is for a visual_tokenizer, which has codes to decode",
     )
 
 
@@ -64,19 +69,19 @@ def _check_reference(config: Config) -> None:
         return
     name = "tokens.reference" if named else "reference"
     need(
-        isinstance(config.model, MaskedGenerator),
+        isinstance(config.model, MaskedGeneratorConfig),
         f"{name}: is for model.kind=masked_generator, not {config.model.kind}",
     )
     if reference is None:
         return
     need(
-        isinstance(reference.model, VisualTokenizer),
+        isinstance(reference.model, VisualTokenizerConfig),
         f"reference.model.kind: must be visual_tokenizer, not {reference.model.kind}",
     )
     need(
         reference.data.size <= config.data.size,
         f"reference.data.size: {reference.data.size} is larger than data.size, {config.data.size}; a reference is the "
-        "picture itself or a smaller one",
+        "image itself or a smaller one",
     )
     need(
         reference.data.frames == config.data.frames,
@@ -99,7 +104,7 @@ def _check_text_encoder(config: Config) -> None:
         )
         return
     need(
-        isinstance(config.model, MaskedGenerator),
+        isinstance(config.model, MaskedGeneratorConfig),
         f"tokens.text_encoder: is for model.kind=masked_generator, not {config.model.kind}",
     )
     need(
@@ -109,17 +114,17 @@ def _check_text_encoder(config: Config) -> None:
     )
 
 
-def _check_direct(config: Config, model: DirectGenerator) -> None:
+def _check_direct(config: Config, model: DirectGeneratorConfig) -> None:
     _check_transformer(model, ("width", "heads", "text_layers", "vision_layers", "fusion_layers"))
-    need(config.data.frames == 1, f"data.frames: a direct generator draws pictures, not clips of {config.data.frames}")
+    need(config.data.frames == 1, f"data.frames: a direct generator draws images, not clips of {config.data.frames}")
     _check_widths(config, "decoder_widths", model.decoder_widths)
     need(
-        model.reference or config.objective.drop_reference == 0,
-        "objective.drop_reference: there is no reference to drop while model.reference is false",
+        model.reference or config.objective.reference_dropout == 0,
+        "objective.reference_dropout: there is no reference to drop while model.reference is false",
     )
 
 
-def _check_visual_tokenizer(config: Config, model: VisualTokenizer) -> None:
+def _check_visual_tokenizer(config: Config, model: VisualTokenizerConfig) -> None:
     not_below_0({"model.blocks": model.blocks})
     _check_widths(config, "widths", model.widths)
     strides = model.time_strides
@@ -141,11 +146,12 @@ def _check_visual_tokenizer(config: Config, model: VisualTokenizer) -> None:
         f"model.levels: {math.prod(model.levels):,} codes are more than 2 ** 24, as many as can be told apart",
     )
     need(
-        config.objective.drop_reference == 0, "objective.drop_reference: a visual tokenizer takes no reference picture"
+        config.objective.reference_dropout == 0,
+        "objective.reference_dropout: a visual tokenizer takes no reference image",
     )
 
 
-def _check_vision_language(config: Config, model: VisionLanguage) -> None:
+def _check_vision_language(config: Config, model: VisionLanguageConfig) -> None:
     _check_transformer(
         model,
         (
@@ -167,10 +173,10 @@ def _check_vision_language(config: Config, model: VisionLanguage) -> None:
         size % model.patch == 0 or config.data.source == "audio_folder",
         f"model.patch: {model.patch} does not divide data.size, {size}",
     )
-    pictures = config.data.frames == 1 and config.data.source != "audio_folder"
+    images = config.data.frames == 1 and config.data.source != "audio_folder"
     need(
-        model.encoder == "vit" or pictures,
-        "model.encoder: resnet is for pictures; set it to vit for clips and sounds",
+        model.encoder == "vit" or images,
+        "model.encoder: resnet is for images; set it to vit for clips and sounds",
     )
     need(
         not model.stem or (min(model.stem) > 0 and model.patch % 2 ** len(model.stem) == 0),
@@ -178,8 +184,8 @@ def _check_vision_language(config: Config, model: VisionLanguage) -> None:
         f"model.patch={model.patch} must be a multiple of {2 ** len(model.stem)}",
     )
     need(
-        "masked_patch_modeling" not in terms or (model.encoder == "vit" and pictures),
-        "objective.terms.masked_patch_modeling: is for pictures and model.encoder=vit",
+        "masked_patch_modeling" not in terms or (model.encoder == "vit" and images),
+        "objective.terms.masked_patch_modeling: is for images and model.encoder=vit",
     )
     need(
         "classification" not in terms or model.classes > 1,
@@ -195,24 +201,24 @@ def _check_vision_language(config: Config, model: VisionLanguage) -> None:
     )
 
 
-def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
+def _check_masked_generator(config: Config, model: MaskedGeneratorConfig) -> None:
     _check_transformer(model, ("width", "heads", "layers", "text_layers", "unroll"))
     not_below_0({"model.local_blocks": model.local_blocks})
     need(
-        config.objective.drop_reference == 0 or config.reference is not None or bool(config.tokens.reference),
-        "objective.drop_reference: there is no reference to drop without the visual tokenizer of one, as in "
+        config.objective.reference_dropout == 0 or config.reference is not None or bool(config.tokens.reference),
+        "objective.reference_dropout: there is no reference to drop without the visual tokenizer of one, as in "
         "--config.tokens.reference=WORKDIR",
     )
     tokenizer = config.tokenizer
     need(
         tokenizer is not None or bool(config.tokens.tokenizer),
         "tokens.tokenizer: a masked generator needs a trained visual tokenizer, as in "
-        "--config.tokens.tokenizer=WORKDIR, or the recipe of one in `tokenizer`",
+        "--config.tokens.tokenizer=WORKDIR, or the config of one in `tokenizer`",
     )
     if tokenizer is None:
         return
     need(
-        isinstance(tokenizer.model, VisualTokenizer),
+        isinstance(tokenizer.model, VisualTokenizerConfig),
         f"tokenizer.model.kind: must be visual_tokenizer, not {tokenizer.model.kind}",
     )
     for name in ("size", "frames"):
@@ -220,7 +226,9 @@ def _check_masked_generator(config: Config, model: MaskedGenerator) -> None:
         need(ours == theirs, f"data.{name}: {ours}, but the visual tokenizer was made for {theirs}")
 
 
-def _check_transformer(model: DirectGenerator | MaskedGenerator | VisionLanguage, positive: tuple[str, ...]) -> None:
+def _check_transformer(
+    model: DirectGeneratorConfig | MaskedGeneratorConfig | VisionLanguageConfig, positive: tuple[str, ...]
+) -> None:
     above_0({f"model.{name}": getattr(model, name) for name in positive})
     need(
         model.attention != "cudnn" or model.dtype == "bfloat16",

@@ -3,7 +3,7 @@
 from mmjax.config.check_data import above_0, check_data, need, not_below_0
 from mmjax.config.check_model import check_model
 from mmjax.config.fields import Config
-from mmjax.config.model_fields import VisualTokenizer
+from mmjax.config.model_fields import VisualTokenizerConfig
 
 
 def check(config: Config) -> None:
@@ -21,16 +21,16 @@ def _check_ranges(config: Config) -> None:
     positive = {
         "text.length": text.length,
         "train.batch": train.batch,
-        "train.keep": train.keep,
+        "train.max_to_keep": train.max_to_keep,
         "evaluate.batch": config.evaluate.batch,
-        "optimizer.accumulate": optimizer.accumulate,
+        "optimizer.grad_accum_steps": optimizer.grad_accum_steps,
         "train.log_every": train.log_every,
         "optimizer.learning_rate": optimizer.learning_rate,
-        "train.max_bad_steps": train.max_bad_steps,
-        "tokens.views": config.tokens.views,
+        "train.max_nonfinite_steps": train.max_nonfinite_steps,
+        "tokens.num_augmentations": config.tokens.num_augmentations,
         "sampling.steps": config.sampling.steps,
         "sampling.temperature": config.sampling.temperature,
-        "sampling.revision_temperature": config.sampling.revision_temperature,
+        "sampling.refinement_temperature": config.sampling.refinement_temperature,
         "writing.beams": config.writing.beams,
         "writing.temperature": config.writing.temperature,
         "discriminator.learning_rate": config.discriminator.learning_rate,
@@ -39,7 +39,7 @@ def _check_ranges(config: Config) -> None:
     not_negative = {
         "train.steps": train.steps,
         "train.epochs": train.epochs,
-        "optimizer.clip": optimizer.clip,
+        "optimizer.grad_clip_norm": optimizer.grad_clip_norm,
         "train.evaluate_every": train.evaluate_every,
         "train.checkpoint_every": train.checkpoint_every,
         "optimizer.warmup_steps": optimizer.warmup_steps,
@@ -48,7 +48,7 @@ def _check_ranges(config: Config) -> None:
         "sampling.guidance": config.sampling.guidance,
         "sampling.confidence_temperature": config.sampling.confidence_temperature,
         "sampling.top_k": config.sampling.top_k,
-        "sampling.revisions": config.sampling.revisions,
+        "sampling.refinement_steps": config.sampling.refinement_steps,
         "writing.length_penalty": config.writing.length_penalty,
         "discriminator.regularizer_weight": config.discriminator.regularizer_weight,
         "discriminator.train_from": config.discriminator.train_from,
@@ -56,9 +56,9 @@ def _check_ranges(config: Config) -> None:
         "mesh.slice": config.mesh.slice,
     }
     not_below_0(not_negative)
-    for name in ("b1", "b2", "ema"):
+    for name in ("b1", "b2", "ema_decay"):
         need(0 <= getattr(optimizer, name) < 1, f"optimizer.{name}: must be from 0 to below 1")
-    for name in ("drop_reference", "drop_text", "text_mask", "patch_mask", "corrupt_codes"):
+    for name in ("reference_dropout", "text_dropout", "mlm_mask_ratio", "mim_mask_ratio", "code_noise_prob"):
         need(0 <= getattr(config.objective, name) <= 1, f"objective.{name}: must be from 0 to 1")
     need(0 <= config.writing.top_p <= 1, "writing.top_p: must be from 0 to 1")
     need(0 <= config.objective.label_smoothing < 1, "objective.label_smoothing: must be from 0 to below 1")
@@ -99,7 +99,7 @@ def _check_adversarial(config: Config) -> None:
     for name in terms:
         without = " without perceptual.weights" if name == "perceptual" else ""
         need(
-            isinstance(config.model, VisualTokenizer),
+            isinstance(config.model, VisualTokenizerConfig),
             f"objective.terms.{name}: needs a discriminator{without}, which only model.kind=visual_tokenizer has, "
             f"not {config.model.kind}",
         )
@@ -114,8 +114,8 @@ def _check_adversarial(config: Config) -> None:
 def _check_training(config: Config) -> None:
     train, optimizer = config.train, config.optimizer
     need(
-        train.skip_spikes == 0 or train.skip_spikes > 1,
-        f"train.skip_spikes: must be above 1, or 0 to skip none, not {train.skip_spikes:g}",
+        train.skip_grad_spikes == 0 or train.skip_grad_spikes > 1,
+        f"train.skip_grad_spikes: must be above 1, or 0 to skip none, not {train.skip_grad_spikes:g}",
     )
     need((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
     need(
@@ -123,12 +123,12 @@ def _check_training(config: Config) -> None:
         "optimizer.weight_decay: is for optimizer.name=adamw or muon; adam has none",
     )
     need(
-        train.batch % optimizer.accumulate == 0,
-        f"optimizer.accumulate: {optimizer.accumulate} does not divide train.batch, {train.batch}",
+        train.batch % optimizer.grad_accum_steps == 0,
+        f"optimizer.grad_accum_steps: {optimizer.grad_accum_steps} does not divide train.batch, {train.batch}",
     )
     if config.pretraining is not None:
-        need(not train.initialize, "pretraining: is what training starts from, and so is train.initialize; name one")
-        need(config.pretraining.model == config.model, "pretraining.model: must be that of the recipe itself")
+        need(not train.init_from, "pretraining: is what training starts from, and so is train.init_from; name one")
+        need(config.pretraining.model == config.model, "pretraining.model: must be that of the config itself")
     axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
     need(
         all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,

@@ -1,14 +1,14 @@
-"""The fields of a recipe and their defaults; those of `data` and `model` are in data_fields.py and model_fields.py."""
+"""The fields of a config and their defaults; those of `data` and `model` are in data_fields.py and model_fields.py."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmjax.config.data_fields import Data
-from mmjax.config.model_fields import DirectGenerator, Model
+from mmjax.config.data_fields import DataConfig
+from mmjax.config.model_fields import DirectGeneratorConfig, ModelConfig
 
 
 @dataclass(frozen=True)
-class Text:
+class TextConfig:
     """SentencePiece tokens: the longest text in tokens, and the size of the vocabulary (an upper bound)."""
 
     length: int = 32
@@ -16,7 +16,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoderConfig:
     """A text encoder that was trained before and is taken as it is; `tokens.text_encoder` names it and fills this in.
 
     Attributes:
@@ -33,34 +33,34 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
-class Objective:
+class ObjectiveConfig:
     """Named loss terms with their weights, and what is hidden from the model in training.
 
     Attributes:
-        terms: weights by name; see mmjax/objective.
-        drop_reference, drop_text: how often the reference picture, and the text, is withheld (0 to 1); a generator can
+        terms: weights by name; see mmjax/losses.
+        reference_dropout, text_dropout: how often the reference image, and the text, is withheld (0 to 1); a generator can
             only be guided if its text was dropped now and then.
         mask_schedule: of masked visual modeling: how the masked share follows from a uniform number.
         label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
-        text_mask: share of the text tokens hidden by masked language modeling.
-        patch_mask: share of the patches hidden by masked patch modeling.
-        corrupt_codes: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
+        mlm_mask_ratio: share of the text tokens hidden by masked language modeling.
+        mim_mask_ratio: share of the patches hidden by masked patch modeling.
+        code_noise_prob: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
             that the decoder learns to draw something whole from codes that do not quite agree.
     """
 
     terms: dict[str, float] = field(default_factory=lambda: {"mean_squared_error": 1.0})
-    drop_reference: float = 0.0
-    drop_text: float = 0.0
+    reference_dropout: float = 0.0
+    text_dropout: float = 0.0
     mask_schedule: Literal["cosine", "arccos"] = "cosine"
     label_smoothing: float = 0.1
     unmasked_weight: float = 0.1
-    text_mask: float = 0.15
-    patch_mask: float = 0.6
-    corrupt_codes: float = 0.0
+    mlm_mask_ratio: float = 0.15
+    mim_mask_ratio: float = 0.6
+    code_noise_prob: float = 0.0
 
 
 @dataclass(frozen=True)
-class Discriminator:
+class DiscriminatorConfig:
     """The second player of adversarial training, for objectives with the term "adversarial" or "feature_matching".
 
     Attributes:
@@ -84,7 +84,7 @@ class Discriminator:
 
 
 @dataclass(frozen=True)
-class Perceptual:
+class PerceptualConfig:
     """Weights for the term "perceptual" (LPIPS, Zhang et al. 2018), which mmjax does not bring.
 
     Attributes:
@@ -98,29 +98,29 @@ class Perceptual:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokensConfig:
     """Where a masked generator's visual tokens come from.
 
     Attributes:
-        tokenizer: workdir or model folder of a trained visual tokenizer; "": `tokenizer`, the recipe's own, is trained
+        tokenizer: workdir or model folder of a trained visual tokenizer; "": `tokenizer`, the config's own, is trained
             first, in WORKDIR/tokenizer.
-        reference: the same for the tokenizer of the reference pictures, the recipe's own `reference`. A model that was
+        reference: the same for the tokenizer of the reference images, the config's own `reference`. A model that was
             trained with a visual tokenizer stands for that tokenizer.
         text_encoder: workdir or model folder of a trained model whose text encoder, with its text tokenizer, is taken
             as it is; "": the generator trains its own.
         cache: folder of the encoded data set; "" takes WORKDIR/tokens.
-        views: how many crops and flips of each training picture are encoded.
+        num_augmentations: how many crops and flips of each training image are encoded.
     """
 
     tokenizer: str = ""
     reference: str = ""
     text_encoder: str = ""
     cache: str = ""
-    views: int = 1
+    num_augmentations: int = 1
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """How a masked generator draws, where nothing else is asked for.
 
     Attributes:
@@ -132,9 +132,9 @@ class Sampling:
         temperature: of the tokens drawn.
         confidence_temperature: of the noise on the order by confidence, which falls to 0 over the steps.
         top_k: draw only from so many of the likeliest codes; 0: from all.
-        revisions: further forward passes, each of which draws a block of the tokens anew given all others; small models
+        refinement_steps: further forward passes, each of which draws a block of the tokens anew given all others; small models
             draw truer shapes with them.
-        revision_temperature: of the tokens that are drawn anew.
+        refinement_temperature: of the tokens that are drawn anew.
     """
 
     steps: int = 12
@@ -144,12 +144,12 @@ class Sampling:
     temperature: float = 1.0
     confidence_temperature: float = 4.5
     top_k: int = 0
-    revisions: int = 0
-    revision_temperature: float = 1.0
+    refinement_steps: int = 0
+    refinement_temperature: float = 1.0
 
 
 @dataclass(frozen=True)
-class Writing:
+class TextDecodingConfig:
     """How captions and answers are written, where nothing else is asked for.
 
     Attributes:
@@ -166,7 +166,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """Gradient descent.
 
     Attributes:
@@ -175,9 +175,9 @@ class Optimizer:
         learning_rate: the peak; kept ("constant") or brought down to 0 ("cosine", "linear")
             after warmup_steps. Muon takes several times that of Adam.
         b1, b2: of Adam.
-        clip: largest global norm of the gradient; 0 does not clip.
-        accumulate: the batch is computed in so many parts, one after the other, to save memory.
-        ema: decay of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
+        grad_clip_norm: largest global norm of the gradient; 0 does not clip.
+        grad_accum_steps: the batch is computed in so many parts, one after the other, to save memory.
+        ema_decay: decay of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
     """
 
     name: Literal["adam", "adamw", "muon"] = "adam"
@@ -187,13 +187,13 @@ class Optimizer:
     b1: float = 0.9
     b2: float = 0.999
     weight_decay: float = 0.0
-    clip: float = 0.0
-    accumulate: int = 1
-    ema: float = 0.0
+    grad_clip_norm: float = 0.0
+    grad_accum_steps: int = 1
+    ema_decay: float = 0.0
 
 
 @dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     """Devices along each mesh axis; one of data, fsdp and model may be -1: all that are left.
 
     Attributes:
@@ -211,7 +211,7 @@ class Mesh:
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainConfig:
     """The training loop.
 
     Attributes:
@@ -220,11 +220,11 @@ class Train:
         log_every, evaluate_every, checkpoint_every: steps between; of the last two 0 means once an epoch. An evaluation
             better than all before is saved as well.
         checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "" takes WORKDIR/checkpoints.
-        keep: newest checkpoints kept, beside the best one.
-        best: the figure of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
-        initialize: workdir or model folder whose parameters training starts from, such as a generator of another size.
-        max_bad_steps: stop after so many steps in a row with a loss or gradient that is not finite.
-        skip_spikes: also skip steps whose gradient has more than so many times its usual norm; 0 skips none.
+        max_to_keep: newest checkpoints kept, beside the best one.
+        best_metric: the metric of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
+        init_from: workdir or model folder whose parameters training starts from, such as a generator of another size.
+        max_nonfinite_steps: stop after so many steps in a row with a loss or gradient that is not finite.
+        skip_grad_spikes: also skip steps whose gradient has more than so many times its usual norm; 0 skips none.
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
@@ -235,16 +235,16 @@ class Train:
     evaluate_every: int = 0
     checkpoint_every: int = 0
     checkpoints: str = ""
-    keep: int = 3
-    best: str = "-loss"
-    initialize: str = ""
-    max_bad_steps: int = 10
-    skip_spikes: float = 0.0
+    max_to_keep: int = 3
+    best_metric: str = "-loss"
+    init_from: str = ""
+    max_nonfinite_steps: int = 10
+    skip_grad_spikes: float = 0.0
     wandb_project: str = ""
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateConfig:
     """Evaluators by name, examples a batch, and how many samples to draw for the eye.
 
     Attributes:
@@ -261,33 +261,33 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole recipe.
+    """A whole config.
 
-    `tokenizer` is the recipe of a masked generator's visual tokenizer, `reference` that of the visual tokenizer of the
-    reference pictures it looks at: the pictures themselves, brought to its data.size. `pretraining` is a recipe for the
-    same model that is trained first, in WORKDIR/pretraining, such as one on pictures before one on clips; training
+    `tokenizer` is the config of a masked generator's visual tokenizer, `reference` that of the visual tokenizer of the
+    reference images it looks at: the images themselves, brought to its data.size. `pretraining` is a config for the
+    same model that is trained first, in WORKDIR/pretraining, such as one on images before one on clips; training
     starts from its parameters.
     """
 
     name: str = ""
     seed: int = 0
-    data: Data = field(default_factory=Data)
-    text: Text = field(default_factory=Text)
-    model: Model = field(default_factory=DirectGenerator)
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=DirectGeneratorConfig)
     tokenizer: "Config | None" = None
     reference: "Config | None" = None
     pretraining: "Config | None" = None
-    text_encoder: TextEncoder | None = None
-    tokens: Tokens = field(default_factory=Tokens)
-    sampling: Sampling = field(default_factory=Sampling)
-    writing: Writing = field(default_factory=Writing)
-    objective: Objective = field(default_factory=Objective)
-    discriminator: Discriminator = field(default_factory=Discriminator)
-    perceptual: Perceptual = field(default_factory=Perceptual)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    mesh: Mesh = field(default_factory=Mesh)
-    train: Train = field(default_factory=Train)
-    evaluate: Evaluate = field(default_factory=Evaluate)
+    text_encoder: TextEncoderConfig | None = None
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    writing: TextDecodingConfig = field(default_factory=TextDecodingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
     def adversarial_terms(self) -> tuple[str, ...]:

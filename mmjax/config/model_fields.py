@@ -1,18 +1,18 @@
-"""The fields of `model` in a recipe, for each kind of model, and their defaults."""
+"""The fields of `model` in a config, for each kind of model, and their defaults."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 
 @dataclass(frozen=True)
-class DirectGenerator:
-    """The direct generator: text and an optional reference picture in, a picture out.
+class DirectGeneratorConfig:
+    """The direct generator: text and an optional reference image in, an image out.
 
     Attributes:
         width: model width d, shared by the encoders and the fusion.
         heads: attention heads; must divide width.
         text_layers, vision_layers, fusion_layers: transformer layers of each part.
-        reference: build the vision encoder, so that a reference picture can be given.
+        reference: build the vision encoder, so that a reference image can be given.
         fusion: how the visual tokens learn of the text: "cross_attention" in every layer, "joint" attention of all
             tokens to all, or one vector of the whole text, with each visual token through perceptrons ("mlp") or
             multiplied ("bilinear").
@@ -39,14 +39,14 @@ class DirectGenerator:
 
 
 @dataclass(frozen=True)
-class VisualTokenizer:
-    """The visual tokenizer: pictures or clips to grids of codes and back.
+class VisualTokenizerConfig:
+    """The visual tokenizer: images or clips to grids of codes and back.
 
     Attributes:
         widths: channels of the encoder, finest first; each halves the side, so the grid has size / 2 ** len(widths)
             rows. The decoder goes the same way back.
         time_strides: for clips, how many frames become one at each width, 1 or 2. The first frame is coded on its own,
-            and no code sees a later frame than its own; a picture is a clip of one frame. Empty: pictures only.
+            and no code sees a later frame than its own; an image is a clip of one frame. Empty: images only.
         blocks: residual blocks at each width.
         levels: of the finite scalar quantization; their product is the number of codes.
         dtype, convolution: as in DirectGenerator.
@@ -62,9 +62,9 @@ class VisualTokenizer:
 
 
 @dataclass(frozen=True)
-class MaskedGenerator:
-    """The masked generator: a transformer over visual tokens that cross-attends to the text and, where the recipe has a
-    `reference`, to the visual tokens of a reference picture.
+class MaskedGeneratorConfig:
+    """The masked generator: a transformer over visual tokens that cross-attends to the text and, where the config has a
+    `reference`, to the visual tokens of a reference image.
 
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
@@ -74,7 +74,7 @@ class MaskedGenerator:
         convolution: form of the convolutions, as in DirectGenerator.
         remat: compute each layer anew in the backward pass, to save memory.
         remat_policy: what of each layer is kept for it nevertheless: "nothing", "attention" (what attention gives, so
-            that it is not computed again) or "products" (all matrix products but those inside of attention).
+            that it is not computed again) or "dots" (all matrix products but those inside of attention).
         unroll: layers compiled one after the other in each turn of the loop over the layers: 1 compiles fastest, all of
             them run faster on a CPU.
         dtype, attention: as in DirectGenerator; "splash" is for TPUs, and never holds the weights of all pairs of
@@ -89,28 +89,28 @@ class MaskedGenerator:
     local_blocks: int = 0
     convolution: Literal["native", "matmul"] = "native"
     remat: bool = False
-    remat_policy: Literal["nothing", "attention", "products"] = "nothing"
+    remat_policy: Literal["nothing", "attention", "dots"] = "nothing"
     unroll: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["xla", "cudnn", "splash"] = "xla"
 
 
 @dataclass(frozen=True)
-class VisionLanguage:
-    """Pictures and texts in one model. What the terms of the objective train is built, and nothing else.
+class VisionLanguageConfig:
+    """Images and texts in one model. What the terms of the objective train is built, and nothing else.
 
     Attributes:
-        encoder: of the pictures: "vit", a vision transformer, which for clips (data.frames) attends over space and time
-            and takes sounds (data.source=audio_folder) as well, or "resnet", ResNet-50, for pictures.
+        encoder: of the images: "vit", a vision transformer, which for clips (data.frames) attends over space and time
+            and takes sounds (data.source=audio_folder) as well, or "resnet", ResNet-50, for images.
         patch, time: sides of the patches in pixels, and for clips their frames.
         registers: tokens that the vision encoder has beside those of the patches (Darcet et al. 2023).
-        stem: of a vision transformer for pictures: channels of convolutions that halve the sides, before the patches.
+        stem: of a vision transformer for images: channels of convolutions that halve the sides, before the patches.
             Small models learn much sooner with as many as make a patch.
         width, heads, layers: of the vision encoder; the others are as wide.
         text_layers, fusion_layers, decoder_layers: of the text encoder, of the fusion and of the text decoder.
         fusion: how visual tokens take up a text, for matching, answers and classes of questions: "cross_attention",
             "joint" (self-attention over both), "mlp" or "bilinear".
-        embedding: width of the space that pictures and texts share.
+        embedding: width of the space that images and texts share.
         classify: what the classes are of: "image", "text" or, of both, "question".
         classes: how many there are.
         convolution: form of the convolutions, as in DirectGenerator.
@@ -136,11 +136,11 @@ class VisionLanguage:
     classes: int = 0
     convolution: Literal["native", "matmul"] = "native"
     remat: bool = False
-    remat_policy: Literal["nothing", "attention", "products"] = "nothing"
+    remat_policy: Literal["nothing", "attention", "dots"] = "nothing"
     unroll: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["xla", "cudnn"] = "xla"
 
 
-# Models by their `kind`; the first is taken where a recipe names none.
-Model = DirectGenerator | VisualTokenizer | MaskedGenerator | VisionLanguage
+# Models by their `kind`; the first is taken where a config names none.
+ModelConfig = DirectGeneratorConfig | VisualTokenizerConfig | MaskedGeneratorConfig | VisionLanguageConfig

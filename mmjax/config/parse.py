@@ -1,4 +1,4 @@
-"""Reads recipes, strictly."""
+"""Reads configs, strictly."""
 
 import dataclasses
 import difflib
@@ -16,18 +16,18 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from mmjax.config.checks import check
-from mmjax.config.data_fields import Data
+from mmjax.config.data_fields import DataConfig
 from mmjax.config.fields import Config
 from mmjax.types import UserError
 
-INNER = ("tokenizer", "reference", "pretraining")  # recipes inside of a recipe
-OF_EACH_PART = ("source", "parts", "weight")  # what a part of a mixture does not take from it
+INNER = ("tokenizer", "reference", "pretraining")  # configs inside of a config
+OF_EACH_PART = ("source", "mixture", "weight")  # what a part of a mixture does not take from it
 
-T = typing.TypeVar("T", bound=Data)
+T = typing.TypeVar("T", bound=DataConfig)
 
 
-def load_recipe(path_and_argument: str, overrides: Mapping[str, str] | None = None) -> Config:
-    """Reads `FILE[:argument]`, calls its get_config(argument), applies overrides and returns the checked recipe.
+def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """Reads `FILE[:argument]`, calls its get_config(argument), applies overrides and returns the checked config.
 
     Args:
         path_and_argument: as in `configs/coco_direct.py:size=64`.
@@ -38,33 +38,37 @@ def load_recipe(path_and_argument: str, overrides: Mapping[str, str] | None = No
     """
     path, _, argument = path_and_argument.partition(":")
     if not Path(path).is_file():
-        raise UserError(f"--config: no file {path}; a recipe is a Python file such as configs/quickstart.py")
-    spec = importlib.util.spec_from_file_location(f"recipe_{Path(path).stem}", path)
+        raise UserError(f"--config: no file {path}; a config is a Python file such as configs/quickstart.py")
+    spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
     if not (spec and spec.loader):
-        raise UserError(f"--config: {path} is no Python file; a recipe is one such as configs/quickstart.py")
+        raise UserError(f"--config: {path} is no Python file; a config is one such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).resolve().parent))  # recipes build on each other
+    sys.path.insert(0, str(Path(path).resolve().parent))  # configs build on each other
     try:
         spec.loader.exec_module(module)
-        recipe = module.get_config(argument)
+        config_dict = module.get_config(argument)
     except UserError:
         raise
     except AttributeError as error:
         if hasattr(module, "get_config"):
             raise UserError(f"{path}: {_one_line(error)}") from error
         raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py") from error
-    except Exception as error:  # the recipe is the user's program; whatever it raises is theirs to read
+    except Exception as error:  # the config is the user's program; whatever it raises is theirs to read
         raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     finally:
         sys.path.pop(0)
-    if not isinstance(recipe, ConfigDict):
-        raise UserError(f"{path}: get_config must return an ml_collections.ConfigDict, not {type(recipe).__name__}")
-    return resolve(recipe.to_dict(), overrides or {}, default_name=Path(path).stem)
+    if not isinstance(config_dict, ConfigDict):
+        raise UserError(
+            f"{path}: get_config must return an ml_collections.ConfigDict, not {type(config_dict).__name__}"
+        )
+    return resolve(config_dict.to_dict(), overrides or {}, default_name=Path(path).stem)
 
 
-def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = None, default_name: str = "") -> Config:
+def resolve(
+    config_dict: Mapping[str, Any], overrides: Mapping[str, str] | None = None, default_name: str = ""
+) -> Config:
     """Turns nested plain data into a checked Config; `overrides` map dotted names to values as text."""
-    tree = _copy(recipe)
+    tree = _copy(config_dict)
     for dotted, text in (overrides or {}).items():
         kind = _field_type(dotted)
         node = tree
@@ -75,7 +79,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str] | None = Non
                 raise UserError(f"{'.'.join(parents[: depth + 1])}: must be a group of fields")
         value = _from_text(dotted, kind, text)
         if last in node and last not in OF_EACH_PART:
-            _hand_on(last, node[last], value, node.get("parts"))
+            _hand_on(last, node[last], value, node.get("mixture"))
         node[last] = value
     _fill_parts(tree)
     return _completed(_build(Config, tree, ""), default_name)
@@ -89,22 +93,22 @@ def _hand_on(name: str, old: Any, new: Any, parts: Any) -> None:
 
 
 def _fill_parts(tree: Any, prefix: str = "") -> None:
-    """Gives the parts of mixtures, in a recipe and those inside of it, what they do not set themselves."""
+    """Gives the parts of mixtures, in a config and those inside of it, what they do not set themselves."""
     if not isinstance(tree, dict):
         return
     for name in INNER:
         _fill_parts(tree.get(name), f"{prefix}{name}.")
     data = tree.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("parts"), dict):
+    if not isinstance(data, dict) or not isinstance(data.get("mixture"), dict):
         return
-    data["parts"] = parts = data.pop("parts")  # last, so that what is wrong is told of the mixture first
+    data["mixture"] = parts = data.pop("mixture")  # last, so that what is wrong is told of the mixture first
     for name, part in parts.items():
         if not re.fullmatch(r"\w[\w-]*", str(name)):
-            raise UserError(f"{prefix}data.parts: {name!r} is no name for a part; take letters, digits, _ and -")
+            raise UserError(f"{prefix}data.mixture: {name!r} is no name for a part; take letters, digits, _ and -")
         if not isinstance(part, dict):
             continue  # told as a wrong type
         if "source" not in part:
-            raise UserError(f"{prefix}data.parts.{name}.source: must be set, as in coco_folder")
+            raise UserError(f"{prefix}data.mixture.{name}.source: must be set, as in coco_folder")
         common = {key: value for key, value in data.items() if key not in OF_EACH_PART}
         parts[name] = _merged(common, part)
 
@@ -119,7 +123,7 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _completed(config: Config, default_name: str) -> Config:
-    """The recipe, and those inside of it, checked and with what follows from other fields filled in."""
+    """The config, and those inside of it, checked and with what follows from other fields filled in."""
     if not config.name:
         config = dataclasses.replace(config, name=default_name)
     config = dataclasses.replace(config, data=_completed_data(config.data, ""))
@@ -140,14 +144,14 @@ def _completed(config: Config, default_name: str) -> Config:
 def _completed_data(data: T, root: str) -> T:
     """Data, and the parts of a mixture, with what follows from other fields; `root` is for those that name none."""
     root, resize = data.root or root, data.resize or round(data.size * 256 / 224)
-    parts = {name: _completed_data(part, root) for name, part in data.parts.items()}
-    return dataclasses.replace(data, root=root, resize=resize, parts=parts)
+    parts = {name: _completed_data(part, root) for name, part in data.mixture.items()}
+    return dataclasses.replace(data, root=root, resize=resize, mixture=parts)
 
 
 def parse_arguments(argument: str | None, **defaults: Any) -> Any:
     """What follows the colon of `--config=FILE:size=64,tiny`, as a namespace with the given defaults.
 
-    A bare word is a flag: its default must be a bool. Every recipe has the flag `tiny`.
+    A bare word is a flag: its default must be a bool. Every config has the flag `tiny`.
 
     Raises:
         UserError: for a name that is not among the defaults, or a value of another type.
@@ -156,21 +160,21 @@ def parse_arguments(argument: str | None, **defaults: Any) -> Any:
     for item in filter(None, (argument or "").split(",")):
         name, equals, text = item.partition("=")
         if name not in values:
-            raise UserError(f"no recipe argument {name}; {_nearest(name, values) or 'known: ' + ', '.join(values)}")
+            raise UserError(f"no config argument {name}; {_nearest(name, values) or 'known: ' + ', '.join(values)}")
         kind = type(values[name])
         if not equals and kind is not bool:
-            raise UserError(f"recipe argument {name}: needs a value, as in {name}={values[name]}")
-        values[name] = _from_text(f"recipe argument {name}", kind, text if equals else "true")
+            raise UserError(f"config argument {name}: needs a value, as in {name}={values[name]}")
+        values[name] = _from_text(f"config argument {name}", kind, text if equals else "true")
     return types.SimpleNamespace(**values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The recipe as nested plain data that JSON can hold; `resolve` brings it back."""
+    """The config as nested plain data that JSON can hold; `resolve` brings it back."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields (dotted name, old value, new value) for each field in which two recipes differ."""
+    """Yields (dotted name, old value, new value) for each field in which two configs differ."""
     for key in sorted(set(old) | set(new)):
         was, now = old.get(key), new.get(key)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
@@ -212,7 +216,7 @@ def _all_fields(cls: type, dotted: str, prefix: str = "") -> Iterator[tuple[str,
         name, kind = prefix + f.name, hints[f.name]
         yield name, kind
         for group in _groups(kind):
-            if not (group is Config and prefix):  # a tokenizer's recipe has none of its own
+            if not (group is Config and prefix):  # a tokenizer's config has none of its own
                 yield from _all_fields(group, dotted, f"{name}.")
         if _member(kind) and dotted.startswith(f"{name}."):
             key = dotted.removeprefix(f"{name}.").partition(".")[0]

@@ -1,11 +1,11 @@
-"""Examples from a source to batches: sources, pictures, text tokens, the pipeline.
+"""Examples from a source to batches: sources, images, text tokens, the pipeline.
 
 The only place for TensorFlow, which is imported where a bucket is read and not before.
 """
 
 from mmjax.data.clip import read_clip
+from mmjax.data.image import read_image, read_mask
 from mmjax.data.mixture import mix
-from mmjax.data.picture import read_mask, read_picture
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.sound import read_sound
 from mmjax.data.source import Source
@@ -13,7 +13,7 @@ from mmjax.data.sources import open_originals, open_source, provides
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.data.text_features import cached_text_features, text_address
 from mmjax.data.tokens import open_tokens, token_address
-from mmjax.data.write_prepared import SHARD_SIZE, write_prepared
+from mmjax.data.write_packed import SHARD_SIZE, write_prepared
 from mmjax.data.write_tokens import write_tokens
 
 __all__ = [
@@ -30,8 +30,8 @@ __all__ = [
     "open_tokens",
     "provides",
     "read_clip",
+    "read_image",
     "read_mask",
-    "read_picture",
     "read_sound",
     "text_address",
     "token_address",

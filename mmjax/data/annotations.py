@@ -23,8 +23,8 @@ class Annotations:
     """What a file of captions says.
 
     Attributes:
-        names: the file of each picture, by the picture's id.
-        images, ids: of each caption, the id of its picture, and its own.
+        names: the file of each image, by the image's id.
+        images, ids: of each caption, the id of its image, and its own.
         text_ends, text: of the captions, as in Captions.
     """
 
@@ -35,10 +35,10 @@ class Annotations:
     text: bytearray
 
     def captions(self, keys: Int64[np.ndarray, " n"]) -> tuple[Captions, Int64[np.ndarray, " k"]]:
-        """The captions of some pictures, in the order of the captions' ids, and these ids.
+        """The captions of some images, in the order of the captions' ids, and these ids.
 
         Args:
-            keys: ids of pictures, ascending.
+            keys: ids of images, ascending.
         """
         order = np.lexsort((self.ids, self.images))
         bounds = np.searchsorted(self.images[order], [keys, keys + 1])
@@ -54,12 +54,12 @@ class Annotations:
 def read_annotations(path: Path) -> Annotations:
     """Reads annotations/captions_SPLIT.json.
 
-    A picture or a caption that is there twice is taken once; captions that share an id are all kept; those that are no
+    An image or a caption that is there twice is taken once; captions that share an id are all kept; those that are no
     text are left out; each of it with one warning.
 
     Raises:
         UserError: for a file that is missing, no UTF-8, no JSON, cut off or of another kind, or that names two files
-            for one picture.
+            for one image.
     """
     names: dict[int, str] = {}
     images, ids, ends, text = array("q"), array("q"), array("q", [0]), bytearray()
@@ -73,9 +73,7 @@ def read_annotations(path: Path) -> Annotations:
             if section == "images" and item is not None:
                 key, name = int(item["id"]), str(item["file_name"])
                 if names.setdefault(key, name) != name:
-                    raise UserError(
-                        f"{path}: two pictures have the id {key}, {names[key]} and {name}; give one another"
-                    )
+                    raise UserError(f"{path}: two images have the id {key}, {names[key]} and {name}; give one another")
                 listed.append(key)
             elif section == "annotations" and item is not None:
                 key, caption = int(item["image_id"]), item["caption"]
@@ -101,7 +99,7 @@ def read_annotations(path: Path) -> Annotations:
     found = Annotations(names, lists[0], lists[1], lists[2], text)
     twice = _twice(found)
     told = (
-        (len(listed) - len(names), "pictures are named more than once and taken once"),
+        (len(listed) - len(names), "images are named more than once and taken once"),
         (int(twice.sum()), "captions are there more than once and taken once"),
         (_sharing(found.ids[~twice]), "captions share their id with another one; all are kept"),
         (without, "captions are no text and left out"),
@@ -113,7 +111,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def _twice(found: Annotations) -> np.ndarray:
-    """Which captions have the picture, the id and the text of an earlier one."""
+    """Which captions have the image, the id and the text of an earlier one."""
     order = np.lexsort((found.ids, found.images))
     same = (np.diff(found.images[order]) == 0) & (np.diff(found.ids[order]) == 0) & (found.ids[order][1:] != NOT_GIVEN)
     twice = np.zeros(len(order), np.bool_)

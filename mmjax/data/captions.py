@@ -18,7 +18,7 @@ AT_ONCE = 4096  # examples
 
 @dataclass(frozen=True)
 class Captions:
-    """All captions, without the pictures.
+    """All captions, without the images.
 
     Attributes:
         keys: names each example, in the order of the data set.

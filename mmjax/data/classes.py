@@ -1,4 +1,4 @@
-"""A folder of pictures by class: ROOT/SPLIT/CLASS/ holds the pictures of one."""
+"""A folder of images by class: ROOT/SPLIT/CLASS/ holds the images of one."""
 
 import logging
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmjax.config import Data
-from mmjax.data.indexed import read_pictures
+from mmjax.config import DataConfig
+from mmjax.data.random_access import read_images
 from mmjax.data.source import Rows, Source
 from mmjax.types import UserError
 
@@ -18,8 +18,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 logger = logging.getLogger(__name__)
 
 
-def open_classes(config: Data, training: bool) -> Source:
-    """Pictures with their class, in the order of the classes' names and then of the files'.
+def open_classes(config: DataConfig, training: bool) -> Source:
+    """Images with their class, in the order of the classes' names and then of the files'.
 
     The classes are those of the training split, sorted by name.
 
@@ -33,19 +33,19 @@ def open_classes(config: Data, training: bool) -> Source:
     for name in _classes(folder):
         if name not in numbers:
             raise UserError(
-                f"{folder / name}: is no class of the training pictures, which are in {root / config.train_split}"
+                f"{folder / name}: is no class of the training images, which are in {root / config.train_split}"
             )
         files = _files(folder / name)
-        pictures = [file for file in files if file.lower().endswith(SUFFIXES)]
-        names += [f"{name}/{file}" for file in pictures]
-        labels += [numbers[name]] * len(pictures)
-        other += len(files) - len(pictures)
-        if not pictures:
-            logger.warning("%s: holds no picture (%s)", folder / name, ", ".join(SUFFIXES))
+        images = [file for file in files if file.lower().endswith(SUFFIXES)]
+        names += [f"{name}/{file}" for file in images]
+        labels += [numbers[name]] * len(images)
+        other += len(files) - len(images)
+        if not images:
+            logger.warning("%s: holds no image (%s)", folder / name, ", ".join(SUFFIXES))
     if other:
-        logger.warning("%s: %s files are no pictures and left out", folder, f"{other:,}")
+        logger.warning("%s: %s files are no images and left out", folder, f"{other:,}")
     if not names:
-        raise UserError(f"{folder}: its classes hold no pictures ({', '.join(SUFFIXES)})")
+        raise UserError(f"{folder}: its classes hold no images ({', '.join(SUFFIXES)})")
     label = np.array(labels, np.int64)
 
     def columns(indices: list[int]) -> Rows:
@@ -54,7 +54,7 @@ def open_classes(config: Data, training: bool) -> Source:
     def no_texts() -> Iterator[str]:
         return iter(())
 
-    read = read_pictures(np.arange(len(names)), lambda index: (folder / names[index]).read_bytes(), columns)
+    read = read_images(np.arange(len(names)), lambda index: (folder / names[index]).read_bytes(), columns)
     return Source("classes_folder", len(names), PROVIDES, no_texts, read, classes=classes)
 
 
@@ -65,10 +65,10 @@ def _classes(folder: Path) -> tuple[str, ...]:
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror}; data.root must hold a folder for each split (data.train_split, "
-            "data.evaluation_split) with a folder of pictures for each class"
+            "data.evaluation_split) with a folder of images for each class"
         ) from error
     if not names:
-        raise UserError(f"{folder}: holds no folder; the pictures of each class must be in a folder of their own")
+        raise UserError(f"{folder}: holds no folder; the images of each class must be in a folder of their own")
     return tuple(names)
 
 

@@ -1,6 +1,6 @@
 """A clip from a file or a folder of frames: some of its frames, evenly spaced in time, cropped alike.
 
-Animated GIF, PNG and WebP pictures and folders are read by Pillow, everything else by PyAV (the extra `video`).
+Animated GIF, PNG and WebP images and folders are read by Pillow, everything else by PyAV (the extra `video`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from mmjax.data.picture import MOST_PIXELS, SIDE_LIMIT, load_picture, resized_crop, to_rgb
+from mmjax.data.image import MOST_PIXELS, SIDE_LIMIT, load_image, resized_crop, to_rgb
 from mmjax.types import UserError
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")
@@ -26,7 +26,7 @@ FRAMES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TOLERANCE = 6e-3  # seconds: files round the times of frames, GIF to hundredths
 DEFAULT_DURATION = 0.1  # seconds that browsers show a frame of an animation which does not tell
 
-# When a frame is no longer shown, in seconds from the start of the clip, and what makes a picture of it.
+# When a frame is no longer shown, in seconds from the start of the clip, and what makes an image of it.
 Frames = Generator[tuple[float, Callable[[], Image.Image]], None, None]
 
 
@@ -54,7 +54,7 @@ def read_clip(
 
     Args:
         path: a file, or a folder of numbered frames, which are taken to be of `frame_rate`.
-        size, resize: of each frame, as in `mmjax.data.read_picture`.
+        size, resize: of each frame, as in `mmjax.data.read_image`.
         frames: how many.
         frame_rate: how many a second.
 
@@ -91,12 +91,12 @@ def read_frames(
     try:
         footage = _open(path, frame_rate, short_side)
         if footage.length is not None:
-            pictures = _sample(footage, footage.length, frames, frame_rate, place, crop)
-            if len(pictures) == frames:
-                return np.stack(pictures)
+            images = _sample(footage, footage.length, frames, frame_rate, place, crop)
+            if len(images) == frames:
+                return np.stack(images)
         # Files cut off tell the length they had, and some tell none or that of the sound.
         length = max((end for end, _ in footage.frames(0.0)), default=0.0)
-        pictures = _sample(footage, length, frames, frame_rate, place, crop)
+        images = _sample(footage, length, frames, frame_rate, place, crop)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -104,10 +104,10 @@ def read_frames(
     except Exception as error:  # the readers raise whatever a broken file leads them to
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise ClipError(f"cannot be read as a clip: {reason}") from error
-    if len(pictures) < frames:
+    if len(images) < frames:
         has = max(math.ceil((length - TOLERANCE) * frame_rate), 0)
         raise ClipError(f"ends early: it has {has} frames at {frame_rate:g} a second, and {frames} are needed")
-    return np.stack(pictures)
+    return np.stack(images)
 
 
 def check_pyav(path: Path) -> None:
@@ -130,16 +130,16 @@ def _sample(
     # The last time may come as late as the last frame is shown, so that every frame has an equal share of the places.
     room = length - (frames - 1) / frame_rate
     start = max(min(place * room, room - 2 * TOLERANCE), 0.0)
-    pictures: list[UInt8[np.ndarray, "y x 3"]] = []
+    images: list[UInt8[np.ndarray, "y x 3"]] = []
     with contextlib.closing(footage.frames(start)) as shown:
         for end, image in shown:
             cropped = None
-            while len(pictures) < frames and start + len(pictures) / frame_rate + TOLERANCE < end:
+            while len(images) < frames and start + len(images) / frame_rate + TOLERANCE < end:
                 cropped = crop(image()) if cropped is None else cropped
-                pictures.append(cropped)
-            if len(pictures) == frames:
+                images.append(cropped)
+            if len(images) == frames:
                 break
-    return pictures
+    return images
 
 
 def _open(path: Path, frame_rate: float, short_side: int) -> Footage:
@@ -160,7 +160,7 @@ def _open_folder(path: Path, frame_rate: float, short_side: int) -> Footage:
 
     def load(name: Path) -> Image.Image:
         try:
-            return load_picture(name, short_side)
+            return load_image(name, short_side)
         except UserError as error:
             raise ClipError(f"cannot be read as a clip: {error}") from error
 

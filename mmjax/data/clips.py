@@ -1,7 +1,7 @@
 """A folder of clips with captions, without TensorFlow.
 
 ROOT/SPLIT/ holds the clips, each a file (mp4 or whatever else PyAV reads, or an animated GIF) or a folder of numbered
-frames (PNG, JPEG), and captions.jsonl; see mmjax.data.listed.
+frames (PNG, JPEG), and captions.jsonl; see mmjax.data.folder_dataset.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from mmjax.config import Data
+from mmjax.config import DataConfig
 from mmjax.data.clip import ANIMATIONS, ClipError, check_pyav, read_frames
-from mmjax.data.listed import Kind, check_present, read_captions, read_listed
-from mmjax.data.picture import resized_crop
+from mmjax.data.folder_dataset import Kind, check_present, read_captions, read_listed
+from mmjax.data.image import resized_crop
 from mmjax.data.source import Reading, Source
 
 PROVIDES = ("image", "text")
 KIND = Kind("clip", "name.mp4", "what it shows")
 
 
-def open_clips(config: Data, training: bool) -> Source:
+def open_clips(config: DataConfig, training: bool) -> Source:
     """Clips with their captions, in the order of captions.jsonl.
 
     "image" is [b, f, y, x, 3], or [b, y, x, 3] where data.frames is 1. Training draws the start of a clip, the place of
@@ -51,8 +51,8 @@ def open_clips(config: Data, training: bool) -> Source:
         flip = reading.flip and mirror < 0.5
 
         def crop(image: Image.Image) -> UInt8[np.ndarray, "y x 3"]:
-            picture = resized_crop(image, reading.resize, reading.size, (down, across))
-            return picture[:, ::-1] if flip else picture
+            cropped = resized_crop(image, reading.resize, reading.size, (down, across))
+            return cropped[:, ::-1] if flip else cropped
 
         clip = read_frames(folder / names[key], config.frames, config.frame_rate, reading.resize, start, crop)
         return clip.reshape(shape(reading)) / np.float32(127.5) - np.float32(1)

@@ -13,9 +13,9 @@ from jaxtyping import Int64
 
 from mmjax.data.annotations import read_annotations
 from mmjax.data.captions import Captions
-from mmjax.data.indexed import PROVIDES as PROVIDES
-from mmjax.data.indexed import indexed_source
-from mmjax.data.originals import Original, Originals, Rejected
+from mmjax.data.random_access import PROVIDES as PROVIDES
+from mmjax.data.random_access import indexed_source
+from mmjax.data.raw import Original, Originals, Rejected
 from mmjax.data.source import Source
 from mmjax.types import UserError
 
@@ -26,33 +26,33 @@ logger = logging.getLogger(__name__)
 
 
 def open_coco(root: str, split: str) -> Source:
-    """Pictures with their captions, in order of their id.
+    """Images with their captions, in order of their id.
 
     Args:
-        root: the folder; holds `SPLIT/` with the pictures and `annotations/captions_SPLIT.json`.
+        root: the folder; holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`.
         split: "train" or "validation" (of 2017, else 2014), or a split's own name such as "val2017".
 
     Raises:
-        UserError: where something is missing, the JSON is broken or of another kind, or no picture is left.
+        UserError: where something is missing, the JSON is broken or of another kind, or no image is left.
     """
     found = find_coco(root, split)
 
-    def picture(index: int) -> bytes:
+    def image(index: int) -> bytes:
         return (found.folder / found.names[int(found.captions.keys[index])]).read_bytes()
 
-    return indexed_source("coco_folder", found.captions, picture)
+    return indexed_source("coco_folder", found.captions, image)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The pictures of a split that are there and have captions, in order of their id.
+    """The images of a split that are there and have captions, in order of their id.
 
     Attributes:
-        folder: of the pictures.
-        names: the file of each picture, by its id; also of those left out.
-        captions: of the pictures that are there.
+        folder: of the images.
+        names: the file of each image, by its id; also of those left out.
+        captions: of the images that are there.
         caption_ids: of each caption.
-        left_out: the other pictures by their id, and why.
+        left_out: the other images by their id, and why.
     """
 
     folder: Path
@@ -67,20 +67,18 @@ def find_coco(root: str, split: str) -> Found:
     folder, path = _find(Path(root), split)
     annotations = read_annotations(path)
     names = annotations.names
-    present = set(os.listdir(folder))  # once: a question per picture would take minutes on a network disk
+    present = set(os.listdir(folder))  # once: a question per image would take minutes on a network disk
     captioned = set(np.unique(annotations.images).tolist())
     with_captions = sorted(captioned & names.keys())
     kept = [key for key in with_captions if names[key] in present]
     absent = [key for key in with_captions if names[key] not in present]
     silent = sorted(names.keys() - captioned)
     if absent:
-        logger.warning(
-            "%s: %d pictures are absent and left out, the first is %s", folder, len(absent), names[absent[0]]
-        )
+        logger.warning("%s: %d images are absent and left out, the first is %s", folder, len(absent), names[absent[0]])
     if silent:
-        logger.warning("%s: %d pictures have no caption and are left out", path, len(silent))
+        logger.warning("%s: %d images have no caption and are left out", path, len(silent))
     if not kept:
-        raise UserError(f"{folder}: holds none of the {len(absent)} pictures with captions in {path}")
+        raise UserError(f"{folder}: holds none of the {len(absent)} images with captions in {path}")
     del present, captioned, with_captions  # what comes next takes the most memory
     captions, ids = annotations.captions(np.array(kept, np.int64))
     left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
@@ -88,7 +86,7 @@ def find_coco(root: str, split: str) -> Found:
 
 
 def coco_originals(root: str, split: str) -> Originals:
-    """The files of the pictures that open_coco opens; see there."""
+    """The files of the images that open_coco opens; see there."""
     found = find_coco(root, split)
     captions = found.captions
     keys = captions.keys.tolist()
@@ -111,15 +109,15 @@ def coco_originals(root: str, split: str) -> Originals:
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:
-    """The folder of pictures and the file of captions."""
+    """The folder of images and the file of captions."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; {EXPECTED}")
     names = SPLITS.get(split, (split,))
     pairs = [(root / name, root / "annotations" / f"captions_{name}.json") for name in names]
-    for pictures, annotations in pairs:
-        if pictures.is_dir() and annotations.is_file():
-            return pictures, annotations
-    for pictures, annotations in pairs:
-        if pictures.is_dir():
-            raise UserError(f"{annotations}: no such file, though there is {pictures}; {EXPECTED}")
-    raise UserError(f"{' or '.join(str(pictures) for pictures, _ in pairs)}: no such folder; {EXPECTED}")
+    for images, annotations in pairs:
+        if images.is_dir() and annotations.is_file():
+            return images, annotations
+    for images, annotations in pairs:
+        if images.is_dir():
+            raise UserError(f"{annotations}: no such file, though there is {images}; {EXPECTED}")
+    raise UserError(f"{' or '.join(str(images) for images, _ in pairs)}: no such folder; {EXPECTED}")

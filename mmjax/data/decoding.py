@@ -1,4 +1,4 @@
-"""Encoded pictures to float32, one set of draws for training and one for evaluation, on all cores.
+"""Encoded images to float32, one set of draws for training and one for evaluation, on all cores.
 
 Everything random is a pure function of (seed, epoch, key of the example), so that any step can be made again.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.picture import decode, normalize
+from mmjax.data.image import decode, normalize
 from mmjax.data.resize import opencv, resized_crop
 from mmjax.data.source import Reading
 
-AHEAD = 2  # batches whose pictures are prepared at a time
-MEMORY = 1 << 22  # bytes of a thread for a decoded picture; asking anew for each takes a tenth of the time
+AHEAD = 2  # batches whose images are prepared at a time
+MEMORY = 1 << 22  # bytes of a thread for a decoded image; asking anew for each takes a tenth of the time
 READERS = 16  # threads that read: a disk in a network answers late
 
 
@@ -26,15 +26,15 @@ _memory = threading.local()
 
 
 def decoded(
-    batches: Iterator[dict[str, Any]], picture: Callable[[Any], bytes], reading: Reading
+    batches: Iterator[dict[str, Any]], image: Callable[[Any], bytes], reading: Reading
 ) -> Iterator[dict[str, Any]]:
-    """Replaces `picture`, a batch's names of pictures, by `image` and `mask`; adds `reading`, seconds waited for it.
+    """Replaces `image`, a batch's names of images, by `image` and `mask`; adds `reading`, seconds waited for it.
 
-    The pictures of some batches are read and prepared at a time; OpenCV and libjpeg-turbo let Python go on meanwhile.
+    The images of some batches are read and prepared at a time; OpenCV and libjpeg-turbo let Python go on meanwhile.
 
     Args:
-        batches: dicts with epoch int64 [b], key int64 [b] and picture [b].
-        picture: gives an encoded picture by its name, from any thread; whatever it raises, the picture is masked out.
+        batches: dicts with epoch int64 [b], key int64 [b] and image [b].
+        image: gives an encoded image by its name, from any thread; whatever it raises, the image is masked out.
     """
     readers, workers = ThreadPoolExecutor(READERS, "mmjax-read"), ThreadPoolExecutor(cores(), "mmjax-prepare")
     ahead: collections.deque[tuple[dict[str, Any], list[Future[float | None]]]] = collections.deque()
@@ -45,7 +45,7 @@ def decoded(
         if batch is None:
             return
         batch["reading"] = time.perf_counter() - begin
-        contents = [readers.submit(picture, name) for name in batch.pop("picture")]
+        contents = [readers.submit(image, name) for name in batch.pop("image")]
         batch["image"] = np.empty((len(contents), reading.size, reading.size, 3), np.float32)
         rows = zip(contents, batch["epoch"].tolist(), batch["key"].tolist(), batch["image"], strict=True)
         ahead.append((batch, [workers.submit(_prepare, *row, reading) for row in rows]))
@@ -72,11 +72,11 @@ def _prepare(content: Future[bytes], epoch: int, key: int, image: np.ndarray, re
         encoded = content.result()
         waited = time.perf_counter() - begin
         place, mirror = draw(epoch, key, reading)
-        if not hasattr(_memory, "picture"):
-            _memory.picture = np.empty(MEMORY, np.uint8)
-        picture = decode(encoded, reading.resize, "picture", _memory.picture)
-        crop = resized_crop(picture, reading.resize, reading.size, place)
-    except Exception:  # UserError from the picture; of reading, each way has errors of its own
+        if not hasattr(_memory, "image"):
+            _memory.image = np.empty(MEMORY, np.uint8)
+        decoded = decode(encoded, reading.resize, "image", _memory.image)
+        crop = resized_crop(decoded, reading.resize, reading.size, place)
+    except Exception:  # UserError from the image; of reading, each way has errors of its own
         image.fill(0.0)
         return None
     normalize(opencv().flip(crop, 1) if mirror else crop, image)
@@ -84,7 +84,7 @@ def _prepare(content: Future[bytes], epoch: int, key: int, image: np.ndarray, re
 
 
 def draw(epoch: int, key: int, reading: Reading) -> tuple[tuple[float, float], bool]:
-    """Where a picture is cropped (as of resize.crop_window), and whether it is mirrored left to right."""
+    """Where an image is cropped (as of resize.crop_window), and whether it is mirrored left to right."""
     if not reading.training:
         return (0.5, 0.5), False
     # The last number keeps these draws apart from that of the caption.

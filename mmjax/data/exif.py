@@ -1,4 +1,4 @@
-"""Which way up a picture is: the orientation of its EXIF metadata (EXIF 2.3, tag 274)."""
+"""Which way up an image is: the orientation of its EXIF metadata (EXIF 2.3, tag 274)."""
 
 import struct
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ UPRIGHT = 1
 
 
 def orientation(encoded: bytes) -> int:
-    """What EXIF says of an encoded JPEG, PNG or WebP picture, 1 to 8; 1, upright, where it says nothing sensible.
+    """What EXIF says of an encoded JPEG, PNG or WebP image, 1 to 8; 1, upright, where it says nothing sensible.
 
-    The stored picture becomes upright when it is transposed (5 to 8), then mirrored top to bottom (3, 4, 7, 8) and left
+    The stored image becomes upright when it is transposed (5 to 8), then mirrored top to bottom (3, 4, 7, 8) and left
     to right (2, 3, 6, 7).
     """
     try:
@@ -29,7 +29,7 @@ def flips(orientation: int) -> tuple[bool, bool]:
 
 
 def _blocks(encoded: bytes) -> Iterator[bytes]:
-    """The EXIF metadata in a picture, as TIFF."""
+    """The EXIF metadata in an image, as TIFF."""
     at = 0
     if encoded.startswith(b"\xff\xd8"):
         at = 2

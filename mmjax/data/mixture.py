@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from mmjax.config import Data
+from mmjax.config import DataConfig
 from mmjax.data.source import Reading, Rows, Share, Source
 from mmjax.types import UserError
 
@@ -32,23 +32,23 @@ OF_ANY = ("text", "question", "label")  # provided where any part does: examples
 Locate = Callable[[Int64[np.ndarray, " b"]], tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 
 
-def mix(sources: Mapping[str, Source], config: Data, training: bool) -> Source:
+def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> Source:
     """A mixture as a source; its epoch is as long as those of all its parts together.
 
     Ids are PART/ID, and keys differ between parts. In training a part gives what it would give alone with its seed.
 
     Args:
-        sources: the parts by their names in config.parts.
+        sources: the parts by their names in config.mixture.
         config: of the mixture.
 
     Raises:
         UserError: where parts have labels of different classes.
     """
     parts = [
-        replace(source, field=f"data.parts.{name}", most_rejected=config.parts[name].most_rejected)
+        replace(source, field=f"data.mixture.{name}", max_corrupt_fraction=config.mixture[name].max_corrupt_fraction)
         for name, source in sources.items()
     ]
-    data = [config.parts[name] for name in sources]
+    data = [config.mixture[name] for name in sources]
     sizes = [source.size for source in parts]
     if not training:
         sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, data, strict=True)]
@@ -178,7 +178,7 @@ def _together(
     for number, theirs in found.items():
         prefix = f"{names[number]}/"
         ids = [prefix + name for name in theirs["id"]]
-        told = theirs.get("problem", [f"picture {name} cannot be read" for name in theirs["id"]])
+        told = theirs.get("problem", [f"image {name} cannot be read" for name in theirs["id"]])
         given = {**theirs, "key": theirs["key"] * len(names) + number, "id": ids, "problem": told}
         given.pop("reading", None)
         for name, values in given.items():

@@ -17,7 +17,7 @@ def _builder() -> Any:
     import tensorflow_datasets as tfds
 
     class MmjaxCoco(tfds.core.DatasetBuilder):
-        """Pictures of COCO with their captions, as mmjax prepare wrote them."""
+        """Images of COCO with their captions, as mmjax prepare wrote them."""
 
         name = NAME
         VERSION = tfds.core.Version(VERSION)
@@ -34,7 +34,7 @@ def _builder() -> Any:
         def download_and_prepare(self, **_: Any) -> None:
             if not self.data_path.exists():
                 raise tfds.core.DatasetNotFoundError(
-                    f"{self.data_path}: no prepared data set; make one with mmjax prepare --config=RECIPE --to=DIR"
+                    f"{self.data_path}: no prepared data set; make one with mmjax prepare --config=CONFIG --to=DIR"
                 )
 
         def _download_and_prepare(self, **_: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.config import Config, Data
+from mmjax.config import Config, DataConfig
 from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.questions import most_frequent
 from mmjax.data.source import Reading, Rows, Source, share
@@ -20,8 +20,8 @@ from mmjax.data.text import Tokenizer
 from mmjax.types import PADDING, Batch, Feed, UserError
 
 PREPARED = 2  # batches made ahead
-LOGGED = 10  # pictures that could not be read are named up to so many
-AT_LEAST = 100  # pictures read before a share of them means something
+LOGGED = 10  # images that could not be read are named up to so many
+AT_LEAST = 100  # images read before a share of them means something
 NOT_OF_A_BATCH = ("key", "epoch", "part", "problem", "reading")  # fields of rows
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def training_batches(
     """Endless training batches, one a step, from `start_step` on.
 
     The global batch of step k holds the positions from k * train.batch on of the stream of epochs, each epoch another
-    order of all examples; it is a pure function of the recipe and k. `text` is one of the captions and `answer` one of
+    order of all examples; it is a pure function of the config and k. `text` is one of the captions and `answer` one of
     the answers, drawn anew each epoch.
 
     Args:
@@ -103,15 +103,15 @@ def evaluation_batches(
 
 def evaluation_size(source: Source, config: Config) -> int:
     """How many examples of the source an evaluation takes: all, or the first data.evaluation_examples."""
-    if config.data.parts:  # each has its own, which the mixture keeps to
+    if config.data.mixture:  # each has its own, which the mixture keeps to
         return source.size
     return min(source.size, config.data.evaluation_examples or source.size)
 
 
 def make_reading(
-    data: Data, start: int, stop: int | None, batch: int, first: int, rows: int, training: bool, seed: int
+    data: DataConfig, start: int, stop: int | None, batch: int, first: int, rows: int, training: bool, seed: int
 ) -> Reading:
-    """A Reading of one process's share (see source.share) of pictures prepared as the recipe's data says."""
+    """A Reading of one process's share (see source.share) of images prepared as the config's data says."""
     shares = functools.partial(share, start, stop, batch, first, rows)
     return Reading(shares, training, seed, data.size, data.resize, training and data.flip)
 
@@ -162,10 +162,10 @@ def _batch(source: Source, part: Rows, texts: Sequence[str], encoded: Batch) -> 
 
 
 def report_rejected(source: Source, part: Rows) -> None:
-    """Counts the pictures and clips that could not be read, and names the first of them in the log.
+    """Counts the images and clips that could not be read, and names the first of them in the log.
 
     Raises:
-        UserError: where they are more than the source's most_rejected.
+        UserError: where they are more than the source's max_corrupt_fraction.
     """
     if source.parts:
         _report_parts(source, part)
@@ -178,13 +178,13 @@ def report_rejected(source: Source, part: Rows) -> None:
             source.named.append(part["id"][i])
         if source.rejected <= LOGGED:
             last = "; further ones are only counted" if source.rejected == LOGGED else ""
-            problem = part["problem"][i] if "problem" in part else f"picture {part['id'][i]} cannot be read"
+            problem = part["problem"][i] if "problem" in part else f"image {part['id'][i]} cannot be read"
             logger.warning("%s: %s and is masked out%s", label, problem, last)
-    if source.rejected > source.most_rejected * max(source.examined, AT_LEAST):
+    if source.rejected > source.max_corrupt_fraction * max(source.examined, AT_LEAST):
         raise UserError(
             f"{source.field}.source {source.name}: {source.rejected:,} of the first {source.examined:,} could not be "
-            f"read, more than {source.field}.most_rejected={source.most_rejected:g} of them; the first: "
-            f"{', '.join(source.named)}; mend them, or raise {source.field}.most_rejected"
+            f"read, more than {source.field}.max_corrupt_fraction={source.max_corrupt_fraction:g} of them; the first: "
+            f"{', '.join(source.named)}; mend them, or raise {source.field}.max_corrupt_fraction"
         )
 
 
@@ -208,7 +208,7 @@ def _timed(parts: Iterator[Rows], feed: Feed) -> Iterator[Rows]:
             return
         reading = min(part.get("reading", 0.0), seconds)
         feed.spend("reading", reading)
-        feed.spend("preparing pictures", seconds - reading)
+        feed.spend("preparing images", seconds - reading)
         yield part
 
 

@@ -1,4 +1,4 @@
-"""Files of questions about COCO's pictures: VQAv2's two, and A-OKVQA's one."""
+"""Files of questions about COCO's images: VQAv2's two, and A-OKVQA's one."""
 
 import logging
 from collections import Counter
@@ -27,7 +27,7 @@ class Questions:
     """All questions of a file that have a text and an answer.
 
     Attributes:
-        packed: of each question a row of texts, its id, itself and its answers; the key is the picture's id.
+        packed: of each question a row of texts, its id, itself and its answers; the key is the image's id.
         left_out: how many others there are, by what is wrong with them.
     """
 

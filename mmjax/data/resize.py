@@ -1,4 +1,4 @@
-"""Cropping and resizing of decoded pictures: one way, for training, evaluation and pictures given by hand."""
+"""Cropping and resizing of decoded images: one way, for training, evaluation and images given by hand."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 @functools.cache
 def opencv() -> ModuleType:
-    """OpenCV, each call on one thread: several pictures are prepared at a time, and a picture is too small to share."""
+    """OpenCV, each call on one thread: several images are prepared at a time, and an image is too small to share."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -18,7 +18,7 @@ def opencv() -> ModuleType:
 
 
 def crop_window(height: int, width: int, resize: int, size: int, place: tuple[float, float]) -> tuple[int, int, int]:
-    """The square of a picture that becomes size x size when its short side becomes `resize`: first row, column, side.
+    """The square of an image that becomes size x size when its short side becomes `resize`: first row, column, side.
 
     Args:
         place: of the square down and across, from 0 (first rows, first columns) to 1 (last); each of the whole numbers
@@ -33,23 +33,23 @@ def crop_window(height: int, width: int, resize: int, size: int, place: tuple[fl
 
 
 def resized_crop(
-    picture: UInt8[np.ndarray, "y x 3"], resize: int, size: int, place: tuple[float, float] = (0.5, 0.5)
+    image: UInt8[np.ndarray, "y x 3"], resize: int, size: int, place: tuple[float, float] = (0.5, 0.5)
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Crops a window and brings it to size x size, so that the picture's short side becomes `resize`; antialiased.
+    """Crops a window and brings it to size x size, so that the image's short side becomes `resize`; antialiased.
 
     The filter is close to bilinear with antialias, a triangle as wide as the scale says: whole pixels are averaged
     until less than two remain for one, then a blur of three pixels, whose variance is what the triangle has beyond
     bilinear interpolation, and that interpolation. On two cores it takes a third of the time of the triangle itself.
 
     Args:
-        picture: may be of any size.
+        image: may be of any size.
         size: at most `resize`.
         place: as of crop_window.
     """
     cv2 = opencv()
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     top, left, side = crop_window(height, width, resize, size, place)
-    window = picture[top : top + side, left : left + side]
+    window = image[top : top + side, left : left + side]
     if side >= 2 * size:
         side //= side // size
         window = cv2.resize(window, (side, side), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Drawn scenes as a source, pictures or, where they move, clips: NumPy only."""
+"""Drawn scenes as a source, images or, where they move, clips: NumPy only."""
 
 import functools
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import UInt8
 
-from mmjax.config import Data
+from mmjax.config import DataConfig
 from mmjax.data.source import Reading, Rows, Source, epoch_order
 from mmjax.scenes import draw, motion, questions
 from mmjax.scenes.grammar import caption
@@ -14,24 +14,24 @@ from mmjax.scenes.grammar import caption
 PROVIDES = ("image", "text", "scene")
 PROVIDES_QUESTIONS = (*PROVIDES, "question")
 EVALUATION_EXAMPLES = 512
-KEPT_BYTES = 2**30  # drawing takes longer than anything else here, so pictures are kept, up to this much of them
+KEPT_BYTES = 2**30  # drawing takes longer than anything else here, so images are kept, up to this much of them
 
 
-def open_scenes(config: Data, training: bool, seed: int) -> Source:
+def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
     """Scenes never held out for training; for evaluation, only held-out combinations of shape, color and relation.
 
     Where config.frames is above 1 they are clips of moving scenes, whose captions leave radius, place and speed open.
-    Examples are drawn independently of each other: where the captions determine the pictures, some occur repeatedly.
+    Examples are drawn independently of each other: where the captions determine the images, some occur repeatedly.
     With config.scenes.questions there are one, two or three things, a caption only of two, and a question, another
     each epoch.
     """
     size = config.scenes.examples if training else EVALUATION_EXAMPLES
-    frames, determined, asking = config.frames, config.scenes.determined, config.scenes.questions
+    frames, fully_specified, asking = config.frames, config.scenes.fully_specified, config.scenes.questions
     keep = KEPT_BYTES // (3 * config.size**2 * frames)
     drawn: dict[int, tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]] = {}
 
     def shown(index: int) -> questions.Shown:
-        return questions.example_scene(index, seed, determined, not training)
+        return questions.example_scene(index, seed, fully_specified, not training)
 
     def example(index: int) -> tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]:
         if index in drawn:
@@ -44,7 +44,7 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
             if frames > 1:
                 image, text = motion.example(index, config.size, frames, seed, not training)
             else:
-                image, text = draw.example(index, config.size, seed, determined, not training)
+                image, text = draw.example(index, config.size, seed, fully_specified, not training)
             captions = [text]
         if len(drawn) < keep:
             drawn[index] = image, captions, scene
@@ -56,7 +56,7 @@ def open_scenes(config: Data, training: bool, seed: int) -> Source:
             return (text for i, scene in scenes for text in (*scene.captions, *questions.question(i, 0, seed, scene)))
         if frames > 1:
             return (motion.caption(motion.example_scene(i, seed, not training)[0]) for i in range(size))
-        return (caption(draw.example_scene(i, seed, determined, not training)[0]) for i in range(size))
+        return (caption(draw.example_scene(i, seed, fully_specified, not training)[0]) for i in range(size))
 
     def read(reading: Reading) -> Iterator[Rows]:
         order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))

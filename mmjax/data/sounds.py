@@ -1,4 +1,4 @@
-"""A folder of sounds with captions: ROOT/SPLIT/ holds the sounds and captions.jsonl, see mmjax.data.listed."""
+"""A folder of sounds with captions: ROOT/SPLIT/ holds the sounds and captions.jsonl, see mmjax.data.folder_dataset."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from mmjax.config import Data
-from mmjax.data.listed import Kind, check_present, read_captions, read_listed
+from mmjax.config import DataConfig
+from mmjax.data.folder_dataset import Kind, check_present, read_captions, read_listed
 from mmjax.data.sound import SoundError, check_soundfile, frames_of, log_mel, read_samples
 from mmjax.data.source import Reading, Source
 
@@ -15,7 +15,7 @@ PROVIDES = ("image", "text")
 KIND = Kind("sound", "name.wav", "what is heard")
 
 
-def open_sounds(config: Data, training: bool) -> Source:
+def open_sounds(config: DataConfig, training: bool) -> Source:
     """Sounds with their captions, in the order of captions.jsonl.
 
     "image" is [b, y, x, 1]: log-mel features, y mel bins from low to high and x frames of 10 ms. Training draws which

@@ -19,7 +19,7 @@ from mmjax.types import Feed
 # Consecutive positions as read from a source, a dict of
 #   image    float32 [b, y, x, c]  -1 (black) to 1 (white); clips [b, f, y, x, c]
 #            or, from cached tokens, `codes` int32 [b, *grid] and what else was cached
-#   mask     bool [b]              False: the picture could not be read, `image` is 0 there
+#   mask     bool [b]              False: the image could not be read, `image` is 0 there
 #   key      int64 [b]             names the example among all of the source, from 0 up; random draws depend on it
 #   epoch    int64 [b]
 #   id       list of b strings
@@ -27,7 +27,7 @@ from mmjax.types import Feed
 #   questions list of b strings    (of a source that provides "question") "" where there is none
 #   answers  list of b lists of strings   (the same) all that people gave, none where there is no question
 #   label    int64 [b]             (of a source that provides "label") class, -1 where there is none
-#   problem  list of b strings     (optional) what is wrong with a picture or clip of mask False
+#   problem  list of b strings     (optional) what is wrong with an image or clip of mask False
 #   reading  float                 (optional) seconds that were waited for files
 #   part     int64 [b]             of a mixture: which of its parts
 Rows = dict[str, Any]
@@ -38,7 +38,7 @@ Share = tuple[Int64[np.ndarray, " b"], slice]
 
 @dataclass(frozen=True)
 class Reading:
-    """Which positions one process reads, and how pictures are prepared.
+    """Which positions one process reads, and how images are prepared.
 
     Attributes:
         shares: starts a pass over the global batches: the positions of each that are this source's, in rising order,
@@ -65,20 +65,20 @@ class Source:
     """Examples to read.
 
     Attributes:
-        name: as in the recipe, data.source.
+        name: as in the config, data.source.
         size: examples in an epoch.
         provides: what a model or an evaluator may ask for: "image" or "codes", "text", "scene" (captions are of the
             scene grammar), "question" (and its answers), "label".
         all_captions: starts a pass over every caption, and over the questions and answers.
         read: the positions of a Reading, as many at a time as that gives.
         text_features: of texts, float16 [b, t, d], zero behind each text's tokens; None: a batch holds none.
-        examined: how many pictures or clips were read so far.
-        rejected: how many of them were found to be unreadable (once an epoch for each such picture).
+        examined: how many images or clips were read so far.
+        rejected: how many of them were found to be unreadable (once an epoch for each such image).
         named: the first of those.
-        most_rejected: as in `mmjax.config.Data`.
+        max_corrupt_fraction: as in `mmjax.config.Data`.
         feed: how the making of training batches goes.
         parts: of a mixture; their rejects are counted apart, and `part` [b] of its rows says which a row is of.
-        field: where the recipe describes it.
+        field: where the config describes it.
         classes: names of the classes, by their label.
     """
 
@@ -91,7 +91,7 @@ class Source:
     examined: int = 0
     rejected: int = 0
     named: list[str] = dataclasses.field(default_factory=list)
-    most_rejected: float = 0.1
+    max_corrupt_fraction: float = 0.1
     feed: Feed = dataclasses.field(default_factory=Feed)
     parts: "tuple[Source, ...]" = ()
     field: str = "data"

@@ -1,9 +1,9 @@
-"""The sources by name, and how the one that a recipe names is opened."""
+"""The sources by name, and how the one that a config names is opened."""
 
-from mmjax.config import Data
-from mmjax.data import classes, clips, coco, prepared, scenes, sounds, tfds, vqa
+from mmjax.config import DataConfig
+from mmjax.data import classes, clips, coco, packed, scenes, sounds, tfds, vqa
 from mmjax.data.mixture import mix, provided_by
-from mmjax.data.originals import Originals
+from mmjax.data.raw import Originals
 from mmjax.data.source import Source
 from mmjax.types import UserError
 
@@ -11,7 +11,7 @@ from mmjax.types import UserError
 PROVIDES = {
     "scenes": scenes.PROVIDES,
     "coco_folder": coco.PROVIDES,
-    "coco_prepared": prepared.PROVIDES,
+    "coco_prepared": packed.PROVIDES,
     "coco_tfds": tfds.PROVIDES,
     "clips_folder": clips.PROVIDES,
     "classes_folder": classes.PROVIDES,
@@ -25,22 +25,22 @@ FOLDERS = {
 }
 
 
-def provides(config: Data) -> tuple[str, ...]:
-    """What the source that the recipe names provides, a mixture what mixture.provided_by says."""
+def provides(config: DataConfig) -> tuple[str, ...]:
+    """What the source that the config names provides, a mixture what mixture.provided_by says."""
     if config.source == "scenes" and config.scenes.questions:
         return scenes.PROVIDES_QUESTIONS
     if config.source == "vqa":
         return vqa.provides(config)
     if config.source != "mixture":
         return PROVIDES[config.source]
-    return provided_by([provides(part) for part in config.parts.values()])
+    return provided_by([provides(part) for part in config.mixture.values()])
 
 
-def open_source(config: Data, training: bool, seed: int) -> Source:
-    """Opens the source that the recipe names: its training or its evaluation examples.
+def open_source(config: DataConfig, training: bool, seed: int) -> Source:
+    """Opens the source that the config names: its training or its evaluation examples.
 
     Args:
-        config: the recipe's data.
+        config: the config's data.
         training: opens data.train_split, otherwise data.evaluation_split.
         seed: what drawn scenes depend on; other sources do not use it.
 
@@ -48,13 +48,13 @@ def open_source(config: Data, training: bool, seed: int) -> Source:
         UserError: where the data set is missing, incomplete or of another layout.
     """
     if config.source == "mixture":
-        return mix({name: open_source(part, training, seed) for name, part in config.parts.items()}, config, training)
+        return mix({name: open_source(part, training, seed) for name, part in config.mixture.items()}, config, training)
     source = _open(config, training, seed)
-    source.most_rejected = config.most_rejected
+    source.max_corrupt_fraction = config.max_corrupt_fraction
     return source
 
 
-def _open(config: Data, training: bool, seed: int) -> Source:
+def _open(config: DataConfig, training: bool, seed: int) -> Source:
     if config.source == "scenes":
         if config.flip:
             raise UserError("data.flip: a mirrored scene makes its caption false (left of, right of); set it to false")
@@ -65,12 +65,12 @@ def _open(config: Data, training: bool, seed: int) -> Source:
     if config.source == "coco_folder":
         return coco.open_coco(config.root, split)
     if config.source == "coco_prepared":
-        return prepared.open_prepared(config.root, split, config.resize)
+        return packed.open_prepared(config.root, split, config.resize)
     return tfds.open_tfds(config.root, split, config.shuffle_buffer)
 
 
-def open_originals(config: Data) -> dict[str, Originals]:
-    """What the recipe's splits can be prepared from, by their names in the recipe.
+def open_originals(config: DataConfig) -> dict[str, Originals]:
+    """What the config's splits can be prepared from, by their names in the config.
 
     Raises:
         UserError: as open_source, or where the source is none that is prepared.

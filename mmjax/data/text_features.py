@@ -50,7 +50,7 @@ def text_address(params: Params, tokenizer: bytes, config: Config) -> dict[str, 
     Args:
         params: of the text encoder.
         tokenizer: its text tokenizer.
-        config: the recipe of what is trained on the features; its text.length and text_encoder count.
+        config: the config of what is trained on the features; its text.length and text_encoder count.
     """
     return {
         "format": FORMAT,

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmjax.data import streams
 from mmjax.data.decoding import decoded
-from mmjax.data.originals import Original, Originals
+from mmjax.data.raw import Original, Originals
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.data.streams import Part
 from mmjax.data.tfds_layout import read_record
@@ -24,7 +24,7 @@ File = tuple[str, int, int]  # its path, the first record of it that counts, and
 
 
 def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
-    """Examples of a prepared coco_captions; pictures stay encoded until they are used. See mmjax/data/streams.py.
+    """Examples of a prepared coco_captions; images stay encoded until they are used. See mmjax/data/streams.py.
 
     Args:
         root: TFDS's data_dir, a folder or a bucket (gs://...).
@@ -63,7 +63,7 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
                     "key": np.array(keys, np.int64),
                     "id": list(map(str, keys)),
                     "captions": list(map(_texts, examples)),
-                    "picture": [example["image"][0] for example in examples],
+                    "image": [example["image"][0] for example in examples],
                 }
 
         with pool:

@@ -11,7 +11,7 @@ from typing import Any
 from mmjax.data.captions import utf8
 
 NAME, VERSION = "mmjax_coco", "1.0.0"
-DESCRIPTION = "Pictures of COCO with their captions, as mmjax prepare wrote them."
+DESCRIPTION = "Images of COCO with their captions, as mmjax prepare wrote them."
 
 _FEATURES = "tensorflow_datasets.core.features"
 LENGTH_DELIMITED = 2  # the wire type of a field that holds bytes, in a protocol buffer
@@ -70,7 +70,7 @@ def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]
     """An example as a serialized tf.train.Example.
 
     Args:
-        image: the encoded picture.
+        image: the encoded image.
         captions: each with its id.
     """
     fields = {

@@ -7,7 +7,7 @@ one epoch gives: its crops and flips, in its order. Evaluation has one view, in 
 
     codes, ...  unsigned [p, *grid]  what the encoding gives, each in the smallest type that holds it
     key         int64 [p]            names the example
-    mask        bool [p]             False: the picture could not be read, its codes are 0
+    mask        bool [p]             False: the image could not be read, its codes are 0
     texts       uint8 [...]          for the first view's examples only: JSON of [id, captions], one after the other
     text_ends   int64 [q + 1]        where each of them begins, and the last one ends
 """
@@ -81,18 +81,18 @@ def token_address(
     """What the cached tokens of a split follow from, as plain data; where two addresses are equal, so are the tokens.
 
     What does not change them is left out: where the data set lies, how it is shuffled, the text tokenizer. Neither does
-    the recipe's seed, except where it draws the pictures: crops and flips are those of seed 0, so that runs can share a
+    the config's seed, except where it draws the images: crops and flips are those of seed 0, so that runs can share a
     cache.
 
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
-        tokenizer: its recipe.
-        config: the recipe of what is trained on the tokens; its data, tokens.views and reference count.
-        reference: parameters of the visual tokenizer of the references, where the recipe has one.
+        tokenizer: its config.
+        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference count.
+        reference: parameters of the visual tokenizer of the references, where the config has one.
     """
     data = to_dict(config.data)
     scenes, training = data["source"] == "scenes", split == "train"
-    unused = {"root", "shuffle_buffer", "most_rejected", "parts", "weight"}
+    unused = {"root", "shuffle_buffer", "max_corrupt_fraction", "mixture", "weight"}
     unused |= {"questions", "evaluation_questions", "answers"} if data["source"] != "vqa" else set()
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
@@ -109,7 +109,7 @@ def token_address(
         "split": split,
         "data": {name: value for name, value in data.items() if name not in unused},
         **({"seed": config.seed % 2**32} if scenes else {}),
-        **({"tokens": {"views": config.tokens.views}} if training else {}),
+        **({"tokens": {"views": config.tokens.num_augmentations}} if training else {}),
         "tokenizer": _encoder(tokenizer, params),
         **theirs,
     }

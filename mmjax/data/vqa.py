@@ -1,4 +1,4 @@
-"""Questions about the pictures of a COCO folder, with the answers that people gave: VQAv2 and A-OKVQA."""
+"""Questions about the images of a COCO folder, with the answers that people gave: VQAv2 and A-OKVQA."""
 
 import logging
 import os
@@ -8,44 +8,46 @@ from pathlib import Path
 
 import numpy as np
 
-from mmjax.config import Data
+from mmjax.config import DataConfig
 from mmjax.data.coco import SPLITS
-from mmjax.data.indexed import labels_of, read_pictures
 from mmjax.data.questions import Questions, frequent_answers, read_questions, to_classify
+from mmjax.data.random_access import labels_of, read_images
 from mmjax.data.source import Rows, Source
 from mmjax.types import UserError
 
 PROVIDES = ("image", "question")
-FILE = re.compile(r"(?:.*\D)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)  # ends with the picture's id
+FILE = re.compile(r"(?:.*\D)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)  # ends with the image's id
 
 logger = logging.getLogger(__name__)
 
 
-def provides(config: Data) -> tuple[str, ...]:
-    return (*PROVIDES, "label") if config.answers else PROVIDES
+def provides(config: DataConfig) -> tuple[str, ...]:
+    return (*PROVIDES, "label") if config.num_answer_classes else PROVIDES
 
 
-def open_vqa(config: Data, training: bool) -> Source:
-    """Questions with their answers and pictures, in the order of the file; one example is one question.
+def open_vqa(config: DataConfig, training: bool) -> Source:
+    """Questions with their answers and images, in the order of the file; one example is one question.
 
-    The pictures lie in ROOT/SPLIT/, their names ending with COCO's id. With config.answers above 0 a question has a
+    The images lie in ROOT/SPLIT/, their names ending with COCO's id. With config.num_answer_classes above 0 a question has a
     label: which of the most frequent training answers its own most frequent one is, -1 where it is none of them.
 
     Raises:
-        UserError: where something is missing, a file is broken or of another kind, or no picture is there.
+        UserError: where something is missing, a file is broken or of another kind, or no image is there.
     """
     path = Path(config.root) / (config.questions if training else config.evaluation_questions)
-    files = _pictures(Path(config.root), config.train_split if training else config.evaluation_split)
+    files = _images(Path(config.root), config.train_split if training else config.evaluation_split)
     questions = read_questions(path)
     images = questions.images.tolist()
     chosen = np.array([index for index, image in enumerate(images) if image in files], np.int64)
     _tell(path, questions, len(images) - len(chosen))
     if not len(chosen):
-        raise UserError(f"{files.folder}: holds none of the pictures of the {len(images):,} questions in {path}")
-    of_training = questions if training or not config.answers else read_questions(Path(config.root) / config.questions)
-    classes = frequent_answers(of_training, config.answers) if config.answers else ()
+        raise UserError(f"{files.folder}: holds none of the images of the {len(images):,} questions in {path}")
+    of_training = (
+        questions if training or not config.num_answer_classes else read_questions(Path(config.root) / config.questions)
+    )
+    classes = frequent_answers(of_training, config.num_answer_classes) if config.num_answer_classes else ()
     labels = np.zeros(0, np.int64)
-    if config.answers:
+    if config.num_answer_classes:
         labels = labels_of([to_classify(questions[index][2]) for index in chosen.tolist()], classes)
         share = np.mean(labels < 0)
         if share:
@@ -54,7 +56,7 @@ def open_vqa(config: Data, training: bool) -> Source:
                 "label", path, 100 * share, f"{len(classes):,}"
             )  # fmt: skip
 
-    def picture(index: int) -> bytes:
+    def encoded_image(index: int) -> bytes:
         return files.path(images[chosen[index]]).read_bytes()
 
     def columns(indices: list[int]) -> Rows:
@@ -65,7 +67,7 @@ def open_vqa(config: Data, training: bool) -> Source:
             "questions": [question for _, question, _ in rows],
             "answers": [answers for _, _, answers in rows],
         }
-        return fields | ({"label": labels[indices]} if config.answers else {})
+        return fields | ({"label": labels[indices]} if config.num_answer_classes else {})
 
     def all_texts() -> Iterator[str]:
         for index in chosen.tolist():
@@ -73,12 +75,12 @@ def open_vqa(config: Data, training: bool) -> Source:
             yield question
             yield from dict.fromkeys(answers)
 
-    read = read_pictures(np.arange(len(chosen)), picture, columns)
+    read = read_images(np.arange(len(chosen)), encoded_image, columns)
     return Source("vqa", len(chosen), provides(config), all_texts, read, classes=classes)
 
 
-class _Pictures(dict[int, str]):
-    """The files of a folder by the id of the picture."""
+class _Images(dict[int, str]):
+    """The files of a folder by the id of the image."""
 
     def __init__(self, folder: Path) -> None:
         found = ((FILE.fullmatch(name), name) for name in sorted(os.listdir(folder)))  # a question each would take long
@@ -89,19 +91,19 @@ class _Pictures(dict[int, str]):
         return self.folder / self[image]
 
 
-def _pictures(root: Path, split: str) -> _Pictures:
+def _images(root: Path, split: str) -> _Images:
     names = SPLITS.get(split, (split,))
     for folder in (root / name for name in names):
         if folder.is_dir():
-            return _Pictures(folder)
+            return _Images(folder)
     raise UserError(
         f"{' or '.join(str(root / name) for name in names)}: no such folder; data.root must hold a folder of COCO's "
-        "pictures for each split (data.train_split, data.evaluation_split)"
+        "images for each split (data.train_split, data.evaluation_split)"
     )
 
 
 def _tell(path: Path, questions: Questions, absent: int) -> None:
-    counts = {**questions.left_out, **({"whose picture is absent": absent} if absent else {})}
+    counts = {**questions.left_out, **({"whose image is absent": absent} if absent else {})}
     if counts:
         told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
         logger.warning("%s: questions are left out: %s", path, told)

@@ -37,7 +37,7 @@ def write_tokens(
     batch: int = 64,
     positions: int = POSITIONS,
 ) -> None:
-    """Encodes a split into a folder, tokens.views times for training; nothing is done where that was done before.
+    """Encodes a split into a folder, tokens.num_augmentations times for training; nothing is done where that was done before.
 
     Shards that are whole are kept, whatever ended the last attempt, and those behind the first damaged one are encoded
     again.
@@ -46,8 +46,8 @@ def write_tokens(
         folder: of this split alone; made where it is missing.
         address: what the tokens follow from; see token_address.
         source: the examples of the split.
-        config: the recipe: its data, and tokens.views.
-        encode: pictures float32 [b, y, x, c] or clips [b, f, y, x, c] to named arrays of integers from 0 up, "codes"
+        config: the config: its data, and tokens.num_augmentations.
+        encode: images float32 [b, y, x, c] or clips [b, f, y, x, c] to named arrays of integers from 0 up, "codes"
             among them; b is always `batch`.
         positions: how many of them go into a shard, rounded down to whole batches.
 
@@ -56,7 +56,7 @@ def write_tokens(
             data set changes or ends while it is read.
     """
     training = split == "train"
-    size, views = (source.size, config.tokens.views) if training else (evaluation_size(source, config), 1)
+    size, views = (source.size, config.tokens.num_augmentations) if training else (evaluation_size(source, config), 1)
     index = _begin(folder, address, source, size, views)
     done, total = sum(shard.positions for shard in index.shards), size * views
     if done == total and (folder / INDEX).exists():
@@ -65,7 +65,7 @@ def write_tokens(
     (folder / INDEX).unlink(missing_ok=True)
     clear(folder, index.shards)
     reading = make_reading(config.data, done, total, batch, 0, batch, training, 0)
-    bar = tqdm(None, f"encoding {split}", total, initial=done, unit="picture", leave=False, delay=2, dynamic_ncols=True)
+    bar = tqdm(None, f"encoding {split}", total, initial=done, unit="image", leave=False, delay=2, dynamic_ncols=True)
     with bar, contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
         while done < total:
             encoded = []
@@ -74,7 +74,7 @@ def write_tokens(
                 encoded.append(_encoded(part, encode, batch))
                 bar.update(len(part["id"]))
             if not encoded:
-                raise UserError(f"{folder}: the data set ended after {done:,} of {total:,} pictures; is it complete?")
+                raise UserError(f"{folder}: the data set ended after {done:,} of {total:,} images; is it complete?")
             count = sum(len(part["key"]) for part in encoded)
             content = safetensors.save(_arrays(encoded, min(max(size - done, 0), count)))
             shard = Shard(f"{done:012d}{SUFFIX}", count, len(content), hashlib.sha256(content).hexdigest())

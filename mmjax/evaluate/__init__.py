@@ -1,14 +1,14 @@
-"""Evaluators by name: small generators of figures, the same in the training loop and from the command line."""
+"""Evaluators by name: small generators of metrics, the same in the training loop and from the command line."""
 
 import math
 from collections.abc import Callable
 
-from mmjax.config import Config, VisionLanguage, VisualTokenizer
+from mmjax.config import Config, VisionLanguageConfig, VisualTokenizerConfig
 from mmjax.evaluate.answers import NAMES as OF_ANSWERS
 from mmjax.evaluate.answers import answers
+from mmjax.evaluate.caption_faithfulness import caption_faithfulness
 from mmjax.evaluate.captions import captions
-from mmjax.evaluate.captions import figure_names as of_captions
-from mmjax.evaluate.captions_true import captions_true
+from mmjax.evaluate.captions import metric_names as of_captions
 from mmjax.evaluate.classification import classification
 from mmjax.evaluate.codes import codes
 from mmjax.evaluate.diversity import diversity
@@ -37,21 +37,21 @@ def _reconstruction(config: Config) -> Evaluator:
 
 
 def _codes(config: Config) -> Evaluator:
-    if not isinstance(config.model, VisualTokenizer):
+    if not isinstance(config.model, VisualTokenizerConfig):
         raise UserError(f"evaluate.evaluators: codes is for a visual_tokenizer, not for model.kind={config.model.kind}")
     return codes(math.prod(config.model.levels))
 
 
 def _scenes(config: Config) -> Evaluator:
-    _need_pictures("scenes", config)
+    _need_images("scenes", config)
     return scenes
 
 
 def _diversity(config: Config) -> Evaluator:
-    _need_pictures("diversity", config)
-    if config.data.scenes.determined:
+    _need_images("diversity", config)
+    if config.data.scenes.fully_specified:
         raise UserError(
-            "evaluate.evaluators: diversity is for captions that leave the picture open; set data.scenes.determined to "
+            "evaluate.evaluators: diversity is for captions that leave the image open; set data.scenes.fully_specified to "
             "false, or leave diversity out"
         )
     return diversity
@@ -59,7 +59,7 @@ def _diversity(config: Config) -> Evaluator:
 
 def _motion(config: Config) -> Evaluator:
     if config.data.frames == 1:
-        raise UserError("evaluate.evaluators: motion is for clips, and data.frames is 1; scenes is for pictures")
+        raise UserError("evaluate.evaluators: motion is for clips, and data.frames is 1; scenes is for images")
     return motion
 
 
@@ -70,8 +70,8 @@ def _feature_distance(config: Config) -> Evaluator:
 
 
 def _captions_true(config: Config) -> Evaluator:
-    _need_pictures("captions_true", config)
-    return captions_true
+    _need_images("caption_faithfulness", config)
+    return caption_faithfulness
 
 
 def _zero_shot(config: Config) -> Evaluator:
@@ -82,17 +82,17 @@ def _zero_shot(config: Config) -> Evaluator:
     return zero_shot(config.evaluate.classes, config.evaluate.prompts)
 
 
-def _need_pictures(name: str, config: Config) -> None:
+def _need_images(name: str, config: Config) -> None:
     if config.data.frames > 1:
         raise UserError(
-            f"evaluate.evaluators: {name} is for pictures, and data.frames is {config.data.frames}; motion is for clips"
+            f"evaluate.evaluators: {name} is for images, and data.frames is {config.data.frames}; motion is for clips"
         )
 
 
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "answers": lambda config: answers,
     "captions": lambda config: captions(),
-    "captions_true": _captions_true,
+    "caption_faithfulness": _captions_true,
     "classification": lambda config: classification,
     "codes": _codes,
     "diversity": _diversity,
@@ -106,18 +106,18 @@ EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "zero_shot": _zero_shot,
 }
 
-# Evaluators that look at pictures the model draws.
+# Evaluators that look at images the model draws.
 DRAWN = frozenset({"diversity", "motion", "samples", "scenes"})
 
 # Evaluators that read texts the model writes: by name, the output that has them, a list of b strings.
-WRITTEN = {"answers": "answer", "captions": "caption", "captions_true": "caption"}
+WRITTEN = {"answers": "answer", "captions": "caption", "caption_faithfulness": "caption"}
 
-# Evaluators of what models of pictures and texts say, with the terms of which one must have trained it.
+# Evaluators of what models of images and texts say, with the terms of which one must have trained it.
 _CONTRASTIVE = ("contrastive", "sigmoid_contrastive")
 TRAINED_BY: dict[str, tuple[str, ...]] = {
     "answers": ("answering",),
     "captions": ("captioning",),
-    "captions_true": ("captioning",),
+    "caption_faithfulness": ("captioning",),
     "classification": ("classification",),
     "retrieval": _CONTRASTIVE,
     "zero_shot": _CONTRASTIVE,
@@ -127,7 +127,7 @@ TRAINED_BY: dict[str, tuple[str, ...]] = {
 NEEDS: dict[str, tuple[str, ...]] = {
     "answers": ("image", "question"),
     "captions": ("image", "text"),
-    "captions_true": ("image", "scene"),
+    "caption_faithfulness": ("image", "scene"),
     "classification": ("label",),
     "codes": ("image",),
     "diversity": ("scene",),
@@ -141,10 +141,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def build(config: Config) -> dict[str, Evaluator]:
-    """The evaluators that the recipe names, in its order, and the samples where it asks for any.
+    """The evaluators that the config names, in its order, and the samples where it asks for any.
 
     Raises:
-        UserError: for an unknown name, or an evaluator that the recipe's model or pictures are not for.
+        UserError: for an unknown name, or an evaluator that the config's model or images are not for.
     """
     names = list(dict.fromkeys(config.evaluate.evaluators))
     if config.evaluate.samples and "samples" not in names:
@@ -164,19 +164,19 @@ def _check_trained(name: str, config: Config) -> None:
             f"evaluate.evaluators: {name} is for models that were trained by {' or '.join(terms)}; add that to "
             "objective.terms, or leave it out"
         )
-    if not terms and isinstance(config.model, VisionLanguage) and name not in ("losses", "samples"):
+    if not terms and isinstance(config.model, VisionLanguageConfig) and name not in ("losses", "samples"):
         raise UserError(
             f"evaluate.evaluators: {name} is for models that draw, not for model.kind={config.model.kind}, which "
             f"{', '.join(TRAINED_BY)} are for"
         )
 
 
-def figure_names(config: Config) -> tuple[str, ...]:
-    """The names of the figures that the recipe's evaluators give."""
+def metric_names(config: Config) -> tuple[str, ...]:
+    """The names of the metrics that the config's evaluators give."""
     names = {
         "answers": OF_ANSWERS,
         "captions": of_captions(),
-        "captions_true": ("captions/true",),
+        "caption_faithfulness": ("captions/true",),
         "classification": ("classification/accuracy",),
         "codes": ("tokenizer/code_usage",),
         "diversity": ("scenes/diversity",),
@@ -188,4 +188,4 @@ def figure_names(config: Config) -> tuple[str, ...]:
         "scenes": tuple(f"scenes/{name}" for name in OF_SCENES),
         "zero_shot": ("zero_shot/accuracy",),
     }
-    return tuple(figure for name in config.evaluate.evaluators for figure in names.get(name, ()))
+    return tuple(metric for name in config.evaluate.evaluators for metric in names.get(name, ()))

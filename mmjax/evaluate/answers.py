@@ -1,4 +1,4 @@
-"""VQA accuracy of answers, as the official evaluation computes it, and that of the best guess without a picture.
+"""VQA accuracy of answers, as the official evaluation computes it, and that of the best guess without an image.
 
 Antol et al. 2015, Goyal et al. 2017; the text at visualqa.org/evaluation, and where it leaves something open, or says
 something else, what the script vqaEval.py does.
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from mmjax.evaluate.rows import Mean, predicted
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 NAMES = ("vqa/accuracy", "vqa/guess")
 ENOUGH = 3  # so many other people must have said the same
@@ -37,7 +37,7 @@ CONTRACTIONS = {
 } | {"somebody'd": "somebodyd"}
 
 
-def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
     """Yields "vqa/accuracy" of the model's answers, `answer` of its outputs, and "vqa/guess", the most that answers
     could have reached that are the same wherever the question's words are the same; both 0 to 1.
 
@@ -57,7 +57,7 @@ def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures
         guesses = dict.fromkeys(answer for given, _ in examples for answer in given)
         totals = _totals([scores for _, scores in examples], guesses)
         mean.add("vqa/guess", [max(totals) / len(examples)] * len(examples))
-    yield from mean.figures()
+    yield from mean.metrics()
 
 
 class Scores:

@@ -1,6 +1,6 @@
 """BLEU, ROUGE-L and CIDEr-D of captions, the values of the COCO caption evaluation (pycocoevalcap).
 
-Each takes for every picture the tokens of the caption that was written and those of what people wrote, at least one.
+Each takes for every image the tokens of the caption that was written and those of what people wrote, at least one.
 """
 
 import math
@@ -42,7 +42,7 @@ def bleu(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> l
 
 
 def rouge_l(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
-    """The mean over pictures of ROUGE-L (Lin 2004), from the best precision and the best recall of any reference."""
+    """The mean over images of ROUGE-L (Lin 2004), from the best precision and the best recall of any reference."""
     scores = []
     for tokens, others in zip(written, references, strict=True):
         # An empty caption counts as one empty word there.
@@ -63,19 +63,19 @@ def _longest_common_subsequence(first: Tokens, second: Tokens) -> int:
 
 
 def cider(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
-    """CIDEr-D (Vedantam et al. 2015), 0 to 10: how rare n-grams are is counted over the references given, in pictures.
+    """CIDEr-D (Vedantam et al. 2015), 0 to 10: how rare n-grams are is counted over the references given, in images.
 
-    So the figure depends on the whole set, and of a single picture it is 0.
+    So the metric depends on the whole set, and of a single image it is 0.
     """
     counted = [[n_grams(other) for other in others] for others in references]
     frequency = Counter(words for others in counted for words in set().union(*others))
-    pictures = math.log(len(references))
+    images = math.log(len(references))
 
     def weigh(counts: NGrams) -> Iterator[tuple[dict[tuple[str, ...], float], float]]:
         """For each length of n-grams their weights, with the norm."""
         for n in range(1, LONGEST + 1):
             weights = {
-                words: count * (pictures - math.log(max(1, frequency[words])))
+                words: count * (images - math.log(max(1, frequency[words])))
                 for words, count in counts.items()
                 if len(words) == n
             }

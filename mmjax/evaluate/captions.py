@@ -1,4 +1,4 @@
-"""How near captions that the model wrote are to those that people wrote, by the figures of the COCO evaluation."""
+"""How near captions that the model wrote are to those that people wrote, by the metrics of the COCO evaluation."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -7,19 +7,19 @@ from mmjax.evaluate import meteor as java_meteor
 from mmjax.evaluate.caption_scores import LONGEST, bleu, cider, rouge_l
 from mmjax.evaluate.penn_treebank import tokenize
 from mmjax.evaluate.rows import predicted
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 logger = logging.getLogger(__name__)
 NAMES = (*(f"captions/bleu_{n}" for n in range(1, LONGEST + 1)), "captions/rouge_l", "captions/cider")
 METEOR = "captions/meteor"
 
 
-def figure_names() -> tuple[str, ...]:
-    """The figures there are on this machine: METEOR's only where its program is installed."""
+def metric_names() -> tuple[str, ...]:
+    """The metrics there are on this machine: METEOR's only where its program is installed."""
     return NAMES if java_meteor.missing() else (*NAMES, METEOR)
 
 
-def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]:
+def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Results]:
     """An evaluator that yields captions/bleu_1 to bleu_4, rouge_l (0 to 1), cider (0 to 10) and, where Java and
     pycocoevalcap are installed, meteor (0 to 1); the values of pycocoevalcap.
 
@@ -28,7 +28,7 @@ def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]:
     """
     told = False
 
-    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         nonlocal told
         written, references = [], []
         for batch, outputs in predicted(predict, batches):
@@ -37,7 +37,7 @@ def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Figures]:
                     written.append(tokenize(caption))
                     references.append([tokenize(other) for other in others])
         if not written:
-            yield from ((name, float("nan")) for name in figure_names())
+            yield from ((name, float("nan")) for name in metric_names())
             return
         values = [*bleu(written, references), rouge_l(written, references), cider(written, references)]
         yield from zip(NAMES, values, strict=True)

@@ -1,14 +1,14 @@
-"""How often a classifier names the class of a picture."""
+"""How often a classifier names the class of an image."""
 
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from mmjax.evaluate.rows import Mean, predicted
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 
-def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
     """Yields "classification/accuracy": the share of examples whose largest of `class_logits` [b, k] is that of their
     `label`; examples without one (-1) do not count."""
     mean = Mean()
@@ -17,4 +17,4 @@ def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> 
         labeled = batch["label"] >= 0
         chosen = np.argmax(outputs["class_logits"], axis=-1)
         mean.add("classification/accuracy", (chosen == batch["label"])[labeled])
-    yield from mean.figures()
+    yield from mean.metrics()

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from mmjax.types import Batch, Evaluator, Figures, Predict
+from mmjax.types import Batch, Evaluator, Predict, Results
 
 
 def codes(count: int) -> Evaluator:
-    """An evaluator that yields tokenizer/code_usage: the share of `count` codes that some picture of the set uses."""
+    """An evaluator that yields tokenizer/code_usage: the share of `count` codes that some image of the set uses."""
 
-    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         used = np.zeros(count, np.bool_)
         for batch in batches():
             used[predict(batch)["codes"][batch["mask"]]] = True

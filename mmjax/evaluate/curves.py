@@ -1,4 +1,4 @@
-"""Figures over steps, as inline SVG for the report."""
+"""Metrics over steps, as inline SVG for the report."""
 
 import html
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.metric import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 MOST_POINTS = 800
@@ -36,7 +36,7 @@ _STAND_INS |= {f"#0a0b{i:02x}": f"var(--color-{i})" for i in range(COLORS)}
 
 @dataclass
 class Series:
-    """One figure of one split: values by step, NaN where it was not finite."""
+    """One metric of one split: values by step, NaN where it was not finite."""
 
     name: str
     split: str
@@ -46,7 +46,7 @@ class Series:
 @dataclass
 class Chart:
     """Series that share their axes. The values' axis goes from 0 to 1 for accuracies, and is logarithmic for losses
-    that fall far. `group` is LOSS, ACCURACY or another figure's name; it is the title where there are several."""
+    that fall far. `group` is LOSS, ACCURACY or another metric's name; it is the title where there are several."""
 
     group: str
     series: list[Series]
@@ -58,10 +58,10 @@ class Chart:
 
 
 def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[Chart]:
-    """Groups what metrics.jsonl holds: losses together, accuracies together, each other figure by itself.
+    """Groups what metrics.jsonl holds: losses together, accuracies together, each other metric by itself.
 
     Args:
-        metrics: the lines; a later line of the same step and split replaces the earlier one's figures.
+        metrics: the lines; a later line of the same step and split replaces the earlier one's metrics.
         terms: names of the objective's terms, which belong to the losses.
     """
     found: dict[tuple[str, str], Series] = {}
@@ -107,7 +107,7 @@ def _alike(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
 
 
 def to_html(chart: Chart) -> str:
-    """The chart as a <figure> with its title, its SVG and its legend."""
+    """The chart as a <metric> with its title, its SVG and its legend."""
     names = list(dict.fromkeys(series.name for series in chart.series))
     splits = list(dict.fromkeys(series.split for series in chart.series))
     # Colors tell names apart; where there is one name, they tell splits apart.
@@ -121,8 +121,8 @@ def to_html(chart: Chart) -> str:
     if not by_split and len(splits) > 1:
         legend += "<span>thin: train</span>"
     return (
-        f'<figure class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
-        f'{_svg(chart, colors)}<div class="legend">{legend}</div></figure>'
+        f'<metric class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
+        f'{_svg(chart, colors)}<div class="legend">{legend}</div></metric>'
     )
 
 
@@ -138,9 +138,9 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
         "grid.color": _LINE,
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot(facecolor="none")
+        metric = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
+        FigureCanvasSVG(metric)
+        axes = metric.add_subplot(facecolor="none")
         for series, color in zip(chart.series, colors, strict=True):
             steps, values = _thinned(series.points)
             train = series.split == "train"
@@ -155,7 +155,7 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
             )
         _dress(axes, chart)
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        metric.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     for stand_in, wanted in _STAND_INS.items():

@@ -1,4 +1,4 @@
-"""How different the pictures are that the model draws for one caption, beside real scenes with that caption."""
+"""How different the images are that the model draws for one caption, beside real scenes with that caption."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -9,18 +9,18 @@ from mmjax.evaluate.rows import Mean
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.draw import draw
 from mmjax.scenes.grammar import parse
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 CAPTIONS = 8
 SEEDS = 16
 
 
-def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
-    """Yields "scenes/diversity": 1 where the model's pictures differ as real ones do, 0 where they are all the same.
+def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
+    """Yields "scenes/diversity": 1 where the model's images differ as real ones do, 0 where they are all the same.
 
-    For each of the first 8 different captions of the evaluation set, the mean distance between two of 16 pictures that
+    For each of the first 8 different captions of the evaluation set, the mean distance between two of 16 images that
     the model draws with the seeds 0 to 15 (`seed` of the batch, int32 [b]), divided by that between two of 16 real
-    scenes with that caption; then the mean over captions. The captions must leave the picture open.
+    scenes with that caption; then the mean over captions. The captions must leave the image open.
     """
     mean = Mean()
     mean.add("scenes/diversity", [])
@@ -28,30 +28,30 @@ def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figur
         scene = parse(caption)
         real = [draw(scene, drawn.shape[1], np.random.default_rng((number, seed))) for seed in range(SEEDS)]
         mean.add("scenes/diversity", [distance(drawn) / distance(np.stack(real))])
-    yield from mean.figures()
+    yield from mean.metrics()
 
 
-def distance(pictures: UInt8[np.ndarray, "n y x 3"]) -> float:
+def distance(images: UInt8[np.ndarray, "n y x 3"]) -> float:
     """The mean over all pairs of the root mean square over pixels and channels, of values from 0 to 1."""
     from scipy.spatial.distance import pdist  # slow to import, and needed by few commands
 
-    values = pictures.reshape(len(pictures), -1) / 255
+    values = images.reshape(len(images), -1) / 255
     return float(pdist(values).mean() / np.sqrt(values.shape[1]))
 
 
 def _drawn(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "n y x 3"]]]:
-    """Yields each caption with the pictures of all seeds."""
+    """Yields each caption with the images of all seeds."""
     examples, size = _first_examples(batches)
     asked = [row | {"seed": np.array([seed], np.int32)} for row in examples.values() for seed in range(SEEDS)]
-    pictures = []
+    images = []
     # As many rows at a time as the evaluation has, so that the model is not compiled anew; the last are filled up.
     for start in range(0, len(asked), max(size, 1)):
         rows = asked[start : start + size]
-        pictures.append(to_uint8(predict(_joined(rows + rows[-1:] * (size - len(rows))))["image"]))
-    if pictures:
-        each = np.concatenate(pictures)[: len(asked)].reshape(-1, SEEDS, *pictures[0].shape[1:])
+        images.append(to_uint8(predict(_joined(rows + rows[-1:] * (size - len(rows))))["image"]))
+    if images:
+        each = np.concatenate(images)[: len(asked)].reshape(-1, SEEDS, *images[0].shape[1:])
         yield from zip(examples, each, strict=True)
 
 

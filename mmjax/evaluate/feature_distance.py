@@ -1,7 +1,7 @@
-"""How far the drawn pictures are from the originals as a set: the Fréchet distance of their features.
+"""How far the drawn images are from the originals as a set: the Fréchet distance of their features.
 
 By default the features are those of a small convolutional network with random weights, the same in every run. They
-notice blur, noise, wrong colors and missing texture, but nothing of what a picture shows: figures by them compare with
+notice blur, noise, wrong colors and missing texture, but nothing of what an image shows: metrics by them compare with
 each other alone, never with an FID. With `perceptual.weights` they are the last features of that network.
 """
 
@@ -14,28 +14,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.evaluate.rows import predicted
-from mmjax.types import Batch, Evaluator, Figures, Predict
+from mmjax.types import Batch, Evaluator, Predict, Results
 
-Features = Callable[[Any, Any], Any]  # features(params, pictures [b, y, x, c]) -> [b, d]
+Features = Callable[[Any, Any], Any]  # features(params, images [b, y, x, c]) -> [b, d]
 WIDTHS = (16, 32, 64)
 
 
 def feature_distance(features: Features, params: Any) -> Evaluator:
-    """An evaluator that yields "reconstruction/feature_distance"; each frame of a clip is a picture of its own.
+    """An evaluator that yields "reconstruction/feature_distance"; each frame of a clip is an image of its own.
 
     Args:
-        features: one vector a picture, from pictures -1 to 1; `params` are handed to it.
+        features: one vector an image, from images -1 to 1; `params` are handed to it.
     """
     compiled = jax.jit(features)
 
-    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         drawn: list[np.ndarray] = []
         original: list[np.ndarray] = []
         for batch, outputs in predicted(predict, batches):
             for kept, image in ((drawn, outputs["image"]), (original, batch["image"])):
                 if len(image):
-                    pictures = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
-                    kept.append(np.asarray(compiled(params, pictures), np.float64))
+                    images = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
+                    kept.append(np.asarray(compiled(params, images), np.float64))
         enough = sum(len(part) for part in drawn) >= 2  # a covariance needs two
         value = frechet_distance(np.concatenate(drawn), np.concatenate(original)) if enough else float("nan")
         yield "reconstruction/feature_distance", value

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 
 from mmjax.evaluate.rows import Mean, predicted
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 
-def losses(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+def losses(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
     """Yields "loss" and each term's name with its mean over the examples; NaN where there is no example.
 
     `predict` gives "loss" [b], weighted as in training, and "terms/NAME" [b], unweighted.
@@ -18,4 +18,4 @@ def losses(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
         for name, values in outputs.items():
             if name.startswith("terms/"):
                 mean.add(name.removeprefix("terms/"), values)
-    yield from mean.figures()
+    yield from mean.metrics()

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from mmjax.evaluate.rows import Mean, predicted
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.check_motion import judge_clip
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 ASPECTS = ("motion", "color", "shape", "consistency", "all")
 
 
-def motion(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+def motion(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
     """Yields "scenes/motion", "scenes/color", "scenes/shape", "scenes/consistency" and "scenes/all": the share of clips
     of which the first caption is true in that respect, 0 to 1; the model gives "image" float32 [b, f, y, x, c]."""
     mean = Mean()
@@ -21,4 +21,4 @@ def motion(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
         verdicts = [judge_clip(clip, captions[0]) for clip, captions in zip(clips, batch["captions"], strict=True)]
         for aspect in ASPECTS:
             mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
-    yield from mean.figures()
+    yield from mean.metrics()

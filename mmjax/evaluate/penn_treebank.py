@@ -1,6 +1,6 @@
 """Captions as tokens of the Penn Treebank, as Stanford's tokenizer cuts them for the COCO caption evaluation.
 
-Figures over words depend on what a word is. The reference (pycocoevalcap) runs Stanford's PTBTokenizer 3.4.1, a Java
+Metrics over words depend on what a word is. The reference (pycocoevalcap) runs Stanford's PTBTokenizer 3.4.1, a Java
 program, and drops punctuation; the rules here give the same on captions and need no Java. Contractions become two
 tokens ("do n't", "man 's"), hyphens, slashes and dots within a word stay, abbreviations keep their dot.
 """

@@ -1,4 +1,4 @@
-"""How close the pictures are to the originals: PSNR, SSIM."""
+"""How close the images are to the originals: PSNR, SSIM."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,17 +6,17 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.evaluate.rows import Mean, predicted
-from mmjax.types import Batch, Figures, Predict, UserError
+from mmjax.types import Batch, Predict, Results, UserError
 
 WINDOW = 11
 SIGMA = 1.5
-SMALLEST_ERROR = 1e-10  # so that equal pictures have a PSNR: 100 dB
+SMALLEST_ERROR = 1e-10  # so that equal images have a PSNR: 100 dB
 
 
-def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
     """Yields "reconstruction/psnr" (dB) and "reconstruction/ssim".
 
-    Both are means over examples of the figure of one picture, or of the mean over the frames of one clip; pictures from
+    Both are means over examples of the metric of one image, or of the mean over the frames of one clip; images from
     0 to 1, the model's clipped to that.
     """
     mean = Mean()
@@ -32,31 +32,31 @@ def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> 
             both = np.array(means).reshape(-1, 2).T
         for name, values in zip(names, both, strict=True):
             mean.add(name, values)
-    yield from mean.figures()
+    yield from mean.metrics()
 
 
 def _quality(
     drawn: Float[np.ndarray, "b y x c"], original: Float[np.ndarray, "b y x c"]
 ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
-    """PSNR and SSIM of pictures from -1 to 1."""
+    """PSNR and SSIM of images from -1 to 1."""
     drawn, original = _unit_range(drawn), _unit_range(original)
     return psnr(((drawn - original) ** 2).mean(axis=(1, 2, 3))), ssim(drawn, original)
 
 
 def psnr(mean_squared_error: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
-    """Peak signal-to-noise ratio in dB for pictures from 0 to 1, at most 100 dB."""
+    """Peak signal-to-noise ratio in dB for images from 0 to 1, at most 100 dB."""
     return -10 * np.log10(np.maximum(mean_squared_error, SMALLEST_ERROR))
 
 
 def ssim(a: Float[np.ndarray, "b y x c"], b: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b"]:
-    """Structural similarity of pictures from 0 to 1, the mean over places and channels.
+    """Structural similarity of images from 0 to 1, the mean over places and channels.
 
     Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity"
     (2004), equation 13, with the paper's Gaussian window of 11 x 11 and deviation 1.5, and K1 = 0.01, K2 = 0.03. The
-    window lies wholly inside the picture.
+    window lies wholly inside the image.
 
     Raises:
-        UserError: for pictures smaller than the window.
+        UserError: for images smaller than the window.
     """
     check_size(min(a.shape[1:3]))
     a, b = a.astype(np.float64), b.astype(np.float64)
@@ -70,10 +70,10 @@ def ssim(a: Float[np.ndarray, "b y x c"], b: Float[np.ndarray, "b y x c"]) -> Fl
 
 
 def check_size(side: int) -> None:
-    """Raises UserError where pictures are smaller than SSIM's window."""
+    """Raises UserError where images are smaller than SSIM's window."""
     if side < WINDOW:
         raise UserError(
-            f"evaluate.evaluators: reconstruction needs pictures of at least {WINDOW} pixels (the window of SSIM), and "
+            f"evaluate.evaluators: reconstruction needs images of at least {WINDOW} pixels (the window of SSIM), and "
             f"they have {side}; take a larger data.size, or leave reconstruction out"
         )
 

@@ -1,4 +1,4 @@
-"""The report of a workdir: figures, curves and pictures in one HTML file that needs no network."""
+"""The report of a workdir: metrics, curves and images in one HTML file that needs no network."""
 
 import base64
 import datetime
@@ -18,8 +18,8 @@ from mmjax.files import read_lines, write_file
 from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
 
-PIXELATED_BELOW = 128  # smaller pictures are shown enlarged, with their pixels sharp
-STRIPS, STRIP_PICTURES = 12, 8
+PIXELATED_BELOW = 128  # smaller images are shown enlarged, with their pixels sharp
+STRIPS, STRIP_IMAGES = 12, 8
 TILES = (
     "scenes/all",
     "captions/true",
@@ -47,10 +47,10 @@ KINDS_OF_TIME = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation wrote: its figures, None where not finite, and the files of its samples by name."""
+    """What one evaluation wrote: its metrics, None where not finite, and the files of its samples by name."""
 
     step: int
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     samples: dict[str, tuple[dict[str, Any], Path]]
 
 
@@ -65,25 +65,25 @@ def write_report(workdir: Path) -> Path:
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder; name the --workdir of a training")
     about = _read_json(workdir / "config.json")
-    recipe, versions = about.get("recipe", {}), about.get("versions", {})
-    name = recipe.get("name") or workdir.resolve().name
+    config, versions = about.get("config", {}), about.get("versions", {})
+    name = config.get("name") or workdir.resolve().name
     lines = list(read_lines(workdir / "metrics.jsonl"))
     metrics = [row for row in lines if row.get("split") != "time"]
     evaluations = read_evaluations(workdir / "evaluation")
     steps = [row["step"] for row in metrics if isinstance(row.get("step"), int)] + [e.step for e in evaluations]
-    best = best_evaluation(evaluations, recipe.get("train", {}).get("best", "-loss"))
+    best = best_evaluation(evaluations, config.get("train", {}).get("best", "-loss"))
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     content = page(
         title=name,
         subtitle=f"{workdir} · " + (f"step {max(steps):,}" if steps else "no step logged yet"),
         sections=[
             _tiles(evaluations),
-            _figures(evaluations, best),
-            _curves(metrics, list(recipe.get("objective", {}).get("terms", {}))),
+            _metrics(evaluations, best),
+            _curves(metrics, list(config.get("objective", {}).get("terms", {}))),
             _samples(evaluations),
             _progress(evaluations),
             _time([row for row in lines if row.get("split") == "time"]),
-            _folded("Recipe", json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else ""),
+            _folded("Config", json.dumps(config, indent=2, ensure_ascii=False) if config else ""),
             _folded("Versions", "\n".join(f"{package} {version}" for package, version in versions.items())),
         ],
         footer=f"Written {now} by mmjax {versions.get('mmjax', '')}".rstrip(),
@@ -99,21 +99,21 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem)):
         if path.stem.isdecimal():
             numbers = {k: v for k, v in _read_json(path).items() if v is None or isinstance(v, (int, float))}
-            figures = {name: None if value is None else float(value) for name, value in numbers.items()}
+            metrics = {name: None if value is None else float(value) for name, value in numbers.items()}
             samples = {}
             for described in sorted(folder.glob(f"{path.stem}.*.json")):
                 about = _read_json(described)
-                picture = described.with_suffix(".gif" if "frames" in about else ".png")
-                if {"prompts", "rows", "cell"} <= about.keys() and _is_picture(picture):
-                    samples[described.stem.partition(".")[2]] = about, picture
-            found.append(Evaluation(int(path.stem), figures, samples))
+                image = described.with_suffix(".gif" if "frames" in about else ".png")
+                if {"prompts", "rows", "cell"} <= about.keys() and _is_image(image):
+                    samples[described.stem.partition(".")[2]] = about, image
+            found.append(Evaluation(int(path.stem), metrics, samples))
     return found
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
-        with Image.open(path) as picture:
-            for frame in ImageSequence.Iterator(picture):
+        with Image.open(path) as image:
+            for frame in ImageSequence.Iterator(image):
                 frame.load()
     except (OSError, SyntaxError):
         return False
@@ -121,12 +121,12 @@ def _is_picture(path: Path) -> bool:
 
 
 def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation | None:
-    """The evaluation with the largest figure `best`, the smallest where it is written with "-" before its name.
+    """The evaluation with the largest metric `best`, the smallest where it is written with "-" before its name.
 
     Of several alike it is the last.
     """
     name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
-    measured = [(sign * value, e.step, e) for e in evaluations if (value := e.figures.get(name)) is not None]
+    measured = [(sign * value, e.step, e) for e in evaluations if (value := e.metrics.get(name)) is not None]
     return max(measured, key=lambda entry: entry[:2])[2] if measured else None
 
 
@@ -152,11 +152,11 @@ def _section(title: str, content: str, note: str = "") -> str:
 def _tiles(evaluations: Sequence[Evaluation]) -> str:
     if not evaluations:
         return ""
-    figures = evaluations[-1].figures
+    metrics = evaluations[-1].metrics
     tiles = [
-        f"<div class=tile><b>{_number(figures[name])}</b><span>{html.escape(_with_unit(name))}</span></div>"
+        f"<div class=tile><b>{_number(metrics[name])}</b><span>{html.escape(_with_unit(name))}</span></div>"
         for name in TILES
-        if name in figures
+        if name in metrics
     ]
     return f"<div class=tiles>{''.join(tiles)}</div>"
 
@@ -165,22 +165,22 @@ def _with_unit(name: str) -> str:
     return f"{name} ({UNITS[name]})" if name in UNITS else name
 
 
-def _figures(evaluations: Sequence[Evaluation], best: Evaluation | None) -> str:
+def _metrics(evaluations: Sequence[Evaluation], best: Evaluation | None) -> str:
     if not evaluations:
-        return _section("Figures", "<p class=empty>No evaluation yet.</p>")
+        return _section("Metrics", "<p class=empty>No evaluation yet.</p>")
     last = evaluations[-1]
     columns = [("last", last)] + ([("best", best)] if best and best is not last else [])
     head = "".join(f"<th>{title}, step {evaluation.step:,}</th>" for title, evaluation in columns)
-    names = dict.fromkeys(name for _, evaluation in columns for name in evaluation.figures)
+    names = dict.fromkeys(name for _, evaluation in columns for name in evaluation.metrics)
     body = "".join(
         f"<tr><td>{html.escape(_with_unit(name))}</td>"
-        + "".join(f"<td>{_number(e.figures[name]) if name in e.figures else '–'}</td>" for _, e in columns)
+        + "".join(f"<td>{_number(e.metrics[name]) if name in e.metrics else '–'}</td>" for _, e in columns)
         + "</tr>"
         for name in names
     )
     note = "the last evaluation is also the best" if best is last and len(evaluations) > 1 else ""
     table = f"<div class=table><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    return _section("Figures", table, note)
+    return _section("Metrics", table, note)
 
 
 def _curves(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> str:
@@ -193,14 +193,14 @@ def _curves(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> str:
 
 
 class _Cells:
-    """Cuts the pictures of one file of samples."""
+    """Cuts the images of one file of samples."""
 
     def __init__(self, about: Mapping[str, Any], path: Path):
         self.height, self.width = about["cell"]
         self.kind = "gif" if "frames" in about else "png"
         self.frames, self.durations = [], []
-        with Image.open(path) as picture:
-            for frame in ImageSequence.Iterator(picture):
+        with Image.open(path) as image:
+            for frame in ImageSequence.Iterator(image):
                 self.frames.append(np.asarray(frame.convert("RGB")))
                 self.durations.append(frame.info.get("duration", 0))
 
@@ -225,10 +225,10 @@ def _samples(evaluations: Sequence[Evaluation]) -> str:
         cells = _Cells(about, path)
         cards = []
         for column, prompt in enumerate(about["prompts"]):
-            pictures = "".join(
+            images = "".join(
                 f"<div>{cells.cut(row, column)}{html.escape(title)}</div>" for row, title in enumerate(about["rows"])
             )
-            cards.append(f"<div class=sample><div class=pair>{pictures}</div><p>{html.escape(prompt)}</p></div>")
+            cards.append(f"<div class=sample><div class=pair>{images}</div><p>{html.escape(prompt)}</p></div>")
         width = f"min(100%, {min(max(cells.width, 112), 288) * len(about['rows'])}px)"
         title = "Samples" if name == "samples" else f"Samples: {name}"
         grid = f'<div class=samples style="--card-width: {width}">{"".join(cards)}</div>'
@@ -246,11 +246,11 @@ def _progress(evaluations: Sequence[Evaluation]) -> str:
     strips = []
     for evaluation in chosen:
         about, path = next(iter(evaluation.samples.values()))
-        columns = min(STRIP_PICTURES, len(about["prompts"]))
+        columns = min(STRIP_IMAGES, len(about["prompts"]))
         strips.append(f"<span>{evaluation.step:,}</span>{_Cells(about, path).cut(0, 0, columns)}")
     about, path = next(iter(chosen[-1].samples.values()))
     if "original" in about["rows"]:
-        row, columns = about["rows"].index("original"), min(STRIP_PICTURES, len(about["prompts"]))
+        row, columns = about["rows"].index("original"), min(STRIP_IMAGES, len(about["prompts"]))
         strips.append(f"<span>original</span>{_Cells(about, path).cut(row, 0, columns)}")
     return _section("Progress", f"<div class=progress>{''.join(strips)}</div>", "the first samples, by step")
 

@@ -1,4 +1,4 @@
-"""How often a picture finds its captions among those of all pictures, and a caption its picture."""
+"""How often an image finds its captions among those of all images, and a caption its image."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 CAPTIONS = 5
 AMONG = (1, 5, 10)
@@ -16,21 +16,21 @@ ROWS = 256  # compared at a time with all others
 TIE = 1e-6  # cosines nearer than this are the same, but for rounding
 
 
-def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
-    """Yields retrieval/image_to_text_r1, r5 and r10: the share of pictures of which a caption of their own is among the
+def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
+    """Yields retrieval/image_to_text_r1, r5 and r10: the share of images of which a caption of their own is among the
     first 1, 5 and 10 of all captions, in the order of the cosine; and text_to_image_r1, r5, r10: the share of captions
-    of which the picture is among the first of all pictures.
+    of which the image is among the first of all images.
 
-    The protocol of COCO: the first five captions of each picture. A caption with the words of one of a picture's own
+    The protocol of COCO: the first five captions of each image. A caption with the words of one of an image's own
     is its own as well. Of equal cosines what is wrong comes first. Examples without captions do not count.
     """
     images, texts, owners, captions = _embed(predict, batches)
     if not len(images):
         yield from ((name, float("nan")) for name in NAMES)
         return
-    pictures_say, captions_say = _words(owners, captions)
-    forth = ranks(images, texts, pictures_say, captions_say)
-    back = ranks(texts, images, captions_say, pictures_say)
+    images_say, captions_say = _words(owners, captions)
+    forth = ranks(images, texts, images_say, captions_say)
+    back = ranks(texts, images, captions_say, images_say)
     for direction, rank in zip(DIRECTIONS, (forth, back), strict=True):
         for k in AMONG:
             yield f"retrieval/{direction}_r{k}", float(np.mean(rank < k))
@@ -58,7 +58,7 @@ def ranks(
 def _embed(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> tuple[np.ndarray, np.ndarray, list[int], list[str]]:
-    """Embeddings of the pictures [n, e] and of their captions [m, e]; each caption's picture, and the caption."""
+    """Embeddings of the images [n, e] and of their captions [m, e]; each caption's image, and the caption."""
     images: list[np.ndarray] = []
     texts: list[np.ndarray] = []
     owners: list[int] = []
@@ -79,11 +79,11 @@ def _embed(
 
 
 def _words(owners: Sequence[int], captions: Sequence[str]) -> tuple[Any, Any]:
-    """Which of the different captions each picture has, and which of them each caption is."""
+    """Which of the different captions each image has, and which of them each caption is."""
     from scipy.sparse import csr_array  # slow to import, and needed by few commands
 
     known: dict[str, int] = {}
     words = [known.setdefault(" ".join(caption.lower().split()), len(known)) for caption in captions]
     ones = np.ones(len(captions), np.int32)
-    pictures = csr_array((ones, (owners, words)), shape=(max(owners) + 1, len(known)))
-    return pictures, csr_array((ones, (range(len(captions)), words)), shape=(len(captions), len(known)))
+    images = csr_array((ones, (owners, words)), shape=(max(owners) + 1, len(known)))
+    return images, csr_array((ones, (range(len(captions)), words)), shape=(len(captions), len(known)))

@@ -42,7 +42,7 @@ class Mean:
         self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
         self._counts[name] = self._counts.get(name, 0) + values.size
 
-    def figures(self) -> Iterator[tuple[str, float]]:
+    def metrics(self) -> Iterator[tuple[str, float]]:
         """Yields (name, mean) in the order in which the names came."""
         for name, total in self._sums.items():
             yield name, total / self._counts[name] if self._counts[name] else float("nan")

@@ -21,7 +21,7 @@ KEPT_BYTES = 1 << 29
 def run(
     evaluators: Mapping[str, Evaluator], predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> tuple[dict[str, float], dict[str, Samples]]:
-    """Runs evaluators one after the other and returns their figures and their samples by name.
+    """Runs evaluators one after the other and returns their metrics and their samples by name.
 
     The first 512 MiB of batches and outputs are kept, so that a small evaluation set is read and run through the model
     once, however many evaluators there are.
@@ -30,23 +30,23 @@ def run(
         ValueError: where two evaluators yield the same name.
     """
     predict, batches = _remember(predict, batches, KEPT_BYTES)
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     samples: dict[str, Samples] = {}
     for evaluator_name, evaluator in evaluators.items():
         for name, value in evaluator(predict, batches):
-            if name in figures or name in samples:
+            if name in metrics or name in samples:
                 raise ValueError(f"evaluator {evaluator_name}: {name} was yielded before")
             if isinstance(value, Samples):
                 samples[name] = value
             else:
-                figures[name] = float(value)
-    return figures, samples
+                metrics[name] = float(value)
+    return metrics, samples
 
 
-def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mapping[str, Samples]) -> None:
+def write(workdir: Path, step: int, metrics: Mapping[str, float], samples: Mapping[str, Samples]) -> None:
     """Writes WORKDIR/evaluation/STEP.json, and for each samples STEP.NAME.png and STEP.NAME.json, each atomically.
 
-    STEP.json holds names and numbers, null where a number is not finite. In the picture each row of samples is a row
+    STEP.json holds names and numbers, null where a number is not finite. In the image each row of samples is a row
     without gaps; the JSON beside it has the prompts, the names of the rows and the cell's size [y, x] in pixels. Clips
     are an animated STEP.NAME.gif instead, and the JSON has their number of "frames" too.
 
@@ -65,7 +65,7 @@ def write(workdir: Path, step: int, figures: Mapping[str, float], samples: Mappi
         else:
             write_file(folder / f"{stem}.png", to_png(whole))
         write_file(folder / f"{stem}.json", json.dumps(about, ensure_ascii=False).encode())
-    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     write_file(folder / f"{step}.json", (json.dumps(finite, indent=1) + "\n").encode())
 
 

@@ -1,4 +1,4 @@
-"""Pictures or clips to look at: drawn, beside the originals, or those that something was written about."""
+"""Images or clips to look at: drawn, beside the originals, or those that something was written about."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,18 +7,18 @@ import numpy as np
 
 from mmjax.evaluate.rows import predicted
 from mmjax.sample.postprocess import to_uint8
-from mmjax.types import Batch, Evaluator, Figures, Predict, Samples
+from mmjax.types import Batch, Evaluator, Predict, Results, Samples
 
 
 def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
     """An evaluator that yields "samples": the first `count` examples, drawn by the model and, where the batches have
-    them, as they are. Of a model that writes: the pictures, with what it wrote.
+    them, as they are. Of a model that writes: the images, with what it wrote.
 
     Args:
         frame_rate: of clips, frames a second.
     """
 
-    def evaluator(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    def evaluator(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         prompts: list[str] = []
         shown: dict[str, list[np.ndarray]] = {}
         if count:
@@ -33,7 +33,7 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
                 if len(prompts) >= count:
                     break
         if prompts:
-            rows = {name: np.concatenate(pictures)[:count] for name, pictures in shown.items()}
+            rows = {name: np.concatenate(images)[:count] for name, images in shown.items()}
             yield "samples", Samples(prompts[:count], rows, frame_rate)
 
     return evaluator

@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterable
 from mmjax.evaluate.rows import Mean, predicted
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.check import judge
-from mmjax.types import Batch, Figures, Predict
+from mmjax.types import Batch, Predict, Results
 
 ASPECTS = ("shape", "color", "size", "relation", "all")
 
 
-def scenes(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
-    """Yields "scenes/shape", "scenes/color", "scenes/size", "scenes/relation" and "scenes/all": the share of pictures
+def scenes(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
+    """Yields "scenes/shape", "scenes/color", "scenes/size", "scenes/relation" and "scenes/all": the share of images
     of which the first caption is true in that respect, 0 to 1. Examples without captions do not count."""
     mean = Mean()
     for aspect in ASPECTS:
         mean.add(f"scenes/{aspect}", [])
     for batch, outputs in predicted(predict, batches):
         rows = zip(to_uint8(outputs["image"]), batch["captions"], strict=True)
-        verdicts = [judge(picture, captions[0]) for picture, captions in rows if captions]
+        verdicts = [judge(image, captions[0]) for image, captions in rows if captions]
         for aspect in ASPECTS:
             mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
-    yield from mean.figures()
+    yield from mean.metrics()

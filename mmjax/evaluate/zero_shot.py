@@ -1,4 +1,4 @@
-"""How often the class of a picture is that whose name, put into words, lies nearest to the picture."""
+"""How often the class of an image is that whose name, put into words, lies nearest to the image."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.evaluate.rows import Mean
-from mmjax.types import Batch, Evaluator, Figures, Predict, UserError
+from mmjax.types import Batch, Evaluator, Predict, Results, UserError
 
 
 def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
     """An evaluator that yields "zero_shot/accuracy" (Radford et al. 2021): a class is the mean of the embeddings of its
-    prompts, brought back to unit length, and a picture is of the class with the largest cosine.
+    prompts, brought back to unit length, and an image is of the class with the largest cosine.
 
     Args:
         classes: the name of each label.
@@ -21,7 +21,7 @@ def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
         UserError: where a label has no name.
     """
 
-    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Figures:
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         mean = Mean()
         mean.add("zero_shot/accuracy", [])
         embedded = None
@@ -36,7 +36,7 @@ def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
                 embedded = _embed(predict, batch, classes, prompts)
             chosen = np.argmax(predict(batch)["image_embedding"] @ embedded.T, axis=-1)
             mean.add("zero_shot/accuracy", (chosen == label)[batch["mask"] & (label >= 0)])
-        yield from mean.figures()
+        yield from mean.metrics()
 
     return evaluate
 
@@ -44,7 +44,7 @@ def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
 def _embed(
     predict: Predict, batch: Batch, classes: Sequence[str], prompts: Sequence[str]
 ) -> Float[np.ndarray, "classes e"]:
-    """The embedding of each class. The pictures of the batch fill the model's other input."""
+    """The embedding of each class. The images of the batch fill the model's other input."""
     texts = [prompt.replace("{}", name) for name in classes for prompt in prompts]
     rows = len(batch["mask"])
     found = []

@@ -1,4 +1,4 @@
-"""What a trained model of pictures and texts says of pictures: captions, answers, embeddings, and where it looked."""
+"""What a trained model of images and texts says of images: captions, answers, embeddings, and where it looked."""
 
 import dataclasses
 import functools
@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
 from mmjax import models
-from mmjax.config import Config, VisionLanguage, resolve, to_dict
+from mmjax.config import Config, VisionLanguageConfig, resolve, to_dict
 from mmjax.data.text import Tokenizer
-from mmjax.export.asked import seeds_of, texts_of
+from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models import needs, vision_language
 from mmjax.sample.chunks import in_chunks
-from mmjax.sample.editing import pictures_of
+from mmjax.sample.editing import images_of
 from mmjax.sample.text import Writing, make_write
 from mmjax.types import Params, UserError
 
@@ -31,7 +31,7 @@ class Looked:
 
     Attributes:
         words: of the text.
-        maps: shares of the places of the picture, those of each word 1 together.
+        maps: shares of the places of the image, those of each word 1 together.
     """
 
     words: list[str]
@@ -40,9 +40,9 @@ class Looked:
 
 @dataclasses.dataclass(frozen=True)
 class DescribingModel:
-    """What a GenerativeModel says of pictures. Its attributes are described there.
+    """What a GenerativeModel says of images. Its attributes are described there.
 
-    Pictures are uint8, or float32 from -1 to 1, of the recipe's size; clips, or log-mel features of sounds, where it
+    Images are uint8, or float32 from -1 to 1, of the config's size; clips, or log-mel features of sounds, where it
     was trained on those. What is said of one depends on no other.
     """
 
@@ -52,27 +52,27 @@ class DescribingModel:
 
     @functools.cached_property
     def apply(self) -> Any:
-        """The compiled apply(params, **inputs), with what `models.inputs` names for the recipe."""
+        """The compiled apply(params, **inputs), with what `models.inputs` names for the config."""
         module = models.build(self.config)
         return jax.jit(lambda params, **seen: module.apply({"params": params}, **seen))
 
     def caption(
         self, images: Shaped[np.ndarray, "n *pixels c"], seed: int | Sequence[int] = 0, **writing: Any
     ) -> list[str]:
-        """Describes each picture.
+        """Describes each image.
 
         Args:
-            images: n pictures.
-            seed: where words are drawn at random (top_p): one a picture, or the first of n consecutive ones.
-            writing: fields of the recipe's `writing` that are to be different: beams, length_penalty, top_p,
+            images: n images.
+            seed: where words are drawn at random (top_p): one an image, or the first of n consecutive ones.
+            writing: fields of the config's `writing` that are to be different: beams, length_penalty, top_p,
                 temperature.
 
         Raises:
-            UserError: for pictures of the wrong shape or range, for other fields or values, and where the model was not
+            UserError: for images of the wrong shape or range, for other fields or values, and where the model was not
                 trained for it.
         """
         self._need("write captions", "captioning")
-        return self._written(self._pictures(images), None, seed, writing)
+        return self._written(self._images(images), None, seed, writing)
 
     def answer(
         self,
@@ -81,37 +81,37 @@ class DescribingModel:
         seed: int | Sequence[int] = 0,
         **writing: Any,
     ) -> list[str]:
-        """Answers a question about each picture.
+        """Answers a question about each image.
 
         Args:
-            questions: n texts; what goes beyond the recipe's text.length is cut, and a warning says so.
+            questions: n texts; what goes beyond the config's text.length is cut, and a warning says so.
             images, seed, writing: see caption.
 
         Raises:
-            UserError: as caption, and for questions that are empty or not as many as pictures.
+            UserError: as caption, and for questions that are empty or not as many as images.
         """
         self._need("answer questions", "answering")
-        pictures = self._pictures(images)
-        return self._written(pictures, self._questions(questions, len(pictures)), seed, writing)
+        images = self._images(images)
+        return self._written(images, self._questions(questions, len(images)), seed, writing)
 
     def embed_text(self, texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
-        """A vector of length 1 for each text: the closer to that of a picture, the better the two go together.
+        """A vector of length 1 for each text: the closer to that of an image, the better the two go together.
 
         Raises:
             UserError: for other than texts, and where the model was not trained to compare.
         """
-        self._need("compare pictures and texts", "contrastive", "sigmoid_contrastive")
+        self._need("compare images and texts", "contrastive", "sigmoid_contrastive")
         text = self._encoded("text", texts_of("texts", texts))
         return in_chunks(lambda part: self._embed_text(self.params, part), text)
 
     def embed_image(self, images: Shaped[np.ndarray, "n *pixels c"]) -> Float32[np.ndarray, "n e"]:
-        """The same of pictures.
+        """The same of images.
 
         Raises:
-            UserError: for pictures of the wrong shape or range, and where the model was not trained to compare.
+            UserError: for images of the wrong shape or range, and where the model was not trained to compare.
         """
-        self._need("compare pictures and texts", "contrastive", "sigmoid_contrastive")
-        return in_chunks(lambda part: self._embed_image(self.params, part), self._pictures(images))
+        self._need("compare images and texts", "contrastive", "sigmoid_contrastive")
+        return in_chunks(lambda part: self._embed_image(self.params, part), self._images(images))
 
     def look(
         self,
@@ -119,24 +119,24 @@ class DescribingModel:
         texts: Sequence[str],
         questions: Sequence[str] | None = None,
     ) -> list[Looked]:
-        """Where the text decoder looks in each picture as it writes the words of a text about it.
+        """Where the text decoder looks in each image as it writes the words of a text about it.
 
         The mean of its cross-attention over heads, layers and the tokens of a word; a grid of patches, for clips after
         another of frames.
 
         Args:
-            images: n pictures.
+            images: n images.
             texts: n captions or, with questions, answers, such as the model wrote.
             questions: which each answers, as in `answer`.
 
         Raises:
-            UserError: as caption and answer, and for texts that are not as many as pictures.
+            UserError: as caption and answer, and for texts that are not as many as images.
         """
         self._need("write captions or answers", *(("captioning",) if questions is None else ("answering",)))
-        pictures = self._pictures(images)
-        known = self._encoded("text", _as_many("texts", texts_of("texts", texts), len(pictures)))
-        asked = [] if questions is None else [self._questions(questions, len(pictures))]
-        weights = in_chunks(lambda *part: self._look(self.params, *part), pictures, known, *asked)
+        images = self._images(images)
+        known = self._encoded("text", _as_many("texts", texts_of("texts", texts), len(images)))
+        asked = [] if questions is None else [self._questions(questions, len(images))]
+        weights = in_chunks(lambda *part: self._look(self.params, *part), images, known, *asked)
         grid = needs.grid(self.config)
         found = []
         for row, ids in zip(weights, known, strict=True):
@@ -148,19 +148,19 @@ class DescribingModel:
 
     def _need(self, does: str, *terms: str) -> None:
         config = self.config
-        if not (isinstance(config.model, VisionLanguage) and set(terms) & set(config.objective.terms)):
+        if not (isinstance(config.model, VisionLanguageConfig) and set(terms) & set(config.objective.terms)):
             raise UserError(
                 f"{config.name or 'model'}: cannot {does}; name a model of kind vision_language that was trained with "
                 f"objective.terms.{' or '.join(terms)}"
             )
 
-    def _pictures(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
+    def _images(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
         shape = needs.image_shape(self.config.data)
         count = len(images) if hasattr(images, "__len__") else 0
         if not count:
             raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")
         if shape[-1] == 3:
-            return pictures_of("images", images, (count, *shape))
+            return images_of("images", images, (count, *shape))
         sounds = np.asarray(images)
         if sounds.shape != (count, *shape) or sounds.dtype != np.float32:
             wanted = f"float32 {[count, *shape]}, as mmjax.data.read_sound gives them"
@@ -181,17 +181,17 @@ class DescribingModel:
         return self.tokenizer.encode(texts, length)
 
     def _written(
-        self, pictures: np.ndarray, questions: Int32[np.ndarray, "n t"] | None, seed: Any, changes: dict[str, Any]
+        self, images: np.ndarray, questions: Int32[np.ndarray, "n t"] | None, seed: Any, changes: dict[str, Any]
     ) -> list[str]:
-        recipe = to_dict(self.config)
-        writing = writing_of(resolve(recipe | {"writing": recipe["writing"] | changes}))
+        config_dict = to_dict(self.config)
+        writing = writing_of(resolve(config_dict | {"writing": config_dict["writing"] | changes}))
         program = self._programs_of_writing.setdefault(writing, jax.jit(make_write(self._writer, writing)))
-        seeds, asked = seeds_of(seed, len(pictures), "pictures"), [] if questions is None else [questions]
+        seeds, asked = seeds_of(seed, len(images), "images"), [] if questions is None else [questions]
 
         def written(image: np.ndarray, seeds: np.ndarray, question: np.ndarray | None = None) -> Any:
             return program(self.params, image, question, seeds)
 
-        return self.tokenizer.decode(in_chunks(written, pictures, seeds, *asked))
+        return self.tokenizer.decode(in_chunks(written, images, seeds, *asked))
 
     @functools.cached_property
     def _programs_of_writing(self) -> dict[Writing, Any]:
@@ -215,7 +215,7 @@ class DescribingModel:
 
 
 def writing_of(config: Config) -> Writing:
-    """How a recipe's model writes captions and answers."""
+    """How a config's model writes captions and answers."""
     return Writing(config.text.length, **dataclasses.asdict(config.writing))
 
 

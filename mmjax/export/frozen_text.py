@@ -19,7 +19,7 @@ from jaxtyping import Array, Float16, Int
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
-from mmjax.config import Config, DirectGenerator, MaskedGenerator, TextEncoder
+from mmjax.config import Config, DirectGeneratorConfig, MaskedGeneratorConfig, TextEncoderConfig
 from mmjax.export.model_folder import flatten
 from mmjax.files import write_file
 from mmjax.models import text_encoder
@@ -39,32 +39,32 @@ class FrozenText:
         tokenizer: its text tokenizer, serialized.
     """
 
-    settings: TextEncoder
+    settings: TextEncoderConfig
     params: Params
     tokenizer: bytes
 
 
-def settings_of(config: Config) -> TextEncoder | None:
-    """The text encoder of a model by its recipe, its own or the frozen one it was trained with; None: it has none."""
+def settings_of(config: Config) -> TextEncoderConfig | None:
+    """The text encoder of a model by its config, its own or the frozen one it was trained with; None: it has none."""
     model = config.model
-    if config.text_encoder is not None or not isinstance(model, DirectGenerator | MaskedGenerator):
+    if config.text_encoder is not None or not isinstance(model, DirectGeneratorConfig | MaskedGeneratorConfig):
         return config.text_encoder
-    return TextEncoder(config.text.vocabulary, model.width, model.text_layers, model.heads, model.dtype)
+    return TextEncoderConfig(config.text.vocabulary, model.width, model.text_layers, model.heads, model.dtype)
 
 
-def _module(settings: TextEncoder) -> text_encoder.TextEncoder:
+def _module(settings: TextEncoderConfig) -> text_encoder.TextEncoder:
     return text_encoder.TextEncoder(
         settings.vocabulary, settings.width, settings.layers, settings.heads, jnp.dtype(settings.dtype)
     )
 
 
-def init(settings: TextEncoder, key: jax.Array) -> Params:
+def init(settings: TextEncoderConfig, key: jax.Array) -> Params:
     """Fresh parameters."""
     params: Params = _module(settings).init(key, jnp.ones((1, 1), jnp.int32))["params"]
     return params
 
 
-def encoder(settings: TextEncoder) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
+def encoder(settings: TextEncoderConfig) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
     """The pure function (params, token ids) -> features, not compiled.
 
     They are float16, so that those of a cache are those of a prompt, and 0 behind the text.
@@ -98,7 +98,7 @@ def read(path: Path) -> FrozenText:
     """
     try:
         with safe_open(path, "numpy") as file:
-            settings = TextEncoder(**json.loads(file.metadata()["settings"]))
+            settings = TextEncoderConfig(**json.loads(file.metadata()["settings"]))
             arrays = {tuple(name.split("/")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tokenizer = arrays.pop(("tokenizer",)).tobytes()
         return FrozenText(settings, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)

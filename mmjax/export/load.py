@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from mmjax import models
-from mmjax.config import Config, MaskedGenerator
+from mmjax.config import Config, MaskedGeneratorConfig
 from mmjax.data.text import load_tokenizer
 from mmjax.export import frozen_text
 from mmjax.export.frozen_text import TEXT_ENCODER
 from mmjax.export.model import GenerativeModel
 from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, read_params
-from mmjax.train.workdir import read_recipe
+from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
 
@@ -27,7 +27,7 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a model folder of mmjax export or a workdir of mmjax train")
-    config = _runnable(read_recipe(folder))
+    config = _runnable(read_config(folder))
     is_workdir = _is_workdir(folder)
     if is_workdir and not config.train.checkpoints and not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: no checkpoint there yet; run mmjax train with this --workdir first")
@@ -39,7 +39,7 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
     if is_workdir:
         from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
 
-        checkpoints = Checkpoints(folder, best=config.train.best, read_only=True, at=config.train.checkpoints)
+        checkpoints = Checkpoints(folder, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
         try:
             _, params = checkpoints.restore_params(step)
         finally:
@@ -57,7 +57,7 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
 
 
 def _all_params(config: Config) -> dict[str, Any]:
-    """Fresh parameters of all that a model folder of the recipe holds."""
+    """Fresh parameters of all that a model folder of the config holds."""
     params = dict(models.init(config, jax.random.key(0)))
     if config.text_encoder is not None:
         params[TEXT_ENCODER] = frozen_text.init(config.text_encoder, jax.random.key(0))
@@ -65,8 +65,8 @@ def _all_params(config: Config) -> dict[str, Any]:
 
 
 def _parts(config: Config) -> list[str]:
-    """The visual tokenizers that a recipe's model works with."""
-    parts = (VISUAL_TOKENIZER, REFERENCE) if isinstance(config.model, MaskedGenerator) else ()
+    """The visual tokenizers that a config's model works with."""
+    parts = (VISUAL_TOKENIZER, REFERENCE) if isinstance(config.model, MaskedGeneratorConfig) else ()
     return [part for part in parts if getattr(config, part) is not None]
 
 
@@ -78,7 +78,7 @@ def _is_workdir(folder: Path) -> bool:
 
 
 def _runnable(config: Config) -> Config:
-    """The recipe with a kernel that runs here: a model trained on a GPU or a pod also draws without one."""
+    """The config with a kernel that runs here: a model trained on a GPU or a pod also draws without one."""
     trained = getattr(config.model, "attention", "xla")
     if trained == "xla" or (trained == "cudnn" and jax.default_backend() == "gpu"):
         return config

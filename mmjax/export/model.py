@@ -10,16 +10,16 @@ import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
 from mmjax import models
-from mmjax.config import Config, DirectGenerator, MaskedGenerator, resolve, to_dict
+from mmjax.config import Config, DirectGeneratorConfig, MaskedGeneratorConfig, resolve, to_dict
 from mmjax.export import frozen_text
-from mmjax.export.asked import seeds_of, texts_of
 from mmjax.export.describing import DescribingModel
 from mmjax.export.frozen_text import FrozenText
+from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models import masked_generator
 from mmjax.sample import editing
 from mmjax.sample.chunks import in_chunks
 from mmjax.sample.direct import draw
-from mmjax.sample.editing import pictures_of
+from mmjax.sample.editing import images_of
 from mmjax.sample.masked import Decoding, make_draw
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import Params, UserError
@@ -30,11 +30,11 @@ class GenerativeModel(DescribingModel):
     """A trained model.
 
     Attributes:
-        config: its recipe; the attention kernel "cudnn" is "xla" where there is no GPU, and so is "splash" always.
+        config: its config; the attention kernel "cudnn" is "xla" where there is no GPU, and so is "splash" always.
         params: its parameters, on the device.
         tokenizer: from text to tokens.
         visual_tokenizer: parameters of the visual tokenizer of a masked generator, on the device.
-        reference_tokenizer: the same for its reference pictures, where it takes any.
+        reference_tokenizer: the same for its reference images, where it takes any.
         text_encoder: parameters of the text encoder of a masked generator that was trained with a frozen one.
     """
 
@@ -54,42 +54,42 @@ class GenerativeModel(DescribingModel):
         variation: float | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "n *pixels 3"]:
-        """Draws a picture, or a clip, for each prompt.
+        """Draws an image, or a clip, for each prompt.
 
-        A direct generator gives one picture a prompt, whatever the seed. A masked generator draws at random: picture i
+        A direct generator gives one image a prompt, whatever the seed. A masked generator draws at random: image i
         depends on its prompt and its seed alone, not on what else is drawn. Given an `image`, it keeps what is not
         asked for anew: with a `mask` what is masked (inpainting, outpainting), with `variation` a share of the visual
         tokens here and there, and of a clip that is too short the frames it lacks.
 
         Args:
-            prompts: n texts; what goes beyond the recipe's text.length is cut, and a warning says so.
+            prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
             seed: one an example, or the first of n consecutive ones.
-            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the recipe says. It
+            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the config says. It
                 is of the text alone: a masked generator looks at the reference with the text and without.
-            reference: n pictures to start from, float32 from -1 to 1, or uint8 such as these are: for a direct
-                generator of the recipe's size, for a masked generator with a `reference` of that recipe's size, such
-                as those to be enlarged. Without one it draws from the text, if it learned to (drop_reference).
-            image: for a masked generator: n pictures, or clips of at most the recipe's frames, as `reference`.
-            mask: n pictures without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
+            reference: n images to start from, float32 from -1 to 1, or uint8 such as these are: for a direct
+                generator of the config's size, for a masked generator with a `reference` of that config's size, such
+                as those to be enlarged. Without one it draws from the text, if it learned to (reference_dropout).
+            image: for a masked generator: n images, or clips of at most the config's frames, as `reference`.
+            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
             variation: the share drawn anew, above 0 to 1.
-            sampling: other fields of the recipe's `sampling`: steps, order, temperature, confidence_temperature, top_k,
+            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature, top_k,
                 guidance_schedule.
 
         Returns:
             uint8 [n, y, x, 3], clips [n, f, y, x, 3].
 
         Raises:
-            UserError: for no prompts or other than texts, for pictures of the wrong shape or range, and for what this
+            UserError: for no prompts or other than texts, for images of the wrong shape or range, and for what this
                 kind of model does not take, or lacks.
         """
         inputs = models.inputs(self.config)
-        if not isinstance(self.config.model, DirectGenerator | MaskedGenerator):
+        if not isinstance(self.config.model, DirectGeneratorConfig | MaskedGeneratorConfig):
             raise UserError(
                 f"{self.config.name or 'model'}: a model of kind {self.config.model.kind} does not draw from text; "
                 "name a model of kind masked_generator or direct"
             )
         texts = texts_of("prompts", prompts)
-        masked = isinstance(self.config.model, MaskedGenerator)
+        masked = isinstance(self.config.model, MaskedGeneratorConfig)
         text = self._encoded("prompt", texts)
         if not masked:
             if sampling or any(value is not None for value in (image, mask, variation)):
@@ -100,7 +100,7 @@ class GenerativeModel(DescribingModel):
                     raise UserError(
                         "reference: this model was built without a vision encoder (model.reference is false)"
                     )
-                reference = pictures_of("reference", reference, (len(texts), size, size, 3))
+                reference = images_of("reference", reference, (len(texts), size, size, 3))
             return draw(self.apply, self.params, text, reference)
         given: dict[str, np.ndarray] = self._reference(reference, len(texts))
         if self.config.text_encoder is not None:
@@ -140,24 +140,26 @@ class GenerativeModel(DescribingModel):
         if config is None:
             if reference is not None:
                 raise UserError(
-                    "reference: this model takes none, since its recipe has no `reference`; it takes image, and mask "
+                    "reference: this model takes none, since its config has no `reference`; it takes image, and mask "
                     "or variation"
                 )
             return {}
         size, frames = config.data.size, config.data.frames
         shape = (count, *([frames] if frames > 1 else []), size, size, 3)
         if reference is None:
-            if self.config.objective.drop_reference > 0:
+            if self.config.objective.reference_dropout > 0:
                 return {}
             raise UserError(f"reference: this model never learned to draw without one; give it {list(shape)}")
-        pictures = pictures_of("reference", reference, shape)
+        images = images_of("reference", reference, shape)
         encode = self._encode_reference
-        return {"reference_codes": in_chunks(lambda part: encode(self.reference_tokenizer, part), pictures)}
+        return {"reference_codes": in_chunks(lambda part: encode(self.reference_tokenizer, part), images)}
 
     def _decoding(self, changes: dict[str, Any], guidance: float) -> Decoding:
-        """How to draw, checked as a recipe is."""
-        recipe = to_dict(self.config)
-        return decoding_of(resolve(recipe | {"sampling": recipe["sampling"] | changes | {"guidance": guidance}}))
+        """How to draw, checked as a config is."""
+        config_dict = to_dict(self.config)
+        return decoding_of(
+            resolve(config_dict | {"sampling": config_dict["sampling"] | changes | {"guidance": guidance}})
+        )
 
     def _program(self, decoding: Decoding) -> Any:
         if decoding not in self._programs:
@@ -188,7 +190,7 @@ class GenerativeModel(DescribingModel):
 
 
 def decoding_of(config: Config) -> Decoding:
-    """How a recipe's masked generator draws."""
+    """How a config's masked generator draws."""
     sampling = dataclasses.asdict(config.sampling)
     guidance = sampling.pop("guidance")
     return Decoding(**sampling, guided=guidance not in (0, 1))

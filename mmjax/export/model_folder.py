@@ -13,20 +13,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmjax import models
-from mmjax.config import Config, Data, VisionLanguage, VisualTokenizer, to_dict
+from mmjax.config import Config, DataConfig, VisionLanguageConfig, VisualTokenizerConfig, to_dict
 from mmjax.files import write_json
 from mmjax.models import needs, visual_tokenizer
-from mmjax.train.workdir import read_recipe, versions
+from mmjax.train.workdir import read_config, versions
 from mmjax.types import Params, UserError
 
-# The visual tokenizers of a masked generator, that of its pictures and that of its references: fields of the recipe,
+# The visual tokenizers of a masked generator, that of its images and that of its references: fields of the config,
 # folders of the workdir, and where their parameters lie among those of the model.
 VISUAL_TOKENIZER, REFERENCE = "tokenizer", "reference"
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 
 
 def write_model_folder(
-    folder: Path, config: Config, params: Params, tokenizer: bytes, step: int, figures: Mapping[str, float]
+    folder: Path, config: Config, params: Params, tokenizer: bytes, step: int, metrics: Mapping[str, float]
 ) -> None:
     """Writes a model folder whole or not at all; a model folder that is there already is replaced.
 
@@ -40,13 +40,13 @@ def write_model_folder(
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         temporary.mkdir(parents=True)
-        write_json(temporary / "config.json", {"recipe": to_dict(config), "step": step, "versions": versions()})
+        write_json(temporary / "config.json", {"config": to_dict(config), "step": step, "versions": versions()})
         # Contiguous, as the library needs them; np.ascontiguousarray would make a number an array of one.
         arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params).items()}
         save_file(arrays, temporary / "model.safetensors", {"format": "mmjax"})
         (temporary / "model.safetensors").chmod(0o644)  # the library writes it for the owner alone
         (temporary / "tokenizer.model").write_bytes(tokenizer)
-        (temporary / "README.md").write_text(_card(config, params, step, figures), encoding="utf-8")
+        (temporary / "README.md").write_text(_card(config, params, step, metrics), encoding="utf-8")
         if folder.exists():
             folder.rename(replaced)
         try:
@@ -76,7 +76,7 @@ def _in_the_way(folder: Path) -> str:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return f"holds other files: {', '.join(others[:3])}{more}"
     try:
-        ours = not names or ("model.safetensors" in names and bool(read_recipe(folder)))
+        ours = not names or ("model.safetensors" in names and bool(read_config(folder)))
     except UserError:
         ours = False
     return "" if ours else "exists and is no model folder"
@@ -104,22 +104,22 @@ def read_params(path: Path, shapes: Params) -> Params:
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted:
             what = "has no" if name in wanted else "has an unexpected"
-            raise UserError(f"{path}: {what} parameter {name}; is it of another recipe?")
+            raise UserError(f"{path}: {what} parameter {name}; is it of another config?")
         if found[name].shape != wanted[name].shape:
-            raise UserError(f"{path}: {name} has shape {found[name].shape}, the recipe says {wanted[name].shape}")
+            raise UserError(f"{path}: {name} has shape {found[name].shape}, the config says {wanted[name].shape}")
     return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 
-def _sources(data: Data) -> str:
-    parts = ", ".join(f"{part.weight:g} x `{part.source}`" for part in data.parts.values())
+def _sources(data: DataConfig) -> str:
+    parts = ", ".join(f"{part.weight:g} x `{part.source}`" for part in data.mixture.values())
     return f"`{data.source}`" + (f" of {parts}" if parts else "")
 
 
-def _card(config: Config, params: Params, step: int, figures: Mapping[str, float]) -> str:
+def _card(config: Config, params: Params, step: int, metrics: Mapping[str, float]) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(figures.items())]
+    rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(metrics.items())]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
-    cards = {VisualTokenizer: _tokenizer_card, VisionLanguage: _describing_card}
+    cards = {VisualTokenizerConfig: _tokenizer_card, VisionLanguageConfig: _describing_card}
     kind, code = cards.get(type(config.model), _generator_card)(config)
     return f"""# {config.name}
 
@@ -131,17 +131,17 @@ In this folder:
 {code}
 ```
 
-| figure | held-out examples |
+| metric | held-out examples |
 | --- | --- |
 {table}
-`config.json` holds the whole recipe and the versions it was trained with.
+`config.json` holds the whole config and the versions it was trained with.
 """
 
 
 def _generator_card(config: Config) -> tuple[str, str]:
     """What kind of model it is, and code that runs it."""
     size, frames = config.data.size, config.data.frames
-    shown = "clip" if frames > 1 else "picture"
+    shown = "clip" if frames > 1 else "image"
     reference = f" and a reference {shown}" if {"reference", "reference_codes"} & models.inputs(config).keys() else ""
     example = more = argument = ""
     if config.reference is not None:
@@ -150,7 +150,7 @@ def _generator_card(config: Config) -> tuple[str, str]:
         given = [1, *([frames] if frames > 1 else []), low, low, 3]
         more, argument = "import numpy as np\n", ", reference=reference"
         example = f"reference = np.zeros({tuple(given)}, np.uint8)  # the {shown} to look at\n"
-    what = f"a clip of {frames} frames" if frames > 1 else "a picture"
+    what = f"a clip of {frames} frames" if frames > 1 else "an image"
     shape = [1, *([frames] if frames > 1 else []), size, size, 3]
     prompt = "a red circle moving left" if frames > 1 else "a red circle left of a blue square"
     return (
@@ -165,8 +165,8 @@ model = mmjax.load(".")
 
 def _tokenizer_card(config: Config) -> tuple[str, str]:
     size, frames, grid = config.data.size, config.data.frames, visual_tokenizer.grid(config)
-    assert isinstance(config.model, VisualTokenizer)
-    named, some = ("clips", f"clips of {frames} frames") if frames > 1 else ("pictures", "pictures")
+    assert isinstance(config.model, VisualTokenizerConfig)
+    named, some = ("clips", f"clips of {frames} frames") if frames > 1 else ("images", "images")
     return (
         f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {' x '.join(map(str, grid))} codes, each "
         f"one of {math.prod(config.model.levels):,}, and back.",
@@ -184,11 +184,7 @@ def _describing_card(config: Config) -> tuple[str, str]:
     terms, shape = config.objective.terms, needs.image_shape(config.data)
     *frames, rows, columns, channels = shape
     seen = (
-        f"clips of {frames[0]} frames of"
-        if frames
-        else "log-mel features of sounds,"
-        if channels == 1
-        else "pictures of"
+        f"clips of {frames[0]} frames of" if frames else "log-mel features of sounds," if channels == 1 else "images of"
     )
     does, lines = [], []
     if "captioning" in terms:

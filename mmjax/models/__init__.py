@@ -1,6 +1,6 @@
 """Models out of the layers in `nn`: encoders, fusion, decoders and generators, each with its sharding rules.
 
-A model is a file with three functions of the recipe: `build` gives the module, `inputs` the names and shapes of what it
+A model is a file with three functions of the config: `build` gives the module, `inputs` the names and shapes of what it
 is applied to, `sharding_rules` where its parameters lie on the mesh.
 """
 
@@ -26,7 +26,7 @@ MODELS: dict[str, ModuleType] = {
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> nn.Module:
-    """The module that a recipe describes, its activations laid out as told."""
+    """The module that a config describes, its activations laid out as told."""
     module: nn.Module = MODELS[config.model.kind].build(config, layout)
     return module
 
@@ -44,6 +44,6 @@ def sharding_rules(config: Config) -> Rules:
 
 
 def init(config: Config, key: jax.Array) -> Params:
-    """Fresh parameters of the model of a recipe."""
+    """Fresh parameters of the model of a config."""
     seen: dict[str, Any] = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in inputs(config).items()}
     return build(config).init(key, **seen)["params"]

@@ -18,7 +18,7 @@ from mmjax.types import FLOAT32
 class Decoder(nn.Module):
     """Doubles the sides once for each width, after residual blocks if any, then convolves to the output's channels.
 
-    Works on any rank: [b, y, x, d] gives a picture, [b, f, y, x, d] a clip. No frame of a clip sees the features
+    Works on any rank: [b, y, x, d] gives an image, [b, f, y, x, d] a clip. No frame of a clip sees the features
     of a later one.
 
     Attributes:

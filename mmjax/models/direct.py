@@ -1,7 +1,7 @@
-"""The direct generator: text and, where there is one, a reference picture in; one picture out, in one pass.
+"""The direct generator: text and, where there is one, a reference image in; one image out, in one pass.
 
-Trained by mean squared error it draws the mean of all pictures that fit the text: exact where the text determines the
-picture, blurred where it does not. It is the baseline that every other generator must beat.
+Trained by mean squared error it draws the mean of all images that fit the text: exact where the text determines the
+image, blurred where it does not. It is the baseline that every other generator must beat.
 """
 
 from typing import Any
@@ -30,12 +30,12 @@ _ENDS: Rules = (
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "DirectGenerator":
-    assert isinstance(config.model, model_fields.DirectGenerator)
+    assert isinstance(config.model, model_fields.DirectGeneratorConfig)
     return DirectGenerator(config.model, config.text.vocabulary, config.data.size, layout)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    assert isinstance(config.model, model_fields.DirectGenerator)
+    assert isinstance(config.model, model_fields.DirectGeneratorConfig)
     found = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
     if config.model.reference:
         found["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
@@ -43,7 +43,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def sharding_rules(config: Config) -> Rules:
-    assert isinstance(config.model, model_fields.DirectGenerator)
+    assert isinstance(config.model, model_fields.DirectGeneratorConfig)
     vision = vision_encoder.rules() if config.model.reference else ()
     return joined(text_encoder.RULES, vision, fusion.RULES[config.model.fusion], _ENDS)
 
@@ -54,11 +54,11 @@ class DirectGenerator(nn.Module):
     Attributes:
         model: the configuration.
         vocabulary: number of token ids.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         layout: of the activations on the devices.
     """
 
-    model: model_fields.DirectGenerator
+    model: model_fields.DirectGeneratorConfig
     vocabulary: int
     size: int
     layout: Layout = ANYWHERE
@@ -70,11 +70,11 @@ class DirectGenerator(nn.Module):
         reference: Float[Array, "b y x c"] | None = None,
         reference_mask: Bool[Array, "b"] | None = None,
     ) -> dict[str, Any]:
-        """Draws a picture for each text.
+        """Draws an image for each text.
 
         Args:
             text: token ids, 0 is padding.
-            reference: pictures to start from, -1 to 1; None draws from the text alone.
+            reference: images to start from, -1 to 1; None draws from the text alone.
             reference_mask: False where an example has no reference; None: all have one.
 
         Returns:

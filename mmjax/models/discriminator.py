@@ -16,13 +16,13 @@ SLOPE = 0.2
 
 
 def build(config: Config) -> "Discriminator":
-    """The discriminator of a recipe, computing in the model's type and form."""
+    """The discriminator of a config, computing in the model's type and form."""
     dtype = jnp.dtype(getattr(config.model, "dtype", "float32"))
     return Discriminator(config.discriminator.widths, getattr(config.model, "convolution", "native"), dtype)
 
 
 def init(config: Config, key: jax.Array) -> Params:
-    """Fresh parameters, for pictures or for clips."""
+    """Fresh parameters, for images or for clips."""
     frames = (config.data.frames,) if config.data.frames > 1 else ()
     return build(config).init(key, jnp.zeros((1, *frames, config.data.size, config.data.size, 3)))["params"]
 

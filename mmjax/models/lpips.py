@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look, by the features of a network trained on photographs.
+"""LPIPS: how different two images look, by the features of a network trained on photographs.
 
 Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep features as a perceptual metric"
 (2018, arXiv:1801.03924), equation 1, version 0.1 of the authors' package. mmjax does not bring the weights; a file of
@@ -24,7 +24,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Array, Float
 
-from mmjax.config import Perceptual
+from mmjax.config import PerceptualConfig
 from mmjax.types import Params, UserError
 
 CONVERT = (
@@ -48,20 +48,20 @@ ALEXNET: Stages = (
     {"10": (256, 256, 3)},
 )
 SMALLEST = {"vgg16": 16, "alexnet": 31}  # sides at which the last stage has one place left
-_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures from -1 to 1
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images from -1 to 1
 _TINY = 1e-10
 
 
 @functools.lru_cache(maxsize=1)
-def read(weights: Perceptual, size: int) -> Params:
+def read(weights: PerceptualConfig, size: int) -> Params:
     """The weights of a file: {"features": {N: {"kernel", "bias"}}, "linear": {K: [c]}}, float32 NumPy arrays.
 
     Args:
         weights: the file, and its hash, which is checked first.
-        size: side of the pictures it shall be applied to.
+        size: side of the images it shall be applied to.
 
     Raises:
-        UserError: where there is no such file, it is another one, or pictures are too small for its network.
+        UserError: where there is no such file, it is another one, or images are too small for its network.
     """
     path = weights.weights
     tensors = _load(path, weights.sha256)
@@ -69,7 +69,7 @@ def read(weights: Perceptual, size: int) -> Params:
     name, stages = ("alexnet", ALEXNET) if first.shape[-1] == 11 else ("vgg16", VGG16)
     if size < SMALLEST[name]:
         raise UserError(
-            f"perceptual.weights: {name} needs pictures of at least {SMALLEST[name]} pixels, and data.size is {size}"
+            f"perceptual.weights: {name} needs images of at least {SMALLEST[name]} pixels, and data.size is {size}"
         )
     features, linear = {}, {}
     for stage, layers in enumerate(stages):
@@ -83,7 +83,7 @@ def read(weights: Perceptual, size: int) -> Params:
 
 
 def features(params: Params, image: Float[Array, "b y x 3"]) -> list[Any]:
-    """The activations of the five stages, [b, y', x', c], of pictures from -1 to 1."""
+    """The activations of the five stages, [b, y', x', c], of images from -1 to 1."""
     first = params["features"]["0"]["kernel"]
     alexnet = first.shape[0] == 11
     x = (image.astype(jnp.float32) - jnp.array(_SHIFT)[None, None, None]) / jnp.array(_SCALE)[None, None, None]
@@ -116,7 +116,7 @@ def last_features(params: Params, image: Float[Array, "b y x 3"]) -> Float[Array
 def distance(
     params: Params, a: Float[Array, "b *frames y x 3"], b: Float[Array, "b *frames y x 3"]
 ) -> Float[Array, "b"]:
-    """The LPIPS distance of pictures from -1 to 1; of clips the mean over their frames."""
+    """The LPIPS distance of images from -1 to 1; of clips the mean over their frames."""
     count = a.shape[0]
     a, b = (x.reshape(-1, *x.shape[-3:]) for x in (a, b))
     total = jnp.zeros(a.shape[0])

@@ -1,7 +1,7 @@
 """The masked generator: a transformer that fills in visual tokens, looking at the text and at the tokens it has.
 
 After MaskGIT (Chang et al. 2022, arXiv:2202.04200) and Muse (Chang et al. 2023, arXiv:2301.00704). Generating,
-inpainting, the next frames: all are choices of which tokens are masked. Looking at the tokens of the same picture at
+inpainting, the next frames: all are choices of which tokens are masked. Looking at the tokens of the same image at
 fewer pixels as well, it is the super-resolution stage of Muse (section 2.4).
 """
 
@@ -36,12 +36,12 @@ _RULES: Rules = (
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "MaskedGenerator":
-    assert isinstance(config.model, model_fields.MaskedGenerator)
-    assert config.tokenizer is not None and isinstance(config.tokenizer.model, model_fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.MaskedGeneratorConfig)
+    assert config.tokenizer is not None and isinstance(config.tokenizer.model, model_fields.VisualTokenizerConfig)
     grid = visual_tokenizer.grid(config.tokenizer)
     reference: tuple[int, ...] = ()
     if config.reference is not None:
-        assert isinstance(config.reference.model, model_fields.VisualTokenizer)
+        assert isinstance(config.reference.model, model_fields.VisualTokenizerConfig)
         reference = config.reference.model.levels
     frozen = config.text_encoder is not None
     assert frozen == bool(config.tokens.text_encoder)
@@ -70,7 +70,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def sharding_rules(config: Config) -> Rules:
-    assert isinstance(config.model, model_fields.MaskedGenerator) and config.tokenizer is not None
+    assert isinstance(config.model, model_fields.MaskedGeneratorConfig) and config.tokenizer is not None
     local: Rules = ((r"local_\d+/(first|second)/kernel", (None, None, "fsdp", "model")),)
     text = text_encoder.RULES if config.text_encoder is None else text_encoder.FROZEN_RULES
     return joined(STACK, local if config.model.local_blocks else (), text, _RULES)
@@ -83,9 +83,9 @@ class Functions:
     Attributes:
         context: (params, text, **given) -> features and their mask; see MaskedGenerator.context.
         logits: (params, codes, masked, *context) -> logits of every code.
-        encode: (tokenizer's params, pictures or clips) -> grids of codes.
-        encode_reference: (reference tokenizer's params, pictures or clips of any size) -> grids of its codes.
-        decode: (tokenizer's params, codes) -> pictures or clips.
+        encode: (tokenizer's params, images or clips) -> grids of codes.
+        encode_reference: (reference tokenizer's params, images or clips of any size) -> grids of its codes.
+        decode: (tokenizer's params, codes) -> images or clips.
         grid: shape of an example's codes.
     """
 
@@ -124,7 +124,7 @@ def _encode_reference(config: Config) -> Callable[..., jax.Array]:
     tokenizer, size = visual_tokenizer.build(config), config.data.size
 
     def encode(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
-        # Triangle filter with antialias, as all pictures are resized.
+        # Triangle filter with antialias, as all images are resized.
         resized = jax.image.resize(image, (*image.shape[:-3], size, size, image.shape[-1]), "linear")
         codes: jax.Array = tokenizer.apply({"params": params}, resized, method="encode")  # type: ignore[assignment]
         return codes
@@ -167,7 +167,7 @@ class MaskedGenerator(nn.Module):
         layout: of the activations on the devices.
     """
 
-    model: model_fields.MaskedGenerator
+    model: model_fields.MaskedGeneratorConfig
     vocabulary: int
     levels: Sequence[int]
     grid: Sequence[int]
@@ -244,7 +244,7 @@ class MaskedGenerator(nn.Module):
         that than from attention alone what goes with what.
 
         Args:
-            reference_codes: of the reference picture or clip, by its own visual tokenizer.
+            reference_codes: of the reference image or clip, by its own visual tokenizer.
             reference_mask: False where an example's reference is withheld; None: all are seen.
             text_features: of the text, where its encoder is frozen.
 
@@ -318,7 +318,7 @@ def _along(vectors: Float[Array, "n d"], axis: int, rank: int) -> Float[Array, "
 def _places(ours: int, theirs: int, time: bool) -> Float[np.ndarray, "n"]:
     """Where the `theirs` places of the reference lie among our own, along an axis.
 
-    Rows and columns are equal parts of the picture, so their centers are matched. The first frame is coded on its own,
+    Rows and columns are equal parts of the image, so their centers are matched. The first frame is coded on its own,
     so first and last are matched in time.
     """
     if time:

@@ -1,4 +1,4 @@
-"""What a model of pictures and texts needs for the terms of its objective: inputs, encoders, sharding rules."""
+"""What a model of images and texts needs for the terms of its objective: inputs, encoders, sharding rules."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from mmjax.config import Config, Data, model_fields
+from mmjax.config import Config, DataConfig, model_fields
 from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
 from mmjax.models.rules import POOLING, Rules, joined
 
@@ -19,7 +19,7 @@ def contrasts(terms: Terms) -> bool:
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    assert isinstance(config.model, model_fields.VisionLanguage)
+    assert isinstance(config.model, model_fields.VisionLanguageConfig)
     terms = config.objective.terms
     text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
     found = {}
@@ -38,9 +38,9 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     return found
 
 
-def image_shape(data: Data) -> tuple[int, ...]:
-    """Of a picture, a clip, or a sound as a picture."""
-    sounds = next(iter(data.parts.values())) if data.source == "mixture" else data
+def image_shape(data: DataConfig) -> tuple[int, ...]:
+    """Of an image, a clip, or a sound as an image."""
+    sounds = next(iter(data.mixture.values())) if data.source == "mixture" else data
     if sounds.source == "audio_folder":
         return sounds.audio.bins, sounds.audio.frames, 1
     frames = (data.frames,) if data.frames > 1 else ()
@@ -50,7 +50,7 @@ def image_shape(data: Data) -> tuple[int, ...]:
 def grid(config: Config) -> tuple[int, ...]:
     """Places that the text decoder looks at: (rows, columns), for clips (frames, rows, columns)."""
     model = config.model
-    assert isinstance(model, model_fields.VisionLanguage)
+    assert isinstance(model, model_fields.VisionLanguageConfig)
     *frames, rows, columns, _ = image_shape(config.data)
     side = resnet.STRIDE if model.encoder == "resnet" else model.patch
     return *(math.ceil(f / model.time) for f in frames), math.ceil(rows / side), math.ceil(columns / side)
@@ -58,7 +58,7 @@ def grid(config: Config) -> tuple[int, ...]:
 
 def sharding_rules(config: Config) -> Rules:
     model, terms = config.model, config.objective.terms
-    assert isinstance(model, model_fields.VisionLanguage)
+    assert isinstance(model, model_fields.VisionLanguageConfig)
     seen, pools = seen_by(model, terms), contrasts(terms) or "classification" in terms
     parts: list[Rules] = []
     if "image" in seen:
@@ -82,20 +82,20 @@ def sharding_rules(config: Config) -> Rules:
 
 def _of_transformer(config: Config) -> list[Rules]:
     model = config.model
-    assert isinstance(model, model_fields.VisionLanguage)
+    assert isinstance(model, model_fields.VisionLanguageConfig)
     if config.data.frames > 1:
         return [video_encoder.RULES]
     masking = "masked_patch_modeling" in config.objective.terms
     return [vision_encoder.rules(model.registers, masking, model.stem)]
 
 
-def fuses(model: model_fields.VisionLanguage, terms: Terms) -> bool:
-    """Whether these terms of an objective need pictures and texts together."""
+def fuses(model: model_fields.VisionLanguageConfig, terms: Terms) -> bool:
+    """Whether these terms of an objective need images and texts together."""
     asked = "classification" in terms and model.classify == "question"
     return asked or bool({"matching", "answering"}.intersection(terms))
 
 
-def seen_by(model: model_fields.VisionLanguage, terms: Terms) -> set[str]:
+def seen_by(model: model_fields.VisionLanguageConfig, terms: Terms) -> set[str]:
     """Which encoders these terms of an objective need: "image", "text"."""
     needs = {
         "contrastive": {"image", "text"},

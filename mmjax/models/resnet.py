@@ -26,7 +26,7 @@ RULES: Rules = (
 
 
 class ResNet(nn.Module):
-    """Maps pictures to one feature a place of the last feature map, 32 pixels apart, row by row.
+    """Maps images to one feature a place of the last feature map, 32 pixels apart, row by row.
 
     That map is projected to the width; the positions are added, and each feature is normalized, as a vision
     transformer's are.
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
 
 
 class ResNetTrunk(nn.Module):
-    """Pictures to their last feature map, before it is pooled.
+    """Images to their last feature map, before it is pooled.
 
     The strides are in the 3 x 3 convolutions, as in everyone's ResNet-50 v1.5. Blocks begin as the identity: the scale
     of their last normalization is 0 at first (Goyal et al. 2017, arXiv:1706.02677).

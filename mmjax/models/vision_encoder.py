@@ -34,7 +34,7 @@ def rules(registers: int = 0, masking: bool = False, stem: Sequence[int] = ()) -
 
 
 class VisionEncoder(nn.Module):
-    """Maps pictures, or the spectrograms of sounds, to one feature a patch, row by row.
+    """Maps images, or the spectrograms of sounds, to one feature a patch, row by row.
 
     No parameter depends on the sides, which may differ from each other and from those seen in training.
 

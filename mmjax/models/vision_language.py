@@ -1,8 +1,8 @@
-"""Pictures and texts in one model: a shared embedding, matching, classes, captions and answers.
+"""Images and texts in one model: a shared embedding, matching, classes, captions and answers.
 
 A vision encoder and a text encoder, as in CLIP (Radford et al. 2021, arXiv:2103.00020); a fusion of the two, as in
 ALBEF (Li et al. 2021, arXiv:2107.07651); a text decoder that looks at what they give, as in BLIP (Li et al. 2022,
-arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917). Only what the recipe's objective trains is built.
+arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917). Only what the config's objective trains is built.
 """
 
 from collections.abc import Callable
@@ -37,13 +37,13 @@ __all__ = ["Functions", "VisionLanguage", "build", "functions", "inputs", "shard
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "VisionLanguage":
-    assert isinstance(config.model, model_fields.VisionLanguage)
+    assert isinstance(config.model, model_fields.VisionLanguageConfig)
     terms, shape = tuple(config.objective.terms), image_shape(config.data)
     return VisionLanguage(config.model, config.text.vocabulary, terms, shape, grid(config), layout)
 
 
 class VisionLanguage(nn.Module):
-    """Pictures and texts in; what each of the objective's terms needs out.
+    """Images and texts in; what each of the objective's terms needs out.
 
     Attributes:
         model: the configuration.
@@ -54,7 +54,7 @@ class VisionLanguage(nn.Module):
         layout: of the activations on the devices.
     """
 
-    model: model_fields.VisionLanguage
+    model: model_fields.VisionLanguageConfig
     vocabulary: int
     terms: tuple[str, ...]
     image: tuple[int, ...]
@@ -123,7 +123,7 @@ class VisionLanguage(nn.Module):
         """What the objective's terms need.
 
         Args:
-            image: pictures, -1 to 1, or clips, or spectrograms.
+            image: images, -1 to 1, or clips, or spectrograms.
             text, question, answer: token ids, 0 is padding.
             hidden_text: the text with some tokens hidden, to be filled in.
             hide_patches: a random key, and which share of the patches to hide and fill in.
@@ -164,7 +164,7 @@ class VisionLanguage(nn.Module):
         return outputs
 
     def embed_image(self, image: Float[Array, "b *f y x c"]) -> Float[Array, "b e"]:
-        """Of length 1, in the space that pictures and texts share; float32."""
+        """Of length 1, in the space that images and texts share; float32."""
         return self._embedded_image(self._placed(self.vision(image)))
 
     def embed_text(self, text: Int[Array, "b t"]) -> Float[Array, "b e"]:
@@ -174,7 +174,7 @@ class VisionLanguage(nn.Module):
     def context(
         self, image: Float[Array, "b *f y x c"], question: Int[Array, "b t"] | None = None
     ) -> Float[Array, "b n d"]:
-        """What the decoder looks at when it describes a picture or, with a question, answers it."""
+        """What the decoder looks at when it describes an image or, with a question, answers it."""
         visual = self._placed(self.vision(image))
         return visual if question is None else self.fusion(visual, *self._words(question))
 

@@ -1,9 +1,9 @@
-"""The visual tokenizer: pictures or clips to grids of integers and back.
+"""The visual tokenizer: images or clips to grids of integers and back.
 
 A convolutional encoder, finite scalar quantization, and a decoder of transposed convolutions: the arrangement of Esser
 et al. 2021 (arXiv:2012.09841) with the quantization of Mentzer et al. 2023 (arXiv:2309.15505). For clips the
-convolutions are causal in time and the first frame is coded on its own (Yu et al. 2023, arXiv:2310.05737), so that a
-picture is a clip of one frame.
+convolutions are causal in time and the first frame is coded on its own (Yu et al. 2023, arXiv:2310.05737), so that an
+image is a clip of one frame.
 """
 
 import math
@@ -24,7 +24,7 @@ from mmjax.nn.residual import ResidualBlock
 
 
 def build(config: Config, layout: Layout = ANYWHERE) -> "VisualTokenizer":
-    assert isinstance(config.model, model_fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.VisualTokenizerConfig)
     return VisualTokenizer(config.model, layout)
 
 
@@ -35,14 +35,14 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def grid(config: Config) -> tuple[int, ...]:
     """The shape of the grid of codes of one example: (rows, columns), or (frames, rows, columns) for clips."""
-    assert isinstance(config.model, model_fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.VisualTokenizerConfig)
     rows = config.data.size // 2 ** len(config.model.widths)
     strides = config.model.time_strides
     return (1 + math.ceil((config.data.frames - 1) / math.prod(strides)), rows, rows) if strides else (rows, rows)
 
 
 def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-    assert isinstance(config.model, model_fields.VisualTokenizer)
+    assert isinstance(config.model, model_fields.VisualTokenizerConfig)
     strides = config.model.time_strides
     window: tuple[None, ...] = (None, None, None) if strides else (None, None)
     ups = [(rf"decoder/upsample_{i}/kernel", 3 if s == 2 else 2) for i, s in enumerate(reversed(strides))]
@@ -62,7 +62,7 @@ def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], 
 class Encoder(nn.Module):
     """Halves the sides once for each width, with residual blocks after each; see config.VisualTokenizer."""
 
-    model: model_fields.VisualTokenizer
+    model: model_fields.VisualTokenizerConfig
     layout: Layout = ANYWHERE
 
     @nn.compact
@@ -83,13 +83,13 @@ class Encoder(nn.Module):
 
 
 class VisualTokenizer(nn.Module):
-    """Pictures [b, y, x, 3] or clips [b, f, y, x, 3] to grids of codes, and back.
+    """Images [b, y, x, 3] or clips [b, f, y, x, 3] to grids of codes, and back.
 
     Sides become 2 ** len(widths) times smaller. 1 + k frames become 1 + k / s, s the product of the time strides; a
     clip that does not fit is coded with its last frame repeated.
     """
 
-    model: model_fields.VisualTokenizer
+    model: model_fields.VisualTokenizerConfig
     layout: Layout = ANYWHERE
 
     def setup(self) -> None:
@@ -103,7 +103,7 @@ class VisualTokenizer(nn.Module):
     def __call__(
         self, image: Float[Array, "b *pixels c"], corrupt: tuple[jax.Array, float] | None = None
     ) -> dict[str, Any]:
-        """The codes of pictures or clips, -1 to 1, and what the codes give back.
+        """The codes of images or clips, -1 to 1, and what the codes give back.
 
         Args:
             corrupt: a random key, and a share of the codes that are replaced, before they are decoded, by codes of
@@ -121,11 +121,11 @@ class VisualTokenizer(nn.Module):
         return {"image": again, "codes": codes.reshape(codes.shape[0], -1)}
 
     def encode(self, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
-        """The grid of codes of each picture or clip, 0 to the product of the levels."""
+        """The grid of codes of each image or clip, 0 to the product of the levels."""
         return fsq.to_indices(self._quantized(image), self.model.levels)
 
     def decode(self, codes: Int[Array, "b *grid"]) -> Float[Array, "b *pixels c"]:
-        """Pictures from grids of codes, about -1 to 1; clips of 1 + k s frames from k + 1 grids."""
+        """Images from grids of codes, about -1 to 1; clips of 1 + k s frames from k + 1 grids."""
         return self._decoded(fsq.to_codes(codes, self.model.levels))
 
     def _quantized(self, image: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid l"]:

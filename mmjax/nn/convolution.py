@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions of any rank: 1 for sound, 2 for pictures, 3 for video."""
+"""Convolutions and transposed convolutions of any rank: 1 for sound, 2 for images, 3 for video."""
 
 import itertools
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ AllKnown = tuple[tuple[_AllBefore, _AllBefore], tuple[_AllAbout, _AllAbout] | No
 POLICIES = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names(ATTENDED),
-    "products": jax.checkpoint_policies.save_from_both_policies(
+    "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(ATTENDED),
     ),

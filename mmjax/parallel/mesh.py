@@ -17,7 +17,7 @@ BATCH = ("slice", "data", "fsdp")  # the axes that split the batch
 _SPLIT = PartitionSpec(BATCH)
 
 
-def make_mesh(axes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(axes: config.MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes slice, data, fsdp and model over the given devices (default: all).
 
     On TPUs neighbors on the mesh are neighbors in the network, and the axis slice alone goes over the data center's.
@@ -36,7 +36,7 @@ def make_mesh(axes: config.Mesh, devices: Sequence[jax.Device] | None = None) ->
     return Mesh(arranged, AXES)
 
 
-def mesh_sizes(axes: config.Mesh, devices: int, slices: int = 1) -> dict[str, int]:
+def mesh_sizes(axes: config.MeshConfig, devices: int, slices: int = 1) -> dict[str, int]:
     """The size of each mesh axis over so many devices in so many slices; see make_mesh."""
     if slices > 1 and axes.slice not in (0, slices):
         raise UserError(f"mesh.slice: {axes.slice}, but the devices are in {slices} slices; take 0 or {slices}")

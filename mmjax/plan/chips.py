@@ -42,8 +42,8 @@ _GIB = 2**30
 # TPUs: flops, HBM and "Inter Chip Interconnect" (both directions of all links) as each page's table of specifications
 # has them: v5e 400 GB/s over 4 links, v5p 1,200 over 6, v6e 800 over 4, tpu7x 1,200 over 6. v4: 50 GB/s a link (Jouppi
 # et al. 2023, table 4). The data center's network: v5e 6.4 Tb/s a pod of 256; v5p 50 and v6e, tpu7x 100 Gb/s a chip;
-# v4 has no published figure: as v5e.
-# GPUs: the data sheets' figures without sparsity, NVLink in one direction, and the network of the DGX system.
+# v4 has no published metric: as v5e.
+# GPUs: the data sheets' metrics without sparsity, NVLink in one direction, and the network of the DGX system.
 CHIPS = {
     chip.kind: chip
     for chip in (

@@ -96,7 +96,7 @@ def too_much(plan: Plan, used: int, parts: int, options: Sequence[str]) -> str:
         plan: by arithmetic.
         used: bytes a device that the compiler wanted, or that the plan has.
         parts: as of largest_batch.
-        options: of the command line, that take less memory with this recipe.
+        options: of the command line, that take less memory with this config.
     """
     capacity, chip = plan.topology.chip.hbm_bytes, plan.topology.chip
     state = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))

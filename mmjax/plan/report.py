@@ -16,7 +16,7 @@ class Plan:
     """What one training step takes on a topology. Bytes are those of one chip.
 
     Attributes:
-        name: of the recipe.
+        name: of the config.
         mesh: sizes of its axes.
         batch: examples a step.
         parameters: how many the model has.
@@ -85,7 +85,7 @@ class Plan:
         for traffic in self.traffic:
             sent[traffic.kind][traffic.axes] += traffic.sent
         return {
-            "recipe": self.name,
+            "config": self.name,
             "topology": str(self.topology),
             "mesh": dict(self.mesh),
             "batch": self.batch,
@@ -134,14 +134,14 @@ def table(plan: Plan) -> str:
         _row("at least", _seconds(plan.step_seconds), "if all of these but main memory go on at once"),
         _row("one after another", _seconds(sum(plan.seconds.values()))),
         "",
-        _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} a picture"),
+        _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} an image"),
         _row("utilization", f"at most {plan.mfu:.1%}", "of the chips' peak, by the model's FLOPs"),
         *(
             [_row("with main memory", f"about {plan.mfu_with_memory:.1%}", "as this program uses it")]
             if plan.moved
             else []
         ),
-        _row("pictures a second", f"at most {plan.batch / plan.step_seconds:,.0f}"),
+        _row("images a second", f"at most {plan.batch / plan.step_seconds:,.0f}"),
     ]
     if plan.compile_seconds:
         lines.append(_row("compiled in", _seconds(plan.compile_seconds)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
-from mmjax.config import Config, MaskedGenerator, Mesh, VisionLanguage
+from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig, VisionLanguageConfig
 from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
 from mmjax.types import UserError
@@ -18,7 +18,7 @@ _FULL = 0.92  # of a chip's memory: what estimates may fill
 
 @dataclass(frozen=True)
 class Candidate:
-    """Changes of a recipe by their field's name, and what came of them: a plan, or why there is none."""
+    """Changes of a config by their field's name, and what came of them: a plan, or why there is none."""
 
     changes: dict[str, Any]
     plan: Plan | None = None
@@ -40,7 +40,7 @@ def search(
 
     Args:
         compilations: how many, at most.
-        estimate, compile_: plans of a recipe by arithmetic, and by the compiler.
+        estimate, compile_: plans of a config by arithmetic, and by the compiler.
         tell: is told what is being done.
     """
     problem = "parameters or activations are too large"
@@ -94,14 +94,14 @@ def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     """Changes worth a look: mesh shapes, rematerialization, the kernel of the platform, batches a chip."""
     slices = topology.parts if topology.is_tpu else 1
     each = topology.devices // slices
-    meshes = [{"mesh": Mesh(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
+    meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
     kinds: list[dict[str, Any]] = [{}]
-    if isinstance(config.model, MaskedGenerator | VisionLanguage):
+    if isinstance(config.model, MaskedGeneratorConfig | VisionLanguageConfig):
         keeps: list[dict[str, Any]] = [{"model.remat": False}]
-        keeps += [{"model.remat": True, "model.remat_policy": name} for name in ("nothing", "attention", "products")]
+        keeps += [{"model.remat": True, "model.remat_policy": name} for name in ("nothing", "attention", "dots")]
         tried = {"splash" if topology.is_tpu else "cudnn", "xla"} & set(kernels(config.model))
         kinds = [{**keep, "model.attention": kernel} for keep, kernel in itertools.product(keeps, sorted(tried))]
-    once = topology.devices * config.optimizer.accumulate
+    once = topology.devices * config.optimizer.grad_accum_steps
     batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
     for mesh, kind, batch in itertools.product(meshes, kinds, batches):
         yield {**mesh, **kind, **batch}
@@ -114,7 +114,7 @@ def kernels(model: Any) -> Sequence[str]:
 
 
 def apply(config: Config, changes: dict[str, Any]) -> Config:
-    """The recipe with other values of some fields, `model.remat` and the like."""
+    """The config with other values of some fields, `model.remat` and the like."""
     for name, value in changes.items():
         group, _, field = name.rpartition(".")
         inner = dataclasses.replace(getattr(config, group), **{field: value}) if group else value
@@ -126,7 +126,7 @@ def describe(changes: dict[str, Any]) -> str:
     """The changes as they are given on the command line."""
     words = []
     for name, value in changes.items():
-        if isinstance(value, Mesh):
+        if isinstance(value, MeshConfig):
             words += [f"--config.mesh.{axis}={getattr(value, axis)}" for axis in ("data", "fsdp", "model")]
         else:
             words.append(f"--config.{name}={str(value).lower() if isinstance(value, bool) else value}")
@@ -135,7 +135,7 @@ def describe(changes: dict[str, Any]) -> str:
 
 def table(found: list[Candidate]) -> str:
     """The candidates in lines to be read, the best first."""
-    lines = [f"{'utilization':>12} {'with HBM':>9} {'a step':>10} {'memory':>10} {'pictures/s':>11}  with"]
+    lines = [f"{'utilization':>12} {'with HBM':>9} {'a step':>10} {'memory':>10} {'images/s':>11}  with"]
     for candidate in found:
         options = describe(candidate.changes)
         if plan := candidate.plan:

@@ -1,1 +1,1 @@
-"""Decoding: from a model's apply function to pictures. Apply functions are handed in."""
+"""Decoding: from a model's apply function to images. Apply functions are handed in."""

@@ -1,4 +1,4 @@
-"""Computing in chunks of one size, so that a picture does not depend on how many are asked for."""
+"""Computing in chunks of one size, so that an image does not depend on how many are asked for."""
 
 from collections.abc import Callable
 from typing import Any

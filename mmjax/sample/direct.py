@@ -17,12 +17,12 @@ def draw(
     text: Int[np.ndarray, "b t"],
     reference: Float[np.ndarray, "b y x c"] | None = None,
 ) -> UInt8[np.ndarray, "b y x c"]:
-    """One picture for each text.
+    """One image for each text.
 
     Args:
         apply: the compiled apply(params, text=..., reference=...) -> {"image": ...}.
         text: token ids.
-        reference: pictures to start from, -1 to 1.
+        reference: images to start from, -1 to 1.
     """
     seen = {"text": text} if reference is None else {"text": text, "reference": reference}
 

@@ -1,4 +1,4 @@
-"""What a masked generator starts from: nothing, a picture with a mask, a picture to vary, a clip to go on with."""
+"""What a masked generator starts from: nothing, an image with a mask, an image to vary, a clip to go on with."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Start:
 
     Attributes:
         masked: the visual tokens to draw.
-        image: pictures or whole clips whose tokens are kept elsewhere, -1 to 1; None where all are drawn.
+        image: images or whole clips whose tokens are kept elsewhere, -1 to 1; None where all are drawn.
         anew: the pixels that are not kept as they are.
     """
 
@@ -40,12 +40,12 @@ def start(
 
     Args:
         grid: shape of an example's tokens, (rows, columns) or (frames, rows, columns).
-        size, frames: of the model's pictures or clips.
+        size, frames: of the model's images or clips.
         seeds: what the places that are varied depend on.
         image, mask, variation: see GenerativeModel.generate.
 
     Raises:
-        UserError: for a wrong shape, type or range, or a mask without a picture.
+        UserError: for a wrong shape, type or range, or a mask without an image.
     """
     count = len(seeds)
     if image is None:
@@ -53,20 +53,20 @@ def start(
             if value is not None:
                 raise UserError(f"{name}: needs an image to keep the rest of")
         return Start(np.ones((count, *grid), np.bool_))
-    pictures = pictures_of("image", image)
+    images = images_of("image", image)
     clip = len(grid) == 3
-    given = pictures.shape[1] if clip and pictures.ndim == 5 else 1
+    given = images.shape[1] if clip and images.ndim == 5 else 1
     wanted = (count, *((given,) if clip else ()), size, size, 3)
-    if pictures.shape != wanted:
+    if images.shape != wanted:
         most = f"; a clip has at most {frames} frames" if clip else ""
-        raise UserError(f"image: must be {list(wanted)}, not {list(pictures.shape)}{most}")
+        raise UserError(f"image: must be {list(wanted)}, not {list(images.shape)}{most}")
     if given > frames:
         raise UserError(f"image: has {given} frames, and the model's clips have {frames}; give fewer")
     if mask is None and variation is None and not (clip and given < frames):
         raise UserError("image: give mask or variation too, to say what is to be drawn anew")
     if clip:  # the last frame stands for those that are missing
-        pictures = np.concatenate([pictures, np.repeat(pictures[:, -1:], frames - given, axis=1)], axis=1)
-    anew = np.zeros(pictures.shape[:-1], np.bool_)
+        images = np.concatenate([images, np.repeat(images[:, -1:], frames - given, axis=1)], axis=1)
+    anew = np.zeros(images.shape[:-1], np.bool_)
     if clip:
         anew[:, given:] = True
     if mask is not None:
@@ -77,7 +77,7 @@ def start(
         varied = _varied(grid, seeds, variation)
         masked |= varied
         anew |= _pixels(varied, anew.shape)
-    return Start(masked, pictures, anew)
+    return Start(masked, images, anew)
 
 
 def keep(drawn: UInt8[np.ndarray, "n *pixels 3"], begin: Start) -> UInt8[np.ndarray, "n *pixels 3"]:
@@ -87,24 +87,24 @@ def keep(drawn: UInt8[np.ndarray, "n *pixels 3"], begin: Start) -> UInt8[np.ndar
     return np.where(begin.anew[..., None], drawn, to_uint8(begin.image))
 
 
-def pictures_of(name: str, values: Any, shape: tuple[int, ...] | None = None) -> Float32[np.ndarray, "n *pixels 3"]:
-    """Pictures as models take them, -1 to 1.
+def images_of(name: str, values: Any, shape: tuple[int, ...] | None = None) -> Float32[np.ndarray, "n *pixels 3"]:
+    """Images as models take them, -1 to 1.
 
     Raises:
         UserError: for other than float32 from -1 to 1 or uint8, or another shape.
     """
     try:
-        pictures = np.asarray(values)
+        images = np.asarray(values)
     except ValueError as error:
         raise UserError(f"{name}: must be one array, and these are of different shapes") from error
-    if (shape and pictures.shape != shape) or pictures.dtype not in (np.float32, np.uint8):
+    if (shape and images.shape != shape) or images.dtype not in (np.float32, np.uint8):
         wanted = f" {list(shape)}" if shape else ""
-        raise UserError(f"{name}: must be float32 or uint8{wanted}, not {pictures.dtype} {list(pictures.shape)}")
-    if pictures.dtype == np.uint8:
-        return from_uint8(pictures)
-    if not np.all(np.abs(pictures) <= 1):
-        raise UserError(f"{name}: values must be from -1 (black) to 1 (white); a uint8 picture may be given as it is")
-    return pictures
+        raise UserError(f"{name}: must be float32 or uint8{wanted}, not {images.dtype} {list(images.shape)}")
+    if images.dtype == np.uint8:
+        return from_uint8(images)
+    if not np.all(np.abs(images) <= 1):
+        raise UserError(f"{name}: values must be from -1 (black) to 1 (white); a uint8 image may be given as it is")
+    return images
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> Bool[np.ndarray, "n *pixels"]:

@@ -31,10 +31,10 @@ class Decoding:
         temperature: of the tokens drawn.
         confidence_temperature: of the Gumbel noise on the order by confidence; falls to 0 over the steps.
         top_k: draw only from so many of the likeliest codes; 0: from all.
-        revisions: forward passes after all is settled, each of which draws a block of tokens anew, a quarter of a
-            picture's or an eighth of a clip's, no two of them neighbors, given all others: blocked Gibbs sampling,
+        refinement_steps: forward passes after all is settled, each of which draws a block of tokens anew, a quarter of an
+            image's or an eighth of a clip's, no two of them neighbors, given all others: blocked Gibbs sampling,
             which mends what tokens that were drawn at the same time did not know of each other.
-        revision_temperature: of the tokens that it draws.
+        refinement_temperature: of the tokens that it draws.
     """
 
     steps: int
@@ -44,19 +44,19 @@ class Decoding:
     temperature: float = 1.0
     confidence_temperature: float = 4.5
     top_k: int = 0
-    revisions: int = 0
-    revision_temperature: float = 1.0
+    refinement_steps: int = 0
+    refinement_temperature: float = 1.0
 
 
 def make_draw(functions: Any, decoding: Decoding) -> Callable[..., jax.Array]:
-    """The pure function draw(params, tokenizer_params, text, codes, masked, seeds, guidance) -> pictures, not compiled.
+    """The pure function draw(params, tokenizer_params, text, codes, masked, seeds, guidance) -> images, not compiled.
 
     What else it is given, by name and an array of b rows each, is handed to `context` with the text. Guidance is away
     from no text, not from none of that: both halves see it.
 
     Args:
         functions: of the model and its visual tokenizer: context(params, text) gives what the visual tokens look at,
-            logits(params, codes, masked, *context) those of every code, and decode(tokenizer_params, codes) pictures.
+            logits(params, codes, masked, *context) those of every code, and decode(tokenizer_params, codes) images.
     """
 
     def draw(
@@ -148,17 +148,17 @@ def fill(
         block = wanted & (blocks == number % 2 ** len(grid))[None]
         found = scores(codes, block, jnp.float32(1.0))
         step_keys = keys_of(decoding.steps + number)
-        drawn, _ = _draw(found, step_keys[:, 0], decoding.revision_temperature, decoding.top_k)
+        drawn, _ = _draw(found, step_keys[:, 0], decoding.refinement_temperature, decoding.top_k)
         return jnp.where(block, drawn.reshape(codes.shape), codes), None
 
     (codes, _), _ = jax.lax.scan(step, (codes, masked), jnp.arange(decoding.steps))
-    if decoding.revisions:
-        codes, _ = jax.lax.scan(revise, codes, jnp.arange(decoding.revisions))
+    if decoding.refinement_steps:
+        codes, _ = jax.lax.scan(revise, codes, jnp.arange(decoding.refinement_steps))
     return codes
 
 
 def _blocks(grid: Sequence[int]) -> Int[np.ndarray, "*grid"]:
-    """Which block of the revisions each place belongs to: those alike in whether each coordinate is odd."""
+    """Which block of the refinement_steps each place belongs to: those alike in whether each coordinate is odd."""
     odd = np.indices(grid) % 2
     return sum(axis << i for i, axis in enumerate(odd))
 

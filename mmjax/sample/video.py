@@ -1,4 +1,4 @@
-"""Clips and pictures as bytes of files: mp4 by PyAV (the extra `video`), GIF and PNG by Pillow."""
+"""Clips and images as bytes of files: mp4 by PyAV (the extra `video`), GIF and PNG by Pillow."""
 
 import io
 import math
@@ -53,8 +53,8 @@ def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
             context = stream.codec_context
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-            for i, picture in enumerate(clip):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            for i, image in enumerate(clip):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
                 frame = frame.reformat(
                     format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
                 )
@@ -92,9 +92,9 @@ def timed_gif(clip: UInt8[np.ndarray, "f y x 3"], durations: Sequence[int]) -> b
     return buffer.getvalue()
 
 
-def to_png(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
+def to_png(image: UInt8[np.ndarray, "y x 3"]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -113,7 +113,7 @@ def _enlarged(clip: UInt8[np.ndarray, "f y x 3"]) -> UInt8[np.ndarray, "f y2 x2 
 
 
 def _indexed(clip: UInt8[np.ndarray, "f y x 3"]) -> list[Image.Image]:
-    """The frames as pictures with one palette: the clip's own colors, or those that come nearest to them."""
+    """The frames as images with one palette: the clip's own colors, or those that come nearest to them."""
     packed = clip.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colors, indices = np.unique(packed, return_inverse=True)
     if len(colors) <= COLORS:

@@ -1,4 +1,4 @@
-"""Finds the things in a picture of a scene and says what of a caption is true of it.
+"""Finds the things in an image of a scene and says what of a caption is true of it.
 
 Analysis by synthesis: each spot that stands out from the background is fitted by every shape, with place, radius,
 softness of the edge and strength free (Gauss-Newton). It is the shape that leaves the least error, if that is small
@@ -23,7 +23,7 @@ PALETTE = np.array(list(COLORS.values())) @ TO_FEATURES.T
 MIN_CONTRAST = 30.0  # distance of a color from the background below which nothing stands out
 
 # What stands out, as a part of a color's distance from the background. A soft edge crosses the outline at one half; a
-# ghost (seen on a smoothed picture, which has less noise) is a thing too many however pale.
+# ghost (seen on a smoothed image, which has less noise) is a thing too many however pale.
 SPOT, GHOST = 0.5, 0.2
 MIN_PIXELS = 4  # less is noise
 MAX_SPOTS = 16  # more is texture, not things
@@ -45,11 +45,11 @@ SIZE_RANGES = {"small": (0.115, 0.16), "large": (0.185, 0.235)}  # radius; betwe
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A thing in a picture; None where it is none of the shapes, colors or sizes.
+    """A thing in an image; None where it is none of the shapes, colors or sizes.
 
     Attributes:
-        center: (x, y) of its bounding box, as fractions of the picture's width and height.
-        extent: twice its radius (see draw.Placed), as a fraction of the picture's shorter side.
+        center: (x, y) of its bounding box, as fractions of the image's width and height.
+        extent: twice its radius (see draw.Placed), as a fraction of the image's shorter side.
     """
 
     shape: str | None
@@ -61,7 +61,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What of a caption is true of a picture; `all` is true where the other four are."""
+    """What of a caption is true of an image; `all` is true where the other four are."""
 
     shape: bool
     color: bool
@@ -73,17 +73,17 @@ class Verdict:
         return self.shape and self.color and self.size and self.relation
 
 
-def find(picture: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
-    """The things in a picture of any origin, uint8 [y, x, 3], at least 32 pixels each way.
+def find(image: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
+    """The things in an image of any origin, uint8 [y, x, 3], at least 32 pixels each way.
 
     Raises:
         UserError: for a smaller one.
     """
-    if min(picture.shape[:2]) < 32:
-        raise UserError(f"picture: must be at least 32 pixels each way, not {picture.shape[1]} x {picture.shape[0]}")
-    factor = min(picture.shape[:2]) // 32
-    scale = (factor / picture.shape[1], factor / picture.shape[0])
-    pixels = _features(picture, factor)
+    if min(image.shape[:2]) < 32:
+        raise UserError(f"image: must be at least 32 pixels each way, not {image.shape[1]} x {image.shape[0]}")
+    factor = min(image.shape[:2]) // 32
+    scale = (factor / image.shape[1], factor / image.shape[0])
+    pixels = _features(image, factor)
     background = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
     pixels -= background
     palette = PALETTE - background
@@ -109,8 +109,8 @@ def find(picture: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
     return found
 
 
-def judge(picture: UInt8[np.ndarray, "y x 3"], caption: str) -> Verdict:
-    """Says what of the caption is true of the picture.
+def judge(image: UInt8[np.ndarray, "y x 3"], caption: str) -> Verdict:
+    """Says what of the caption is true of the image.
 
     Where there are exactly two things they are taken for subject and object in the way that agrees best. Color, shape
     and size are true where they are right for both (a size left open is right); the relation is judged by the centers.
@@ -118,10 +118,10 @@ def judge(picture: UInt8[np.ndarray, "y x 3"], caption: str) -> Verdict:
 
     Raises:
         ValueError: for a caption that is not of the grammar.
-        UserError: for a picture below 32 pixels.
+        UserError: for an image below 32 pixels.
     """
     scene = parse(caption)
-    found = find(picture)
+    found = find(image)
     if len(found) != 2:
         size_is_open = scene.subject.size is None and scene.object.size is None
         return Verdict(False, False, size_is_open, False)
@@ -139,10 +139,10 @@ def _compare(scene: Scene, subject: Found, object: Found) -> tuple[tuple[int, bo
     return (sum(shape + color + size), relation), Verdict(all(shape), all(color), all(size), relation)
 
 
-def _features(picture: UInt8[np.ndarray, "_ _ 3"], factor: int) -> Float[np.ndarray, "y x 3"]:
-    """The picture in the features above, averaged over blocks: 32 to 63 pixels are enough to tell shapes apart."""
-    height, width = (n // factor for n in picture.shape[:2])
-    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+def _features(image: UInt8[np.ndarray, "_ _ 3"], factor: int) -> Float[np.ndarray, "y x 3"]:
+    """The image in the features above, averaged over blocks: 32 to 63 pixels are enough to tell shapes apart."""
+    height, width = (n // factor for n in image.shape[:2])
+    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
     return blocks.mean(axis=(1, 3)) @ TO_FEATURES.T
 
 

@@ -1,6 +1,6 @@
 """Draws scenes: flat shapes with smooth edges on a dark, neutral background, from 32 pixels up.
 
-Lengths and positions are fractions of the picture's side, x to the right and y down: a scene looks alike at any size.
+Lengths and positions are fractions of the image's side, x to the right and y down: a scene looks alike at any size.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from mmjax.types import UserError
 
 BACKGROUND = (22, 22, 24)
 RADIUS = {"small": 0.14, "large": 0.205}
-NEAR_RADIUS = {"small": (0.13, 0.15), "large": (0.19, 0.21), None: (0.13, 0.21)}  # where the picture is left open
-BORDER = 0.032  # between a thing and the edge of the picture
+NEAR_RADIUS = {"small": (0.13, 0.15), "large": (0.19, 0.21), None: (0.13, 0.21)}  # where the image is left open
+BORDER = 0.032  # between a thing and the edge of the image
 GAP = 0.075  # between things
 SLANT = 0.6  # displacement across the relation's axis, at most so much of that along it
 AXIS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}  # axis; 1 where the subject is first
@@ -63,25 +63,25 @@ def draw_things(things: Sequence[Placed], size: int) -> UInt8[np.ndarray, "{size
     """Draws things where they are, later ones over earlier ones, with edges one pixel soft.
 
     Raises:
-        UserError: for a picture below 32 pixels.
+        UserError: for an image below 32 pixels.
     """
     if size < 32:
-        raise UserError(f"picture size: scenes are drawn from 32 pixels up, not {size}")
+        raise UserError(f"image size: scenes are drawn from 32 pixels up, not {size}")
     places = _pixel_centers(size)
-    picture = np.broadcast_to(np.array(BACKGROUND, np.float64), (size, size, 3)).copy()
+    image = np.broadcast_to(np.array(BACKGROUND, np.float64), (size, size, 3)).copy()
     for thing in things:
         x, y = thing.center
         distance = signed_distance(thing.shape, places[None, :] - x, places[:, None] - y, thing.radius)
         cover = np.clip(0.5 - distance * size, 0.0, 1.0)[..., None]
-        picture += cover * (np.array(COLORS[thing.color], np.float64) - picture)
-    return np.rint(picture).astype(np.uint8)
+        image += cover * (np.array(COLORS[thing.color], np.float64) - image)
+    return np.rint(image).astype(np.uint8)
 
 
 def place(scene: Scene, rng: np.random.Generator) -> tuple[Placed, Placed]:
     """Subject and object with a place and a radius; drawn from `rng` only where the caption does not determine them."""
     axis, sign = AXIS[scene.relation]
     things = (scene.subject, scene.object)
-    if scene.determined:
+    if scene.fully_specified:
         radii = [RADIUS[thing.size] for thing in things if thing.size]
         along, across = [0.25, 0.75][::sign], [0.5, 0.5]
     else:
@@ -116,21 +116,21 @@ def relation(subject: tuple[float, float], object: tuple[float, float]) -> str:
 def draw(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The scene as uint8 [y, x, 3].
 
-    Where the caption names both sizes the picture follows from it alone and `rng` is not used. Otherwise radii and
+    Where the caption names both sizes the image follows from it alone and `rng` is not used. Otherwise radii and
     places are drawn from `rng`: things lie wholly inside, do not touch, and the relation is plainly true.
     """
     return draw_things(place(scene, rng), size)
 
 
-def example_scene(index: int, seed: int, determined: bool, held_out: bool) -> tuple[Scene, np.random.Generator]:
-    """The index-th scene, and the generator that its picture is then drawn with."""
-    rng = np.random.default_rng((seed, index, determined, held_out))
-    return random_scene(rng, determined, held_out), rng
+def example_scene(index: int, seed: int, fully_specified: bool, held_out: bool) -> tuple[Scene, np.random.Generator]:
+    """The index-th scene, and the generator that its image is then drawn with."""
+    rng = np.random.default_rng((seed, index, fully_specified, held_out))
+    return random_scene(rng, fully_specified, held_out), rng
 
 
 def example(
-    index: int, size: int, seed: int, determined: bool, held_out: bool
+    index: int, size: int, seed: int, fully_specified: bool, held_out: bool
 ) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], str]:
-    """The index-th picture and its caption: a pure function of the arguments, all numbers 0 or above."""
-    scene, rng = example_scene(index, seed, determined, held_out)
+    """The index-th image and its caption: a pure function of the arguments, all numbers 0 or above."""
+    scene, rng = example_scene(index, seed, fully_specified, held_out)
     return draw(scene, size, rng), caption(scene)

@@ -1,6 +1,6 @@
 """The captions of scenes: two things and where the first lies, seen from the second.
 
-"a small red circle left of a large blue square" names both sizes and determines the picture; "a red circle left of a
+"a small red circle left of a large blue square" names both sizes and determines the image; "a red circle left of a
 blue square" leaves sizes and positions open.
 """
 
@@ -49,8 +49,8 @@ class Scene:
             raise ValueError(f"scene: two things must differ in color or shape, not both be {_words(self.object)}")
 
     @property
-    def determined(self) -> bool:
-        """Whether the caption determines the picture."""
+    def fully_specified(self) -> bool:
+        """Whether the caption determines the image."""
         return self.subject.size is not None and self.object.size is not None
 
 
@@ -87,7 +87,7 @@ def _triple_held_out(shape: str, color: str, relation: str) -> bool:
 def held_out(scene: Scene) -> bool:
     """Whether the scene is kept for evaluation, whatever the sizes: about 23 in 100 scenes are.
 
-    It is where the subject with its relation, or the object with the inverse relation (the same picture told the other
+    It is where the subject with its relation, or the object with the inverse relation (the same image told the other
     way round), is one of 12 in 96 triples of shape, color and relation that are never trained on.
     """
     subject, object = scene.subject, scene.object
@@ -99,8 +99,8 @@ def held_out(scene: Scene) -> bool:
 _is_held_out = held_out  # random_scene has an argument of that name
 
 
-def random_scene(rng: np.random.Generator, determined: bool, held_out: bool) -> Scene:
-    """One of all scenes that are held out, or of all that are not, each as likely; sizes named where `determined`."""
+def random_scene(rng: np.random.Generator, fully_specified: bool, held_out: bool) -> Scene:
+    """One of all scenes that are held out, or of all that are not, each as likely; sizes named where `fully_specified`."""
     counts = (len(SHAPES), len(COLORS), len(SIZES), len(RELATIONS), len(SHAPES), len(COLORS), len(SIZES))
     colors = tuple(COLORS)
     while True:
@@ -108,9 +108,9 @@ def random_scene(rng: np.random.Generator, determined: bool, held_out: bool) -> 
         if (shape, color) == (other_shape, other_color):
             continue
         scene = Scene(
-            Thing(SHAPES[shape], colors[color], SIZES[size] if determined else None),
+            Thing(SHAPES[shape], colors[color], SIZES[size] if fully_specified else None),
             RELATIONS[relation],
-            Thing(SHAPES[other_shape], colors[other_color], SIZES[other_size] if determined else None),
+            Thing(SHAPES[other_shape], colors[other_color], SIZES[other_size] if fully_specified else None),
         )
         if _is_held_out(scene) == held_out:
             return scene

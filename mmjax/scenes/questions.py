@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What a picture shows.
+    """What an image shows.
 
     Attributes:
         things: which lie wholly inside and do not touch. Of any two, one lies plainly in one direction of the other.
@@ -38,21 +38,21 @@ class Shown:
     held_out: bool
 
 
-def example_scene(index: int, seed: int, determined: bool, held_out: bool) -> Shown:
+def example_scene(index: int, seed: int, fully_specified: bool, held_out: bool) -> Shown:
     """The index-th scene, with one, two or three things: a pure function of the arguments, all numbers 0 or above.
 
-    A scene of two things is one of `random_scene`, its picture following from its caption where `determined`. Held out
+    A scene of two things is one of `random_scene`, its image following from its caption where `fully_specified`. Held out
     are one thing of three of the 24 pairs of shape and color, and three things any two of which are held out as a
     scene of two.
     """
-    rng = np.random.default_rng((seed, index, determined, held_out, _SCENE))
-    return random_shown(COUNTS[rng.integers(len(COUNTS))], rng, determined, held_out)
+    rng = np.random.default_rng((seed, index, fully_specified, held_out, _SCENE))
+    return random_shown(COUNTS[rng.integers(len(COUNTS))], rng, fully_specified, held_out)
 
 
-def random_shown(count: int, rng: np.random.Generator, determined: bool, held_out: bool) -> Shown:
+def random_shown(count: int, rng: np.random.Generator, fully_specified: bool, held_out: bool) -> Shown:
     """One of all scenes of so many things, 1 to 3, that are held out, or of all that are not."""
     if count == 2:
-        scene = random_scene(rng, determined, held_out)
+        scene = random_scene(rng, fully_specified, held_out)
         return Shown(place(scene, rng), [caption(scene)], held_out)
     while True:
         kinds = rng.choice(len(SHAPES) * len(COLORS), count, replace=False).tolist()
@@ -79,7 +79,7 @@ def _kept(things: Sequence[Placed]) -> bool:
 
 
 def single_held_out(shape: str, color: str) -> bool:
-    """Whether pictures of this thing alone are kept for evaluation: 3 of 24, no two of one shape or color."""
+    """Whether images of this thing alone are kept for evaluation: 3 of 24, no two of one shape or color."""
     return (2 * SHAPES.index(shape) + tuple(COLORS).index(color)) % 8 == 0
 
 

@@ -31,7 +31,7 @@ class AdversaryState:
 
 @runtime_checkable
 class Goal(Protocol):
-    """What the second player minimizes, and what it tells the first; see mmjax/objective/adversarial.py."""
+    """What the second player minimizes, and what it tells the first; see mmjax/losses/adversarial.py."""
 
     def judged(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]: ...
 

@@ -35,7 +35,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 3, best: str = "", read_only: bool = False, at: str = ""):
-        """`best` names the figure by which one checkpoint more is kept; "-" before it: smaller is better.
+        """`best` names the metric by which one checkpoint more is kept; "-" before it: smaller is better.
 
         Args:
             at: a folder or bucket instead of WORKDIR/checkpoints.
@@ -54,7 +54,7 @@ class Checkpoints:
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), storage.opening(self.path):
             options = ocp.CheckpointManagerOptions(
-                best_fn=self._goodness if self.best else None,  # without it Orbax forgets figures with the process
+                best_fn=self._goodness if self.best else None,  # without it Orbax forgets metrics with the process
                 best_mode="max",
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                 atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
@@ -70,20 +70,20 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step whose evaluation was the best, the newest of several; None where none was evaluated."""
-        found = [(self._goodness(figures), step) for step in self.steps() if (figures := self.manager.metrics(step))]
+        found = [(self._goodness(metrics), step) for step in self.steps() if (metrics := self.manager.metrics(step))]
         return max(found)[1] if found else None
 
-    def improves(self, figures: Mapping[str, float]) -> bool:
+    def improves(self, metrics: Mapping[str, float]) -> bool:
         """Whether an evaluation is better than that of every checkpoint there is."""
-        if not math.isfinite(figures.get(self.best, math.nan)):
+        if not math.isfinite(metrics.get(self.best, math.nan)):
             return False
         best = self.best_step()
-        return best is None or self._goodness(figures) > self._goodness(self.manager.metrics(best) or {})
+        return best is None or self._goodness(metrics) > self._goodness(self.manager.metrics(best) or {})
 
-    def _goodness(self, figures: Mapping[str, float]) -> float:
-        return self.sign * figures.get(self.best, -self.sign * math.inf)  # it may have been another figure before
+    def _goodness(self, metrics: Mapping[str, float]) -> float:
+        return self.sign * metrics.get(self.best, -self.sign * math.inf)  # it may have been another metric before
 
-    def save(self, state: State, figures: Mapping[str, float]) -> None:
+    def save(self, state: State, metrics: Mapping[str, float]) -> None:
         """Starts to save the state and a fingerprint of each array; the copying goes on behind the next steps.
 
         Raises:
@@ -98,15 +98,15 @@ class Checkpoints:
         if bad:
             raise UserError(
                 f"{self.path}: step {step} is not saved, since {bad[0]} is not finite; try a smaller "
-                "optimizer.learning_rate, or optimizer.clip=1.0, in another --workdir"
+                "optimizer.learning_rate, or optimizer.grad_clip_norm=1.0, in another --workdir"
             )
-        figures = {name: value for name, value in figures.items() if math.isfinite(value)}
-        metrics = figures if self.best in figures else None
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        ranked = metrics if self.best in metrics else None
         with storage.writing(self.path):
             self.manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints})),
-                metrics=metrics,
+                metrics=ranked,
             )
 
     def restore(self, shapes: State, step: int | str | None = None) -> State:
@@ -235,13 +235,13 @@ class Checkpoints:
         return restored
 
     def _check_shapes(self, step: int, shapes: State) -> dict[str, tuple[int, ...]]:
-        """The shapes of what a step holds, by name; ValueError where they are not those of the recipe's model."""
+        """The shapes of what a step holds, by name; ValueError where they are not those of the config's model."""
         found = _shapes_by_name(self._tree(step))
         wanted = _shapes_by_name(shapes)
         for name in sorted((set(found) | set(wanted)) - {FINGERPRINTS}):
             if found.get(name) != wanted.get(name):
                 has, needs = (shape.get(name, "absent") for shape in (found, wanted))
-                raise ValueError(f"{name} is {has}, and {needs} in the recipe's model")
+                raise ValueError(f"{name} is {has}, and {needs} in the config's model")
         return found
 
     def _tree(self, step: int) -> Any:

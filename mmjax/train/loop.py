@@ -67,17 +67,17 @@ def train(
 
 
 def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any, waited: float, sent: float) -> None:
-    figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    log(step, figures | {"wait": waited, "transfer": sent})
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    log(step, values | {"wait": waited, "transfer": sent})
 
 
 def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bool = False) -> None:
     """Raises UserError once `limit` steps in a row were skipped: not finite, or spikes where those are skipped too."""
     if metrics["bad_steps"] >= limit:
-        spike = " or, by train.skip_spikes, a spike" if spikes else ""
+        spike = " or, by train.skip_grad_spikes, a spike" if spikes else ""
         raise UserError(
             f"step {step}: the loss, its gradient or the update was not finite{spike} {limit} steps in a row "
-            "(train.max_bad_steps); try a smaller optimizer.learning_rate, or optimizer.clip=1.0, in another --workdir"
+            "(train.max_nonfinite_steps); try a smaller optimizer.learning_rate, or optimizer.grad_clip_norm=1.0, in another --workdir"
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures written as training goes: metrics.jsonl, TensorBoard and, where asked for, Weights & Biases."""
+"""Metrics written as training goes: metrics.jsonl, TensorBoard and, where asked for, Weights & Biases."""
 
 import importlib.util
 import json
@@ -17,39 +17,41 @@ from mmjax.types import UserError
 
 
 class Metrics:
-    """Writes figures of a workdir. Lines of steps after `start`, left by a run that was killed, are dropped first."""
+    """Writes metrics of a workdir. Lines of steps after `start`, left by a run that was killed, are dropped first."""
 
-    def __init__(self, workdir: Path, start: int, wandb_project: str = "", recipe: Mapping[str, Any] | None = None):
+    def __init__(
+        self, workdir: Path, start: int, wandb_project: str = "", config_dict: Mapping[str, Any] | None = None
+    ):
         self.path = workdir / "metrics.jsonl"
-        self.wandb = _wandb_run(wandb_project, workdir, recipe) if wandb_project else None
+        self.wandb = _wandb_run(wandb_project, workdir, config_dict) if wandb_project else None
         _drop_after(self.path, start)
         self.file = open(self.path, "a", encoding="utf-8")
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
-    def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl; a figure that is not finite is written as null."""
-        line = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl; a metric that is not finite is written as null."""
+        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.file.write(json.dumps({"step": step, "split": split, **line}) + "\n")
         self.file.flush()
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if math.isfinite(value):
                 self.board.add_scalar(f"{split}/{name}", value, step)
         if self.wandb:
-            self.wandb.log({f"{split}/{name}": value for name, value in figures.items()}, step=step)
+            self.wandb.log({f"{split}/{name}": value for name, value in metrics.items()}, step=step)
 
-    def write_time(self, step: int, figures: Mapping[str, float]) -> None:
+    def write_time(self, step: int, metrics: Mapping[str, float]) -> None:
         """A line of what the time went to, which belongs to no step and is drawn nowhere; see timeline."""
-        self.file.write(json.dumps({"step": step, "split": SPLIT, **figures}) + "\n")
+        self.file.write(json.dumps({"step": step, "split": SPLIT, **metrics}) + "\n")
         self.file.flush()
 
-    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [y, x, c], or the middle one of a clip [f, y, x, c], to TensorBoard and Weights & Biases."""
-        picture = picture[len(picture) // 2] if picture.ndim == 4 else picture
-        self.board.add_image(name, picture, step, dataformats="HWC")
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """An image, uint8 [y, x, c], or the middle one of a clip [f, y, x, c], to TensorBoard and Weights & Biases."""
+        image = image[len(image) // 2] if image.ndim == 4 else image
+        self.board.add_image(name, image, step, dataformats="HWC")
         if self.wandb:
             import wandb  # slow, and installed only where it is asked for
 
-            self.wandb.log({name: wandb.Image(picture)}, step=step)
+            self.wandb.log({name: wandb.Image(image)}, step=step)
 
     def close(self) -> None:
         self.file.close()
@@ -64,13 +66,13 @@ class NoMetrics(Metrics):
     def __init__(self) -> None:
         pass
 
-    def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         pass
 
-    def write_time(self, step: int, figures: Mapping[str, float]) -> None:
+    def write_time(self, step: int, metrics: Mapping[str, float]) -> None:
         pass
 
-    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         pass
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ def _drop_after(path: Path, step: int) -> None:
     write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def _wandb_run(project: str, workdir: Path, recipe: Mapping[str, Any] | None) -> Any:
+def _wandb_run(project: str, workdir: Path, config_dict: Mapping[str, Any] | None) -> Any:
     """The workdir's run; its id is kept in WORKDIR/wandb/run_id, so that a training that goes on is one run there."""
     check_wandb(project)
     import wandb
@@ -100,7 +102,7 @@ def _wandb_run(project: str, workdir: Path, recipe: Mapping[str, Any] | None) ->
         write_file(path, uuid.uuid4().hex[:8].encode())
     run_id = path.read_text(encoding="utf-8").strip()
     try:
-        return wandb.init(project=project, dir=str(workdir), config=dict(recipe or {}), id=run_id, resume="allow")
+        return wandb.init(project=project, dir=str(workdir), config=dict(config_dict or {}), id=run_id, resume="allow")
     except Exception as error:  # of the login, the network, the names: each has a type of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

@@ -13,7 +13,7 @@ NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 learn no more a step here, and t
 ADAM_RMS = 0.2  # root mean square of Muon's updates before the learning rate, about that of Adam's
 
 
-def make_schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
+def make_schedule(optimizer: config.OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate at each step: linear warm-up, then the schedule down to step `steps`."""
     peak, warmup = optimizer.learning_rate, optimizer.warmup_steps
     rest = max(steps - warmup, 1)
@@ -28,7 +28,7 @@ def make_schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup])
 
 
-def make_optimizer(optimizer: config.Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(optimizer: config.OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, Adam or Muon, decoupled weight decay on everything that is no vector, and the schedule, in this order.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as Liu et al. 2025, arXiv:2502.16982)
@@ -36,7 +36,7 @@ def make_optimizer(optimizer: config.Optimizer, steps: int) -> optax.GradientTra
     momentum does.
     """
     schedule = make_schedule(optimizer, steps)
-    parts = [optax.clip_by_global_norm(optimizer.clip)] if optimizer.clip else []
+    parts = [optax.clip_by_global_norm(optimizer.grad_clip_norm)] if optimizer.grad_clip_norm else []
     if optimizer.name == "muon":
         parts.append(
             muon(

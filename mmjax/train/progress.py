@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Handed the metrics of each step: moves the bar, and every train.log_every steps writes their means.
 
-    The bar shows steps, pictures a second, the loss and the time left. Steps that were not finite are counted, not
+    The bar shows steps, images a second, the loss and the time left. Steps that were not finite are counted, not
     averaged.
     """
 
     def __init__(
         self,
-        train: config.Train,
+        train: config.TrainConfig,
         metrics: Metrics,
         start: int,
         last: int,
@@ -54,27 +54,27 @@ class Progress:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Raises UserError where too many steps in a row were not finite."""
-        check_finite(values, step, self.train.max_bad_steps, self.train.skip_spikes > 0)
+        check_finite(values, step, self.train.max_nonfinite_steps, self.train.skip_grad_spikes > 0)
         self.window.append(values | {"ready": self.feed.ready})
         seconds = max(time.perf_counter() - self.begin, 1e-9)
         rate = self.train.batch * max(len(self.window) - self.untimed, 1) / seconds
         if self.untimed and len(self.window) == 1:
             self.begin = time.perf_counter()
-        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} pictures/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} images/s", refresh=False)
         self.bar.update(step - self.bar.n)
         if step % self.train.log_every and step != self.steps:
             return
         finite = [row for row in self.window if row["bad_steps"] == 0]
         names = [name for name in values if name not in COUNTERS]
-        figures = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
-        figures["pictures_per_second"] = rate
-        figures["waiting_for_data"] = sum(row["wait"] for row in self.window[self.untimed :]) / seconds
-        figures["skipped_steps"] = float(len(self.window) - len(finite))
+        metrics = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
+        metrics["images_per_second"] = rate
+        metrics["waiting_for_data"] = sum(row["wait"] for row in self.window[self.untimed :]) / seconds
+        metrics["skipped_steps"] = float(len(self.window) - len(finite))
         read = sum(row["examples"] for row in self.window)
-        figures["rejected_pictures"] = float(self.train.batch * len(self.window) - read)
-        figures["batches_ready"] = float(np.mean([row["ready"] for row in self.window]))
-        self.metrics.write(step, "train", figures)
-        self.metrics.write_time(step, self.timeline.figures())
+        metrics["rejected_images"] = float(self.train.batch * len(self.window) - read)
+        metrics["batches_ready"] = float(np.mean([row["ready"] for row in self.window]))
+        self.metrics.write(step, "train", metrics)
+        self.metrics.write_time(step, self.timeline.metrics())
         self._check_input(step, seconds)
         self.window.clear()
         self.untimed = 0

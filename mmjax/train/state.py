@@ -16,7 +16,7 @@ from mmjax.types import Params
 
 @flax.struct.dataclass
 class State:
-    """All that determines the rest of the training, given the recipe.
+    """All that determines the rest of the training, given the config.
 
     Attributes:
         step: steps done, int32.

@@ -2,7 +2,7 @@
 
 They are parameters that no gradient reaches, so that checkpoints, exports and sharding rules know nothing else of them.
 In training a module puts what it found of the batch into the collection "statistics", under the names that the averages
-have among the parameters, and the step moves those towards it. An average of the parameters (optimizer.ema) is one of
+have among the parameters, and the step moves those towards it. An average of the parameters (optimizer.ema_decay) is one of
 these as well.
 """
 

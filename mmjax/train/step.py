@@ -36,7 +36,7 @@ def make_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     adversary: Adversary | None = None,
-    skip_spikes: float = 0.0,
+    skip_grad_spikes: float = 0.0,
 ) -> Callable[..., tuple[State, Metrics]]:
     """The pure function (state, batch, frozen={}) -> (state, metrics), not yet compiled.
 
@@ -48,7 +48,7 @@ def make_step(
     What the model found of the batch itself (see mmjax/train/statistics.py) moves the running averages; of a batch in
     parts, the mean over the parts, each as often as it has examples.
 
-    A step whose gradient is more than `skip_spikes` times as large as usual is skipped like one that is not finite.
+    A step whose gradient is more than `skip_grad_spikes` times as large as usual is skipped like one that is not finite.
     """
 
     def step(state: State, batch: Batch, frozen: Frozen = NOTHING) -> tuple[State, Metrics]:
@@ -78,11 +78,11 @@ def make_step(
 
             def against(params: Params) -> tuple[jax.Array, Metrics]:
                 each = adversary.goal.losses(params, outputs, part, state.adversary.averages)
-                figures = means(each, part["mask"])
-                return figures["discriminator/loss"], figures
+                adversarial = means(each, part["mask"])
+                return adversarial["discriminator/loss"], adversarial
 
-            second, figures = jax.grad(against, has_aux=True)(state.adversary.params)
-            return (grads, second, moves), metrics | figures
+            second, adversarial = jax.grad(against, has_aux=True)(state.adversary.params)
+            return (grads, second, moves), metrics | adversarial
 
         (grads, second, moves), metrics = _accumulated(gradients, state.params, batch, accumulate)
         norm = optax.tree.norm(grads)
@@ -93,7 +93,7 @@ def make_step(
             finite &= jnp.isfinite(metrics["discriminator/loss"]) & jnp.isfinite(moved)
         norms = state.norms
         if norms is not None:
-            norms, ordinary = judged(norms, norm, skip_spikes)
+            norms, ordinary = judged(norms, norm, skip_grad_spikes)
             finite &= ordinary
         state = state.update(tx, grads, finite, ema_decay, opponent, norms, moves)
         read = jnp.sum(batch["mask"].astype(jnp.int32))

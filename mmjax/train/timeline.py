@@ -81,7 +81,7 @@ class Timeline:
         finally:
             self.enter(before)
 
-    def figures(self, stopped: bool = False) -> dict[str, float]:
+    def metrics(self, stopped: bool = False) -> dict[str, float]:
         """Seconds by kind, the share of the wall clock that made progress, and when that was measured.
 
         Args:
@@ -91,8 +91,8 @@ class Timeline:
         total = sum(self.seconds.values())
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
         share = self.seconds["steps"] / total if total else 0.0
-        figures = {"goodput": round(share, 4), **seconds, "at": round(time.time(), 3)}
-        return figures | ({"stopped": 1.0} if stopped else {})
+        metrics = {"goodput": round(share, 4), **seconds, "at": round(time.time(), 3)}
+        return metrics | ({"stopped": 1.0} if stopped else {})
 
     def close(self) -> None:
         jax.monitoring.unregister_event_duration_listener(self._heard)

@@ -1,4 +1,4 @@
-"""The workdir: which recipe it belongs to, and what it ran with."""
+"""The workdir: which config it belongs to, and what it ran with."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
 from mmjax.lock import locked
 from mmjax.parallel import processes
-from mmjax.train import stretches
+from mmjax.train import batch_size_history
 from mmjax.types import UserError
 
 # What may change between two starts of one training: how long, how much a step, how often, what is looked at,
@@ -28,7 +28,7 @@ _FREE = (
     "model.unroll",
     "model.remat",
     "data.evaluation_examples",
-    "data.most_rejected",
+    "data.max_corrupt_fraction",
     "train.batch",
     "train.steps",
     "train.epochs",
@@ -36,9 +36,9 @@ _FREE = (
     "train.evaluate_every",
     "train.checkpoint_every",
     "train.checkpoints",
-    "train.keep",
-    "train.best",
-    "train.max_bad_steps",
+    "train.max_to_keep",
+    "train.best_metric",
+    "train.max_nonfinite_steps",
     "train.wandb_project",
     "sampling.",
     "tokens.tokenizer",
@@ -77,13 +77,13 @@ def versions() -> dict[str, str]:
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
-    """Makes the workdir where it is missing, and refuses that of another recipe.
+    """Makes the workdir where it is missing, and refuses that of another config.
 
     Raises:
-        UserError: where the folder cannot be written, or see check_recipe.
+        UserError: where the folder cannot be written, or see check_config.
     """
     _check_writable(workdir)
-    check_recipe(workdir, config)
+    check_config(workdir, config)
 
 
 def _check_writable(workdir: Path) -> None:
@@ -100,19 +100,19 @@ def _check_writable(workdir: Path) -> None:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); name another folder") from error
 
 
-def check_recipe(workdir: Path, config: Config) -> None:
-    """Refuses the workdir of another recipe; makes none.
+def check_config(workdir: Path, config: Config) -> None:
+    """Refuses the workdir of another config; makes none.
 
-    Before the first checkpoint nothing was learned yet: then a workdir takes any recipe, and a tokenizer that was made
+    Before the first checkpoint nothing was learned yet: then a workdir takes any config, and a tokenizer that was made
     for other data is made anew.
 
     Raises:
-        UserError: where the folder holds a training whose recipe differs in more than its length and what is logged,
+        UserError: where the folder holds a training whose config differs in more than its length and what is logged,
             evaluated and kept.
     """
     if not (workdir / "config.json").exists():
         return
-    before = read_recipe(workdir)
+    before = read_config(workdir)
     old, new = to_dict(before), to_dict(config)
     changed = [(n, a, b) for n, a, b in differences(old, new) if not _in_general(n).startswith(_FREE)]
     if not _has_begun(workdir, before):
@@ -122,7 +122,7 @@ def check_recipe(workdir: Path, config: Config) -> None:
     if changed:
         listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise UserError(f"--workdir {workdir}: holds another recipe: {listed}{more}; name another --workdir")
+        raise UserError(f"--workdir {workdir}: holds another config: {listed}{more}; name another --workdir")
 
 
 def _has_begun(workdir: Path, config: Config) -> bool:
@@ -132,7 +132,7 @@ def _has_begun(workdir: Path, config: Config) -> bool:
 
 
 def _in_general(name: str) -> str:
-    """A field's name as the recipe that it belongs to has it, which may lie inside of another; of a part of a mixture
+    """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
     the name in any data."""
     own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
     return re.sub(r"^data\.parts\.[^.]+\.", "data.", own)
@@ -162,21 +162,21 @@ def _remove_empty(workdir: Path) -> None:
         workdir.rmdir()
 
 
-def open_workdir(workdir: Path, config: Config, batches: stretches.Stretches | None = None) -> None:
+def open_workdir(workdir: Path, config: Config, batches: batch_size_history.Stretches | None = None) -> None:
     """Checks the workdir and writes config.json.
 
     Args:
         batches: the training's stretches; None: those that the workdir has.
     """
     check_workdir(workdir, config)
-    batches = batches or read_stretches(workdir) or stretches.go_on([], 0, config.train.batch)
-    write_json(workdir / "config.json", {"recipe": to_dict(config), "batches": batches, "versions": versions()})
+    batches = batches or read_stretches(workdir) or batch_size_history.go_on([], 0, config.train.batch)
+    write_json(workdir / "config.json", {"config": to_dict(config), "batches": batches, "versions": versions()})
 
 
 def read_stretches(workdir: Path) -> list[list[int]]:
-    """With which batches a training went, see mmjax.train.stretches; none where there is no config.json.
+    """With which batches a training went, see mmjax.train.batch_size_history; none where there is no config.json.
 
-    Where config.json tells of none, the batch was always that of its recipe.
+    Where config.json tells of none, the batch was always that of its config.
 
     Raises:
         UserError: where it is no config.json of mmjax.
@@ -184,9 +184,9 @@ def read_stretches(workdir: Path) -> list[list[int]]:
     path = workdir / "config.json"
     if not path.exists():
         return []
-    recipe = read_recipe(workdir)
-    found: list[list[int]] = json.loads(path.read_text(encoding="utf-8")).get("batches", [[0, recipe.train.batch]])
-    if not stretches.valid(found):
+    config_dict = read_config(workdir)
+    found: list[list[int]] = json.loads(path.read_text(encoding="utf-8")).get("batches", [[0, config_dict.train.batch]])
+    if not batch_size_history.valid(found):
         raise UserError(
             f"{path}: batches: must list [first step, batch], from step 0 on and in the order of steps, not {found!r}"
         )
@@ -200,15 +200,15 @@ def check_overrides(overrides: Mapping[str, str]) -> None:
             raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
 
 
-def read_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Config:
-    """The recipe of a workdir or a model folder; overrides as on the command line.
+def read_config(folder: Path, overrides: Mapping[str, str] | None = None) -> Config:
+    """The config of a workdir or a model folder; overrides as on the command line.
 
     Raises:
         UserError: where there is none, or it is of a version of mmjax with other fields.
     """
     path = folder / "config.json"
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        config_dict = json.loads(path.read_text(encoding="utf-8"))["config"]
     except OSError:
         raise UserError(
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
@@ -216,6 +216,6 @@ def read_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Con
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{path}: is no config.json of mmjax, or only half of one") from None
     try:
-        return resolve(recipe, overrides)
+        return resolve(config_dict, overrides)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

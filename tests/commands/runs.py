@@ -18,7 +18,7 @@ import pytest
 from mmjax.cli import main
 
 ROOT = Path(__file__).parents[2]
-VARYING = ("pictures_per_second", "waiting_for_data", "batches_ready")  # figures of the machine, not of the training
+VARYING = ("images_per_second", "waiting_for_data", "batches_ready")  # metrics of the machine, not of the training
 # mmjax ARGUMENTS, sent SIGTERM in its evaluation number COUNT, if it is process number INDEX: COUNT INDEX ARGUMENTS.
 WHILE_IT_EVALUATES = """
 import os, signal, sys
@@ -83,8 +83,10 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
 @pytest.fixture(name="describing", scope="session")
 def trained_to_describe(once: Once, run: Run) -> Path:
     """The workdir of quickstart_describe in its tiny form, evaluated by its losses alone, which is quicker."""
-    recipe = ("--config=configs/quickstart_describe.py:tiny", "--config.evaluate.evaluators=losses")
-    return once("describing", lambda workdir: run("train", *recipe, "--config.train.best=", "--workdir", workdir))
+    config = ("--config=configs/quickstart_describe.py:tiny", "--config.evaluate.evaluators=losses")
+    return once(
+        "describing", lambda workdir: run("train", *config, "--config.train.best_metric=", "--workdir", workdir)
+    )
 
 
 @pytest.fixture(name="start", scope="session")
@@ -159,7 +161,7 @@ def assert_same_state(workdir: Path, other: Path, step: int) -> None:
         assert value.dtype == two[name].dtype and value.tobytes() == two[name].tobytes(), name
 
 
-def figures(workdir: Path) -> list[dict[str, Any]]:
+def metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what varies from run to run."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     kept = [row for row in rows if row["split"] != "time"]

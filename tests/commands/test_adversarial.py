@@ -1,4 +1,4 @@
-"""A recipe's discriminator: wired, sharded, left out of evaluation; and recipes that ask for what cannot be."""
+"""A config's discriminator: wired, sharded, left out of evaluation; and configs that ask for what cannot be."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ import optax
 import pytest
 
 from mmjax import evaluate, models
-from mmjax.commands import trainer, wiring
-from mmjax.config import Config, Mesh, load_recipe, resolve
+from mmjax.config import Config, MeshConfig, load_config, resolve
+from mmjax.engine import setup, trainer
 from mmjax.models import discriminator
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.train.state import make_state, state_shardings
@@ -17,12 +17,12 @@ from mmjax.train.step import make_step
 from mmjax.types import UserError
 
 TERMS = {"mean_absolute_error": 1.0, "perceptual": 0.5, "adversarial": 0.3}
-RECIPE = {
+CONFIG = {
     "data": {"size": 32},
     "model": {"kind": "visual_tokenizer", "widths": (8,), "blocks": 0, "levels": (5, 3)},
     "objective": {"terms": TERMS},
     "discriminator": {"widths": (8, 16), "regularizer": "r1", "regularizer_weight": 0.1},
-    "train": {"steps": 9, "batch": 16, "best": "-mean_absolute_error"},
+    "train": {"steps": 9, "batch": 16, "best_metric": "-mean_absolute_error"},
     "evaluate": {"evaluators": ("losses", "feature_distance"), "samples": 0},
 }
 BATCH = {
@@ -31,12 +31,12 @@ BATCH = {
 }
 
 
-def moved(mesh: Mesh, devices: int, accumulate: int = 1):
+def moved(mesh: MeshConfig, devices: int, accumulate: int = 1):
     """Metrics of one step, and the gradients of both players, kept by a trace without memory."""
-    config = resolve(RECIPE)
+    config = resolve(CONFIG)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wiring, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
-        parts = wiring.build(dataclasses.replace(config, mesh=mesh))
+        parts = setup.build(dataclasses.replace(config, mesh=mesh))
     tx, placement = optax.trace(0.0), parts.placement
     second = trainer._adversary(config)
     assert second is not None
@@ -60,9 +60,9 @@ def moved(mesh: Mesh, devices: int, accumulate: int = 1):
 
 
 def test_eight_devices_and_parts_equal_one():
-    metrics, grads = moved(Mesh(1, 1, 1), 1)
+    metrics, grads = moved(MeshConfig(1, 1, 1), 1)
     for parts in (1, 2):
-        found = moved(Mesh(2, 2, 2), 8, parts)
+        found = moved(MeshConfig(2, 2, 2), 8, parts)
         for name, value in metrics.items():
             assert found[0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
         jax.tree.map(
@@ -73,11 +73,11 @@ def test_eight_devices_and_parts_equal_one():
 
 
 def test_evaluation_leaves_the_discriminator_out():
-    config = resolve(RECIPE)
+    config = resolve(CONFIG)
     assert config.adversarial_terms == ("perceptual", "adversarial")
-    assert evaluate.figure_names(config) == ("loss", "mean_absolute_error", "reconstruction/feature_distance")
-    wiring.check(config)
-    parts = wiring.build(config)
+    assert evaluate.metric_names(config) == ("loss", "mean_absolute_error", "reconstruction/feature_distance")
+    setup.check(config)
+    parts = setup.build(config)
     params = jax.jit(lambda: models.init(config, jax.random.key(0)), out_shardings=parts.params)()
     outputs = parts.predict(params, parts.placement.put(BATCH))
     assert {name for name in outputs if name.startswith("terms/")} == {"terms/mean_absolute_error"}
@@ -85,10 +85,10 @@ def test_evaluation_leaves_the_discriminator_out():
 
 
 def test_a_file_of_weights_needs_no_discriminator_for_its_term():
-    config = resolve(RECIPE | {"perceptual": {"weights": "/nowhere.safetensors"}})
+    config = resolve(CONFIG | {"perceptual": {"weights": "/nowhere.safetensors"}})
     assert config.adversarial_terms == ("adversarial",)
     with pytest.raises(UserError, match=r"perceptual.weights: /nowhere.safetensors cannot be read \(No such file"):
-        wiring.check(config)
+        setup.check(config)
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_a_file_of_weights_needs_no_discriminator_for_its_term():
         ({"discriminator": {"loss": "wasserstein"}}, "discriminator.loss: must be one of non_saturating, hinge"),
     ],
 )
-def test_recipes_that_cannot_be(changes: dict[str, object], line: str) -> None:
+def test_configs_that_cannot_be(changes: dict[str, object], line: str) -> None:
     with pytest.raises(UserError) as error:
-        resolve(RECIPE | changes)
+        resolve(CONFIG | changes)
     assert str(error.value).startswith(line) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("argument", ["adversarial", "adversarial,size=128", "adversarial,tiny"])
-def test_the_recipe_of_the_tokenizer_takes_one(argument: str) -> None:
-    config: Config = load_recipe(f"configs/coco_tokenizer.py:{argument}", {"data.root": "/nowhere"})
-    wiring.check(config)
+def test_the_config_of_the_tokenizer_takes_one(argument: str) -> None:
+    config: Config = load_config(f"configs/coco_tokenizer.py:{argument}", {"data.root": "/nowhere"})
+    setup.check(config)
     assert 0 < config.discriminator.train_from < config.discriminator.start
     shapes = jax.eval_shape(lambda: discriminator.init(config, jax.random.key(0)))
-    match_rules(shapes, discriminator.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
+    match_rules(shapes, discriminator.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))

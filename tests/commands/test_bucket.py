@@ -104,8 +104,8 @@ def test_what_a_bucket_needs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_training_evaluating_and_exporting(made: Bucket, tmp_path: Path) -> None:
-    recipe = ("--config=configs/scenes_direct.py:tiny", "--config.train.steps=12", "--config.train.checkpoint_every=4")
-    train = ("train", *recipe, "--workdir", tmp_path / "run", "--config.train.checkpoints=gs://bucket/run")
+    config = ("--config=configs/scenes_direct.py:tiny", "--config.train.steps=12", "--config.train.checkpoint_every=4")
+    train = ("train", *config, "--workdir", tmp_path / "run", "--config.train.checkpoints=gs://bucket/run")
     out, _ = run(made, "-m", "mmjax", *train, "--stop-at=8")
     assert "stopped after step 8" in out
     flip_a_bit(made, "run/8/state/")

@@ -41,7 +41,7 @@ def test_help_of_every_command(arguments: list[str], capsys: pytest.CaptureFixtu
     ([*TRAIN, "--config.model.heads", "5"], "model.heads: 5 does not divide model.width, 32"),
     ([*TRAIN, "--config.mesh.data", "-3"], "mesh: each axis must be above 0, and at most one -1"),
     ([*TRAIN, "--config.mesh.data=3"], "mesh: data=3 x fsdp=1 x model=1 does not multiply to the 8 devices there are"),
-    (["train", "--config=configs/quickstart.py:tniy", "--workdir=x"], "no recipe argument tniy; did you mean tiny?"),
+    (["train", "--config=configs/quickstart.py:tniy", "--workdir=x"], "no config argument tniy; did you mean tiny?"),
     (["train", "--config=configs/none.py", "--workdir=x"], "--config: no file configs/none.py"),
     (["train", "--config=configs/coco_direct.py", "--workdir=x"], "data.root: coco_folder needs the folder"),
     (["train", "--config=configs/coco_direct.py", "--workdir=x", "--config.data.root=/nowhere"],
@@ -84,15 +84,15 @@ def test_what_is_no_mistake_of_the_user_is_not_hidden(raised: Exception, monkeyp
         main(["doctor"])
 
 
-def test_overrides_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     seen: list[Any] = []
     monkeypatch.setattr("mmjax.commands.train.run", lambda arguments: seen.append(arguments) or 0)
     assert main([*TRAIN, "--config.seed", "-5", "--config.model.width=64", "--stop-at=3", "--config.name", "a b"]) == 0
     (arguments,) = seen
-    recipe = arguments.recipe
-    assert (recipe.seed, recipe.model.width, recipe.name, arguments.stop_at) == (-5, 64, "a b", 3)
-    assert recipe.train.steps == 4
+    config_dict = arguments.config
+    assert (config_dict.seed, config_dict.model.width, config_dict.name, arguments.stop_at) == (-5, 64, "a b", 3)
+    assert config_dict.train.steps == 4
 
 
 def test_the_module_is_the_command() -> None:

@@ -22,15 +22,15 @@ QUESTION = "what color is the circle?"
 DRAWN = ("--top-p=1", "--temperature=3")  # after so few steps the likeliest text is empty
 
 
-@pytest.fixture(name="pictures", scope="session")
-def drawn_pictures(once: Once) -> Path:
+@pytest.fixture(name="images", scope="session")
+def drawn_images(once: Once) -> Path:
     def draw(folder: Path) -> None:
         (folder / "more").mkdir(parents=True)
         for i, name in enumerate(("b.png", "a.png", "more/c.png")):
-            scene = questions.example_scene(i, 0, determined=False, held_out=True)
+            scene = questions.example_scene(i, 0, fully_specified=False, held_out=True)
             Image.fromarray(draw_things(scene.things, 32)).save(folder / name)
 
-    return once("pictures-to-describe", draw)
+    return once("images-to-describe", draw)
 
 
 @pytest.fixture(name="model", scope="session")
@@ -42,21 +42,19 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_a_line_for_each_picture(
-    describing: Path, model: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_for_each_image(describing: Path, model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = mmjax.load(describing)
-    seen = np.stack([read(pictures / name) for name in ("a.png", "b.png", "more/c.png")])
+    seen = np.stack([read(images / name) for name in ("a.png", "b.png", "more/c.png")])
     captions = loaded.caption(seen, 7, top_p=1.0, temperature=3.0)
     assert all(captions) and len(set(captions)) == 3
     command = ["describe", "--seed=7", *DRAWN]
-    assert main([*command, f"--model={describing}", f"--image={pictures}"]) == 0
-    names = [pictures / name for name in ("a.png", "b.png", "more/c.png")]
+    assert main([*command, f"--model={describing}", f"--image={images}"]) == 0
+    names = [images / name for name in ("a.png", "b.png", "more/c.png")]
     seen_signs = [[" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in caption] for caption in captions]
     printed = [re.sub(" +", " ", "".join(signs)).strip() for signs in seen_signs]
     lines = [f"{name}: {caption}" for name, caption in zip(names, printed, strict=True)]
     assert capsys.readouterr().out.split("\n") == [*lines, ""]
-    assert main([*command, f"--model={model}", f"--image={pictures / 'a.png'}"]) == 0
+    assert main([*command, f"--model={model}", f"--image={images / 'a.png'}"]) == 0
     assert capsys.readouterr().out == f"{printed[0]}\n"
     assert main([*command, f"--model={model}", "--json", "--question", QUESTION, "--image", *map(str, names)]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -67,57 +65,57 @@ def test_a_line_for_each_picture(
     ]
 
 
-def test_how_it_is_written_can_be_chosen(model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[tuple] = []
     monkeypatch.setattr(
         GenerativeModel, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
     )
-    command = ["describe", f"--model={model}", f"--image={pictures / 'a.png'}"]
+    command = ["describe", f"--model={model}", f"--image={images / 'a.png'}"]
     assert main([*command, "--beams=3", "--length-penalty=0.5"]) == main([*command, *DRAWN, "--seed=5"]) == 0
     assert chosen == [(0, {"beams": 3, "length_penalty": 0.5}), (5, {"top_p": 1.0, "temperature": 3.0})]
 
 
-def test_maps_show_each_word(model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maps_show_each_word(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "maps.png"
-    command = ["describe", f"--model={model}", "--image", str(pictures / "a.png"), *DRAWN]
+    command = ["describe", f"--model={model}", "--image", str(images / "a.png"), *DRAWN]
     assert main([*command, "--maps", str(out)]) == 0
     words = capsys.readouterr().out.split()
     sheet, tiles = read(out), min(1 + len(words), 10)
     assert len(words) > 1 and sheet.shape[1:] == (160 * tiles, 3) and sheet.shape[0] % (160 + LABEL) == 0
-    picture = read(pictures / "a.png").repeat(5, axis=0).repeat(5, axis=1)
-    np.testing.assert_array_equal(sheet[:160, :160], picture)
-    assert (sheet[:160, 160:320] != picture).any()
+    image = read(images / "a.png").repeat(5, axis=0).repeat(5, axis=1)
+    np.testing.assert_array_equal(sheet[:160, :160], image)
+    assert (sheet[:160, 160:320] != image).any()
     assert main([*command, "--question", QUESTION, "--maps", str(out)]) == 0
-    assert (read(out)[:160, :160] == picture).all()
+    assert (read(out)[:160, :160] == image).all()
 
 
 def test_what_of_a_folder_cannot_be_read_is_left_out(
-    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("mmjax").propagate = True
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     (tmp_path / ".hidden.png").write_bytes(b"not looked at")
-    (tmp_path / "b.png").write_bytes((pictures / "b.png").read_bytes())
+    (tmp_path / "b.png").write_bytes((images / "b.png").read_bytes())
     assert main(["describe", f"--model={model}", f"--image={tmp_path}"]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'b.png'}: ")
     assert [record.getMessage()[:9] for record in caplog.records] == ["left out:"]
 
 
-def test_mistakes(model: Path, pictures: Path, two_stages: Path, tmp_path: Path, mistake: Mistake) -> None:
-    picture, broken = pictures / "a.png", tmp_path / "x" / "broken.png"
+def test_mistakes(model: Path, images: Path, two_stages: Path, tmp_path: Path, mistake: Mistake) -> None:
+    image, broken = images / "a.png", tmp_path / "x" / "broken.png"
     broken.parent.mkdir()
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     command = ("describe", f"--model={model}", "--image")
     assert mistake(*command, tmp_path / "no.png").startswith(f"--image {tmp_path / 'no.png'}: no such file")
-    assert mistake(*command, broken).startswith(f"--image {broken}: not a picture")
+    assert mistake(*command, broken).startswith(f"--image {broken}: not an image")
     assert mistake(*command, broken.parent) == "--image: none of 1 files can be read"
     assert "holds no file that ends in .jpg" in mistake(*command, _empty(tmp_path / "empty"))
-    assert "--question: is empty" in mistake(*command, picture, "--question", " ")
-    assert "must end in .png" in mistake(*command, picture, "--maps=maps.txt")
-    assert "--maps: is for at most 64 pictures, not 65" in mistake(*command, *[picture] * 65, "--maps=maps.png")
-    assert "writing.beams: must be above 0" in mistake(*command, picture, "--beams=0")
-    assert "writing.top_p: must be from 0 to 1" in mistake(*command, picture, "--top-p=2")
-    of_another_kind = mistake("describe", f"--model={two_stages}", "--image", picture)
+    assert "--question: is empty" in mistake(*command, image, "--question", " ")
+    assert "must end in .png" in mistake(*command, image, "--maps=maps.txt")
+    assert "--maps: is for at most 64 images, not 65" in mistake(*command, *[image] * 65, "--maps=maps.png")
+    assert "writing.beams: must be above 0" in mistake(*command, image, "--beams=0")
+    assert "writing.top_p: must be from 0 to 1" in mistake(*command, image, "--top-p=2")
+    of_another_kind = mistake("describe", f"--model={two_stages}", "--image", image)
     assert "quickstart: cannot write captions; name a model of kind vision_language" in of_another_kind
     assert "does not draw from text" in mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
 
@@ -129,7 +127,7 @@ def _empty(folder: Path) -> Path:
 
 def test_the_model_card_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = (model / "README.md").read_text()
-    assert "pictures of 32 x 32 pixels and texts" in card and "captions, answers to questions, embeddings" in card
+    assert "images of 32 x 32 pixels and texts" in card and "captions, answers to questions, embeddings" in card
     monkeypatch.chdir(model)
     found: dict = {}
     exec(card.split("```python\n")[1].split("```")[0], found)

@@ -15,23 +15,23 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax import data, models
 from mmjax.cli import main
-from mmjax.commands import stages, text_features
-from mmjax.config import load_recipe, to_dict
+from mmjax.config import load_config, to_dict
+from mmjax.engine import stages, text_features
 from mmjax.export import frozen_text, write_model_folder
 from mmjax.export.model_folder import FILES, flatten
 from mmjax.models.text_encoder import TextEncoder
-from mmjax.train.workdir import read_recipe
+from mmjax.train.workdir import read_config
 
 pytestmark = pytest.mark.slow  # all wait for a preparation and a training
 
-RECIPE = "--config=configs/quickstart.py:tiny"
+CONFIG = "--config=configs/quickstart.py:tiny"
 PROMPTS = ["a red circle left of a blue square", "a green ring", ""]
 
 
 @pytest.fixture(name="model", scope="module")
 def folder_of_a_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That gives its visual tokenizer as well as its text encoder; its parameters are random."""
-    folder, config = tmp_path_factory.mktemp("model") / "quickstart", load_recipe("configs/quickstart.py:tiny")
+    folder, config = tmp_path_factory.mktemp("model") / "quickstart", load_config("configs/quickstart.py:tiny")
     assert config.tokenizer is not None
     own, codes = (jax.jit(lambda c=c: models.init(c, jax.random.key(1)))() for c in (config, config.tokenizer))
     params = jax.device_get({**own, "tokenizer": codes})
@@ -49,7 +49,7 @@ def other_parameters(model: Path, tmp_path: Path) -> Path:
 
 
 def given(model: Path) -> list[str]:
-    return [RECIPE, f"--config.tokens.tokenizer={model}", f"--config.tokens.text_encoder={model}",
+    return [CONFIG, f"--config.tokens.tokenizer={model}", f"--config.tokens.text_encoder={model}",
             "--config.model.width=24", "--config.model.layers=1", "--config.train.evaluate_every=4"]  # fmt: skip
 
 
@@ -89,13 +89,13 @@ def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Pat
 
 
 def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> None:
-    config, theirs = read_recipe(trained), mmjax.load(model)
+    config, theirs = read_config(trained), mmjax.load(model)
     source = stages.evaluation_source(config, trained, stages.trained_params(config, trained))
     assert source.text_features is not None
     texts = [*dict.fromkeys(source.all_captions()), ""]
     ids = theirs.tokenizer.encode(texts, config.text.length)
-    recipe: Any = theirs.config.model
-    encoder = TextEncoder(theirs.config.text.vocabulary, recipe.width, recipe.text_layers, recipe.heads)
+    config_dict: Any = theirs.config.model
+    encoder = TextEncoder(theirs.config.text.vocabulary, config_dict.width, config_dict.text_layers, config_dict.heads)
     expected = np.asarray(encoder.apply({"params": theirs.params["text"]}, jnp.asarray(ids))[0])
     found = source.text_features(texts)
     assert found.dtype == np.float16 and found.shape == expected.shape == (len(texts), 12, 32)
@@ -111,9 +111,9 @@ def test_it_draws_from_text_alone(trained: Path, exported: Path) -> None:
     drawn = mmjax.load(exported)
     names = {name for name in load_file(exported / "model.safetensors") if name.startswith("text_encoder/")}
     assert names == {f"text_encoder/{name}" for name in flatten(drawn.frozen_text().params)}
-    pictures = drawn.generate(PROMPTS, seed=3)
-    assert pictures.shape == (3, 32, 32, 3) and (pictures[0] != pictures[1]).any()
-    np.testing.assert_array_equal(mmjax.load(trained).generate(PROMPTS, seed=3), pictures)
+    images = drawn.generate(PROMPTS, seed=3)
+    assert images.shape == (3, 32, 32, 3) and (images[0] != images[1]).any()
+    np.testing.assert_array_equal(mmjax.load(trained).generate(PROMPTS, seed=3), images)
     told_apart = drawn.generate(PROMPTS[:2], [3, 3])
     assert (told_apart[0] != told_apart[1]).any()
 
@@ -132,7 +132,7 @@ def test_the_same_command_finds_all_done(trained: Path, capsys: pytest.CaptureFi
 
 
 def test_a_frozen_encoder_can_be_taken_on(trained: Path, exported: Path, tmp_path: Path) -> None:
-    config = read_recipe(trained, {"tokens.text_encoder": str(exported)})
+    config = read_config(trained, {"tokens.text_encoder": str(exported)})
     assert text_features.settings(config, tmp_path) == to_dict(config)["text_encoder"]
     text_features.keep(config, tmp_path)
     name = "text_encoder.safetensors"
@@ -148,7 +148,7 @@ def test_another_encoder_is_refused(
     line = mistake("train", *names, other, "--workdir", trained)
     assert line == f"--workdir {trained}: has another text encoder than {another}; name another one"
     line = mistake("train", *names, "--workdir", trained)
-    assert line.startswith(f"--workdir {trained}: holds another recipe: text_encoder was {{")
+    assert line.startswith(f"--workdir {trained}: holds another config: text_encoder was {{")
     cache = trained / "tokens"
     line = mistake("train", *names, other, f"--config.tokens.cache={cache}", "--workdir", tmp_path / "run")
     assert line == (
@@ -160,7 +160,7 @@ def test_another_encoder_is_refused(
 
 
 def test_an_encoder_that_is_none(trained: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
-    command = ("train", RECIPE, "--workdir", tmp_path / "run")
+    command = ("train", CONFIG, "--workdir", tmp_path / "run")
     line = mistake(*command, "--config.tokens.text_encoder=/nowhere")
     assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
     folder = trained / "tokenizer"

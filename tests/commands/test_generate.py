@@ -33,7 +33,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("generate") / "model", SMALL)
 
 
-def test_many_pictures_are_wrapped(model: Path, tmp_path: Path) -> None:
+def test_many_images_are_wrapped(model: Path, tmp_path: Path) -> None:
     command = ["generate", f"--model={model}", "--prompt", *PROMPTS]
     assert main([*command, f"--out={tmp_path / 'all.png'}"]) == 0
     assert main([*command, f"--out={tmp_path / '{}.png'}"]) == 0
@@ -45,16 +45,14 @@ def test_many_pictures_are_wrapped(model: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(sheet[row : row + 32, column : column + 32], single)
 
 
-def test_help_says_how_pictures_are_put_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_how_images_are_put_together(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert (
-        "all pictures, or an mp4 or GIF with all clips, up to 8 in a row; with {} in its name a file for each" in text
-    )
+    assert "all images, or an mp4 or GIF with all clips, up to 8 in a row; with {} in its name a file for each" in text
 
 
-def test_a_drawn_picture_is_a_reference(model: Path, tmp_path: Path) -> None:
+def test_a_drawn_image_is_a_reference(model: Path, tmp_path: Path) -> None:
     command = ["generate", f"--model={model}", "--prompt", PROMPTS[0]]
     assert main([*command, f"--out={tmp_path / 'one.png'}"]) == 0
     assert main([*command, f"--reference={tmp_path / 'one.png'}", f"--out={tmp_path / 'two.png'}"]) == 0

@@ -41,10 +41,10 @@ def loaded(folder: Path) -> GenerativeModel:
     return mmjax.load(folder)
 
 
-@pytest.fixture(name="picture", scope="module")
+@pytest.fixture(name="image", scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of the model's size, each of its pixels another."""
-    path = tmp_path_factory.mktemp("picture") / "stripes.png"
+    """An image of the model's size, each of its pixels another."""
+    path = tmp_path_factory.mktemp("image") / "stripes.png"
     y, x = np.mgrid[0:32, 0:32]
     Image.fromarray(np.stack([x * 8, y * 8, (x + y) * 4], -1).astype(np.uint8)).save(path)
     return path
@@ -63,8 +63,8 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def frames(path: Path) -> np.ndarray:
@@ -81,7 +81,7 @@ def save_mask(path: Path, mask: np.ndarray) -> Path:
     return path
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_alone(
+def test_a_image_depends_on_its_prompt_and_seed_alone(
     model: GenerativeModel, folder: Path, two_stages: Path, tmp_path: Path, run: Run
 ) -> None:
     drawn = model.generate(PROMPTS, seed=100)
@@ -94,14 +94,14 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(
     assert (model.generate(PROMPTS[:5], seed=101) != drawn[:5]).any(axis=(1, 2, 3)).all()
     # The command, in a process with one device instead of the eight there are here.
     run("generate", f"--model={folder}", "--seed=100", "--prompt", *PROMPTS, f"--out={tmp_path}/{{}}.png")
-    for i, picture in enumerate(drawn):
-        np.testing.assert_array_equal(pixels(tmp_path / f"{i}.png"), picture)
+    for i, image in enumerate(drawn):
+        np.testing.assert_array_equal(pixels(tmp_path / f"{i}.png"), image)
 
 
 def test_the_folder_and_the_workdir_draw_the_same(two_stages: Path, folder: Path, tmp_path: Path, run: Run) -> None:
     for name, model in (("workdir", two_stages), ("folder", folder)):
         done = run("generate", "--model", model, "--prompt", *PROMPTS[:3], "--out", tmp_path / f"{name}.png")
-        assert (done.stdout, done.stderr) == (f"3 pictures: {tmp_path / name}.png\n", "")
+        assert (done.stdout, done.stderr) == (f"3 images: {tmp_path / name}.png\n", "")
     assert (tmp_path / "workdir.png").read_bytes() == (tmp_path / "folder.png").read_bytes()
     with Image.open(tmp_path / "folder.png") as sheet:
         assert sheet.size == (96, 32)
@@ -120,43 +120,43 @@ def test_how_it_is_drawn_can_be_chosen(model: GenerativeModel, folder: Path, tmp
     np.testing.assert_array_equal(pixels(tmp_path / "one.png"), without)
 
 
-def test_a_mask_keeps_the_rest(folder: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_mask_keeps_the_rest(folder: Path, image: Path, tmp_path: Path) -> None:
     mask = np.zeros((32, 32), np.uint8)
     mask[3:18, 16:] = 255
     save_mask(tmp_path / "mask.png", mask)
-    command = ["generate", f"--model={folder}", "--prompt", *PROMPTS[:2], f"--image={picture}"]
+    command = ["generate", f"--model={folder}", "--prompt", *PROMPTS[:2], f"--image={image}"]
     assert main([*command, f"--mask={tmp_path / 'mask.png'}", f"--out={tmp_path / '{}.png'}"]) == 0
-    original, drawn = pixels(picture), [pixels(tmp_path / f"{i}.png") for i in range(2)]
+    original, drawn = pixels(image), [pixels(tmp_path / f"{i}.png") for i in range(2)]
     for one in drawn:
         np.testing.assert_array_equal(one[mask == 0], original[mask == 0])
         assert (one != original).any()
     assert (drawn[0] != drawn[1]).any()
-    # A larger picture is cropped, and its mask with it.
+    # A larger image is cropped, and its mask with it.
     large = np.repeat(np.repeat(np.pad(mask, ((0, 0), (5, 5))), 2, axis=0), 2, axis=1)
     save_mask(tmp_path / "large_mask.png", large)
-    Image.open(picture).resize((64, 64)).save(tmp_path / "inner.png")
+    Image.open(image).resize((64, 64)).save(tmp_path / "inner.png")
     wide = Image.new("RGB", (84, 64))
     wide.paste(Image.open(tmp_path / "inner.png"), (10, 0))
     wide.save(tmp_path / "large.png")
     command[-1] = f"--image={tmp_path / 'large.png'}"
     assert main([*command, f"--mask={tmp_path / 'large_mask.png'}", f"--out={tmp_path / 'l{}.png'}"]) == 0
-    kept = data.read_picture(tmp_path / "large.png", 32, 32)
+    kept = data.read_image(tmp_path / "large.png", 32, 32)
     kept = np.rint((kept + 1) * 127.5).astype(np.uint8)
     np.testing.assert_array_equal(pixels(tmp_path / "l0.png")[mask == 0], kept[mask == 0])
 
 
-def test_a_variation_keeps_some_of_the_picture(folder: Path, picture: Path, tmp_path: Path) -> None:
-    command = ["generate", f"--model={folder}", "--prompt", PROMPT, f"--image={picture}", "--variation=0.25"]
+def test_a_variation_keeps_some_of_the_image(folder: Path, image: Path, tmp_path: Path) -> None:
+    command = ["generate", f"--model={folder}", "--prompt", PROMPT, f"--image={image}", "--variation=0.25"]
     for seed in (0, 1):
         assert main([*command, f"--seed={seed}", f"--out={tmp_path / f'{seed}.png'}"]) == 0
     zero, one = (pixels(tmp_path / f"{seed}.png") for seed in (0, 1))
-    same = (zero == pixels(picture)).all(-1)
+    same = (zero == pixels(image)).all(-1)
     assert same.reshape(8, 4, 8, 4).all(axis=(1, 3)).sum() == 48  # of 64 codes
     assert (zero != one).any()
 
 
 @pytest.mark.slow
-def test_clips_are_drawn_and_gone_on_with(clips: Path, clip: Path, picture: Path, tmp_path: Path) -> None:
+def test_clips_are_drawn_and_gone_on_with(clips: Path, clip: Path, image: Path, tmp_path: Path) -> None:
     command = ["generate", f"--model={clips}", "--prompt", "a red circle moving left", "a blue ring moving up"]
     assert main([*command, f"--out={tmp_path / 'all.gif'}"]) == 0
     assert main([*command, f"--out={tmp_path / '{}.mp4'}"]) == 0
@@ -172,7 +172,7 @@ def test_clips_are_drawn_and_gone_on_with(clips: Path, clip: Path, picture: Path
         for f in range(count):
             for half in (again[f, :, :32], again[f, :, 32:]):
                 np.testing.assert_array_equal(half, pixels(clip / f"{3 - count + f}.png"))
-    # A picture is the first frame, and of it some may be drawn anew.
+    # An image is the first frame, and of it some may be drawn anew.
     assert main([*command, f"--image={clip / '0.png'}", f"--out={tmp_path / 'from.gif'}"]) == 0
     begun = frames(tmp_path / "from.gif")
     np.testing.assert_array_equal(begun[0, :, :32], pixels(clip / "0.png"))
@@ -191,12 +191,12 @@ def test_a_long_prompt_is_cut_and_said(two_stages: Path, folder: Path, tmp_path:
     told = f"mmjax: prompt {long.strip()[:60]!r} has more than 12 tokens; what goes beyond is cut\n"
     for name, model in (("folder", folder), ("workdir", two_stages)):  # other libraries log too where Orbax is loaded
         done = run("generate", "--model", model, "--prompt", long, PROMPT, "--out", tmp_path / f"{name}.png")
-        assert (done.stdout, done.stderr) == (f"2 pictures: {tmp_path / name}.png\n", told)
+        assert (done.stdout, done.stderr) == (f"2 images: {tmp_path / name}.png\n", told)
     ids = data.load_tokenizer(folder / "tokenizer.model").encode([long], 12)
     assert (pixels(tmp_path / "folder.png")[:, :32] == mmjax.load(folder).generate([long])[0]).all() and ids.all()
 
 
-def test_pictures_and_masks_that_are_wrong(folder: Path, picture: Path, tmp_path: Path, mistake: Mistake) -> None:
+def test_images_and_masks_that_are_wrong(folder: Path, image: Path, tmp_path: Path, mistake: Mistake) -> None:
     out = tmp_path / "out" / "drawn.png"
     command = ("generate", f"--model={folder}", "--prompt", PROMPT, "--out", out)
     good = save_mask(tmp_path / "good.png", np.full((32, 32), 255, np.uint8))
@@ -205,25 +205,25 @@ def test_pictures_and_masks_that_are_wrong(folder: Path, picture: Path, tmp_path
     broken = tmp_path / "broken.png"
     broken.write_bytes(good.read_bytes()[:50])
     for options, what in [
-        (("--mask", small), f"{small}: has 32 x 16 pixels; a mask must be as large as its picture, {picture}, which "
+        (("--mask", small), f"{small}: has 32 x 16 pixels; a mask must be as large as its image, {image}, which "
                             "has 32 x 32"),
         (("--mask", grey), "mask: must hold nothing but 0 (keep) and 255 (draw anew), and 1,024 of 1,024 pixels are "
                            "grey, such as 130"),
-        (("--mask", broken), f"{broken}: cannot be read as a picture: "),
-        (("--mask", tmp_path / "none.png"), f"{tmp_path / 'none.png'}: no such file; give the path of a picture"),
+        (("--mask", broken), f"{broken}: cannot be read as an image: "),
+        (("--mask", tmp_path / "none.png"), f"{tmp_path / 'none.png'}: no such file; give the path of an image"),
         ((), "image: give mask or variation too, to say what is to be drawn anew"),
         (("--variation=0",), "variation: must be above 0 and at most 1, not 0"),
         (("--variation=nan",), "variation: must be above 0 and at most 1, not nan"),
-        (("--clip", picture), "--clip, --image: give one of them"),
+        (("--clip", image), "--clip, --image: give one of them"),
     ]:  # fmt: skip
-        assert mistake(*command, "--image", picture, *options).startswith(what)
+        assert mistake(*command, "--image", image, *options).startswith(what)
     for options, what in [
-        (("--mask", good), "--mask: says what of a picture is drawn anew; name the picture with --image"),
+        (("--mask", good), "--mask: says what of an image is drawn anew; name the image with --image"),
         (("--variation=0.5",), "variation: needs an image to keep the rest of"),
-        (("--clip", picture), "--clip: this model draws pictures, not clips"),
+        (("--clip", image), "--clip: this model draws images, not clips"),
         (
-            ("--reference", picture),
-            "reference: this model takes none, since its recipe has no `reference`; it takes image",
+            ("--reference", image),
+            "reference: this model takes none, since its config has no `reference`; it takes image",
         ),
     ]:
         assert mistake(*command, *options).startswith(what)
@@ -247,7 +247,7 @@ def test_settings_that_are_wrong(option: str, what: str, folder: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_clips_that_are_wrong(clips: Path, clip: Path, picture: Path, tmp_path: Path, mistake: Mistake) -> None:
+def test_clips_that_are_wrong(clips: Path, clip: Path, image: Path, tmp_path: Path, mistake: Mistake) -> None:
     out = tmp_path / "out" / "drawn.gif"
     command = ("generate", f"--model={clips}", "--prompt", "a red circle moving left", "--out")
     line = mistake(*command, tmp_path / "x.png")

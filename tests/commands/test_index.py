@@ -10,7 +10,7 @@ from mmjax.commands import index as index_module
 from mmjax.commands.index import Index, nearest, read_index, update, write_index
 from mmjax.types import UserError
 
-BOUND = {"format": index_module.FORMAT, "of": "pictures", "model": "abc"}
+BOUND = {"format": index_module.FORMAT, "of": "images", "model": "abc"}
 
 
 def vector(name: str) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
     assert told(model="other") == (
         f"{path}: was made by another model; make it anew with --rebuild, or name another with --keep"
     )
-    assert "is an index of pictures, not of texts" in told(of="texts")
+    assert "is an index of images, not of texts" in told(of="texts")
     path.write_bytes(path.read_bytes()[:-1])
     assert "cannot be read" in told() and "--rebuild" in told()
     path.write_bytes(b"")
@@ -84,7 +84,7 @@ def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
 
 
 def embeddings(count: int, seed: int) -> np.ndarray:
-    """In crowds, as pictures are."""
+    """In crowds, as images are."""
     rng = np.random.default_rng(seed)
     found = np.random.default_rng(0).normal(size=(23, 17))[rng.integers(0, 23, count)]
     found += 0.3 * rng.normal(size=found.shape)

@@ -9,8 +9,8 @@ import pytest
 
 from mmjax import models
 from mmjax.cli import main
-from mmjax.commands import planning
-from mmjax.config import Config, load_recipe
+from mmjax.config import Config, load_config
+from mmjax.engine import aot_plan
 from mmjax.plan import topology
 from mmjax.plan.network import DCN
 from mmjax.types import UserError
@@ -19,8 +19,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = f"--config={CONFIGS / 'coco_masked.py'}:tiny"
 
 
-def recipe(argument: str, **overrides: str) -> Config:
-    return load_recipe(f"{CONFIGS / 'coco_masked.py'}:{argument}", {"data.root": "none", **overrides})
+def config_dict(argument: str, **overrides: str) -> Config:
+    return load_config(f"{CONFIGS / 'coco_masked.py'}:{argument}", {"data.root": "none", **overrides})
 
 
 def test_operations_agree_with_a_count_by_hand() -> None:
@@ -33,10 +33,10 @@ def test_operations_agree_with_a_count_by_hand() -> None:
     hidden_words = 4 * text_layer + t * d * words  # masked language modeling reads the text once more
     forward = 14 * layer + 4 * text_layer + n * d * d + n * d * codes + hidden_words
     expected = 3 * 2 * forward  # two operations each; twice as many backward
-    config = recipe("size=256", **{"train.batch": "1"})
-    model = planning.count(planning.of_the_model(config))
+    config = config_dict("size=256", **{"train.batch": "1"})
+    model = aot_plan.count(aot_plan.of_the_model(config))
     assert model == pytest.approx(expected, rel=0.01)
-    again = planning.count(config) - model
+    again = aot_plan.count(config) - model
     # Rematerialization: the forward pass of the layers once more, but for the last product, which nothing needs.
     assert again == pytest.approx(2 * 14 * (layer - 4 * n * d * d), rel=0.01)
 
@@ -49,7 +49,7 @@ def test_gpus_by_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["images_per_second_bound"] == pytest.approx(8 / found["step_seconds_bound"])
     assert found["step_seconds_bound"] == max(found["seconds"].values())
     assert found["hbm_bytes_per_chip"] == sum(found["memory"].values())
-    config = recipe("tiny")
+    config = config_dict("tiny")
     params = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert found["parameters"] == count
@@ -77,10 +77,10 @@ def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -> None:
     h100 = topology.parse("h100:1")
     plain, again = (
-        planning.estimated(recipe("tiny", **{"model.remat": remat, "train.batch": "8"}), h100).memory
+        aot_plan.estimated(config_dict("tiny", **{"model.remat": remat, "train.batch": "8"}), h100).memory
         for remat in ("false", "true")
     )
-    layers = recipe("tiny").model.layers
+    layers = config_dict("tiny").model.layers
     assert "temporaries" not in plain and again["activations"] < plain["activations"]
     expected = (plain["activations"] - again["activations"]) / layers
     assert again["temporaries"] == pytest.approx(expected, rel=1e-3)
@@ -95,7 +95,7 @@ def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -
         (["--topology=h100:8", "--config.mesh.model=2"], "mesh.model: GPUs are planned by arithmetic"),
         (["--topology=h100:8", "--config.model.attention=splash"], "splash needs a TPU"),
         (["--topology=h100:8", "--config.train.batch=8000000"], "h100:8: the step wants "),
-        (["--topology=h100:8", "--config.train.batch=8000000"], "--config.optimizer.accumulate=2"),
+        (["--topology=h100:8", "--config.train.batch=8000000"], "--config.optimizer.grad_accum_steps=2"),
         (["--topology=h100:8", "--compilations=0"], "--compilations 0: must be above 0"),
         (["--topology=h100:8", "--config.tokens.tokenizer=nowhere"], "nowhere"),
         ([], "--topology"),
@@ -125,8 +125,8 @@ needs_libtpu = pytest.mark.skipif(
 @pytest.mark.slow
 @needs_libtpu
 def test_slices_send_each_other_the_gradients() -> None:
-    config = recipe("tiny", **{"mesh.fsdp": "4", "mesh.data": "1", "train.batch": "8"})
-    plan = planning.compiled(config, topology.parse("2xv5e:2x2"))
+    config = config_dict("tiny", **{"mesh.fsdp": "4", "mesh.data": "1", "train.batch": "8"})
+    plan = aot_plan.compiled(config, topology.parse("2xv5e:2x2"))
     sent = sum(each.sent for each in plan.traffic if each.axes == "slice")
     # Float32, half of a sum goes there and half back. Arrays as small as these are not summed up by parts in each slice
     # first, but sent whole by each device, and padded.
@@ -142,8 +142,8 @@ def test_compiled_for_a_slice_memory_is_what_the_compiler_says(monkeypatch: pyte
     monkeypatch.setattr(
         jax.stages.Lowered, "compile", lambda self, **options: seen.append(compile_(self, **options)) or seen[-1]
     )
-    config = recipe("tiny", **{"mesh.data": "2", "mesh.fsdp": "2", "train.batch": "8"})
-    plan = planning.compiled(config, topology.parse("v5e:2x2"))
+    config = config_dict("tiny", **{"mesh.data": "2", "mesh.fsdp": "2", "train.batch": "8"})
+    plan = aot_plan.compiled(config, topology.parse("v5e:2x2"))
     stats = seen[-1].memory_analysis()
     arguments = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
     assert plan.hbm_bytes == arguments + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes

@@ -14,7 +14,7 @@ from test_train_coco import write_split
 
 pytest.importorskip("array_record")
 
-RECIPE = "--config=configs/coco_direct.py:tiny"
+CONFIG = "--config=configs/coco_direct.py:tiny"
 
 
 def jpeg(number: int, side: int = 48) -> bytes:
@@ -34,7 +34,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_are_prepared_without_tensorflow_and_told(coco: Path, tmp_path: Path, run: Run) -> None:
-    arguments = ("prepare", RECIPE, f"--config.data.root={coco}", "--to", tmp_path / "to", "--resize=40")
+    arguments = ("prepare", CONFIG, f"--config.data.root={coco}", "--to", tmp_path / "to", "--resize=40")
     for _ in range(2):
         done = run(*arguments, "--jobs=2", "--shard-size=5")
         counts = "train 11 kept, 2 rejected, validation 3 kept, 0 rejected"
@@ -50,7 +50,7 @@ def test_shards_are_prepared_without_tensorflow_and_told(coco: Path, tmp_path: P
 def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, start: Start, mistake: Mistake) -> None:
     write_split(tmp_path, "train2017", {n: jpeg(n, 300) for n in range(120)})
     write_split(tmp_path, "val2017", {1: jpeg(1)})
-    arguments = ("prepare", RECIPE, f"--config.data.root={tmp_path}", f"--to={tmp_path / 'to'}", "--shard-size=10")
+    arguments = ("prepare", CONFIG, f"--config.data.root={tmp_path}", f"--to={tmp_path / 'to'}", "--shard-size=10")
     folder = tmp_path / "to" / "mmjax_coco" / "1.0.0"
     with start(*arguments) as process:
         wait_for(process, lambda: bool(list(folder.glob("*train*-00001-of-00012"))))
@@ -78,12 +78,12 @@ def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, s
     (["--to=gs://bucket/coco"], "prepared data sets are read from a disk"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments: list[str], hint: str, coco: Path, mistake: Mistake) -> None:
-    assert hint in mistake("prepare", RECIPE, f"--config.data.root={coco}", *arguments)
+    assert hint in mistake("prepare", CONFIG, f"--config.data.root={coco}", *arguments)
 
 
 def test_training_on_shards(coco: Path, tmp_path: Path, run: Run) -> None:
     pytest.importorskip("tensorflow")
-    run("prepare", RECIPE, f"--config.data.root={coco}", "--to", tmp_path / "to")
+    run("prepare", CONFIG, f"--config.data.root={coco}", "--to", tmp_path / "to")
     settings = ("--config.data.source=coco_prepared", f"--config.data.root={tmp_path / 'to'}")
-    run("train", RECIPE, *settings, "--workdir", tmp_path / "run")
+    run("train", CONFIG, *settings, "--workdir", tmp_path / "run")
     assert (tmp_path / "run" / "report.html").exists()

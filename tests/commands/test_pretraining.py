@@ -1,4 +1,4 @@
-"""A recipe that is trained first, and whose parameters the training then starts from."""
+"""A config that is trained first, and whose parameters the training then starts from."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 import mmjax
 from mmjax.cli import main
 
-RECIPE = """
+CONFIG = """
 from copy import deepcopy
 from ml_collections import ConfigDict
 
@@ -29,20 +29,20 @@ def get_config(argument=None):
 """
 
 
-@pytest.fixture(name="recipe")
-def recipe_of_two_trainings(tmp_path: Path) -> str:
-    (tmp_path / "recipe.py").write_text(RECIPE)
-    return f"--config={tmp_path / 'recipe.py'}"
+@pytest.fixture(name="config")
+def config_of_two_trainings(tmp_path: Path) -> str:
+    (tmp_path / "config.py").write_text(CONFIG)
+    return f"--config={tmp_path / 'config.py'}"
 
 
 def test_training_starts_where_the_pretraining_ended(
-    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_dict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir = tmp_path / "run"
-    arguments = ["train", recipe, f"--workdir={workdir}"]
+    arguments = ["train", config_dict, f"--workdir={workdir}"]
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert told.index("recipe-pretraining: all steps done") < told.index("recipe: all steps done")
+    assert told.index("config-pretraining: all steps done") < told.index("config: all steps done")
     first, then = mmjax.load(workdir / "pretraining"), mmjax.load(workdir)
     assert (first.config.data.frames, then.config.data.frames) == (1, 3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), first.params, then.params)
@@ -54,14 +54,14 @@ def test_training_starts_where_the_pretraining_ended(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--config.train.initialize=somewhere"], "pretraining: is what training starts from, and so is train.init"),
-        (["--config.model.blocks=1"], "pretraining.model: must be that of the recipe itself"),
+        (["--config.train.init_from=somewhere"], "pretraining: is what training starts from, and so is train.init"),
+        (["--config.model.blocks=1"], "pretraining.model: must be that of the config itself"),
         (["--config.pretraining.train.batch=0"], "pretraining.train.batch: must be above 0, not 0"),
     ],
 )
 def test_contradictions_are_told_before_anything_is_trained(
-    recipe: str, changes: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_dict: str, changes: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", recipe, f"--workdir={tmp_path / 'run'}", *changes]) == 2
+    assert main(["train", config_dict, f"--workdir={tmp_path / 'run'}", *changes]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

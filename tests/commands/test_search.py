@@ -1,4 +1,4 @@
-"""mmjax search with a trained model: pictures by text and by pictures, texts by a picture, what is kept."""
+"""mmjax search with a trained model: images by text and by images, texts by an image, what is kept."""
 
 import json
 import logging
@@ -27,10 +27,10 @@ def loaded(describing: Path) -> GenerativeModel:
 
 
 @pytest.fixture(name="folder")
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     (tmp_path / "found" / "below").mkdir(parents=True)
     for i in range(19):
-        scene = questions.example_scene(i, 0, determined=False, held_out=True)
+        scene = questions.example_scene(i, 0, fully_specified=False, held_out=True)
         name = f"below/{i:02}.png" if i > 16 else f"{i:02}.png"
         Image.fromarray(draw_things(scene.things, 32)).save(tmp_path / "found" / name)
     return tmp_path / "found"
@@ -46,15 +46,15 @@ def found(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[float]]:
     return [name for _, name in rows], [float(number) for number, _ in rows]
 
 
-def test_pictures_by_text_and_by_pictures(
+def test_images_by_text_and_by_images(
     describing: Path, model: GenerativeModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths, pictures = seen(folder)
-    images, text = model.embed_image(pictures), model.embed_text([TEXT])[0]
+    paths, images = seen(folder)
+    embeddings, text = model.embed_image(images), model.embed_text([TEXT])[0]
     command = ["search", f"--model={describing}", f"--index={folder}"]
 
     def check(query: np.ndarray, top: int) -> None:
-        cosines = images @ (query / np.linalg.norm(query))
+        cosines = embeddings @ (query / np.linalg.norm(query))
         order = np.argsort(-cosines, kind="stable")[:top]
         names, numbers = found(capsys)
         np.testing.assert_allclose(numbers, cosines[order], atol=1e-4)
@@ -64,18 +64,18 @@ def test_pictures_by_text_and_by_pictures(
     assert main([*command, "--text", TEXT]) == 0
     check(text, 10)
     assert main([*command, "--image", str(paths[3]), "--top=3", f"--out={tmp_path / 'sheet.png'}"]) == 0
-    check(images[3], 3)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheet.png"))[:, :32], pictures[3])
+    check(embeddings[3], 3)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheet.png"))[:, :32], images[3])
     both = [*command, "--text", TEXT, "--image", str(paths[3]), str(paths[18]), "--top=19"]
     assert main(both) == 0
-    check(text + images[3] + images[18], 19)
+    check(text + embeddings[3] + embeddings[18], 19)
     assert main([*both, "--weights", "1", "2.5", "-1"]) == 0
-    check(text + np.float32(2.5) * images[3] - images[18], 19)
+    check(text + np.float32(2.5) * embeddings[3] - embeddings[18], 19)
     assert main([*command, "--image", str(paths[3]), "--top=1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"similarity": pytest.approx(1, abs=1e-5), "image": str(paths[3])}
 
 
-def test_texts_by_a_picture(
+def test_texts_by_a_image(
     describing: Path, model: GenerativeModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"a {color} {shape}" for color in ("red", "blue", "green") for shape in ("ring", "square", "circle")]
@@ -91,7 +91,7 @@ def test_texts_by_a_picture(
     assert (tmp_path / ".texts.txt.mmjax-index.safetensors").exists()
 
 
-def test_pictures_are_embedded_once(
+def test_images_are_embedded_once(
     describing: Path,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -103,7 +103,7 @@ def test_pictures_are_embedded_once(
     embed = GenerativeModel.embed_image
     monkeypatch.setattr(GenerativeModel, "embed_image", lambda model, x: (embedded.append(len(x)), embed(model, x))[1])
     command = ["search", f"--model={describing}", f"--index={folder}", "--text", TEXT, "--top=99"]
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     (folder / "broken.txt").write_bytes(b"not looked at")
     assert main(command) == 0
     assert embedded == [16, 3] and len(found(capsys)[0]) == 19
@@ -146,7 +146,7 @@ def test_mistakes(
     assert f"--image {folder / 'no.png'}: no such file" in mistake(*command, "--image", folder / "no.png")
     assert "--out sheet.bmp: must end in .png" in mistake(*command, "--text=a", "--out=sheet.bmp")
     assert not (folder / INDEX).exists()
-    for name, content, what in (("a.csv", b"x", "must be a folder of pictures, or a text file"),
+    for name, content, what in (("a.csv", b"x", "must be a folder of images, or a text file"),
                                 ("no.txt", None, "cannot be read as UTF-8 text"),
                                 ("a.txt", b"\xff\xfe\xfd", "cannot be read as UTF-8 text"),
                                 ("b.txt", b"\n \n", "holds no text")):  # fmt: skip
@@ -154,13 +154,13 @@ def test_mistakes(
             (tmp_path / name).write_bytes(content)
         assert what in mistake("search", f"--model={describing}", f"--index={tmp_path / name}", "--text=a")
     (tmp_path / "c.txt").write_text("a")
-    assert "--out: draws pictures" in mistake(*command[:2], f"--index={tmp_path}/c.txt", "--text=a", "--out=x.png")
+    assert "--out: draws images" in mistake(*command[:2], f"--index={tmp_path}/c.txt", "--text=a", "--out=x.png")
     (tmp_path / "empty").mkdir()
     assert "holds no file" in mistake(*command[:2], f"--index={tmp_path / 'empty'}", "--text=a")
-    (tmp_path / "empty" / "x.png").write_bytes(b"no picture")
+    (tmp_path / "empty" / "x.png").write_bytes(b"no image")
     assert "none of its 1 files can be read" in mistake(*command[:2], f"--index={tmp_path / 'empty'}", "--text=a")
     another = mistake("search", f"--model={two_stages}", f"--index={folder}", "--text=a")
-    assert "quickstart: cannot compare pictures and texts" in another
+    assert "quickstart: cannot compare images and texts" in another
 
 
 def test_an_index_of_another_model(

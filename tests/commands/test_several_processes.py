@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, WHILE_IT_EVALUATES, assert_same_state, committed, figures, wait_for
+from runs import ROOT, WHILE_IT_EVALUATES, assert_same_state, committed, metrics, wait_for
 
 STEPS = 30
-RECIPE = (
+CONFIG = (
     "--config=configs/scenes_direct.py:tiny",
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=5",
     "--config.train.evaluate_every=15",
-    "--config.train.best=",
+    "--config.train.best_metric=",
 )
 # mmjax ARGUMENTS, where the second process cannot read the last checkpoint.
 CANNOT_READ = f"""
@@ -90,7 +90,7 @@ def children(launcher: subprocess.Popen[str]) -> list[int]:
 @pytest.fixture(name="one", scope="module")
 def trained_in_one_process(tmp_path_factory: pytest.TempPathFactory, launch: Launch) -> Path:
     workdir = tmp_path_factory.mktemp("one")
-    ended(launch("train", *RECIPE, "--workdir", workdir, processes=1))
+    ended(launch("train", *CONFIG, "--workdir", workdir, processes=1))
     return workdir
 
 
@@ -110,28 +110,28 @@ def test_a_command_with_nothing_to_save_ends_when_told(
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
 def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: Path, launch: Launch) -> None:
-    process = launch("train", *RECIPE, "--workdir", tmp_path)
+    process = launch("train", *CONFIG, "--workdir", tmp_path)
     wait_for(process, lambda: bool(committed(tmp_path)))
     os.kill(children(process)[1], signal.SIGTERM)  # one of them is told, and both stop
     out, err = ended(process)
     (step,) = map(int, re.findall(r"stopped after step (\d+); start again to go on", out))
     assert step < STEPS and committed(tmp_path)[-1] == step and "ended" not in err
 
-    process = launch("train", *RECIPE, "--workdir", tmp_path)
+    process = launch("train", *CONFIG, "--workdir", tmp_path)
     wait_for(process, lambda: committed(tmp_path)[-1] > step)
     os.kill(children(process)[0], signal.SIGKILL)
     out, err = ended(process)
     assert f"on 2 cpu devices of 2 processes, 64 examples, {STEPS} steps, going on from step {step}\n" in out
     assert "process 0 ended by signal 9" in err and "restart 1 of 10" in err and "all steps done" in out
     assert_same_state(tmp_path, one, STEPS)
-    assert figures(tmp_path) == figures(one)
+    assert metrics(tmp_path) == metrics(one)
     assert not (tmp_path / "training.lock").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_told_to_stop_while_they_evaluate(one: Path, tmp_path: Path, launch: Launch) -> None:
-    train = ("train", *RECIPE, "--config.evaluate.batch=8", f"--workdir={tmp_path}")  # 8 batches: it is not the last
+    train = ("train", *CONFIG, "--config.evaluate.batch=8", f"--workdir={tmp_path}")  # 8 batches: it is not the last
     out, _ = ended(launch(1, 1, *train, program=WHILE_IT_EVALUATES))  # the second process alone is told
     assert "stopped after step 15; start again to go on" in out
     assert committed(tmp_path)[-1] == 15 and not (tmp_path / "evaluation" / "15.json").exists()
@@ -144,7 +144,7 @@ def test_told_to_stop_while_they_evaluate(one: Path, tmp_path: Path, launch: Lau
 def test_what_one_of_them_cannot_read_is_read_by_none(one: Path, tmp_path: Path, launch: Launch) -> None:
     """The other one, which read it well, does not wait for it for ever."""
     workdir = shutil.copytree(one, tmp_path / "copy")
-    out, err = ended(launch("train", *RECIPE, "--workdir", workdir, program=CANNOT_READ))
+    out, err = ended(launch("train", *CONFIG, "--workdir", workdir, program=CANNOT_READ))
     assert f"checkpoints/{STEPS}: is damaged (half a file)" in err and f"going on from step {STEPS - 5}" in out
     assert_same_state(workdir, one, STEPS)
 
@@ -152,29 +152,29 @@ def test_what_one_of_them_cannot_read_is_read_by_none(one: Path, tmp_path: Path,
 @pytest.mark.slow
 def test_mistakes_are_told_once(one: Path, tmp_path: Path, launch: Launch) -> None:
     """Those that all processes find, and those that only the first one can find."""
-    _, err = ended(launch("train", *RECIPE, "--workdir", tmp_path / "a", "--config.train.batch=7"), 2)
+    _, err = ended(launch("train", *CONFIG, "--workdir", tmp_path / "a", "--config.train.batch=7"), 2)
     assert err.splitlines()[-1:] == [
         "mmjax: train.batch: 7 does not split over 2 devices (mesh data x fsdp); take a multiple of 2"
     ]
     assert err.count("mmjax: train.batch") == 1
     other = shutil.copytree(one, tmp_path / "other")
-    _, err = ended(launch("train", *RECIPE, "--workdir", other, "--config.seed=3", "--config.train.steps=99"), 2)
-    assert err.count("holds another recipe: seed was 0 and now is 3; name another --workdir\n") == 1
+    _, err = ended(launch("train", *CONFIG, "--workdir", other, "--config.seed=3", "--config.train.steps=99"), 2)
+    assert err.count("holds another config: seed was 0 and now is 3; name another --workdir\n") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_stages_prepared_trained_and_evaluated_by_two_processes(tmp_path: Path, launch: Launch) -> None:
-    recipe = "--config=configs/quickstart.py:tiny"
-    ended(launch("train", recipe, "--workdir", tmp_path / "one", processes=1))
-    ended(launch("prepare", recipe, "--workdir", tmp_path / "two"))
+    config = "--config=configs/quickstart.py:tiny"
+    ended(launch("train", config, "--workdir", tmp_path / "one", processes=1))
+    ended(launch("prepare", config, "--workdir", tmp_path / "two"))
     encoded = {path: path.stat().st_mtime_ns for path in (tmp_path / "two" / "tokens").rglob("*.safetensors")}
-    ended(launch("train", recipe, "--workdir", tmp_path / "two"))
+    ended(launch("train", config, "--workdir", tmp_path / "two"))
     assert len(encoded) == 2 and all(path.stat().st_mtime_ns == when for path, when in encoded.items())
     (step,) = committed(tmp_path / "one")[-1:]
     for part in ("", "tokenizer"):
         assert_same_state(tmp_path / "two" / part, tmp_path / "one" / part, step)
-        assert figures(tmp_path / "two" / part) == figures(tmp_path / "one" / part)
+        assert metrics(tmp_path / "two" / part) == metrics(tmp_path / "one" / part)
     of_training = (tmp_path / "two" / "evaluation" / f"{step}.json").read_text()
     ended(launch("evaluate", "--workdir", tmp_path / "two"))
     assert (tmp_path / "two" / "evaluation" / f"{step}.json").read_text() == of_training

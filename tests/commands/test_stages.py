@@ -1,4 +1,4 @@
-"""Recipes of two stages by the commands: interrupted anywhere they end the same, and the workdir holds both models."""
+"""Configs of two stages by the commands: interrupted anywhere they end the same, and the workdir holds both models."""
 
 import json
 import shutil
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Mistake, Run, Start, assert_same_state, committed, figures, noise, wait_for
+from runs import Mistake, Run, Start, assert_same_state, committed, metrics, noise, wait_for
 from safetensors.numpy import load_file, save_file
 
 from mmjax import data
 from mmjax.cli import main
-from mmjax.commands import stages
-from mmjax.config import load_recipe, to_dict
+from mmjax.config import load_config, to_dict
+from mmjax.engine import stages
 from mmjax.export.model_folder import FILES
 from mmjax.files import write_json
-from mmjax.train.workdir import read_recipe
+from mmjax.train.workdir import read_config
 
-RECIPE = "--config=configs/quickstart.py:tiny"
+CONFIG = "--config=configs/quickstart.py:tiny"
 WORKDIR = {"checkpoints", "config.json", "evaluation", "metrics.jsonl", "report.html", "tensorboard", "tokenizer.model"}
 
 
@@ -26,7 +26,7 @@ WORKDIR = {"checkpoints", "config.json", "evaluation", "metrics.jsonl", "report.
 def with_a_tokenizer_that_is_gone(two_stages: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     base = tmp_path_factory.mktemp("given")
     named = shutil.copytree(two_stages / "tokenizer", base / "tokenizer")
-    done = run("train", RECIPE, f"--config.tokens.tokenizer={named}", "--workdir", base / "run")
+    done = run("train", CONFIG, f"--config.tokens.tokenizer={named}", "--workdir", base / "run")
     assert "quickstart: all steps done" in done.stdout and "quickstart-tokenizer" not in done.stdout
     shutil.rmtree(named)
     return base / "run"
@@ -41,7 +41,7 @@ def exported_tokenizer(two_stages: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(name="another")
 def another_tokenizer(exported: Path, tmp_path: Path) -> Path:
-    """Of the same recipe with other parameters."""
+    """Of the same config with other parameters."""
     folder = shutil.copytree(exported, tmp_path / "another")
     params = load_file(folder / "model.safetensors")
     name = min(params)
@@ -64,20 +64,20 @@ def test_leaves_what_the_contract_says(two_stages: Path) -> None:
     assert {path.name for path in two_stages.iterdir()} == WORKDIR | {"tokenizer", "tokens"}
     assert {path.name for path in (two_stages / "tokenizer").iterdir()} == WORKDIR
     assert shards(two_stages / "tokens").keys() == {"train", "evaluation"}
-    for folder, figure in ((two_stages, "scenes/diversity"), (two_stages / "tokenizer", "tokenizer/code_usage")):
+    for folder, metric in ((two_stages, "scenes/diversity"), (two_stages / "tokenizer", "tokenizer/code_usage")):
         assert committed(folder) == [2, 4]
-        rows = figures(folder)
+        rows = metrics(folder)
         assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4]
-        assert figure in json.loads((folder / "evaluation" / "4.json").read_text())
+        assert metric in json.loads((folder / "evaluation" / "4.json").read_text())
         assert "data:image/png;base64," in (folder / "report.html").read_text()
-    recipe = read_recipe(two_stages)
-    assert recipe.tokenizer == read_recipe(two_stages / "tokenizer") and recipe.name == "quickstart"
+    config_dict = read_config(two_stages)
+    assert config_dict.tokenizer == read_config(two_stages / "tokenizer") and config_dict.name == "quickstart"
 
 
 def test_what_is_done_is_not_done_again(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = [path for path in copy.rglob("*") if path.name not in ("report.html", "config.json")]
     before = {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
-    assert main(["train", RECIPE, f"--workdir={copy}"]) == 0
+    assert main(["train", CONFIG, f"--workdir={copy}"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         f"quickstart-tokenizer: step 4 of 4 is done already; report: {copy / 'tokenizer' / 'report.html'}",
@@ -91,11 +91,11 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     two_stages: Path, tmp_path: Path, start: Start, run: Run
 ) -> None:
     tokenizer, tokens = tmp_path / "tokenizer", tmp_path / "tokens"
-    arguments = (RECIPE, "--workdir", tmp_path)
+    arguments = (CONFIG, "--workdir", tmp_path)
 
     def ctrl_c(workdir: Path) -> str:
         with start("train", *arguments) as process:
-            wait_for(process, lambda: (workdir / "metrics.jsonl").exists() and bool(figures(workdir)))
+            wait_for(process, lambda: (workdir / "metrics.jsonl").exists() and bool(metrics(workdir)))
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=200)
         assert process.returncode == 130 and committed(workdir)[-1] < 4
@@ -117,7 +117,7 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     run("train", *arguments)
     for one, other in ((tokenizer, two_stages / "tokenizer"), (tmp_path, two_stages)):
         assert_same_state(one, other, 4)
-        assert figures(one) == figures(other)
+        assert metrics(one) == metrics(other)
 
 
 def test_a_tokenizer_that_was_given_is_copied(
@@ -128,7 +128,7 @@ def test_a_tokenizer_that_was_given_is_copied(
     assert shards(given / "tokens") == shards(two_stages / "tokens")
     assert_same_state(given, two_stages, 4)
     gone = given.parent / "tokenizer"
-    assert main(["train", RECIPE, f"--config.tokens.tokenizer={gone}", f"--workdir={given}"]) == 0
+    assert main(["train", CONFIG, f"--config.tokens.tokenizer={gone}", f"--workdir={given}"]) == 0
     assert "quickstart: step 4 of 4 is done already" in capsys.readouterr().out
 
 
@@ -145,7 +145,7 @@ def test_prepared_with_a_model_folder_and_a_cache_elsewhere(
     exported: Path, two_stages: Path, tmp_path: Path, run: Run
 ) -> None:
     settings = (f"--config.tokens.tokenizer={exported}", f"--config.tokens.cache={tmp_path / 'cache'}")
-    done = run("prepare", RECIPE, *settings, "--workdir", tmp_path / "run")
+    done = run("prepare", CONFIG, *settings, "--workdir", tmp_path / "run")
     assert noise(done.stderr) == [] and done.stdout.endswith(f"; visual tokens: {tmp_path / 'cache'}\n")
     assert shards(tmp_path / "cache") == shards(two_stages / "tokens")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "tokenizer", "tokenizer.model"}
@@ -153,22 +153,22 @@ def test_prepared_with_a_model_folder_and_a_cache_elsewhere(
 
 def test_another_tokenizer_is_refused(two_stages: Path, another: Path, tmp_path: Path, mistake: Mistake) -> None:
     before = (two_stages / "config.json").read_bytes()
-    command = ("train", RECIPE, "--workdir", two_stages)
+    command = ("train", CONFIG, "--workdir", two_stages)
     line = mistake(*command, f"--config.tokens.tokenizer={another}")
     assert line == f"--workdir {two_stages}: has another visual tokenizer than {another}; name another one"
     line = mistake(*command, "--config.tokenizer.model.levels=8,5")
     assert line.startswith(
-        f"--workdir {two_stages}: holds another recipe: tokenizer.model.levels was [8, 6, 5] and now"
+        f"--workdir {two_stages}: holds another config: tokenizer.model.levels was [8, 6, 5] and now"
     )
     half = shutil.copytree(two_stages / "tokenizer", tmp_path / "half" / "tokenizer")
     shutil.rmtree(half / "checkpoints")
-    line = mistake("train", RECIPE, f"--config.tokens.tokenizer={another}", "--workdir", half.parent)
+    line = mistake("train", CONFIG, f"--config.tokens.tokenizer={another}", "--workdir", half.parent)
     assert line == f"--workdir {half.parent}: has another visual tokenizer than {another}; name another one"
     assert (two_stages / "config.json").read_bytes() == before and not (half.parent / "tokens").exists()
 
 
 def test_a_copied_tokenizer_is_not_trained_on(given: Path, mistake: Mistake) -> None:
-    assert mistake("train", RECIPE, "--workdir", given) == (
+    assert mistake("train", CONFIG, "--workdir", given) == (
         f"--workdir {given}: has a visual tokenizer that was trained elsewhere; name it again with "
         "--config.tokens.tokenizer=DIR, or name another workdir"
     )
@@ -179,7 +179,7 @@ def test_a_cache_of_another_tokenizer_is_refused(
     command: str, two_stages: Path, another: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     settings = (f"--config.tokens.tokenizer={another}", f"--config.tokens.cache={two_stages / 'tokens'}")
-    line = mistake(command, RECIPE, *settings, "--workdir", tmp_path / "run")
+    line = mistake(command, CONFIG, *settings, "--workdir", tmp_path / "run")
     assert line == (
         f"{two_stages / 'tokens' / 'train'}: holds other tokens: the tokenizer's parameters differ; remove the folder, "
         "or take another with --config.tokens.cache=DIR"
@@ -187,10 +187,10 @@ def test_a_cache_of_another_tokenizer_is_refused(
 
 
 def test_a_tokenizer_that_is_none(exported: Path, tmp_path: Path, mistake: Mistake) -> None:
-    command = ("train", RECIPE, "--workdir", tmp_path / "run")
+    command = ("train", CONFIG, "--workdir", tmp_path / "run")
     line = mistake(*command, "--config.tokens.tokenizer=/nowhere")
     assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
-    write_json(tmp_path / "direct" / "config.json", {"recipe": to_dict(load_recipe("configs/scenes_direct.py"))})
+    write_json(tmp_path / "direct" / "config.json", {"config": to_dict(load_config("configs/scenes_direct.py"))})
     line = mistake(*command, f"--config.tokens.tokenizer={tmp_path / 'direct'}")
     assert line == f"tokens.tokenizer: {tmp_path / 'direct'} holds no visual tokenizer but a direct"
     line = mistake(*command, f"--config.tokens.tokenizer={exported}", "--config.data.size=64")
@@ -214,7 +214,7 @@ def test_encoded_once_the_data_set_is_not_needed(two_stages: Path, monkeypatch: 
         raise AssertionError("the data set was opened")
 
     monkeypatch.setattr(data, "open_source", gone)
-    config = read_recipe(two_stages)
+    config = read_config(two_stages)
     training, held_out = stages.sources(config, two_stages, stages.trained_params(config, two_stages))
     assert (training.size, held_out.size) == (64, 16)
 
@@ -224,8 +224,8 @@ def test_a_damaged_cache_is_told_and_prepared_again(copy: Path, run: Run, capsys
     shard = next((copy / "tokens" / "train").glob("*.safetensors"))
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert main(["train", RECIPE, f"--workdir={copy}"]) == 2
+    assert main(["train", CONFIG, f"--workdir={copy}"]) == 2
     told = "its bytes are not those that were written; run mmjax prepare to encode it again"
     assert capsys.readouterr().err == f"mmjax: {shard}: {told}\n"
-    run("prepare", RECIPE, "--workdir", copy)
+    run("prepare", CONFIG, "--workdir", copy)
     assert shards(copy / "tokens") == expected and shard.read_bytes() == content

@@ -1,4 +1,4 @@
-"""A masked generator with a reference, trained, exported and used to enlarge pictures by the commands."""
+"""A masked generator with a reference, trained, exported and used to enlarge images by the commands."""
 
 import json
 import shutil
@@ -15,19 +15,19 @@ from mmjax.cli import main
 from mmjax.config import resolve, to_dict
 from mmjax.data.tokens import Shards, fingerprint, read_index
 from mmjax.export import GenerativeModel
-from mmjax.train.workdir import read_recipe
+from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
 pytestmark = pytest.mark.slow  # two trainings come before
 
-RECIPE = "--config=configs/super_resolution.py:tiny"
+CONFIG = "--config=configs/super_resolution.py:tiny"
 QUICKER = [
     f"--config.{part}{field}"
     for part in ("", "tokenizer.")
     for field in (
         "train.steps=3",
         "train.evaluate_every=3",
-        "train.best=-loss",
+        "train.best_metric=-loss",
         "evaluate.evaluators=losses",
         "data.evaluation_examples=8",
     )
@@ -40,7 +40,7 @@ def trained(two_stages: Path, once: Once, run: Run) -> Path:
     """Of a model that enlarges what the quickstart's model draws."""
 
     def train(workdir: Path) -> None:
-        done = run("train", RECIPE, *QUICKER, f"--config.tokens.reference={two_stages}", "--workdir", workdir)
+        done = run("train", CONFIG, *QUICKER, f"--config.tokens.reference={two_stages}", "--workdir", workdir)
         assert noise(done.stderr) == [] and "super_resolution-tokenizer: all steps done" in done.stdout
         assert "super_resolution: all steps done" in done.stdout and "-reference:" not in done.stdout
 
@@ -58,8 +58,8 @@ def loaded(folder: Path) -> GenerativeModel:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def test_its_reference_tokenizer_is_that_of_the_model_it_was_given(workdir: Path, two_stages: Path) -> None:
@@ -88,14 +88,14 @@ def test_drawn_and_enlarged_by_one_command(
     halves = np.stack([small[:, :32], small[:, 32:]])
     expected = model.generate(PROMPTS, seed=5, reference=halves)
     np.testing.assert_array_equal(np.concatenate(list(expected), axis=1), large)
-    # Of a picture in a file.
+    # Of an image in a file.
     Image.fromarray(halves[0]).save(tmp_path / "half.png")
     only = ["generate", f"--model={folder}", "--seed=5", "--prompt", PROMPTS[0]]
     assert main([*only, f"--reference={tmp_path / 'half.png'}", f"--out={tmp_path / 'half_large.png'}"]) == 0
     np.testing.assert_array_equal(pixels(tmp_path / "half_large.png"), expected[0])
 
 
-def test_a_picture_depends_on_its_own_reference_alone(model: GenerativeModel) -> None:
+def test_a_image_depends_on_its_own_reference_alone(model: GenerativeModel) -> None:
     references = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), np.uint8)
     drawn = model.generate([PROMPTS[0]] * 17, seed=[3] * 17, reference=references)
     assert len(np.unique(drawn.reshape(17, -1), axis=0)) == 17
@@ -124,9 +124,9 @@ def test_references_that_do_not_fit(
     for options, what in [
         (
             ("--reference", tmp_path / "black.png"),
-            "reference: this model takes none, since its recipe has no `reference`",
+            "reference: this model takes none, since its config has no `reference`",
         ),
-        (("--enlarge", two_stages), f"--enlarge {two_stages}: is no super-resolution model: its recipe has no"),
+        (("--enlarge", two_stages), f"--enlarge {two_stages}: is no super-resolution model: its config has no"),
         (("--enlarge", tmp_path / "none"), f"{tmp_path / 'none'}: no such folder; name a model folder"),
     ]:
         assert mistake(*drawing, *options).startswith(what)
@@ -136,8 +136,8 @@ def test_references_that_do_not_fit(
 
 
 def test_without_a_reference_it_draws_from_the_text_if_it_learned_to(model: GenerativeModel) -> None:
-    recipe = to_dict(model.config)
-    config = resolve(recipe | {"objective": recipe["objective"] | {"drop_reference": 0.1}})
+    config_dict = to_dict(model.config)
+    config = resolve(config_dict | {"objective": config_dict["objective"] | {"reference_dropout": 0.1}})
     learned = GenerativeModel(config, model.params, model.tokenizer, model.visual_tokenizer, model.reference_tokenizer)
     black = np.zeros((2, 32, 32, 3), np.uint8)
     drawn = learned.generate(PROMPTS)
@@ -152,7 +152,7 @@ def test_caches_and_workdirs_of_another_reference_tokenizer(
     params = load_file(another / "model.safetensors")
     name = min(params)
     save_file({**params, name: params[name] + np.float32(1e-3)}, another / "model.safetensors")
-    settings = [RECIPE, *QUICKER, f"--config.tokens.tokenizer={workdir / 'tokenizer'}"]
+    settings = [CONFIG, *QUICKER, f"--config.tokens.tokenizer={workdir / 'tokenizer'}"]
     cache = workdir / "tokens"
     command = ["train", *settings, f"--config.tokens.cache={cache}", "--workdir", tmp_path / "run"]
     line = mistake(*command, f"--config.tokens.reference={another}")
@@ -160,12 +160,12 @@ def test_caches_and_workdirs_of_another_reference_tokenizer(
     assert line == f"{cache / 'train'}: holds other tokens: the reference tokenizer's parameters differ; {remove}"
     index = json.loads((two_stages / "tokens" / "train" / "index.json").read_text())
     assert "reference" not in index["address"]
-    line = mistake("train", RECIPE, *QUICKER, f"--config.tokens.reference={another}", "--workdir", workdir)
+    line = mistake("train", CONFIG, *QUICKER, f"--config.tokens.reference={another}", "--workdir", workdir)
     assert line == f"--workdir {workdir}: has another reference tokenizer than {another}; name another one"
-    line = mistake("train", RECIPE, *QUICKER, "--workdir", workdir)
+    line = mistake("train", CONFIG, *QUICKER, "--workdir", workdir)
     again = "name it again with --config.tokens.reference=DIR, or name another workdir"
     assert line == f"--workdir {workdir}: has a reference tokenizer that was trained elsewhere; {again}"
-    line = mistake("train", RECIPE, "--config.tokens.reference=/nowhere", "--workdir", tmp_path / "new")
+    line = mistake("train", CONFIG, "--config.tokens.reference=/nowhere", "--workdir", tmp_path / "new")
     assert line.startswith("/nowhere: no config.json there; name a workdir of mmjax train")
     assert (workdir / "config.json").read_bytes() == before and not (tmp_path / "new").exists()
-    assert read_recipe(workdir).tokens.reference == str(two_stages)
+    assert read_config(workdir).tokens.reference == str(two_stages)

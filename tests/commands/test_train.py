@@ -22,7 +22,7 @@ from runs import (
     Start,
     assert_same_state,
     committed,
-    figures,
+    metrics,
     noise,
     saved_state,
     wait_for,
@@ -35,19 +35,19 @@ from mmjax.types import Batch, UserError
 
 STEPS = 16
 STOPPING = "stopping after this step; press Ctrl-C again to end at once, without saving"
-RECIPE = (
+CONFIG = (
     "--config=configs/scenes_direct.py:tiny",
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=4",
     "--config.train.evaluate_every=8",
-    "--config.train.best=",
+    "--config.train.best_metric=",
 )
 
 
 @pytest.fixture(name="whole", scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     workdir = tmp_path_factory.mktemp("train") / "deep" / "whole"
-    done = run("train", *RECIPE, "--workdir", workdir)
+    done = run("train", *CONFIG, "--workdir", workdir)
     assert noise(done.stderr) == []
     assert f"scenes_direct: all steps done; report: {workdir / 'report.html'}" in done.stdout
     return workdir
@@ -56,7 +56,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 @pytest.fixture(name="half", scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     workdir = tmp_path_factory.mktemp("train") / "half"
-    done = run("train", *RECIPE, "--workdir", workdir, "--stop-at", "6")
+    done = run("train", *CONFIG, "--workdir", workdir, "--stop-at", "6")
     assert "stopped after step 6; start again to go on" in done.stdout
     return workdir
 
@@ -71,17 +71,17 @@ def test_leaves_what_the_contract_says(whole: Path) -> None:
         "checkpoints", "config.json", "evaluation", "metrics.jsonl", "report.html", "tensorboard", "tokenizer.model"
     }  # fmt: skip
     assert committed(whole) == [8, 12, 16]
-    rows = figures(whole)
+    rows = metrics(whole)
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if row["split"] == "evaluation"] == [8, 16]
     train = next(row for row in rows if row["split"] == "train")
     assert train.keys() == {"step", "split", "loss", "mean_squared_error", "gradient_norm", "skipped_steps",
-                            "rejected_pictures"}  # fmt: skip
-    assert train["skipped_steps"] == train["rejected_pictures"] == 0
+                            "rejected_images"}  # fmt: skip
+    assert train["skipped_steps"] == train["rejected_images"] == 0
     evaluation = json.loads((whole / "evaluation" / "16.json").read_text())
     assert {name: row for name, row in rows[-2].items() if name not in ("step", "split")} == evaluation
     assert {"loss", "scenes/all", "reconstruction/psnr"} <= evaluation.keys()
-    assert json.loads((whole / "config.json").read_text())["recipe"]["train"]["steps"] == STEPS
+    assert json.loads((whole / "config.json").read_text())["config"]["train"]["steps"] == STEPS
     page = (whole / "report.html").read_text()
     assert "data:image/png;base64," in page and "scenes/all" in page and 'src="http' not in page
 
@@ -89,23 +89,23 @@ def test_leaves_what_the_contract_says(whole: Path) -> None:
 @pytest.mark.slow
 def test_stopped_and_started_again_is_the_same(whole: Path, half_copy: Path, run: Run) -> None:
     assert committed(half_copy) == [4, 6]
-    assert [row["step"] for row in figures(half_copy)] == [1, 2, 3, 4, 5, 6]
-    done = run("train", *RECIPE, "--workdir", half_copy)
+    assert [row["step"] for row in metrics(half_copy)] == [1, 2, 3, 4, 5, 6]
+    done = run("train", *CONFIG, "--workdir", half_copy)
     assert "going on from step 6" in done.stdout
     assert_same_state(half_copy, whole, STEPS)
-    assert figures(half_copy) == figures(whole)
+    assert metrics(half_copy) == metrics(whole)
 
 
 def test_killed_and_started_again_is_the_same(whole: Path, tmp_path: Path, start: Start, run: Run) -> None:
-    with start("train", *RECIPE, "--workdir", tmp_path) as process:
+    with start("train", *CONFIG, "--workdir", tmp_path) as process:
         wait_for(process, lambda: bool(committed(tmp_path)))
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL and 4 <= committed(tmp_path)[-1] < STEPS
-    done = run("train", *RECIPE, "--workdir", tmp_path)
+    done = run("train", *CONFIG, "--workdir", tmp_path)
     assert "going on from step " in done.stdout and noise(done.stderr) == []
     assert_same_state(tmp_path, whole, STEPS)
-    assert figures(tmp_path) == figures(whole)
+    assert metrics(tmp_path) == metrics(whole)
 
 
 @pytest.mark.parametrize(("number", "status", "told"), [
@@ -114,22 +114,22 @@ def test_killed_and_started_again_is_the_same(whole: Path, tmp_path: Path, start
 def test_ctrl_c_and_sigterm_save_and_end(
     number: int, status: int, told: str, whole: Path, tmp_path: Path, start: Start, run: Run
 ) -> None:
-    with start("train", *RECIPE, "--workdir", tmp_path) as process:
-        wait_for(process, lambda: (tmp_path / "metrics.jsonl").exists() and bool(figures(tmp_path)))
+    with start("train", *CONFIG, "--workdir", tmp_path) as process:
+        wait_for(process, lambda: (tmp_path / "metrics.jsonl").exists() and bool(metrics(tmp_path)))
         process.send_signal(number)
         out, err = process.communicate(timeout=100)
     assert process.returncode == status and noise(err) == [told]
     step = committed(tmp_path)[-1]
     assert f"stopped after step {step}; start again to go on" in out and (tmp_path / "report.html").exists()
-    assert step < STEPS and figures(tmp_path)[-1]["step"] == step
-    run("train", *RECIPE, "--workdir", tmp_path)
+    assert step < STEPS and metrics(tmp_path)[-1]["step"] == step
+    run("train", *CONFIG, "--workdir", tmp_path)
     assert_same_state(tmp_path, whole, STEPS)
-    assert figures(tmp_path) == figures(whole)
+    assert metrics(tmp_path) == metrics(whole)
 
 
 @pytest.mark.parametrize(("evaluation", "step"), [pytest.param(1, 8, marks=pytest.mark.slow), (2, 16)])
 def test_told_to_stop_while_it_evaluates(evaluation: int, step: int, whole: Path, tmp_path: Path, run: Run) -> None:
-    train = ("train", *RECIPE, f"--workdir={tmp_path}")
+    train = ("train", *CONFIG, f"--workdir={tmp_path}")
     command = [sys.executable, "-c", WHILE_IT_EVALUATES, str(evaluation), "0", *train]
     environment = {**os.environ, "XLA_FLAGS": os.environ["MMJAX_TESTS_XLA_FLAGS"]}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
@@ -138,12 +138,12 @@ def test_told_to_stop_while_it_evaluates(evaluation: int, step: int, whole: Path
     assert committed(tmp_path)[-1] == step and not (tmp_path / "evaluation" / f"{step}.json").exists()
     assert "all steps done" in run(*train).stdout
     assert_same_state(tmp_path, whole, STEPS)
-    assert sorted(map(str, figures(tmp_path))) == sorted(map(str, figures(whole)))
+    assert sorted(map(str, metrics(tmp_path))) == sorted(map(str, metrics(whole)))
     assert "is done already" in run(*train).stdout
 
 
 def test_ctrl_c_before_the_first_step(tmp_path: Path, start: Start) -> None:
-    with start("train", *RECIPE, "--workdir", tmp_path) as process:
+    with start("train", *CONFIG, "--workdir", tmp_path) as process:
         wait_for(process, lambda: (tmp_path / "tokenizer.model").exists())
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=100)
@@ -155,7 +155,7 @@ def test_what_is_done_is_not_done_again(whole: Path, capsys: pytest.CaptureFixtu
     kept = [path for path in whole.rglob("*") if path.name not in ("report.html", "config.json")]
     before = {path: path.stat().st_mtime_ns for path in kept}
     begin = time.perf_counter()
-    assert main(["train", *RECIPE, f"--workdir={whole}"]) == 0
+    assert main(["train", *CONFIG, f"--workdir={whole}"]) == 0
     assert time.perf_counter() - begin < 10
     out, err = capsys.readouterr()
     assert "scenes_direct: step 16 of 16 is done already; report: " in out and noise(err) == []
@@ -169,22 +169,22 @@ def test_what_is_done_and_damaged_is_done_again(whole: Path, tmp_path: Path, run
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    done = run("train", *RECIPE, "--workdir", copy)
+    done = run("train", *CONFIG, "--workdir", copy)
     assert f"{copy / 'checkpoints' / '16'}: is damaged (" in done.stderr and "all steps done" in done.stdout
     assert_same_state(copy, whole, 16)
 
 
-def test_a_workdir_of_another_recipe_is_left_alone(whole: Path, mistake: Mistake) -> None:
+def test_a_workdir_of_another_config_is_left_alone(whole: Path, mistake: Mistake) -> None:
     before = (whole / "config.json").read_bytes()
-    line = mistake("train", *RECIPE, "--workdir", whole, "--config.model.width=64", "--config.seed=3")
+    line = mistake("train", *CONFIG, "--workdir", whole, "--config.model.width=64", "--config.seed=3")
     assert line == (
-        f"--workdir {whole}: holds another recipe: model.width was 32 and now is 64, seed was 0 and now is 3; "
+        f"--workdir {whole}: holds another config: model.width was 32 and now is 64, seed was 0 and now is 3; "
         "name another --workdir"
     )
     assert (whole / "config.json").read_bytes() == before
 
 
-def test_a_recipe_that_could_not_start_can_be_mended(
+def test_a_config_that_could_not_start_can_be_mended(
     tmp_path: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A first try that fails binds the workdir to nothing."""
@@ -194,23 +194,23 @@ def test_a_recipe_that_could_not_start_can_be_mended(
 
     with monkeypatch.context() as patch:
         patch.setattr(data, "train_tokenizer", unsuitable)
-        line = mistake("prepare", *RECIPE, "--workdir", tmp_path, "--config.text.vocabulary=301")
+        line = mistake("prepare", *CONFIG, "--workdir", tmp_path, "--config.text.vocabulary=301")
     assert line == "text.vocabulary: 301 does not suit"
-    line = mistake("train", *RECIPE, "--workdir", tmp_path, "--config.train.batch=12")
+    line = mistake("train", *CONFIG, "--workdir", tmp_path, "--config.train.batch=12")
     assert line == "train.batch: 12 does not split over 8 devices (mesh data x fsdp); take a multiple of 8"
-    assert main(["prepare", *RECIPE, f"--workdir={tmp_path}"]) == 0
+    assert main(["prepare", *CONFIG, f"--workdir={tmp_path}"]) == 0
 
 
 @pytest.mark.parametrize("step", ["0", "-3"])
 def test_a_step_to_stop_at_that_is_none(tmp_path: Path, mistake: Mistake, step: str) -> None:
-    line = mistake("train", *RECIPE, "--workdir", tmp_path / "run", "--stop-at", step)
+    line = mistake("train", *CONFIG, "--workdir", tmp_path / "run", "--stop-at", step)
     assert line == f"--stop-at {step}: must be a step from 1 on"
     assert not (tmp_path / "run").exists()
 
 
 def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (whole / "config.json").read_bytes()
-    assert main(["train", *RECIPE, f"--workdir={whole}", "--config.train.steps=3"]) == 0
+    assert main(["train", *CONFIG, f"--workdir={whole}", "--config.train.steps=3"]) == 0
     assert "scenes_direct: step 16 of 3 is done already" in capsys.readouterr().out
     assert (whole / "config.json").read_bytes() == before
 
@@ -234,7 +234,7 @@ def test_another_batch_neither_repeats_nor_skips_an_example(
         """The ids of the examples that the steps saw, and the batches in config.json."""
         seen.clear()
         every = [f"--config.train.{name}" for name in ("steps=0", "epochs=2", "evaluate_every=0", "checkpoint_every=0")]
-        assert main(["train", RECIPE[0], *every, f"--config.train.batch={batch}", f"--workdir={tmp_path}", *more]) == 0
+        assert main(["train", CONFIG[0], *every, f"--config.train.batch={batch}", f"--workdir={tmp_path}", *more]) == 0
         return list(seen), json.loads((tmp_path / "config.json").read_text())["batches"]
 
     first, told = trained(8, "--stop-at=3")
@@ -261,9 +261,13 @@ def test_another_batch_neither_repeats_nor_skips_an_example(
 
 @pytest.mark.slow
 def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run) -> None:
-    settings = ("--config.train.best=-loss", "--config.train.evaluate_every=3", "--config.train.checkpoint_every=16")
-    run("train", *RECIPE, *settings, "--workdir", tmp_path, "--config.train.keep=1", "--stop-at=9")
-    losses = {row["step"]: row["loss"] for row in figures(tmp_path) if row["split"] == "evaluation"}
+    settings = (
+        "--config.train.best_metric=-loss",
+        "--config.train.evaluate_every=3",
+        "--config.train.checkpoint_every=16",
+    )
+    run("train", *CONFIG, *settings, "--workdir", tmp_path, "--config.train.max_to_keep=1", "--stop-at=9")
+    losses = {row["step"]: row["loss"] for row in metrics(tmp_path) if row["split"] == "evaluation"}
     best = min(losses, key=lambda step: losses[step])
     assert committed(tmp_path) == sorted({best, 9})
     out = run("evaluate", "--workdir", tmp_path, "--step", "best").stdout
@@ -276,19 +280,19 @@ def test_an_evaluation_better_than_all_before_is_saved(tmp_path: Path, run: Run)
 
 def test_a_workdir_that_cannot_be_written(tmp_path: Path, mistake: Mistake) -> None:
     (tmp_path / "file").write_text("")
-    line = mistake("train", *RECIPE, "--workdir", tmp_path / "file" / "run")
+    line = mistake("train", *CONFIG, "--workdir", tmp_path / "file" / "run")
     assert line == f"--workdir {tmp_path}/file/run: cannot be written (Not a directory); name another folder"
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_training(tmp_path: Path, run: Run) -> None:
     """With this learning rate the first step moves the parameters so far that no later one is finite."""
-    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_bad_steps=5", "--config.train.keep=20",
+    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_nonfinite_steps=5", "--config.train.max_to_keep=20",
                 "--config.train.checkpoint_every=1")  # fmt: skip
-    done = run("train", *RECIPE, *settings, "--workdir", tmp_path, status=2)
+    done = run("train", *CONFIG, *settings, "--workdir", tmp_path, status=2)
     lines = noise(done.stderr)
     assert len(lines) == 1 and lines[0].startswith("mmjax: step ")
-    assert "was not finite 5 steps in a row (train.max_bad_steps)" in lines[0]
-    rows = figures(tmp_path)
+    assert "was not finite 5 steps in a row (train.max_nonfinite_steps)" in lines[0]
+    rows = metrics(tmp_path)
     skipped = [row["skipped_steps"] for row in rows if row["split"] == "train"]
     assert skipped[0] == 0 and skipped[-4:] == [1.0] * 4
     assert [row["loss"] is None for row in rows if row["split"] == "train"] == [bool(count) for count in skipped]
@@ -325,18 +329,18 @@ def test_a_full_disk(room: int, whole: Path, half: Path, small_disk: Path, run: 
     disk = os.statvfs(small_disk)
     filling = small_disk / "filling"
     filling.write_bytes(bytes(disk.f_bavail * disk.f_frsize - room))
-    done = run("train", *RECIPE, "--workdir", workdir, status=2)
+    done = run("train", *CONFIG, "--workdir", workdir, status=2)
     assert_told_and_nothing_lost(done, workdir, half)
     filling.unlink()
-    run("train", *RECIPE, "--workdir", workdir)
+    run("train", *CONFIG, "--workdir", workdir)
     assert_same_state(workdir, whole, STEPS)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written(whole: Path, half: Path, half_copy: Path, run: Run) -> None:
     """As on a full disk, but where no disk can be mounted."""
-    done = run("train", *RECIPE, "--workdir", half_copy, status=2, largest_file=20)
+    done = run("train", *CONFIG, "--workdir", half_copy, status=2, largest_file=20)
     assert_told_and_nothing_lost(done, half_copy, half)
-    run("train", *RECIPE, "--workdir", half_copy)
+    run("train", *CONFIG, "--workdir", half_copy)
     assert_same_state(half_copy, whole, STEPS)
-    assert figures(half_copy) == figures(whole)
+    assert metrics(half_copy) == metrics(whole)

@@ -7,9 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
-from runs import Mistake, Run, figures, noise
+from runs import Mistake, Run, metrics, noise
 
-RECIPE = "--config=configs/video_tokenizer.py:tiny"
+CONFIG = "--config=configs/video_tokenizer.py:tiny"
 
 
 def clip(number: int, frames: int) -> np.ndarray:
@@ -51,15 +51,15 @@ def test_trains_shows_clips_and_tells_what_is_wrong(tmp_path: Path, run: Run, mi
     (root / "train" / "2.mp4").write_bytes(b"no clip at all")
     for frame in ("004.png", "005.png", "006.png"):
         (root / "train" / "6" / frame).unlink()
-    done = run("train", RECIPE, f"--config.data.root={root}", "--workdir", workdir)
+    done = run("train", CONFIG, f"--config.data.root={root}", "--workdir", workdir)
     assert "8 examples, 4 steps" in done.stdout and "video_tokenizer: all steps done" in done.stdout
     told = {line.partition("clips_folder: ")[2].partition("; further")[0] for line in noise(done.stderr)}
     assert told == {
         "clip 2.mp4 cannot be read as a clip: Invalid data found when processing input and is masked out",
         "clip 6 ends early: it has 4 frames at 8 a second, and 5 are needed and is masked out",
     }
-    rows = figures(workdir)  # an epoch is one batch of eight, and two of the eight are of no use
-    assert [row["rejected_pictures"] for row in rows if row["split"] == "train"] == [2.0] * 4
+    rows = metrics(workdir)  # an epoch is one batch of eight, and two of the eight are of no use
+    assert [row["rejected_images"] for row in rows if row["split"] == "train"] == [2.0] * 4
     evaluations = [row for row in rows if row["split"] == "evaluation"]
     assert [row["step"] for row in evaluations] == [2, 4] and evaluations[-1]["reconstruction/psnr"] > 3
     with Image.open(workdir / "evaluation" / "4.samples.gif") as samples:
@@ -67,6 +67,6 @@ def test_trains_shows_clips_and_tells_what_is_wrong(tmp_path: Path, run: Run, mi
     report = (workdir / "report.html").read_text(encoding="utf-8")
     assert len(re.findall("data:image/gif;base64,", report)) == 3 * 2 + 3 and "moving over kind 2" in report
     (root / "train" / "captions.jsonl").unlink()
-    line = mistake("train", RECIPE, f"--config.data.root={root}", "--workdir", tmp_path / "other")
+    line = mistake("train", CONFIG, f"--config.data.root={root}", "--workdir", tmp_path / "other")
     assert line.startswith(f"{root}/train/captions.jsonl: no such file; data.root must hold a folder for each split")
     assert not (tmp_path / "other").exists()

@@ -12,7 +12,7 @@ from runs import Mistake, Run, committed, noise
 from mmjax import evaluate
 from mmjax.cli import main
 from mmjax.commands.generate import read_prompts
-from mmjax.train.workdir import read_recipe
+from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
 PROMPTS = ("a small red circle left of a large blue square", "a large green triangle above a small red circle")
@@ -34,16 +34,16 @@ def exported(workdir: Path, run: Run) -> Path:
     return out
 
 
-def test_evaluating_again_gives_the_figures_of_the_training(workdir: Path, tmp_path: Path, run: Run) -> None:
+def test_evaluating_again_gives_the_metrics_of_the_training(workdir: Path, tmp_path: Path, run: Run) -> None:
     copy = shutil.copytree(workdir, tmp_path / "copy")
     expected = {step: json.loads((copy / "evaluation" / f"{step}.json").read_text()) for step in (2, 4)}
     shutil.rmtree(copy / "evaluation")
     (copy / "report.html").unlink()
     done = run("evaluate", "--workdir", copy, "--watch")
     assert noise(done.stderr) == [] and done.stdout.count("report: ") == 2
-    assert set(expected[4]) == set(evaluate.figure_names(read_recipe(copy)))
-    for step, figures in expected.items():
-        assert json.loads((copy / "evaluation" / f"{step}.json").read_text()) == figures
+    assert set(expected[4]) == set(evaluate.metric_names(read_config(copy)))
+    for step, metrics in expected.items():
+        assert json.loads((copy / "evaluation" / f"{step}.json").read_text()) == metrics
         assert f"scenes_direct, step {step}:" in done.stdout
     assert "<html" in (copy / "report.html").read_text() and (copy / "evaluation" / "4.samples.png").exists()
 
@@ -51,7 +51,7 @@ def test_evaluating_again_gives_the_figures_of_the_training(workdir: Path, tmp_p
 def test_on_other_devices_than_the_training(workdir: Path, tmp_path: Path, run: Run, mistake: Mistake) -> None:
     copy = shutil.copytree(workdir, tmp_path / "copy")
     about = json.loads((copy / "config.json").read_text())
-    about["recipe"]["mesh"].update(data=4, fsdp=2)
+    about["config"]["mesh"].update(data=4, fsdp=2)
     (copy / "config.json").write_text(json.dumps(about))
     out = run("evaluate", "--workdir", copy, "--config.data.evaluation_examples=3").stdout  # on one
     assert "scenes_direct, step 4:" in out
@@ -62,8 +62,8 @@ def test_on_other_devices_than_the_training(workdir: Path, tmp_path: Path, run: 
 def test_one_step_of_a_training_that_counts_epochs(workdir: Path, tmp_path: Path, run: Run) -> None:
     copy = shutil.copytree(workdir, tmp_path / "copy")
     about = json.loads((copy / "config.json").read_text())
-    about["recipe"]["train"].update(steps=0, epochs=1)
-    about["recipe"]["data"]["scenes"]["examples"] = 32  # four steps of eight
+    about["config"]["train"].update(steps=0, epochs=1)
+    about["config"]["data"]["scenes"]["examples"] = 32  # four steps of eight
     (copy / "config.json").write_text(json.dumps(about))
     done = run("evaluate", "--workdir", copy, "--watch")
     assert "step 4:" in done.stdout
@@ -73,22 +73,22 @@ def test_the_folder_and_the_workdir_draw_the_same(workdir: Path, model: Path, tm
     (tmp_path / "prompts.txt").write_text(f"\ufeff{PROMPTS[0]}\r\n\n   \n{PROMPTS[1]}  \n", encoding="utf-8")
     one = run("generate", "--model", workdir, "--prompt", *PROMPTS, "--out", tmp_path / "new" / "all.png")
     two = run("generate", "--model", model, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "{}-{x}.PNG")
-    assert one.stdout == f"2 pictures: {tmp_path / 'new' / 'all.png'}\n" and one.stderr == two.stderr == ""
-    with Image.open(tmp_path / "new" / "all.png") as picture:
-        assert picture.size == (64, 32) and picture.mode == "RGB"
-        side_by_side = np.asarray(picture)
+    assert one.stdout == f"2 images: {tmp_path / 'new' / 'all.png'}\n" and one.stderr == two.stderr == ""
+    with Image.open(tmp_path / "new" / "all.png") as image:
+        assert image.size == (64, 32) and image.mode == "RGB"
+        side_by_side = np.asarray(image)
     for i in range(2):
-        with Image.open(tmp_path / f"{i}-{{x}}.PNG") as picture:
-            np.testing.assert_array_equal(np.asarray(picture), side_by_side[:, 32 * i : 32 * i + 32])
+        with Image.open(tmp_path / f"{i}-{{x}}.PNG") as image:
+            np.testing.assert_array_equal(np.asarray(image), side_by_side[:, 32 * i : 32 * i + 32])
 
 
 def test_other_forms_of_out(model: Path, tmp_path: Path, mistake: Mistake) -> None:
     command = ("generate", f"--model={model}", "--prompt", PROMPTS[0], "--prompt", PROMPTS[1])
     assert main([*command, f"--out={tmp_path / 'a.webp'}"]) == 0
-    with Image.open(tmp_path / "a.webp") as picture:
-        assert picture.format == "WEBP" and picture.size == (64, 32)
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.format == "WEBP" and image.size == (64, 32)
     line = mistake(*command, "--out=a.gif")
-    assert line == "--out a.gif: this model draws pictures; the name must end in .png, .jpg, .jpeg, .webp"
+    assert line == "--out a.gif: this model draws images; the name must end in .png, .jpg, .jpeg, .webp"
     line = mistake(*command, f"--out={tmp_path}")
     assert line == f"--out {tmp_path}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif"
     (tmp_path / "folder.png").mkdir()
@@ -119,12 +119,12 @@ def test_generate_tells_what_is_wrong(workdir: Path, tmp_path: Path, mistake: Mi
     command = ("generate", "--prompt", "x", "--out=x.png")
     assert "no such folder; name a model folder" in mistake(*command, "--model=/nowhere")
     assert f"{tmp_path}: no config.json there" in mistake(*command, "--model", tmp_path)
-    picture = tmp_path / "picture.png"
-    Image.new("RGB", (5, 7)).save(picture)
-    line = mistake(*command, "--model", workdir, "--reference", picture)
+    image = tmp_path / "image.png"
+    Image.new("RGB", (5, 7)).save(image)
+    line = mistake(*command, "--model", workdir, "--reference", image)
     assert line == "reference: this model was built without a vision encoder (model.reference is false)"
     line = mistake(*command, "--model", workdir, "--reference", tmp_path / "none.png")
-    assert line == f"{tmp_path / 'none.png'}: no such file; give the path of a picture"
+    assert line == f"{tmp_path / 'none.png'}: no such file; give the path of an image"
 
 
 def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_path: Path, mistake: Mistake) -> None:

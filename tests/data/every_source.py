@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from made_data import (
+    config_dict,
     jpeg,
     moving,
     prepare_tfds,
-    recipe,
     tone,
     write_classes,
     write_clips,
@@ -26,7 +26,7 @@ from mmjax.data.source import Source
 from mmjax.types import Batch
 
 TRAINING, EVALUATION = 23, 11  # examples
-TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {i}" for n in range(50) for i in range(5)], 300))
+TOKENIZER = load_tokenizer(train_tokenizer([f"image {n} caption {i}" for n in range(50) for i in range(5)], 300))
 NAMES = (
     "scenes",
     "questions",
@@ -67,7 +67,7 @@ def make_roots(folder: Path) -> dict[str, Path]:
     whole = roots["mixture"]
     for split, numbers in (("train2017", training), ("val2017", evaluation)):
         write_coco(whole, split, {n: jpeg(n) for n in numbers})
-    originals = recipe("coco_folder", whole)
+    originals = config_dict("coco_folder", whole)
     data.write_prepared(roots["coco_prepared"], data.open_originals(originals.data), shard_size=7)
     for split in ("train", "evaluation"):
         source = open_source(originals.data, split == "train", 0)
@@ -76,12 +76,12 @@ def make_roots(folder: Path) -> dict[str, Path]:
 
 
 def encode(image: np.ndarray) -> dict[str, np.ndarray]:
-    """Some numbers that tell pictures apart."""
+    """Some numbers that tell images apart."""
     return {"codes": np.rint((image[:, ::5, ::3, :].sum(-1) + 3) * 99).astype(np.int32)}
 
 
 def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) -> tuple[Source, Config]:
-    """A source's examples, and the recipe they are of; those of "tokens" are encoded pictures of coco_folder, those
+    """A source's examples, and the config they are of; those of "tokens" are encoded images of coco_folder, those
     of "questions" scenes with questions, those of "lacking" a mixture of parts without captions, questions or labels.
     """
     extra: dict[str, Any] = {"scenes": {"examples": TRAINING}} if name == "scenes" else {"flip": True}
@@ -89,7 +89,7 @@ def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) 
     if name == "mixture":
         some = {"source": "scenes", "scenes": {"examples": 7}, "flip": False, "evaluation_examples": 6}
         parts = {"coco": {"source": "coco_folder", "weight": 2.5}, "shapes": some}
-        extra = {"size": 32, "parts": parts, "flip": True}
+        extra = {"size": 32, "mixture": parts, "flip": True}
     if name == "questions":
         extra = {"scenes": {"examples": TRAINING, "questions": True}}
     if name == "audio_folder":
@@ -97,14 +97,14 @@ def of(name: str, roots: dict[str, Path], training: bool = True, **fields: Any) 
     if name == "vqa":
         files = {"questions": "train2017", "evaluation_questions": "val2017"}
         extra = {f: f"annotations/v2_OpenEnded_mscoco_{split}_questions.json" for f, split in files.items()}
-        extra |= {"answers": 7}
+        extra |= {"num_answer_classes": 7}
     if name == "lacking":
         asked = {"source": "scenes", "scenes": {"examples": 7, "questions": True}, "evaluation_examples": 4}
-        pictures = {"source": "classes_folder", "root": str(roots["classes_folder"]), "evaluation_examples": 2}
-        parts = {"coco": {"source": "coco_folder", "root": str(roots["mixture"])}, "asked": asked, "named": pictures}
-        extra = {"size": 32, "parts": parts}
+        images = {"source": "classes_folder", "root": str(roots["classes_folder"]), "evaluation_examples": 2}
+        parts = {"coco": {"source": "coco_folder", "root": str(roots["mixture"])}, "asked": asked, "named": images}
+        extra = {"size": 32, "mixture": parts}
     kind = {"tokens": "coco_folder", "questions": "scenes", "lacking": "mixture"}.get(name, name)
-    config = recipe(kind, roots.get(name, ""), **({"shuffle_buffer": 7} | extra | fields))
+    config = config_dict(kind, roots.get(name, ""), **({"shuffle_buffer": 7} | extra | fields))
     if name == "tokens":
         return data.open_tokens(roots[name] / ("train" if training else "evaluation"), {}), config
     return open_source(config.data, training, config.seed), config

@@ -13,8 +13,8 @@ from PIL import Image
 from mmjax.config import Config, resolve
 
 
-def picture(number: int, height: int = 41, width: int = 53) -> np.ndarray:
-    """A smooth color picture that tells its number, uint8 [y, x, 3]."""
+def make_image(number: int, height: int = 41, width: int = 53) -> np.ndarray:
+    """A smooth color image that tells its number, uint8 [y, x, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 / width, y * 255 / height, np.full_like(x, number * 37 % 256, dtype=float)]
     return np.stack(channels, -1).astype(np.uint8)
@@ -27,30 +27,30 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def jpeg(number: int, **size: int) -> bytes:
-    return encoded(Image.fromarray(picture(number, **size)), "JPEG", quality=95)
+    return encoded(Image.fromarray(make_image(number, **size)), "JPEG", quality=95)
 
 
 def write_coco(
-    root: Path, split: str, pictures: Mapping[int, bytes | None], captions: Mapping[int, Sequence[str]] | None = None
+    root: Path, split: str, images: Mapping[int, bytes | None], captions: Mapping[int, Sequence[str]] | None = None
 ) -> Path:
-    """A COCO folder; a picture of None is named by the annotations but absent. Without captions, five each."""
+    """A COCO folder; an image of None is named by the annotations but absent. Without captions, five each."""
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     prefix = "COCO_train2014_" if split == "train2014" else ""
-    for number, content in pictures.items():
+    for number, content in images.items():
         if content is not None:
             (root / split / f"{prefix}{number:012d}.jpg").write_bytes(content)
-    texts = captions or {number: [f"picture {number} caption {i}" for i in range(5)] for number in pictures}
-    images = [{"id": number, "file_name": f"{prefix}{number:012d}.jpg"} for number in pictures]
+    texts = captions or {number: [f"image {number} caption {i}" for i in range(5)] for number in images}
+    entries = [{"id": number, "file_name": f"{prefix}{number:012d}.jpg"} for number in images]
     pairs = [(number, text) for number, row in texts.items() for text in row]
     annotations = [{"id": i, "image_id": number, "caption": text} for i, (number, text) in enumerate(pairs)]
-    tree = {"info": {}, "images": images[::-1], "annotations": annotations}
+    tree = {"info": {}, "images": entries[::-1], "annotations": annotations}
     (root / "annotations" / f"captions_{split}.json").write_text(json.dumps(tree))
     return root
 
 
 def write_vqa(root: Path, split: str, rows: Sequence[tuple[int, str, Sequence[str]]], first: int = 0) -> Path:
-    """VQAv2's two files of questions about pictures, named by their ids, with answers; returns the path below root."""
+    """VQAv2's two files of questions about images, named by their ids, with answers; returns the path below root."""
     questions, annotations = [], []
     for number, (image, question, answers) in enumerate(rows, first):
         named = {"question_id": 10 * number + 7, "image_id": image}
@@ -67,7 +67,7 @@ def write_vqa(root: Path, split: str, rows: Sequence[tuple[int, str, Sequence[st
 
 
 def write_classes(root: Path, split: str, classes: Mapping[str, Sequence[int]]) -> Path:
-    """A folder of pictures for each class, in the layout of data.source=classes_folder."""
+    """A folder of images for each class, in the layout of data.source=classes_folder."""
     for name, numbers in classes.items():
         (root / split / name).mkdir(parents=True)
         for number in numbers:
@@ -95,7 +95,7 @@ def write_sounds(root: Path, split: str, sounds: Mapping[str, np.ndarray | bytes
     return root
 
 
-def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
+def config_dict(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
     clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}
     return resolve(
@@ -112,7 +112,7 @@ def recipe(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **
 
 def moving(frames: int, number: int = 0, height: int = 41, width: int = 53) -> np.ndarray:
     """A clip of a smooth background and a bar that is at column 2 * f in frame f, uint8 [f, y, x, 3]."""
-    clip = np.repeat(picture(number, height, width)[None], frames, axis=0)
+    clip = np.repeat(make_image(number, height, width)[None], frames, axis=0)
     for f in range(frames):
         clip[f, :, 2 * f : 2 * f + 2] = (255, 255, 0)
     return clip
@@ -161,7 +161,7 @@ def write_clips(root: Path, split: str, clips: Mapping[str, np.ndarray | bytes])
 
 
 def prepare_tfds(root: Path, training: range, evaluation: range, shards: int = 3) -> Path:
-    """A data set with the name and the features of TFDS's coco_captions; picture 5 is broken."""
+    """A data set with the name and the features of TFDS's coco_captions; image 5 is broken."""
     import tensorflow_datasets as tfds
 
     class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -185,7 +185,7 @@ def prepare_tfds(root: Path, training: range, evaluation: range, shards: int = 3
 
         def _generate_examples(self, numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
             for n in numbers:
-                captions = [{"text": f"picture {n} caption {i}", "id": 10 * n + i} for i in range(5)]
+                captions = [{"text": f"image {n} caption {i}", "id": 10 * n + i} for i in range(5)]
                 image = io.BytesIO(b"broken" if n == 5 else jpeg(n))
                 names = {"image/filename": f"{n}.jpg", "image/id": n}
                 yield n, {"image": image, **names, "captions": captions, "objects": []}

@@ -1,4 +1,4 @@
-"""A cache of tokens written from pictures that say which view they are, for the tests of writing and of reading one."""
+"""A cache of tokens written from images that say which view they are, for the tests of writing and of reading one."""
 
 import dataclasses
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import recipe
+from made_data import config_dict
 
 from mmjax import data
 from mmjax.config import Config
@@ -26,13 +26,13 @@ def key_of(epoch: int, place: int) -> int:
     return 10 + 3 * ((place * 5 + epoch * 7) % SIZE)
 
 
-def picture(key: int, epoch: int) -> np.ndarray:
-    """A picture that tells which example of which epoch it is."""
+def make_image(key: int, epoch: int) -> np.ndarray:
+    """An image that tells which example of which epoch it is."""
     return np.array([key / 1024, epoch / 8, 0], np.float32) + np.zeros((3, 2, 3), np.float32)
 
 
 def made_source(size: int = SIZE) -> Source:
-    """Pictures that say which view they are, one of them unreadable in every view, with 0, 1 or 2 captions."""
+    """Images that say which view they are, one of them unreadable in every view, with 0, 1 or 2 captions."""
 
     def read(reading: Reading) -> Iterator[Rows]:
         for positions in reading.positions():
@@ -40,9 +40,9 @@ def made_source(size: int = SIZE) -> Source:
             pairs = list(zip(epochs, places, strict=True))
             keys = np.array([key_of(int(e), int(p)) if reading.training else 10 + 3 * p for e, p in pairs])
             mask = keys != 10 + 3 * UNREADABLE
-            image = np.stack([picture(int(k), int(e)) for k, e in zip(keys, epochs, strict=True)])
+            image = np.stack([make_image(int(k), int(e)) for k, e in zip(keys, epochs, strict=True)])
             image[~mask] = 0
-            captions = [[f"picture {k} caption {i}, é\n" for i in range(k % 3 % size)] for k in keys.tolist()]
+            captions = [[f"image {k} caption {i}, é\n" for i in range(k % 3 % size)] for k in keys.tolist()]
             rows = {"image": image, "mask": mask, "key": keys, "epoch": epochs, "captions": captions}
             yield {**rows, "id": [f"number {k}" for k in keys.tolist()]}
 
@@ -57,13 +57,13 @@ def encode(image: np.ndarray) -> dict[str, np.ndarray]:
     return {"codes": codes, "view": np.rint(image[:, 0, 0, 1] * 8).astype(np.int32)[:, None]}
 
 
-def made_recipe(batch: int = 4, seed: int = 3, views: int = VIEWS, **fields: Any) -> Config:
-    config = recipe("scenes", batch=batch, seed=seed, **fields)
+def made_config(batch: int = 4, seed: int = 3, views: int = VIEWS, **fields: Any) -> Config:
+    config = config_dict("scenes", batch=batch, seed=seed, **fields)
     return dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, views=views))
 
 
 def write(folder: Path, split: str = "train", **changes: Any) -> Path:
-    given = {"source": made_source(), "config": made_recipe(), "encode": encode, "address": ADDRESS, **changes}
+    given = {"source": made_source(), "config": made_config(), "encode": encode, "address": ADDRESS, **changes}
     data.write_tokens(folder, split=split, batch=BATCH, positions=POSITIONS, **given)
     return folder
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import encoded, jpeg, picture, recipe, write_coco
+from made_data import config, encoded, jpeg, make_image, write_coco
 from PIL import Image
 
 from mmjax.data import load_tokenizer, open_originals, train_tokenizer, write_prepared
-from mmjax.data.prepared import Index, folder_of
+from mmjax.data.packed import Index, folder_of
 from mmjax.types import Batch
 
-TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {n}" for n in range(10)], 300))
+TOKENIZER = load_tokenizer(train_tokenizer([f"image {n} caption {n}" for n in range(10)], 300))
 TRAINING = {n: jpeg(n, height=41 + n, width=67 - n) for n in range(1, 24)} | {
-    29: encoded(Image.fromarray(picture(29)).convert("CMYK"), "JPEG"),
-    31: encoded(Image.fromarray(picture(31)), "PNG"),
+    29: encoded(Image.fromarray(make_image(29)).convert("CMYK"), "JPEG"),
+    31: encoded(Image.fromarray(make_image(31)), "PNG"),
 }
 EVALUATION = {n: jpeg(n) for n in range(100, 107)}
 SHARD = 7
@@ -33,7 +33,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(coco: Path, to: Path, **options: Any) -> Index:
-    return write_prepared(to, open_originals(recipe("coco_folder", coco).data), **({"shard_size": SHARD} | options))
+    return write_prepared(to, open_originals(config("coco_folder", coco).data), **({"shard_size": SHARD} | options))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def copy(prepared: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def smaller(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another preparation of the same pictures."""
+    """Another preparation of the same images."""
     to = tmp_path_factory.mktemp("smaller")
     prepare(coco, to, resize=40)
     return to

@@ -74,7 +74,7 @@ WHOLE = json.dumps(TREE).encode()
     (rewritten(lambda tree: tree | {"images": [{"id": 2**64, "file_name": "a"}]}), "not COCO's captions .Overflow"),
     (rewritten(lambda tree: tree | {"annotations": [{"image_id": 2**64, "caption": "a"}]}), "not COCO's captions"),
     (rewritten(lambda tree: tree | {"images": [*tree["images"], {"id": 5, "file_name": "other.jpg"}]}),
-     "two pictures have the id 5, 5.jpg and other.jpg"),
+     "two images have the id 5, 5.jpg and other.jpg"),
 ])  # fmt: skip
 def test_a_broken_file_is_one_line(content: bytes, hint: str, tmp_path: Path) -> None:
     path = tmp_path / "captions.json"
@@ -102,7 +102,7 @@ def test_what_is_there_twice_is_taken_once(tmp_path: Path, caplog: pytest.LogCap
     assert captions_of(path, 2, 3, 5) == captions_of(write(tmp_path / "b.json", TREE), 2, 3, 5)
     told = [record.getMessage() for record in caplog.records]
     assert told == [
-        f"{path}: 2 pictures are named more than once and taken once",
+        f"{path}: 2 images are named more than once and taken once",
         f"{path}: 2 captions are there more than once and taken once",
     ]
 

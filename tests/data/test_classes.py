@@ -1,4 +1,4 @@
-"""A folder of pictures by class as a source: labels, classes, and everything that may be wrong with one."""
+"""A folder of images by class as a source: labels, classes, and everything that may be wrong with one."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import encoded, jpeg, picture, recipe, write_classes
+from made_data import config_dict, encoded, jpeg, make_image, write_classes
 from PIL import Image
 
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
@@ -23,8 +23,8 @@ def make(root: Path, evaluation: Any = None) -> Path:
     return write_classes(root, "validation", evaluation or {"dog": [3], "cat": [5, 6]})
 
 
-def test_pictures_are_those_of_the_files_with_their_class(tmp_path: Path) -> None:
-    config = recipe("classes_folder", make(tmp_path), resize=16)
+def test_images_are_those_of_the_files_with_their_class(tmp_path: Path) -> None:
+    config = config_dict("classes_folder", make(tmp_path), resize=16)
     source = open_source(config.data, False, 0)
     assert (source.name, source.size, source.classes) == ("classes_folder", 3, ("a bird", "cat", "dog"))
     assert source.provides == provides(config.data) == ("image", "label") and not list(source.all_captions())
@@ -34,11 +34,11 @@ def test_pictures_are_those_of_the_files_with_their_class(tmp_path: Path) -> Non
     assert batch["label"].tolist() == [1, 1, 2, -1, -1] and batch["label"].dtype == np.int32
     assert batch["captions"] == [[]] * 5 and not np.any(batch["text"])
     blue = np.rint((batch["image"][:3, :, :, 2].mean((1, 2)) + 1) * 127.5)
-    assert np.abs(blue - [picture(n)[0, 0, 2] for n in (5, 6, 3)]).max() < 3
+    assert np.abs(blue - [make_image(n)[0, 0, 2] for n in (5, 6, 3)]).max() < 3
 
 
-def test_training_has_each_picture_once_an_epoch(tmp_path: Path) -> None:
-    config = recipe("classes_folder", make(tmp_path))
+def test_training_has_each_image_once_an_epoch(tmp_path: Path) -> None:
+    config = config_dict("classes_folder", make(tmp_path))
     source = open_source(config.data, True, 0)
     expected = {f"{name}/{n:03d}.jpg": source.classes.index(name) for name, row in TRAINING.items() for n in row}
     batches = training_batches(source, TOKENIZER, config)
@@ -51,20 +51,20 @@ def test_training_has_each_picture_once_an_epoch(tmp_path: Path) -> None:
     assert len(set(orders)) > 2
 
 
-def test_what_is_no_picture_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_image_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = make(tmp_path)
     for name in ("notes.txt", ".DS_Store", "more.PNG", "broken.jpeg"):
         (root / "train" / "cat" / name).write_bytes(b"broken")
-    (root / "train" / "cat" / "more.PNG").write_bytes(encoded(Image.fromarray(picture(9)), "PNG"))
+    (root / "train" / "cat" / "more.PNG").write_bytes(encoded(Image.fromarray(make_image(9)), "PNG"))
     (root / "train" / "zebra").mkdir()
     (root / "train" / ".cache").mkdir()
     (root / "train" / "list.csv").write_bytes(b"")
-    config = recipe("classes_folder", root, batch=7)
+    config = config_dict("classes_folder", root, batch=7)
     source = open_source(config.data, True, 0)
     assert source.size == 7 and source.classes == ("a bird", "cat", "dog", "zebra")
     assert [record.getMessage() for record in caplog.records] == [
-        f"{root}/train/zebra: holds no picture (.jpg, .jpeg, .png)",
-        f"{root}/train: 1 files are no pictures and left out",
+        f"{root}/train/zebra: holds no image (.jpg, .jpeg, .png)",
+        f"{root}/train: 1 files are no images and left out",
     ]
     caplog.clear()
     batches = training_batches(source, TOKENIZER, config)
@@ -72,7 +72,7 @@ def test_what_is_no_picture_is_told_of(tmp_path: Path, caplog: pytest.LogCapture
     batches.close()  # type: ignore[attr-defined]
     masks = dict(zip(batch["id"], batch["mask"].tolist(), strict=True))
     assert not masks.pop("cat/broken.jpeg") and all(masks.values()) and "cat/more.PNG" in masks
-    assert "picture cat/broken.jpeg cannot be read and is masked out" in caplog.text
+    assert "image cat/broken.jpeg cannot be read and is masked out" in caplog.text
 
 
 @pytest.mark.parametrize(("breaking", "hint"), [
@@ -80,16 +80,16 @@ def test_what_is_no_picture_is_told_of(tmp_path: Path, caplog: pytest.LogCapture
     (lambda root: shutil.rmtree(root / "validation"), "classes/validation: No such file or directory; data"),
     (lambda root: [shutil.rmtree(path) for path in (root / "train").iterdir()], "classes/train: holds no folder; the"),
     (lambda root: os.rename(root / "validation" / "dog", root / "validation" / "wolf"),
-     "validation/wolf: is no class of the training pictures, which are in .*/classes/train"),
+     "validation/wolf: is no class of the training images, which are in .*/classes/train"),
     (lambda root: [path.unlink() for path in (root / "validation").glob("*/*")],
-     r"classes/validation: its classes hold no pictures \(\.jpg"),
+     r"classes/validation: its classes hold no images \(\.jpg"),
     (lambda root: (shutil.rmtree(root / "validation"), (root / "validation").write_text("")), "Not a directory; data"),
 ])  # fmt: skip
 def test_a_broken_folder_is_one_line(breaking: Callable[[Path], object], hint: str, tmp_path: Path) -> None:
     root = make(tmp_path / "classes")
     breaking(root)
     with pytest.raises(UserError, match=hint) as error:
-        open_source(recipe("classes_folder", root).data, False, 0)
+        open_source(config_dict("classes_folder", root).data, False, 0)
     assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
 
 
@@ -97,6 +97,6 @@ def test_an_evaluation_need_not_have_all_classes(tmp_path: Path) -> None:
     root = write_classes(tmp_path, "train", {"b": [1], "a": [2], "c": [3]})
     (root / "validation" / "c").mkdir(parents=True)
     (root / "validation" / "c" / "x.jpg").write_bytes(jpeg(1))
-    config = recipe("classes_folder", root)
+    config = config_dict("classes_folder", root)
     (batch,) = evaluation_batches(open_source(config.data, False, 0), TOKENIZER, config)
     assert batch["label"].tolist() == [2, -1, -1, -1, -1]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import jpeg, moving, picture, write_clip
+from made_data import jpeg, make_image, moving, write_clip
 from PIL import Image
 
 from mmjax.data import clip as clip_module
-from mmjax.data import read_clip, read_picture
+from mmjax.data import read_clip, read_image
 from mmjax.data.clip import ClipError, read_frames
 from mmjax.types import UserError
 
@@ -75,7 +75,7 @@ def test_other_frame_rates_keep_the_time(frame_rate: float, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "folder"])
-def test_the_last_frames_are_read_as_a_picture_would_be(name: str, tmp_path: Path) -> None:
+def test_the_last_frames_are_read_as_a_image_would_be(name: str, tmp_path: Path) -> None:
     clip = moving(11)
     read = read_clip(write(tmp_path, name, 11), 17, 19, 3, 8.0)
     assert read.shape == (3, 17, 17, 3) and read.dtype == np.float32
@@ -83,7 +83,7 @@ def test_the_last_frames_are_read_as_a_picture_would_be(name: str, tmp_path: Pat
         frame = frame[:40, :52] if name == "a.mp4" else frame
         Image.fromarray(frame).save(tmp_path / "frame.png")
         np.testing.assert_allclose(
-            mine, read_picture(tmp_path / "frame.png", 17, 19), atol=0 if name == "folder" else 0.1
+            mine, read_image(tmp_path / "frame.png", 17, 19), atol=0 if name == "folder" else 0.1
         )
 
 
@@ -98,8 +98,8 @@ def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path: Path) -
 
 @pytest.mark.parametrize(("turn", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
 def test_clips_of_a_turned_telephone_are_upright(turn: tuple[int, ...], quarters: int, tmp_path: Path) -> None:
-    """The track header's matrix, ISO/IEC 14496-12 section 8.3.2: (1 0 0 1) there is a picture as it is stored."""
-    path = write_clip(tmp_path / "a.mp4", np.repeat(picture(3, 40, 52)[None], 3, axis=0))
+    """The track header's matrix, ISO/IEC 14496-12 section 8.3.2: (1 0 0 1) there is an image as it is stored."""
+    path = write_clip(tmp_path / "a.mp4", np.repeat(make_image(3, 40, 52)[None], 3, axis=0))
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 4 + 40
     a, b, c, d = (number << 16 for number in turn)
@@ -107,7 +107,7 @@ def test_clips_of_a_turned_telephone_are_upright(turn: tuple[int, ...], quarters
     content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     clip = read_frames(path, 3, 8.0, 1, 0.5, lambda image: np.asarray(image))
-    expected = np.rot90(picture(3, 40, 52), quarters)
+    expected = np.rot90(make_image(3, 40, 52), quarters)
     assert clip.shape[1:] == expected.shape and np.abs(clip[0].astype(int) - expected).mean() < 3
 
 
@@ -136,7 +136,7 @@ def test_a_clip_too_short_tells_how_much_of_it_there_is(name: str, tmp_path: Pat
 def test_what_is_no_clip_is_one_line(tmp_path: Path) -> None:
     bad = {
         "empty.mp4": b"", "text.mp4": b"no clip at all", "text.gif": b"no clip at all", "empty.gif": b"",
-        "cut.mp4": write_clip(tmp_path / "whole.mp4", moving(7)).read_bytes()[:1500], "picture.mkv": b"\xff" * 999,
+        "cut.mp4": write_clip(tmp_path / "whole.mp4", moving(7)).read_bytes()[:1500], "image.mkv": b"\xff" * 999,
     }  # fmt: skip
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)

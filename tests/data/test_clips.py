@@ -10,28 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import moving, picture, recipe, write_clips
+from made_data import config_dict, make_image, moving, write_clips
 from PIL import Image
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
-from mmjax.data.listed import WORKERS, in_parallel
+from mmjax.data.folder_dataset import WORKERS, in_parallel
 from mmjax.types import UserError
 
 TOKENIZER = load_tokenizer(train_tokenizer([f"clip {n} caption {i}" for n in range(10) for i in range(2)], 300))
 
 
-def clips_recipe(root: Path, **fields: object) -> Config:
-    return recipe("clips_folder", root, **{"frames": 3, "frame_rate": 8.0, **fields})
+def clips_config(root: Path, **fields: object) -> Config:
+    return config_dict("clips_folder", root, **{"frames": 3, "frame_rate": 8.0, **fields})
 
 
 def test_clips_are_those_of_the_files(tmp_path: Path) -> None:
     made = {f"{number}": moving(7, number, 16, 16) for number in (5, 1, 3)}
     root = write_clips(tmp_path, "validation", made)
-    source = open_source(clips_recipe(root).data, False, 0)
+    source = open_source(clips_config(root).data, False, 0)
     assert source.name == "clips_folder" and source.size == 3 and source.provides == ("image", "text")
     assert list(source.all_captions()) == [f"clip {n} caption {i}" for n in range(3) for i in range(2)]
-    batch = next(evaluation_batches(source, TOKENIZER, clips_recipe(root, resize=16)))
+    batch = next(evaluation_batches(source, TOKENIZER, clips_config(root, resize=16)))
     middle = np.stack([clip[2:5] for clip in made.values()]).astype(np.float32) / 127.5 - 1
     np.testing.assert_allclose(batch["image"][:3], middle, atol=1e-6)
     assert batch["image"].shape == (5, 3, 16, 16, 3) and batch["image"].dtype == np.float32
@@ -40,9 +40,9 @@ def test_clips_are_those_of_the_files(tmp_path: Path) -> None:
     assert batch["captions"][2] == ["clip 2 caption 0", "clip 2 caption 1"]
 
 
-def test_one_frame_is_a_picture(tmp_path: Path) -> None:
+def test_one_frame_is_a_image(tmp_path: Path) -> None:
     root = write_clips(tmp_path, "train", {"a.gif": moving(5), "b": moving(5)})
-    config = clips_recipe(root, frames=1)
+    config = clips_config(root, frames=1)
     assert next(training_batches(open_source(config.data, True, 0), TOKENIZER, config))["image"].shape == (5, 16, 16, 3)
 
 
@@ -50,7 +50,7 @@ def test_training_draws_the_start_the_crop_and_the_mirroring_of_a_clip_once_for_
     """Frame f of the only clip is all of color f, with a gradient along x that tells the place and the mirroring."""
     frames = np.stack([np.tile(np.arange(40, dtype=np.uint8)[None, :, None], (24, 1, 3)) for _ in range(11)])
     frames[..., 2] = 20 * np.arange(11)[:, None, None]
-    config = clips_recipe(write_clips(tmp_path, "train", {"a": frames}), size=16, resize=24, flip=True, batch=97)
+    config = clips_config(write_clips(tmp_path, "train", {"a": frames}), size=16, resize=24, flip=True, batch=97)
     clips = (next(training_batches(open_source(config.data, True, 0), TOKENIZER, config))["image"] + 1) * 127.5
     colors = np.rint(clips[..., 2] / 20)
     assert (colors == colors[:, :, :1, :1]).all()
@@ -67,7 +67,7 @@ def test_training_draws_the_start_the_crop_and_the_mirroring_of_a_clip_once_for_
 
 def test_clips_of_no_use_are_masked_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = {"a": moving(7), "b.gif": moving(2), "c.mp4": b"no clip", "d.gif": moving(3), "e.mp4": b""}
-    config = clips_recipe(write_clips(tmp_path, "validation", made))
+    config = clips_config(write_clips(tmp_path, "validation", made))
     source = open_source(config.data, False, 0)
     with caplog.at_level(logging.WARNING, "mmjax"):
         batch = next(evaluation_batches(source, TOKENIZER, config))
@@ -88,7 +88,7 @@ def test_clips_in_folders_and_named_twice(tmp_path: Path) -> None:
     lines = [{"clip": "more/deep/a.gif", "captions": ["one"]}, {"clip": "inner", "captions": ["two", "three"]},
              {"clip": "more/deep/a.gif", "captions": ["four"], "license": "CC0"}]  # fmt: skip
     (tmp_path / "train" / "captions.jsonl").write_text("\ufeff" + "\n\n".join(map(json.dumps, lines)), "utf-8")
-    config = clips_recipe(root)
+    config = clips_config(root)
     source = open_source(config.data, True, 0)
     assert source.size == 2 and list(source.all_captions()) == ["one", "four", "two", "three"]
     assert next(training_batches(source, TOKENIZER, config))["mask"].all()
@@ -99,7 +99,7 @@ def test_clips_without_captions_are_left_out_with_one_line(tmp_path: Path, caplo
     for name in ("y.gif", "x.mp4"):
         (root / "train" / name).write_bytes(b"")
     (root / "train" / ".DS_Store").write_bytes(b"")
-    assert open_source(clips_recipe(root).data, True, 0).size == 1
+    assert open_source(clips_config(root).data, True, 0).size == 1
     assert [record.getMessage() for record in caplog.records] == [
         f"{root}/train: 2 clips have no caption and are left out, the first is x.mp4"
     ]
@@ -118,7 +118,7 @@ def _lines(*lines: str) -> Callable[[Path], object]:
     (_lines("[]"), "line 1: needs a clip and its captions"),
     (_lines('{"clip": "a", "captions": []}'), "line 1: needs a clip and its captions"),
     (_lines('{"clip": "a", "captions": "text"}'), "line 1: needs a clip and its captions"),
-    (_lines('{"clip": 7, "captions": ["x"]}'), "line 1: needs a clip and its captions"),
+    (_lines('{"grad_clip_norm": 7, "captions": ["x"]}'), "line 1: needs a clip and its captions"),
     (_lines('{"clip": "a", "captions": ["x", 7]}'), "line 1: the captions of a must be texts"),
     (_lines('{"clip": "gone.mp4", "captions": ["x"]}'), r"names gone\.mp4, which is not in .*add it or take out its"),
     (_lines('{"clip": "a/gone.mp4", "captions": ["x"]}'), r"names a/gone\.mp4, which is not in"),
@@ -127,7 +127,7 @@ def test_a_broken_folder_is_one_line(breaking: Callable[[Path], object], hint: s
     root = write_clips(tmp_path / "clips", "train", {"a": moving(3)})
     breaking(root)
     with pytest.raises(UserError, match=hint) as error:
-        open_source(clips_recipe(root).data, True, 0)
+        open_source(clips_config(root).data, True, 0)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -139,10 +139,10 @@ def test_without_pyav_and_tensorflow(tmp_path: Path) -> None:
 import sys
 sys.modules["av"] = sys.modules["tensorflow"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import recipe
+from made_data import config
 import mmjax.data as data
 from mmjax.types import UserError
-config = recipe("clips_folder", sys.argv[1], frames=3)
+config = config("clips_folder", sys.argv[1], frames=3)
 try:
     data.open_source(config.data, False, 0)
 except UserError as error:
@@ -177,6 +177,6 @@ def test_calls_are_made_ahead_in_order_and_not_without_bound() -> None:
 
 def test_frames_of_a_folder_may_be_of_several_sizes(tmp_path: Path) -> None:
     root = write_clips(tmp_path, "validation", {"a": moving(3)})
-    Image.fromarray(picture(1, 30, 70)).save(root / "validation" / "a" / "1.png")
-    config = clips_recipe(root)
+    Image.fromarray(make_image(1, 30, 70)).save(root / "validation" / "a" / "1.png")
+    config = clips_config(root)
     assert next(evaluation_batches(open_source(config.data, False, 0), TOKENIZER, config))["mask"][0]

@@ -1,4 +1,4 @@
-"""Preparing pictures beside Pillow, scikit-image and plain arithmetic."""
+"""Preparing images beside Pillow, scikit-image and plain arithmetic."""
 
 import io
 import threading
@@ -6,18 +6,18 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from made_data import encoded, jpeg, picture
+from made_data import encoded, jpeg, make_image
 from PIL import Image, ImageOps
 from skimage.transform import resize as skimage_resize
 
 from mmjax.data import decoding
-from mmjax.data.picture import decode
+from mmjax.data.make_image import decode
 from mmjax.data.resize import crop_window, resized_crop
 from mmjax.data.source import Reading
 from mmjax.types import UserError
 
 READING = Reading(shares=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
-COLOR = Image.fromarray(picture(3))
+COLOR = Image.fromarray(make_image(3))
 FORMATS = {
     "jpeg": encoded(COLOR, "JPEG"),
     "grey jpeg": encoded(COLOR.convert("L"), "JPEG"),
@@ -49,9 +49,9 @@ def test_jpegs_are_turned_upright_as_in_pillow(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_truncated_and_corrupt_pictures_raise(name: str) -> None:
+def test_truncated_and_corrupt_images_raise(name: str) -> None:
     whole = FORMATS[name]
-    for broken in (whole[: len(whole) // 5], whole[:11], b"", b"no picture at all", whole[:2] + bytes(len(whole))):
+    for broken in (whole[: len(whole) // 5], whole[:11], b"", b"no image at all", whole[:2] + bytes(len(whole))):
         with pytest.raises(UserError, match="it: "):
             decode(broken, 64, "it")
 
@@ -61,7 +61,7 @@ def test_giants_are_refused_by_their_header(height: int, width: int) -> None:
     content = bytearray(FORMATS["jpeg"])
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-    with pytest.raises(UserError, match=r"a picture must be below|too large"):
+    with pytest.raises(UserError, match=r"an image must be below|too large"):
         decode(bytes(content), 64, "it")
 
 
@@ -91,8 +91,8 @@ def test_resize_and_crop_are_near_the_antialiased_triangle(height: int, width: i
     assert abs(seen.mean() - expected.mean()) < 1
 
 
-def test_resize_agrees_with_scikit_image_on_a_smooth_picture() -> None:
-    original = picture(3, 101, 127)
+def test_resize_agrees_with_scikit_image_on_a_smooth_image() -> None:
+    original = make_image(3, 101, 127)
     assert np.array_equal(resized_crop(original, 101, 101, (0.0, 0.0)), original[:, :101])
     seen = resized_crop(original, 47, 47, (0.0, 0.0)).astype(float)
     expected = skimage_resize(original[:, :101].astype(float), (47, 47), order=1, anti_aliasing=True)
@@ -124,7 +124,7 @@ def filled(content: bytes, key: int, reading: Reading) -> np.ndarray:
     return image
 
 
-def test_half_of_the_training_pictures_are_mirrored_and_no_evaluation_picture() -> None:
+def test_half_of_the_training_images_are_mirrored_and_no_evaluation_image() -> None:
     ramp = Image.fromarray(np.broadcast_to(np.arange(0, 222, 6, dtype=np.uint8)[None, :, None], (37, 37, 3)).copy())
     unflipped, evaluation = (Reading(**{**vars(READING), name: False}) for name in ("flip", "training"))
     for image in (ramp, ImageOps.mirror(ramp)):
@@ -152,7 +152,7 @@ def test_batches_come_in_order_whatever_is_ready_first_and_threads_end() -> None
             raise RuntimeError("cannot be read")
         return FORMATS["png"] if name % 2 else FORMATS["bmp"]
 
-    batches = ({"epoch": np.zeros(7, np.int64), "key": keys, "picture": keys} for keys in names)
+    batches = ({"epoch": np.zeros(7, np.int64), "key": keys, "image": keys} for keys in names)
     seen = list(decoding.decoded(batches, read, READING))
     assert [batch["key"][0] for batch in seen] == [0, 7, 14, 21, 28]
     for batch in seen:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_data import encoded, picture
+from made_data import encoded, make_image
 from PIL import Image
 
 from mmjax.data.exif import flips, is_transposed, orientation
 
-COLOR = Image.fromarray(picture(3))
+COLOR = Image.fromarray(make_image(3))
 
 
 def with_orientation(kind: str, value: int, **options: object) -> bytes:
@@ -50,7 +50,7 @@ def test_values_without_a_meaning_are_upright(value: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_pictures_without_exif_are_upright(kind: str) -> None:
+def test_images_without_exif_are_upright(kind: str) -> None:
     assert orientation(encoded(COLOR, kind)) == 1
 
 
@@ -63,8 +63,8 @@ def test_broken_files_never_raise(kind: str, length: int, draws: st.DataObject) 
 
 
 @pytest.mark.parametrize("value", range(1, 9))
-def test_the_moves_make_the_stored_picture_upright(value: int) -> None:
-    # EXIF 2.3: where the stored picture's first row and first column are in the upright one.
+def test_the_moves_make_the_stored_image_upright(value: int) -> None:
+    # EXIF 2.3: where the stored image's first row and first column are in the upright one.
     first_row, first_column = {
         1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
         5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom"),

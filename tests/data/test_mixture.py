@@ -9,7 +9,7 @@ import pytest
 from every_source import EVALUATION, TOKENIZER, TRAINING, of, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import jpeg, recipe, write_classes, write_coco, write_vqa
+from made_data import config_dict, jpeg, write_classes, write_coco, write_vqa
 
 from mmjax import data
 from mmjax.data.mixture import LONGEST, SHORTEST, by_cycles, one_after_the_other, provided_by, slots_of
@@ -17,12 +17,12 @@ from mmjax.types import UserError
 
 TWO = {
     "exact": {"source": "scenes", "weight": 3.0, "scenes": {"examples": 11}},
-    "open": {"source": "scenes", "scenes": {"examples": 5, "determined": False}},
+    "open": {"source": "scenes", "scenes": {"examples": 5, "fully_specified": False}},
 }
 
 
 def mixture(parts: dict[str, Any] = TWO, **fields: Any) -> Any:
-    return recipe("mixture", size=32, parts=parts, **fields)
+    return config_dict("mixture", size=32, parts=parts, **fields)
 
 
 @settings(max_examples=31)
@@ -96,7 +96,7 @@ def test_each_part_gives_in_its_order_what_it_gives_alone(roots: dict[str, Path]
         "shapes": {"source": "scenes", "scenes": {"examples": 7}},
     }
     for part, given_fields in fields.items():
-        alone = recipe(batch=1, size=32, **given_fields)
+        alone = config_dict(batch=1, size=32, **given_fields)
         opened = data.open_source(alone.data, True, alone.seed)
         expected = take(data.training_batches(opened, TOKENIZER, alone), counts[part])
         assert [(batch["id"][0], batch["image"][0].tobytes()) for batch in expected] == shown[part]
@@ -115,7 +115,7 @@ def test_keys_and_ids_differ_between_parts() -> None:
 
 def test_a_text_tokenizer_sees_the_captions_of_all_parts_in_turn() -> None:
     config = mixture()
-    alone = [list(data.open_source(part, True, config.seed).all_captions()) for part in config.data.parts.values()]
+    alone = [list(data.open_source(part, True, config.seed).all_captions()) for part in config.data.mixture.values()]
     found = list(data.open_source(config.data, True, config.seed).all_captions())
     assert sorted(found) == sorted(alone[0] + alone[1]) and len(found) == 16
     assert found[:10:2] == alone[0][:5] and found[1:10:2] == alone[1]
@@ -130,12 +130,12 @@ def test_an_evaluation_has_the_first_examples_of_each_part(roots: dict[str, Path
         assert ids[count:] == [f"shapes/held-out-scene-{i}" for i in range(6)]
 
 
-def test_cached_tokens_mix_as_pictures_do(roots: dict[str, Path]) -> None:
+def test_cached_tokens_mix_as_images_do(roots: dict[str, Path]) -> None:
     """The same cache as two parts, one drawn three times as often."""
     parts = {
         name: {"source": "coco_folder", "root": "/gone", "weight": weight} for name, weight in (("a", 3.0), ("b", 1.0))
     }
-    config = recipe("mixture", size=16, parts=parts, batch=64)
+    config = config_dict("mixture", size=16, parts=parts, batch=64)
     opened = {name: data.open_tokens(roots["tokens"] / "train", {}) for name in parts}
     source = data.mix(opened, config.data, training=True)
     assert (source.size, source.provides) == (2 * TRAINING, ("codes", "text"))
@@ -160,10 +160,10 @@ def test_what_a_part_cannot_read_is_counted_for_it_alone(tmp_path: Path, caplog:
             next(batches)
     message = str(error.value)
     assert message.startswith(
-        "data.parts.coco.source coco_folder: 11 of the first 11 could not be read, more than data."
+        "data.mixture.coco.source coco_folder: 11 of the first 11 could not be read, more than data."
     )
-    assert "raise data.parts.coco.most_rejected" in message and "coco/" in message and "\n" not in message
-    assert "data.parts.coco: picture " in caplog.text and source.parts[0].rejected == source.parts[1].rejected == 0
+    assert "raise data.mixture.coco.max_corrupt_fraction" in message and "coco/" in message and "\n" not in message
+    assert "data.mixture.coco: image " in caplog.text and source.parts[0].rejected == source.parts[1].rejected == 0
 
 
 def test_a_mixture_provides_text_questions_and_labels_of_any_part_and_else_what_all_do() -> None:

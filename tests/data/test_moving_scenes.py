@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import recipe
+from made_data import config_dict
 
 from mmjax.config import Config, resolve
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, scenes, train_tokenizer, training_batches
@@ -63,8 +63,8 @@ def test_clips_are_those_of_the_renderer() -> None:
         np.testing.assert_array_equal(as_uint8(clip), expected)
 
 
-def test_one_frame_is_a_picture_of_two_things() -> None:
-    (batch,) = training(recipe("scenes", frames=1), 1)
+def test_one_frame_is_a_image_of_two_things() -> None:
+    (batch,) = training(config_dict("scenes", frames=1), 1)
     assert batch["image"].shape == (5, 32, 32, 3)
     assert not any("moving" in text for captions in batch["captions"] for text in captions)
 

@@ -18,10 +18,10 @@ import pytest
 from every_source import EVALUATION, TOKENIZER, TRAINING, of, same, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import jpeg, recipe, write_coco
+from made_data import config_dict, jpeg, write_coco
 
 from mmjax import data
-from mmjax.config import Scenes
+from mmjax.config import ScenesConfig
 from mmjax.data import evaluation_batches, open_source, training_batches
 from mmjax.data.source import Rows, Source
 from mmjax.scenes import draw
@@ -108,7 +108,7 @@ def test_evaluation_covers_each_example_exactly_once(
 
 
 @pytest.mark.parametrize("name", ["coco_folder", "coco_tfds"])
-def test_the_broken_picture_is_masked_in_its_place(name: str, roots: dict[str, Path]) -> None:
+def test_the_broken_image_is_masked_in_its_place(name: str, roots: dict[str, Path]) -> None:
     source, config = of(name, roots)
     batches = take(training_batches(source, TOKENIZER, config), 9)
     assert {i for b in batches for i, m in zip(b["id"], b["mask"], strict=True) if not m} == {"5"}
@@ -143,7 +143,9 @@ def test_an_example_without_captions_gets_an_empty_text() -> None:
         yield next(counting_source().read(reading)) | {"captions": [[]] * 5}
 
     for make in (training_batches, evaluation_batches):
-        assert next(make(counting_source(read), TOKENIZER, recipe("scenes")))["text"].tolist() == [[3] + [0] * 12] * 5
+        assert (
+            next(make(counting_source(read), TOKENIZER, config_dict("scenes")))["text"].tolist() == [[3] + [0] * 12] * 5
+        )
 
 
 def threads() -> list[threading.Thread]:
@@ -151,7 +153,7 @@ def threads() -> list[threading.Thread]:
 
 
 def test_the_thread_ends_with_its_iterator() -> None:
-    config = recipe("scenes")
+    config = config_dict("scenes")
     unstarted = training_batches(counting_source(), TOKENIZER, config)
     assert not threads()
     closed, collected = (training_batches(counting_source(), TOKENIZER, config) for _ in range(2))
@@ -173,7 +175,7 @@ def test_batches_are_made_ahead_but_not_without_bound() -> None:
             asked.append(rows)
             yield rows
 
-    batches = training_batches(counting_source(read), TOKENIZER, recipe("scenes"))
+    batches = training_batches(counting_source(read), TOKENIZER, config_dict("scenes"))
     next(batches)
     deadline = time.monotonic() + 5
     while len(asked) < 4 and time.monotonic() < deadline:
@@ -187,7 +189,7 @@ def test_an_error_in_the_thread_reaches_the_caller() -> None:
         yield next(counting_source().read(reading))
         raise UserError("the disk is gone")
 
-    batches = training_batches(counting_source(read), TOKENIZER, recipe("scenes"))
+    batches = training_batches(counting_source(read), TOKENIZER, config_dict("scenes"))
     next(batches)
     with pytest.raises(UserError, match="the disk is gone"):
         next(batches)
@@ -197,7 +199,7 @@ def test_an_error_in_the_thread_reaches_the_caller() -> None:
 @settings(max_examples=17)
 @given(seed=st.integers(-5, 2**40), step=st.integers(0, 10**9))
 def test_any_seed_and_step_will_do(seed: int, step: int) -> None:
-    config = recipe("scenes", seed=seed, scenes={"examples": 7})
+    config = config_dict("scenes", seed=seed, scenes={"examples": 7})
     source = open_source(config.data, True, config.seed)
     first, second = (take(training_batches(source, TOKENIZER, config, step), 1)[0] for _ in range(2))
     assert same(first, second)
@@ -206,15 +208,17 @@ def test_any_seed_and_step_will_do(seed: int, step: int) -> None:
 def test_a_batch_that_processes_cannot_share_is_one_line() -> None:
     source = counting_source()
     with pytest.raises(UserError, match=r"train\.batch: 5 cannot be shared equally by 3 processes"):
-        training_batches(source, TOKENIZER, recipe("scenes"), 0, 1, 3)
+        training_batches(source, TOKENIZER, config_dict("scenes"), 0, 1, 3)
     with pytest.raises(UserError, match=r"evaluate\.batch: 5"):
-        evaluation_batches(source, TOKENIZER, recipe("scenes"), 1, 2)
+        evaluation_batches(source, TOKENIZER, config_dict("scenes"), 1, 2)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_memory_does_not_grow_over_twenty_epochs(tmp_path: Path) -> None:
     write_coco(tmp_path, "train2017", {n: jpeg(n, height=600, width=800) for n in range(16)})
-    config = recipe("coco_folder", tmp_path, batch=16, size=300, resize=300)  # 23 MB an epoch decoded, 17 MB of batches
+    config = config_dict(
+        "coco_folder", tmp_path, batch=16, size=300, resize=300
+    )  # 23 MB an epoch decoded, 17 MB of batches
     batches = training_batches(open_source(config.data, True, 0), TOKENIZER, config)
 
     def resident() -> float:
@@ -240,9 +244,9 @@ def test_these_need_no_tensorflow(name: str, roots: dict[str, Path]) -> None:
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import recipe
+from made_data import config
 import mmjax.data as data
-config = recipe(*sys.argv[1:])
+config = config(*sys.argv[1:])
 source = data.open_source(config.data, True, 0)
 tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
 batch = next(data.training_batches(source, tokenizer, config))
@@ -260,10 +264,10 @@ def test_importing_opens_no_tensorflow_and_a_program_may_end_while_batches_are_m
         """
 import sys
 sys.path.insert(0, "tests/data")
-from made_data import recipe
+from made_data import config
 import mmjax.data as data
 assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modules
-config = recipe("coco_folder", sys.argv[1])
+config = config("coco_folder", sys.argv[1])
 source = data.open_source(config.data, True, 0)
 tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
 batches = data.training_batches(source, tokenizer, config)
@@ -277,9 +281,9 @@ print(len(next(batches)["id"]))
 def test_tfds_that_is_not_prepared_is_one_line(roots: dict[str, Path], tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match=f"{root}: no prepared coco_captions there; .*tfds build coco_captions"):
-            open_source(recipe("coco_tfds", root).data, True, 0)
+            open_source(config_dict("coco_tfds", root).data, True, 0)
     with pytest.raises(UserError, match="has no split training; it has train, val"):
-        open_source(recipe("coco_tfds", roots["coco_tfds"], train_split="training").data, True, 0)
+        open_source(config_dict("coco_tfds", roots["coco_tfds"], train_split="training").data, True, 0)
     part, _ = of("coco_tfds", roots, train_split="train[:10]")
     assert part.size == 10 and len(list(part.all_captions())) == 50
 
@@ -303,37 +307,37 @@ def test_tfds_with_a_damaged_or_missing_file_is_one_line(roots: dict[str, Path],
 
 def test_mirrored_scenes_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.flip"):
-        open_source(recipe("scenes", flip=True).data, True, 0)
+        open_source(config_dict("scenes", flip=True).data, True, 0)
 
 
 def test_scenes_for_evaluation_are_held_out_and_drawn_as_training_goes() -> None:
     from mmjax.scenes.grammar import held_out, parse
 
-    config = recipe("scenes", scenes={"examples": 101})
+    config = config_dict("scenes", scenes={"examples": 101})
     training, evaluation = (open_source(config.data, flag, 5) for flag in (True, False))
     assert (training.size, evaluation.size) == (101, 512)
     assert not any(held_out(parse(caption)) for caption in training.all_captions())
     assert all(held_out(parse(caption)) for caption in itertools.islice(evaluation.all_captions(), 101))
     assert list(training.all_captions()) == list(open_source(config.data, True, 5).all_captions())
     assert list(training.all_captions()) != list(open_source(config.data, True, 6).all_captions())
-    assert config.data.scenes == Scenes(examples=101)
+    assert config.data.scenes == ScenesConfig(examples=101)
 
 
-@pytest.mark.parametrize("determined", [True, False])
-def test_captions_of_scenes_are_told_without_drawing(determined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = recipe("scenes", scenes={"examples": 23, "determined": determined})
-    drawn = [draw.example(i, 32, 5, determined, False)[1] for i in range(23)]
+@pytest.mark.parametrize("fully_specified", [True, False])
+def test_captions_of_scenes_are_told_without_drawing(fully_specified: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_dict("scenes", scenes={"examples": 23, "fully_specified": fully_specified})
+    drawn = [draw.example(i, 32, 5, fully_specified, False)[1] for i in range(23)]
 
-    def no_picture(*arguments: Any) -> None:
-        raise AssertionError("a picture was drawn")
+    def no_image(*arguments: Any) -> None:
+        raise AssertionError("an image was drawn")
 
-    monkeypatch.setattr(draw, "draw", no_picture)
+    monkeypatch.setattr(draw, "draw", no_image)
     assert list(open_source(config.data, True, 5).all_captions()) == drawn
 
 
 def test_an_evaluation_takes_all_examples_or_the_first_so_many() -> None:
     for wanted, size in ((0, 512), (7, 7), (513, 512)):
-        config = recipe("scenes", evaluation_examples=wanted)
+        config = config_dict("scenes", evaluation_examples=wanted)
         source = open_source(config.data, False, 5)
         assert data.evaluation_size(source, config) == size
         rows = [row for batch in evaluation_batches(source, TOKENIZER, config) for row in batch["mask"]]

@@ -32,7 +32,7 @@ def rows(batches: list[Batch], first: int, count: int) -> Batch:
 
 
 def by_id(batch: Batch) -> list[int]:
-    """The rows by their id, and where an example is there twice, of two epochs, by its picture."""
+    """The rows by their id, and where an example is there twice, of two epochs, by its image."""
     return sorted(
         range(len(batch["id"])), key=lambda i: (batch["id"][i], batch["image"][i].tobytes(), *batch["text"][i])
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import recipe
+from made_data import config_dict
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
@@ -16,7 +16,7 @@ from mmjax.types import HOST_FIELDS, Batch, UserError
 
 def asking(**data: Any) -> Config:
     scenes = {"examples": 23, "questions": True, **data.pop("scenes", {})}
-    return recipe("scenes", scenes=scenes, evaluation_examples=17, **data)
+    return config_dict("scenes", scenes=scenes, evaluation_examples=17, **data)
 
 
 TOKENIZER = load_tokenizer(train_tokenizer(open_source(asking().data, True, 3).all_captions(), 600))
@@ -48,9 +48,9 @@ def test_a_batch_is_what_the_types_say() -> None:
         )
 
 
-@pytest.mark.parametrize("determined", [False, True])
-def test_a_text_is_all_padding_where_there_is_no_caption(determined: bool) -> None:
-    config = asking(scenes={"determined": determined})
+@pytest.mark.parametrize("fully_specified", [False, True])
+def test_a_text_is_all_padding_where_there_is_no_caption(fully_specified: bool) -> None:
+    config = asking(scenes={"fully_specified": fully_specified})
     for batches in (training(config, 5), evaluation(config)):
         told = [
             (text, captions)
@@ -64,7 +64,7 @@ def test_a_text_is_all_padding_where_there_is_no_caption(determined: bool) -> No
                 assert np.array_equal(text, TOKENIZER.encode(captions, 13)[0])
 
 
-def test_pictures_stay_and_questions_change_with_the_epoch() -> None:
+def test_images_stay_and_questions_change_with_the_epoch() -> None:
     config = asking(batch=23)
     asked: dict[str, Counter[str]] = {}
     images: dict[str, bytes] = {}
@@ -109,5 +109,5 @@ def test_scenes_without_questions_have_none() -> None:
 
 
 def test_moving_scenes_are_not_asked_about() -> None:
-    with pytest.raises(UserError, match=r"data\.scenes\.questions: are asked about pictures, not clips of 3 frames"):
+    with pytest.raises(UserError, match=r"data\.scenes\.questions: are asked about images, not clips of 3 frames"):
         asking(frames=3)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from made_data import recipe, tone, write_sounds
+from made_data import config_dict, tone, write_sounds
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, read_sound, train_tokenizer
@@ -22,7 +22,7 @@ TOKENIZER = load_tokenizer(train_tokenizer([f"sound {n} caption {i}" for n in ra
 
 
 def sounds(root: Path, **fields: Any) -> Config:
-    return recipe("audio_folder", root, **{"audio": {"seconds": 0.2, "bins": 23}, **fields})
+    return config_dict("audio_folder", root, **{"audio": {"seconds": 0.2, "bins": 23}, **fields})
 
 
 def first(config: Config, start: int = 0) -> Batch:
@@ -121,11 +121,11 @@ def test_without_soundfile(tmp_path: Path) -> None:
 import sys
 sys.modules["soundfile"] = sys.modules["tensorflow"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import recipe
+from made_data import config
 import mmjax.data as data
 from mmjax.types import UserError
 try:
-    data.open_source(recipe("audio_folder", sys.argv[1]).data, True, 0)
+    data.open_source(config("audio_folder", sys.argv[1]).data, True, 0)
 except UserError as error:
     print(error)
 """
@@ -146,13 +146,13 @@ except UserError as error:
 ])  # fmt: skip
 def test_impossible_fields_are_one_line(fields: dict[str, Any], hint: str) -> None:
     with pytest.raises(UserError, match=hint):
-        recipe("audio_folder", "x", **fields)
+        config_dict("audio_folder", "x", **fields)
 
 
-def test_sounds_do_not_mix_with_pictures_or_other_features() -> None:
+def test_sounds_do_not_mix_with_images_or_other_features() -> None:
     sound, shapes = {"source": "audio_folder", "root": "x"}, {"source": "scenes"}
-    with pytest.raises(UserError, match=r"data\.parts\.b\.source: scenes beside sounds and pictures; a mixture is of"):
-        recipe("mixture", parts={"a": sound, "b": shapes})
+    with pytest.raises(UserError, match=r"data\.parts\.b\.source: scenes beside sounds and images; a mixture is of"):
+        config_dict("mixture", parts={"a": sound, "b": shapes})
     with pytest.raises(UserError, match=r"data\.parts\.b\.audio: must be that of all parts, data\.audio"):
-        recipe("mixture", parts={"a": sound, "b": sound | {"audio": {"bins": 64}}})
-    assert recipe("mixture", parts={"a": sound, "b": sound}).data.parts["b"].audio.bins == 128
+        config_dict("mixture", parts={"a": sound, "b": sound | {"audio": {"bins": 64}}})
+    assert config_dict("mixture", parts={"a": sound, "b": sound}).data.mixture["b"].audio.bins == 128

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import recipe
+from made_data import config_dict
 from safetensors.numpy import load_file
 
 from mmjax import data
-from mmjax.config import Config, TextEncoder, resolve, to_dict
+from mmjax.config import Config, TextEncoderConfig, resolve, to_dict
 from mmjax.data.text_features import _name
 from mmjax.types import UserError
 
@@ -134,8 +134,8 @@ def test_a_cache_of_something_else_is_refused(folder: Path, tmp_path: Path) -> N
 
 
 def with_encoder(**changes: Any) -> Config:
-    """A recipe with a frozen text encoder, which only a masked generator may have."""
-    tree = to_dict(recipe("scenes", batch=4, seed=0))
+    """A config with a frozen text encoder, which only a masked generator may have."""
+    tree = to_dict(config_dict("scenes", batch=4, seed=0))
     settings = {"vocabulary": 300, "width": WIDTH, "layers": 1, "heads": 1, "dtype": "float32"}
     tokenizer = {"data": tree["data"], "model": {"kind": "visual_tokenizer", "widths": [8]}, "train": {"steps": 1}}
     tree |= {"model": {"kind": "masked_generator"}, "tokenizer": tokenizer, "tokens": {"text_encoder": "somewhere"}}
@@ -146,7 +146,7 @@ def with_encoder(**changes: Any) -> Config:
 def test_the_address_tells_encoders_apart() -> None:
     address = data.text_address(PARAMS, b"pieces", with_encoder())
     assert address == data.text_address(PARAMS, b"pieces", with_encoder(seed=3, tokens={"text_encoder": "moved"}))
-    settings = to_dict(TextEncoder(300, WIDTH, 2, 1, "float32"))
+    settings = to_dict(TextEncoderConfig(300, WIDTH, 2, 1, "float32"))
     others = [
         data.text_address({**PARAMS, "table": np.full(5, 1e-7, np.float32)}, b"pieces", with_encoder()),
         data.text_address(PARAMS, b"other pieces", with_encoder()),
@@ -157,7 +157,7 @@ def test_the_address_tells_encoders_apart() -> None:
 
 
 def test_a_batch_has_the_features_of_the_caption_that_was_drawn(tmp_path: Path) -> None:
-    config = recipe("scenes", batch=4, seed=0, evaluation_examples=6, scenes={"examples": 10})
+    config = config_dict("scenes", batch=4, seed=0, evaluation_examples=6, scenes={"examples": 10})
     tokenizer = data.load_tokenizer(data.train_tokenizer(CAPTIONS, 300))
     for training, batches in ((True, data.training_batches), (False, data.evaluation_batches)):
         source = data.open_source(config.data, training=training, seed=0)

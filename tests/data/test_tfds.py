@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow")
-from made_data import prepare_tfds, recipe
+from made_data import config_dict, prepare_tfds
 
 from mmjax.data import load_tokenizer, open_source, streams, tfds, tfrecord, train_tokenizer, training_batches
 from mmjax.data.tfds import _Stream
 from mmjax.types import UserError
 
 SIZE, SHARDS, BUFFER = 331, 8, 40
-TOKENIZER = load_tokenizer(train_tokenizer([f"picture {n} caption {n}" for n in range(10)], 300))
+TOKENIZER = load_tokenizer(train_tokenizer([f"image {n} caption {n}" for n in range(10)], 300))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def ids(
     root: Path, batch: int, start: int, steps: int, process: int = 0, processes: int = 1, **fields: Any
 ) -> list[str]:
-    config = recipe("coco_tfds", root, batch=batch, **({"shuffle_buffer": BUFFER, "most_rejected": 1.0} | fields))
+    config = config_dict(
+        "coco_tfds", root, batch=batch, **({"shuffle_buffer": BUFFER, "max_corrupt_fraction": 1.0} | fields)
+    )
     batches = training_batches(open_source(config.data, True, 0), TOKENIZER, config, start, process, processes)
     seen = [name for _ in range(steps) for name in next(batches)["id"]]
     batches.close()  # type: ignore[attr-defined]
@@ -83,12 +85,12 @@ def test_a_change_of_the_batch_repeats_and_skips_nothing(before: int, after: int
     assert set(one_by_one) == set(then[:after])
 
 
-def test_pictures_and_captions_belong_together(root: Path) -> None:
-    config = recipe("coco_tfds", root, batch=32, most_rejected=1.0)
+def test_images_and_captions_belong_together(root: Path) -> None:
+    config = config_dict("coco_tfds", root, batch=32, max_corrupt_fraction=1.0)
     source = open_source(config.data, True, 0)
     batch = next(training_batches(source, TOKENIZER, config))
     for name, captions, image, mask in zip(batch["id"], batch["captions"], batch["image"], batch["mask"], strict=True):
-        assert captions == [f"picture {name} caption {i}" for i in range(5)] and mask == (name != "5")
+        assert captions == [f"image {name} caption {i}" for i in range(5)] and mask == (name != "5")
         blue = (image[..., 2].mean() + 1) * 127.5
         assert not mask or abs(blue - int(name) * 37 % 256) < 5
 
@@ -134,7 +136,7 @@ def test_a_damaged_file_is_one_line(damage: str, root: Path, tmp_path: Path) -> 
         else:
             path.write_bytes({"flipped": content, "cut": content[:-9], "shorter": content[:length]}[damage])
     hint = "holds a record that is no example" if damage == "another" else "cannot be read: .*is the data set complete"
-    config = recipe("coco_tfds", copy)
+    config = config_dict("coco_tfds", copy)
     source = open_source(config.data, True, 0)
     for use in (lambda: ids(copy, 16, 0, SIZE // 16), lambda: list(source.all_captions())):
         with pytest.raises(UserError, match=f"^data.source coco_tfds: {hint}") as told:

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_data import recipe
+from made_data import config_dict
 from made_tokens import ADDRESS, contents, write
 
 from mmjax import data
@@ -44,7 +44,7 @@ def test_another_address_names_what_differs(copied_tokens: Path, tmp_path: Path)
         data.open_tokens(copied_tokens, ADDRESS | many)
 
 
-def tokenizer_recipe(**model: Any) -> Config:
+def tokenizer_config(**model: Any) -> Config:
     return resolve({"model": {"kind": "visual_tokenizer", **model}, "train": {"steps": 1}})
 
 
@@ -52,7 +52,10 @@ PARAMS = {"b": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "a": np
 
 
 def test_an_address_tells_what_the_tokens_follow_from() -> None:
-    config, model = recipe("coco_folder", "/a", flip=True, train_split="train", shuffle_buffer=3), tokenizer_recipe()
+    config, model = (
+        config_dict("coco_folder", "/a", flip=True, train_split="train", shuffle_buffer=3),
+        tokenizer_config(),
+    )
     address = data.token_address(PARAMS, model, config, "train")
     assert json.loads(json.dumps(address)) == address
     assert address["data"] == {
@@ -72,7 +75,7 @@ def test_an_address_tells_what_the_tokens_follow_from() -> None:
         of(frame_rate=3.0),
         of(seed=9),
         of(text=dataclasses.replace(config.text, length=5)),
-        of(model=tokenizer_recipe(convolution="matmul")),
+        of(model=tokenizer_config(convolution="matmul")),
         of({"a": jnp.asarray(PARAMS["a"]), "b": {"kernel": jnp.asarray(PARAMS["b"]["kernel"])}}),
     ]
     assert all(other == address for other in as_before)
@@ -91,23 +94,23 @@ def test_an_address_tells_what_the_tokens_follow_from() -> None:
         of(source="coco_tfds"),
         of(split="evaluation"),
         of(tokens=dataclasses.replace(config.tokens, views=2)),
-        of(model=tokenizer_recipe(levels=[8, 8])),
+        of(model=tokenizer_config(levels=[8, 8])),
     ]
     told = [json.dumps(other) for other in [address, *others]]
     assert len(set(told)) == len(told)
 
 
 def test_an_address_of_scenes_has_the_seed_that_draws_them() -> None:
-    model = tokenizer_recipe()
-    first, second = (data.token_address(PARAMS, model, recipe("scenes", seed=s), "train") for s in (3, 4))
+    model = tokenizer_config()
+    first, second = (data.token_address(PARAMS, model, config_dict("scenes", seed=s), "train") for s in (3, 4))
     assert (first["seed"], second["seed"]) == (3, 4) and first["data"] == second["data"]
 
 
 def test_an_address_has_the_tokenizer_of_references(tmp_path: Path) -> None:
-    config, model = recipe("coco_folder", "/a"), tokenizer_recipe()
+    config, model = config_dict("coco_folder", "/a"), tokenizer_config()
 
     def of(params: Any, size: int = 16, **changes: Any) -> dict[str, Any]:
-        theirs = tokenizer_recipe(**changes)
+        theirs = tokenizer_config(**changes)
         theirs = dataclasses.replace(theirs, data=dataclasses.replace(theirs.data, size=size))
         return data.token_address(PARAMS, model, dataclasses.replace(config, reference=theirs), "train", params)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import jpeg, recipe, write_coco
-from made_tokens import ADDRESS, BATCH, SIZE, UNREADABLE, VIEWS, made_recipe, run, write
+from made_data import config_dict, jpeg, write_coco
+from made_tokens import ADDRESS, BATCH, SIZE, UNREADABLE, VIEWS, made_config, run, write
 
 from mmjax import data
 from mmjax.data.source import Reading, share
@@ -20,7 +20,7 @@ from mmjax.types import Batch, UserError
 
 @pytest.fixture(scope="module")
 def tokenizer() -> data.Tokenizer:
-    texts = [f"picture {n} caption {i}, é" for n in range(50) for i in range(3)]
+    texts = [f"image {n} caption {i}, é" for n in range(50) for i in range(3)]
     return data.load_tokenizer(data.train_tokenizer(texts, 300))
 
 
@@ -40,7 +40,7 @@ def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return first.keys() == second.keys() and all(equal) and all(rest)
 
 
-def test_each_row_is_the_encoding_of_one_view_of_its_picture(cached_tokens: Path) -> None:
+def test_each_row_is_the_encoding_of_one_view_of_its_image(cached_tokens: Path) -> None:
     source = data.open_tokens(cached_tokens, ADDRESS)
     assert (source.name, source.size, source.provides) == ("made", SIZE, ("codes", "text"))
     count = 0
@@ -54,7 +54,7 @@ def test_each_row_is_the_encoding_of_one_view_of_its_picture(cached_tokens: Path
             assert rows["mask"][i] == readable
             assert rows["codes"][i].ravel().tolist() == (list(range(key, key + 10)) if readable else [0] * 10)
             assert rows["id"][i] == f"number {key}"
-            assert rows["captions"][i] == [f"picture {key} caption {n}, é\n" for n in range(key % 3)]
+            assert rows["captions"][i] == [f"image {key} caption {n}, é\n" for n in range(key % 3)]
             count += 1
     assert count == 7 * 4 * VIEWS
 
@@ -85,10 +85,10 @@ def test_in_order_it_is_the_first_view(cached_tokens: Path, tmp_path: Path) -> N
 
 
 def test_an_evaluation_may_take_the_first_examples_only(tmp_path: Path) -> None:
-    write(tmp_path, "evaluation", config=made_recipe(evaluation_examples=5))
+    write(tmp_path, "evaluation", config=made_config(evaluation_examples=5))
     source = data.open_tokens(tmp_path, ADDRESS)
     assert source.size == 5
-    assert list(source.all_captions()) == [f"picture {k} caption {i}, é\n" for k in range(10, 25, 3) for i in range(1)]
+    assert list(source.all_captions()) == [f"image {k} caption {i}, é\n" for k in range(10, 25, 3) for i in range(1)]
 
 
 @pytest.mark.parametrize(("value", "kind"), [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.uint32)])
@@ -119,7 +119,7 @@ def test_a_missing_cache_and_a_broken_index_are_one_line(copied_tokens: Path, tm
 def test_training_batches_are_the_same_for_any_number_of_processes_and_resumed(
     cached_tokens: Path, tokenizer: data.Tokenizer
 ) -> None:
-    config = made_recipe(batch=8)
+    config = made_config(batch=8)
     source = data.open_tokens(cached_tokens, ADDRESS)
     whole = take(data.training_batches(source, tokenizer, config), 13)
     assert set(whole[0]) == {"codes", "view", "mask", "text", "id", "captions"}
@@ -140,7 +140,7 @@ def test_training_batches_are_the_same_for_any_number_of_processes_and_resumed(
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_an_evaluation_has_each_example_once(processes: int, tmp_path: Path, tokenizer: data.Tokenizer) -> None:
-    config = made_recipe(batch=20)
+    config = made_config(batch=20)
     source = data.open_tokens(write(tmp_path, "evaluation"), ADDRESS)
     passes = [list(data.evaluation_batches(source, tokenizer, config, p, processes)) for p in range(processes)]
     assert {len(batches) for batches in passes} == {2}
@@ -159,8 +159,8 @@ def test_reading_needs_no_tensorflow(cached_tokens: Path) -> None:
         """
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them raises ImportError
 source = data.open_tokens(Path(sys.argv[1]), ADDRESS)
-tokenizer = data.load_tokenizer(data.train_tokenizer([f"picture {n} caption {n}" for n in range(300)], 300))
-print(next(data.training_batches(source, tokenizer, made_recipe()))["codes"].shape, len(list(source.all_captions())))
+tokenizer = data.load_tokenizer(data.train_tokenizer([f"image {n} caption {n}" for n in range(300)], 300))
+print(next(data.training_batches(source, tokenizer, made_config()))["codes"].shape, len(list(source.all_captions())))
 """,
         cached_tokens,
     )
@@ -171,7 +171,7 @@ def test_views_are_the_crops_and_flips_of_the_training_stream(tmp_path: Path, to
     pytest.importorskip("tensorflow")
     content = {n: jpeg(n) for n in range(1, 12)} | {5: b"broken"}
     root = write_coco(tmp_path / "coco", "train2017", content)
-    config = recipe("coco_folder", root, batch=11, seed=0, flip=True)  # a batch is an epoch
+    config = config_dict("coco_folder", root, batch=11, seed=0, flip=True)  # a batch is an epoch
     source = data.open_source(config.data, True, 0)
     drawn = take(data.training_batches(source, tokenizer, config), 3)
     other = dataclasses.replace(config, seed=9, tokens=dataclasses.replace(config.tokens, views=3))

@@ -1,4 +1,4 @@
-"""Questions about COCO's pictures: VQAv2's and A-OKVQA's files, classes of answers, and all that may be wrong."""
+"""Questions about COCO's images: VQAv2's and A-OKVQA's files, classes of answers, and all that may be wrong."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import jpeg, picture, recipe, write_coco, write_vqa
+from made_data import config_dict, jpeg, make_image, write_coco, write_vqa
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
@@ -38,7 +38,7 @@ def make(root: Path, training: Any = ROWS, evaluation: Any = ROWS[:3]) -> Path:
 def vqa(root: Path, **fields: Any) -> Config:
     names = {f: f"annotations/v2_OpenEnded_mscoco_{s}_questions.json" for f, s in
              (("questions", "train2014"), ("evaluation_questions", "val2014"))}  # fmt: skip
-    return recipe("vqa", root, **{**names, **fields})
+    return config_dict("vqa", root, **{**names, **fields})
 
 
 def training(config: Config, count: int, start: int = 0) -> list[Batch]:
@@ -48,7 +48,7 @@ def training(config: Config, count: int, start: int = 0) -> list[Batch]:
     return taken
 
 
-def test_questions_are_those_of_the_files_with_their_pictures(tmp_path: Path) -> None:
+def test_questions_are_those_of_the_files_with_their_images(tmp_path: Path) -> None:
     config = vqa(make(tmp_path), size=16, resize=16)
     source = open_source(config.data, False, 0)
     assert (source.name, source.size, source.provides, source.classes) == ("vqa", 3, ("image", "question"), ())
@@ -60,9 +60,9 @@ def test_questions_are_those_of_the_files_with_their_pictures(tmp_path: Path) ->
     assert TOKENIZER.decode(batch["question"])[:3] == [question for _, question, _ in ROWS[:3]]
     assert TOKENIZER.decode(batch["answer"]) == ["red", "2", "no", "", ""]  # the most frequent
     assert not np.any(batch["text"]) and not np.any(batch["answer"][3:]) and "label" not in batch
-    # Their pictures are 3, 1 and 3, told by the blue channel.
+    # Their images are 3, 1 and 3, told by the blue channel.
     blue = np.rint((batch["image"][:3, :, :, 2].mean((1, 2)) + 1) * 127.5)
-    assert np.abs(blue - [picture(n)[0, 0, 2] for n in (3, 1, 3)]).max() < 3
+    assert np.abs(blue - [make_image(n)[0, 0, 2] for n in (3, 1, 3)]).max() < 3
 
 
 def test_answers_are_drawn_anew_each_epoch_as_often_as_they_were_given(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_answers_are_drawn_anew_each_epoch_as_often_as_they_were_given(tmp_path:
 
 def test_the_most_frequent_training_answers_are_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     extra = [*ROWS, (1, "really?", ["No"]), (1, "sure?", ["yes", " YES"])]
-    config = vqa(make(tmp_path, extra, [*ROWS[:4], (1, "and?", ["purple"])]), answers=3)
+    config = vqa(make(tmp_path, extra, [*ROWS[:4], (1, "and?", ["purple"])]), num_answer_classes=3)
     source = open_source(config.data, True, 0)
     # yes: 2 (one of them first of a tie), no: 2, blue and red and 2: one each.
     assert source.classes == ("no", "yes", "2") and source.provides == provides(config.data) == (
@@ -98,13 +98,13 @@ def test_the_most_frequent_training_answers_are_classes(tmp_path: Path, caplog: 
     assert batch["label"].tolist() == [-1, 2, 0, -1, -1] and batch["label"].dtype == np.int32
     told, path = [record.getMessage() for record in caplog.records], tmp_path / config.data.evaluation_questions
     assert told == [
-        f"{path}: questions are left out: 1 whose picture is absent",
+        f"{path}: questions are left out: 1 whose image is absent",
         f"{path}: 50.0% of the questions have an answer that is none of the 3 most frequent of training, and no label",
     ]
 
 
 def test_rows_that_fill_up_have_no_label(tmp_path: Path) -> None:
-    config = vqa(make(tmp_path), answers=2)
+    config = vqa(make(tmp_path), num_answer_classes=2)
     (batch,) = evaluation_batches(open_source(config.data, False, 0), TOKENIZER, config)
     assert batch["label"][3:].tolist() == [-1, -1]
 
@@ -141,7 +141,7 @@ def test_questions_in_the_layout_of_aokvqa(tmp_path: Path, caplog: pytest.LogCap
 def test_real_questions_are_read() -> None:
     root = Path(os.environ["MMJAX_COCO_DIR"])
     config = vqa(root, questions="annotations/aokvqa_train2017.json",
-                 evaluation_questions="annotations/aokvqa_val2017.json", answers=5)  # fmt: skip
+                 evaluation_questions="annotations/aokvqa_val2017.json", num_answer_classes=5)  # fmt: skip
     for split, training in (("train2017", True), ("val2017", False)):
         tree = json.loads((root / "annotations" / f"aokvqa_{split}.json").read_text())
         source = open_source(config.data, training, 0)
@@ -165,11 +165,11 @@ def test_what_is_of_no_use_is_left_out_and_counted(tmp_path: Path, caplog: pytes
     assert source.size == 5
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.endswith(
-        "questions.json: questions are left out: 2 without a text, 2 without an answer, 1 whose picture is absent"
+        "questions.json: questions are left out: 2 without a text, 2 without an answer, 1 whose image is absent"
     )
 
 
-def test_a_broken_picture_is_masked_out_and_its_question_stays(tmp_path: Path) -> None:
+def test_a_broken_image_is_masked_out_and_its_question_stays(tmp_path: Path) -> None:
     config = vqa(make(tmp_path))
     (tmp_path / "val2014" / f"{3:012d}.jpg").write_bytes(b"broken")
     (batch,) = evaluation_batches(open_source(config.data, False, 0), TOKENIZER, config)
@@ -203,7 +203,7 @@ def _writing(name: str, content: str | bytes) -> Callable[[Path], object]:
     (_writing(ANSWERS, '{"annotations": []}'), "has no question with an answer, 5 without an answer"),
     (lambda root: os.rename(root / "train2014", root / "x"), "train2017 or .*train2014: no such folder; data"),
     (lambda root: [path.unlink() for path in (root / "train2014").iterdir()],
-     "train2014: holds none of the pictures of the 5 questions in .*questions.json"),
+     "train2014: holds none of the images of the 5 questions in .*questions.json"),
 ])  # fmt: skip
 def test_a_broken_folder_is_one_line(breaking: Callable[[Path], object], hint: str, tmp_path: Path) -> None:
     root = make(tmp_path / "coco")
@@ -213,13 +213,13 @@ def test_a_broken_folder_is_one_line(breaking: Callable[[Path], object], hint: s
     assert str(error.value).startswith(str(root)) and "\n" not in str(error.value)
 
 
-def test_a_recipe_names_both_files() -> None:
+def test_a_config_names_both_files() -> None:
     for field in ("questions", "evaluation_questions"):
         with pytest.raises(UserError, match=rf"data\.{field}: vqa needs a file of questions below data\.root"):
             vqa(Path("x"), **{field: ""})
     with pytest.raises(UserError, match=r"data\.answers: must not be below 0"):
-        vqa(Path("x"), answers=-1)
-    with pytest.raises(UserError, match=r"data\.frames: vqa holds pictures"):
+        vqa(Path("x"), num_answer_classes=-1)
+    with pytest.raises(UserError, match=r"data\.frames: vqa holds images"):
         vqa(Path("x"), frames=2)
 
 

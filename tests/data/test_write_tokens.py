@@ -105,10 +105,10 @@ def test_a_damaged_shard_is_one_line_and_prepared_again(
 def test_another_data_set_or_a_folder_of_something_else_is_one_line(copied_tokens: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was made from 23 examples of made, and made now has 19"):
         write(copied_tokens, source=made_source(19))
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "cat.jpg").write_bytes(b"")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "cat.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="holds no cached tokens, but something else"):
-        write(tmp_path / "pictures")
+        write(tmp_path / "images")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):
         write(tmp_path / "file")
@@ -120,7 +120,7 @@ def test_a_data_set_that_ends_or_changes_is_one_line(tmp_path: Path) -> None:
     def ending(reading: Reading) -> Iterator[Rows]:
         return itertools.islice(source.read(reading), 11)
 
-    with pytest.raises(UserError, match="the data set ended after 44 of 69 pictures"):
+    with pytest.raises(UserError, match="the data set ended after 44 of 69 images"):
         write(tmp_path / "a", source=dataclasses.replace(source, read=ending))
 
     def twice(reading: Reading) -> Iterator[Rows]:
@@ -132,8 +132,8 @@ def test_a_data_set_that_ends_or_changes_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "b" / "index.json").exists()
 
 
-def test_unreadable_pictures_are_named_while_they_are_encoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_images_are_named_while_they_are_encoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = made_source()
     write(tmp_path, source=source)
     assert source.rejected == VIEWS
-    assert "made: picture number 31 cannot be read and is masked out" in caplog.text
+    assert "made: image number 31 cannot be read and is masked out" in caplog.text

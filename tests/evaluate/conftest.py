@@ -9,7 +9,7 @@ from mmjax.types import Batch
 
 
 class EvaluationSet:
-    """`examples` random pictures (or clips) in batches of 5; the last is filled up with rows that count for nothing.
+    """`examples` random images (or clips) in batches of 5; the last is filled up with rows that count for nothing.
 
     Attributes:
         drawn: what `predict` answers for each example, -1 to 1 (float32 [n, y, x, c] or [n, f, y, x, c]).

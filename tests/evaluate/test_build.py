@@ -5,22 +5,22 @@ from mmjax.config import resolve
 from mmjax.types import UserError
 
 
-def recipe(**sections):
+def config_dict(**sections):
     return resolve({"train": {"steps": 1}, **sections})
 
 
-def test_builds_what_the_recipe_names_and_samples() -> None:
-    config = recipe(evaluate={"evaluators": ["scenes", "losses", "reconstruction", "losses"]})
+def test_builds_what_the_config_names_and_samples() -> None:
+    config = config_dict(evaluate={"evaluators": ["scenes", "losses", "reconstruction", "losses"]})
     assert list(evaluate.build(config)) == ["scenes", "losses", "reconstruction", "samples"]
 
 
 def test_no_samples_where_none_are_asked_for() -> None:
-    assert list(evaluate.build(recipe(evaluate={"samples": 0}))) == ["losses"]
+    assert list(evaluate.build(config_dict(evaluate={"samples": 0}))) == ["losses"]
 
 
 def test_codes_are_of_a_visual_tokenizer_only() -> None:
     with pytest.raises(UserError, match=r"codes is for a visual_tokenizer, not for model\.kind=direct"):
-        evaluate.build(recipe(evaluate={"evaluators": ["codes"]}))
+        evaluate.build(config_dict(evaluate={"evaluators": ["codes"]}))
 
 
 def test_what_evaluators_need() -> None:
@@ -40,80 +40,82 @@ DESCRIBES = {
 @pytest.mark.parametrize("name", evaluate.TRAINED_BY)
 def test_models_are_asked_for_what_they_learned(name: str) -> None:
     asked = {"evaluators": [name], "classes": ["cat", "dog"], "samples": 0}
-    assert list(evaluate.build(recipe(**DESCRIBES, evaluate=asked))) == [name]
+    assert list(evaluate.build(config_dict(**DESCRIBES, evaluate=asked))) == [name]
     lacking = {**DESCRIBES, "objective": {"terms": {"masked_language_modeling": 1.0}}}
     with pytest.raises(UserError, match=f"{name} is for models that were trained by"):
-        evaluate.build(recipe(**lacking, evaluate=asked))
+        evaluate.build(config_dict(**lacking, evaluate=asked))
 
 
 @pytest.mark.parametrize("name", ["scenes", "reconstruction", "feature_distance"])
-def test_models_that_draw_nothing_are_not_asked_for_pictures(name: str) -> None:
+def test_models_that_draw_nothing_are_not_asked_for_images(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is for models that draw, not for model.kind=vision_language"):
-        evaluate.build(recipe(**DESCRIBES, evaluate={"evaluators": [name]}))
+        evaluate.build(config_dict(**DESCRIBES, evaluate={"evaluators": [name]}))
 
 
-def test_every_evaluator_and_figure_of_pictures_to_text() -> None:
-    names = ["answers", "captions_true", "retrieval", "classification", "zero_shot"]
-    config = recipe(**DESCRIBES, evaluate={"evaluators": names, "samples": 0, "classes": ["cat", "dog"]})
+def test_every_evaluator_and_metric_of_images_to_text() -> None:
+    names = ["answers", "caption_faithfulness", "retrieval", "classification", "zero_shot"]
+    config = config_dict(**DESCRIBES, evaluate={"evaluators": names, "samples": 0, "classes": ["cat", "dog"]})
     assert list(evaluate.build(config)) == names
-    assert evaluate.figure_names(config) == (
+    assert evaluate.metric_names(config) == (
         "vqa/accuracy", "vqa/guess", "captions/true", "retrieval/image_to_text_r1", "retrieval/image_to_text_r5",
         "retrieval/image_to_text_r10", "retrieval/text_to_image_r1", "retrieval/text_to_image_r5",
         "retrieval/text_to_image_r10", "classification/accuracy", "zero_shot/accuracy"
     )  # fmt: skip
-    assert evaluate.WRITTEN == {"answers": "answer", "captions": "caption", "captions_true": "caption"}
+    assert evaluate.WRITTEN == {"answers": "answer", "captions": "caption", "caption_faithfulness": "caption"}
     assert evaluate.NEEDS["answers"] == ("image", "question") and evaluate.NEEDS["zero_shot"] == ("image", "label")
 
 
 def test_classes_and_prompts_are_checked_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"evaluate\.classes: zero_shot needs the classes' names in the order of their"):
-        evaluate.build(recipe(**DESCRIBES, evaluate={"evaluators": ["zero_shot"]}))
+        evaluate.build(config_dict(**DESCRIBES, evaluate={"evaluators": ["zero_shot"]}))
     for prompts in ([], ["a photo"], ["a {}", "a photo"]):
         with pytest.raises(UserError, match=r"evaluate\.prompts: needs at least one, each with \{\} where the name"):
-            recipe(evaluate={"prompts": prompts})
+            config_dict(evaluate={"prompts": prompts})
 
 
 CLIPS = {"model": {"kind": "visual_tokenizer", "time_strides": [1, 2]}, "data": {"frames": 8}}
-OPEN = {"data": {"scenes": {"determined": False}}}
+OPEN = {"data": {"scenes": {"fully_specified": False}}}
 DESCRIBED_CLIPS = {**DESCRIBES, "data": {"frames": 8, "size": 64}}
 
 
-def test_pictures_and_clips_of_scenes_have_their_own_evaluators() -> None:
-    assert list(evaluate.build(recipe(**CLIPS, evaluate={"evaluators": ["motion"], "samples": 0}))) == ["motion"]
+def test_images_and_clips_of_scenes_have_their_own_evaluators() -> None:
+    assert list(evaluate.build(config_dict(**CLIPS, evaluate={"evaluators": ["motion"], "samples": 0}))) == ["motion"]
     names = ["scenes", "diversity"]
-    assert list(evaluate.build(recipe(**OPEN, evaluate={"evaluators": names, "samples": 0}))) == names
+    assert list(evaluate.build(config_dict(**OPEN, evaluate={"evaluators": names, "samples": 0}))) == names
     for sections, name, message in [
-        (CLIPS, "scenes", r"scenes is for pictures, and data\.frames is 8; motion is for clips"),
+        (CLIPS, "scenes", r"scenes is for images, and data\.frames is 8; motion is for clips"),
         (
             DESCRIBED_CLIPS,
-            "captions_true",
-            r"captions_true is for pictures, and data\.frames is 8; motion is for clips",
+            "caption_faithfulness",
+            r"caption_faithfulness is for images, and data\.frames is 8; motion is for clips",
         ),
-        (CLIPS, "diversity", r"diversity is for pictures, and data\.frames is 8; motion is for clips"),
-        (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for pictures"),
-        ({}, "diversity", r"leave the picture open; set data\.scenes\.determined to false"),
+        (CLIPS, "diversity", r"diversity is for images, and data\.frames is 8; motion is for clips"),
+        (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for images"),
+        ({}, "diversity", r"leave the image open; set data\.scenes\.fully_specified to false"),
     ]:
         with pytest.raises(UserError, match=message):
-            evaluate.build(recipe(**sections, evaluate={"evaluators": [name]}))
+            evaluate.build(config_dict(**sections, evaluate={"evaluators": [name]}))
 
 
-def test_figures_of_scenes() -> None:
-    clips = recipe(**CLIPS, evaluate={"evaluators": ["motion"]})
-    pictures = recipe(**OPEN, evaluate={"evaluators": ["scenes", "diversity"]})
-    assert evaluate.figure_names(clips) == (
+def test_metrics_of_scenes() -> None:
+    clips = config_dict(**CLIPS, evaluate={"evaluators": ["motion"]})
+    images = config_dict(**OPEN, evaluate={"evaluators": ["scenes", "diversity"]})
+    assert evaluate.metric_names(clips) == (
         "scenes/motion", "scenes/color", "scenes/shape", "scenes/consistency", "scenes/all"
     )  # fmt: skip
-    assert evaluate.figure_names(pictures) == (
+    assert evaluate.metric_names(images) == (
         "scenes/shape", "scenes/color", "scenes/size", "scenes/relation", "scenes/all", "scenes/diversity"
     )  # fmt: skip
 
 
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(UserError, match=r"no evaluator 'loses'; known: answers, .*losses, .*scenes"):
-        evaluate.build(recipe(evaluate={"evaluators": ["loses"]}))
+        evaluate.build(config_dict(evaluate={"evaluators": ["loses"]}))
 
 
-def test_pictures_too_small_for_an_evaluator_are_refused_before_anything_runs() -> None:
-    config = recipe(data={"source": "coco_folder", "root": "x", "size": 8}, evaluate={"evaluators": ["reconstruction"]})
+def test_images_too_small_for_an_evaluator_are_refused_before_anything_runs() -> None:
+    config = config_dict(
+        data={"source": "coco_folder", "root": "x", "size": 8}, evaluate={"evaluators": ["reconstruction"]}
+    )
     with pytest.raises(UserError, match="at least 11 pixels"):
         evaluate.build(config)

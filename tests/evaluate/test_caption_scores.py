@@ -19,7 +19,7 @@ Corpus = tuple[list[list[str]], list[list[list[str]]]]
 
 
 def check(corpus: Corpus) -> None:
-    """That all figures equal the reference's."""
+    """That all metrics equal the reference's."""
     written, references = corpus
     results = {i: [" ".join(tokens)] for i, tokens in enumerate(written)}
     truths = {i: [" ".join(tokens) for tokens in others] for i, others in enumerate(references)}
@@ -30,23 +30,23 @@ def check(corpus: Corpus) -> None:
     assert cider(written, references) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def corpus(pictures: list[tuple[str, list[str]]]) -> Corpus:
-    return [caption.split() for caption, _ in pictures], [[o.split() for o in others] for _, others in pictures]
+def corpus(images: list[tuple[str, list[str]]]) -> Corpus:
+    return [caption.split() for caption, _ in images], [[o.split() for o in others] for _, others in images]
 
 
 # Few different words, so that there are matches of all lengths.
 sentences = st.lists(st.sampled_from(("a", "the", "cat", "dog", "on", "sits", "red")), max_size=11)
-pictures = st.tuples(sentences, st.lists(sentences.filter(len), min_size=1, max_size=5))
+images = st.tuples(sentences, st.lists(sentences.filter(len), min_size=1, max_size=5))
 
 
 @settings(max_examples=100)
-@given(st.lists(pictures, min_size=1, max_size=7))
+@given(st.lists(images, min_size=1, max_size=7))
 def test_random_captions(drawn: list[tuple[list[str], list[list[str]]]]) -> None:
     check(([tokens for tokens, _ in drawn], [others for _, others in drawn]))
 
 
 CORNERS = {
-    "one picture": [("a cat on a mat", ["a cat on the mat", "the cat"])],
+    "one image": [("a cat on a mat", ["a cat on the mat", "the cat"])],
     "identical": [("a cat on a mat", ["a cat on a mat"]), ("two dogs run far", ["two dogs run far", "dogs"])],
     "empty caption": [("", ["a cat"]), ("a dog runs", ["a dog runs", "dogs run"])],
     "all empty": [("", ["a cat"]), ("", ["a dog"])],
@@ -84,7 +84,7 @@ def test_rouge_l_by_hand() -> None:
     assert rouge_l(*corpus([("the gunman kill police", ["police killed the gunman"])])) == pytest.approx(2 / 4)
 
 
-def test_cider_counts_rarity_over_pictures() -> None:
+def test_cider_counts_rarity_over_images() -> None:
     alone = corpus([("a cat", ["a cat"])])
     assert cider(*alone) == 0
     same = corpus([("a cat", ["a cat"])] * 3)

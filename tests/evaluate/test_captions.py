@@ -9,7 +9,7 @@ from mmjax import evaluate
 from mmjax.config import resolve
 from mmjax.evaluate import meteor
 from mmjax.evaluate.caption_scores import bleu, cider, rouge_l
-from mmjax.evaluate.captions import NAMES, captions, figure_names
+from mmjax.evaluate.captions import NAMES, captions, metric_names
 
 # What the model writes, and what people wrote.
 EXAMPLES = [
@@ -41,7 +41,7 @@ def batches(examples: list[tuple[str, list[str]]]):
         }
 
 
-def figures(examples: list[tuple[str, list[str]]]) -> dict[str, float]:
+def metrics(examples: list[tuple[str, list[str]]]) -> dict[str, float]:
     return dict(captions()(lambda batch: {"caption": batch["written"]}, lambda: batches(examples)))
 
 
@@ -59,8 +59,8 @@ def with_meteor(monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 def test_all_captions_of_all_examples_that_count_are_compared_as_tokens(with_meteor: list) -> None:
-    found = figures(EXAMPLES)
-    assert tuple(found) == (*NAMES, "captions/meteor") == figure_names()
+    found = metrics(EXAMPLES)
+    assert tuple(found) == (*NAMES, "captions/meteor") == metric_names()
     assert [found[f"captions/bleu_{n}"] for n in (1, 2, 3, 4)] == bleu(*TOKENS)
     assert found["captions/rouge_l"] == rouge_l(*TOKENS) and found["captions/cider"] == cider(*TOKENS)
     assert found["captions/meteor"] == 0.25 and with_meteor == [TOKENS]
@@ -69,8 +69,8 @@ def test_all_captions_of_all_examples_that_count_are_compared_as_tokens(with_met
 @pytest.mark.usefixtures("without_meteor")
 def test_ten_is_the_most() -> None:
     right = [("a cat on a mat", ["a cat on a mat"]), ("two dogs run far", ["two dogs run far"])]
-    assert figures(right)["captions/cider"] == pytest.approx(10)
-    assert figures([(text.replace("a", "the"), own) for text, own in right])["captions/cider"] < 5
+    assert metrics(right)["captions/cider"] == pytest.approx(10)
+    assert metrics([(text.replace("a", "the"), own) for text, own in right])["captions/cider"] < 5
 
 
 @pytest.mark.usefixtures("without_meteor")
@@ -79,15 +79,15 @@ def test_without_its_program_there_is_no_meteor_and_the_log_says_so_once(caplog:
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             found = dict(evaluator(lambda batch: {"caption": batch["written"]}, lambda: batches(EXAMPLES)))
-            assert tuple(found) == NAMES == figure_names()
+            assert tuple(found) == NAMES == metric_names()
     (record,) = caplog.records
     assert record.getMessage().startswith("captions/meteor is left out: METEOR needs ")
     assert record.getMessage().endswith("pycocoevalcap (pip install '.[captions]')")
 
 
 @pytest.mark.usefixtures("without_meteor")
-def test_without_captions_there_are_no_figures() -> None:
-    found = figures([("a cat", []), ("a dog", [])])
+def test_without_captions_there_are_no_metrics() -> None:
+    found = metrics([("a cat", []), ("a dog", [])])
     assert tuple(found) == NAMES and np.isnan(list(found.values())).all()
 
 
@@ -102,4 +102,4 @@ def test_registered() -> None:
         }
     )
     assert list(evaluate.build(config)) == ["captions"] and evaluate.WRITTEN["captions"] == "caption"
-    assert evaluate.figure_names(config) == NAMES
+    assert evaluate.metric_names(config) == NAMES

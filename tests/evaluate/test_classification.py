@@ -27,7 +27,7 @@ def test_the_share_of_labels_that_are_the_largest_logit() -> None:
     assert dict(classification(predict, batches)) == {"classification/accuracy": pytest.approx(RIGHT)}
 
 
-def test_without_labels_there_is_no_figure() -> None:
+def test_without_labels_there_is_no_metric() -> None:
     nothing = {"label": np.full(3, -1, np.int32), "mask": np.ones(3, bool), "text": np.zeros((3, 2), np.int32)}
     ((_, value),) = classification(lambda batch: {"class_logits": np.zeros((3, 2), np.float32)}, lambda: [nothing])
     assert np.isnan(value)
@@ -37,7 +37,7 @@ WORDS = {"cat": (1, 0, 0), "dog": (0, 1, 0), "bird": (0, 0, 1), "photo": (0.2, 0
 
 
 class TwoTowers:
-    """Embeds pictures near the class `chosen`, and texts by their words; a row too long or short is an error."""
+    """Embeds images near the class `chosen`, and texts by their words; a row too long or short is an error."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -51,7 +51,7 @@ class TwoTowers:
         return {"image_embedding": np.eye(3)[batch["chosen"]].astype(np.float32), "text_embedding": text}
 
 
-def test_pictures_are_of_the_class_whose_words_lie_nearest() -> None:
+def test_images_are_of_the_class_whose_words_lie_nearest() -> None:
     model = TwoTowers()
     evaluator = zero_shot(("cat", "dog", "bird"), ("a photo of a {}", "a {}"))
     assert dict(evaluator(model.predict, batches)) == {"zero_shot/accuracy": pytest.approx(RIGHT)}

@@ -12,8 +12,8 @@ from mmjax.types import UserError
 def test_share_of_codes_in_use() -> None:
     batches = [{"mask": np.array([True, True])}, {"mask": np.array([True, False])}]
     found = {id(batches[0]): np.array([[0, 1, 1], [1, 2, 2]]), id(batches[1]): np.array([[2, 6, 6], [3, 4, 5]])}
-    figures = dict(codes(8)(lambda batch: {"codes": found[id(batch)]}, lambda: batches))
-    assert figures == {"tokenizer/code_usage": 4 / 8}  # 0, 1, 2 and 6; the last row is padding
+    metrics = dict(codes(8)(lambda batch: {"codes": found[id(batch)]}, lambda: batches))
+    assert metrics == {"tokenizer/code_usage": 4 / 8}  # 0, 1, 2 and 6; the last row is padding
 
 
 def test_only_for_visual_tokenizers() -> None:

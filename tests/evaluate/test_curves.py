@@ -37,13 +37,13 @@ def test_groups() -> None:
     }
 
 
-def test_figures_of_clips_are_accuracies() -> None:
+def test_metrics_of_clips_are_accuracies() -> None:
     row = {"step": 1, "split": "evaluation", "scenes/motion": 0.5, "scenes/consistency": 0.25, "scenes/all": 0.125}
     (chart,) = curves.charts([row], [])
     assert chart.title == "accuracies" and len(chart.series) == 3
 
 
-def test_a_group_of_one_figure_has_its_name() -> None:
+def test_a_group_of_one_metric_has_its_name() -> None:
     rows = [{"step": 1, "split": "evaluation", "scenes/all": 0.5, "scenes/shape": 0.25}]
     assert [chart.title for chart in curves.charts(rows, [])] == ["accuracies"]
     (chart,) = curves.charts([{"step": step, "split": "evaluation", "scenes/all": 0.5} for step in (1, 2)], [])
@@ -96,7 +96,7 @@ def test_svg_is_well_formed_takes_the_colors_of_the_page_and_names_are_escaped()
     assert root.findtext("figcaption") == "<b>&"
     assert "var(--color-0)" in text and "var(--color-1)" in text and "#0a0b" not in text and "#010203" not in text
     assert "<i>" not in text.replace("<i style", "")
-    assert curves.to_html(chart) == text  # the same figures give the same file
+    assert curves.to_html(chart) == text  # the same metrics give the same file
 
 
 def test_losses_that_fall_far_get_a_logarithmic_axis() -> None:

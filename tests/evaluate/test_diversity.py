@@ -1,4 +1,4 @@
-"""Diversity: 1 for real scenes, 0 for a model that knows one picture a caption, and what the model is asked for."""
+"""Diversity: 1 for real scenes, 0 for a model that knows one image a caption, and what the model is asked for."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from mmjax.scenes.draw import draw, example
 from mmjax.scenes.grammar import parse
 from mmjax.types import Batch
 
-CAPTIONS = [example(i, 32, seed=1, determined=False, held_out=True)[1] for i in range(11)]
+CAPTIONS = [example(i, 32, seed=1, fully_specified=False, held_out=True)[1] for i in range(11)]
 
 
 class Asked:
-    """An evaluation set of captions, and a model that draws what `picture(caption, seed)` gives, uint8."""
+    """An evaluation set of captions, and a model that draws what `image(caption, seed)` gives, uint8."""
 
     def __init__(
-        self, picture: Callable[[str, int], np.ndarray], rows: int = 5, captions: list[str] = CAPTIONS, size: int = 37
+        self, image: Callable[[str, int], np.ndarray], rows: int = 5, captions: list[str] = CAPTIONS, size: int = 37
     ):
-        self.picture, self.rows, self.captions, self.size = picture, rows, captions, size
+        self.image, self.rows, self.captions, self.size = image, rows, captions, size
         self.batches_asked: list[Batch] = []
         self.batches_read = 0
 
@@ -41,12 +41,12 @@ class Asked:
     def predict(self, batch: Batch) -> dict[str, np.ndarray]:
         self.batches_asked.append(batch)
         drawn = [
-            self.picture(self.captions[int(text[0])], int(seed))
+            self.image(self.captions[int(text[0])], int(seed))
             for text, seed in zip(batch["text"], batch["seed"], strict=True)
         ]
         return {"image": np.stack(drawn).astype(np.float32) / 127.5 - 1}
 
-    def figure(self) -> float:
+    def metric(self) -> float:
         (name, value), *others = diversity(self.predict, self.batches)
         assert name == "scenes/diversity" and not others and isinstance(value, float)
         return value
@@ -57,40 +57,40 @@ def real(caption: str, seed: int) -> np.ndarray:
 
 
 def test_the_distance_is_the_root_mean_square_of_all_pairs() -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 7, 11, 3), dtype=np.uint8)
-    pairs = [np.sqrt(np.mean((a / 255 - b / 255) ** 2)) for a, b in itertools.combinations(pictures, 2)]
-    assert distance(pictures) == pytest.approx(np.mean(pairs))
+    images = np.random.default_rng(0).integers(0, 256, (5, 7, 11, 3), dtype=np.uint8)
+    pairs = [np.sqrt(np.mean((a / 255 - b / 255) ** 2)) for a, b in itertools.combinations(images, 2)]
+    assert distance(images) == pytest.approx(np.mean(pairs))
     black_white = np.stack([np.zeros((7, 11, 3), np.uint8), np.full((7, 11, 3), 255, np.uint8)])
     assert distance(black_white) == pytest.approx(1)
 
 
 def test_real_scenes_are_as_diverse_as_real_ones() -> None:
-    assert Asked(real).figure() == pytest.approx(1, abs=0.05)
+    assert Asked(real).metric() == pytest.approx(1, abs=0.05)
 
 
-def test_one_picture_a_caption_is_none() -> None:
-    assert Asked(lambda caption, seed: real(caption, 0)).figure() == 0
+def test_one_image_a_caption_is_none() -> None:
+    assert Asked(lambda caption, seed: real(caption, 0)).metric() == 0
 
 
 def test_half_the_contrast_is_half() -> None:
     full, half = (
-        Asked(lambda caption, seed, c=c: np.uint8(np.rint(c * real(caption, seed)))).figure() for c in (1, 0.5)
+        Asked(lambda caption, seed, c=c: np.uint8(np.rint(c * real(caption, seed)))).metric() for c in (1, 0.5)
     )
     assert half == pytest.approx(full / 2, rel=0.01)
 
 
-def test_two_pictures_taken_in_turn() -> None:
-    # Of the 120 pairs of 16 pictures 64 differ.
+def test_two_images_taken_in_turn() -> None:
+    # Of the 120 pairs of 16 images 64 differ.
     model = Asked(lambda caption, seed: np.full((37, 37, 3), 51 * (seed % 2), np.uint8), captions=CAPTIONS[:1])
     truth = [draw(parse(CAPTIONS[0]), 37, np.random.default_rng((0, seed))) for seed in range(16)]
-    assert model.figure() == pytest.approx(0.2 * 64 / 120 / distance(np.stack(truth)))
+    assert model.metric() == pytest.approx(0.2 * 64 / 120 / distance(np.stack(truth)))
 
 
 @pytest.mark.parametrize("rows", [3, 16, 131])
 def test_the_model_is_asked_for_every_seed_of_the_first_captions_in_batches_as_large_as_ever(rows: int) -> None:
     captions = [CAPTIONS[0], CAPTIONS[0], *CAPTIONS[1:]]
     model = Asked(real, rows, captions)
-    assert model.figure() == pytest.approx(Asked(real).figure())
+    assert model.metric() == pytest.approx(Asked(real).metric())
     asked = [
         (captions[int(text[0])], int(seed))
         for batch in model.batches_asked
@@ -108,15 +108,15 @@ def test_the_model_is_asked_for_every_seed_of_the_first_captions_in_batches_as_l
 
 def test_no_more_is_read_than_needed_and_fewer_captions_will_do() -> None:
     model = Asked(real)
-    model.figure()
+    model.metric()
     assert model.batches_read == 2
     few = Asked(real, captions=CAPTIONS[:2])
-    assert few.figure() == pytest.approx(1, abs=0.1) and len(few.batches_asked) == 7
+    assert few.metric() == pytest.approx(1, abs=0.1) and len(few.batches_asked) == 7
 
 
-def test_without_examples_there_is_no_figure() -> None:
+def test_without_examples_there_is_no_metric() -> None:
     model = Asked(real, captions=[])
-    assert np.isnan(model.figure()) and not model.batches_asked
+    assert np.isnan(model.metric()) and not model.batches_asked
 
 
 def test_examples_without_captions_are_passed_over() -> None:
@@ -124,4 +124,4 @@ def test_examples_without_captions_are_passed_over() -> None:
     (batch,) = model.batches()
     blank = {**batch, "captions": [[], [], *batch["captions"][2:]]}
     (_, whole), (_, half) = (next(diversity(model.predict, lambda b=b: [blank, b])) for b in (batch, blank))  # type: ignore[misc]
-    assert whole == model.figure() and np.isnan(half)
+    assert whole == model.metric() and np.isnan(half)

@@ -1,4 +1,4 @@
-"""The distance of features: closed forms, SciPy's root, and what it notices in pictures."""
+"""The distance of features: closed forms, SciPy's root, and what it notices in images."""
 
 import time
 
@@ -30,9 +30,9 @@ def test_distance_equals_scipys_root():
 
 def measured(evaluation):
     evaluate = feature_distance(random_features, random_kernels())
-    figures = dict(evaluate(evaluation.predict, evaluation.batches))
-    assert list(figures) == ["reconstruction/feature_distance"]
-    return figures["reconstruction/feature_distance"]
+    metrics = dict(evaluate(evaluation.predict, evaluation.batches))
+    assert list(metrics) == ["reconstruction/feature_distance"]
+    return metrics["reconstruction/feature_distance"]
 
 
 def test_it_notices_noise_and_blur_more_where_there_is_more(evaluation_set):
@@ -50,25 +50,25 @@ def test_it_notices_noise_and_blur_more_where_there_is_more(evaluation_set):
     assert values[0] < blurred[0] < blurred[1] < blurred[2]
 
 
-def test_padding_counts_for_nothing_and_one_picture_has_no_spread(evaluation_set):
+def test_padding_counts_for_nothing_and_one_image_has_no_spread(evaluation_set):
     evaluation = evaluation_set(7)
-    pictures = (jnp.asarray(image) for image in (evaluation.drawn.clip(-1, 1), evaluation.original))
-    expected = frechet_distance(*(np.asarray(random_features(random_kernels(), x), np.float64) for x in pictures))
+    images = (jnp.asarray(image) for image in (evaluation.drawn.clip(-1, 1), evaluation.original))
+    expected = frechet_distance(*(np.asarray(random_features(random_kernels(), x), np.float64) for x in images))
     assert measured(evaluation) == pytest.approx(expected, rel=1e-3)
     assert np.isnan(measured(evaluation_set(1)))
 
 
-def test_frames_of_clips_are_pictures(evaluation_set):
-    pictures, clips = evaluation_set(6), evaluation_set(3)
+def test_frames_of_clips_are_images(evaluation_set):
+    images, clips = evaluation_set(6), evaluation_set(3)
     for name in ("original", "drawn"):
-        whole = getattr(pictures, name)
+        whole = getattr(images, name)
         setattr(clips, name, whole.reshape(3, 2, *whole.shape[1:]))
     clips.predict = lambda batch: {"image": clips.drawn[[int(name) for name in batch["id"]]]}
-    assert measured(clips) == pytest.approx(measured(pictures), rel=1e-4)
+    assert measured(clips) == pytest.approx(measured(images), rel=1e-4)
 
 
 def test_it_is_cheap(evaluation_set):
-    """512 pictures of 64 pixels in seconds."""
+    """512 images of 64 pixels in seconds."""
     evaluation = evaluation_set(512, side=64)
     batches = [
         {"image": evaluation.original[i : i + 64], "mask": np.ones(64, bool), "id": list(range(i, i + 64))}

@@ -9,10 +9,10 @@ from mmjax.evaluate.losses import losses
 @pytest.mark.parametrize("examples", [3, 5, 17])
 def test_means_over_examples_without_padding(evaluation_set, examples: int) -> None:
     data = evaluation_set(examples)
-    figures = dict(losses(data.predict, data.batches))
+    metrics = dict(losses(data.predict, data.batches))
     mean = np.mean(data.losses.astype(np.float64))
-    assert list(figures) == ["loss", "mean_squared_error", "other"]
-    assert figures == pytest.approx({"loss": mean, "mean_squared_error": 2 * mean, "other": mean + 1}, rel=1e-6)
+    assert list(metrics) == ["loss", "mean_squared_error", "other"]
+    assert metrics == pytest.approx({"loss": mean, "mean_squared_error": 2 * mean, "other": mean + 1}, rel=1e-6)
 
 
 def test_no_example_gives_no_number(evaluation_set) -> None:
@@ -23,5 +23,5 @@ def test_no_example_gives_no_number(evaluation_set) -> None:
 def test_batch_of_padding_still_runs_the_model(evaluation_set) -> None:
     data = evaluation_set(5)
     padding = next(data.batches()) | {"mask": np.zeros(5, bool)}
-    figures = dict(losses(data.predict, lambda: [padding]))
-    assert math.isnan(figures["loss"]) and data.calls == 1
+    metrics = dict(losses(data.predict, lambda: [padding]))
+    assert math.isnan(metrics["loss"]) and data.calls == 1

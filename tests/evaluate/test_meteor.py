@@ -1,4 +1,4 @@
-"""METEOR's Java program: its figures against those of pycocoevalcap, and how it is talked to, with a stand-in."""
+"""METEOR's Java program: its metrics against those of pycocoevalcap, and how it is talked to, with a stand-in."""
 
 import shutil
 import stat
@@ -47,7 +47,7 @@ def test_every_caption_is_scored_and_all_of_them_together(java) -> None:
     assert meteor.meteor(WRITTEN, REFERENCES) == (5 + 4 + 0 + 1) / 4
 
 
-def test_one_picture_and_many(java) -> None:
+def test_one_image_and_many(java) -> None:
     java(STAND_IN)
     assert meteor.meteor(WRITTEN[:1], REFERENCES[:1]) == 5
     assert meteor.meteor(WRITTEN[1:2] * 3000, REFERENCES[1:2] * 3000) == 4

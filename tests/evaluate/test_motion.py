@@ -12,7 +12,7 @@ def clip(caption: str) -> np.ndarray:
     return draw(parse(caption), 41, 5, np.random.default_rng(0)).astype(np.float32) / 127.5 - 1
 
 
-def figures(clips: list[np.ndarray]) -> dict[str, float]:
+def metrics(clips: list[np.ndarray]) -> dict[str, float]:
     batch = {
         "mask": np.array([True] * len(clips) + [False] * 2),
         "id": [""] * (len(clips) + 2),
@@ -23,21 +23,21 @@ def figures(clips: list[np.ndarray]) -> dict[str, float]:
 
 
 def test_clips_of_their_captions_are_right() -> None:
-    assert figures([clip(caption) for caption in CAPTIONS]) == ALL_RIGHT
+    assert metrics([clip(caption) for caption in CAPTIONS]) == ALL_RIGHT
 
 
 def test_each_mistake_counts_where_it_was_made() -> None:
     changing = clip(CAPTIONS[2])
     changing[3:] = clip("a cyan ring moving down")[3:]
-    wrong = figures([clip("a red circle moving right"), clip("a purple triangle moving up"), changing])
+    wrong = metrics([clip("a red circle moving right"), clip("a purple triangle moving up"), changing])
     expected = ALL_RIGHT | {"scenes/motion": 2 / 3, "scenes/color": 2 / 3, "scenes/consistency": 2 / 3}
     assert wrong == expected | {"scenes/all": 0.0}
 
 
 def test_nothing_drawn_is_wrong_in_all() -> None:
-    assert set(figures([np.full((5, 41, 41, 3), -1, np.float32)]).values()) == {0.0}
+    assert set(metrics([np.full((5, 41, 41, 3), -1, np.float32)]).values()) == {0.0}
 
 
-def test_without_examples_there_is_no_figure() -> None:
+def test_without_examples_there_is_no_metric() -> None:
     found = dict(motion(lambda batch: {}, list))
     assert found.keys() == ALL_RIGHT.keys() and list(found.values()) == pytest.approx([np.nan] * 5, nan_ok=True)

@@ -23,13 +23,13 @@ def test_ssim_equals_scikit_image(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(ssim(a, a), 1, rtol=1e-12)
 
 
-def test_figures_equal_those_of_scikit_image(evaluation_set) -> None:
+def test_metrics_equal_those_of_scikit_image(evaluation_set) -> None:
     data = evaluation_set(7)
-    figures = dict(reconstruction(data.predict, data.batches))
+    metrics = dict(reconstruction(data.predict, data.batches))
     original = (data.original.astype(np.float64) + 1) / 2
     drawn = np.clip((data.drawn.astype(np.float64) + 1) / 2, 0, 1)
     pairs = list(zip(original, drawn, strict=True))
-    assert figures == pytest.approx(
+    assert metrics == pytest.approx(
         {
             "reconstruction/psnr": np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs]),
             "reconstruction/ssim": np.mean([reference_ssim(a, b) for a, b in pairs]),
@@ -38,17 +38,17 @@ def test_figures_equal_those_of_scikit_image(evaluation_set) -> None:
     )
 
 
-def test_equal_pictures_have_a_psnr() -> None:
+def test_equal_images_have_a_psnr() -> None:
     np.testing.assert_allclose(psnr(np.array([0.0, 0.01])), [100, 20])
 
 
-def test_pictures_that_are_not_finite_give_no_number(evaluation_set) -> None:
+def test_images_that_are_not_finite_give_no_number(evaluation_set) -> None:
     data = evaluation_set(3)
     data.drawn[1] = np.nan
     assert all(map(math.isnan, dict(reconstruction(data.predict, data.batches)).values()))
 
 
-def test_pictures_smaller_than_the_window_are_refused(evaluation_set) -> None:
+def test_images_smaller_than_the_window_are_refused(evaluation_set) -> None:
     data = evaluation_set(3, side=7)
     with pytest.raises(UserError, match=r"at least 11 pixels .* they have 7; take a larger data\.size"):
         dict(reconstruction(data.predict, data.batches))
@@ -56,13 +56,13 @@ def test_pictures_smaller_than_the_window_are_refused(evaluation_set) -> None:
 
 def test_of_clips_the_mean_over_the_frames_is_taken(evaluation_set) -> None:
     data = evaluation_set(7, frames=(3,))
-    figures = dict(reconstruction(data.predict, data.batches))
+    metrics = dict(reconstruction(data.predict, data.batches))
     original = (data.original.astype(np.float64) + 1) / 2
     drawn = np.clip((data.drawn.astype(np.float64) + 1) / 2, 0, 1)
     pairs = list(zip(original.reshape(-1, 13, 17, 3), drawn.reshape(-1, 13, 17, 3), strict=True))
     psnr_by_skimage = np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs])
-    assert figures["reconstruction/psnr"] == pytest.approx(psnr_by_skimage, rel=1e-6)
-    assert figures["reconstruction/ssim"] == pytest.approx(np.mean([reference_ssim(a, b) for a, b in pairs]), rel=1e-6)
+    assert metrics["reconstruction/psnr"] == pytest.approx(psnr_by_skimage, rel=1e-6)
+    assert metrics["reconstruction/ssim"] == pytest.approx(np.mean([reference_ssim(a, b) for a, b in pairs]), rel=1e-6)
 
 
 def test_no_clips_that_count_give_no_number(evaluation_set) -> None:

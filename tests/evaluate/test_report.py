@@ -23,8 +23,8 @@ def make_samples(side: int = 31, seed: int = 0) -> Samples:
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    recipe = to_dict(resolve({"name": "tiny <one>", "train": {"steps": 30, "best": "scenes/all"}}))
-    (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe, "versions": {"jax": "0.10.2"}}))
+    config_dict = to_dict(resolve({"name": "tiny <one>", "train": {"steps": 30, "best_metric": "scenes/all"}}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": config_dict, "versions": {"jax": "0.10.2"}}))
     lines = [{"step": step, "split": "train", "loss": 1 / step} for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "spl')
     for step, accuracy in ((9, 0.25), (10, 0.75), (100, 0.5)):
@@ -64,20 +64,20 @@ def test_report_tells_where_the_time_went(workdir: Path) -> None:
     assert text.count("<svg ") == 1 and "goodput" not in text  # it is no curve
 
 
-def test_pictures_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> None:
+def test_images_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> None:
     text = write_report(workdir).read_text(encoding="utf-8")
     sources = re.findall(r'<img class=pixels alt="" width=(\d+) height=31 src="data:image/png;base64,([^"]+)"', text)
-    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for _, data in sources]
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for _, data in sources]
     last = make_samples(seed=100)
     for column in range(3):
-        np.testing.assert_array_equal(pictures[2 * column], last.rows["drawn"][column])
-        np.testing.assert_array_equal(pictures[2 * column + 1], last.rows["original"][column])
-    assert len(pictures) == 6 + 4  # then a strip for each evaluation and one of the originals
-    np.testing.assert_array_equal(pictures[6][:, 31:62], make_samples(seed=9).rows["drawn"][1])
-    np.testing.assert_array_equal(pictures[9][:, :31], last.rows["original"][0])
+        np.testing.assert_array_equal(images[2 * column], last.rows["drawn"][column])
+        np.testing.assert_array_equal(images[2 * column + 1], last.rows["original"][column])
+    assert len(images) == 6 + 4  # then a strip for each evaluation and one of the originals
+    np.testing.assert_array_equal(images[6][:, 31:62], make_samples(seed=9).rows["drawn"][1])
+    np.testing.assert_array_equal(images[9][:, :31], last.rows["original"][0])
 
 
-def test_large_pictures_are_not_pixelated(workdir: Path) -> None:
+def test_large_images_are_not_pixelated(workdir: Path) -> None:
     write(workdir, 200, {}, {"samples": make_samples(side=131)})
     assert 'img alt="" width=131' in write_report(workdir).read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Retrieval against a brute force over sorted lists, chance, ties, and captions that several pictures have."""
+"""Retrieval against a brute force over sorted lists, chance, ties, and captions that several images have."""
 
 import importlib
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from mmjax.types import Batch
 
 
 class Embedded:
-    """An evaluation set whose pictures and captions have given embeddings, in batches of 7 with rows that do not count:
+    """An evaluation set whose images and captions have given embeddings, in batches of 7 with rows that do not count:
     the third of each is without captions, the last is padding.
 
     Attributes:
         images: float32 [n, e].
-        captions: of each picture.
+        captions: of each image.
         texts: embedding by caption.
     """
 
@@ -38,13 +38,13 @@ class Embedded:
     def predict(self, batch: Batch) -> dict[str, np.ndarray]:
         assert len(batch["text"]) == 7
         self.asked.append(batch["text"])
-        nothing = np.full(self.images.shape[1], np.nan, np.float32)  # would spoil every figure
+        nothing = np.full(self.images.shape[1], np.nan, np.float32)  # would spoil every metric
         return {
             "image_embedding": np.stack([nothing if row < 0 else self.images[row] for row in batch["row"]]),
             "text_embedding": np.stack([self.texts.get(text, nothing) for text in batch["text"]]),
         }
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         found = dict(retrieval(self.predict, self.batches))
         assert tuple(found) == NAMES
         return found
@@ -54,10 +54,10 @@ def unit(values: np.ndarray) -> np.ndarray:
     return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def random_set(pictures: int, seed: int, noise: float, vocabulary: int = 10**9) -> Embedded:
-    """Captions lie near their picture; with a small vocabulary several pictures share some."""
+def random_set(count: int, seed: int, noise: float, vocabulary: int = 10**9) -> Embedded:
+    """Captions lie near their image; with a small vocabulary several images share some."""
     rng = np.random.default_rng(seed)
-    images = unit(rng.normal(size=(pictures, 11)))
+    images = unit(rng.normal(size=(count, 11)))
     texts: dict[str, np.ndarray] = {}
     captions = []
     for image in images:
@@ -92,24 +92,24 @@ def brute_force(data: Embedded) -> dict[str, float]:
 def test_as_brute_force(noise: float, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("mmjax.evaluate.retrieval"), "ROWS", 13)
     data = random_set(47, 3, noise, vocabulary)
-    found = data.figures()
+    found = data.metrics()
     assert found == brute_force(data)
     assert 0.02 < found["retrieval/image_to_text_r1"] < 1 and 0.02 < found["retrieval/text_to_image_r1"] < 1
 
 
 def test_perfect_embeddings_find_all_and_mirrored_ones_none() -> None:
     data = random_set(47, 0, 0.0)
-    assert set(data.figures().values()) == {1.0}
+    assert set(data.metrics().values()) == {1.0}
     data.texts = {text: -embedding for text, embedding in data.texts.items()}
-    assert set(data.figures().values()) == {0.0}
+    assert set(data.metrics().values()) == {0.0}
 
 
 def test_chance() -> None:
     rng = np.random.default_rng(0)
     captions = [[f"{i} {j}" for j in range(5)] for i in range(400)]
     texts = {text: unit(rng.normal(size=32)) for own in captions for text in own}
-    found = Embedded(unit(rng.normal(size=(400, 32))), captions, texts).figures()
-    # k of 400 pictures; and of 2,000 captions with five right ones, 1 - (1 - 5 / 2000) ** k.
+    found = Embedded(unit(rng.normal(size=(400, 32))), captions, texts).metrics()
+    # k of 400 images; and of 2,000 captions with five right ones, 1 - (1 - 5 / 2000) ** k.
     for k in (1, 5, 10):
         for name, chance, tries in (
             ("text_to_image", k / 400, 2000),
@@ -123,19 +123,19 @@ def test_what_makes_no_difference_finds_nothing() -> None:
     captions = [[f"{i} {j}" for j in range(5)] for i in range(47)]
     same = unit(np.random.default_rng(0).normal(size=11))
     data = Embedded(np.tile(same, (47, 1)), captions, {text: same for own in captions for text in own})
-    assert set(data.figures().values()) == {0.0}
+    assert set(data.metrics().values()) == {0.0}
     broken = np.full(11, np.nan, np.float32)
     data.texts = dict.fromkeys(data.texts, broken)
-    assert set(data.figures().values()) == {0.0}
+    assert set(data.metrics().values()) == {0.0}
 
 
-def test_a_caption_that_several_pictures_have_is_each_ones_own() -> None:
-    # Two pictures side by side, both "a cat" in other words' case; a third far away.
+def test_a_caption_that_several_images_have_is_each_ones_own() -> None:
+    # Two images side by side, both "a cat" in other words' case; a third far away.
     images = unit(np.array([[1, 0, 0], [1, 0.1, 0], [0, 0, 1]]))
     near, far = unit(np.array([1, 0.1, 0])), unit(np.array([0, 0, 1]))
     found = Embedded(
         images, [["a cat"], ["A  cat"], ["a dog"]], {"a cat": near, "A  cat": near, "a dog": far}
-    ).figures()
+    ).metrics()
     assert set(found.values()) == {1.0}
 
 
@@ -143,12 +143,12 @@ def test_the_first_five_captions_are_embedded_and_no_others() -> None:
     data = random_set(7, 1, 0.5)
     data.captions[0] = [f"caption {i}" for i in range(9)]
     data.texts |= {f"caption {i}": data.images[0] for i in range(9)}
-    data.figures()
+    data.metrics()
     asked = {text for texts in data.asked for text in texts}
     assert {text for own in data.captions for text in own[:5]} | {"", "padding"} == asked
 
 
-def test_without_captions_there_are_no_figures() -> None:
+def test_without_captions_there_are_no_metrics() -> None:
     data = Embedded(unit(np.ones((3, 5))), [[], [], []], {})
-    assert np.isnan(list(data.figures().values())).all()
+    assert np.isnan(list(data.metrics().values())).all()
     assert len(data.asked) == 1  # all processes must take part

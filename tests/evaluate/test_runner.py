@@ -24,10 +24,10 @@ def make_samples(count: int = 3) -> Samples:
 
 def test_same_as_each_evaluator_by_itself_with_one_pass_of_the_model(evaluation_set) -> None:
     data = evaluation_set(13)
-    figures, drawn = runner.run(EVALUATORS, data.predict, data.batches)
+    metrics, drawn = runner.run(EVALUATORS, data.predict, data.batches)
     assert data.calls == 3
     alone = dict(losses(data.predict, data.batches)) | dict(reconstruction(data.predict, data.batches))
-    assert figures == alone
+    assert metrics == alone
     assert drawn["samples"].prompts == ["caption 0", "caption 1", "caption 2"]
 
 
@@ -63,9 +63,9 @@ def test_files(tmp_path: Path) -> None:
     assert json.loads((folder / "70.json").read_text()) == {"loss": 0.5, "bad": None, "worse": None}
     about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
     assert about == {"prompts": given.prompts, "rows": ["drawn", "original"], "cell": [5, 7]}
-    picture = np.asarray(Image.open(folder / "70.samples.png"))
-    assert picture.shape == (10, 21, 3)
-    np.testing.assert_array_equal(picture[5:10, 7:14], given.rows["original"][1])
+    image = np.asarray(Image.open(folder / "70.samples.png"))
+    assert image.shape == (10, 21, 3)
+    np.testing.assert_array_equal(image[5:10, 7:14], given.rows["original"][1])
 
 
 def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
@@ -101,6 +101,6 @@ def test_clips_are_an_animated_grid(tmp_path: Path) -> None:
         assert animation.size == (21, 10) and animation.n_frames == 11 and animation.info["loop"] == 0
         for f in range(11):
             animation.seek(f)
-            picture = np.asarray(animation.convert("RGB"))
+            image = np.asarray(animation.convert("RGB"))
             assert animation.info["duration"] == 80
-            np.testing.assert_array_equal(picture[5:, 7:14], rows["original"][1, f])
+            np.testing.assert_array_equal(image[5:, 7:14], rows["original"][1, f])

@@ -24,7 +24,7 @@ def test_none_asked_for_or_none_there(evaluation_set) -> None:
     assert list(samples(3)(empty.predict, empty.batches)) == []
 
 
-def test_picture_without_captions_has_an_empty_prompt(evaluation_set) -> None:
+def test_image_without_captions_has_an_empty_prompt(evaluation_set) -> None:
     data = evaluation_set(2)
     batch = next(data.batches())
     batch["captions"] = [[] for _ in batch["captions"]]
@@ -39,7 +39,7 @@ def test_clips_keep_their_frames_and_their_rate(evaluation_set) -> None:
     np.testing.assert_array_equal(value.rows["original"], np.round((data.original[:6] + 1) * 127.5))
 
 
-def test_batches_without_pictures_show_no_originals(evaluation_set) -> None:
+def test_batches_without_images_show_no_originals(evaluation_set) -> None:
     data = evaluation_set(7)
     batches = lambda: ({k: v for k, v in batch.items() if k != "image"} for batch in data.batches())  # noqa: E731
     ((_, value),) = samples(6)(data.predict, batches)

@@ -10,24 +10,24 @@ CAPTIONS = [
 ]
 
 
-def picture(caption: str) -> np.ndarray:
+def make_image(caption: str) -> np.ndarray:
     from mmjax.scenes.grammar import parse
 
     return draw.draw(parse(caption), 47, np.random.default_rng(0)).astype(np.float32) / 127.5 - 1
 
 
-def figures(pictures: list[np.ndarray], captions: list[str]) -> dict[str, float]:
+def metrics(drawn: list[np.ndarray], captions: list[str]) -> dict[str, float]:
     batch = {
         "mask": np.array([True] * len(captions) + [False] * 2),
         "id": [""] * (len(captions) + 2),
         "captions": [[caption, "never read"] for caption in captions] + [[], []],
     }
-    images = np.stack([*pictures, np.zeros_like(pictures[0]), np.zeros_like(pictures[0])])
+    images = np.stack([*drawn, np.zeros_like(drawn[0]), np.zeros_like(drawn[0])])
     return dict(scenes(lambda batch: {"image": images}, lambda: [batch]))
 
 
-def test_pictures_of_their_captions_are_right() -> None:
-    right = figures([picture(caption) for caption in CAPTIONS], CAPTIONS)
+def test_images_of_their_captions_are_right() -> None:
+    right = metrics([make_image(caption) for caption in CAPTIONS], CAPTIONS)
     assert right == {f"scenes/{aspect}": 1.0 for aspect in ("shape", "color", "size", "relation", "all")}
 
 
@@ -37,7 +37,7 @@ def test_each_mistake_counts_where_it_was_made() -> None:
         "a large green triangle above a small purple ring",  # a color
         CAPTIONS[2],
     ]
-    wrong = figures([picture(caption) for caption in drawn], CAPTIONS)
+    wrong = metrics([make_image(caption) for caption in drawn], CAPTIONS)
     assert wrong == {
         "scenes/shape": 1.0,
         "scenes/color": 2 / 3,
@@ -48,11 +48,11 @@ def test_each_mistake_counts_where_it_was_made() -> None:
 
 
 def test_nothing_drawn_is_wrong_in_all() -> None:
-    assert set(figures([np.full((47, 47, 3), -1, np.float32)], CAPTIONS[:1]).values()) == {0.0}
+    assert set(metrics([np.full((47, 47, 3), -1, np.float32)], CAPTIONS[:1]).values()) == {0.0}
 
 
-def test_pictures_without_captions_do_not_count() -> None:
-    images = np.stack([picture(CAPTIONS[0]), picture(CAPTIONS[1])])
+def test_images_without_captions_do_not_count() -> None:
+    images = np.stack([make_image(CAPTIONS[0]), make_image(CAPTIONS[1])])
     batch = {"mask": np.array([True, True]), "id": ["a", "b"], "captions": [[], [CAPTIONS[1]]]}
     found = dict(scenes(lambda batch: {"image": images}, lambda: [batch]))
     assert set(found.values()) == {1.0}

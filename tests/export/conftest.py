@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made_folder import PROMPTS, RECIPE
+from made_folder import CONFIG, PROMPTS
 
 import mmjax
 from mmjax import data, models
@@ -19,8 +19,8 @@ from mmjax.types import Params
 
 
 @pytest.fixture(name="config", scope="session")
-def recipe() -> Config:
-    return resolve(RECIPE)
+def config_dict() -> Config:
+    return resolve(CONFIG)
 
 
 @pytest.fixture(name="params", scope="session")

@@ -9,7 +9,7 @@ import pytest
 from mmjax.types import UserError
 
 ROOT = Path(__file__).parents[2]
-RECIPE: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "name": "small",
     "data": {"size": 32},
     "text": {"length": 11, "vocabulary": 320},

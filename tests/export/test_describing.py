@@ -1,4 +1,4 @@
-"""What a model says of pictures: by itself, the same whatever else is asked for, and clear about what it cannot."""
+"""What a model says of images: by itself, the same whatever else is asked for, and clear about what it cannot."""
 
 import dataclasses
 import logging
@@ -18,7 +18,7 @@ from mmjax.nn import attention
 from mmjax.types import END, MASK, UserError, leaf_name
 
 TEXTS = ["a red circle left of a blue square", "two green rings", "what color is the circle?"]
-RECIPE: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "name": "seeing",
     "data": {"source": "coco_folder", "root": "none", "size": 20},
     "text": {"length": 13, "vocabulary": 320},
@@ -27,12 +27,12 @@ RECIPE: dict[str, Any] = {
     "objective": {"terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 1.0}},
     "train": {"steps": 7},
 }  # fmt: skip
-PICTURES = np.random.default_rng(0).integers(0, 256, (19, 20, 20, 3)).astype(np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (19, 20, 20, 3)).astype(np.uint8)
 
 
 @pytest.fixture(name="config", scope="module")
-def recipe() -> Config:
-    return resolve(RECIPE)
+def config_dict() -> Config:
+    return resolve(CONFIG)
 
 
 @pytest.fixture(name="model", scope="module")
@@ -44,7 +44,7 @@ def untrained(config: Config) -> GenerativeModel:
     bias[words] = 0
     bias[END] = 0
 
-    def louder(path: Any, leaf: np.ndarray) -> np.ndarray:  # so that pictures and questions count, without training
+    def louder(path: Any, leaf: np.ndarray) -> np.ndarray:  # so that images and questions count, without training
         name = leaf_name(path)
         if name == "vision/norm/scale":  # beside the positions that are added behind it
             return leaf * 10
@@ -62,12 +62,12 @@ def told(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
     return str(error.value)
 
 
-def test_captions_are_the_likeliest_words_and_depend_on_no_other_picture(model: GenerativeModel) -> None:
-    captions = model.caption(PICTURES)
+def test_captions_are_the_likeliest_words_and_depend_on_no_other_image(model: GenerativeModel) -> None:
+    captions = model.caption(IMAGES)
     assert len(captions) == 19 and len(set(captions)) > 3 and all(captions)
     for some in ([0], [18, 3], [5] * 17):
-        assert model.caption(PICTURES[some]) == [captions[i] for i in some]
-    as_floats = PICTURES.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        assert model.caption(IMAGES[some]) == [captions[i] for i in some]
+    as_floats = IMAGES.astype(np.float32) / np.float32(127.5) - np.float32(1)
     assert model.caption(as_floats) == captions
     module, ids = vision_language.build(model.config), np.zeros((19, 13), np.int32)
     for place in range(13):  # without a cache, and one token at a time
@@ -95,37 +95,37 @@ _PROGRAMS: dict[str, Any] = {}
 
 
 def test_writing_can_be_chosen(model: GenerativeModel) -> None:
-    greedy, drawn = model.caption(PICTURES[:3]), model.caption(PICTURES[:3], seed=5, top_p=1.0, temperature=2.0)
-    assert drawn != greedy and model.caption(PICTURES[1:2], seed=6, top_p=1.0, temperature=2.0) == drawn[1:2]
-    assert model.caption(PICTURES[:3], seed=[9, 6, 5], top_p=1.0, temperature=2.0)[1] == drawn[1]
-    assert "did you mean writing.beams" in told(model.caption, PICTURES, beems=3)
-    assert "writing.beams: must be above 0" in told(model.caption, PICTURES, beams=0)
-    assert "beam search draws nothing at random" in told(model.caption, PICTURES, beams=2, top_p=0.5)
-    assert "seed: must be a whole number, or one for each of the 19 pictures" in told(model.caption, PICTURES, seed=[1])
+    greedy, drawn = model.caption(IMAGES[:3]), model.caption(IMAGES[:3], seed=5, top_p=1.0, temperature=2.0)
+    assert drawn != greedy and model.caption(IMAGES[1:2], seed=6, top_p=1.0, temperature=2.0) == drawn[1:2]
+    assert model.caption(IMAGES[:3], seed=[9, 6, 5], top_p=1.0, temperature=2.0)[1] == drawn[1]
+    assert "did you mean writing.beams" in told(model.caption, IMAGES, beems=3)
+    assert "writing.beams: must be above 0" in told(model.caption, IMAGES, beams=0)
+    assert "beam search draws nothing at random" in told(model.caption, IMAGES, beams=2, top_p=0.5)
+    assert "seed: must be a whole number, or one for each of the 19 images" in told(model.caption, IMAGES, seed=[1])
 
 
 def test_answers_depend_on_the_question(model: GenerativeModel, caplog: pytest.LogCaptureFixture) -> None:
-    one, other = (model.answer(PICTURES[:5], [text] * 5) for text in TEXTS[1:])
+    one, other = (model.answer(IMAGES[:5], [text] * 5) for text in TEXTS[1:])
     assert len(one) == 5 and one != other
-    mixed = model.answer(PICTURES[:2], TEXTS[1:])
+    mixed = model.answer(IMAGES[:2], TEXTS[1:])
     assert mixed == [one[0], other[1]]
     assert not caplog.records
     logging.getLogger("mmjax").propagate = True
-    model.answer(PICTURES[:2], ["what " * 30] * 2)
+    model.answer(IMAGES[:2], ["what " * 30] * 2)
     assert [record.getMessage() for record in caplog.records] == [
         f"question {('what ' * 30)[:60]!r} has more than 13 tokens; what goes beyond is cut"
     ]
 
 
 def test_embeddings_are_those_of_the_model(model: GenerativeModel) -> None:
-    images, texts = model.embed_image(PICTURES), model.embed_text(TEXTS)
+    images, texts = model.embed_image(IMAGES), model.embed_text(TEXTS)
     assert images.shape == (19, 7) and texts.shape == (3, 7) and images.dtype == texts.dtype == np.float32
     for found in (images, texts):
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(model.embed_image(PICTURES[17:]), images[17:])
+    np.testing.assert_array_equal(model.embed_image(IMAGES[17:]), images[17:])
     outputs = model.apply(
         model.params,
-        image=PICTURES[:3].astype(np.float32) / np.float32(127.5) - np.float32(1),
+        image=IMAGES[:3].astype(np.float32) / np.float32(127.5) - np.float32(1),
         text=model.tokenizer.encode(TEXTS, 13),
     )
     np.testing.assert_allclose(outputs["image_embedding"], images[:3], rtol=1e-4, atol=1e-5)
@@ -137,7 +137,7 @@ def test_where_it_looks_is_what_its_attention_weighs(
     model: GenerativeModel, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = [TEXTS[2]] * 2 if asked else None
-    looked = model.look(PICTURES[:2], TEXTS[:2], questions)
+    looked = model.look(IMAGES[:2], TEXTS[:2], questions)
     for found, text in zip(looked, TEXTS, strict=False):
         assert " ".join(found.words) == text and found.maps.shape == (len(found.words), 5, 5)
         np.testing.assert_allclose(found.maps.sum(axis=(1, 2)), 1, rtol=1e-5)
@@ -154,7 +154,7 @@ def test_where_it_looks_is_what_its_attention_weighs(
 
     monkeypatch.setattr(attention, "dot_product_attention", watched)
     module, ids = vision_language.build(model.config), model.tokenizer.encode(TEXTS[:2], 13)
-    image = jnp.asarray(PICTURES[:2].astype(np.float32) / np.float32(127.5) - np.float32(1))
+    image = jnp.asarray(IMAGES[:2].astype(np.float32) / np.float32(127.5) - np.float32(1))
     question = jnp.asarray(model.tokenizer.encode(questions, 13)) if questions else None
     with jax.disable_jit():
         context = module.apply({"params": model.params}, image, question, method="context")
@@ -168,28 +168,28 @@ def test_where_it_looks_is_what_its_attention_weighs(
 
 
 def test_an_empty_text_has_no_words_to_look_for(model: GenerativeModel) -> None:
-    (found,) = model.look(PICTURES[:1], [""])
+    (found,) = model.look(IMAGES[:1], [""])
     assert found.words == [] and found.maps.shape == (0, 5, 5)
 
 
 @pytest.mark.parametrize(("images", "what"), [
-    (PICTURES[:, :16], "images: must be float32 or uint8 [19, 20, 20, 3], not uint8 [19, 16, 20, 3]"),
-    (PICTURES.astype(np.int64), "not int64"),
-    (PICTURES.astype(np.float32), "images: values must be from -1 (black) to 1 (white)"),
-    (PICTURES[:0], "of at least one"),
+    (IMAGES[:, :16], "images: must be float32 or uint8 [19, 20, 20, 3], not uint8 [19, 16, 20, 3]"),
+    (IMAGES.astype(np.int64), "not int64"),
+    (IMAGES.astype(np.float32), "images: values must be from -1 (black) to 1 (white)"),
+    (IMAGES[:0], "of at least one"),
     (None, "of at least one"),
-    ([PICTURES[0], PICTURES[0, :7]], "images: must be one array, and these are of different shapes"),
+    ([IMAGES[0], IMAGES[0, :7]], "images: must be one array, and these are of different shapes"),
 ])  # fmt: skip
-def test_other_than_pictures(model: GenerativeModel, images: Any, what: str) -> None:
-    assert what in told(model._pictures, images)
+def test_other_than_images(model: GenerativeModel, images: Any, what: str) -> None:
+    assert what in told(model._images, images)
 
 
 def test_other_than_questions(model: GenerativeModel) -> None:
-    assert "questions: must be one for each of the 19 images, not 1" in told(model.answer, PICTURES, ["what?"])
-    assert "questions: number 1 (from 0) is empty" in told(model.answer, PICTURES[:2], ["what?", " "])
-    assert "questions: give a list" in told(model.answer, PICTURES, "what?")
+    assert "questions: must be one for each of the 19 images, not 1" in told(model.answer, IMAGES, ["what?"])
+    assert "questions: number 1 (from 0) is empty" in told(model.answer, IMAGES[:2], ["what?", " "])
+    assert "questions: give a list" in told(model.answer, IMAGES, "what?")
     assert "questions: each must be a text, and number 0 (from 0) is a int" in told(model._questions, [3], 1)
-    assert "texts: must be one for each of the 2 images, not 3" in told(model.look, PICTURES[:2], TEXTS)
+    assert "texts: must be one for each of the 2 images, not 3" in told(model.look, IMAGES[:2], TEXTS)
     assert "texts: give a list" in told(model.embed_text, [])
 
 
@@ -200,15 +200,15 @@ def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
 
     of = "name a model of kind vision_language that was trained with objective.terms."
     comparing, answering = with_terms("contrastive"), with_terms("answering")
-    assert told(comparing.caption, PICTURES) == f"seeing: cannot write captions; {of}captioning"
-    assert f"cannot answer questions; {of}answering" in told(comparing.answer, PICTURES, ["what?"] * 19)
-    assert f"cannot compare pictures and texts; {of}contrastive or sigmoid_contrastive" in told(
-        answering.embed_image, PICTURES
+    assert told(comparing.caption, IMAGES) == f"seeing: cannot write captions; {of}captioning"
+    assert f"cannot answer questions; {of}answering" in told(comparing.answer, IMAGES, ["what?"] * 19)
+    assert f"cannot compare images and texts; {of}contrastive or sigmoid_contrastive" in told(
+        answering.embed_image, IMAGES
     )
-    assert "cannot write captions or answers" in told(answering.look, PICTURES[:1], ["a"])
+    assert "cannot write captions or answers" in told(answering.look, IMAGES[:1], ["a"])
     assert "does not draw from text" in told(model.generate, ["a red circle"])
     generator = GenerativeModel(resolve({"name": "drawing", "train": {"steps": 7}}), {}, model.tokenizer)
-    assert told(generator.caption, PICTURES).startswith("drawing: cannot write captions; name a model of kind")
+    assert told(generator.caption, IMAGES).startswith("drawing: cannot write captions; name a model of kind")
     assert "drawing: cannot compare" in told(generator.embed_text, ["a"])
 
 
@@ -219,8 +219,8 @@ def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
     ({"source": "audio_folder", "audio": {"seconds": 0.5, "bins": 20}}, {"patch": 8}, (3, 7)),
 ])  # fmt: skip
 def test_the_grid_is_that_of_what_the_decoder_sees(given: dict, model: dict, expected: tuple[int, ...]) -> None:
-    own = {**RECIPE["model"], "registers": 0} | model
-    config = resolve(RECIPE | {"data": {**RECIPE["data"], **given}, "model": own})
+    own = {**CONFIG["model"], "registers": 0} | model
+    config = resolve(CONFIG | {"data": {**CONFIG["data"], **given}, "model": own})
     image = jax.ShapeDtypeStruct((1, *needs.image_shape(config.data)), jnp.float32)
 
     def context(image: jax.Array) -> jax.Array:

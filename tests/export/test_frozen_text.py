@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.config import TextEncoder, resolve
+from mmjax.config import TextEncoderConfig, resolve
 from mmjax.export import frozen_text
 from mmjax.types import UserError
 
-SETTINGS = TextEncoder(vocabulary=311, width=12, layers=2, heads=3)
+SETTINGS = TextEncoderConfig(vocabulary=311, width=12, layers=2, heads=3)
 TOKENIZER = {"model": {"kind": "visual_tokenizer", "widths": [8]}, "train": {"steps": 1}}
 GENERATOR: dict[str, Any] = {
     "text": {"vocabulary": 311},
@@ -34,9 +34,9 @@ def test_whose_it_is() -> None:
     assert frozen_text.settings_of(resolve(GENERATOR)) == SETTINGS
     direct = {"model": {"width": 12, "heads": 3, "dtype": "bfloat16"}, "text": {"vocabulary": 311}}
     found = frozen_text.settings_of(resolve({**direct, "train": {"steps": 1}}))
-    assert found == TextEncoder(311, 12, 2, 3, "bfloat16")
+    assert found == TextEncoderConfig(311, 12, 2, 3, "bfloat16")
     taken = {"tokens": {"text_encoder": "x"}, "text_encoder": {"width": 8}}
-    assert frozen_text.settings_of(resolve({**GENERATOR, **taken})) == TextEncoder(width=8)
+    assert frozen_text.settings_of(resolve({**GENERATOR, **taken})) == TextEncoderConfig(width=8)
     assert frozen_text.settings_of(resolve(TOKENIZER)) is None
 
 

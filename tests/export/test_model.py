@@ -8,29 +8,29 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from made_folder import PROMPTS, RECIPE, REFERENCE, ROOT, told
+from made_folder import CONFIG, PROMPTS, REFERENCE, ROOT, told
 
 from mmjax import data
 from mmjax.config import resolve
 from mmjax.export import GenerativeModel
-from mmjax.export.asked import texts_of
+from mmjax.export.validation import texts_of
 
 
-def test_a_picture_does_not_depend_on_the_others(model: GenerativeModel) -> None:
+def test_a_image_does_not_depend_on_the_others(model: GenerativeModel) -> None:
     many = [f"{i} red circles" for i in range(19)]
-    pictures = model.generate(many)
-    assert pictures.shape == (19, 32, 32, 3) and pictures.dtype == np.uint8
-    assert len(np.unique(pictures.reshape(19, -1), axis=0)) == 19
+    images = model.generate(many)
+    assert images.shape == (19, 32, 32, 3) and images.dtype == np.uint8
+    assert len(np.unique(images.reshape(19, -1), axis=0)) == 19
     for some in ([0], [18, 3], [5] * 17):
-        np.testing.assert_array_equal(model.generate([many[i] for i in some]), pictures[some])
+        np.testing.assert_array_equal(model.generate([many[i] for i in some]), images[some])
     seen = model.generate(PROMPTS, reference=REFERENCE)
     np.testing.assert_array_equal(model.generate(PROMPTS[1:2], reference=REFERENCE[1:2]), seen[1:2])
     assert (seen != model.generate(PROMPTS)).any()
 
 
 def test_the_first_words_of_a_long_prompt_count(model: GenerativeModel) -> None:
-    pictures = model.generate([word + " red circle" * 5000 for word in ("a", "the")] + ["", "红色的圆 \U0001f534 \0"])
-    assert (pictures[0] != pictures[1]).any()
+    images = model.generate([word + " red circle" * 5000 for word in ("a", "the")] + ["", "红色的圆 \U0001f534 \0"])
+    assert (images[0] != images[1]).any()
 
 
 def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeModel) -> None:
@@ -39,8 +39,8 @@ def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeMode
         "for name in ('tensorflow', 'tensorflow_datasets', 'orbax', 'orbax.checkpoint', 'matplotlib'):\n"
         "    sys.modules[name] = None\n"
         "import mmjax, numpy\n"
-        f"pictures = mmjax.load({str(folder)!r}).generate({PROMPTS!r})\n"
-        "sys.stdout.buffer.write(pictures.tobytes())"
+        f"images = mmjax.load({str(folder)!r}).generate({PROMPTS!r})\n"
+        "sys.stdout.buffer.write(images.tobytes())"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -64,13 +64,13 @@ def test_prompts_that_are_none(model: GenerativeModel, prompts: Any, what: str) 
         assert what in told(model.generate, prompts)
 
 
-def test_a_drawn_picture_may_be_given_back(model: GenerativeModel) -> None:
-    pictures = model.generate(PROMPTS)
+def test_a_drawn_image_may_be_given_back(model: GenerativeModel) -> None:
+    images = model.generate(PROMPTS)
     # In float32 throughout: a last bit that differs in the input can round to the next level in the output.
-    floats = pictures.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    again = model.generate(PROMPTS, reference=pictures)
+    floats = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    again = model.generate(PROMPTS, reference=images)
     np.testing.assert_array_equal(again, model.generate(PROMPTS, reference=floats))
-    assert (again != pictures).any()
+    assert (again != images).any()
 
 
 def test_parameters_go_to_the_device_once(model: GenerativeModel) -> None:
@@ -94,6 +94,6 @@ def test_references_that_are_wrong(model: GenerativeModel, reference: np.ndarray
 
 
 def test_a_reference_to_a_model_that_takes_none(model: GenerativeModel, tokenizer: bytes) -> None:
-    blind = resolve(RECIPE, {"model.reference": "false"})
+    blind = resolve(CONFIG, {"model.reference": "false"})
     model = GenerativeModel(blind, {}, data.load_tokenizer(tokenizer))
     assert "without a vision encoder" in told(model.generate, PROMPTS, reference=REFERENCE)

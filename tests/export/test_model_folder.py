@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from made_folder import PROMPTS, RECIPE, REFERENCE, told
+from made_folder import CONFIG, PROMPTS, REFERENCE, told
 from safetensors.numpy import load_file, save_file
 
 import mmjax
@@ -51,7 +51,7 @@ def test_the_round_trip_is_exact(folder: Path, model: GenerativeModel, config: C
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     assert jax.tree.structure(model.params) == jax.tree.structure(params)
     about = json.loads((folder / "config.json").read_text())
-    assert about["step"] == 7 and about["versions"]["jax"] == jax.__version__ and about["recipe"] == to_dict(config)
+    assert about["step"] == 7 and about["versions"]["jax"] == jax.__version__ and about["config"] == to_dict(config)
     card = (folder / "README.md").read_text()
     assert "# small" in card and "| scenes/all | 0.9877 |" in card and "32 x 32 pixels" in card
     assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, 7 steps" in card
@@ -79,9 +79,9 @@ def test_the_folder_gives_the_pixels_of_the_checkpoint(
     checkpoints.save(State(jnp.int32(7), other, (), params, rng, jnp.int32(0)), {})
     checkpoints.save(State(jnp.int32(8), params, (), other, rng, jnp.int32(0)), {})
     checkpoints.close()
-    pictures = model.generate(PROMPTS, reference=REFERENCE)
-    np.testing.assert_array_equal(mmjax.load(tmp_path, 7).generate(PROMPTS, reference=REFERENCE), pictures)
-    assert (mmjax.load(tmp_path).generate(PROMPTS, reference=REFERENCE) != pictures).any()
+    images = model.generate(PROMPTS, reference=REFERENCE)
+    np.testing.assert_array_equal(mmjax.load(tmp_path, 7).generate(PROMPTS, reference=REFERENCE), images)
+    assert (mmjax.load(tmp_path).generate(PROMPTS, reference=REFERENCE) != images).any()
     assert "no checkpoint of step 5; there are 7, 8" in told(mmjax.load, tmp_path, 5)
 
 
@@ -89,13 +89,13 @@ def test_a_kernel_for_gpus_is_replaced_where_there_is_none(
     copy: Path, model: GenerativeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = json.loads((copy / "config.json").read_text())
-    about["recipe"]["model"].update(attention="cudnn", dtype="bfloat16")
+    about["config"]["model"].update(attention="cudnn", dtype="bfloat16")
     (copy / "config.json").write_text(json.dumps(about))
     found = mmjax.load(copy)
     assert found.config.model == dataclasses.replace(model.config.model, dtype="bfloat16")
     assert found.generate(PROMPTS).shape == (3, 32, 32, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    on_gpu = resolve(about["recipe"])
+    on_gpu = resolve(about["config"])
     assert _runnable(on_gpu) is on_gpu and on_gpu.model.attention == "cudnn"
 
 
@@ -125,13 +125,13 @@ def test_the_code_of_the_card_runs(folder: Path, visual_tokenizer: Path, monkeyp
     monkeypatch.chdir(folder)
     exec(code_of_the_card(folder), found)
     assert found["drawn"].shape == (1, 32, 32, 3) and found["drawn"].dtype == np.uint8
-    assert "A direct generator of mmjax: text and a reference picture in" in (folder / "README.md").read_text()
+    assert "A direct generator of mmjax: text and a reference image in" in (folder / "README.md").read_text()
     monkeypatch.chdir(visual_tokenizer)
     exec(code_of_the_card(visual_tokenizer), found)
     assert found["codes"].shape == (1, 64) and found["codes"].dtype == np.int32
-    assert found["pictures_again"].shape == (1, 32, 32, 3) and found["pictures_again"].dtype == np.float32
+    assert found["images_again"].shape == (1, 32, 32, 3) and found["images_again"].dtype == np.float32
     card = (visual_tokenizer / "README.md").read_text()
-    assert "A visual tokenizer of mmjax: pictures of 32 x 32 pixels to 8 x 8 codes, each one of 15, and back" in card
+    assert "A visual tokenizer of mmjax: images of 32 x 32 pixels to 8 x 8 codes, each one of 15, and back" in card
     assert "int32 [1, 64]" in card
 
 
@@ -199,11 +199,11 @@ def test_parameters_that_do_not_fit(copy: Path) -> None:
     whole = load_file(path)
     name = "text/stack/block/mlp_in/kernel"
     save_file({key: value for key, value in whole.items() if key != name}, path)
-    assert told(mmjax.load, copy) == f"{path}: has no parameter {name}; is it of another recipe?"
+    assert told(mmjax.load, copy) == f"{path}: has no parameter {name}; is it of another config?"
     save_file(whole | {"more": np.zeros(3)}, path)
-    assert told(mmjax.load, copy) == f"{path}: has an unexpected parameter more; is it of another recipe?"
+    assert told(mmjax.load, copy) == f"{path}: has an unexpected parameter more; is it of another config?"
     save_file(whole | {name: whole[name].T.copy()}, path)
-    assert told(mmjax.load, copy) == f"{path}: {name} has shape (64, 16, 1), the recipe says (1, 16, 64)"
+    assert told(mmjax.load, copy) == f"{path}: {name} has shape (64, 16, 1), the config says (1, 16, 64)"
 
 
 def test_files_that_are_broken_or_missing(copy: Path, tmp_path: Path) -> None:
@@ -238,11 +238,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     ({"README.md": "mine"}, "exists and is no model folder"),
     ({"config.json": "{}", "model.safetensors": "another's", "tokenizer.model": "another's", "README.md": "another's"},
      "exists and is no model folder"),
-    ({"config.json": json.dumps({"recipe": RECIPE}), "tokenizer.model": "a workdir that was only prepared"},
+    ({"config.json": json.dumps({"config": CONFIG}), "tokenizer.model": "a workdir that was only prepared"},
      "exists and is no model folder"),
-    ({"config.json": json.dumps({"recipe": RECIPE}), "model.safetensors": "", "checkpoints/4/state": ""},
+    ({"config.json": json.dumps({"config": CONFIG}), "model.safetensors": "", "checkpoints/4/state": ""},
      "holds other files: checkpoints"),
-    ({"config.json": json.dumps({"recipe": RECIPE}), "model.safetensors": "", "e": "", "d": "", "c": "", "b": "",
+    ({"config.json": json.dumps({"config": CONFIG}), "model.safetensors": "", "e": "", "d": "", "c": "", "b": "",
       "a": ""}, "holds other files: a, b, c and 2 more"),
 ])  # fmt: skip
 def test_a_folder_that_is_something_else_is_left_alone(

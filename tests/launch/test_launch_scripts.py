@@ -163,8 +163,8 @@ def test_slurm_saves_and_queues_again_before_the_time_is_over(
     ("arguments", "variables", "message"),
     [
         ((), {"SLURM_JOB_ID": ""}, "runs under SLURM only"),
-        (("--workdir=a",), {}, "no --config; name a recipe"),
-        (("--config.seed=1", "--workdir=a"), {}, "no --config; name a recipe"),
+        (("--workdir=a",), {}, "no --config; name a config"),
+        (("--config.seed=1", "--workdir=a"), {}, "no --config; name a config"),
         (("--config=a.py",), {}, "no --workdir; name a folder"),
         ((), {"PATH": "/usr/bin:/bin"}, "no mmjax in"),
     ],

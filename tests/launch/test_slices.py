@@ -8,12 +8,12 @@ import training
 from slices import GENERATIONS, parse_topology
 from training import bucket_folder, check_fits, training_command
 
-from mmjax.config import Config, load_recipe
+from mmjax.config import Config, load_config
 from mmjax.types import UserError
 
 
 def masked(**overrides: str) -> Config:
-    return load_recipe("configs/coco_masked.py:size=256", {"data.root": "gs://bucket/data", **overrides})
+    return load_config("configs/coco_masked.py:size=256", {"data.root": "gs://bucket/data", **overrides})
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_unknown_topologies(topology: str, message: str) -> None:
         ({"mesh.fsdp": "32"}, 32, "mesh: slice=2 x data=-1 x fsdp=32 x model=1 does not multiply to the 32 devices"),
     ],
 )
-def test_recipes_that_do_not_fit(overrides: dict[str, str], devices: int, message: str) -> None:
+def test_configs_that_do_not_fit(overrides: dict[str, str], devices: int, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         check_fits(masked(**overrides), devices, devices // 16)
 
 
-def test_recipes_that_fit() -> None:
+def test_configs_that_fit() -> None:
     assert parse_topology("2xv5e:4x4").devices == 32
     check_fits(masked(**{"tokens.tokenizer": "gs://bucket/tokenizer", "tokenizer.train.batch": "3"}), 16)
     check_fits(masked(**{"mesh.model": "8", "train.batch": "2"}), 16)
@@ -103,8 +103,8 @@ def test_checkpoints_lie_where_the_user_says(elsewhere: str) -> None:
     ]
 
 
-def test_checkpoints_lie_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = masked(**{"train.checkpoints": "gs://other/masked"})
-    monkeypatch.setattr(training, "load_recipe", lambda *_: recipe)
+def test_checkpoints_lie_where_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    config_dict = masked(**{"train.checkpoints": "gs://other/masked"})
+    monkeypatch.setattr(training, "load_config", lambda *_: config_dict)
     command = training_command(ARGUMENTS, [], parse_topology("v5e:4x4"))
     assert command[3:] == ["--workdir=/gcs/bucket/runs/masked"]

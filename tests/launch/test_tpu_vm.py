@@ -58,7 +58,7 @@ def test_several_slices_are_nodes_of_one_queued_resource(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("action", ["status", "logs", "stop", "delete", "setup"])
-def test_what_needs_no_recipe(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_needs_no_config(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tpu_vm.main([action, *WHERE, "--dry-run"]) == 0
     assert "gcloud compute tpus queued-resources" in capsys.readouterr().out
 

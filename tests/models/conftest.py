@@ -1,4 +1,4 @@
-"""What the tests of several models share: each test file's own RECIPE, resolved, and parameters of its model."""
+"""What the tests of several models share: each test file's own CONFIG, resolved, and parameters of its model."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from mmjax.config import Config, resolve
 
 
 @pytest.fixture(name="config", scope="module")
-def resolved_recipe(request: pytest.FixtureRequest) -> Config:
-    return resolve(request.module.RECIPE)
+def resolved_config(request: pytest.FixtureRequest) -> Config:
+    return resolve(request.module.CONFIG)
 
 
 @pytest.fixture(name="params", scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import Mesh, resolve
+from mmjax.config import MeshConfig, resolve
 from mmjax.parallel import make_mesh, match_rules
 
 TINY = {
@@ -66,11 +66,11 @@ def test_examples_do_not_see_each_other(tiny):
 def test_every_fusion_has_its_rules_and_looks_at_the_text(kind):
     for reference in (True, False):
         changed = TINY["model"] | {"width": 24, "heads": 4, "decoder_widths": (8, 8)}
-        recipe = TINY | {"text": {"length": 7, "vocabulary": 308}, "model": changed}
-        recipe["model"] |= {"fusion": kind, "reference": reference}
-        config = resolve(recipe)
+        config_dict = TINY | {"text": {"length": 7, "vocabulary": 308}, "model": changed}
+        config_dict["model"] |= {"fusion": kind, "reference": reference}
+        config = resolve(config_dict)
         shapes = jax.eval_shape(lambda config=config: models.init(config, jax.random.key(0)))
-        match_rules(shapes, models.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
+        match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
     draw = jax.jit(lambda text: models.build(config).apply({"params": params}, text)["image"])
     first, second = draw(jnp.array([[5, 6, 7, 0, 0, 0, 0], [5, 6, 8, 0, 0, 0, 0]]))

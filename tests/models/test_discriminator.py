@@ -1,15 +1,15 @@
-"""The patch discriminator: of pictures and of clips, and each example judged alone."""
+"""The patch discriminator: of images and of clips, and each example judged alone."""
 
 import jax
 import numpy as np
 import pytest
 
-from mmjax.config import Mesh, resolve
+from mmjax.config import MeshConfig, resolve
 from mmjax.models import discriminator
 from mmjax.parallel import make_mesh, match_rules
 
 
-def recipe(frames=1, widths=(8, 16)):
+def config_dict(frames=1, widths=(8, 16)):
     model = {"kind": "visual_tokenizer", "widths": (8,), "time_strides": (2,) if frames > 1 else ()}
     data = {"size": 32, "frames": frames}
     return resolve({"data": data, "model": model, "discriminator": {"widths": widths}, "train": {"steps": 1}})
@@ -17,7 +17,7 @@ def recipe(frames=1, widths=(8, 16)):
 
 @pytest.mark.parametrize(("frames", "shape", "patches"), [(1, (13, 11), (4, 3)), (5, (5, 13, 11), (2, 4, 3))])
 def test_logits_and_features_of_each_layer(frames, shape, patches):
-    config = recipe(frames)
+    config = config_dict(frames)
     params = jax.jit(lambda: discriminator.init(config, jax.random.key(0)))()
     image = np.random.default_rng(0).uniform(-1, 1, (3, *shape, 3)).astype(np.float32)
     judge = jax.jit(lambda x: discriminator.build(config).apply({"params": params}, x))
@@ -31,8 +31,8 @@ def test_logits_and_features_of_each_layer(frames, shape, patches):
     assert np.abs(np.asarray(judge(changed)[0][0] - logits[0])).min() > 1e-4
 
 
-@pytest.mark.parametrize("mesh", [Mesh(1, 8, 1), Mesh(1, 1, 8), Mesh(2, 2, 2)])
-@pytest.mark.parametrize("config", [recipe(), recipe(5), recipe(1, (16,))])
+@pytest.mark.parametrize("mesh", [MeshConfig(1, 8, 1), MeshConfig(1, 1, 8), MeshConfig(2, 2, 2)])
+@pytest.mark.parametrize("config", [config_dict(), config_dict(5), config_dict(1, (16,))])
 def test_matches_its_sharding_rules(config, mesh):
     shapes = jax.eval_shape(lambda: discriminator.init(config, jax.random.key(0)))
     found = match_rules(shapes, discriminator.sharding_rules(config), make_mesh(mesh))

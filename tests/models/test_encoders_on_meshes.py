@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.models import fusion, resnet, video_encoder, vision_encoder
 from mmjax.models.rules import POOLING, joined
 from mmjax.nn.layout import ANYWHERE, Layout
@@ -37,7 +37,7 @@ class Everything(nn.Module):
 
     @nn.compact
     def __call__(self, image, clip, hidden, mask):
-        """The pictures' patches learn of the clip and of the places in four ways, which are added up and pooled."""
+        """The images' patches learn of the clip and of the places in four ways, which are added up and pooled."""
         layers = {"layers": 1, "heads": 8, "layout": self.layout}
         vision = vision_encoder.VisionEncoder(8, 32, **layers, registers=3, masking=True, name="vision")
         video = video_encoder.VideoEncoder(8, 2, 32, **layers, name="video")
@@ -80,11 +80,16 @@ def computed(mesh, devices):
 
 @functools.cache
 def alone():
-    return computed(Mesh(1, 1, 1), 1)
+    return computed(MeshConfig(1, 1, 1), 1)
 
 
 # The first splits everything in every way; the others, each in one way alone, take as long again.
-MESHES = {"all": Mesh(2, 2, 2), "data": Mesh(8, 1, 1), "fsdp": Mesh(1, 8, 1), "model": Mesh(1, 1, 8)}
+MESHES = {
+    "all": MeshConfig(2, 2, 2),
+    "data": MeshConfig(8, 1, 1),
+    "fsdp": MeshConfig(1, 8, 1),
+    "model": MeshConfig(1, 1, 8),
+}
 
 
 @pytest.mark.parametrize("axes", ["all", *(pytest.param(axis, marks=pytest.mark.slow) for axis in list(MESHES)[1:])])

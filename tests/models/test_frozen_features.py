@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import models
-from mmjax.config import Config, Mesh
+from mmjax.config import Config, MeshConfig
 from mmjax.models import masked_generator
 from mmjax.parallel import make_mesh, match_rules
 
-RECIPE: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "data": {"size": 40},
     "text": {"length": 7},
     "tokenizer": {
@@ -69,7 +69,7 @@ def test_no_text_is_one_learned_vector(config: Config, params: Any) -> None:
 def test_every_parameter_has_a_place_on_the_mesh(config: Config) -> None:
     """And the text encoder is none of them."""
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
-    match_rules(shapes, models.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
+    match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     assert {name: jax.tree.map(lambda x: x.shape, shapes["text"][name]) for name in shapes["text"]} == {
         "norm": {"scale": (13,), "bias": (13,)}, "project": {"kernel": (13, 16), "bias": (16,)}, "none": (16,)
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
 
-from mmjax.config import Perceptual
+from mmjax.config import PerceptualConfig
 from mmjax.models import lpips
 from mmjax.types import UserError
 
@@ -43,7 +43,7 @@ def random_tensors(network, lpips_names):
 
 
 def reference_features(image, tensors, network):
-    """The activations [c, y, x] of one picture [3, y, x] at each tap, in double precision."""
+    """The activations [c, y, x] of one image [3, y, x] at each tap, in double precision."""
     x = (image - np.array([-0.030, -0.088, -0.188])[:, None, None]) / np.array([0.458, 0.448, 0.450])[:, None, None]
     find = lambda end: next(v for k, v in tensors.items() if k.endswith(end)).astype(np.float64)  # noqa: E731
     taps = []
@@ -71,15 +71,15 @@ def reference_distance(a, b, tensors, network):
     return total
 
 
-def pictures(count, size, seed):
+def images(count, size, seed):
     return np.random.default_rng(seed).uniform(-1, 1, (count, size, size, 3)).astype(np.float32)
 
 
 def test_alexnet_equals_the_authors_steps(tmp_path):
     tensors = random_tensors("alexnet", lpips_names=True)
     save_file(tensors, tmp_path / "alex.safetensors")
-    params = lpips.read(Perceptual(str(tmp_path / "alex.safetensors")), 37)
-    a, b = pictures(2, 37, 1), pictures(2, 37, 2)
+    params = lpips.read(PerceptualConfig(str(tmp_path / "alex.safetensors")), 37)
+    a, b = images(2, 37, 1), images(2, 37, 2)
     expected = [reference_distance(*pair, tensors, "alexnet") for pair in zip(a, b, strict=True)]
     distance = jax.jit(lpips.distance)
     np.testing.assert_allclose(distance(params, a, b), expected, rtol=1e-4)
@@ -87,16 +87,16 @@ def test_alexnet_equals_the_authors_steps(tmp_path):
     np.testing.assert_allclose(clips, [np.mean(expected)], rtol=1e-4)
     np.testing.assert_allclose(distance(params, a, a), 0, atol=1e-7)
     assert jax.eval_shape(lpips.last_features, params, a).shape == (2, 256)
-    with pytest.raises(UserError, match=r"alexnet needs pictures of at least 31 pixels, and data.size is 30"):
-        lpips.read(Perceptual(str(tmp_path / "alex.safetensors")), 30)
+    with pytest.raises(UserError, match=r"alexnet needs images of at least 31 pixels, and data.size is 30"):
+        lpips.read(PerceptualConfig(str(tmp_path / "alex.safetensors")), 30)
 
 
 def test_vgg16_equals_the_authors_steps(tmp_path):
     tensors = random_tensors("vgg16", lpips_names=False)
     path = tmp_path / "vgg.safetensors"
     save_file(tensors, path)
-    params = lpips.read(Perceptual(str(path), hashlib.sha256(path.read_bytes()).hexdigest().upper()), 17)
-    a, b = pictures(1, 17, 1), pictures(1, 17, 2)
+    params = lpips.read(PerceptualConfig(str(path), hashlib.sha256(path.read_bytes()).hexdigest().upper()), 17)
+    a, b = images(1, 17, 1), images(1, 17, 2)
     expected = reference_distance(a[0], b[0], tensors, "vgg16")
     slope = jax.jit(jax.value_and_grad(lambda a, b, params: lpips.distance(params, a, b)[0]))
     assert float(slope(a, b, params)[0]) == pytest.approx(expected, rel=1e-4)
@@ -105,13 +105,13 @@ def test_vgg16_equals_the_authors_steps(tmp_path):
     gradient = slope(a, b, dead)[1]
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
     with pytest.raises(UserError, match=r"perceptual.sha256: .*vgg.safetensors has the SHA-256 [0-9a-f]{64}, not 00"):
-        lpips.read(Perceptual(str(path), "00"), 17)
+        lpips.read(PerceptualConfig(str(path), "00"), 17)
 
 
 def test_files_that_are_no_weights_are_told_in_one_line(tmp_path):
     def told(path):
         with pytest.raises(UserError) as error:
-            lpips.read(Perceptual(str(path)), 64)
+            lpips.read(PerceptualConfig(str(path)), 64)
         assert "\n" not in str(error.value)
         return str(error.value)
 

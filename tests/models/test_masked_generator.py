@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import Config, Mesh, resolve
+from mmjax.config import Config, MeshConfig, resolve
 from mmjax.models import masked_generator
 from mmjax.nn import fsq
 from mmjax.nn.transformer import Block, Stack
@@ -21,7 +21,7 @@ TOKENIZER: dict[str, Any] = {
     "model": {"kind": "visual_tokenizer", "widths": [8, 8, 8], "levels": [5, 3]},
     "train": {"steps": 7},
 }
-RECIPE: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "data": {"size": 40},
     "text": {"length": 7, "vocabulary": 320},
     "tokenizer": TOKENIZER,
@@ -77,7 +77,7 @@ def test_hidden_words_are_told_from_the_text_alone(config: Config, params: Any) 
 
 
 def test_the_parameters_suit_any_grid(config: Config, params: Any) -> None:
-    larger = resolve(RECIPE | {"data": {"size": 56}, "tokenizer": TOKENIZER | {"data": {"size": 56}}})
+    larger = resolve(CONFIG | {"data": {"size": 56}, "tokenizer": TOKENIZER | {"data": {"size": 56}}})
     shapes = jax.eval_shape(lambda: models.init(larger, jax.random.key(1)))
     assert jax.tree.map(lambda p: p.shape, params) == jax.tree.map(lambda p: p.shape, shapes)
     codes = jnp.zeros((2, 7, 7), jnp.int32)
@@ -87,10 +87,10 @@ def test_the_parameters_suit_any_grid(config: Config, params: Any) -> None:
 @pytest.mark.parametrize("local_blocks", [0, 1])
 def test_every_parameter_has_a_place_on_the_mesh(local_blocks: int) -> None:
     tokenizer = TOKENIZER | {"model": TOKENIZER["model"] | {"levels": [5, 4]}}
-    model = RECIPE["model"] | {"local_blocks": local_blocks}
-    config = resolve(RECIPE | {"tokenizer": tokenizer, "model": model})
+    model = CONFIG["model"] | {"local_blocks": local_blocks}
+    config = resolve(CONFIG | {"tokenizer": tokenizer, "model": model})
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
-    shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
+    shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     split = [s for s in jax.tree.leaves(shardings) if any(axis is not None for axis in s.spec)]
     assert len(split) > 20
 
@@ -133,6 +133,6 @@ def test_codes_share_what_their_digits_share() -> None:
         ({"sampling": {"steps": 0}}, "sampling.steps: must be above 0"),
     ],
 )
-def test_recipes_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+def test_configs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        resolve(RECIPE | changes)
+        resolve(CONFIG | changes)

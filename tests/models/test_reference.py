@@ -1,4 +1,4 @@
-"""A masked generator that looks at the tokens of a reference picture: what they change, and where they lie."""
+"""A masked generator that looks at the tokens of a reference image: what they change, and where they lie."""
 
 import functools
 from typing import Any
@@ -10,26 +10,26 @@ import pytest
 from PIL import Image
 
 from mmjax import models
-from mmjax.config import Config, Mesh, resolve
+from mmjax.config import Config, MeshConfig, resolve
 from mmjax.models import masked_generator
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
 
-PICTURES: dict[str, Any] = {"source": "coco_folder", "root": "/nowhere"}  # of any size
+IMAGES: dict[str, Any] = {"source": "coco_folder", "root": "/nowhere"}  # of any size
 
 
 def tokenizer(size: int, widths: int, levels: tuple[int, ...] = (5, 3), **changes: Any) -> dict[str, Any]:
     model = {"kind": "visual_tokenizer", "widths": [8] * widths, "levels": list(levels), **changes.pop("model", {})}
-    return {"data": PICTURES | {"size": size, **changes}, "model": model, "train": {"steps": 7}}
+    return {"data": IMAGES | {"size": size, **changes}, "model": model, "train": {"steps": 7}}
 
 
-RECIPE: dict[str, Any] = {
-    "data": PICTURES | {"size": 40},
+CONFIG: dict[str, Any] = {
+    "data": IMAGES | {"size": 40},
     "text": {"length": 7, "vocabulary": 320},
     "tokenizer": tokenizer(40, 3),
     "reference": tokenizer(12, 2, (7, 3)),
     "model": {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 2, "text_layers": 1},
-    "objective": {"terms": {"masked_visual_modeling": 1.0}, "drop_reference": 0.1},
+    "objective": {"terms": {"masked_visual_modeling": 1.0}, "reference_dropout": 0.1},
     "train": {"steps": 7},
 }
 TEXT = jnp.array([[7, 9, 11, 3, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]], jnp.int32)
@@ -84,7 +84,7 @@ def test_what_lies_at_each_place_is_the_cell_that_covers_it(config: Config, para
     np.testing.assert_array_equal(hidden[1], 0)
 
 
-def test_a_reference_covers_the_same_picture() -> None:
+def test_a_reference_covers_the_same_image() -> None:
     """Its places are the means of those of the cells they cover; in time its ends are those of the clip."""
     for theirs, each in ((8, 1), (4, 2), (2, 4), (1, 8)):
         places = masked_generator._places(8, theirs, time=False)
@@ -94,25 +94,25 @@ def test_a_reference_covers_the_same_picture() -> None:
 
 
 def test_every_parameter_has_a_place_on_the_mesh() -> None:
-    config = resolve(RECIPE | {"reference": tokenizer(12, 2, (5, 4)), "tokenizer": tokenizer(40, 3, (5, 4))})
+    config = resolve(CONFIG | {"reference": tokenizer(12, 2, (5, 4)), "tokenizer": tokenizer(40, 3, (5, 4))})
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
-    shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(Mesh(2, 2, 2)))
+    shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     assert tuple(shardings["reference_codes"]["table"].spec) == ("model", "fsdp")
     assert tuple(shardings["reference_mark"].spec) == ("fsdp",)
 
 
-def test_a_reference_is_the_picture_resized_as_all_pictures_are(config: Config) -> None:
-    """Compared with Pillow's bilinear filter with antialias, by which pictures in files are resized."""
+def test_a_reference_is_the_image_resized_as_all_images_are(config: Config) -> None:
+    """Compared with Pillow's bilinear filter with antialias, by which images in files are resized."""
     assert config.reference is not None
     params = jax.jit(functools.partial(models.init, config.reference))(jax.random.key(5))
-    pictures = np.random.default_rng(0).uniform(-1, 1, (3, 40, 40, 3)).astype(np.float32)
-    pictures += np.sin(np.arange(40) / 3).astype(np.float32)[:, None, None]  # what resizing leaves
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 40, 40, 3)).astype(np.float32)
+    images += np.sin(np.arange(40) / 3).astype(np.float32)[:, None, None]  # what resizing leaves
     small = [[np.asarray(Image.fromarray(channel).resize((12, 12), Image.Resampling.BILINEAR))
-              for channel in np.moveaxis(picture, -1, 0)] for picture in pictures]  # fmt: skip
+              for channel in np.moveaxis(image, -1, 0)] for image in images]  # fmt: skip
     encode = masked_generator.functions(config).encode_reference
     assert encode is not None
     resized, compiled = np.moveaxis(np.array(small), 1, -1), jax.jit(encode)
-    expected, found = compiled(params, resized), compiled(params, pictures)
+    expected, found = compiled(params, resized), compiled(params, images)
     assert found.shape == (3, 3, 3) and len(np.unique(found)) > 5
     np.testing.assert_array_equal(found, expected)
 
@@ -123,7 +123,7 @@ def test_clips_have_clips_as_references() -> None:
         tokenizer(size, 3, **clips, model={"time_strides": strides})
         for size, strides in ((40, [2, 1, 1]), (24, [2, 2, 1]))
     )
-    config = resolve(RECIPE | {"data": PICTURES | {"size": 40, **clips}, "tokenizer": ours, "reference": theirs})
+    config = resolve(CONFIG | {"data": IMAGES | {"size": 40, **clips}, "tokenizer": ours, "reference": theirs})
     seen = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in models.inputs(config).items()}
     assert (seen["codes"].shape, seen["reference_codes"].shape) == ((1, 3, 5, 5), (1, 2, 3, 3))
     outputs: Any = jax.eval_shape(lambda: models.build(config).init_with_output(jax.random.key(0), **seen)[0])
@@ -144,7 +144,10 @@ def test_clips_have_clips_as_references() -> None:
             {"reference": tokenizer(12, 2, source="clips_folder", frames=5, model={"time_strides": [1, 2]})},
             "reference.data.frames: must be data.frames, 1, not 5",
         ),
-        ({"reference": None}, "objective.drop_reference: there is no reference to drop without the visual tokenizer"),
+        (
+            {"reference": None},
+            "objective.reference_dropout: there is no reference to drop without the visual tokenizer",
+        ),
         ({"reference": tokenizer(12, 2) | {"train": {"stepz": 7}}}, "reference.train.stepz: no such field"),
         (
             {"model": {"kind": "direct"}, "objective": {}},
@@ -156,6 +159,6 @@ def test_clips_have_clips_as_references() -> None:
         ),
     ],
 )
-def test_recipes_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+def test_configs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        resolve(RECIPE | changes)
+        resolve(CONFIG | changes)

@@ -1,4 +1,4 @@
-"""The residual network against torchvision's, in figures that it gave."""
+"""The residual network against torchvision's, in metrics that it gave."""
 
 import zlib
 
@@ -71,7 +71,7 @@ def ours(weights):
     return params
 
 
-# What torchvision 0.28.0 gave for these weights and X in double precision: of the second picture's features after
+# What torchvision 0.28.0 gave for these weights and X in double precision: of the second image's features after
 # layer4 every 301st channel at the place (1, 0), and the mean of all; evaluated and in training, and from there the
 # running mean and variance of every 15th channel of two normalizations after this one batch.
 EVALUATED = [0.0, 0.0077128, 1.989321, 0.0, 1.6354489, 0.0, 0.7327101], 0.6610683594

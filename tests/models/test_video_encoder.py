@@ -1,4 +1,4 @@
-"""The video encoder: a picture is a clip of one frame, and what it knows of time."""
+"""The video encoder: an image is a clip of one frame, and what it knows of time."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ def apply(module, params, x):
     return np.asarray(jax.jit(module.apply)({"params": params}, x))
 
 
-def test_one_frame_is_a_picture():
+def test_one_frame_is_a_image():
     """Attention within the only frame is full attention: that of a VisionEncoder with the same parameters."""
     module, params = made(time=1)
     tubelets = params["tubelets"]
     patches = {"kernel": tubelets["kernel"][0], "bias": tubelets["bias"] + sine_positions(1, 12)[0]}
-    picture = {"patches": patches, "stack": params["stack"], "norm": params["norm"]}
+    image = {"patches": patches, "stack": params["stack"], "norm": params["norm"]}
     found = apply(module, params, CLIP[:, :1])
-    np.testing.assert_allclose(found, apply(VisionEncoder(4, 12, 2, 3), picture, CLIP[:, 0]), atol=1e-5)
+    np.testing.assert_allclose(found, apply(VisionEncoder(4, 12, 2, 3), image, CLIP[:, 0]), atol=1e-5)
     assert np.abs(found - apply(module, params, CLIP)[:, :15]).max() > 1e-3  # with other frames it is another
 
 

@@ -1,4 +1,4 @@
-"""The model of pictures and texts: what is built, what a lacking field changes, and where a word looks."""
+"""The model of images and texts: what is built, what a lacking field changes, and where a word looks."""
 
 import functools
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import models, objective
+from mmjax import losses, models
 from mmjax.config import resolve
 from mmjax.types import UserError
 
@@ -27,7 +27,7 @@ MODEL = {
 }
 
 
-def recipe(*terms: str, data: dict[str, Any] | None = None, **model: Any) -> Any:
+def config_dict(*terms: str, data: dict[str, Any] | None = None, **model: Any) -> Any:
     return resolve({
         "data": {"size": 32, **(data or {})},
         "text": {"length": LENGTH, "vocabulary": 300},
@@ -51,7 +51,7 @@ def terms_of(config: Any, given: dict[str, Any], train: bool = True) -> tuple[di
 
 
 def terms_of_each(config: Any, *batches: dict[str, Any], train: bool = True) -> Iterator[tuple[dict[str, Any], Any]]:
-    goal, module = objective.build(config.objective.terms, models.inputs(config)), models.build(config)
+    goal, module = losses.build(config.objective.terms, models.inputs(config)), models.build(config)
     params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
 
     @jax.jit
@@ -71,7 +71,7 @@ ALL = ("contrastive", "matching", "captioning", "answering", "masked_language_mo
 
 
 def test_every_parameter_learns_from_the_terms() -> None:
-    terms, gradients = terms_of(recipe(*ALL, registers=2, stem=(8,)), batch())
+    terms, gradients = terms_of(config_dict(*ALL, registers=2, stem=(8,)), batch())
     assert terms.keys() == set(ALL) and all(values.shape == (3,) for values in terms.values())
     still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
              if not np.any(np.asarray(leaf))]  # fmt: skip
@@ -81,7 +81,7 @@ def test_every_parameter_learns_from_the_terms() -> None:
 
 @pytest.mark.parametrize("term", ["contrastive", "captioning", "answering", "masked_language_modeling"])
 def test_only_what_the_terms_need_is_built(term: str) -> None:
-    shapes = jax.eval_shape(lambda: models.init(recipe(term), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: models.init(config_dict(term), jax.random.key(0)))
     built = {
         "contrastive": {"vision", "text", "image_pooling", "text_pooling", "image_projection", "text_projection",
                         "log_scale"},
@@ -93,7 +93,7 @@ def test_only_what_the_terms_need_is_built(term: str) -> None:
 
 
 def test_rows_that_lack_a_field_have_no_loss_and_change_no_other() -> None:
-    config, given = recipe(*ALL), batch(5)
+    config, given = config_dict(*ALL), batch(5)
     lacking = {**given, "text": given["text"].at[1].set(0), "answer": given["answer"].at[2].set(0)}
     (whole, _), (terms, _) = terms_of_each(config, given, lacking)
     for name in ("contrastive", "matching", "captioning", "masked_language_modeling"):
@@ -105,8 +105,8 @@ def test_rows_that_lack_a_field_have_no_loss_and_change_no_other() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["cross_attention", "joint", "mlp", "bilinear"])
-def test_an_answer_depends_on_picture_and_question_in_every_fusion(fusion: str) -> None:
-    config = recipe("answering", fusion=fusion)
+def test_an_answer_depends_on_image_and_question_in_every_fusion(fusion: str) -> None:
+    config = config_dict("answering", fusion=fusion)
     module, given = models.build(config), batch()
     params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
     apply = jax.jit(lambda **seen: module.apply({"params": params}, **seen)["answer_logits"])
@@ -117,8 +117,8 @@ def test_an_answer_depends_on_picture_and_question_in_every_fusion(fusion: str) 
 
 
 @pytest.mark.parametrize(("classify", "needed"), [("image", "image"), ("text", "text"), ("question", "question")])
-def test_classes_of_pictures_of_texts_and_of_both(classify: str, needed: str) -> None:
-    config = recipe("classification", classify=classify, classes=4)
+def test_classes_of_images_of_texts_and_of_both(classify: str, needed: str) -> None:
+    config = config_dict("classification", classify=classify, classes=4)
     assert needed in models.inputs(config)
     terms, _ = terms_of(config, batch())
     assert (np.asarray(terms["classification"]) > 0).all()
@@ -126,9 +126,11 @@ def test_classes_of_pictures_of_texts_and_of_both(classify: str, needed: str) ->
 
 @pytest.mark.slow
 def test_clips_sounds_and_residual_networks() -> None:
-    clips = recipe("contrastive", "captioning", data={"frames": 4, "source": "clips_folder", "root": "x"})
-    sounds = recipe("contrastive", data={"source": "audio_folder", "root": "x", "audio": {"seconds": 0.5, "bins": 32}})
-    residual = recipe("contrastive", encoder="resnet")
+    clips = config_dict("contrastive", "captioning", data={"frames": 4, "source": "clips_folder", "root": "x"})
+    sounds = config_dict(
+        "contrastive", data={"source": "audio_folder", "root": "x", "audio": {"seconds": 0.5, "bins": 32}}
+    )
+    residual = config_dict("contrastive", encoder="resnet")
     for config, given in ((clips, batch(sides=(4, 32, 32))), (sounds, batch(channels=1, sides=(32, 50))),
                           (residual, batch())):  # fmt: skip
         terms, gradients = terms_of(config, given)
@@ -153,9 +155,9 @@ def test_impossible_ways_to_write_are_one_line(section: str, fields: dict[str, A
     (["classification"], {}, "model.classes: the term classification needs at least 2"),
     (["captioning"], {"patch": 5}, "model.patch: 5 does not divide data.size, 32"),
     (["captioning"], {"stem": (8, 8, 8, 8)}, "model.stem: .* model.patch=8 must be a multiple of 16"),
-    (["masked_patch_modeling"], {"encoder": "resnet"}, "masked_patch_modeling: is for pictures and model.encoder=vit"),
+    (["masked_patch_modeling"], {"encoder": "resnet"}, "masked_patch_modeling: is for images and model.encoder=vit"),
     (["mean_squared_error"], {}, "mean_squared_error: is not for model.kind=vision_language, which takes contrastive"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_one_line(terms: list[str], model: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recipe(*terms, **model)
+        config_dict(*terms, **model)

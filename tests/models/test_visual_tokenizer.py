@@ -1,4 +1,4 @@
-"""The visual tokenizer: pictures to codes and back, the same way in one call and in two."""
+"""The visual tokenizer: images to codes and back, the same way in one call and in two."""
 
 import functools
 from typing import Any
@@ -43,7 +43,7 @@ def test_one_call_is_encoding_and_decoding(tiny):
     np.testing.assert_allclose(outputs["image"], decoded, atol=1e-5)
 
 
-def test_pictures_do_not_see_each_other(tiny):
+def test_images_do_not_see_each_other(tiny):
     apply, params, image = tiny
     changed = apply(params, image.at[0].set(0.0))["image"]
     np.testing.assert_allclose(changed[1:], apply(params, image)["image"][1:], atol=1e-5)
@@ -70,7 +70,7 @@ def test_gradients_reach_the_encoder_through_the_rounding(tiny):
         ({"heads": 3}, "model.heads: no such field"),
     ],
 )
-def test_recipes_that_cannot_be(changes, line):
+def test_configs_that_cannot_be(changes, line):
     with pytest.raises(UserError) as error:
         resolve(TINY | {"model": TINY["model"] | changes})
     assert str(error.value).startswith(line)
@@ -78,7 +78,7 @@ def test_recipes_that_cannot_be(changes, line):
 
 @pytest.fixture(name="video", scope="module")
 def clip_tokenizer() -> tuple[Any, Any]:
-    model = model_fields.VisualTokenizer(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
+    model = model_fields.VisualTokenizerConfig(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
     return compiled(module), jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))
 
@@ -99,14 +99,14 @@ def test_no_frame_of_a_clip_sees_a_later_one(video: Any) -> None:
     assert seen[4].all() and seen[1][1]
 
 
-def test_a_picture_is_a_clip_of_one_frame(video: Any) -> None:
+def test_a_image_is_a_clip_of_one_frame(video: Any) -> None:
     apply, params = video
-    clip, first, picture = apply(params, CLIP), apply(params, CLIP[:, :1]), apply(params, CLIP[:, 0])
-    assert clip["codes"].shape == (1, 3 * 2 * 2) and picture["image"].shape == (1, 8, 8, 3)
+    clip, first, image = apply(params, CLIP), apply(params, CLIP[:, :1]), apply(params, CLIP[:, 0])
+    assert clip["codes"].shape == (1, 3 * 2 * 2) and image["image"].shape == (1, 8, 8, 3)
     np.testing.assert_array_equal(first["codes"], clip["codes"][:, :4])
-    np.testing.assert_array_equal(picture["codes"], first["codes"])
-    np.testing.assert_allclose(first["image"][:, 0], picture["image"], atol=1e-6)
-    np.testing.assert_allclose(clip["image"][:, 0], picture["image"], atol=1e-5)
+    np.testing.assert_array_equal(image["codes"], first["codes"])
+    np.testing.assert_allclose(first["image"][:, 0], image["image"], atol=1e-6)
+    np.testing.assert_allclose(clip["image"][:, 0], image["image"], atol=1e-5)
 
 
 @pytest.mark.parametrize(("frames", "grids"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
@@ -120,14 +120,14 @@ def test_clips_of_any_length(video: Any, frames: int, grids: int) -> None:
 
 
 def test_corrupted_codes_reach_the_decoder_alone() -> None:
-    model = model_fields.VisualTokenizer(widths=(8, 12), blocks=0, levels=(5, 3))
+    model = model_fields.VisualTokenizerConfig(widths=(8, 12), blocks=0, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
-    pictures = jax.random.uniform(jax.random.key(1), (7, 20, 20, 3), minval=-1)
-    params = jax.jit(module.init)(jax.random.key(0), pictures)
-    plain = compiled(module)(params, pictures)
+    images = jax.random.uniform(jax.random.key(1), (7, 20, 20, 3), minval=-1)
+    params = jax.jit(module.init)(jax.random.key(0), images)
+    plain = compiled(module)(params, images)
     for share in (0.0, 0.3, 1.0):
         corrupted = functools.partial(module.apply, corrupt=(jax.random.key(2), share))
-        outputs = jax.jit(corrupted)(params, pictures)
+        outputs = jax.jit(corrupted)(params, images)
         np.testing.assert_array_equal(outputs["codes"], plain["codes"])
         changed = (jnp.abs(outputs["image"] - plain["image"]) > 1e-6).any((1, 2, 3))
         assert bool(changed.any()) == (share > 0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.nn.layout import Layout
 from mmjax.nn.residual import ResidualBlock
 from mmjax.parallel import Placement, make_mesh
@@ -19,7 +19,7 @@ def test_gradients_on_eight_devices_are_those_of_one():
     def gradient(params, x, layout):
         return jax.grad(lambda p: jnp.sum(jnp.sin(ResidualBlock(layout=layout).apply({"params": p}, x))))(params)
 
-    placement = Placement(make_mesh(Mesh(2, 2, 2)))
+    placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     kernels = NamedSharding(placement.mesh, PartitionSpec(None, None, "fsdp", "model"))
     shardings = jax.tree.map(lambda p: kernels if p.ndim == 4 else placement.whole, params)
     layout = Layout(placement.constrain, placement.per_device)

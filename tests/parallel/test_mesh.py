@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
 from mmjax.types import UserError
 
@@ -12,25 +12,25 @@ from mmjax.types import UserError
 @pytest.mark.parametrize(
     ("axes", "expected"),
     [
-        (Mesh(), (1, 8, 1, 1)),
-        (Mesh(2, 2, 2), (1, 2, 2, 2)),
-        (Mesh(1, -1, 4), (1, 1, 2, 4)),
-        (Mesh(1, 1, 8), (1, 1, 1, 8)),
-        (Mesh(-1, 2, 1, slice=2), (2, 2, 2, 1)),
+        (MeshConfig(), (1, 8, 1, 1)),
+        (MeshConfig(2, 2, 2), (1, 2, 2, 2)),
+        (MeshConfig(1, -1, 4), (1, 1, 2, 4)),
+        (MeshConfig(1, 1, 8), (1, 1, 1, 8)),
+        (MeshConfig(-1, 2, 1, slice=2), (2, 2, 2, 1)),
     ],
 )
 def test_axes(axes, expected):
     assert tuple(make_mesh(axes).shape.values()) == expected
 
 
-@pytest.mark.parametrize("axes", [Mesh(3, 1, 1), Mesh(-1, 3, 1), Mesh(2, 2, 1), Mesh(slice=3)])
+@pytest.mark.parametrize("axes", [MeshConfig(3, 1, 1), MeshConfig(-1, 3, 1), MeshConfig(2, 2, 1), MeshConfig(slice=3)])
 def test_axes_that_do_not_multiply_to_the_devices(axes):
     with pytest.raises(UserError, match="does not multiply to the 8 devices"):
         make_mesh(axes)
 
 
 def test_batches_are_split_and_strings_stay():
-    placement = Placement(make_mesh(Mesh(2, 2, 2)))
+    placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     value = np.arange(12, dtype=np.float32).reshape(4, 3)
     placed = placement.put({"image": value, "id": ["a"] * 4, "captions": [["b"]] * 4})
     assert set(placed) == {"image"}
@@ -39,20 +39,20 @@ def test_batches_are_split_and_strings_stay():
 
 
 def test_batch_that_does_not_split():
-    placement = Placement(make_mesh(Mesh()))
+    placement = Placement(make_mesh(MeshConfig()))
     placement.check_batch("train.batch", 16)
     with pytest.raises(UserError, match=r"train.batch: 12 does not split over 8 devices"):
         placement.check_batch("train.batch", 12)
 
 
 def test_slices_must_be_those_that_there_are():
-    assert mesh_sizes(Mesh(-1, 4, 1), 16, 2) == {"slice": 2, "data": 2, "fsdp": 4, "model": 1}
+    assert mesh_sizes(MeshConfig(-1, 4, 1), 16, 2) == {"slice": 2, "data": 2, "fsdp": 4, "model": 1}
     with pytest.raises(UserError, match=r"mesh.slice: 4, but the devices are in 2 slices"):
-        mesh_sizes(Mesh(slice=4), 16, 2)
+        mesh_sizes(MeshConfig(slice=4), 16, 2)
 
 
 def test_activations_are_split_as_far_as_they_divide():
-    placement = Placement(make_mesh(Mesh(1, 2, 2, slice=2)))
+    placement = Placement(make_mesh(MeshConfig(1, 2, 2, slice=2)))
     shapes = {(8, 6, 5): (2, 3, 5), (8, 3, 5): (2, 3, 5), (8, 6, 5, 3): (2, 6, 5, 3), (6, 6, 5): (6, 6, 5)}
     for whole, part in shapes.items():
         found = jax.jit(placement.constrain)(np.zeros(whole, np.float32))
@@ -60,7 +60,7 @@ def test_activations_are_split_as_far_as_they_divide():
 
 
 def test_a_kernel_runs_on_each_device():
-    placement = Placement(make_mesh(Mesh(2, 1, 4)))
+    placement = Placement(make_mesh(MeshConfig(2, 1, 4)))
     seen = []
 
     def kernel(q, k, v):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
 
@@ -18,7 +18,7 @@ RULES = ((r"text/table", ("model", "fsdp")), (r".*kernel", ("fsdp", None)), (r".
 
 def test_first_match_wins():
     found = match_rules(
-        PARAMS, ((r"out/kernel", (None, "model")), *RULES[:1], (r".*bias", (None,))), make_mesh(Mesh(2, 2, 2))
+        PARAMS, ((r"out/kernel", (None, "model")), *RULES[:1], (r".*bias", (None,))), make_mesh(MeshConfig(2, 2, 2))
     )
     assert found["out"]["kernel"].spec == PartitionSpec(None, "model")
     assert found["text"]["table"].spec == PartitionSpec("model", "fsdp")
@@ -28,7 +28,7 @@ def test_first_match_wins():
 def test_every_problem_is_told():
     rules = ((r"text/table", ("model", "fsdp")), (r"vision/.*", ()), (r"out/kernel", (None, "model")))
     with pytest.raises(UserError) as error:
-        match_rules(PARAMS, rules, make_mesh(Mesh(1, 2, 4)))
+        match_rules(PARAMS, rules, make_mesh(MeshConfig(1, 2, 4)))
     lines = [" ".join(line.split()) for line in str(error.value).splitlines()]
     assert lines[0] == "sharding rules:"
     assert sorted(lines[1:]) == [
@@ -42,4 +42,4 @@ def test_every_problem_is_told():
 @pytest.mark.parametrize("axes", [(), (None, "model")])
 def test_a_rule_with_other_axes_than_the_parameter(axes):
     with pytest.raises(UserError, match=f"names {len(axes)} axes"):
-        match_rules(PARAMS, (*RULES[:2], (r".*bias", axes)), make_mesh(Mesh()))
+        match_rules(PARAMS, (*RULES[:2], (r".*bias", axes)), make_mesh(MeshConfig()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import Placement, make_mesh, processes
 from mmjax.types import UserError
 
@@ -28,7 +28,7 @@ class Owned:
         self.process_index = process_index
 
 
-def parts(mesh: Mesh, owners: list[int], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+def parts(mesh: MeshConfig, owners: list[int], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     where = Where(Placement(make_mesh(mesh)).batch, dict(enumerate(owners)))
     found = []
     for process in range(max(owners) + 1):
@@ -38,24 +38,24 @@ def parts(mesh: Mesh, owners: list[int], monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 @pytest.mark.parametrize(("mesh", "owners", "expected"), [
-    (Mesh(8, 1, 1), [0] * 8, [(0, 1)]),
-    (Mesh(8, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
-    (Mesh(2, 4, 1), [0, 0, 1, 1, 2, 2, 3, 3], [(0, 4), (1, 4), (2, 4), (3, 4)]),
-    (Mesh(8, 1, 1), [0, 1, 0, 1, 0, 1, 0, 1], [(0, 2), (1, 2)]),  # as hosts lie on a torus
-    (Mesh(4, 1, 2), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
-    (Mesh(1, 1, 8), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 1), (0, 1)]),  # the model is split, the batch is not
+    (MeshConfig(8, 1, 1), [0] * 8, [(0, 1)]),
+    (MeshConfig(8, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
+    (MeshConfig(2, 4, 1), [0, 0, 1, 1, 2, 2, 3, 3], [(0, 4), (1, 4), (2, 4), (3, 4)]),
+    (MeshConfig(8, 1, 1), [0, 1, 0, 1, 0, 1, 0, 1], [(0, 2), (1, 2)]),  # as hosts lie on a torus
+    (MeshConfig(4, 1, 2), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
+    (MeshConfig(1, 1, 8), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 1), (0, 1)]),  # the model is split, the batch is not
 ])  # fmt: skip
 def test_each_process_makes_its_part(
-    mesh: Mesh, owners: list[int], expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    mesh: MeshConfig, owners: list[int], expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert parts(mesh, owners, monkeypatch) == expected
 
 
 def test_parts_that_are_not_equal_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="2 processes cannot each hold an equal part of the batch"):
-        parts(Mesh(8, 1, 1), [0, 0, 0, 1, 1, 1, 1, 1], monkeypatch)
+        parts(MeshConfig(8, 1, 1), [0, 0, 0, 1, 1, 1, 1, 1], monkeypatch)
     with pytest.raises(UserError, match="cannot each hold an equal part"):
-        parts(Mesh(4, 1, 2), [0, 1, 1, 1, 0, 0, 0, 1], monkeypatch)
+        parts(MeshConfig(4, 1, 2), [0, 1, 1, 1, 0, 0, 0, 1], monkeypatch)
 
 
 def test_one_process_does_everything_itself() -> None:
@@ -73,7 +73,7 @@ def test_a_status_that_is_none(status: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_values_are_placed_as_they_are() -> None:
-    placement = Placement(make_mesh(Mesh(2, 2, 2)))
+    placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     tree = {"a": np.arange(16.0, dtype=np.float32).reshape(8, 2), "b": np.int32(3)}
     placed = processes.place(tree, placement.whole)
     np.testing.assert_array_equal(placed["a"], tree["a"])

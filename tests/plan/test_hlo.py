@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import make_mesh
 from mmjax.plan.hlo import Collective, collectives
 from mmjax.plan.program import parse, size
@@ -164,7 +164,7 @@ def test_bytes() -> None:
 
 def test_a_compiled_program_of_layers_in_a_loop() -> None:
     """Fully sharded layers, 3 of 16 x 16 in float32: gathered forward and backward, their gradients summed up."""
-    mesh = make_mesh(Mesh(1, 8, 1))
+    mesh = make_mesh(MeshConfig(1, 8, 1))
     x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
     spread = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
     w = jax.ShapeDtypeStruct((3, 16, 16), jnp.float32, sharding=spread)

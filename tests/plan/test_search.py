@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mmjax.config import Config, MaskedGenerator, Mesh, resolve
+from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig, resolve
 from mmjax.plan.report import Plan
 from mmjax.plan.search import apply, candidates, describe, search, table
 from mmjax.plan.topology import Topology, parse
@@ -38,9 +38,9 @@ def test_meshes_that_differ_are_compiled_and_ranked() -> None:
     assert len(told) == 3 and all("32" not in line or "batch=128" in line for line in told)
     # One percent more for each 8 examples a device: 32 of them are the best that fit, on each mesh.
     assert [each.changes for each in found] == [
-        {"mesh": Mesh(4, 1, 1), "train.batch": 128},
-        {"mesh": Mesh(2, 2, 1), "train.batch": 128},
-        {"mesh": Mesh(1, 4, 1), "train.batch": 128},
+        {"mesh": MeshConfig(4, 1, 1), "train.batch": 128},
+        {"mesh": MeshConfig(2, 2, 1), "train.batch": 128},
+        {"mesh": MeshConfig(1, 4, 1), "train.batch": 128},
     ]
     assert found[-1].plan is None and found[-1].problem == "does not fit after all"
     shown = table(found).splitlines()
@@ -59,14 +59,14 @@ def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() ->
     def compile_(config: Config, topology: Topology) -> Plan:
         """Attention by splash moves little; that of XLA so much that memory is what a step waits for."""
         found = plan(config, topology)
-        assert isinstance(config.model, MaskedGenerator)
+        assert isinstance(config.model, MaskedGeneratorConfig)
         rate = topology.chip.hbm_rate * found.step_seconds
         return dataclasses.replace(found, moved=round(rate / 2 if config.model.attention == "splash" else rate * 2))
 
     found = search(masked(), SLICE, 8, plan, compile_, lambda line: None)
     kinds = [(each.changes["model.attention"], each.changes["model.remat"]) for each in found]
     assert [kernel for kernel, _ in kinds] == ["splash"] * 4 + ["xla"] * 4
-    assert {each.changes["mesh"] for each in found} == {Mesh(1, 4, 1)}
+    assert {each.changes["mesh"] for each in found} == {MeshConfig(1, 4, 1)}
     with_memory = [float(line.split()[1].rstrip("%")) for line in table(found).splitlines()[1:]]
     bounds = [float(line.split()[0].rstrip("%")) for line in table(found).splitlines()[1:]]
     assert with_memory == pytest.approx(bounds[:4] + [bound / 2 for bound in bounds[4:]], abs=0.1)
@@ -83,7 +83,7 @@ def test_what_the_compiler_refuses_is_told_and_the_others_stand() -> None:
 
 
 def test_batches_divide_into_the_parts_that_are_accumulated() -> None:
-    config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, accumulate=3))
+    config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, grad_accum_steps=3))
     assert {changes["train.batch"] % 12 for changes in candidates(config, SLICE)} == {0}
 
 
@@ -101,8 +101,8 @@ def test_candidates_of_a_masked_generator() -> None:
         for name in ("v5e:2x2", "h100:4")
     }
     assert kernels == {"v5e:2x2": {"splash", "xla"}, "h100:4": {"cudnn", "xla"}}
-    changed = apply(config, {"mesh": Mesh(1, 4, 1), "model.remat": True, "train.batch": 8})
+    changed = apply(config, {"mesh": MeshConfig(1, 4, 1), "model.remat": True, "train.batch": 8})
     assert changed.mesh.fsdp == 4 and changed.model.remat and changed.train.batch == 8
-    assert describe({"mesh": Mesh(1, 4, 1), "model.remat": True}) == (
+    assert describe({"mesh": MeshConfig(1, 4, 1), "model.remat": True}) == (
         "--config.mesh.data=1 --config.mesh.fsdp=4 --config.mesh.model=1 --config.model.remat=true"
     )

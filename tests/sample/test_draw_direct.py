@@ -1,4 +1,4 @@
-"""Drawing is done in chunks of one size, so that a picture is computed the same however many are asked for."""
+"""Drawing is done in chunks of one size, so that an image is computed the same however many are asked for."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ def test_every_chunk_is_full_and_the_filling_is_dropped(count: int) -> None:
 
     text = np.arange(count * 7, dtype=np.int32).reshape(count, 7) % 2
     reference = np.linspace(-1, 0.4, count * 5 * 5 * 3, dtype=np.float32).reshape(count, 5, 5, 3)
-    pictures = draw(apply, {}, text, reference)
+    images = draw(apply, {}, text, reference)
     assert set(sizes) == {(CHUNK, CHUNK)} and len(sizes) == -(-count // CHUNK)
     expected = (reference + text[:, :1, None, None] / 2) * 127.5 + 127.5
-    assert pictures.shape == (count, 5, 5, 3)
-    np.testing.assert_allclose(pictures, expected.clip(0, 255), atol=0.51)
+    assert images.shape == (count, 5, 5, 3)
+    np.testing.assert_allclose(images, expected.clip(0, 255), atol=0.51)

@@ -10,13 +10,13 @@ from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
 SEEDS = np.array([3, 11], np.int32)
-PICTURES = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3)).astype(np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3)).astype(np.uint8)
 CLIPS = np.random.default_rng(1).integers(0, 256, (2, 6, 20, 20, 3)).astype(np.uint8)
 MASK = np.zeros((2, 20, 20), np.uint8)
 MASK[0, 7, 12] = 255
 
 
-def pictures(**given: Any) -> Any:
+def images(**given: Any) -> Any:
     return start((5, 5), 20, 1, SEEDS, **given)
 
 
@@ -25,29 +25,29 @@ def clips(**given: Any) -> Any:
 
 
 def test_from_nothing_everything_is_drawn() -> None:
-    begin = pictures()
+    begin = images()
     assert begin.masked.shape == (2, 5, 5) and begin.masked.all() and begin.image is None
-    np.testing.assert_array_equal(keep(PICTURES, begin), PICTURES)
+    np.testing.assert_array_equal(keep(IMAGES, begin), IMAGES)
 
 
 def test_a_masked_pixel_redraws_its_token_and_nothing_else_changes() -> None:
-    begin = pictures(image=PICTURES, mask=MASK)
+    begin = images(image=IMAGES, mask=MASK)
     assert np.argwhere(begin.masked).tolist() == [[0, 1, 3]]
-    result = keep(np.full_like(PICTURES, 7), begin)
+    result = keep(np.full_like(IMAGES, 7), begin)
     assert (result[0, 7, 12] == 7).all()
-    changed = (result != PICTURES).any(-1)
+    changed = (result != IMAGES).any(-1)
     assert changed.sum() <= 1 and not changed[1].any()
-    np.testing.assert_array_equal(to_uint8(begin.image), PICTURES)
-    both = pictures(image=PICTURES, mask=MASK.astype(bool))
+    np.testing.assert_array_equal(to_uint8(begin.image), IMAGES)
+    both = images(image=IMAGES, mask=MASK.astype(bool))
     np.testing.assert_array_equal(both.masked, begin.masked)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
 def test_a_variation_redraws_so_many_tokens_by_its_seed(share: float) -> None:
-    begin = pictures(image=PICTURES, variation=share)
+    begin = images(image=IMAGES, variation=share)
     assert (begin.masked.sum((1, 2)) == max(round(25 * share), 1)).all()
     assert (begin.anew.sum((1, 2)) == 16 * max(round(25 * share), 1)).all()
-    alone = start((5, 5), 20, 1, SEEDS[1:], image=PICTURES[1:], variation=share)
+    alone = start((5, 5), 20, 1, SEEDS[1:], image=IMAGES[1:], variation=share)
     np.testing.assert_array_equal(alone.masked[0], begin.masked[1])
     if share == 0.4:
         assert (begin.masked[0] != begin.masked[1]).any()
@@ -80,25 +80,25 @@ def test_groups_of_frames_are_all_frames_once(frames: int, grids: int) -> None:
     [
         ({"mask": MASK}, "mask: needs an image to keep the rest of"),
         ({"variation": 0.5}, "variation: needs an image"),
-        ({"image": PICTURES}, "image: give mask or variation too"),
-        ({"image": PICTURES[:1], "variation": 0.5}, r"image: must be \[2, 20, 20, 3\], not \[1, 20, 20, 3\]"),
+        ({"image": IMAGES}, "image: give mask or variation too"),
+        ({"image": IMAGES[:1], "variation": 0.5}, r"image: must be \[2, 20, 20, 3\], not \[1, 20, 20, 3\]"),
         ({"image": CLIPS, "variation": 0.5}, r"image: must be \[2, 20, 20, 3\]"),
-        ({"image": PICTURES.astype(float), "variation": 0.5}, "image: must be float32 or uint8, not float64"),
-        ({"image": PICTURES.astype(np.float32), "variation": 0.5}, "image: values must be from -1"),
-        ({"image": PICTURES, "variation": 0.0}, "variation: must be above 0 and at most 1, not 0.0"),
-        ({"image": PICTURES, "variation": float("nan")}, "variation: must be above 0"),
+        ({"image": IMAGES.astype(float), "variation": 0.5}, "image: must be float32 or uint8, not float64"),
+        ({"image": IMAGES.astype(np.float32), "variation": 0.5}, "image: values must be from -1"),
+        ({"image": IMAGES, "variation": 0.0}, "variation: must be above 0 and at most 1, not 0.0"),
+        ({"image": IMAGES, "variation": float("nan")}, "variation: must be above 0"),
         (
-            {"image": PICTURES, "mask": MASK[:, :19]},
+            {"image": IMAGES, "mask": MASK[:, :19]},
             r"mask: must be bool or uint8 \[2, 20, 20\], not uint8 \[2, 19, 20\]",
         ),
-        ({"image": PICTURES, "mask": MASK[..., None]}, r"mask: must be bool or uint8 \[2, 20, 20\]"),
-        ({"image": PICTURES, "mask": MASK // 2}, "1 of 800 pixels are grey, such as 127"),
-        ({"image": PICTURES, "mask": MASK.astype(float)}, "mask: must be bool or uint8"),
+        ({"image": IMAGES, "mask": MASK[..., None]}, r"mask: must be bool or uint8 \[2, 20, 20\]"),
+        ({"image": IMAGES, "mask": MASK // 2}, "1 of 800 pixels are grey, such as 127"),
+        ({"image": IMAGES, "mask": MASK.astype(float)}, "mask: must be bool or uint8"),
     ],
 )
 def test_what_is_wrong_is_told(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        pictures(**given)
+        images(**given)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told(given: dict[str, Any], message: str) -> None:
     [
         (np.repeat(CLIPS, 2, axis=1), "image: has 12 frames, and the model's clips have 6"),
         (CLIPS, "image: give mask or variation too"),
-        (PICTURES, r"image: must be \[2, 1, 20, 20, 3\].*a clip has at most 6 frames"),
+        (IMAGES, r"image: must be \[2, 1, 20, 20, 3\].*a clip has at most 6 frames"),
     ],
 )
 def test_what_is_wrong_with_a_clip_is_told(image: np.ndarray, message: str) -> None:

@@ -15,21 +15,19 @@ def smooth(count: int = 3, height: int = 29, width: int = 31) -> np.ndarray:
     return np.clip(4 * (gaussian_filter(noise, (0, 2, 2, 0)) - 127) + 127, 0, 255).astype(np.uint8)
 
 
-def test_sharpening_adds_the_difference_to_the_blurred_picture() -> None:
-    pictures = smooth()
-    blurred = gaussian_filter(pictures.astype(float), (0, 2, 2, 0), mode="nearest")
-    expected = np.clip(pictures + 1.5 * (pictures - blurred), 0, 255)
-    sharp = sharpen(pictures, 1.5, 2.0)
-    assert (
-        sharp.dtype == np.uint8 and np.abs(sharp - expected).mean() < 1 < np.abs(sharp.astype(float) - pictures).mean()
-    )
+def test_sharpening_adds_the_difference_to_the_blurred_image() -> None:
+    images = smooth()
+    blurred = gaussian_filter(images.astype(float), (0, 2, 2, 0), mode="nearest")
+    expected = np.clip(images + 1.5 * (images - blurred), 0, 255)
+    sharp = sharpen(images, 1.5, 2.0)
+    assert sharp.dtype == np.uint8 and np.abs(sharp - expected).mean() < 1 < np.abs(sharp.astype(float) - images).mean()
 
 
 def test_denoising_brings_back_what_was_there() -> None:
     steps = np.kron(np.array([[40, 200], [120, 90]]), np.ones((16, 16)))[None, ..., None].repeat(3, -1)
     noisy = np.clip(steps + np.random.default_rng(0).normal(0, 12, steps.shape), 0, 255).astype(np.uint8)
     clean = denoise(noisy, 12.0)
-    errors = [np.sqrt(np.mean((picture - steps) ** 2)) for picture in (noisy, clean)]
+    errors = [np.sqrt(np.mean((image - steps) ** 2)) for image in (noisy, clean)]
     assert errors[0] > 11 and errors[1] < 4
     assert np.abs(clean[0, 5:11, 20:27].astype(float) - 200).max() < 12  # edges stay where they are
 
@@ -43,10 +41,10 @@ def test_clips_are_taken_frame_by_frame(apply) -> None:
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    pictures = smooth()
-    np.testing.assert_array_equal(sharpen(pictures, 0.0), pictures)
-    np.testing.assert_array_equal(denoise(pictures, 0.0), pictures)
-    assert sharpen(pictures[:0], 1.0).shape == denoise(pictures[:0], 1.0).shape == (0, 29, 31, 3)
+    images = smooth()
+    np.testing.assert_array_equal(sharpen(images, 0.0), images)
+    np.testing.assert_array_equal(denoise(images, 0.0), images)
+    assert sharpen(images[:0], 1.0).shape == denoise(images[:0], 1.0).shape == (0, 29, 31, 3)
 
 
 @pytest.mark.parametrize(("call", "line"), [

@@ -54,7 +54,7 @@ def test_all_tokens_at_once_draw_from_the_marginals() -> None:
 
 
 def test_revisions_bring_back_the_joint_distribution() -> None:
-    codes = drawn(Decoding(1, revisions=16))
+    codes = drawn(Decoding(1, refinement_steps=16))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
@@ -74,7 +74,7 @@ def test_top_k_leaves_the_others_out() -> None:
 
 def test_kept_tokens_are_kept_and_looked_at() -> None:
     masked = jnp.zeros((6000, 1, 2), jnp.bool_).at[:, 0, 1].set(True)
-    codes = drawn(Decoding(3, revisions=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
+    codes = drawn(Decoding(3, refinement_steps=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
     assert (codes[:, 0] == 1).all()
     expected = JOINT[1] / JOINT[1].sum() * len(codes)
     assert chisquare(np.bincount(codes[:, 1], minlength=K), expected).pvalue > 1e-3

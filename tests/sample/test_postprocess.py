@@ -12,30 +12,30 @@ def test_known_values() -> None:
 
 
 @given(arrays.arrays(np.uint8, (3, 5, 7, 3), elements=st.integers(0, 255)))
-def test_pictures_survive_the_way_to_floats_and_back(picture: np.ndarray) -> None:
-    floats = from_uint8(picture)
+def test_images_survive_the_way_to_floats_and_back(image: np.ndarray) -> None:
+    floats = from_uint8(image)
     assert floats.dtype == np.float32 and np.abs(floats).max() <= 1
-    np.testing.assert_allclose(floats, (picture - 127.5) / 127.5, atol=1e-6)
-    np.testing.assert_array_equal(to_uint8(floats), picture)
+    np.testing.assert_allclose(floats, (image - 127.5) / 127.5, atol=1e-6)
+    np.testing.assert_array_equal(to_uint8(floats), image)
 
 
 def test_a_grid_has_its_rows_below_each_other() -> None:
     one, two = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7, 3), np.uint8)
-    picture = grid([one, two])
-    assert picture.shape == (10, 21, 3)
-    np.testing.assert_array_equal(picture[5:, 14:], two[2])
+    image = grid([one, two])
+    assert image.shape == (10, 21, 3)
+    np.testing.assert_array_equal(image[5:, 14:], two[2])
 
 
 @given(st.integers(1, 23), st.integers(1, 11))
-def test_a_sheet_has_every_picture_in_its_place_and_is_black_behind_the_last(count: int, columns: int) -> None:
-    pictures = np.random.default_rng(count).integers(1, 256, (count, 2, 3, 3), np.uint8)
-    picture = sheet(pictures, columns)
+def test_a_sheet_has_every_image_in_its_place_and_is_black_behind_the_last(count: int, columns: int) -> None:
+    images = np.random.default_rng(count).integers(1, 256, (count, 2, 3, 3), np.uint8)
+    image = sheet(images, columns)
     wide = min(count, columns)
-    assert picture.shape == (2 * -(-count // wide), 3 * wide, 3)
+    assert image.shape == (2 * -(-count // wide), 3 * wide, 3)
     for i in range(-(-count // wide) * wide):
         row, column = divmod(i, wide)
-        cell = picture[2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
-        assert np.array_equal(cell, pictures[i]) if i < count else not cell.any()
+        cell = image[2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
+        assert np.array_equal(cell, images[i]) if i < count else not cell.any()
 
 
 def test_clips_side_by_side_are_one_clip() -> None:

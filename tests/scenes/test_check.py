@@ -1,4 +1,4 @@
-"""The checker: right on the renderer's pictures, however stored; wrong pictures and false captions are called so."""
+"""The checker: right on the renderer's images, however stored; wrong images and false captions are called so."""
 
 import dataclasses
 import io
@@ -21,33 +21,33 @@ EXAMPLES = 101
 Change = Callable[[np.ndarray, int], np.ndarray]
 
 
-def plain(picture: np.ndarray, index: int) -> np.ndarray:
-    return picture
+def plain(image: np.ndarray, index: int) -> np.ndarray:
+    return image
 
 
-def noisy(picture: np.ndarray, index: int) -> np.ndarray:
-    noise = np.random.default_rng(index).normal(0, 10, picture.shape)
-    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+def noisy(image: np.ndarray, index: int) -> np.ndarray:
+    noise = np.random.default_rng(index).normal(0, 10, image.shape)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
 
 
 def jpeg(quality: int) -> Change:
-    def change(picture: np.ndarray, index: int) -> np.ndarray:
+    def change(image: np.ndarray, index: int) -> np.ndarray:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
         return np.asarray(Image.open(file))
 
     return change
 
 
-def as_picture(values: np.ndarray) -> np.ndarray:
+def as_image(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def drawn(index: int, size: int, determined: bool) -> tuple[np.ndarray, str]:
-    return example(index, size, seed=17, determined=determined, held_out=index % 2 == 0)
+def drawn(index: int, size: int, fully_specified: bool) -> tuple[np.ndarray, str]:
+    return example(index, size, seed=17, fully_specified=fully_specified, held_out=index % 2 == 0)
 
 
-@pytest.mark.parametrize("determined", [True, False], ids=["determined", "open"])
+@pytest.mark.parametrize("fully_specified", [True, False], ids=["fully_specified", "open"])
 @pytest.mark.parametrize(
     ("size", "change"),
     [
@@ -62,11 +62,11 @@ def drawn(index: int, size: int, determined: bool) -> tuple[np.ndarray, str]:
         pytest.param(128, jpeg(75), id="128-jpeg75"),
     ],
 )
-def test_right_on_our_own_pictures(size: int, change: Change, determined: bool) -> None:
+def test_right_on_our_own_images(size: int, change: Change, fully_specified: bool) -> None:
     wrong = []
     for index in range(EXAMPLES):
-        picture, text = drawn(index, size, determined)
-        verdict = judge(change(picture, index), text)
+        image, text = drawn(index, size, fully_specified)
+        verdict = judge(change(image, index), text)
         if not verdict.all:
             wrong.append((index, text, verdict))
     assert len(wrong) <= EXAMPLES // 100, wrong
@@ -74,7 +74,7 @@ def test_right_on_our_own_pictures(size: int, change: Change, determined: bool) 
 
 def falsified(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
     """The scene with one word changed, and which kind of word."""
-    kinds = ["shape", "color", "relation", *(["size"] if scene.determined else [])]
+    kinds = ["shape", "color", "relation", *(["size"] if scene.fully_specified else [])]
     while True:
         kind = kinds[rng.integers(len(kinds))]
         if kind == "relation":
@@ -92,21 +92,19 @@ def falsified(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
 
 
 @pytest.mark.parametrize("change", [plain, noisy, jpeg(75)], ids=["plain", "noisy", "jpeg75"])
-@pytest.mark.parametrize("determined", [True, False], ids=["determined", "open"])
-def test_false_captions_are_called_false(determined: bool, change: Change) -> None:
+@pytest.mark.parametrize("fully_specified", [True, False], ids=["fully_specified", "open"])
+def test_false_captions_are_called_false(fully_specified: bool, change: Change) -> None:
     rng = np.random.default_rng(23)
     for index in range(EXAMPLES):
-        picture, text = drawn(index, 32, determined)
+        image, text = drawn(index, 32, fully_specified)
         kind, changed = falsified(parse(text), rng)
-        verdict = judge(change(picture, index), caption(changed))
+        verdict = judge(change(image, index), caption(changed))
         assert not getattr(verdict, kind), (index, text, changed)
         assert not verdict.all
 
 
 def test_a_wrong_word_spoils_only_its_own_verdict() -> None:
-    picture = draw_things(
-        [Placed("circle", "red", (0.25, 0.5), 0.14), Placed("square", "blue", (0.75, 0.5), 0.205)], 53
-    )
+    image = draw_things([Placed("circle", "red", (0.25, 0.5), 0.14), Placed("square", "blue", (0.75, 0.5), 0.205)], 53)
     right = {"shape": True, "color": True, "size": True, "relation": True}
     for text, kind in [
         ("a small red circle left of a large blue square", None),
@@ -119,7 +117,7 @@ def test_a_wrong_word_spoils_only_its_own_verdict() -> None:
         ("a small red circle above a large blue square", "relation"),
     ]:
         expected = right | ({kind: False} if kind else {})
-        assert judge(picture, text) == Verdict(**expected), text
+        assert judge(image, text) == Verdict(**expected), text
 
 
 def test_where_a_thing_is_and_how_large() -> None:
@@ -135,24 +133,24 @@ def test_where_a_thing_is_and_how_large() -> None:
             assert seen.extent == pytest.approx(2 * thing.radius, rel=0.04)
 
 
-def test_pictures_that_pillow_drew_wider_than_high_on_gray() -> None:
+def test_images_that_pillow_drew_wider_than_high_on_gray() -> None:
     image = Image.new("RGB", (149 * 4, 83 * 4), (60, 60, 60))
     canvas = ImageDraw.Draw(image)
     canvas.ellipse((60, 90, 176, 206), fill=(220, 30, 50))
     canvas.polygon(((460, 150), (392, 268), (528, 268)), fill=(60, 220, 230))
-    picture = np.asarray(image.resize((149, 83), Image.Resampling.BOX))
-    assert judge(picture, "a red circle left of a large cyan triangle").all
-    centers = sorted(thing.center for thing in find(picture))
+    pixels = np.asarray(image.resize((149, 83), Image.Resampling.BOX))
+    assert judge(pixels, "a red circle left of a large cyan triangle").all
+    centers = sorted(thing.center for thing in find(pixels))
     assert np.array(centers) == pytest.approx(np.array([(118 / 596, 148 / 332), (460 / 596, 209 / 332)]), abs=0.01)
 
 
 def rate(make: Callable[[Scene, np.random.Generator], np.ndarray], attribute: str, count: int = 53) -> float:
-    """How often the attribute is called right, in pictures made of open and of determined scenes."""
+    """How often the attribute is called right, in images made of open and of fully_specified scenes."""
     right = 0
     for index in range(count):
         rng = np.random.default_rng((29, index))
-        scene = random_scene(rng, determined=index % 2 == 0, held_out=False)
-        right += getattr(judge(as_picture(make(scene, rng)), caption(scene)), attribute)
+        scene = random_scene(rng, fully_specified=index % 2 == 0, held_out=False)
+        right += getattr(judge(as_image(make(scene, rng)), caption(scene)), attribute)
     return right / count
 
 
@@ -167,9 +165,9 @@ def test_a_little_blur_is_forgiven_a_blob_is_not() -> None:
     assert rate(blurred(3.0), "shape") == 0
 
 
-def test_the_average_of_two_pictures_is_neither() -> None:
+def test_the_average_of_two_images_is_neither() -> None:
     def averaged(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        other = random_scene(rng, scene.determined, held_out=False)
+        other = random_scene(rng, scene.fully_specified, held_out=False)
         first, second = (draw_things(place(s, rng), 32).astype(float) for s in (scene, other))
         return (first + second) / 2
 
@@ -177,7 +175,7 @@ def test_the_average_of_two_pictures_is_neither() -> None:
 
 
 def changed_thing(scene: Scene, rng: np.random.Generator, attribute: str) -> tuple[np.ndarray, np.ndarray, Placed]:
-    """The scene's picture, the same with another shape or color of one thing, and that thing."""
+    """The scene's image, the same with another shape or color of one thing, and that thing."""
     things = list(place(scene, rng))
     i = int(rng.integers(2))
     words = [word for word in (SHAPES if attribute == "shape" else COLORS) if word != getattr(things[i], attribute)]
@@ -209,23 +207,23 @@ def test_a_spotted_thing_has_no_color() -> None:
     spot = [Placed("circle", "red", (0.5, 0.5), 0.205), Placed("circle", "blue", (0.5, 0.5), 0.09)]
     green = draw_things([Placed("square", "green", (0.5, 0.5), 0.205)], 47).astype(float)
     checkers = np.where((np.indices((47, 47)) // 4).sum(0) % 2, 0.55, 1.45)[..., None]
-    for picture in (draw_things(spot, 47), as_picture(BACKGROUND + checkers * (green - BACKGROUND))):
-        (thing,) = find(picture)
+    for image in (draw_things(spot, 47), as_image(BACKGROUND + checkers * (green - BACKGROUND))):
+        (thing,) = find(image)
         assert thing.color is None
 
 
 def test_a_faded_color_has_no_name() -> None:
     for color in COLORS:
-        picture = draw_things([Placed("circle", color, (0.5, 0.5), 0.205)], 47).astype(float)
+        image = draw_things([Placed("circle", color, (0.5, 0.5), 0.205)], 47).astype(float)
         for strength, name in [(0.55, None), (0.62, None), (0.9, color)]:
-            (thing,) = find(as_picture(BACKGROUND + strength * (picture - BACKGROUND)))
+            (thing,) = find(as_image(BACKGROUND + strength * (image - BACKGROUND)))
             assert (thing.shape, thing.color) == ("circle", name)
 
 
 def test_a_half_drawn_thing_has_no_shape() -> None:
     def halved(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         things = place(scene, rng)
-        picture = draw_things(things, 64).astype(float)
+        image = draw_things(things, 64).astype(float)
         thing = things[rng.integers(2)]
         x, y = (round(c * 64) for c in thing.center)
         reach = round(thing.radius * 64) + 1
@@ -235,8 +233,8 @@ def test_a_half_drawn_thing_has_no_shape() -> None:
             (slice(y - reach, y + reach), slice(x - reach, x)),
             (slice(y - reach, y + reach), slice(x, x + reach)),
         ][rng.integers(3)]
-        picture[max(rows.start, 0) : rows.stop, max(columns.start, 0) : columns.stop] = BACKGROUND
-        return picture
+        image[max(rows.start, 0) : rows.stop, max(columns.start, 0) : columns.stop] = BACKGROUND
+        return image
 
     assert rate(halved, "shape") == 0
 
@@ -257,7 +255,7 @@ def test_other_shapes_have_no_name() -> None:
         for radius in (0.14, 0.2):
             inside = mask((fine[None, :] - 0.48) / radius, (fine[:, None] - 0.53) / radius)
             cover = inside.reshape(61, 8, 61, 8).mean((1, 3))[..., None]
-            found = find(as_picture(np.array(BACKGROUND) * (1 - cover) + np.array(COLORS["green"]) * cover))
+            found = find(as_image(np.array(BACKGROUND) * (1 - cover) + np.array(COLORS["green"]) * cover))
             assert [thing.shape for thing in found] == [None], name
 
 
@@ -266,15 +264,15 @@ def test_a_third_thing_however_pale_spoils_all(strength: float) -> None:
     pair = [Placed("circle", "red", (0.25, 0.6), 0.16), Placed("square", "blue", (0.75, 0.6), 0.16)]
     pale = draw_things([Placed("ring", "green", (0.5, 0.2), 0.14)], 32).astype(float) - BACKGROUND
     text = "a red circle left of a blue square"
-    picture = draw_things(pair, 32)
-    assert judge(picture, text).all
-    assert judge(as_picture(picture + strength * pale), text) == Verdict(False, False, True, False)
-    assert judge(as_picture(picture + strength * pale), "a small red circle left of a blue square").size is False
+    image = draw_things(pair, 32)
+    assert judge(image, text).all
+    assert judge(as_image(image + strength * pale), text) == Verdict(False, False, True, False)
+    assert judge(as_image(image + strength * pale), "a small red circle left of a blue square").size is False
 
 
 def test_one_thing_is_no_scene() -> None:
-    picture = draw_things([Placed("circle", "red", (0.25, 0.5), 0.14)], 32)
-    assert judge(picture, "a small red circle left of a small blue square") == Verdict(False, False, False, False)
+    image = draw_things([Placed("circle", "red", (0.25, 0.5), 0.14)], 32)
+    assert judge(image, "a small red circle left of a small blue square") == Verdict(False, False, False, False)
 
 
 def test_sizes_in_between_and_beyond_have_no_name() -> None:
@@ -284,28 +282,28 @@ def test_sizes_in_between_and_beyond_have_no_name() -> None:
 
 
 @pytest.mark.parametrize("color", [(0, 0, 0), (22, 22, 24), (128, 128, 128), (255, 255, 255), *COLORS.values()])
-def test_nothing_is_found_in_an_empty_picture(color: tuple[int, int, int]) -> None:
+def test_nothing_is_found_in_an_empty_image(color: tuple[int, int, int]) -> None:
     assert find(np.full((37, 41, 3), color, np.uint8)) == []
 
 
 def test_white_gray_and_orange_are_none_of_the_colors() -> None:
     for color in [(255, 255, 255), (128, 128, 128), (250, 125, 30), (120, 70, 30)]:
-        picture = np.full((41, 41, 3), BACKGROUND, np.uint8)
-        picture[13:26, 13:26] = color
-        (thing,) = find(picture)
+        image = np.full((41, 41, 3), BACKGROUND, np.uint8)
+        image[13:26, 13:26] = color
+        (thing,) = find(image)
         assert thing.color is None, color
 
 
 @given(hnp.arrays(np.uint8, (5, 7, 3)), st.integers(0, 60), st.integers(0, 2**32 - 1))
-def test_any_picture_is_judged(blocks: np.ndarray, noise: int, seed: int) -> None:
+def test_any_image_is_judged(blocks: np.ndarray, noise: int, seed: int) -> None:
     values = np.kron(blocks, np.ones((7, 5, 1))) + np.random.default_rng(seed).normal(0, noise, (35, 35, 3))
-    picture = as_picture(values)
-    for thing in find(picture):
+    image = as_image(values)
+    for thing in find(image):
         assert np.all(np.isfinite([*thing.center, thing.extent]))
-    assert not judge(picture, "a red circle left of a blue square").all
+    assert not judge(image, "a red circle left of a blue square").all
 
 
-def test_too_small_a_picture_is_refused() -> None:
+def test_too_small_a_image_is_refused() -> None:
     with pytest.raises(UserError, match="not 53 x 31"):
         judge(np.zeros((31, 53, 3), np.uint8), "a red circle left of a blue square")
 

@@ -1,4 +1,4 @@
-"""Pictures of scenes: determined by the caption or within its bounds, and the shapes that Pillow draws."""
+"""Images of scenes: fully_specified by the caption or within its bounds, and the shapes that Pillow draws."""
 
 import itertools
 import math
@@ -46,22 +46,22 @@ def test_shapes_are_those_that_pillow_draws(shape: str, size: int) -> None:
 
 
 def test_later_things_hide_earlier_ones() -> None:
-    picture = draw_things([Placed("circle", "red", (0.5, 0.5), 0.3), Placed("square", "blue", (0.5, 0.5), 0.1)], 47)
-    assert picture[23, 23].tolist() == list(COLORS["blue"])
-    assert picture[23, 33].tolist() == list(COLORS["red"])
-    assert picture[0, 0].tolist() == list(BACKGROUND)
+    image = draw_things([Placed("circle", "red", (0.5, 0.5), 0.3), Placed("square", "blue", (0.5, 0.5), 0.1)], 47)
+    assert image[23, 23].tolist() == list(COLORS["blue"])
+    assert image[23, 33].tolist() == list(COLORS["red"])
+    assert image[0, 0].tolist() == list(BACKGROUND)
 
 
 @given(seeds, st.integers(32, 131))
-def test_a_determined_picture_follows_from_its_caption(seed: int, size: int) -> None:
-    scene = random_scene(np.random.default_rng(seed), determined=True, held_out=False)
+def test_a_determined_image_follows_from_its_caption(seed: int, size: int) -> None:
+    scene = random_scene(np.random.default_rng(seed), fully_specified=True, held_out=False)
     rng, other = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     before = rng.bit_generator.state
-    picture = draw(scene, size, rng)
+    image = draw(scene, size, rng)
     assert rng.bit_generator.state == before
-    assert picture.shape == (size, size, 3)
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, draw(scene, size, other))
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, draw(scene, size, other))
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_determined_picture_follows_from_its_caption(seed: int, size: int) -> 
 def test_the_relation_fixes_the_centers(
     relation: str, subject: tuple[float, float], object: tuple[float, float]
 ) -> None:
-    picture = draw(parse(f"a small red circle {relation} a large blue square"), 101, np.random.default_rng(0))
-    weight = np.abs(picture.astype(float) - BACKGROUND)
+    image = draw(parse(f"a small red circle {relation} a large blue square"), 101, np.random.default_rng(0))
+    weight = np.abs(image.astype(float) - BACKGROUND)
     for channel, (x, y), area in ((0, subject, math.pi * 0.14**2), (2, object, math.pi * 0.205**2)):
         # Red and blue are told apart by the channel in which each is strong.
         part = weight[..., channel] * (weight[..., channel] > weight[..., 2 - channel])
@@ -87,12 +87,12 @@ def test_the_relation_fixes_the_centers(
 
 
 @given(seeds, st.integers(32, 97), st.sampled_from([True, False]))
-def test_things_are_inside_apart_and_in_their_relation(seed: int, size: int, determined: bool) -> None:
+def test_things_are_inside_apart_and_in_their_relation(seed: int, size: int, fully_specified: bool) -> None:
     rng = np.random.default_rng(seed)
-    scene = random_scene(rng, determined=determined, held_out=False)
+    scene = random_scene(rng, fully_specified=fully_specified, held_out=False)
     subject, object = place(scene, rng)
-    picture = draw_things((subject, object), size)
-    difference = np.abs(picture.astype(int) - BACKGROUND).max(axis=-1)
+    image = draw_things((subject, object), size)
+    difference = np.abs(image.astype(int) - BACKGROUND).max(axis=-1)
     edge = np.concatenate([difference[[0, -1]].ravel(), difference[:, [0, -1]].ravel()])
     assert edge.max() < 0.2 * 255  # at 32 pixels the soft corner of a triangle may tint it
     stands_out = difference > 0
@@ -108,7 +108,7 @@ def test_things_are_inside_apart_and_in_their_relation(seed: int, size: int, det
     assert abs(across) <= 0.6 * along + 1e-9
 
 
-def test_open_pictures_differ_in_place_and_size() -> None:
+def test_open_images_differ_in_place_and_size() -> None:
     rng = np.random.default_rng(5)
     scene = parse("a red circle above a green ring")
     places = [place(scene, rng) for _ in range(200)]
@@ -128,37 +128,37 @@ def test_one_size_named_is_kept_where_the_other_is_open() -> None:
 
 
 def test_examples_are_a_pure_function_of_their_arguments() -> None:
-    picture, text = example(11, 41, seed=3, determined=False, held_out=False)
-    again, same = example(11, 41, seed=3, determined=False, held_out=False)
+    image, text = example(11, 41, seed=3, fully_specified=False, held_out=False)
+    again, same = example(11, 41, seed=3, fully_specified=False, held_out=False)
     assert text == same
-    np.testing.assert_array_equal(picture, again)
+    np.testing.assert_array_equal(image, again)
     others = [(12, 3, False, False), (11, 4, False, False), (11, 3, True, False), (11, 3, False, True)]
-    for index, seed, determined, held_out in others:
-        other, _ = example(index, 41, seed=seed, determined=determined, held_out=held_out)
-        assert not np.array_equal(picture, other)
+    for index, seed, fully_specified, held_out in others:
+        other, _ = example(index, 41, seed=seed, fully_specified=fully_specified, held_out=held_out)
+        assert not np.array_equal(image, other)
 
 
 def test_examples_show_every_word() -> None:
-    words = " ".join(example(i, 32, seed=1, determined=True, held_out=False)[1] for i in range(100))
+    words = " ".join(example(i, 32, seed=1, fully_specified=True, held_out=False)[1] for i in range(100))
     assert all(word in words for word in (*SHAPES, *COLORS, *SIZES, *RELATIONS))
 
 
-def test_too_small_a_picture_is_refused() -> None:
+def test_too_small_a_image_is_refused() -> None:
     with pytest.raises(UserError, match="from 32 pixels up, not 31"):
-        example(0, 31, seed=0, determined=True, held_out=False)
+        example(0, 31, seed=0, fully_specified=True, held_out=False)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
-def test_the_scene_of_an_example_is_that_of_its_picture(
-    index: int, seed: int, determined: bool, held_out: bool
+def test_the_scene_of_an_example_is_that_of_its_image(
+    index: int, seed: int, fully_specified: bool, held_out: bool
 ) -> None:
-    picture, text = example(index, 37, seed, determined, held_out)
-    scene, rng = example_scene(index, seed, determined, held_out)
+    image, text = example(index, 37, seed, fully_specified, held_out)
+    scene, rng = example_scene(index, seed, fully_specified, held_out)
     assert caption(scene) == text
-    np.testing.assert_array_equal(draw(scene, 37, rng), picture)
+    np.testing.assert_array_equal(draw(scene, 37, rng), image)
 
 
 def test_examples_stay_what_they_were() -> None:
-    """A change of the random stream would change the data set of every recipe."""
-    picture, text = example(11, 41, seed=3, determined=False, held_out=False)
-    assert (text, int(picture.sum())) == ("a purple square left of a blue triangle", 181428)
+    """A change of the random stream would change the data set of every config."""
+    image, text = example(11, 41, seed=3, fully_specified=False, held_out=False)
+    assert (text, int(image.sum())) == ("a purple square left of a blue triangle", 181428)

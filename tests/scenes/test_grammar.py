@@ -27,8 +27,8 @@ def test_captions_read_as_promised() -> None:
     assert caption(Scene(subject, "left of", object)) == "a small red circle left of a large blue square"
     scene = Scene(Thing("circle", "red"), "left of", Thing("square", "blue"))
     assert caption(scene) == "a red circle left of a blue square"
-    assert not scene.determined
-    assert Scene(subject, "left of", object).determined
+    assert not scene.fully_specified
+    assert Scene(subject, "left of", object).fully_specified
 
 
 def test_every_scene_survives_the_round_trip() -> None:
@@ -83,7 +83,7 @@ def test_held_out_counts() -> None:
     assert len(shown) == 96 - 12
 
 
-def test_the_same_picture_told_the_other_way_round_is_held_out_too() -> None:
+def test_the_same_image_told_the_other_way_round_is_held_out_too() -> None:
     for scene in all_scenes():
         assert held_out(scene) == held_out(Scene(scene.object, OPPOSITE[scene.relation], scene.subject))
 
@@ -106,15 +106,15 @@ def test_every_pair_of_words_is_trained_on(role: str) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("determined", [False, True])
-def test_random_scenes_reach_all_they_should_and_no_other(determined: bool, kept: bool) -> None:
+@pytest.mark.parametrize("fully_specified", [False, True])
+def test_random_scenes_reach_all_they_should_and_no_other(fully_specified: bool, kept: bool) -> None:
     rng = np.random.default_rng(3)
     expected = {scene for scene in all_scenes() if held_out(scene) == kept}
     seen = set()
     for _ in range(len(expected) * 2):
-        scene = random_scene(rng, determined=determined, held_out=kept)
-        assert scene.determined == determined
-        assert (scene.subject.size is None) == (scene.object.size is None) == (not determined)
+        scene = random_scene(rng, fully_specified=fully_specified, held_out=kept)
+        assert scene.fully_specified == fully_specified
+        assert (scene.subject.size is None) == (scene.object.size is None) == (not fully_specified)
         subject, object = (dataclasses.replace(thing, size=None) for thing in (scene.subject, scene.object))
         seen.add(Scene(subject, scene.relation, object))
     assert seen <= expected

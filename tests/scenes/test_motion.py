@@ -80,7 +80,7 @@ def test_the_thing_stays_inside_and_goes_straight_at_constant_speed(scene: Movin
 
 
 @pytest.mark.parametrize("direction", ["left", "right", "up", "down"])
-def test_pictures_move_where_they_should(direction: str) -> None:
+def test_images_move_where_they_should(direction: str) -> None:
     clip = motion.draw(Moving("ring", "green", direction), 61, 5, np.random.default_rng(2))
     assert clip.shape == (5, 61, 61, 3) and clip.dtype == np.uint8
     rows, columns = np.transpose([ndimage.center_of_mass(np.abs(f.astype(int) - BACKGROUND).sum(-1)) for f in clip])
@@ -128,7 +128,7 @@ def test_more_frames_are_the_same_path_seen_oftener() -> None:
 
 
 def test_examples_stay_what_they_were() -> None:
-    """A change of the random stream would change the data set of every recipe."""
+    """A change of the random stream would change the data set of every config."""
     clip, text = example(11, 41, 7, seed=3, held_out=False)
     assert (text, int(clip.sum())) == ("a cyan square moving left", 1109888)
 

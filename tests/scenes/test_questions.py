@@ -1,4 +1,4 @@
-"""Questions about scenes: the answers are what the checker sees in the picture, and what is held out is."""
+"""Questions about scenes: the answers are what the checker sees in the image, and what is held out is."""
 
 import itertools
 import math
@@ -54,16 +54,16 @@ def answered(text: str, seen: list[Found]) -> str:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("determined", [False, True])
-def test_answers_are_what_the_checker_sees(determined: bool, kept: bool) -> None:
+@pytest.mark.parametrize("fully_specified", [False, True])
+def test_answers_are_what_the_checker_sees(fully_specified: bool, kept: bool) -> None:
     kinds: Counter[str] = Counter()
     for index in range(60):
-        shown = example_scene(index, 5, determined, kept)
-        picture = draw_things(shown.things, 64)
-        seen = find(picture)
+        shown = example_scene(index, 5, fully_specified, kept)
+        image = draw_things(shown.things, 64)
+        seen = find(image)
         assert {(thing.shape, thing.color) for thing in seen} == {(thing.shape, thing.color) for thing in shown.things}
         assert len(seen) == len(shown.things) and len(shown.captions) == (len(seen) == 2)
-        assert all(judge(picture, caption).all for caption in shown.captions)
+        assert all(judge(image, caption).all for caption in shown.captions)
         for epoch in range(8):
             text, answer = question(index, epoch, 5, shown)
             assert answer == answered(text, seen), (text, shown)

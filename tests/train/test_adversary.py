@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax import objective
-from mmjax.config import Mesh
-from mmjax.objective import adversarial
+from mmjax import losses
+from mmjax.config import MeshConfig
+from mmjax.losses import adversarial
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.adversary import Adversary
 from mmjax.train.checkpoint import Checkpoints
@@ -24,14 +24,14 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def game(loss="non_saturating", regularizer="none", weight=0.0, tx=None, accumulate=1, **when):
+def game(loss="non_saturating", regularizer="none", weight=0.0, tx=None, grad_accum_steps=1, **when):
     """Mescheder et al. 2018's Dirac-GAN: originals lie at 0, the generator draws theta, and D(x) = psi x."""
     tx = tx or optax.sgd(RATE)
     judge = lambda params, x: (params["psi"] * x, [x])  # noqa: E731
     goal = adversarial.Adversarial(judge, loss, regularizer, weight)
     second = Adversary(lambda key: {"psi": jnp.float32(0.9)}, tx, goal, ("adversarial",), **when)
     terms = {"adversarial": adversarial.adversarial(loss)}
-    first = objective.build({"adversarial": 1.0}, ("x",), given=terms)
+    first = losses.build({"adversarial": 1.0}, ("x",), given=terms)
     make = make_state(lambda key: {"theta": jnp.float32(1.3)}, tx, 0, True, second)
     apply = lambda params, x: {"image": params["theta"] * jnp.ones_like(x)}  # noqa: E731
     return make(), jax.jit(make_step(apply, first, tx, accumulate, 0.9, second))
@@ -127,7 +127,7 @@ def test_until_start_the_generator_learns_as_it_would_alone():
     batch = batch_of((0.3, -1.0, 2.0, 0.7))
 
     def run(weights, given, adversary):
-        first = objective.build(weights, ("x",), given=given)
+        first = losses.build(weights, ("x",), given=given)
         state = make_state(lambda key: {"theta": jax.random.normal(key)}, tx, 5, False, adversary)()
         step, states = jax.jit(make_step(apply, first, tx, adversary=adversary)), []
         for _ in range(4):
@@ -178,7 +178,7 @@ def test_a_step_that_is_not_finite_leaves_both_as_they_were(spoiled):
 def test_parts_add_up_to_the_whole(regularizer):
     batch = batch_of((0.5, -1.0, 9.0, 2.0, 0.1, 0.4, -0.7, 1.1), (True, True, False, True, False, True, True, True))
     whole = played(*game(regularizer=regularizer, weight=0.3), 3, batch)
-    parts = played(*game(regularizer=regularizer, weight=0.3, accumulate=4), 3, batch)
+    parts = played(*game(regularizer=regularizer, weight=0.3, grad_accum_steps=4), 3, batch)
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
     for name, value in whole[1].items():
         assert float(parts[1][name]) == pytest.approx(float(value), rel=1e-4), name
@@ -191,7 +191,7 @@ def test_going_on_from_a_checkpoint_is_exact_and_evaluating_needs_no_discriminat
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(halfway, {})
     checkpoints.wait()
-    sharding = Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])).whole
+    sharding = Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).whole
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
     resumed = checkpoints.restore(shapes)
     number, params = checkpoints.restore_params()

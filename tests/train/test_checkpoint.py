@@ -10,7 +10,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.state import State, make_state
@@ -34,14 +34,14 @@ def state_of(step: int, width: int = 7, ema: bool = True) -> State:
 
 
 def shapes_of(state, sharding=None):
-    sharding = sharding or Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])).whole
+    sharding = sharding or Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).whole
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
-def saved(tmp_path, *steps_and_figures, keep=2, best="-loss", width=7):
+def saved(tmp_path, *steps_and_metrics, keep=2, best="-loss", width=7):
     checkpoints = Checkpoints(tmp_path, keep, best)
-    for step, figures in steps_and_figures:
-        checkpoints.save(state_of(step, width), figures)
+    for step, metrics in steps_and_metrics:
+        checkpoints.save(state_of(step, width), metrics)
         checkpoints.wait()
     return checkpoints
 
@@ -50,7 +50,7 @@ def test_round_trip_is_exact_also_onto_another_mesh(tmp_path):
     checkpoints = saved(tmp_path, (3, {}))
     restored = checkpoints.restore(shapes_of(state_of(0)))
     jax.tree.map(np.testing.assert_array_equal, restored, state_of(3))
-    spread = jax.sharding.NamedSharding(make_mesh(Mesh(8, 1, 1)), jax.sharding.PartitionSpec())
+    spread = jax.sharding.NamedSharding(make_mesh(MeshConfig(8, 1, 1)), jax.sharding.PartitionSpec())
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(shapes_of(state_of(0), spread)), state_of(3))
     checkpoints.close()
 
@@ -95,8 +95,8 @@ def test_parameters_alone_are_the_averaged_ones(tmp_path):
 
 @pytest.mark.parametrize(("best", "kept"), [("-loss", [2, 4, 5]), ("accuracy", [1, 4, 5]), ("", [4, 5])])
 def test_the_newest_and_the_best_are_kept(tmp_path, best, kept):
-    figures = [{"loss": loss, "accuracy": 1 / (i + 1)} for i, loss in enumerate([0.5, 0.2, 0.4, 0.3])]
-    checkpoints = saved(tmp_path, *enumerate(figures, 1), (5, {}), keep=2, best=best)
+    metrics = [{"loss": loss, "accuracy": 1 / (i + 1)} for i, loss in enumerate([0.5, 0.2, 0.4, 0.3])]
+    checkpoints = saved(tmp_path, *enumerate(metrics, 1), (5, {}), keep=2, best=best)
     assert checkpoints.steps() == kept
     checkpoints.close()
     assert Checkpoints(tmp_path, 2, best).steps() == kept
@@ -116,7 +116,7 @@ def test_the_best_step_and_what_improves_on_it(tmp_path):
     none.close()
 
 
-def test_a_figure_that_is_not_finite_is_never_the_best(tmp_path):
+def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path):
     checkpoints = saved(tmp_path, (1, {"loss": 0.5}), (2, {"loss": float("nan")}), (3, {"loss": 0.6}), (4, {}), (5, {}))
     assert checkpoints.steps() == [1, 4, 5]
     checkpoints.close()
@@ -251,7 +251,7 @@ def test_what_cannot_be_restored_is_told(tmp_path):
     checkpoints = saved(tmp_path, (3, {}))
     with pytest.raises(UserError, match="no checkpoint of step 4; there are 3"):
         checkpoints.restore_params(4)
-    with pytest.raises(UserError, match=r"cannot be restored: ema/w is \(16, 7\), and \(16, 5\) in the recipe"):
+    with pytest.raises(UserError, match=r"cannot be restored: ema/w is \(16, 7\), and \(16, 5\) in the config"):
         checkpoints.restore(shapes_of(state_of(0, width=5)))
     checkpoints.close()
     empty = Checkpoints(tmp_path / "empty")

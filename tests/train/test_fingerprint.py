@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train import fingerprint
 
@@ -29,7 +29,9 @@ LEAVES = {
 }
 
 
-def on(mesh: Mesh, tree: dict[str, np.ndarray], **specs: PartitionSpec) -> tuple[dict[str, jax.Array], NamedSharding]:
+def on(
+    mesh: MeshConfig, tree: dict[str, np.ndarray], **specs: PartitionSpec
+) -> tuple[dict[str, jax.Array], NamedSharding]:
     devices = jax.devices()[: max(mesh.data * mesh.fsdp * mesh.model, 1)]
     placement = Placement(make_mesh(mesh, devices))
     where = {name: NamedSharding(placement.mesh, specs.get(name, PartitionSpec())) for name in tree}
@@ -37,7 +39,7 @@ def on(mesh: Mesh, tree: dict[str, np.ndarray], **specs: PartitionSpec) -> tuple
 
 
 def test_are_the_sum_they_are_said_to_be() -> None:
-    tree, whole = on(Mesh(1, 1, 1), LEAVES)
+    tree, whole = on(MeshConfig(1, 1, 1), LEAVES)
     numbers, finite = fingerprint.summarized(tree, whole)
     expected = [by_hand(LEAVES[name]) for name in fingerprint.names(LEAVES)]
     assert np.asarray(numbers).tolist() == expected and np.asarray(finite).all()
@@ -45,8 +47,8 @@ def test_are_the_sum_they_are_said_to_be() -> None:
 
 
 def test_do_not_depend_on_where_the_array_lies() -> None:
-    one = fingerprint.summarized(*on(Mesh(1, 1, 1), LEAVES))[0]
-    spread = on(Mesh(1, 4, 2), LEAVES, float32=PartitionSpec("fsdp"), columns=PartitionSpec(None, "model"))
+    one = fingerprint.summarized(*on(MeshConfig(1, 1, 1), LEAVES))[0]
+    spread = on(MeshConfig(1, 4, 2), LEAVES, float32=PartitionSpec("fsdp"), columns=PartitionSpec(None, "model"))
     two = fingerprint.summarized(*spread)[0]
     np.testing.assert_array_equal(one, two)
 
@@ -61,8 +63,8 @@ def test_tell_any_flipped_bit(name: str) -> None:
         assert fingerprint.of_array(flipped) != fingerprint.of_array(leaf)
 
 
-@pytest.mark.parametrize("mesh", [Mesh(1, 1, 1), Mesh(1, 4, 2)])
-def test_tell_which_leaf_is_not_finite(mesh: Mesh) -> None:
+@pytest.mark.parametrize("mesh", [MeshConfig(1, 1, 1), MeshConfig(1, 4, 2)])
+def test_tell_which_leaf_is_not_finite(mesh: MeshConfig) -> None:
     tree = {"a": np.ones(3, np.float32), "b": np.array([[1, 1], [1, np.nan]], np.float32), "c": np.float32([np.inf])}
     finite = fingerprint.summarized(*on(mesh, tree, b=PartitionSpec(None, "model")))[1]
     assert np.asarray(finite).tolist() == [True, False, False]

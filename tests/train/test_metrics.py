@@ -50,8 +50,8 @@ class StubRun:
         self.logged: list[tuple[dict[str, Any], int]] = []
         self.finished = False
 
-    def log(self, figures: dict[str, Any], step: int) -> None:
-        self.logged.append((figures, step))
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        self.logged.append((metrics, step))
 
     def finish(self) -> None:
         self.finished = True
@@ -67,33 +67,33 @@ def stub_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StubRun]:
 
     stub = types.ModuleType("wandb")
     stub.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="stub")
-    stub.init, stub.Image = init, lambda picture: ("picture", picture.tolist())  # type: ignore[attr-defined]
+    stub.init, stub.Image = init, lambda image: ("image", image.tolist())  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", stub)
     return runs
 
 
-def test_wandb_gets_figures_and_pictures_and_goes_on_with_the_same_run(tmp_path: Path, wandb_runs: list[StubRun]):
-    picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+def test_wandb_gets_metrics_and_images_and_goes_on_with_the_same_run(tmp_path: Path, wandb_runs: list[StubRun]):
+    image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     for start in (0, 3):
         metrics = Metrics(tmp_path, start, "project", {"seed": 7})
         metrics.write(start + 1, "train", {"loss": 0.5})
-        metrics.write_picture(start + 1, "samples", picture)
+        metrics.write_image(start + 1, "samples", image)
         metrics.close()
     Metrics(tmp_path / "other", 0, "project", {}).close()
     first, second, other = wandb_runs
     assert first.settings == {"project": "project", "dir": str(tmp_path), "config": {"seed": 7}, "resume": "allow",
                               "id": first.settings["id"]}  # fmt: skip
     assert first.settings["id"] == second.settings["id"] != other.settings["id"]
-    assert first.logged == [({"train/loss": 0.5}, 1), ({"samples": ("picture", picture.tolist())}, 1)]
+    assert first.logged == [({"train/loss": 0.5}, 1), ({"samples": ("image", image.tolist())}, 1)]
     assert first.finished and second.logged[0] == ({"train/loss": 0.5}, 4)
 
 
 def test_of_a_clip_the_middle_frame_is_written(tmp_path: Path, wandb_runs: list[StubRun]):
     clip = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8)
     metrics = Metrics(tmp_path, 0, "project", {})
-    metrics.write_picture(1, "samples", clip)
+    metrics.write_image(1, "samples", clip)
     metrics.close()
-    assert wandb_runs[0].logged == [({"samples": ("picture", clip[1].tolist())}, 1)]
+    assert wandb_runs[0].logged == [({"samples": ("image", clip[1].tolist())}, 1)]
 
 
 def test_wandb_that_cannot_start_is_told_in_one_line(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):

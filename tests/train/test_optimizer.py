@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from mmjax import models
-from mmjax.config import Optimizer, load_recipe
+from mmjax.config import OptimizerConfig, load_config
 from mmjax.train.optimizer import kernel_axes, make_optimizer, make_schedule
 from mmjax.types import leaf_name
 
@@ -19,19 +19,19 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 def test_schedules():
     warm = {"learning_rate": 0.3, "warmup_steps": 4}
-    assert [float(make_schedule(Optimizer(**warm), 20)(i)) for i in range(6)] == pytest.approx(
+    assert [float(make_schedule(OptimizerConfig(**warm), 20)(i)) for i in range(6)] == pytest.approx(
         [0.075, 0.15, 0.225, 0.3, 0.3, 0.3]
     )
-    cosine = make_schedule(Optimizer(**warm, schedule="cosine"), 20)
+    cosine = make_schedule(OptimizerConfig(**warm, schedule="cosine"), 20)
     for i in range(4, 21):
         assert float(cosine(i)) == pytest.approx(0.15 * (1 + math.cos(math.pi * (i - 4) / 16)), abs=1e-7)
-    linear = make_schedule(Optimizer(learning_rate=0.3, schedule="linear"), 20)
+    linear = make_schedule(OptimizerConfig(learning_rate=0.3, schedule="linear"), 20)
     assert [float(linear(i)) for i in (0, 10, 20)] == pytest.approx([0.3, 0.15, 0.0])
 
 
 def test_adam_with_clipping_and_decay_equals_the_papers():
     """Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; in float64."""
-    settings = Optimizer(name="adamw", learning_rate=0.1, b1=0.8, b2=0.9, weight_decay=0.2, clip=1.0)
+    settings = OptimizerConfig(name="adamw", learning_rate=0.1, b1=0.8, b2=0.9, weight_decay=0.2, grad_clip_norm=1.0)
     tx = make_optimizer(settings, 9)
     update = jax.jit(tx.update)
     params = {"kernel": jnp.full((2, 3), 0.5), "bias": jnp.full((3,), 0.5)}
@@ -57,7 +57,7 @@ def test_adam_with_clipping_and_decay_equals_the_papers():
 
 
 def test_weight_decay_is_on_the_matrices_of_each_layer_alone():
-    tx = make_optimizer(Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.2), 9)
+    tx = make_optimizer(OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.2), 9)
     vectors, matrices = {"scale": jnp.ones((5, 3))}, {"kernel": jnp.ones((5, 3, 2))}  # of five layers
     params = {"stack": {"block": {"norm": vectors, "mlp": matrices}}, "table": jnp.ones((5, 3))}
     with jax.numpy_dtype_promotion("standard"):
@@ -77,7 +77,7 @@ def test_muon_makes_the_singular_values_of_each_kernel_equal():
         lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), tree, is_leaf=lambda x: isinstance(x, tuple)
     )
     params = jax.tree.map(jnp.ones_like, grads)
-    tx = make_optimizer(Optimizer(name="muon", learning_rate=0.1), 9)
+    tx = make_optimizer(OptimizerConfig(name="muon", learning_rate=0.1), 9)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     plain = {name: np.asarray(next(iter(value.values()))) for name, value in updates["plain"].items()}
@@ -91,10 +91,10 @@ def test_muon_makes_the_singular_values_of_each_kernel_equal():
     np.testing.assert_allclose(plain["table"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["quickstart", "scenes_direct"])
-def test_kernels_are_told_as_their_initialization_takes_them(recipe):
+@pytest.mark.parametrize("config", ["quickstart", "scenes_direct"])
+def test_kernels_are_told_as_their_initialization_takes_them(config_dict):
     """Flax draws a kernel with the variance 1 / inputs."""
-    config = load_recipe(str(CONFIGS / f"{recipe}.py"))
+    config = load_config(str(CONFIGS / f"{config_dict}.py"))
     for part in filter(None, (config, config.tokenizer)):
         params = jax.jit(lambda part=part: models.init(part, jax.random.key(0)))()
         told = kernel_axes(params)

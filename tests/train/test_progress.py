@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mmjax.config import Train
+from mmjax.config import TrainConfig
 from mmjax.train import progress
 from mmjax.train.metrics import Metrics
 from mmjax.train.timeline import Timeline
@@ -27,9 +27,9 @@ def steps(
     clock, feed = Clock(), Feed()
     monkeypatch.setattr(progress, "time", clock)
     metrics = Metrics.__new__(Metrics)
-    monkeypatch.setattr(metrics, "write", lambda step, split, figures: written.append(figures), raising=False)
-    shown = progress.Progress(Train(batch=4, log_every=5), metrics, 0, count, count, feed, Timeline(0.0))
-    monkeypatch.setattr(metrics, "write_time", lambda step, figures: None, raising=False)
+    monkeypatch.setattr(metrics, "write", lambda step, split, metrics: written.append(metrics), raising=False)
+    shown = progress.Progress(TrainConfig(batch=4, log_every=5), metrics, 0, count, count, feed, Timeline(0.0))
+    monkeypatch.setattr(metrics, "write_time", lambda step, metrics: None, raising=False)
     for step in range(1, count + 1):
         clock.now += 60 if step == 1 else 1
         feed.ready = step % 2
@@ -41,23 +41,23 @@ def steps(
     return written
 
 
-def test_the_input_is_in_the_figures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_input_is_in_the_metrics(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     first, second = steps(monkeypatch, 10, 0.125, 0.0, {"reading": 0.9})
     assert first["waiting_for_data"] == second["waiting_for_data"] == 0.125
-    assert first["pictures_per_second"] == second["pictures_per_second"] == 4.0
+    assert first["images_per_second"] == second["images_per_second"] == 4.0
     assert (first["batches_ready"], second["batches_ready"]) == (0.6, 0.4)
-    assert first["rejected_pictures"] == 5.0 and not {"wait", "transfer", "ready"} & first.keys()
+    assert first["rejected_images"] == 5.0 and not {"wait", "transfer", "ready"} & first.keys()
     assert not caplog.records
 
 
 @pytest.mark.parametrize(("wait", "sent", "slow"), [
-    (0.5, 0.0, "preparing pictures"), (0.1, 0.3, "handing batches to the devices")
+    (0.5, 0.0, "preparing images"), (0.1, 0.3, "handing batches to the devices")
 ])  # fmt: skip
 def test_a_slow_input_is_told_once_and_what_of_it_is_slow(
     wait: float, sent: float, slow: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        steps(monkeypatch, 20, wait, sent, {"reading": 0.2, "preparing pictures": 0.6, "tokenizing": 0.1})
+        steps(monkeypatch, 20, wait, sent, {"reading": 0.2, "preparing images": 0.6, "tokenizing": 0.1})
     share = f"{100 * (wait + sent):.0f}%"
     assert [record.getMessage() for record in caplog.records] == [
         f"step 15: the input is the bottleneck: the steps waited for it {share} of the time; what is slow is {slow}"

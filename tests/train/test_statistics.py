@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.config import Optimizer
+from mmjax.config import OptimizerConfig
 from mmjax.nn.batch_norm import BatchNorm
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import make_state
@@ -40,7 +40,7 @@ class Goal:
         return terms["square"]
 
 
-def trained(optimizer, steps=X, mask=MASK, accumulate=1, ema=0.0):
+def trained(optimizer, steps=X, mask=MASK, grad_accum_steps=1, ema_decay=0.0):
     tx = make_optimizer(optimizer, 9)
     init = lambda key: Model().init(key, jnp.asarray(X[0]), jnp.asarray(MASK))["params"]  # noqa: E731
     state = jax.jit(make_state(init, tx, 0, ema > 0))()
@@ -58,8 +58,8 @@ def averages(tree):
 
 
 OPTIMIZERS = [
-    Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5, clip=1.0),
-    Optimizer(name="muon", learning_rate=0.1, weight_decay=0.5),
+    OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5, grad_clip_norm=1.0),
+    OptimizerConfig(name="muon", learning_rate=0.1, weight_decay=0.5),
 ]
 
 
@@ -83,7 +83,7 @@ def test_of_a_batch_in_parts_they_follow_the_mean_of_the_parts():
     """Each as often as it has examples; of these three one has none."""
     mask = np.arange(12) % 3 != 1
     mask[0] = False
-    states, _ = trained(Optimizer(learning_rate=0.1), X[:1], mask, accumulate=3)
+    states, _ = trained(OptimizerConfig(learning_rate=0.1), X[:1], mask, grad_accum_steps=3)
     parts = [X[0].astype(np.float64)[i::3][mask[i::3]] for i in (0, 2)]
     mean, variance = (sum(len(x) * getattr(x, of)(0) for x in parts) / 7 for of in ("mean", "var"))
     found = averages(states[-1].params)
@@ -93,7 +93,7 @@ def test_of_a_batch_in_parts_they_follow_the_mean_of_the_parts():
 
 
 def test_steps_without_examples_and_bad_ones_move_nothing():
-    optimizer = Optimizer(learning_rate=0.1)
+    optimizer = OptimizerConfig(learning_rate=0.1)
     large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
     for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
         states, metrics = trained(optimizer, steps, mask)
@@ -102,7 +102,7 @@ def test_steps_without_examples_and_bad_ones_move_nothing():
 
 
 def test_the_average_of_the_parameters_has_theirs():
-    states, _ = trained(Optimizer(learning_rate=0.1), ema=0.15)
+    states, _ = trained(OptimizerConfig(learning_rate=0.1), ema_decay=0.15)
     mean = np.zeros(5)
     for count, state in enumerate(states[1:]):
         decay = min(0.15, (1 + count) / (10 + count))
@@ -111,7 +111,7 @@ def test_the_average_of_the_parameters_has_theirs():
 
 
 def test_evaluation_uses_them_and_tells_nothing_of_the_batch():
-    states, _ = trained(Optimizer(learning_rate=0.1))
+    states, _ = trained(OptimizerConfig(learning_rate=0.1))
     predict = jax.jit(make_predict(make_apply(Model()), Goal()))
     whole, alone = (predict(states[-1].params, {"x": x, "mask": np.ones(len(x), bool)}) for x in (X[0], X[0, :1]))
     assert set(whole) == {"y", "terms/square", "loss"}

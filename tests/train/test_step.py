@@ -11,8 +11,8 @@ import optax
 import pytest
 from jax.tree_util import DictKey, keystr
 
-from mmjax import models, objective
-from mmjax.config import Mesh, resolve
+from mmjax import losses, models
+from mmjax.config import MeshConfig, resolve
 from mmjax.nn.layout import Layout
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.spikes import LEARNED
@@ -28,7 +28,7 @@ TOKENIZER = {
     "objective": {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}},
     "train": {"steps": 1},
 }
-RECIPES = {
+CONFIGS = {
     "direct generator": {
         "data": {"size": 32},
         "text": TEXT,
@@ -90,37 +90,37 @@ BATCH = {
     "mask": np.arange(16) % 5 != 3,
 }
 MESHES = {
-    "data=8": Mesh(8, 1, 1),
-    "fsdp=8": Mesh(1, 8, 1),
-    "model=8": Mesh(1, 1, 8),
-    "data=2, fsdp=2, model=2": Mesh(2, 2, 2),
-    "slice=2, fsdp=4": Mesh(1, 4, 1, slice=2),
+    "data=8": MeshConfig(8, 1, 1),
+    "fsdp=8": MeshConfig(1, 8, 1),
+    "model=8": MeshConfig(1, 1, 8),
+    "data=2, fsdp=2, model=2": MeshConfig(2, 2, 2),
+    "slice=2, fsdp=4": MeshConfig(1, 4, 1, slice=2),
 }
-QUICK = {recipe: "slice=2, fsdp=4" if recipe == "direct generator" else "data=2, fsdp=2, model=2" for recipe in RECIPES}
+QUICK = {name: "slice=2, fsdp=4" if name == "direct generator" else "data=2, fsdp=2, model=2" for name in CONFIGS}
 
 
 @functools.cache
-def beginning(recipe: str):
-    """The recipe, what makes its state, and that state, which a trace without memory keeps the gradients in."""
-    config, tx = resolve(RECIPES[recipe]), optax.trace(0.0)
+def beginning(config_dict: str):
+    """The config, what makes its state, and that state, which a trace without memory keeps the gradients in."""
+    config, tx = resolve(CONFIGS[config_dict]), optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
     return config, tx, make, jax.device_get(jax.jit(make)())
 
 
-def placed(mesh: Mesh, devices: int, recipe: str):
-    """Where batches and the state of a recipe lie on a mesh."""
-    config, tx, make, _ = beginning(recipe)
+def placed(mesh: MeshConfig, devices: int, config_dict: str):
+    """Where batches and the state of a config lie on a mesh."""
+    config, tx, make, _ = beginning(config_dict)
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
     return placement, state_shardings(shapes, params, placement.whole, tx)
 
 
-def gradients(mesh: Mesh, devices: int, accumulate: int = 1, recipe: str = "direct generator"):
+def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: str = "direct generator"):
     """Loss and gradients of one step: differences of parameters would round them."""
-    config, tx, _, state = beginning(recipe)
-    goal = objective.build(config.objective.terms, models.inputs(config), drop_text=0.3)
-    placement, shardings = placed(mesh, devices, recipe)
+    config, tx, _, state = beginning(config_dict)
+    goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
+    placement, shardings = placed(mesh, devices, config_dict)
     module = models.build(config, Layout(placement.constrain, placement.per_device))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
@@ -146,22 +146,22 @@ def assert_near(found, expected):
 
 
 @functools.cache
-def on_one_device(recipe: str):
-    return gradients(Mesh(1, 1, 1), 1, recipe=recipe)
+def on_one_device(config_dict: str):
+    return gradients(MeshConfig(1, 1, 1), 1, config_dict=config_dict)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "name"),
+    ("config", "name"),
     [
         pytest.param(*pair, marks=[] if pair in QUICK.items() else [pytest.mark.slow])
-        for pair in itertools.product(RECIPES, MESHES)
+        for pair in itertools.product(CONFIGS, MESHES)
     ],
 )
-def test_eight_devices_equal_one(recipe, name):
+def test_eight_devices_equal_one(config_dict, name):
     mesh = MESHES[name]
-    found = gradients(mesh, 8, recipe=recipe)
-    assert_near(found, on_one_device(recipe))
-    kernel = functools.reduce(operator.getitem, SPREAD[recipe], found[2].params)
+    found = gradients(mesh, 8, config_dict=config_dict)
+    assert_near(found, on_one_device(config_dict))
+    kernel = functools.reduce(operator.getitem, SPREAD[config_dict], found[2].params)
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
@@ -174,10 +174,10 @@ def test_the_state_is_made_in_parts():
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("mixture", [2, 4])
 def test_parts_add_up_to_the_whole(parts):
     # The mask leaves the parts with different numbers of examples.
-    assert_near(gradients(Mesh(1, 1, 1), 1, parts), on_one_device("direct generator"))
+    assert_near(gradients(MeshConfig(1, 1, 1), 1, parts), on_one_device("direct generator"))
 
 
 def test_masked_examples_have_no_influence():
@@ -186,7 +186,7 @@ def test_masked_examples_have_no_influence():
     was = BATCH["image"]
     BATCH["image"] = image
     try:
-        assert_near(gradients(Mesh(1, 1, 1), 1), on_one_device("direct generator"))
+        assert_near(gradients(MeshConfig(1, 1, 1), 1), on_one_device("direct generator"))
     finally:
         BATCH["image"] = was
 
@@ -204,10 +204,12 @@ class Line:
         return terms["square"]
 
 
-def run_line(values, ema=0.0, skip_spikes=0.0):
+def run_line(values, ema_decay=0.0, skip_grad_spikes=0.0):
     tx = optax.adam(0.1)
-    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0, spikes=skip_spikes > 0)()
-    line = make_step(lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema, skip_spikes=skip_spikes)
+    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0, spikes=skip_grad_spikes > 0)()
+    line = make_step(
+        lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema, skip_grad_spikes=skip_grad_spikes
+    )
     step = jax.jit(line)
     states = [state]
     for value in values:
@@ -230,7 +232,7 @@ def test_steps_that_are_not_finite_change_nothing(bad):
 def test_spikes_change_nothing_where_they_are_skipped():
     usual = [1.0] * LEARNED
     assert run_line([*usual, 30.0])[1]["bad_steps"] == 0
-    states, metrics = run_line([*usual, 30.0], skip_spikes=10.0)
+    states, metrics = run_line([*usual, 30.0], skip_grad_spikes=10.0)
     assert int(metrics["bad_steps"]) == 1 and np.isfinite(metrics["loss"])
     np.testing.assert_array_equal(states[-1].params["w"], states[-2].params["w"])
     assert states[-1].norms.average > states[-2].norms.average
@@ -238,7 +240,7 @@ def test_spikes_change_nothing_where_they_are_skipped():
 
 
 def test_average_follows_the_formula():
-    states, _ = run_line([1.0, 2.0, 1.0, 3.0], ema=0.15)
+    states, _ = run_line([1.0, 2.0, 1.0, 3.0], ema_decay=0.15)
     average = 1.0
     for count, state in enumerate(states[1:]):
         decay = min(0.15, (1 + count) / (10 + count))

@@ -36,12 +36,12 @@ def test_every_second_belongs_to_one_kind(clock: Clock) -> None:
     with line.during("checkpoint"):
         clock.now += 1
     jax.monitoring.record_event_duration_secs(COMPILING, 4.0)
-    figures = line.figures(stopped=True)
-    assert figures == {"goodput": 0.1667, "steps": 3, "start": 7, "compile": 4, "data": 3, "evaluation": 0,
+    metrics = line.metrics(stopped=True)
+    assert metrics == {"goodput": 0.1667, "steps": 3, "start": 7, "compile": 4, "data": 3, "evaluation": 0,
                        "checkpoint": 1, "lost": 0, "at": 1113, "stopped": 1}  # fmt: skip
     line.close()
     jax.monitoring.record_event_duration_secs(COMPILING, 4.0)
-    assert line.figures()["compile"] == 4
+    assert line.metrics()["compile"] == 4
 
 
 def test_what_was_done_since_the_checkpoint_is_lost(clock: Clock) -> None:
@@ -51,15 +51,15 @@ def test_what_was_done_since_the_checkpoint_is_lost(clock: Clock) -> None:
             {"step": 15, "split": "time", "steps": 30.0, "start": 4.0, "at": 1034.0}]  # fmt: skip
     line = Timeline(1095.0)
     line.go_on(rows, 10)
-    figures = line.figures()
-    assert (figures["steps"], figures["start"], figures["lost"]) == (20, 4 + 5, 1095 - 1024)
+    metrics = line.metrics()
+    assert (metrics["steps"], metrics["start"], metrics["lost"]) == (20, 4 + 5, 1095 - 1024)
     line.close()
 
 
 def test_the_time_after_a_stop_on_purpose_is_not_lost(clock: Clock) -> None:
     line = Timeline(1095.0)
     line.go_on([{"step": 10, "split": "time", "steps": 20.0, "at": 1024.0, "stopped": 1.0}], 10)
-    assert line.figures()["lost"] == 0
+    assert line.metrics()["lost"] == 0
     line.close()
 
 

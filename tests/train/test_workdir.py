@@ -1,4 +1,4 @@
-"""A workdir belongs to one recipe."""
+"""A workdir belongs to one config."""
 
 import json
 import os
@@ -7,26 +7,26 @@ from pathlib import Path
 import pytest
 
 from mmjax.config import Config, resolve
-from mmjax.train.workdir import check_overrides, only_training, open_workdir, read_recipe, read_stretches
+from mmjax.train.workdir import check_overrides, only_training, open_workdir, read_config, read_stretches
 from mmjax.types import UserError
 
-RECIPE = {"train": {"steps": 5}}
+CONFIG = {"train": {"steps": 5}}
 
 
-def test_recipe_comes_back(tmp_path):
+def test_config_comes_back(tmp_path):
     config = resolve({"train": {"steps": 5}, "model": {"decoder_widths": [16, 8]}, "name": "mine"})
     open_workdir(tmp_path / "a" / "b", config)
-    assert read_recipe(tmp_path / "a" / "b") == config
+    assert read_config(tmp_path / "a" / "b") == config
     assert json.loads((tmp_path / "a" / "b" / "config.json").read_text())["versions"]["jax"]
 
 
-def test_another_recipe_is_refused_and_a_longer_training_is_not(tmp_path):
-    open_workdir(tmp_path, resolve(RECIPE))
+def test_another_config_is_refused_and_a_longer_training_is_not(tmp_path):
+    open_workdir(tmp_path, resolve(CONFIG))
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     open_workdir(tmp_path, resolve({"train": {"steps": 9, "log_every": 3}, "evaluate": {"samples": 3}}))
-    with pytest.raises(UserError, match=r"another recipe: model.width was 128 and now is 64; name another --workdir"):
+    with pytest.raises(UserError, match=r"another config: model.width was 128 and now is 64; name another --workdir"):
         open_workdir(tmp_path, resolve({"train": {"steps": 5}, "model": {"width": 64}}))
-    assert read_recipe(tmp_path).model.width == 128
+    assert read_config(tmp_path).model.width == 128
 
 
 def test_a_training_goes_on_with_another_batch(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_training_goes_on_with_another_batch(tmp_path: Path) -> None:
     open_workdir(tmp_path, with_batch(8))
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     open_workdir(tmp_path, with_batch(16))  # as mmjax prepare does, which trains no step
-    assert (read_recipe(tmp_path).train.batch, read_stretches(tmp_path)) == (16, [[0, 8]])
+    assert (read_config(tmp_path).train.batch, read_stretches(tmp_path)) == (16, [[0, 8]])
     open_workdir(tmp_path, with_batch(16), [[0, 8], [3, 16]])
     open_workdir(tmp_path, with_batch(16))
     assert read_stretches(tmp_path) == [[0, 8], [3, 16]]
@@ -54,12 +54,12 @@ def test_what_config_json_tells_of_batches(tmp_path: Path) -> None:
         read_stretches(tmp_path)
 
 
-def test_before_the_first_checkpoint_any_recipe_is_taken(tmp_path):
+def test_before_the_first_checkpoint_any_config_is_taken(tmp_path):
     tokenizer = tmp_path / "tokenizer.model"
-    open_workdir(tmp_path, resolve(RECIPE))
+    open_workdir(tmp_path, resolve(CONFIG))
     tokenizer.write_bytes(b"made by prepare")
     open_workdir(tmp_path, resolve({"train": {"steps": 5}, "optimizer": {"learning_rate": 0.1}}))
-    assert read_recipe(tmp_path).optimizer.learning_rate == 0.1
+    assert read_config(tmp_path).optimizer.learning_rate == 0.1
     assert tokenizer.exists()
     open_workdir(tmp_path, resolve({"train": {"steps": 5}, "text": {"vocabulary": 500}}))
     assert not tokenizer.exists()  # it was of other data
@@ -69,27 +69,27 @@ def test_what_may_be_overridden_afterwards(tmp_path):
     check_overrides({"data.root": "x", "mesh.data": "1", "evaluate.batch": "3", "data.evaluation_split": "val2014"})
     with pytest.raises(UserError, match=r"--config.model.width: is what the model was trained with"):
         check_overrides({"model.width": "64"})
-    open_workdir(tmp_path, resolve(RECIPE))
-    assert read_recipe(tmp_path, {"evaluate.batch": "3"}).evaluate.batch == 3
+    open_workdir(tmp_path, resolve(CONFIG))
+    assert read_config(tmp_path, {"evaluate.batch": "3"}).evaluate.batch == 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": {"model": {"wdth": 3}, "train": {"steps": 1}}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": {"model": {"wdth": 3}, "train": {"steps": 1}}}'])
 def test_broken_config(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config.json: ") as error:
-        read_recipe(tmp_path)
+        read_config(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        open_workdir(tmp_path / "file", resolve(RECIPE))
+        open_workdir(tmp_path / "file", resolve(CONFIG))
 
 
 def test_a_bucket_is_no_workdir() -> None:
     with pytest.raises(UserError, match=r"^--workdir gs:/bucket/run: must be a folder; mount the bucket"):
-        open_workdir(Path("gs://bucket/run"), resolve(RECIPE))
+        open_workdir(Path("gs://bucket/run"), resolve(CONFIG))
 
 
 def test_a_workdir_is_for_one_training_at_a_time(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""What the commands that look at files share: which files are meant, and reading them as a model sees them."""
+
+import functools
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mmjax.config import Config
+from mmjax.data import read_clip, read_image, read_sound
+from mmjax.data.folder_dataset import in_parallel
+from mmjax.files import write_file
+from mmjax.models.needs import image_shape
+from mmjax.types import UserError
+
+IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def suffixes(config: Config) -> tuple[str, ...]:
+    """What the files end in that a model sees."""
+    shape = image_shape(config.data)
+    return SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
+
+
+def files_in(folder: Path, config: Config) -> list[Path]:
+    """The files in a folder and all below it that a model sees, in the order of their names; none that are hidden.
+
+    Raises:
+        UserError: where there is none.
+    """
+    found, endings = [], suffixes(config)
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        kept = (name for name in files if name.lower().endswith(endings) and not name.startswith("."))
+        found += [Path(place, name) for name in sorted(kept)]
+    if not found:
+        raise UserError(f"{folder}: holds no file that ends in {', '.join(endings)}, in it or below")
+    return found
+
+
+def read_seen(path: Path, config: Config) -> np.ndarray:
+    """A file as a model sees it, prepared as for evaluation, without the axis of examples.
+
+    Raises:
+        UserError: where it cannot be read.
+    """
+    data, shape = config.data, image_shape(config.data)
+    if shape[-1] == 1:
+        audio = next(iter(data.mixture.values())).audio if data.source == "mixture" else data.audio
+        return read_sound(path, audio.rate, audio.seconds, audio.bins)
+    resize = data.size if data.source == "scenes" else data.resize  # nothing is cropped of a scene
+    if len(shape) == 4:
+        return read_clip(path, data.size, resize, data.frames, data.frame_rate)
+    return read_image(path, data.size, resize)
+
+
+def read_all(paths: Iterable[Path], config: Config) -> Iterator[np.ndarray | UserError]:
+    """Each file as a model sees it, or what is wrong with it; several are read at a time."""
+
+    def read(path: Path) -> np.ndarray | UserError:
+        try:
+            return read_seen(path, config)
+        except UserError as error:
+            return error
+
+    yield from in_parallel(functools.partial(read, path) for path in paths)
+
+
+def check_out(option: str, path: Path | None) -> None:
+    """Raises UserError where an image cannot be written under that name."""
+    if path is not None and path.suffix.lower() not in WRITTEN:
+        raise UserError(f"{option} {path}: must end in .png, .jpg or .webp")
+
+
+def write_image(option: str, path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
+    """Writes an image as what the name ends in says.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, WRITTEN[path.suffix.lower()], quality=95)
+    try:
+        write_file(path, buffer.getvalue())
+    except UserError as error:
+        raise UserError(f"{option} {error}") from None

@@ -1,0 +1,330 @@
+"""From a config and a topology to a plan: the real training step, on shapes alone."""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from mmjax import models
+from mmjax.config import (
+    Config,
+    MaskedGeneratorConfig,
+    MeshConfig,
+    OptimizerConfig,
+    VisionLanguageConfig,
+    resolve,
+    to_dict,
+)
+from mmjax.engine import setup, trainer
+from mmjax.parallel import Placement, make_mesh, mesh_sizes
+from mmjax.plan import estimate, flops, hbm, hlo, search, topology
+from mmjax.plan.network import Network, places_of
+from mmjax.plan.program import parse
+from mmjax.plan.report import Plan
+from mmjax.plan.topology import Topology
+from mmjax.types import UserError
+
+_TOO_MUCH = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
+
+
+def planned(config: Config, wanted: Topology) -> Plan:
+    """The plan of a config's training step: compiled for TPUs, by arithmetic for GPUs.
+
+    Raises:
+        UserError: as of compiled.
+    """
+    if wanted.is_tpu:
+        return compiled(config, wanted)
+    plan = estimated(config, wanted)
+    if plan.hbm_bytes > estimate.USABLE * wanted.chip.hbm_bytes:
+        raise _too_much(config, _placement(config, wanted), plan, plan.hbm_bytes // wanted.chip.devices)
+    return plan
+
+
+def compiled(config: Config, wanted: Topology) -> Plan:
+    """The plan of a config's training step, compiled for TPUs.
+
+    Raises:
+        UserError: for a mesh or a batch that does not fit the topology, or a step that does not fit into memory.
+    """
+    placement = _placement(config, wanted)
+    draft = _estimated(config, wanted, placement)
+    training = trainer.build_training(setup.build(config, placement=placement, place=_shapes), _steps(config))
+    begin = time.perf_counter()
+    try:
+        step, text = _compile(training.lower(batch_shapes(config, config.train.batch, placement.batch)))
+    except jax.errors.JaxRuntimeError as error:
+        if found := _TOO_MUCH.search(str(error)):
+            raise _too_much(config, placement, draft, _size(*filter(None, found.groups()))) from None
+        raise
+    took = time.perf_counter() - begin
+    network, program = _network(wanted, placement), parse(text)
+    plan = dataclasses.replace(
+        draft,
+        memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
+        traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices, wanted.parts)],
+        moved=hbm.moved(program) * wanted.chip.devices,
+        compile_seconds=took,
+    )
+    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
+
+
+def estimated(config: Config, wanted: Topology) -> Plan:
+    """The plan of a config's training step by arithmetic alone, whether it fits or not.
+
+    Raises:
+        UserError: for a mesh or a batch that does not fit the topology.
+    """
+    placement = _placement(config, wanted)
+    plan = _estimated(config, wanted, placement)
+    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
+
+
+def _parts(config: Config, placement: Placement) -> int:
+    """What a batch divides into."""
+    return placement.ways * config.optimizer.grad_accum_steps
+
+
+def _too_much(config: Config, placement: Placement, plan: Plan, used: int) -> UserError:
+    options = _savings(config, placement, plan.topology)
+    return UserError(f"{plan.topology}: {estimate.too_much(plan, used, _parts(config, placement), options)}")
+
+
+def _savings(config: Config, placement: Placement, wanted: Topology) -> list[str]:
+    """Options of the command line with which this config takes less memory."""
+    found = []
+    rows = config.train.batch // _parts(config, placement)
+    # Contrastive losses see the pairs of a part alone: parts are no way to save memory there.
+    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & set(config.objective.terms):
+        found.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
+    if isinstance(config.model, MaskedGeneratorConfig | VisionLanguageConfig):
+        if not config.model.remat:
+            found.append("--config.model.remat=true")
+        elif config.model.remat_policy != "nothing":
+            found.append("--config.model.remat_policy=nothing")
+    kernel = "splash" if wanted.is_tpu else "cudnn"
+    if kernel in search.kernels(config.model) and getattr(config.model, "attention", kernel) != kernel:
+        found.append(f"--config.model.attention={kernel}")
+    return found
+
+
+def _compile(step: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The compiled step, and the text of its program, which JAX cannot read again for all kinds of chips."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = step.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = Path(folder).glob("*.after_optimizations.txt")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
+
+
+def _placement(config: Config, wanted: Topology) -> Placement:
+    """Where the config's training lies on the topology, checked."""
+    if wanted.is_tpu:
+        placement = Placement(make_mesh(config.mesh, topology.devices(wanted)))
+    else:
+        sizes = mesh_sizes(config.mesh, wanted.devices)
+        placement = Placement(AbstractMesh(tuple(sizes.values()), tuple(sizes)))
+        if sizes["model"] > 1:
+            raise UserError("mesh.model: GPUs are planned by arithmetic, which knows no mesh.model but 1")
+    parts = config.optimizer.grad_accum_steps
+    name = "train.batch / optimizer.grad_accum_steps" if parts > 1 else "train.batch"
+    placement.check_batch(name, config.train.batch // parts)
+    setup.check_attention(config, "tpu" if wanted.is_tpu else "gpu")
+    return placement
+
+
+def _network(wanted: Topology, placement: Placement) -> Network:
+    devices = list(placement.mesh.devices.flat) if wanted.is_tpu else []
+    return Network(wanted, dict(placement.mesh.shape), places_of(wanted, devices))
+
+
+def _steps(config: Config) -> int:
+    """Steps of the training; only the schedule of the learning rate depends on them."""
+    return config.train.steps or config.optimizer.warmup_steps + 1
+
+
+def _shapes(tree: Any, sharding: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _size(number: str, unit: str) -> int:
+    return round(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch, as the pipeline would make it."""
+    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    shapes = {
+        "image": jax.ShapeDtypeStruct((1, *frames, config.data.size, config.data.size, 3), jnp.float32),
+        "text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((1,), jnp.bool_),
+    }
+    inputs = models.inputs(config)
+    shapes |= {name: shape for name, shape in inputs.items() if name not in ("reference", "masked")}
+    if "codes" in inputs:
+        del shapes["image"]
+    return {name: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype, sharding=sharding) for name, s in shapes.items()}
+
+
+def _alone(config: Config) -> tuple[setup.Parts, trainer.Training]:
+    """The config's step on one device, to be traced."""
+    parts = setup.build(config, placement=Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])))
+    return parts, trainer.build_training(parts, _steps(config))
+
+
+def count(config: Config) -> float:
+    """Floating-point operations of a training step, on all devices together."""
+    _, training = _alone(config)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), training.shapes)
+    return flops.traced(training.step, state, batch_shapes(config, config.train.batch))
+
+
+def of_the_model(config: Config) -> Config:
+    """The config without what computes more than the model does: rematerialization, the optimizer's own products."""
+    return dataclasses.replace(_with(config, remat=False, attention="xla"), optimizer=OptimizerConfig())
+
+
+def _with(config: Config, **fields: Any) -> Config:
+    """The config with other fields of its model, of those that it has."""
+    known = {field.name for field in dataclasses.fields(config.model)}
+    model = dataclasses.replace(config.model, **{name: value for name, value in fields.items() if name in known})
+    return dataclasses.replace(config, model=model)
+
+
+def activations(config: Config) -> int:
+    """Bytes that the forward pass of one example keeps for the backward pass."""
+    parts, training = _alone(config)
+    weights = {name: w for name, w in parts.objective.weights.items() if name not in config.adversarial_terms}
+    goal = dataclasses.replace(parts.objective, weights=weights)
+
+    def kept(rows: int) -> int:
+        def backward(params: Any, batch: Any) -> Any:
+            def loss(params: Any) -> jax.Array:
+                seen = goal.prepare(batch, jax.random.key(0))
+                terms = goal.terms(parts.apply(params, **seen), batch | seen)
+                return jnp.sum(goal.loss(terms))
+
+            return jax.vjp(loss, params)[1]
+
+        found = jax.eval_shape(backward, training.shapes.params, batch_shapes(config, rows) | dict(parts.frozen))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
+
+    return kept(2) - kept(1)  # without the parameters, which are kept as well
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a step computes.
+
+    Attributes:
+        model, step: operations of the model, and of all of a step: whatever the batch, and for an example of it.
+        kept: bytes of an example's activations that are kept for the backward pass.
+        again: bytes of those that are computed anew for a layer in the backward pass.
+    """
+
+    model: tuple[float, float]
+    step: tuple[float, float]
+    kept: int
+    again: int
+
+
+def _work(config: Config) -> _Work:
+    return _traced(
+        json.dumps(
+            to_dict(_of_batch(dataclasses.replace(config, mesh=MeshConfig()), config.optimizer.grad_accum_steps))
+        )
+    )
+
+
+@functools.cache
+def _traced(config_dict: str) -> _Work:
+    config = resolve(json.loads(config_dict))
+    kept, again = activations(config), 0
+    if isinstance(config.model, MaskedGeneratorConfig | VisionLanguageConfig) and config.model.remat:
+        again = max(activations(_with(config, remat=False)) - kept, 0) // config.model.layers
+    return _Work(_by_batch(of_the_model(config)), _by_batch(config), kept, again)
+
+
+def _by_batch(config: Config) -> tuple[float, float]:
+    """Operations of a step: those that it always takes, and those for each example."""
+    rows = config.train.batch
+    once, twice = (count(_of_batch(config, times * rows)) for times in (1, 2))
+    return 2 * once - twice, (twice - once) / rows
+
+
+def _of_batch(config: Config, rows: int) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch=rows))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the state takes: the number of parameters, bytes of a device by what they hold, and what is sent."""
+
+    parameters: int
+    memory: dict[str, int]
+    sent: list[hlo.Collective]
+
+
+def _held(config: Config, placement: Placement) -> _Held:
+    plain = to_dict(_with(config, remat=False, attention="xla", remat_policy="nothing"))
+    plain["train"]["batch"] = config.optimizer.grad_accum_steps
+    return _laid_out(json.dumps(plain), placement)
+
+
+@functools.cache
+def _laid_out(config_dict: str, placement: Placement) -> _Held:
+    config = resolve(json.loads(config_dict))
+    state = trainer.state_shapes(config, placement, _steps(config))
+
+    def held(tree: Any) -> int:
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    params = jax.tree.leaves(state.params)
+    itemsize = jnp.dtype(getattr(config.model, "dtype", "float32")).itemsize
+    return _Held(
+        sum(x.size for x in params),
+        {
+            estimate.PARAMETERS: held(state.params),
+            estimate.OPTIMIZER: held((state.opt_state, state.adversary)),
+            estimate.AVERAGE: held(state.ema),
+            estimate.GRADIENTS: held(state.params),
+        },
+        estimate.collectives(
+            [(x.shape, tuple(x.sharding.spec)) for x in params],
+            dict(placement.mesh.shape),
+            itemsize,
+            config.optimizer.grad_accum_steps,
+        ),
+    )
+
+
+def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
+    mesh, batch = dict(placement.mesh.shape), config.train.batch
+    held, work = _held(config, placement), _work(config)
+    rows = batch // placement.ways // config.optimizer.grad_accum_steps
+    memory = held.memory | {
+        estimate.ACTIVATIONS: work.kept * rows // mesh["model"],
+        estimate.TEMPORARIES: work.again * rows // mesh["model"],
+    }
+    network = _network(wanted, placement)
+    return Plan(
+        name=config.name,
+        topology=wanted,
+        mesh=mesh,
+        batch=batch,
+        parameters=held.parameters,
+        step_flops=work.model[0] + work.model[1] * batch,
+        hardware_flops=work.step[0] + work.step[1] * batch,
+        memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
+        traffic=[network.traffic(each) for each in held.sent],
+    )

@@ -1,0 +1,35 @@
+"""Whether captions that the model wrote of scenes are true of the image, by the checker of mmjax.scenes."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mmjax.evaluate.rows import Mean, predicted
+from mmjax.sample.postprocess import to_uint8
+from mmjax.scenes.check import judge
+from mmjax.scenes.grammar import parse
+from mmjax.types import Batch, Predict, Results
+
+
+def caption_faithfulness(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
+    """Yields "captions/true": the share of images of which the model's caption is true in shapes, colors, sizes and
+    relation, 0 to 1.
+
+    A text that is not of the grammar is not true, nor is one that leaves sizes open where the scene's own caption
+    names them. Examples without captions do not count.
+    """
+    mean = Mean()
+    mean.add("captions/true", [])
+    for batch, outputs in predicted(predict, batches):
+        rows = zip(to_uint8(batch["image"]), outputs["caption"], batch["captions"], strict=True)
+        mean.add("captions/true", [_is_true(image, caption, own[0]) for image, caption, own in rows if own])
+    yield from mean.metrics()
+
+
+def _is_true(image: UInt8[np.ndarray, "y x 3"], caption: str, own: str) -> bool:
+    try:
+        said = parse(caption)
+    except ValueError:
+        return False
+    return (said.fully_specified or not parse(own).fully_specified) and judge(image, caption).all

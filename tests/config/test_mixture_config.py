@@ -1,0 +1,140 @@
+"""Configs of mixtures: what their parts take from them, and whatever is wrong in one line."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mmjax.config import Config, differences, resolve, to_dict
+from mmjax.engine import setup
+from mmjax.train.workdir import check_config, check_overrides, open_workdir
+from mmjax.types import UserError
+
+COCO = {"source": "coco_folder", "weight": 3.0, "flip": True}
+SHAPES = {"source": "scenes", "scenes": {"fully_specified": False}}
+
+
+def mixture(overrides: dict[str, str] | None = None, **fields: Any) -> Config:
+    parts = {"coco": COCO, "shapes": SHAPES}
+    common = {"source": "mixture", "root": "/data", "size": 64, "scenes": {"examples": 70}, "mixture": parts}
+    model = {"decoder_widths": [16, 8]}
+    return resolve({"train": {"steps": 1}, "model": model, "data": common | fields}, overrides)
+
+
+def told(*arguments: Any, **fields: Any) -> str:
+    with pytest.raises(UserError) as error:
+        mixture(*arguments, **fields)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_part_takes_from_the_mixture_what_it_does_not_set() -> None:
+    parts = mixture(evaluation_examples=5, resize=90).data.mixture
+    coco, shapes = parts["coco"], parts["shapes"]
+    assert (coco.weight, coco.root, coco.size, coco.resize, coco.flip) == (3.0, "/data", 64, 90, True)
+    assert (shapes.weight, shapes.size, shapes.flip, shapes.evaluation_examples) == (1.0, 64, False, 5)
+    assert (shapes.scenes.examples, shapes.scenes.fully_specified) == (70, False)
+    assert mixture().data.mixture["coco"].resize == mixture().data.resize == 73
+
+
+def test_comes_back_from_json() -> None:
+    config = mixture()
+    assert resolve(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_the_command_line_sets_a_mixture_and_any_of_its_parts() -> None:
+    overrides = {
+        "data.source": "mixture",
+        "data.mixture.one.source": "scenes",
+        "data.mixture.one.scenes.examples": "7",
+        "data.mixture.two.source": "coco_folder",
+        "data.mixture.two.root": "/x",
+        "data.mixture.two.weight": "2",
+    }
+    data = resolve({"train": {"steps": 1}}, overrides).data
+    assert data.mixture["one"].scenes.examples == 7 and data.mixture["one"].size == 32
+    assert (data.mixture["two"].weight, data.mixture["two"].root) == (2.0, "/x")
+
+
+def test_what_is_set_for_the_mixture_later_reaches_the_parts_that_have_it() -> None:
+    saved = to_dict(mixture(parts={"coco": COCO, "other": COCO | {"root": "/other"}}))
+    moved = resolve(saved, {"data.root": "/new", "data.evaluation_examples": "3"}).data
+    assert [part.root for part in moved.parts.values()] == ["/new", "/other"]
+    assert [part.evaluation_examples for part in moved.parts.values()] == [3, 3]
+
+
+def test_a_tokenizers_mixture_takes_the_root_that_is_named_once() -> None:
+    tokenizer = {
+        "train": {"steps": 1},
+        "model": {"kind": "visual_tokenizer", "widths": [8]},
+        "data": {"source": "mixture", "mixture": {"coco": {"source": "coco_folder"}}},
+    }
+    model = {"kind": "masked_generator", "width": 32}
+    terms = {"terms": {"masked_visual_modeling": 1.0}}
+    data = {"source": "mixture", "root": "/data", "mixture": {"coco": {"source": "coco_folder"}}}
+    config = resolve({"train": {"steps": 1}, "model": model, "tokenizer": tokenizer, "data": data, "objective": terms})
+    assert config.tokenizer is not None and config.tokenizer.data.mixture["coco"].root == "/data"
+
+
+@pytest.mark.parametrize(("fields", "what"), [
+    ({"mixture": {}}, "data.mixture: a mixture needs at least one, as in {'coco': {'source': 'coco_folder', "),
+    ({"mixture": {"coco": COCO | {"weight": 0.0}}}, "data.mixture.coco.weight: must be above 0, not 0.0"),
+    ({"mixture": {"coco": COCO | {"weight": -1}}}, "data.mixture.coco.weight: must be above 0, not -1.0"),
+    ({"mixture": {"coco": COCO | {"weight": float("nan")}}}, "data.mixture.coco.weight: must be finite, not nan"),
+    ({"mixture": {"coco": COCO, "rare": SHAPES | {"weight": 0.001}}},
+     "data.mixture.rare.weight: 0.001 is less than 1 in 1,000 of all, 3.001; leave the part out, or raise it"),
+    ({"mixture": {"coco": COCO | {"source": "coco"}}}, "data.mixture.coco.source: must be one of scenes, coco_folder, "),
+    ({"mixture": {"coco": {"weight": 1.0}}}, "data.mixture.coco.source: must be set, as in coco_folder"),
+    ({"mixture": {"two": {"source": "mixture"}}}, "data.mixture.two: is a mixture itself; name its parts beside the "),
+    ({"mixture": {"two": {"source": "mixture", "mixture": {"coco": COCO}}}}, "data.mixture.two: is a mixture itself; name"),
+    ({"mixture": {"coco": COCO | {"mixture": {"x": COCO}}}}, "data.mixture.coco.parts: are those of a mixture, and "),
+    ({"mixture": {"coco": COCO | {"size": 32}}}, "data.mixture.coco.size: must be that of all parts, data.size=64, not"),
+    ({"mixture": {"shapes": SHAPES | {"frames": 2}}}, "data.mixture.shapes.frames: must be that of all parts, "),
+    ({"mixture": {"shapes": SHAPES | {"flip": True}}}, "data.mixture.shapes.flip: a mirrored scene makes its caption "),
+    ({"mixture": {"coco": COCO}, "root": ""}, "data.mixture.coco.root: coco_folder needs the folder of the data set"),
+    ({"mixture": {"coco": COCO | {"max_corrupt_fraction": 2.0}}}, "data.mixture.coco.max_corrupt_fraction: must be from 0 to 1"),
+    ({"mixture": {"coco": COCO | {"rot": "/x"}}},
+     "data.mixture.coco.rot: no such field; did you mean data.mixture.coco.root?"),
+    ({"mixture": {"coco": 3}}, "data.mixture.coco: must be a group of fields, not 3"),
+    ({"mixture": [COCO]}, "data.mixture: must be a table of names, each a group of fields, not [{"),
+    ({"mixture": {"a/b": COCO}}, "data.mixture: 'a/b' is no name for a part; take letters, digits, _ and -"),
+    ({"source": "scenes"}, "data.mixture: are those of a mixture, and data.source is scenes"),
+    ({"sise": 3}, "data.sise: no such field; did you mean data.size?"),
+    ({"size": "3"}, "data.size: must be a whole number, not '3'"),
+])  # fmt: skip
+def test_what_is_wrong_is_told(fields: dict[str, Any], what: str) -> None:
+    assert told(**fields).startswith(what)
+
+
+@pytest.mark.parametrize(("name", "value", "what"), [
+    ("data.mixture.coco.rot", "x", "data.mixture.coco.rot: no such field; did you mean data.mixture.coco.root?"),
+    ("data.mixture.coc.root", "x", "data.mixture.coc.source: must be set, as in coco_folder"),
+    ("data.mixture.coco", "x", "data.mixture.coco: must be a group of fields, not 'x'"),
+    ("data.mixture.coco.weight", "big", "data.mixture.coco.weight: must be a number, not 'big'"),
+    ("data.weight", "1", "data.weight: no such field; "),
+])  # fmt: skip
+def test_what_is_wrong_on_the_command_line_is_told(name: str, value: str, what: str) -> None:
+    assert told({name: value}).startswith(what)
+
+
+def test_an_evaluator_needs_what_all_parts_provide() -> None:
+    config = mixture({"evaluate.evaluators": "scenes"})
+    with pytest.raises(UserError, match=r"data\.source=mixture does not provide \(it provides image, text\)"):
+        setup.check(config)
+
+
+def test_a_workdir_may_find_a_part_elsewhere_but_not_another_part(tmp_path: Any) -> None:
+    open_workdir(tmp_path, mixture())
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    check_config(
+        tmp_path, mixture({"data.mixture.coco.root": "/elsewhere", "data.mixture.coco.evaluation_examples": "7"})
+    )
+    for name, value in (("weight", "2"), ("flip", "false")):
+        with pytest.raises(UserError, match=rf"another config: data\.parts\.coco\.{name} was "):
+            check_config(tmp_path, mixture({f"data.mixture.coco.{name}": value}))
+    with pytest.raises(UserError, match=r"another config: data\.parts\.shapes was "):
+        check_config(tmp_path, mixture(parts={"coco": COCO}))
+    check_overrides({"data.mixture.coco.root": "x", "data.mixture.coco.evaluation_split": "val2014"})
+    with pytest.raises(UserError, match=r"data\.parts\.coco\.weight: is what the model was trained with"):
+        check_overrides({"data.mixture.coco.weight": "1"})
+    assert not list(differences(to_dict(mixture()), to_dict(mixture())))

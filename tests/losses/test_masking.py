@@ -1,0 +1,108 @@
+"""What is masked, against the closed forms of the schedules; masked modeling against formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import kstest, norm
+
+from mmjax import losses
+from mmjax.losses.masking import hide_words, mask_codes, masked_share
+from mmjax.types import MASK
+
+CUMULATIVE = {
+    # P(cos(pi u / 2) <= r) and P(2 / pi arccos(u) <= r) for uniform u
+    "cosine": lambda r: 1 - 2 / np.pi * np.arccos(np.clip(r, 0, 1)),
+    "arccos": lambda r: 1 - np.cos(np.pi / 2 * np.clip(r, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "arccos"])
+def test_shares_are_distributed_as_the_schedule_says(schedule: str) -> None:
+    shares = masked_share(jax.random.uniform(jax.random.key(0), (5000,)), schedule)
+    assert kstest(np.asarray(shares), CUMULATIVE[schedule]).pvalue > 1e-3
+    other = CUMULATIVE["arccos" if schedule == "cosine" else "cosine"]
+    assert kstest(np.asarray(shares), other).pvalue < 1e-9
+
+
+def test_ends_of_the_schedules() -> None:
+    ends = jnp.array([0.0, 1.0])
+    np.testing.assert_allclose(masked_share(ends, "cosine"), [1, 0], atol=1e-6)
+    np.testing.assert_allclose(masked_share(ends, "arccos"), [1, 0], atol=1e-6)
+    with pytest.raises(ValueError, match="must be one of cosine, arccos"):
+        masked_share(ends, "linear")
+
+
+def test_each_example_is_masked_at_random_and_the_batch_evenly() -> None:
+    codes = jnp.zeros((61, 5, 7), jnp.int32)
+    counts, where = [], np.zeros((5, 7))
+    for i in range(40):
+        masked = np.asarray(mask_codes(codes, jax.random.key(i), "cosine"))
+        counts.append(masked.reshape(61, -1).sum(1))
+        where += masked.sum(0)
+    counts = np.array(counts)
+    assert counts.min() >= 1 and counts.max() == 35
+    # Stratified: the mean share of a batch hardly varies, that of one example does.
+    expected = 2 / np.pi * 35
+    assert abs(counts.mean() - expected) < 0.7
+    independent = np.sqrt((0.5 - 4 / np.pi**2) * 35**2 / 61)
+    assert counts.mean(1).std() < independent / 3 and counts[:, 0].std() > 5
+    # No place is preferred.
+    total = where.sum()
+    share = where / total * 35
+    assert np.abs(share - 1).max() < 5 / np.sqrt(total / 35)
+
+
+def test_words_are_hidden_and_nothing_else() -> None:
+    text = jnp.tile(jnp.array([[7, 9, 3, 0, 0, 11, 1]], jnp.int32), (2000, 1))
+    hidden = np.asarray(hide_words(text, jax.random.key(0), 0.15))
+    share = (hidden == MASK).mean(0)
+    assert (share[[2, 3, 4, 6]] == 0).all()
+    np.testing.assert_allclose(share[[0, 1, 5]], 0.15, atol=4 * np.sqrt(0.15 * 0.85 / 2000))
+    np.testing.assert_array_equal(hidden[hidden != MASK], np.asarray(text)[hidden != MASK])
+
+
+def goal(**settings: object) -> losses.Objective:
+    weights = {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.5}
+    return losses.build(weights, ("text", "codes", "masked"), **settings)
+
+
+def test_masked_visual_modeling_is_cross_entropy_with_smoothed_labels() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 5, 7))
+    codes, masked = rng.integers(7, size=(2, 3, 5)), rng.random((2, 3, 5)) < 0.5
+    target = np.eye(7)[codes] * 0.9 + 0.1 / 7
+    entropy = -(target * (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))).sum(-1)
+    weight = np.where(masked, 1.0, 0.2)
+    expected = (entropy * weight).sum((1, 2)) / weight.sum((1, 2))
+    text = np.array([[5, 6, 3], [7, 3, 0]])
+    hidden = np.array([[5, MASK, 3], [7, 3, 0]])
+    outputs = {
+        "logits": jnp.asarray(logits, jnp.float32),
+        "text_logits": jnp.asarray(norm.ppf(rng.random((2, 3, 9))), jnp.float32),
+    }
+    batch = {
+        "codes": jnp.asarray(codes),
+        "masked": jnp.asarray(masked),
+        "text": jnp.asarray(text),
+        "hidden_text": jnp.asarray(hidden),
+    }
+    terms = goal(label_smoothing=0.1, unmasked_weight=0.2).terms(outputs, batch)
+    np.testing.assert_allclose(terms["masked_visual_modeling"], expected, rtol=1e-5)
+    words = np.asarray(outputs["text_logits"], np.float64)
+    chance = words[0, 1, 6] - np.log(np.exp(words[0, 1]).sum())
+    np.testing.assert_allclose(terms["masked_language_modeling"], [-chance, 0.0], rtol=1e-5)
+
+
+def test_what_the_model_is_handed() -> None:
+    batch = {
+        "text": jnp.full((400, 5), 9, jnp.int32),
+        "codes": jnp.zeros((400, 3, 2), jnp.int32),
+        "mask": jnp.ones(400, jnp.bool_),
+    }
+    seen = goal(text_dropout=0.25, text_mask=0.3).prepare(batch, jax.random.key(1))
+    assert seen.keys() == {"text", "codes", "masked", "text_mask", "hidden_text"}
+    assert abs(float(seen["text_mask"].mean()) - 0.75) < 0.09
+    again = [goal(text_dropout=0.25).prepare(batch, None) for _ in range(2)]
+    assert "text_mask" not in again[0]  # evaluated with its text, and always with the same tokens masked
+    np.testing.assert_array_equal(again[0]["masked"], again[1]["masked"])
