@@ -1,18 +1,91 @@
-"""The fields of a config and their defaults; those of `data` and `model` are in data_fields.py and model_fields.py."""
+"""The fields of a config, their defaults and their bounds.
+
+Those of `data` are in data_fields.py; those of a kind of model, a loss or an optimizer stand where it is defined.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mmjax.config.data_fields import DataConfig
-from mmjax.config.model_fields import DirectGeneratorConfig, ModelConfig
+from mmjax.config.schema import setting
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """SentencePiece tokens: the longest text in tokens, and the size of the vocabulary (an upper bound)."""
 
-    length: int = 32
-    vocabulary: int = 4096
+    length: int = setting(32, above=0)
+    vocabulary: int = setting(4096, at_least=300)  # all bytes, and some pieces
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What every kind of model has; each kind adds its own fields in its file in mmjax/models.
+
+    Attributes:
+        kind: a name in mmjax.models.MODELS, or a dotted path to a ModelSpec.
+    """
+
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What every loss term has; some add fields in their files in mmjax/losses.
+
+    Attributes:
+        kind: a name in mmjax.losses.LOSSES, or a dotted path to a LossSpec; by default the name of the term.
+        weight: of the term in the sum.
+    """
+
+    kind: str = ""
+    weight: float = setting(1.0, above=0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What every optimizer has; each adds its own fields in mmjax/train/optimizer.py.
+
+    Attributes:
+        kind: a name in mmjax.train.optimizer.OPTIMIZERS, or a dotted path to an OptimizerSpec.
+        learning_rate: the peak, held ("constant") or decayed to 0 ("cosine", "linear") after warmup_steps.
+        grad_clip_norm: largest global norm of the gradient; 0 does not clip.
+        grad_accum_steps: microbatches that a batch is computed in, one after the other, to save memory.
+        ema_decay: of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
+    """
+
+    kind: str = ""
+    learning_rate: float = setting(1e-3, above=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = setting(0, at_least=0)
+    grad_clip_norm: float = setting(0.0, at_least=0)
+    grad_accum_steps: int = setting(1, above=0)
+    ema_decay: float = setting(0.0, at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How a model is computed, which changes no result beyond rounding, and is no part of what was trained.
+
+    Attributes:
+        dtype: of activations and matrix products; parameters are always float32. "auto": bfloat16 on TPUs and GPUs,
+            float32 on CPUs.
+        attention: kernel of scaled dot-product attention. "splash" is for TPUs and "cudnn" for NVIDIA GPUs; "auto":
+            splash on TPUs, else xla. What a kernel does not take is computed by xla.
+        convolution: "native", or "matmul", which is many times faster on CPUs; "auto" chooses by platform.
+        remat: recompute each layer in the backward pass, to save memory.
+        remat_policy: what of each layer is kept nevertheless: "nothing", "attention" (outputs of attention) or "dots"
+            (all matrix products but those inside of attention).
+        unroll: layers compiled one after the other in each iteration of the scan over layers; 0: one, but all on CPUs,
+            where that is faster.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    convolution: Literal["auto", "native", "matmul"] = "auto"
+    remat: bool = False
+    remat_policy: Literal["nothing", "attention", "dots"] = "nothing"
+    unroll: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -33,33 +106,6 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Named loss terms with their weights, and what is hidden from the model in training.
-
-    Attributes:
-        terms: weights by name; see mmjax/losses.
-        reference_dropout, text_dropout: how often the reference image, and the text, is withheld (0 to 1); a generator can
-            only be guided if its text was dropped now and then.
-        mask_schedule: of masked visual modeling: how the masked share follows from a uniform number.
-        label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
-        mlm_mask_ratio: share of the text tokens hidden by masked language modeling.
-        mim_mask_ratio: share of the patches hidden by masked patch modeling.
-        code_noise_prob: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
-            that the decoder learns to draw something whole from codes that do not quite agree.
-    """
-
-    terms: dict[str, float] = field(default_factory=lambda: {"mean_squared_error": 1.0})
-    reference_dropout: float = 0.0
-    text_dropout: float = 0.0
-    mask_schedule: Literal["cosine", "arccos"] = "cosine"
-    label_smoothing: float = 0.1
-    unmasked_weight: float = 0.1
-    mlm_mask_ratio: float = 0.15
-    mim_mask_ratio: float = 0.6
-    code_noise_prob: float = 0.0
-
-
-@dataclass(frozen=True)
 class DiscriminatorConfig:
     """The second player of adversarial training, for objectives with the term "adversarial" or "feature_matching".
 
@@ -73,14 +119,14 @@ class DiscriminatorConfig:
     """
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, ...] = setting((64, 128, 256), above=0)
     regularizer: Literal["r1", "lecam", "none"] = "lecam"
-    regularizer_weight: float = 0.01
-    learning_rate: float = 1e-4
+    regularizer_weight: float = setting(0.01, at_least=0)
+    learning_rate: float = setting(1e-4, above=0)
     b1: float = 0.0
     b2: float = 0.99
-    train_from: int = 0
-    start: int = 0
+    train_from: int = setting(0, at_least=0)
+    start: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -116,7 +162,7 @@ class TokensConfig:
     reference: str = ""
     text_encoder: str = ""
     cache: str = ""
-    num_augmentations: int = 1
+    num_augmentations: int = setting(1, above=0)
 
 
 @dataclass(frozen=True)
@@ -137,15 +183,15 @@ class SamplingConfig:
         refinement_temperature: of the tokens that are drawn anew.
     """
 
-    steps: int = 12
+    steps: int = setting(12, above=0)
     order: Literal["confidence", "halton"] = "confidence"
-    guidance: float = 3.0
+    guidance: float = setting(3.0, at_least=0)
     guidance_schedule: Literal["linear", "constant"] = "linear"
-    temperature: float = 1.0
-    confidence_temperature: float = 4.5
-    top_k: int = 0
-    refinement_steps: int = 0
-    refinement_temperature: float = 1.0
+    temperature: float = setting(1.0, above=0)
+    confidence_temperature: float = setting(4.5, at_least=0)
+    top_k: int = setting(0, at_least=0)
+    refinement_steps: int = setting(0, at_least=0)
+    refinement_temperature: float = setting(1.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -159,37 +205,10 @@ class TextDecodingConfig:
         temperature: of what is drawn.
     """
 
-    beams: int = 1
-    length_penalty: float = 0.6
-    top_p: float = 0.0
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Gradient descent.
-
-    Attributes:
-        name: "adam", or "adamw" with weight_decay (on matrices and kernels only), or "muon" (Jordan et al. 2024) on
-            kernels with Adam on all else, which learns more a step and costs more of it; weight_decay on kernels only.
-        learning_rate: the peak; kept ("constant") or brought down to 0 ("cosine", "linear")
-            after warmup_steps. Muon takes several times that of Adam.
-        b1, b2: of Adam.
-        grad_clip_norm: largest global norm of the gradient; 0 does not clip.
-        grad_accum_steps: the batch is computed in so many parts, one after the other, to save memory.
-        ema_decay: decay of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
-    """
-
-    name: Literal["adam", "adamw", "muon"] = "adam"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.999
-    weight_decay: float = 0.0
-    grad_clip_norm: float = 0.0
-    grad_accum_steps: int = 1
-    ema_decay: float = 0.0
+    beams: int = setting(1, above=0)
+    length_penalty: float = setting(0.6, at_least=0)
+    top_p: float = setting(0.0, at_least=0, at_most=1)
+    temperature: float = setting(1.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -207,7 +226,7 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     model: int = 1
-    slice: int = 0
+    slice: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -228,18 +247,18 @@ class TrainConfig:
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
-    batch: int = 64
-    steps: int = 0
-    epochs: int = 0
-    log_every: int = 50
-    evaluate_every: int = 0
-    checkpoint_every: int = 0
+    batch: int = setting(64, above=0)
+    steps: int = setting(0, at_least=0)
+    epochs: int = setting(0, at_least=0)
+    log_every: int = setting(50, above=0)
+    evaluate_every: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(0, at_least=0)
     checkpoints: str = ""
-    max_to_keep: int = 3
+    max_to_keep: int = setting(3, above=0)
     best_metric: str = "-loss"
     init_from: str = ""
-    max_nonfinite_steps: int = 10
-    skip_grad_spikes: float = 0.0
+    max_nonfinite_steps: int = setting(10, above=0)
+    skip_grad_spikes: float = setting(0.0, at_least=0)
     wandb_project: str = ""
 
 
@@ -252,14 +271,14 @@ class EvaluateConfig:
         prompts: what it makes of a name, {}; a class is the mean of them.
     """
 
-    evaluators: tuple[str, ...] = ("losses",)
-    batch: int = 64
-    samples: int = 16
+    evaluators: tuple[str, ...] = setting(("losses",), registry="evaluator")
+    batch: int = setting(64, above=0)
+    samples: int = setting(16, at_least=0)
     classes: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ("a photo of a {}",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole config.
 
@@ -273,24 +292,19 @@ class Config:
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    model: ModelConfig = field(default_factory=DirectGeneratorConfig)
+    model: ModelConfig = setting(registry="model", kind="direct_generator")
     tokenizer: "Config | None" = None
     reference: "Config | None" = None
     pretraining: "Config | None" = None
     text_encoder: TextEncoderConfig | None = None
     tokens: TokensConfig = field(default_factory=TokensConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    writing: TextDecodingConfig = field(default_factory=TextDecodingConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    text_decoding: TextDecodingConfig = field(default_factory=TextDecodingConfig)
+    losses: dict[str, LossConfig] = setting(factory=dict, registry="loss")
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = setting(registry="optimizer", kind="adam")
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-    @property
-    def adversarial_terms(self) -> tuple[str, ...]:
-        """The terms of the objective that need a discriminator."""
-        without = () if self.perceptual.weights else ("perceptual",)
-        return tuple(name for name in self.objective.terms if name in ("adversarial", "feature_matching", *without))
