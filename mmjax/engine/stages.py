@@ -75,7 +75,7 @@ def tokenizer_params(
         UserError: where the workdir holds another one, or the training of another config.
     """
     if has_two(config):
-        processes.once(lambda: check_config(workdir, config))
+        processes.run_on_primary(lambda: check_config(workdir, config))
         text_features.keep(config, workdir)
     own = [part for part in tokenizers(config) if not getattr(config.tokens, part)]
     for part in own:
@@ -100,10 +100,10 @@ def _copied(config: Config, workdir: Path, part: str) -> Params:
     if isinstance(config_dict.model, MaskedGeneratorConfig):
         assert config_dict.tokenizer is not None
         config_dict, params = config_dict.tokenizer, given.visual_tokenizer
-    if not processes.once((folder / "config.json").exists):
+    if not processes.run_on_primary((folder / "config.json").exists):
         workdir.mkdir(parents=True, exist_ok=True)
         proto = given.tokenizer.proto
-        processes.once(lambda: write_model_folder(folder, config_dict, jax.device_get(params), proto, 0, {}))
+        processes.run_on_primary(lambda: write_model_folder(folder, config_dict, jax.device_get(params), proto, 0, {}))
     elif not _holds(folder, params):
         named = getattr(config.tokens, part)
         raise UserError(f"--workdir {workdir}: has another {TOKENIZERS[part]} than {named}; name another one")
@@ -168,13 +168,13 @@ def _tokens(config: Config, root: Path, split: Split, params: Mapping[str, Param
     assert config.tokenizer is not None
     ours, theirs = jax.device_get((params[VISUAL_TOKENIZER], params.get(REFERENCE)))
     address = data.token_address(ours, config.tokenizer, config, split, theirs)
-    folder = Path(processes.once(lambda: str(_cache(root, address))))
+    folder = Path(processes.run_on_primary(lambda: str(_cache(root, address))))
 
     def encode() -> None:
         if repair or not (folder / INDEX).exists():
             _encode(config, folder, address, split, params)
 
-    processes.once(encode)
+    processes.run_on_primary(encode)
     return data.open_tokens(folder, address)
 
 
@@ -184,7 +184,7 @@ def _encode(
     """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = setup.own_placement(config)
-    placed = jax.device_put(dict(params), placement.whole)
+    placed = jax.device_put(dict(params), placement.replicated)
     functions = masked_generator.functions(config)
 
     def encode(params: Mapping[str, Params], image: jax.Array) -> dict[str, jax.Array]:
@@ -196,7 +196,9 @@ def _encode(
     compiled = jax.jit(encode, out_shardings=placement.batch)
 
     def encoded(image: np.ndarray) -> dict[str, np.ndarray]:
-        codes: dict[str, np.ndarray] = jax.device_get(compiled(placed, placement.put({"image": image})["image"]))
+        codes: dict[str, np.ndarray] = jax.device_get(
+            compiled(placed, placement.shard_batch({"image": image})["image"])
+        )
         return codes
 
     data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch)

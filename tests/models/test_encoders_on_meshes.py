@@ -72,9 +72,9 @@ def computed(mesh, devices):
     compiled = jax.jit(
         jax.value_and_grad(total, has_aux=True),
         in_shardings=(shardings, placement.batch),
-        out_shardings=placement.whole,
+        out_shardings=placement.replicated,
     )
-    (loss, statistics), grads = compiled(jax.device_put(params, shardings), placement.put(BATCH))
+    (loss, statistics), grads = compiled(jax.device_put(params, shardings), placement.shard_batch(BATCH))
     return jax.device_get((loss, statistics)), jax.device_get(grads)
 
 

@@ -21,7 +21,7 @@ def test_gradients_on_eight_devices_are_those_of_one():
 
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     kernels = NamedSharding(placement.mesh, PartitionSpec(None, None, "fsdp", "model"))
-    shardings = jax.tree.map(lambda p: kernels if p.ndim == 4 else placement.whole, params)
+    shardings = jax.tree.map(lambda p: kernels if p.ndim == 4 else placement.replicated, params)
     layout = Layout(placement.constrain, placement.per_device)
     spread = jax.jit(
         lambda p, x: gradient(p, x, layout), in_shardings=(shardings, placement.batch), out_shardings=shardings

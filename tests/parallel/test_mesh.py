@@ -32,7 +32,7 @@ def test_axes_that_do_not_multiply_to_the_devices(axes):
 def test_batches_are_split_and_strings_stay():
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     value = np.arange(12, dtype=np.float32).reshape(4, 3)
-    placed = placement.put({"image": value, "id": ["a"] * 4, "captions": [["b"]] * 4})
+    placed = placement.shard_batch({"image": value, "id": ["a"] * 4, "captions": [["b"]] * 4})
     assert set(placed) == {"image"}
     np.testing.assert_array_equal(jax.device_get(placed["image"]), value)
     assert {shard.data.shape for shard in placed["image"].addressable_shards} == {(1, 3)}

@@ -113,7 +113,7 @@ def placed(mesh: MeshConfig, devices: int, config_dict: str):
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
-    return placement, state_shardings(shapes, params, placement.whole, tx)
+    return placement, state_shardings(shapes, params, placement.replicated, tx)
 
 
 def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: str = "direct generator"):
@@ -123,8 +123,8 @@ def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: 
     placement, shardings = placed(mesh, devices, config_dict)
     module = models.build(config, Layout(placement.constrain, placement.per_device))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
-    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
-    state, metrics = compiled(jax.device_put(state, shardings), placement.put(BATCH))
+    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.replicated))
+    state, metrics = compiled(jax.device_put(state, shardings), placement.shard_batch(BATCH))
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
 
 
