@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
-    config = stages.settled(arguments.config, arguments.workdir)
+    config = stages.resolve_config(arguments.config, arguments.workdir)
     return loop.exit_status(train(config, arguments.workdir, arguments.stop_at))
 
 
@@ -55,7 +55,7 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
         return status
-    begin = time.time() if stages.has_two(config) else process_start()  # what came before has its own timeline
+    begin = time.time() if stages.is_two_stage(config) else process_start()  # what came before has its own timeline
     source, evaluation_source = stages.sources(config, workdir, frozen)
     processes.run_on_primary(lambda: check_workdir(workdir, config))
     known = processes.run_on_primary(lambda: read_stretches(workdir))

@@ -20,7 +20,7 @@ from mmjax.files import write_file
 from mmjax.losses import adversarial
 from mmjax.losses.perceptual import perceptual
 from mmjax.models import lpips
-from mmjax.nn.layout import Layout
+from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.train.metrics import check_wandb
 from mmjax.train.statistics import make_apply
@@ -114,7 +114,7 @@ def check_evaluation(config: Config) -> Placement:
     return placement
 
 
-def own_placement(config: Config) -> Placement:
+def local_placement(config: Config) -> Placement:
     """Where what is computed once is computed: over all devices, but of several processes over those of this one."""
     if not processes.is_multiprocess():
         return Placement(make_mesh(config.mesh))
@@ -170,8 +170,8 @@ def build(
         place: puts what the objective needs that is not trained on the devices.
     """
     placement = placement or Placement(make_mesh(config.mesh))
-    layout = Layout(placement.constrain, placement.per_device)
-    goal, apply = _objective(config), make_apply(models.build(config, layout))
+    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
+    goal, apply = _objective(config), make_apply(models.build(config, partitioner))
     params = _shardings(config, placement)
     frozen = {name: place(params, placement.replicated) for name, params in _frozen(config).items()}
     if tokenizer:
@@ -179,7 +179,7 @@ def build(
     # There is no discriminator beside a model that is evaluated.
     alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
     predict = jax.jit(
-        seen_by_evaluators(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), layout),
+        seen_by_evaluators(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), partitioner),
         in_shardings=(params, placement.batch, placement.replicated),
         out_shardings=placement.replicated if processes.is_multiprocess() else placement.batch,
     )

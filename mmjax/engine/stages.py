@@ -24,19 +24,19 @@ from mmjax.types import Params, UserError
 TOKENIZERS = {VISUAL_TOKENIZER: "visual tokenizer", REFERENCE: "reference tokenizer"}
 
 
-def has_two(config: Config) -> bool:
+def is_two_stage(config: Config) -> bool:
     """Whether the config's model works on the codes of a visual tokenizer."""
     return isinstance(config.model, MaskedGeneratorConfig)
 
 
 def tokenizers(config: Config) -> tuple[str, ...]:
     """The visual tokenizers that the config's model works with, by their names in the config."""
-    if not has_two(config):
+    if not is_two_stage(config):
         return ()
     return tuple(part for part in TOKENIZERS if getattr(config, part) is not None or getattr(config.tokens, part))
 
 
-def settled(config: Config, workdir: Path) -> Config:
+def resolve_config(config: Config, workdir: Path) -> Config:
     """The config with those of its visual tokenizers, and of a frozen text encoder, in place.
 
     Raises:
@@ -74,7 +74,7 @@ def tokenizer_params(
     Raises:
         UserError: where the workdir holds another one, or the training of another config.
     """
-    if has_two(config):
+    if is_two_stage(config):
         processes.run_on_primary(lambda: check_config(workdir, config))
         text_features.keep(config, workdir)
     own = [part for part in tokenizers(config) if not getattr(config.tokens, part)]
@@ -183,7 +183,7 @@ def _encode(
 ) -> None:
     """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
-    placement = setup.own_placement(config)
+    placement = setup.local_placement(config)
     placed = jax.device_put(dict(params), placement.replicated)
     functions = masked_generator.functions(config)
 
@@ -219,7 +219,7 @@ def sources(
     config: Config, workdir: Path, params: Mapping[str, Params], repair: bool = False
 ) -> tuple[data.Source, data.Source]:
     """What the config's model is trained and evaluated on: the data set, or its codes; see tokens."""
-    if has_two(config):
+    if is_two_stage(config):
         training, held_out = (tokens(config, workdir, split, params, repair) for split in get_args(Split))
         text_features.add(config, workdir, (training, held_out), repair)
         return training, held_out
@@ -229,7 +229,7 @@ def sources(
 
 def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
     """The second of `sources` alone."""
-    if has_two(config):
+    if is_two_stage(config):
         source = tokens(config, workdir, "evaluation", params)
         text_features.add(config, workdir, [source])
         return source

@@ -76,7 +76,7 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     if config.text_encoder is None:
         return
     frozen = frozen_text.read(workdir / frozen_text.FILE)
-    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.own_placement(config)
+    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
     params = jax.device_put(frozen.params, placement.replicated)
     compiled = jax.jit(frozen_text.encoder(config.text_encoder), out_shardings=placement.batch)
 

@@ -84,7 +84,7 @@ class Placement:
         """Into how many parts batches are split."""
         return int(np.prod([self.mesh.shape[axis] for axis in BATCH]))
 
-    def constrain(self, x: jax.Array) -> jax.Array:
+    def with_sharding_constraint(self, x: jax.Array) -> jax.Array:
         """Says of activations that the examples, and the tokens of [b, t, d], are split as far as they divide.
 
         Between layers each device of the axis model holds other tokens (sequence parallelism: Korthikanti et al. 2022,
@@ -95,7 +95,7 @@ class Placement:
         tokens = "model" if x.ndim == 3 and x.shape[1] % self.mesh.shape["model"] == 0 else None
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(BATCH, tokens)))
 
-    def per_device(self, kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def shard_map(self, kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """A kernel of arrays [b, t, h, k] that each device runs on its own examples and heads."""
 
         def each(*arrays: jax.Array) -> jax.Array:
