@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.text_decoder import TextDecoder, rows_of
+from mmjax.models.text_decoder import TextDecoder, gather_cache
 from mmjax.sample.text import Writing, write
 
 ROUNDS = 5
@@ -38,7 +38,7 @@ def main() -> None:
     @jax.jit
     def kept(context: jax.Array) -> jax.Array:
         first, cache = call("begin", context, None, a.length)
-        return write(first, cache, lambda token, cache: call("step", token, cache), rows_of, writing, seeds)
+        return write(first, cache, lambda token, cache: call("step", token, cache), gather_cache, writing, seeds)
 
     @jax.jit
     def anew(context: jax.Array) -> jax.Array:

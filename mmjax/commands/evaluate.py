@@ -87,7 +87,7 @@ def _evaluate(workdir: Path, parts: setup.Parts, source: data.Source, step: int,
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
     predict, batches = setup.evaluation(parts, params, tokenizer, source)
     metrics, samples = runner.run(parts.evaluators, predict, batches)
-    if not processes.is_first():
+    if not processes.is_primary():
         return
     runner.write(workdir, step, metrics, samples)
     report = write_report(workdir)

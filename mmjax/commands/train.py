@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
-    config = stages.settled(arguments.config, arguments.workdir)
+    config = stages.resolve_config(arguments.config, arguments.workdir)
     return loop.exit_status(train(config, arguments.workdir, arguments.stop_at))
 
 
@@ -55,10 +55,10 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     status, frozen = stages.tokenizer_params(config, workdir, train)
     if status:
         return status
-    begin = time.time() if stages.has_two(config) else process_start()  # what came before has its own timeline
+    begin = time.time() if stages.is_two_stage(config) else process_start()  # what came before has its own timeline
     source, evaluation_source = stages.sources(config, workdir, frozen)
-    processes.once(lambda: check_workdir(workdir, config))
-    known = processes.once(lambda: read_stretches(workdir))
+    processes.run_on_primary(lambda: check_workdir(workdir, config))
+    known = processes.run_on_primary(lambda: read_stretches(workdir))
     if not known:
         trainer.intervals(config, source.size)  # a mistake there is told before anything is made
     with ExitStack() as stack, loop.interrupted() as stop:
@@ -84,11 +84,11 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         last = min(steps, stop_at or steps)
         start = int(state.step) if state is not None else 0
         was_due = start in evaluating or start == steps
-        owed = start > 0 and was_due and not processes.once(lambda: runner.is_written(workdir, start))
+        owed = start > 0 and was_due and not processes.run_on_primary(lambda: runner.is_written(workdir, start))
         if state is not None and start >= last and not owed:  # and whole: a damaged one would have been passed over
-            processes.say(f"{config.name}: step {start:,} of {last:,} is done already{_reported(workdir)}")
+            processes.log_primary(f"{config.name}: step {start:,} of {last:,} is done already{_reported(workdir)}")
             return 0
-        processes.once(lambda: open_workdir(workdir, config, stretches))
+        processes.run_on_primary(lambda: open_workdir(workdir, config, stretches))
         tokenizer = setup.prepare_tokenizer(workdir, config, source)
         if state is None:
             state = trainer.first_state(start_from, parts, training)
@@ -115,18 +115,18 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                             metrics, samples = runner.run(parts.evaluators, stop.before(predict, done), batches)
                         except loop.Stopped:
                             return  # to save the state in time; it is evaluated when the training goes on
-                        if processes.is_first():
+                        if processes.is_primary():
                             report_evaluation(workdir, done, metrics, samples, writer)
                     latest[done] = metrics
                 with timeline.during("checkpoint"):
-                    if saves or processes.once(lambda: checkpoints.improves(latest.get(done, {}))):
+                    if saves or processes.run_on_primary(lambda: checkpoints.improves(latest.get(done, {}))):
                         checkpoints.save(state, latest.get(done, {}))
                 writer.write_time(done, timeline.metrics())
 
-        part = processes.part_of_batch(parts.placement.batch)
+        part = processes.process_batch_slice(parts.placement.batch)
         stream = data.training_batches(source, tokenizer, config, start, *part, position(stretches, start))
         with setup.closing(stream) as batches:
-            put = parts.placement.put
+            put = parts.placement.shard_batch
             if owed:  # it was told to stop while it evaluated
                 after(state, start)
             state = loop.train(state, training.step, batches, put, last, after, progress.log, stop, timeline)
@@ -138,30 +138,30 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     ended = (
         "all steps done" if done == steps and not stop.reached else f"stopped after step {done:,}; start again to go on"
     )
-    processes.say(f"{config.name}: {ended}{_reported(workdir)}")
+    processes.log_primary(f"{config.name}: {ended}{_reported(workdir)}")
     return stop.status
 
 
 def _reported(workdir: Path) -> str:
     """Writes the report, in the first process, and says where."""
-    return f"; report: {write_report(workdir)}" if processes.is_first() else ""
+    return f"; report: {write_report(workdir)}" if processes.is_primary() else ""
 
 
 def _metrics(workdir: Path, start: int, config: Config) -> Metrics:
-    if not processes.is_first():
+    if not processes.is_primary():
         return NoMetrics()
     return Metrics(workdir, start, config.train.wandb_project, to_dict(config))
 
 
 def _introduce(config: Config, state: State, source: data.Source, steps: int, start: int) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    of = f" of {jax.process_count()} processes" if processes.several() else ""
-    processes.say(
+    of = f" of {jax.process_count()} processes" if processes.is_multiprocess() else ""
+    processes.log_primary(
         f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices{of}, "
         f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else "")
     )
     if "perceptual" in config.adversarial_terms:
-        processes.say(
+        processes.log_primary(
             "objective.terms.perceptual: no perceptual.weights, so it is feature matching on the discriminator"
         )
 

@@ -60,8 +60,8 @@ def build_training(parts: Parts, steps: int) -> Training:
             adversary,
             config.train.skip_grad_spikes,
         ),
-        in_shardings=(shardings, placement.batch, placement.whole),
-        out_shardings=(shardings, placement.whole),
+        in_shardings=(shardings, placement.batch, placement.replicated),
+        out_shardings=(shardings, placement.replicated),
         donate_argnums=0,
         compiler_options=placement.compiler_options,
     )
@@ -108,7 +108,7 @@ def _state_shardings(
     if adversary:
         rules = discriminator.sharding_rules(config)
         theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
-    return state_shardings(shapes, params, placement.whole, tx, theirs)
+    return state_shardings(shapes, params, placement.replicated, tx, theirs)
 
 
 def _adversary(config: Config) -> Adversary | None:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import POOLING, STACK, Rules
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.pooling import AttentionPooling
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
@@ -36,7 +36,7 @@ def make_fusion(
     heads: int,
     dtype: np.dtype = FLOAT32,
     kernel: str = "xla",
-    layout: Layout = ANYWHERE,
+    partitioner: Partitioner = UNSHARDED,
     remat: bool = False,
     unroll: int = 1,
     policy: str = "nothing",
@@ -57,8 +57,8 @@ def make_fusion(
     if kind not in RULES:
         raise ValueError(f"fusion {kind!r}: must be one of {', '.join(RULES)}")
     if kind in ("mlp", "bilinear"):
-        return PerceptronFusion(kind == "bilinear", layers, heads, dtype, layout, name=name)
-    return AttentionFusion(kind == "joint", layers, heads, dtype, kernel, remat, unroll, policy, layout, name=name)
+        return PerceptronFusion(kind == "bilinear", layers, heads, dtype, partitioner, name=name)
+    return AttentionFusion(kind == "joint", layers, heads, dtype, kernel, remat, unroll, policy, partitioner, name=name)
 
 
 class AttentionFusion(nn.Module):
@@ -75,7 +75,7 @@ class AttentionFusion(nn.Module):
     remat: bool = False
     unroll: int = 1
     policy: str = "nothing"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
@@ -89,7 +89,7 @@ class AttentionFusion(nn.Module):
             self.remat,
             self.unroll,
             self.policy,
-            self.layout,
+            self.partitioner,
             name="stack",
         )
         if not self.joint:
@@ -112,26 +112,26 @@ class PerceptronFusion(nn.Module):
     layers: int
     heads: int
     dtype: np.dtype = FLOAT32
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
         self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
     ) -> Float[Array, "b n d"]:
-        whole = AttentionPooling(self.heads, self.dtype, self.layout, name="pool")(text, text_mask)
+        whole = AttentionPooling(self.heads, self.dtype, self.partitioner, name="pool")(text, text_mask)
         for i in range(self.layers):
-            visual = _Perceptron(self.product, self.dtype, self.layout, name=f"block_{i}")(visual, whole)
+            visual = _Perceptron(self.product, self.dtype, self.partitioner, name=f"block_{i}")(visual, whole)
         return layer_norm(visual, "norm")
 
 
 class _Perceptron(nn.Module):
     product: bool
     dtype: np.dtype
-    layout: Layout
+    partitioner: Partitioner
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], text: Float[Array, "b d"]) -> Float[Array, "b n d"]:
-        d, x = x.shape[-1], self.layout.constrain(x)
+        d, x = x.shape[-1], self.partitioner.with_sharding_constraint(x)
         ours = nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
         theirs = nn.Dense(4 * d, dtype=self.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
         hidden = jnp.tanh(ours) * jnp.tanh(theirs) if self.product else nn.gelu(ours + theirs)

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.models.rules import STACK, Rules
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import grid_angles, sine_positions
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
 
@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
     unroll: int = 1
 
     @nn.compact
@@ -43,10 +43,16 @@ class TextEncoder(nn.Module):
         """
         mask = ((text != 0) | (np.arange(text.shape[1]) == 0)[None])[:, None, None, :]
         table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
-        x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
-        angles = grid_angles(text.shape[1:], self.width // self.heads)
+        x = (table[text] + sincos_1d(text.shape[1], self.width)[None]).astype(self.dtype)
+        angles = rope_angles(text.shape[1:], self.width // self.heads)
         stack = Stack(
-            self.layers, self.heads, self.dtype, self.kernel, layout=self.layout, unroll=self.unroll, name="stack"
+            self.layers,
+            self.heads,
+            self.dtype,
+            self.kernel,
+            partitioner=self.partitioner,
+            unroll=self.unroll,
+            name="stack",
         )
         x = stack(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask

@@ -44,7 +44,7 @@ def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
     Args:
         functions: of the model: context(params, image, question) gives what the text is about, begin(params, context,
             length) the logits of the first token and a cache, step(params, token, cache) those of the next, and
-            rows_of(cache, rows) the cache of some rows.
+            gather_cache(cache, rows) the cache of some rows.
     """
 
     def written(
@@ -57,7 +57,7 @@ def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
             logits, cache = functions.step(params, token, cache)
             return logits, cache
 
-        return write(first, cache, step, functions.rows_of, writing, seeds)
+        return write(first, cache, step, functions.gather_cache, writing, seeds)
 
     return written
 
@@ -66,7 +66,7 @@ def write(
     first: Float[Array, "b v"],
     cache: Any,
     step: Step,
-    rows_of: RowsOf,
+    gather_cache: RowsOf,
     writing: Writing,
     seeds: Int[Array, "b"],
 ) -> Int[Array, "b t"]:
@@ -75,11 +75,11 @@ def write(
     Args:
         first: logits of the first token.
         cache: what `step` needs to go on from there.
-        step, rows_of: see Step and RowsOf.
+        step, gather_cache: see Step and RowsOf.
         seeds: what each text is drawn with, which depends on no other.
     """
     if writing.beams > 1:
-        return beam_search(first, cache, step, rows_of, writing)
+        return beam_search(first, cache, step, gather_cache, writing)
     count, length = len(first), writing.length
     keys = jax.vmap(jax.random.key)(seeds.astype(jnp.uint32))
 
@@ -123,7 +123,7 @@ def nucleus(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
 
 
 def beam_search(
-    first: Float[Array, "b v"], cache: Any, step: Step, rows_of: RowsOf, writing: Writing
+    first: Float[Array, "b v"], cache: Any, step: Step, gather_cache: RowsOf, writing: Writing
 ) -> Int[Array, "b t"]:
     """The best of the texts that beam search finds.
 
@@ -158,7 +158,7 @@ def beam_search(
         texts = jnp.take_along_axis(grown, best[..., None], axis=1)
         parent = jnp.take_along_axis(parent, best, axis=1) + beams * jnp.arange(count)[:, None]
         token = jnp.take_along_axis(token, best, axis=1)
-        logits, cache = step(token.reshape(-1), rows_of(cache, parent.reshape(-1)))
+        logits, cache = step(token.reshape(-1), gather_cache(cache, parent.reshape(-1)))
         return place + 1, logits, alive, texts, ended, kept, cache
 
     rows = jnp.repeat(jnp.arange(count), beams)
@@ -170,6 +170,6 @@ def beam_search(
         jnp.full((count, beams, length), PADDING, jnp.int32),
         jnp.full((count, beams), -jnp.inf),
         jnp.full((count, beams, length), PADDING, jnp.int32),
-        rows_of(cache, rows),
+        gather_cache(cache, rows),
     )
     return jax.lax.while_loop(goes_on, turn, state)[5][:, 0]

@@ -19,7 +19,7 @@ from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 from mmjax.parallel import processes
 from mmjax.train import fingerprint, storage
 from mmjax.train.state import State
-from mmjax.types import Params, Unavailable, UserError, leaf_name
+from mmjax.types import Params, TransientError, UserError, leaf_name
 
 FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
 DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
@@ -160,17 +160,17 @@ class Checkpoints:
         No process goes on before all of them have ended the action.
 
         Raises:
-            Unavailable: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
+            TransientError: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
         """
         value, problem, transient = None, "", False
         try:
             value = action()
         except Exception as error:  # whatever Orbax makes of damaged files
             problem, transient = storage.first_line(error), storage.transient(error)
-        told = [each for each in processes.gathered([problem, transient]) if each[0]]
+        told = [each for each in processes.all_gather_objects([problem, transient]) if each[0]]
         for why, transient in told:
             if transient:
-                raise Unavailable(f"{self.path}/{step}: could not be read just now: {why}")
+                raise TransientError(f"{self.path}/{step}: could not be read just now: {why}")
         return value, told[0][0] if told else ""
 
     def _put_aside(self, step: int) -> str:
@@ -184,7 +184,7 @@ class Checkpoints:
             (self.path / str(step)).rename(aside)
             return str(aside)
 
-        aside = processes.once(move)
+        aside = processes.run_on_primary(move)
         self.manager.reload()
         return f" and was moved to {aside}"
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from etils import epath
 
-from mmjax.types import Unavailable, UserError
+from mmjax.types import TransientError, UserError
 
 PATIENCE = 30.0  # seconds after which a disk or a bucket that does not answer is told of
 
@@ -43,7 +43,7 @@ def opening(path: epath.Path) -> Iterator[None]:
     except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
         missing = isinstance(error, ImportError)  # Orbax asks Google's own library what kind of bucket it is
         advice = "; pip install '.[gcs]' brings what a bucket needs" if missing else ""
-        kind = Unavailable if transient(error) else UserError
+        kind = TransientError if transient(error) else UserError
         raise kind(f"{path}: the checkpoints cannot be opened: {first_line(error)}{advice}") from error
 
 
@@ -55,7 +55,7 @@ def writing(path: epath.Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = first_line(error)
         advice = "free some space" if "space" in reason.lower() else "mend that"
-        raise (Unavailable if transient(error) else UserError)(
+        raise (TransientError if transient(error) else UserError)(
             f"{path}: the checkpoint could not be written ({reason}); {advice} and start again, "
             "training goes on from the last whole checkpoint"
         ) from error

@@ -153,7 +153,7 @@ def only_training(workdir: Path) -> Iterator[None]:
             _check_writable(workdir)
             stack.enter_context(locked(workdir / LOCK, f"--workdir {workdir}: is in use"))
 
-        processes.once(lock)
+        processes.run_on_primary(lock)
         yield
 
 

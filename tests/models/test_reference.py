@@ -73,7 +73,7 @@ def test_what_is_withheld_is_not_seen(config: Config, params: Any) -> None:
 
 
 def test_what_lies_at_each_place_is_the_cell_that_covers_it(config: Config, params: Any) -> None:
-    table = masked_generator.CodeTable((7, 3), 16).apply({"params": params["reference_codes"]})
+    table = masked_generator.CodeEmbedding((7, 3), 16).apply({"params": params["reference_codes"]})
     context = jax.jit(masked_generator.functions(config).context)
     *_, placed = context(params, TEXT, reference_codes=REFERENCE)
     cells = (np.arange(5) * 2 + 1) * 3 // 10  # that in which the center of each of 5 places lies

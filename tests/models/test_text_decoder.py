@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.text_decoder import TextDecoder, rows_of
+from mmjax.models.text_decoder import TextDecoder, gather_cache
 from mmjax.sample.text import Writing, write
 
 DECODER = TextDecoder(vocabulary=37, width=24, layers=2, heads=3)
@@ -61,7 +61,7 @@ def test_writes_with_its_cache_what_it_writes_without(writing: Writing) -> None:
     def cached() -> jax.Array:
         first, cache = DECODER.apply(PARAMS, CONTEXT, MASK, LENGTH, method="begin")
         step = lambda token, cache: DECODER.apply(PARAMS, token, cache, method="step")  # noqa: E731
-        return write(first, cache, step, rows_of, writing, seeds)
+        return write(first, cache, step, gather_cache, writing, seeds)
 
     def logits(texts: jax.Array, rows: jax.Array, place: Any) -> jax.Array:
         return jax.lax.dynamic_index_in_dim(

@@ -191,7 +191,7 @@ def test_going_on_from_a_checkpoint_is_exact_and_evaluating_needs_no_discriminat
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(halfway, {})
     checkpoints.wait()
-    sharding = Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).whole
+    sharding = Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).replicated
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
     resumed = checkpoints.restore(shapes)
     number, params = checkpoints.restore_params()

@@ -35,7 +35,7 @@ def on(
     devices = jax.devices()[: max(mesh.data * mesh.fsdp * mesh.model, 1)]
     placement = Placement(make_mesh(mesh, devices))
     where = {name: NamedSharding(placement.mesh, specs.get(name, PartitionSpec())) for name in tree}
-    return jax.device_put(tree, where), placement.whole
+    return jax.device_put(tree, where), placement.replicated
 
 
 def test_are_the_sum_they_are_said_to_be() -> None:

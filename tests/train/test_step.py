@@ -13,7 +13,7 @@ from jax.tree_util import DictKey, keystr
 
 from mmjax import losses, models
 from mmjax.config import MeshConfig, resolve
-from mmjax.nn.layout import Layout
+from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.spikes import LEARNED
 from mmjax.train.state import make_state, state_shardings
@@ -113,7 +113,7 @@ def placed(mesh: MeshConfig, devices: int, config_dict: str):
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
-    return placement, state_shardings(shapes, params, placement.whole, tx)
+    return placement, state_shardings(shapes, params, placement.replicated, tx)
 
 
 def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: str = "direct generator"):
@@ -121,10 +121,10 @@ def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: 
     config, tx, _, state = beginning(config_dict)
     goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
     placement, shardings = placed(mesh, devices, config_dict)
-    module = models.build(config, Layout(placement.constrain, placement.per_device))
+    module = models.build(config, Partitioner(placement.with_sharding_constraint, placement.shard_map))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
-    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
-    state, metrics = compiled(jax.device_put(state, shardings), placement.put(BATCH))
+    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.replicated))
+    state, metrics = compiled(jax.device_put(state, shardings), placement.shard_batch(BATCH))
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
 
 
