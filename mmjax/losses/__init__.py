@@ -25,10 +25,10 @@ from mmjax.losses import (
     mean_squared_error,
     perceptual,
 )
-from mmjax.losses.spec import LossSpec, TrainingLoss, stream
+from mmjax.losses.spec import LossSpec, TrainingLoss
 from mmjax.types import Batch
 
-__all__ = ["LOSSES", "LossSpec", "TrainingLoss", "adversarial_terms", "build", "find", "stream"]
+__all__ = ["LOSSES", "LossSpec", "TrainingLoss", "adversarial_terms", "build", "find"]
 
 LOSSES: dict[str, LossSpec] = {
     "adversarial": adversarial.LOSS,

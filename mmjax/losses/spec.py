@@ -1,6 +1,5 @@
 """What a loss term is, and how terms add up to the training loss."""
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmjax.config import Config, LossConfig
-from mmjax.types import Batch, Outputs
+from mmjax.types import Batch, Outputs, stream
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,6 @@ class LossSpec:
     check: Callable[[Any, Config], None] | None = None
     adversarial: bool = False
     frozen: Callable[[Config], Any] | None = None
-
-
-def stream(key: jax.Array, name: str) -> jax.Array:
-    """The random key of a name, independent of those of other names."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 @dataclass(frozen=True)

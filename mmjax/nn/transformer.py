@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.attention import ATTENDED, MultiHeadAttention
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import rope_angles
@@ -113,20 +114,12 @@ class Stack(nn.Module):
 
     Attributes:
         layers: how many.
-        remat: compute each layer anew in the backward pass, to save the memory of its activations.
-        policy: what is kept for it nevertheless; see POLICIES.
-        unroll: layers in each turn of the loop; the values are the same.
         frames: see Block.
     """
 
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
     frames: int = 1
 
     def __call__(
@@ -169,14 +162,15 @@ class Stack(nn.Module):
             x, kv_cache = block.decode(x, mask, context, context_mask, angles, kv_cache, cache_index)
             return x, kv_cache if keep else None
 
-        kept = {"prevent_cse": False, "policy": POLICIES[self.policy], "methods": ["decode"]}
-        kind = nn.remat(Block, **kept) if self.remat else Block
-        block = kind(self.heads, self.dtype, self.kernel, self.partitioner, self.frames, name="block")
+        compute = self.compute
+        kept = {"prevent_cse": False, "policy": POLICIES[compute.remat_policy], "methods": ["decode"]}
+        kind = nn.remat(Block, **kept) if compute.remat else Block
+        block = kind(self.heads, compute.dtype, compute.attention, compute.partitioner, self.frames, name="block")
         scan = nn.scan(
             layer,
             variable_axes={"params": 0, "looking": 0},
             split_rngs={"params": True},
             length=self.layers,
-            unroll=self.unroll,
+            unroll=compute.unroll or self.layers,
         )
         return scan(block, x, kv_cache)
