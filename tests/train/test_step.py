@@ -100,27 +100,27 @@ QUICK = {name: "slice=2, fsdp=4" if name == "direct generator" else "data=2, fsd
 
 
 @functools.cache
-def beginning(config_dict: str):
+def beginning(kind: str):
     """The config, what makes its state, and that state, which a trace without memory keeps the gradients in."""
-    config, tx = resolve(CONFIGS[config_dict]), optax.trace(0.0)
+    config, tx = resolve(CONFIGS[kind]), optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
     return config, tx, make, jax.device_get(jax.jit(make)())
 
 
-def placed(mesh: MeshConfig, devices: int, config_dict: str):
+def placed(mesh: MeshConfig, devices: int, kind: str):
     """Where batches and the state of a config lie on a mesh."""
-    config, tx, make, _ = beginning(config_dict)
+    config, tx, make, _ = beginning(kind)
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
     return placement, state_shardings(shapes, params, placement.replicated, tx)
 
 
-def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: str = "direct generator"):
+def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, kind: str = "direct generator"):
     """Loss and gradients of one step: differences of parameters would round them."""
-    config, tx, _, state = beginning(config_dict)
+    config, tx, _, state = beginning(kind)
     goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
-    placement, shardings = placed(mesh, devices, config_dict)
+    placement, shardings = placed(mesh, devices, kind)
     module = models.build(config, Partitioner(placement.with_sharding_constraint, placement.shard_map))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.replicated))
@@ -146,22 +146,22 @@ def assert_near(found, expected):
 
 
 @functools.cache
-def on_one_device(config_dict: str):
-    return gradients(MeshConfig(1, 1, 1), 1, config_dict=config_dict)
+def on_one_device(kind: str):
+    return gradients(MeshConfig(1, 1, 1), 1, kind=kind)
 
 
 @pytest.mark.parametrize(
-    ("config", "name"),
+    ("kind", "name"),
     [
         pytest.param(*pair, marks=[] if pair in QUICK.items() else [pytest.mark.slow])
         for pair in itertools.product(CONFIGS, MESHES)
     ],
 )
-def test_eight_devices_equal_one(config_dict, name):
+def test_eight_devices_equal_one(kind, name):
     mesh = MESHES[name]
-    found = gradients(mesh, 8, config_dict=config_dict)
-    assert_near(found, on_one_device(config_dict))
-    kernel = functools.reduce(operator.getitem, SPREAD[config_dict], found[2].params)
+    found = gradients(mesh, 8, kind=kind)
+    assert_near(found, on_one_device(kind))
+    kernel = functools.reduce(operator.getitem, SPREAD[kind], found[2].params)
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
@@ -206,9 +206,9 @@ class Line:
 
 def run_line(values, ema_decay=0.0, skip_grad_spikes=0.0):
     tx = optax.adam(0.1)
-    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0, spikes=skip_grad_spikes > 0)()
+    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema_decay > 0, spikes=skip_grad_spikes > 0)()
     line = make_step(
-        lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema, skip_grad_spikes=skip_grad_spikes
+        lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema_decay, skip_grad_spikes=skip_grad_spikes
     )
     step = jax.jit(line)
     states = [state]
