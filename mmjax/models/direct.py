@@ -28,7 +28,7 @@ from mmjax.types import Batch, stream
 
 # Where the parameters of both ends lie on the mesh; see models/rules.py.
 _ENDS: Rules = (
-    (r"blank", ("fsdp",)),
+    (r"query_embedding", ("fsdp",)),
     (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
 )
@@ -142,8 +142,8 @@ class DirectGenerator(nn.Module):
         text_encoder = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, compute, name="text")
         features, text_mask = text_encoder(text)
         rows = self.size // 2 ** len(m.decoder_widths)
-        blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))
-        visual = (blank[None] + sincos_2d(rows, rows, m.width))[None].astype(compute.dtype)
+        query_embedding = self.param("query_embedding", nn.initializers.normal(0.02), (m.width,))
+        visual = (query_embedding[None] + sincos_2d(rows, rows, m.width))[None].astype(compute.dtype)
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
             patch = 2 ** len(m.decoder_widths)

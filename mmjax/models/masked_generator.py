@@ -27,11 +27,11 @@ from mmjax.types import Batch, Params, stream
 TOKENIZER, REFERENCE, TEXT_ENCODER = "visual_tokenizer", "reference_tokenizer", "text_encoder"  # components
 
 _RULES: Rules = (
-    (r"(reference_)?codes/table", ("model", "fsdp")),
+    (r"(reference_)?codes/embedding", ("model", "fsdp")),
     (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
     (r"position_\d+/kernel", (None, "fsdp")),
     (r"head/kernel", ("fsdp", "model")),
-    (r"mask|reference_mark", ("fsdp",)),
+    (r"mask|reference_type_embedding", ("fsdp",)),
 )
 
 
@@ -162,7 +162,7 @@ class ModelFns:
     grid: tuple[int, ...]
 
 
-def functions(config: Config, compute: Compute = DEFAULT) -> ModelFns:
+def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     _, theirs, reference, _ = _parts(config)
     generator, tokenizer = build(config, compute), visual_tokenizer.build(theirs, compute)
     frames = config.data.frames
@@ -208,5 +208,5 @@ MODEL = ModelSpec(
     prepare=prepare,
     abilities=lambda config: frozenset({"generate"}),
     components=(TOKENIZER, REFERENCE, TEXT_ENCODER),
-    functions=functions,
+    model_fns=model_fns,
 )

@@ -41,7 +41,7 @@ class ModelSpec:
         prepare: (config, batch, random key or None in evaluation) -> inputs of the module that no loss prepares.
         abilities: (config) -> what a trained one can do: "generate", "encode", "caption", "answer", "embed".
         components: names of the frozen models that it stands on, in the config and in a model folder.
-        functions: (config, compute) -> the pure functions of parameters that sampling and serving need.
+        model_fns: (config, compute) -> the pure functions of parameters that sampling and serving need.
         describe: (config) -> one sentence and example code for the model card.
     """
 
@@ -54,7 +54,7 @@ class ModelSpec:
     prepare: Callable[[Config, Batch, jax.Array | None], dict[str, Any]] = _as_named
     abilities: Callable[[Config], frozenset[str]] = lambda config: frozenset()
     components: tuple[str, ...] = ()
-    functions: Callable[[Config, Compute], Any] | None = None
+    model_fns: Callable[[Config, Compute], Any] | None = None
     describe: Callable[[Config], tuple[str, str]] | None = None
 
 

@@ -159,47 +159,47 @@ class ModelFns:
 
     Attributes:
         context: (params, image, question or None) -> what the text is about.
-        begin: (params, context, length) -> logits of the first token, and a cache.
+        prefill: (params, context, length) -> logits of the first token, and a cache.
         step: (params, token, cache) -> logits of the next token, and the cache.
         gather_cache: (cache, rows) -> the cache of these rows.
         embed_image, embed_text: (params, image or text) -> its embedding.
-        look: (params, image, text, question or None) -> where the text decoder looks for each token of a text that is
+        attention_maps: (params, image, text, question or None) -> where the text decoder looks for each token of a text that is
             known, [b, t, n].
     """
 
     context: Callable[..., jax.Array]
-    begin: Callable[..., Any]
+    prefill: Callable[..., Any]
     step: Callable[..., Any]
     gather_cache: Callable[..., Any]
     embed_image: Callable[..., jax.Array]
     embed_text: Callable[..., jax.Array]
-    look: Callable[..., jax.Array]
+    attention_maps: Callable[..., jax.Array]
 
 
-def functions(config: Config, compute: Compute = DEFAULT) -> ModelFns:
+def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     module = build(config, compute)
 
     def method(name: str) -> Callable[..., Any]:
         return lambda params, *seen: module.apply({"params": params}, *seen, method=name)
 
-    def look(
+    def attention_maps(
         params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
     ) -> Float[Array, "b t n"]:
         context = method("context")(params, image, question)
-        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["looking"])
-        ((q, k),) = kept["looking"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
+        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["attention_maps"])
+        ((q, k),) = kept["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
         scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
         logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
         return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
 
     return ModelFns(
         context=method("context"),
-        begin=method("begin"),
+        prefill=method("prefill"),
         step=method("step"),
         gather_cache=gather_cache,
         embed_image=method("embed_image"),
         embed_text=method("embed_text"),
-        look=look,
+        attention_maps=attention_maps,
     )
 
 
@@ -212,5 +212,5 @@ MODEL = ModelSpec(
     check=check,
     prepare=prepare,
     abilities=abilities,
-    functions=functions,
+    model_fns=model_fns,
 )

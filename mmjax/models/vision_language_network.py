@@ -196,7 +196,7 @@ class VisionLanguage(nn.Module):
             (features, filled), mask = encode_both(self.text, text, hidden_text)
             words, outputs["text_logits"] = (
                 (features, mask),
-                text_logits(filled, self.text.variables["params"]["table"]),
+                text_logits(filled, self.text.variables["params"]["embedding"]),
             )
         elif text is not None and "text" in required_encoders(self.model, needed):
             words = self._words(text)
@@ -230,9 +230,9 @@ class VisionLanguage(nn.Module):
         visual = self._placed(self.vision(image))
         return visual if question is None else self.fusion(visual, *self._words(question))
 
-    def begin(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
-        """Begins a text; see TextDecoder.begin."""
-        return self.decoder.begin(context, None, length)
+    def prefill(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
+        """Begins a text; see TextDecoder.prefill."""
+        return self.decoder.prefill(context, None, length)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
         """Goes on with a text; see TextDecoder.step."""

@@ -168,7 +168,7 @@ class Stack(nn.Module):
         block = kind(self.heads, compute.dtype, compute.attention, compute.partitioner, self.frames, name="block")
         scan = nn.scan(
             layer,
-            variable_axes={"params": 0, "looking": 0},
+            variable_axes={"params": 0, "attention_maps": 0},
             split_rngs={"params": True},
             length=self.layers,
             unroll=compute.unroll or self.layers,
