@@ -82,3 +82,14 @@ def check_plugins(tree: Any, plugins: Iterable[str], prefix: str = "") -> None:
                     f"{prefix}{key}: {name} is code of the package {package}, which is only run when you name it; "
                     f"if you trust it, add --plugins={package} (in Python: plugins=({package!r},))"
                 )
+
+
+def packages(tree: Any) -> tuple[str, ...]:
+    """The packages that dotted paths of a config, as nested plain data, lead into."""
+    found: set[str] = set()
+    for key, value in tree.items() if isinstance(tree, Mapping) else ():
+        found.update(packages(value))
+        for name in value if isinstance(value, (list, tuple)) else [value]:
+            if key in NAMED_BY and isinstance(name, str) and (dotted := _DOTTED.fullmatch(name)):
+                found.add(dotted[1].partition(".")[0])
+    return tuple(sorted(found))

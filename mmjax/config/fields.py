@@ -89,23 +89,6 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True)
-class TextEncoderConfig:
-    """A text encoder that was trained before and is taken as it is; `tokens.text_encoder` names it and fills this in.
-
-    Attributes:
-        vocabulary: number of token ids.
-        width, layers, heads: of the transformer.
-        dtype: as in DirectGenerator.
-    """
-
-    vocabulary: int = 4096
-    width: int = 512
-    layers: int = 4
-    heads: int = 8
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-@dataclass(frozen=True)
 class DiscriminatorConfig:
     """The second player of adversarial training, for objectives with the term "adversarial" or "feature_matching".
 
@@ -123,8 +106,8 @@ class DiscriminatorConfig:
     regularizer: Literal["r1", "lecam", "none"] = "lecam"
     regularizer_weight: float = setting(0.01, at_least=0)
     learning_rate: float = setting(1e-4, above=0)
-    b1: float = 0.0
-    b2: float = 0.99
+    b1: float = setting(0.0, at_least=0, below=1)
+    b2: float = setting(0.99, at_least=0, below=1)
     train_from: int = setting(0, at_least=0)
     start: int = setting(0, at_least=0)
 
@@ -144,23 +127,28 @@ class PerceptualConfig:
 
 
 @dataclass(frozen=True)
-class TokensConfig:
-    """Where a masked generator's visual tokens come from.
+class ComponentConfig:
+    """A frozen model that another stands on. In a config it may be given as a path, or as a config, alone.
 
     Attributes:
-        tokenizer: workdir or model folder of a trained visual tokenizer; "": `tokenizer`, the config's own, is trained
-            first, in WORKDIR/tokenizer.
-        reference: the same for the tokenizer of the reference images, the config's own `reference`. A model that was
-            trained with a visual tokenizer stands for that tokenizer.
-        text_encoder: workdir or model folder of a trained model whose text encoder, with its text tokenizer, is taken
-            as it is; "": the generator trains its own.
-        cache: folder of the encoded data set; "" takes WORKDIR/tokens.
-        num_augmentations: how many crops and flips of each training image are encoded.
+        path: workdir or model folder of a trained one, of which the workdir gets a copy; "": that of `config` is trained
+            first, in WORKDIR/NAME.
+        config: its config; read from the path where there is one.
     """
 
-    tokenizer: str = ""
-    reference: str = ""
-    text_encoder: str = ""
+    path: str = ""
+    config: "Config | None" = None
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """How a data set is encoded into visual tokens, for a model with a visual tokenizer.
+
+    Attributes:
+        cache: folder of the encoded data set; "" takes WORKDIR/tokens.
+        num_augmentations: crops and flips of each training image that are encoded.
+    """
+
     cache: str = ""
     num_augmentations: int = setting(1, above=0)
 
@@ -170,6 +158,7 @@ class SamplingConfig:
     """How a masked generator draws, where nothing else is asked for.
 
     Attributes:
+        kind: a name in mmjax.sample.SAMPLERS, or a dotted path to a SamplerSpec.
         steps: forward passes; each settles some of the tokens.
         order: "confidence" settles the surest first (Chang et al. 2022), "halton" spreads them evenly over the grid
             (Besnier et al. 2025).
@@ -183,6 +172,7 @@ class SamplingConfig:
         refinement_temperature: of the tokens that are drawn anew.
     """
 
+    kind: str = ""
     steps: int = setting(12, above=0)
     order: Literal["confidence", "halton"] = "confidence"
     guidance: float = setting(3.0, at_least=0)
@@ -241,7 +231,10 @@ class TrainConfig:
         checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "" takes WORKDIR/checkpoints.
         max_to_keep: newest checkpoints kept, beside the best one.
         best_metric: the metric of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
-        init_from: workdir or model folder whose parameters training starts from, such as a generator of another size.
+        init_from: workdir or model folder whose parameters training starts from, with its text tokenizer: those that have
+            the same names, such as a generator of another size or what both models share. The others are fresh.
+        init_rename: parameters that have another name there, as in {"vision": "encoder"}: prefixes of names; "-" leaves
+            them fresh.
         max_nonfinite_steps: stop after so many steps in a row with a loss or gradient that is not finite.
         skip_grad_spikes: also skip steps whose gradient has more than so many times its usual norm; 0 skips none.
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
@@ -257,6 +250,7 @@ class TrainConfig:
     max_to_keep: int = setting(3, above=0)
     best_metric: str = "-loss"
     init_from: str = ""
+    init_rename: dict[str, str] = field(default_factory=dict)
     max_nonfinite_steps: int = setting(10, above=0)
     skip_grad_spikes: float = setting(0.0, at_least=0)
     wandb_project: str = ""
@@ -282,10 +276,9 @@ class EvaluateConfig:
 class Config:
     """A whole config.
 
-    `tokenizer` is the config of a masked generator's visual tokenizer, `reference` that of the visual tokenizer of the
-    reference images it looks at: the images themselves, brought to its data.size. `pretraining` is a config for the
-    same model that is trained first, in WORKDIR/pretraining, such as one on images before one on clips; training
-    starts from its parameters.
+    `components` are the frozen models that the model stands on, by name; each kind of model says which it takes.
+    `pretraining` is a config for the same model that is trained first, in WORKDIR/pretraining, such as one on images
+    before one on clips; training starts from its parameters.
     """
 
     name: str = ""
@@ -293,14 +286,12 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = setting(registry="model", kind="direct_generator")
-    tokenizer: "Config | None" = None
-    reference: "Config | None" = None
+    components: dict[str, ComponentConfig] = field(default_factory=dict)
     pretraining: "Config | None" = None
-    text_encoder: TextEncoderConfig | None = None
     tokens: TokensConfig = field(default_factory=TokensConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = setting(registry="sampler", kind="maskgit")
     text_decoding: TextDecodingConfig = field(default_factory=TextDecodingConfig)
-    losses: dict[str, LossConfig] = setting(factory=dict, registry="loss")
+    losses: dict[str, LossConfig] = setting(factory=dict, registry="loss", initial={"mean_squared_error": {}})
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     optimizer: OptimizerConfig = setting(registry="optimizer", kind="adam")
@@ -308,3 +299,8 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def component(self, name: str) -> "Config | None":
+        """The config of a component; None where there is none, or where its path was not read yet."""
+        found = self.components.get(name)
+        return found.config if found else None

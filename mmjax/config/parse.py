@@ -17,7 +17,6 @@ from mmjax.config.fields import Config
 from mmjax.config.schema import check_bounds
 from mmjax.types import UserError
 
-INNER = ("tokenizer", "reference", "pretraining")  # configs inside of a config
 PER_COMPONENT = ("source", "mixture", "weight")  # what a component of a mixture does not take from it
 
 T = typing.TypeVar("T", bound=DataConfig)
@@ -42,8 +41,11 @@ def resolve(
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
     tree = _copy(config_dict)
+    _write_out_components(tree)
     # What decides which fields there are comes first.
     for dotted, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith("kind")):
+        if re.fullmatch(r"(.+\.)?components\.\w+", dotted):
+            dotted += ".path"
         kind, limits = _field_type(dotted, tree)
         node = tree
         *parents, last = dotted.split(".")
@@ -67,12 +69,35 @@ def _hand_on(name: str, old: Any, new: Any, parts: Any) -> None:
             part[name] = new
 
 
+def _inner(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The configs inside of a config as plain data, each with its name."""
+    if isinstance(tree, Mapping):
+        if "pretraining" in tree:
+            yield "pretraining", tree["pretraining"]
+        components = tree.get("components")
+        for name, component in components.items() if isinstance(components, Mapping) else ():
+            if isinstance(component, Mapping):
+                yield f"components.{name}.config", component.get("config")
+
+
+def _write_out_components(tree: Any) -> None:
+    """Replaces components that are given as a path or as a config alone by a group of both."""
+    components = tree.get("components") if isinstance(tree, dict) else None
+    for name, given in components.items() if isinstance(components, dict) else ():
+        if isinstance(given, str):
+            components[name] = {"path": given}
+        elif isinstance(given, dict) and not set(given) <= {"path", "config"}:
+            components[name] = {"config": given}
+    for _, inner in _inner(tree):
+        _write_out_components(inner)
+
+
 def _fill_mixtures(tree: Any, prefix: str = "") -> None:
     """Gives the parts of mixtures, in a config and those inside of it, what they do not set themselves."""
     if not isinstance(tree, dict):
         return
-    for name in INNER:
-        _fill_mixtures(tree.get(name), f"{prefix}{name}.")
+    for name, inner in _inner(tree):
+        _fill_mixtures(inner, f"{prefix}{name}.")
     data = tree.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("mixture"), dict):
         return
@@ -99,21 +124,28 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 def _completed(config: Config, default_name: str) -> Config:
     """The config, and those inside of it, checked and with what follows from other fields filled in."""
-    if not config.name:
-        config = dataclasses.replace(config, name=default_name)
-    config = dataclasses.replace(config, data=_completed_data(config.data, ""))
-    for part in INNER:
-        theirs = getattr(config, part)
-        if theirs is None:
-            continue
-        theirs = dataclasses.replace(theirs, data=_completed_data(theirs.data, config.data.root))
-        try:
-            completed: dict[str, Any] = {part: _completed(theirs, f"{config.name}-{part}")}
-        except UserError as error:
-            raise UserError(f"{part}.{error}") from None
-        config = dataclasses.replace(config, **completed)
+    name = config.name or default_name
+    config = dataclasses.replace(config, name=name, data=_completed_data(config.data, ""))
+    if config.pretraining is not None:
+        inner = _completed_inner(config.pretraining, config, "pretraining", f"{name}-pretraining")
+        config = dataclasses.replace(config, pretraining=inner)
+    components = dict(config.components)
+    for key, component in components.items():
+        if component.config is not None:
+            inner = _completed_inner(component.config, config, f"components.{key}.config", f"{name}-{key}")
+            components[key] = dataclasses.replace(component, config=inner)
+    config = dataclasses.replace(config, components=components)
     check(config)
     return config
+
+
+def _completed_inner(inner: Config, outer: Config, field: str, default_name: str) -> Config:
+    """A config inside of another, which hands on the folder of its data."""
+    inner = dataclasses.replace(inner, data=_completed_data(inner.data, outer.data.root))
+    try:
+        return _completed(inner, default_name)
+    except UserError as error:
+        raise UserError(f"{field}.{error}") from None
 
 
 def _completed_data(data: T, root: str) -> T:
@@ -143,7 +175,7 @@ def _copy(tree: Any) -> Any:
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """"did you mean ...?" where a known name is much alike, else ""."""
+    """ "did you mean ...?" where a known name is much alike, else ""."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else ""
 
@@ -185,7 +217,7 @@ def fields_of(cls: type, tree: Any, dotted: str = "", prefix: str = "") -> Itera
         yield name, hint, f.metadata
         below = tree.get(f.name) if isinstance(tree, Mapping) else None
         if group := _group(hint):
-            if not (group is Config and prefix):  # a config inside of another has none of its own
+            if group is not Config or dotted.startswith(f"{name}."):  # else there would be no end of configs in configs
                 yield from fields_of(_chosen(group, f.metadata, below, name), below, dotted, f"{name}.")
         elif member := _member(hint):
             keys = [*below] if isinstance(below, Mapping) else []
@@ -193,7 +225,9 @@ def fields_of(cls: type, tree: Any, dotted: str = "", prefix: str = "") -> Itera
                 keys.append(dotted.removeprefix(f"{name}.").partition(".")[0])
             for key in dict.fromkeys(map(str, keys)):
                 own = below.get(key) if isinstance(below, Mapping) else None
-                yield from fields_of(_chosen(member, f.metadata, own, f"{name}.{key}", key), own, dotted, f"{name}.{key}.")
+                yield from fields_of(
+                    _chosen(member, f.metadata, own, f"{name}.{key}", key), own, dotted, f"{name}.{key}."
+                )
 
 
 def _unknown(dotted: str, tree: Any) -> UserError:
@@ -220,8 +254,8 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     limits = {f.name: f.metadata for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
-    given = {f.name: {} for f in dataclasses.fields(cls) if "kind" in f.metadata} | dict(tree)
-    for key, value in given.items():
+    required = {name: limit.get("initial", {}) for name, limit in limits.items() if {"kind", "initial"} & limit.keys()}
+    for key, value in (required | dict(tree)).items():
         name = f"{prefix}{key}"
         if key not in hints:
             near = nearest(name, [f"{prefix}{field}" for field in hints])

@@ -29,9 +29,7 @@ class MaskedVisualModelingConfig(LossConfig):
     unmasked_weight: float = setting(0.1, at_least=0)
 
 
-def masked_visual_modeling(
-    outputs: Outputs, batch: Batch, config: MaskedVisualModelingConfig
-) -> Float[Array, "b"]:
+def masked_visual_modeling(outputs: Outputs, batch: Batch, config: MaskedVisualModelingConfig) -> Float[Array, "b"]:
     """The weighted mean over places of the cross-entropy of the code in nats (Chang et al. 2022, equation 1).
 
     Args:

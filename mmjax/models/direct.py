@@ -163,5 +163,6 @@ MODEL = ModelSpec(
     outputs=lambda config: ("image",),
     check=check,
     prepare=prepare,
-    abilities=lambda config: frozenset({"generate"}),
+    predictions=lambda config: ("image",),
+    abilities=lambda config: frozenset({"generate_directly"}),
 )

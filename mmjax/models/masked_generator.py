@@ -206,6 +206,7 @@ MODEL = ModelSpec(
     outputs=lambda config: ("logits", "text_logits"),
     check=check,
     prepare=prepare,
+    predictions=lambda config: ("image",),
     abilities=lambda config: frozenset({"generate"}),
     components=(TOKENIZER, REFERENCE, TEXT_ENCODER),
     model_fns=model_fns,

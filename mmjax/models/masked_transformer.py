@@ -108,7 +108,9 @@ class MaskedGenerator(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (fsq.size(self.levels),))
         if self.reference_levels:
             self.reference_codes = CodeEmbedding(self.reference_levels, m.width)
-            self.reference_type_embedding = self.param("reference_type_embedding", nn.initializers.normal(0.5), (m.width,))
+            self.reference_type_embedding = self.param(
+                "reference_type_embedding", nn.initializers.normal(0.5), (m.width,)
+            )
             self.reference_norm = nn.LayerNorm(dtype=FLOAT32)
 
     def __call__(

@@ -39,10 +39,11 @@ class ModelSpec:
         outputs: (config) -> names of what it can give to losses.
         check: (config) raises UserError for what cannot be.
         prepare: (config, batch, random key or None in evaluation) -> inputs of the module that no loss prepares.
-        abilities: (config) -> what a trained one can do: "generate", "encode", "caption", "answer", "embed".
+        predictions: (config) -> what it gives in evaluation; see evaluate/spec.py. "image" is sampled where it is no
+            output, "caption" and "answer" are decoded.
+        abilities: (config) -> what a trained one can do: keys of mmjax.export.load.ABILITIES.
         components: names of the frozen models that it stands on, in the config and in a model folder.
         model_fns: (config, compute) -> the pure functions of parameters that sampling and serving need.
-        describe: (config) -> one sentence and example code for the model card.
     """
 
     config: type[ModelConfig]
@@ -52,10 +53,10 @@ class ModelSpec:
     outputs: Callable[[Config], tuple[str, ...]]
     check: Callable[[Config], None] = _no_check
     prepare: Callable[[Config, Batch, jax.Array | None], dict[str, Any]] = _as_named
+    predictions: Callable[[Config], tuple[str, ...]] = lambda config: ()
     abilities: Callable[[Config], frozenset[str]] = lambda config: frozenset()
     components: tuple[str, ...] = ()
     model_fns: Callable[[Config, Compute], Any] | None = None
-    describe: Callable[[Config], tuple[str, str]] | None = None
 
 
 def find(config: Config) -> ModelSpec:

@@ -116,5 +116,7 @@ class FrozenFeatures(nn.Module):
         none = first & ~jnp.any(mask, axis=1, keepdims=True)
         x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.compute.dtype)
         x = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(x)
-        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(self.compute.dtype)
+        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(
+            self.compute.dtype
+        )
         return jnp.where(none[..., None], null_embedding[None, None], x), (mask | none)[:, None, None, :]

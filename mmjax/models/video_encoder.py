@@ -38,7 +38,12 @@ class VideoEncoder(nn.Module):
     def __call__(self, x: Float[Array, "b f y x c"]) -> Float[Array, "b n d"]:
         window = (self.time, self.patch, self.patch)
         stem = Convolution(
-            self.width, window, window, implementation=self.compute.convolution, dtype=self.compute.dtype, name="tubelets"
+            self.width,
+            window,
+            window,
+            implementation=self.compute.convolution,
+            dtype=self.compute.dtype,
+            name="tubelets",
         )
         grid = stem(x)
         b, frames, rows, columns, d = grid.shape

@@ -82,9 +82,7 @@ def check(config: Config) -> None:
         f"model.patch: {model.patch} does not divide data.size, {size}",
     )
     images = config.data.frames == 1 and config.data.source != "audio_folder"
-    require(
-        model.encoder == "vit" or images, "model.encoder: resnet is for images; set it to vit for clips and sounds"
-    )
+    require(model.encoder == "vit" or images, "model.encoder: resnet is for images; set it to vit for clips and sounds")
     require(
         model.patch % 2 ** len(model.stem) == 0,
         f"model.stem: {list(model.stem)} halves the sides {len(model.stem)} times, and model.patch={model.patch} must be a "
@@ -98,6 +96,13 @@ def check(config: Config) -> None:
         "class_logits" not in outputs or model.classes > 1,
         f"model.classes: classification needs at least 2, not {model.classes}",
     )
+
+
+def predictions(config: Config) -> tuple[str, ...]:
+    decoded = {"caption_logits": "caption", "answer_logits": "answer"}
+    kept = ("caption_logits", "answer_logits", "class_logits", "image_embedding", "text_embedding")
+    outputs = trained_outputs(config)
+    return tuple(decoded.get(name, name) for name in kept if name in outputs)
 
 
 def abilities(config: Config) -> frozenset[str]:
@@ -211,6 +216,7 @@ MODEL = ModelSpec(
     outputs=lambda config: OUTPUTS,
     check=check,
     prepare=prepare,
+    predictions=predictions,
     abilities=abilities,
     model_fns=model_fns,
 )

@@ -222,5 +222,6 @@ MODEL = ModelSpec(
     outputs=lambda config: ("image", "codes"),
     check=check,
     prepare=prepare,
+    predictions=lambda config: ("image", "codes"),
     abilities=lambda config: frozenset({"encode"}),
 )

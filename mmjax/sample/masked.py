@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.config import SamplingConfig
 from mmjax.types import Params
 
 BASES = (2, 3, 5)  # of the Halton sequence, one an axis
@@ -46,6 +47,14 @@ class MaskGITDecoding:
     top_k: int = 0
     refinement_steps: int = 0
     refinement_temperature: float = 1.0
+
+
+def decoding(config: SamplingConfig) -> MaskGITDecoding:
+    """How tokens are drawn by a config."""
+    fields = dataclasses.asdict(config)
+    guidance = fields.pop("guidance")
+    del fields["kind"]
+    return MaskGITDecoding(**fields, guided=guidance not in (0, 1))
 
 
 def make_sampler(model_fns: Any, decoding: MaskGITDecoding) -> Callable[..., jax.Array]:

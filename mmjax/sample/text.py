@@ -3,6 +3,7 @@
 The functions that are handed in compute the logits of the next token and keep what they computed before.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmjax.config import Config
 from mmjax.types import END, PADDING, Params
 
 Step = Callable[[Int[Array, "b"], Any], tuple[Float[Array, "b v"], Any]]  # (tokens, cache) -> next logits, cache
@@ -36,6 +38,11 @@ class TextDecoding:
     length_penalty: float = 0.6
     top_p: float = 0.0
     temperature: float = 1.0
+
+    @classmethod
+    def of(cls, config: Config) -> "TextDecoding":
+        """How a config decodes captions and answers."""
+        return cls(config.text.length, **dataclasses.asdict(config.text_decoding))
 
 
 def make_text_generator(model_fns: Any, writing: TextDecoding) -> Callable[..., jax.Array]:
