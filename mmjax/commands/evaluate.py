@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_overrides(arguments.overrides)
     # The devices here need not be those of the training: all of them split the batch unless it is said otherwise.
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
-    config = read_config(workdir, mesh | arguments.overrides)
+    config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
     frozen = components.trained(config, workdir)
     source = components.evaluation_source(config, workdir, frozen)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     examples = data.open_source(config.data, training=True, seed=config.seed).size
     seen: set[int] = set()
-    while max(seen, default=0) < _last(workdir, examples):
+    while max(seen, default=0) < _last(workdir, examples, arguments.plugins):
         waiting = [step for step in _steps(workdir, config) if step not in seen]
         if not waiting:
             time.sleep(WATCH_SECONDS)
@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _last(workdir: Path, examples: int) -> int:
+def _last(workdir: Path, examples: int, plugins: tuple[str, ...]) -> int:
     """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
-    return trainer.schedule(read_config(workdir), examples, read_batch_size_history(workdir)).steps
+    return trainer.schedule(read_config(workdir, plugins=plugins), examples, read_batch_size_history(workdir)).steps
 
 
 def _steps(workdir: Path, config: Config) -> list[int]:

@@ -13,7 +13,9 @@ HELP = "train a config; started again with the same workdir it resumes where it 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="where checkpoints, metrics and the report go")
-    parser.add_argument("--stop-at", type=int, metavar="STEP", help="save and end after this step; start again to resume")
+    parser.add_argument(
+        "--stop-at", type=int, metavar="STEP", help="save and end after this step; start again to resume"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

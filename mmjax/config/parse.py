@@ -83,11 +83,12 @@ def _inner(tree: Any) -> Iterator[tuple[str, Any]]:
 def _write_out_components(tree: Any) -> None:
     """Replaces components that are given as a path or as a config alone by a group of both."""
     components = tree.get("components") if isinstance(tree, dict) else None
-    for name, given in components.items() if isinstance(components, dict) else ():
-        if isinstance(given, str):
-            components[name] = {"path": given}
-        elif isinstance(given, dict) and not set(given) <= {"path", "config"}:
-            components[name] = {"config": given}
+    if isinstance(components, dict):
+        for name, given in components.items():
+            if isinstance(given, str):
+                components[name] = {"path": given}
+            elif isinstance(given, dict) and not set(given) <= {"path", "config"}:
+                components[name] = {"config": given}
     for _, inner in _inner(tree):
         _write_out_components(inner)
 

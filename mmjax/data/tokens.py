@@ -87,7 +87,7 @@ def token_address(
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its config.
-        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference count.
+        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference_tokenizer count.
         reference: parameters of the visual tokenizer of the references, where the config has one.
     """
     data = to_dict(config.data)
@@ -101,9 +101,10 @@ def token_address(
     if not data["scenes"]["questions"]:
         del data["scenes"]["questions"]  # which tokens from before there were any do not name
     theirs = {}
-    if config.reference is not None:
+    referred = config.component("reference_tokenizer")
+    if referred is not None:
         assert reference is not None
-        theirs = {"reference": {"size": config.reference.data.size, **_encoder(config.reference, reference)}}
+        theirs = {"reference": {"size": referred.data.size, **_encoder(referred, reference)}}
     return {
         "format": FORMAT,
         "split": split,
@@ -117,7 +118,6 @@ def token_address(
 
 def _encoder(tokenizer: Config, params: Params) -> dict[str, Any]:
     model = to_dict(tokenizer.model)
-    model.pop("convolution", None)  # the same values
     return {"model": model, "parameters": fingerprint(params)}
 
 

@@ -98,7 +98,9 @@ def _savings(config: Config, placement: Placement, wanted: Topology) -> list[str
     found = []
     rows = config.train.batch // _parts(config, placement)
     # Contrastive losses see the pairs of a part alone: parts are no way to save memory there.
-    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & {t.kind for t in config.losses.values()}:
+    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & {
+        t.kind for t in config.losses.values()
+    }:
         found.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
     if not config.compute.remat:
         found.append("--config.compute.remat=true")

@@ -88,7 +88,9 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
         folder = workdir / name
         if name == TEXT_ENCODER:
             if not component.path:
-                raise UserError("components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR")
+                raise UserError(
+                    "components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR"
+                )
             found[name] = text_features.keep(config, workdir, _is_gone(component, workdir / frozen_text.FILE))
         elif component.path:
             found[name] = _copied(name, component, folder)

@@ -74,9 +74,7 @@ def check(config: Config) -> None:
     best = config.train.best_metric.removeprefix("-")
     known = evaluate.metric_names(config)
     if best and best not in known:
-        raise UserError(
-            f"train.best_metric: no evaluator of this config gives {best}; they give {', '.join(known)}"
-        )
+        raise UserError(f"train.best_metric: no evaluator of this config gives {best}; they give {', '.join(known)}")
     if config.train.wandb_project:
         check_wandb(config.train.wandb_project)
 

@@ -57,7 +57,9 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     frozen = frozen_text.read(workdir / frozen_text.FILE)
     tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
     params = jax.device_put(frozen.params, placement.replicated)
-    compiled = jax.jit(frozen_text.encoder(frozen.config, setup.resolved_compute(config, placement)), out_shardings=placement.batch)
+    compiled = jax.jit(
+        frozen_text.encoder(frozen.config, setup.resolved_compute(config, placement)), out_shardings=placement.batch
+    )
 
     def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = tokenizer.encode(texts, config.text.length)

@@ -181,7 +181,7 @@ def _after_step(
     def evaluate(state: State, done: int) -> bool:
         experiment = run.experiment
         with timeline.during("evaluation"):
-            predict, batches = setup.evaluation(experiment, state.averaged(), tokenizer, run.evaluation_source)
+            predict, batches = setup.evaluation(experiment, state.eval_params(), tokenizer, run.evaluation_source)
             try:
                 latest[done], samples = runner.run(experiment.evaluators, stop.before(predict, done), batches)
             except loop.Stopped:

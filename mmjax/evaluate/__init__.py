@@ -23,7 +23,17 @@ from mmjax.evaluate.runner import run, write
 from mmjax.evaluate.spec import EvaluatorSpec, find
 from mmjax.types import Evaluator, UserError
 
-__all__ = ["EVALUATORS", "EvaluatorSpec", "build", "check_fields", "find", "metric_names", "run", "write", "write_report"]
+__all__ = [
+    "EVALUATORS",
+    "EvaluatorSpec",
+    "build",
+    "check_fields",
+    "find",
+    "metric_names",
+    "run",
+    "write",
+    "write_report",
+]
 
 EVALUATORS: dict[str, EvaluatorSpec] = {
     "answers": answers.EVALUATOR,

@@ -49,5 +49,7 @@ def _written(batch: Batch, outputs: dict[str, Any]) -> list[str]:
 
 
 EVALUATOR = EvaluatorSpec(
-    build=lambda config: samples(config.evaluate.samples, config.data.frame_rate), metrics=lambda config: (), shows=("image",)
+    build=lambda config: samples(config.evaluate.samples, config.data.frame_rate),
+    metrics=lambda config: (),
+    shows=("image",),
 )

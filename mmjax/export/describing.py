@@ -21,7 +21,6 @@ from mmjax.types import UserError
 QUESTION = "what color is the circle?"
 
 
-
 @dataclasses.dataclass(frozen=True)
 class AttentionMaps:
     """Where a model looked for each word that it wrote.

@@ -186,7 +186,11 @@ codes = model.encode({named})  # int32 {[1, *grid]}
 
 
 def _describing_card(config: Config) -> tuple[str, str]:
-    terms, abilities, shape = config.losses, models.find(config).abilities(config), vision_language.image_shape(config.data)
+    terms, abilities, shape = (
+        config.losses,
+        models.find(config).abilities(config),
+        vision_language.image_shape(config.data),
+    )
     *frames, rows, columns, channels = shape
     seen = (
         f"clips of {frames[0]} frames of" if frames else "log-mel features of sounds," if channels == 1 else "images of"

@@ -1,6 +1,7 @@
 """Vision encoder: a vision transformer over square patches (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -71,7 +71,7 @@ class Placement:
 
     @property
     def platform(self) -> str:
-        """"cpu", "gpu" or "tpu". A mesh without devices is one of GPUs, which are planned by arithmetic alone."""
+        """ "cpu", "gpu" or "tpu". A mesh without devices is one of GPUs, which are planned by arithmetic alone."""
         return str(self.mesh.devices.flat[0].platform) if isinstance(self.mesh, Mesh) else "gpu"
 
     @property

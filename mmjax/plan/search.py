@@ -97,7 +97,9 @@ def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
     keeps: list[dict[str, Any]] = [{"compute.remat": False}]
     keeps += [{"compute.remat": True, "compute.remat_policy": name} for name in ("nothing", "attention", "dots")]
-    kinds = [{**keep, "compute.attention": kernel} for keep, kernel in itertools.product(keeps, kernels(config, topology))]
+    kinds = [
+        {**keep, "compute.attention": kernel} for keep, kernel in itertools.product(keeps, kernels(config, topology))
+    ]
     once = topology.devices * config.optimizer.grad_accum_steps
     batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
     for mesh, kind, batch in itertools.product(meshes, kinds, batches):

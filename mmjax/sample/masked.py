@@ -3,6 +3,7 @@
 Generating, inpainting, outpainting, variations and the next frames differ only in which tokens are masked at first.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

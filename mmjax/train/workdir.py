@@ -195,9 +195,7 @@ def check_overrides(overrides: Mapping[str, str]) -> None:
             raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
 
 
-def read_config(
-    folder: Path, overrides: Mapping[str, str] | None = None, plugins: Iterable[str] = ()
-) -> Config:
+def read_config(folder: Path, overrides: Mapping[str, str] | None = None, plugins: Iterable[str] = ()) -> Config:
     """The config of a workdir or a model folder; overrides as on the command line.
 
     Args:
