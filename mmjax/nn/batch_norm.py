@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.types import FLOAT32
 
-STATISTICS = "statistics"  # the collection in which what the batch has is put
+BATCH_STATS = "batch_stats"  # the collection in which what the batch has is put
 _EPSILON = 1e-5
 
 
@@ -16,7 +16,7 @@ class BatchNorm(nn.Module):
     """Normalizes each channel (Ioffe & Szegedy 2015, arXiv:1502.03167) in float32.
 
     In training by the mean and variance of the batch. Written as sums over all examples, these are sums over all
-    devices under jax.jit, however the batch is split. They are put into the collection "statistics", under the names of
+    devices under jax.jit, however the batch is split. They are put into the collection "batch_stats", under the names of
     the parameters "mean" and "variance", which no gradient reaches: whoever trains moves those towards them. Evaluation
     normalizes by these parameters.
 
@@ -38,7 +38,7 @@ class BatchNorm(nn.Module):
         mean, variance = _statistics(x, valid, old) if training else map(jax.lax.stop_gradient, old)
         if training:
             for name, value in (("mean", mean), ("variance", variance)):
-                self.sow(STATISTICS, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+                self.sow(BATCH_STATS, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         factor = scale * jax.lax.rsqrt(variance + _EPSILON)
         shift = bias - mean * factor
         every = range(x.ndim - 1)

@@ -9,9 +9,9 @@ from PIL import Image, ImageFilter
 
 from mmjax.types import UserError
 
-MOST_SHARPENING = 5.0
-LARGEST_RADIUS = 100.0  # pixels
-MOST_NOISE = 100.0  # of 255
+MAX_SHARPENING = 5.0
+MAX_RADIUS = 100.0  # pixels
+MAX_NOISE = 100.0  # of 255
 PATCH, DISTANCE = 5, 6  # pixels: sides of the patches that are compared, and how far away they are looked for
 
 
@@ -28,8 +28,8 @@ def sharpen(
     Raises:
         UserError: for an amount or radius out of range.
     """
-    _check("sharpen: amount", amount, MOST_SHARPENING)
-    _check("sharpen: radius", radius, LARGEST_RADIUS)
+    _check("sharpen: amount", amount, MAX_SHARPENING)
+    _check("sharpen: radius", radius, MAX_RADIUS)
     if radius == 0:
         raise UserError("sharpen: radius must be above 0 pixels")
     if amount == 0:
@@ -49,7 +49,7 @@ def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[n
     Raises:
         UserError: for a strength out of range, or where scikit-image is missing.
     """
-    _check("denoise: strength", strength, MOST_NOISE)
+    _check("denoise: strength", strength, MAX_NOISE)
     if strength == 0:
         return images
     if importlib.util.find_spec("skimage") is None:

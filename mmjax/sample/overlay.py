@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-LEAST_SIDE = 160  # pixels of an image, so that small ones can be seen
+MIN_SIDE = 160  # pixels of an image, so that small ones can be seen
 COLUMNS = 10  # images of a line
 LABEL = 26  # pixels below an image
 STRENGTH = 0.75  # of the color where it looked most
@@ -39,7 +39,7 @@ def draw_attention_maps(
     """
     tiles: list[list[tuple[np.ndarray, str]]] = []
     for image, title, written, looked in zip(images, titles, words, maps, strict=True):
-        times = max(1, round(LEAST_SIDE / min(image.shape[:2])))
+        times = max(1, round(MIN_SIDE / min(image.shape[:2])))
         large = image.repeat(times, axis=0).repeat(times, axis=1)
         row = [(large, title), *((overlay(large, m), word) for m, word in zip(looked, written, strict=True))]
         tiles += [row[i : i + COLUMNS] for i in range(0, len(row), COLUMNS)]

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mmjax.types import UserError
 
-SHOWN_FROM = 128  # pixels; players show smaller clips poorly, and some encoders refuse them
+MIN_SIDE = 128  # pixels; players show smaller clips poorly, and some encoders refuse them
 HUNDREDTH = 100  # a GIF counts time in hundredths of a second
-SHORTEST = 2  # hundredths: shorter ones are taken for a tenth of a second by browsers
+MIN_DURATION = 2  # hundredths: shorter ones are taken for a tenth of a second by browsers
 COLORS = 256
 SAMPLED_PIXELS = 2**18  # of a clip, from which the colors of a GIF are chosen
 
@@ -79,7 +79,7 @@ def to_gif(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
     """
     _check(clip, frame_rate)
     ends = [int(HUNDREDTH * (i + 1) / frame_rate) for i in range(len(clip))]
-    durations = [10 * max(end - begin, SHORTEST) for begin, end in zip([0, *ends], ends, strict=False)]
+    durations = [10 * max(end - begin, MIN_DURATION) for begin, end in zip([0, *ends], ends, strict=False)]
     return timed_gif(clip, durations)
 
 
@@ -107,7 +107,7 @@ def _check(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> None:
 
 def _enlarged(clip: UInt8[np.ndarray, "f y x 3"]) -> UInt8[np.ndarray, "f y2 x2 3"]:
     """At least 128 pixels on each side, by a whole factor, and even, by repeating the last row and column."""
-    factor = max(1, math.ceil(SHOWN_FROM / min(clip.shape[1:3])))
+    factor = max(1, math.ceil(MIN_SIDE / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.pad(clip, ((0, 0), (0, clip.shape[1] % 2), (0, clip.shape[2] % 2), (0, 0)), mode="edge")
 

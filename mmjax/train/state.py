@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary, AdversaryState
+from mmjax.train.batch_stats import ema_update
 from mmjax.train.spikes import GradNormEMA, init_grad_norm_ema
-from mmjax.train.statistics import ema_update
 from mmjax.types import Params
 
 
@@ -55,7 +55,7 @@ class State:
         ema_decay: float,
         adversary: AdversaryState | None = None,
         grad_norm_ema: GradNormEMA | None = None,
-        moves: Mapping[str, jax.Array] | None = None,
+        deltas: Mapping[str, jax.Array] | None = None,
     ) -> "State":
         """The state after one step, with the second player's and the norms as they shall be then.
 
@@ -68,9 +68,9 @@ class State:
             updates, opt_state = tx.update(grads, self.opt_state, self.params)
         finite &= jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(self.params, updates)
-        if moves:
-            finite &= jnp.isfinite(optax.tree.norm(moves))
-            params = ema_update(params, moves)
+        if deltas:
+            finite &= jnp.isfinite(optax.tree.norm(deltas))
+            params = ema_update(params, deltas)
         ema = self.ema
         if ema is not None:
             # Young averages forget faster, so that the initial parameters do not linger (Adam's bias, in short).

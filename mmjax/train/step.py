@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary
+from mmjax.train.batch_stats import collect
 from mmjax.train.spikes import is_spike
 from mmjax.train.state import State
-from mmjax.train.statistics import collect, deltas
 from mmjax.types import Batch, Outputs, Params
 
 Apply = Callable[..., Outputs]  # apply(params, **seen)
@@ -45,7 +45,7 @@ def make_step(
 
     With an adversary both players take their step at once, each against the other as it was before.
 
-    What the model found of the batch itself (see mmjax/train/statistics.py) moves the running averages; of a batch in
+    What the model found of the batch itself (see mmjax/train/batch_stats.py) moves the running averages; of a batch in
     parts, the mean over the parts, each as often as it has examples.
 
     A step whose gradient is more than `skip_grad_spikes` times as large as usual is skipped like one that is not finite.
@@ -72,9 +72,9 @@ def make_step(
             part = {**part, **frozen}
             grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
             share = jnp.sum(part["mask"].astype(jnp.float32)) / count
-            moves = deltas(params, collect(outputs), share)
+            deltas = ema_deltas(params, collect(outputs), share)
             if not adversary:
-                return (grads, None, moves), metrics
+                return (grads, None, deltas), metrics
 
             def against(params: Params) -> tuple[jax.Array, Metrics]:
                 each = adversary.loss.losses(params, outputs, part, state.adversary.averages)
@@ -82,9 +82,9 @@ def make_step(
                 return adversarial["discriminator/loss"], adversarial
 
             second, adversarial = jax.grad(against, has_aux=True)(state.adversary.params)
-            return (grads, second, moves), metrics | adversarial
+            return (grads, second, deltas), metrics | adversarial
 
-        (grads, second, moves), metrics = _accumulated(gradients, state.params, batch, grad_accum_steps)
+        (grads, second, deltas), metrics = _accumulated(gradients, state.params, batch, grad_accum_steps)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         opponent = None
@@ -95,7 +95,7 @@ def make_step(
         if grad_norm_ema is not None:
             grad_norm_ema, spike = is_spike(grad_norm_ema, norm, skip_grad_spikes)
             finite &= ~spike
-        state = state.update(tx, grads, finite, ema_decay, opponent, grad_norm_ema, moves)
+        state = state.update(tx, grads, finite, ema_decay, opponent, grad_norm_ema, deltas)
         read = jnp.sum(batch["mask"].astype(jnp.int32))
         return state, metrics | {"gradient_norm": norm, "nonfinite_steps": state.nonfinite_steps, "examples": read}
 

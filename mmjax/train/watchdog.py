@@ -13,14 +13,14 @@ import jax
 from mmjax.train.timeline import Timeline
 
 FACTOR = 10.0  # of what is usual
-LEAST = 30.0  # seconds; shorter pauses are no hang
+MIN_SECONDS = 30.0  # seconds; shorter pauses are no hang
 UNKNOWN = 600.0  # seconds, where it is not known what is usual
 LOOKS = 1.0  # seconds between looks
 WAITS = {"steps": "waits for the devices, and so for every other process", "data": "waits for its next batch"}
 
 
 @contextmanager
-def watching(timeline: Timeline, least: float = LEAST, looks: float = LOOKS) -> Iterator[None]:
+def watching(timeline: Timeline, least: float = MIN_SECONDS, looks: float = LOOKS) -> Iterator[None]:
     """Watches, while the block runs, for a step that takes ten times as long as usual; writes to stderr."""
     ended = threading.Event()
     main = threading.get_ident()

@@ -19,8 +19,8 @@ PARAMS = {
 
 @jax.jit
 def trained(x, rows=None):
-    y, put = BatchNorm().apply({"params": PARAMS}, x, rows, True, mutable=["statistics"])
-    return y, put["statistics"]
+    y, put = BatchNorm().apply({"params": PARAMS}, x, rows, True, mutable=["batch_stats"])
+    return y, put["batch_stats"]
 
 
 def expected(x, mean, variance):
@@ -45,7 +45,7 @@ def test_what_does_not_count_has_no_influence():
 
 
 def test_evaluation_normalizes_by_the_running_averages():
-    y, put = jax.jit(lambda x: BatchNorm().apply({"params": PARAMS}, x, mutable=["statistics"]))(X)
+    y, put = jax.jit(lambda x: BatchNorm().apply({"params": PARAMS}, x, mutable=["batch_stats"]))(X)
     assert not put
     np.testing.assert_allclose(y, expected(X, np.arange(1, 5), np.arange(4, 0, -1)), atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_no_gradient_reaches_the_running_averages():
     for training in (True, False):
 
         def total(params, training=training):
-            y, _ = BatchNorm().apply({"params": params}, jnp.asarray(X), None, training, mutable=["statistics"])
+            y, _ = BatchNorm().apply({"params": params}, jnp.asarray(X), None, training, mutable=["batch_stats"])
             return jnp.sum(jnp.sin(y))
 
         grads = jax.jit(jax.grad(total))(PARAMS)
@@ -67,7 +67,7 @@ def test_gradients_equal_those_of_the_formula():
     """Those of the inputs too, which the mean and variance depend on."""
 
     def ours(x):
-        y, _ = BatchNorm().apply({"params": PARAMS}, x, jnp.asarray(ROWS), True, mutable=["statistics"])
+        y, _ = BatchNorm().apply({"params": PARAMS}, x, jnp.asarray(ROWS), True, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(y[np.flatnonzero(ROWS)]))
 
     def plain(x):

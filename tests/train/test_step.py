@@ -15,7 +15,7 @@ from mmjax import losses, models
 from mmjax.config import MeshConfig, resolve
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules
-from mmjax.train.spikes import LEARNED
+from mmjax.train.spikes import WARMUP
 from mmjax.train.state import make_state, state_shardings
 from mmjax.train.step import make_step
 
@@ -230,7 +230,7 @@ def test_steps_that_are_not_finite_change_nothing(bad):
 
 
 def test_spikes_change_nothing_where_they_are_skipped():
-    usual = [1.0] * LEARNED
+    usual = [1.0] * WARMUP
     assert run_line([*usual, 30.0])[1]["nonfinite_steps"] == 0
     states, metrics = run_line([*usual, 30.0], skip_grad_spikes=10.0)
     assert int(metrics["nonfinite_steps"]) == 1 and np.isfinite(metrics["loss"])

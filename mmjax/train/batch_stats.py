@@ -1,7 +1,7 @@
 """Running averages of what layers find of the batch, such as the means that batch normalization subtracts.
 
 They are parameters that no gradient reaches, so that checkpoints, exports and sharding rules know nothing else of them.
-In training a module puts what it found of the batch into the collection "statistics", under the names that the averages
+In training a module puts what it found of the batch into the collection "batch_stats", under the names that the averages
 have among the parameters, and the step moves those towards it. An average of the parameters (optimizer.ema_decay) is one of
 these as well.
 """
@@ -15,17 +15,17 @@ import jax.numpy as jnp
 
 from mmjax.types import Outputs, Params, leaf_name
 
-COLLECTION = "statistics"
+BATCH_STATS = "batch_stats"
 MOMENTUM = 0.9  # what is left of an average after one step
-_PREFIX = f"{COLLECTION}/"
+_PREFIX = f"{BATCH_STATS}/"
 
 
 def make_apply(module: nn.Module) -> Callable[..., Outputs]:
-    """apply(params, **seen): the module's outputs and, in training, "statistics/NAME" of each average."""
+    """apply(params, **seen): the module's outputs and, in training, "batch_stats/NAME" of each average."""
 
     def apply(params: Params, **seen: Any) -> Outputs:
-        outputs, put = module.apply({"params": params}, mutable=[COLLECTION], **seen)
-        leaves = jax.tree_util.tree_leaves_with_path(put.get(COLLECTION, {}))
+        outputs, put = module.apply({"params": params}, mutable=[BATCH_STATS], **seen)
+        leaves = jax.tree_util.tree_leaves_with_path(put.get(BATCH_STATS, {}))
         return outputs | {_PREFIX + leaf_name(path): value for path, value in leaves}
 
     return apply
@@ -36,7 +36,7 @@ def collect(outputs: Outputs) -> dict[str, jax.Array]:
     return {name.removeprefix(_PREFIX): value for name, value in outputs.items() if name.startswith(_PREFIX)}
 
 
-def deltas(params: Params, values: Mapping[str, jax.Array], share: jax.Array) -> dict[str, jax.Array]:
+def ema_deltas(params: Params, values: Mapping[str, jax.Array], share: jax.Array) -> dict[str, jax.Array]:
     """How far each value is from its running average, times a share."""
     named = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     return {name: share * (value - named[name]) for name, value in values.items()}

@@ -8,9 +8,9 @@ import pytest
 
 from mmjax.config import OptimizerConfig
 from mmjax.nn.batch_norm import BatchNorm
+from mmjax.train.batch_stats import make_apply
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import make_state
-from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict, make_step
 
 X = np.random.default_rng(0).normal(2.0, 3.0, (3, 12, 5)).astype(np.float32)  # three steps
