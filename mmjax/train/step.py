@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary
-from mmjax.train.batch_stats import collect
+from mmjax.train.batch_stats import collect, ema_deltas
 from mmjax.train.spikes import is_spike
 from mmjax.train.state import State
 from mmjax.types import Batch, Outputs, Params
