@@ -158,7 +158,7 @@ def _introduce(config: Config, state: State, source: data.Source, steps: int, st
     of = f" of {jax.process_count()} processes" if processes.is_multiprocess() else ""
     processes.log_primary(
         f"{config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices{of}, "
-        f"{source.size:,} examples, {steps:,} steps" + (f", going on from step {start:,}" if start else "")
+        f"{source.size:,} examples, {steps:,} steps" + (f", resuming from step {start:,}" if start else "")
     )
     if "perceptual" in config.adversarial_terms:
         processes.log_primary(

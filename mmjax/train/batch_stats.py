@@ -1,9 +1,8 @@
-"""Running averages of what layers find of the batch, such as the means that batch normalization subtracts.
+"""Running averages of batch statistics, such as the means and variances of batch normalization.
 
-They are parameters that no gradient reaches, so that checkpoints, exports and sharding rules know nothing else of them.
-In training a module puts what it found of the batch into the collection "batch_stats", under the names that the averages
-have among the parameters, and the step moves those towards it. An average of the parameters (optimizer.ema_decay) is one of
-these as well.
+The running averages are parameters without a gradient, so that checkpoints, exports and sharding rules need no special
+case. In training, modules sow the statistics of the batch into the collection "batch_stats" under the names of the
+averages, which the train step then updates. The parameter EMA (optimizer.ema_decay) averages them like any parameter.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,34 +15,34 @@ import jax.numpy as jnp
 from mmjax.types import Outputs, Params, leaf_name
 
 BATCH_STATS = "batch_stats"
-MOMENTUM = 0.9  # what is left of an average after one step
+MOMENTUM = 0.9  # decay of the running averages
 _PREFIX = f"{BATCH_STATS}/"
 
 
 def make_apply(module: nn.Module) -> Callable[..., Outputs]:
-    """apply(params, **seen): the module's outputs and, in training, "batch_stats/NAME" of each average."""
+    """apply(params, **inputs): the module's outputs and, in training, its batch statistics as "batch_stats/NAME"."""
 
-    def apply(params: Params, **seen: Any) -> Outputs:
-        outputs, put = module.apply({"params": params}, mutable=[BATCH_STATS], **seen)
-        leaves = jax.tree_util.tree_leaves_with_path(put.get(BATCH_STATS, {}))
+    def apply(params: Params, **inputs: Any) -> Outputs:
+        outputs, variables = module.apply({"params": params}, mutable=[BATCH_STATS], **inputs)
+        leaves = jax.tree_util.tree_leaves_with_path(variables.get(BATCH_STATS, {}))
         return outputs | {_PREFIX + leaf_name(path): value for path, value in leaves}
 
     return apply
 
 
 def collect(outputs: Outputs) -> dict[str, jax.Array]:
-    """What the module found of the batch, by the names of the averages."""
+    """The batch statistics among a module's outputs, by the names of their running averages."""
     return {name.removeprefix(_PREFIX): value for name, value in outputs.items() if name.startswith(_PREFIX)}
 
 
-def ema_deltas(params: Params, values: Mapping[str, jax.Array], share: jax.Array) -> dict[str, jax.Array]:
-    """How far each value is from its running average, times a share."""
+def ema_deltas(params: Params, values: Mapping[str, jax.Array], weight: jax.Array) -> dict[str, jax.Array]:
+    """The difference of each statistic from its running average, weighted."""
     named = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    return {name: share * (value - named[name]) for name, value in values.items()}
+    return {name: weight * (value - named[name]) for name, value in values.items()}
 
 
 def ema_update(params: Params, moves: Mapping[str, jax.Array]) -> Params:
-    """The parameters with the running averages a step further."""
+    """The parameters with updated running averages."""
 
     def move(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         name = leaf_name(path)

@@ -145,7 +145,7 @@ class Checkpoints:
                 for damaged, why in problems.items():
                     aside = self._quarantine(damaged) if quarantine else ""
                     logger.warning(
-                        "%s/%d: is damaged (%s)%s; going on from step %d", self.path, damaged, why, aside, candidate
+                        "%s/%d: is damaged (%s)%s; resuming from step %d", self.path, damaged, why, aside, candidate
                     )
                 return candidate, found
             problems[candidate] = problem

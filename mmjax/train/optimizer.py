@@ -1,4 +1,4 @@
-"""From the optimizer's configuration to an optax transformation."""
+"""Optimizers: from the config to an optax transformation."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from optax.contrib import MuonDimensionNumbers, muon
 from mmjax import config
 from mmjax.types import Params, leaf_name
 
-NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 learn no more a step here, and take longer
-ADAM_RMS = 0.2  # root mean square of Muon's updates before the learning rate, about that of Adam's
+NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 did not learn faster here, and take longer
+ADAM_RMS = 0.2  # RMS of Muon's updates before the learning rate, about that of Adam's
 
 
 def make_schedule(optimizer: config.OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at each step: linear warm-up, then the schedule down to step `steps`."""
+    """The learning rate schedule: linear warm-up, then the decay until step `steps`."""
     peak, warmup = optimizer.learning_rate, optimizer.warmup_steps
     rest = max(steps - warmup, 1)
     after = {
@@ -29,11 +29,10 @@ def make_schedule(optimizer: config.OptimizerConfig, steps: int) -> optax.Schedu
 
 
 def make_optimizer(optimizer: config.OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam or Muon, decoupled weight decay on everything that is no vector, and the schedule, in this order.
+    """Gradient clipping, Adam or Muon, decoupled weight decay of matrices, and the learning rate, in this order.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as Liu et al. 2025, arXiv:2502.16982)
-    moves each kernel by the orthogonal matrix nearest to its momentum, and everything else as Adam with Nesterov's
-    momentum does.
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as in Liu et al. 2025, arXiv:2502.16982)
+    orthogonalizes the momentum of each kernel; other parameters are updated by Adam with Nesterov momentum.
     """
     schedule = make_schedule(optimizer, steps)
     parts = [optax.clip_by_global_norm(optimizer.grad_clip_norm)] if optimizer.grad_clip_norm else []
@@ -61,14 +60,14 @@ def _matrices(params: Params) -> Params:
 
 
 def _is_stacked(path: jax.tree_util.KeyPath) -> bool:
-    """Whether the first axis of a parameter is the layer: of all that lies in the "block" of a scanned stack."""
+    """Whether a parameter belongs to a scanned stack, "block", and has the layers as its first axis."""
     return "block" in leaf_name(path).split("/")
 
 
 def kernel_axes(params: Any) -> Any:
-    """Which axes of each kernel are its inputs and its outputs, as a matrix; None for what is no kernel.
+    """The input and output axes of each kernel as a matrix, for Muon; None for other parameters.
 
-    The layers of a scanned stack are matrices of their own.
+    The layers of a scanned stack are separate matrices.
     """
 
     def axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> MuonDimensionNumbers | None:

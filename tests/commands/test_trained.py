@@ -164,4 +164,4 @@ def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(workdir: Pat
     done = run("export", "--workdir", copy, "--out", tmp_path / "m")
     assert ", step 2: " in done.stdout
     (line,) = noise(done.stderr)
-    assert line.startswith(f"mmjax: {copy / 'checkpoints'}/4: is damaged (") and line.endswith("; going on from step 2")
+    assert line.startswith(f"mmjax: {copy / 'checkpoints'}/4: is damaged (") and line.endswith("; resuming from step 2")

@@ -165,7 +165,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path, caplog):
         jax.tree.map(np.testing.assert_array_equal, restored, expected[step])
         if step == 3:
             noticed += 1
-            assert "checkpoints/4: is damaged (" in caplog.text and "going on from step 3" in caplog.text
+            assert "checkpoints/4: is damaged (" in caplog.text and "resuming from step 3" in caplog.text
             assert checkpoints.steps() == [3] and (folder / "checkpoints-damaged" / "4").is_dir()
             checkpoints.save(expected[4], {})  # whose place is free again
             checkpoints.wait()
