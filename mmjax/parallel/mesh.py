@@ -112,7 +112,7 @@ class Placement:
         if size % shards:
             named = " x ".join(axis for axis in BATCH if axis != "slice" or self.mesh.shape[axis] > 1)
             raise UserError(
-                f"{name}: {size} does not divide over {shards} devices (mesh {named}); take a multiple of {shards}"
+                f"{name}: {size} does not split over {shards} devices (mesh {named}); take a multiple of {shards}"
             )
 
     def shard_batch(self, batch: Batch) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _fingerprint(leaf: jax.Array) -> jax.Array:
 
 
 def _reduced(reduce: Callable[..., jax.Array], terms: jax.Array) -> jax.Array:
-    """Reduces the last axis first: XLA reduces rows in parallel on the cores of a CPU, but a whole array on one core."""
+    """Reduces the last axis first: XLA reduces rows in parallel on a CPU's cores, but a whole array on one core."""
     rows = reduce(terms, axis=tuple(range(terms.ndim))[-1:])
     return reduce(lax.optimization_barrier(rows))  # else XLA merges the two reductions
 

@@ -45,7 +45,7 @@ class Metrics:
         self.file.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Writes an image, uint8 [y, x, c], or a clip's middle frame, [f, y, x, c], to TensorBoard and Weights & Biases."""
+        """Writes an image, uint8 [y, x, c], or a clip's middle frame, [f, y, x, c], to TensorBoard and W&B."""
         image = image[len(image) // 2] if image.ndim == 4 else image
         self.board.add_image(name, image, step, dataformats="HWC")
         if self.wandb:

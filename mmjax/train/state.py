@@ -107,7 +107,7 @@ def make_state(
         zero = jnp.zeros((), jnp.int32)
         ema = jax.tree.map(jnp.copy, params) if with_ema else None
         # Its own key, so that the generator is initialized as without a discriminator.
-        second = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
+        adversary_state = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
         return State(
             zero,
             params,
@@ -115,7 +115,7 @@ def make_state(
             ema,
             jax.random.key_data(step_key),
             zero,
-            second,
+            adversary_state,
             init_grad_norm_ema() if spikes else None,
         )
 
@@ -139,22 +139,23 @@ def state_shardings(
     """
 
     def like(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
-        def absent(part: Any) -> bool:  # a parameter of another transformation of the partition
+        def masked(part: Any) -> bool:  # a parameter of another transformation of the partition
             return isinstance(part, optax.MaskedNode)
 
         def mirrored(part: Any, sharding: Any) -> Any:
-            return part if absent(part) else sharding
+            return part if masked(part) else sharding
 
         return optax.tree_map_params(
-            tx, mirrored, opt_state, params, transform_non_params=lambda _: replicated, is_leaf=absent
+            tx, mirrored, opt_state, params, transform_non_params=lambda _: replicated, is_leaf=masked
         )
 
     ema = None if state.ema is None else params
-    second = None
+    adversary_shardings = None
     if adversary:
-        theirs, their_tx = adversary
+        adversary_params, adversary_tx = adversary
         averages = jax.tree.map(lambda _: replicated, state.adversary.averages)
-        second = AdversaryState(theirs, like(their_tx, state.adversary.opt_state, theirs), averages)
+        opt_state = like(adversary_tx, state.adversary.opt_state, adversary_params)
+        adversary_shardings = AdversaryState(adversary_params, opt_state, averages)
     return State(
         replicated,
         params,
@@ -162,6 +163,6 @@ def state_shardings(
         ema,
         replicated,
         replicated,
-        second,
+        adversary_shardings,
         jax.tree.map(lambda _: replicated, state.grad_norm_ema),
     )

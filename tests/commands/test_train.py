@@ -34,7 +34,7 @@ from mmjax.cli import main
 from mmjax.types import Batch, UserError
 
 STEPS = 16
-STOPPING = "stopping after this step; press Ctrl-C again to end at once, without saving"
+STOPPING = "stopping after this step; press Ctrl-C again to exit immediately, without saving"
 CONFIG = (
     "--config=configs/scenes_direct.py:tiny",
     f"--config.train.steps={STEPS}",
@@ -291,7 +291,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_training(tmp_
     done = run("train", *CONFIG, *settings, "--workdir", tmp_path, status=2)
     lines = noise(done.stderr)
     assert len(lines) == 1 and lines[0].startswith("mmjax: step ")
-    assert "was not finite 5 steps in a row (train.max_nonfinite_steps)" in lines[0]
+    assert "5 consecutive steps (train.max_nonfinite_steps)" in lines[0]
     rows = metrics(tmp_path)
     skipped = [row["skipped_steps"] for row in rows if row["split"] == "train"]
     assert skipped[0] == 0 and skipped[-4:] == [1.0] * 4

@@ -28,7 +28,7 @@ def expected(x, mean, variance):
 
 
 @pytest.mark.parametrize("rows", [None, ROWS])
-def test_training_normalizes_by_the_examples_that_count(rows):
+def test_training_normalizes_by_valid_examples(rows):
     counted = X.astype(np.float64)[slice(None) if rows is None else rows]
     mean, variance = counted.mean((0, 1, 2)), counted.var((0, 1, 2))
     y, put = trained(X, rows)
@@ -37,7 +37,7 @@ def test_training_normalizes_by_the_examples_that_count(rows):
     np.testing.assert_allclose(y, expected(X, mean, variance), atol=1e-5)
 
 
-def test_what_does_not_count_has_no_influence():
+def test_invalid_examples_have_no_influence():
     other = np.where(ROWS[:, None, None, None], X, np.float32(1e6))
     jax.tree.map(np.testing.assert_array_equal, trained(other, ROWS)[1], trained(X, ROWS)[1])
     none = trained(X, np.zeros(7, bool))[1]
@@ -50,7 +50,7 @@ def test_evaluation_normalizes_by_the_running_averages():
     np.testing.assert_allclose(y, expected(X, np.arange(1, 5), np.arange(4, 0, -1)), atol=1e-5)
 
 
-def test_no_gradient_reaches_the_running_averages():
+def test_running_averages_have_no_gradient():
     for training in (True, False):
 
         def total(params, training=training):
