@@ -1,1 +1,1 @@
-"""Decoding: from a model's apply function to images. Apply functions are handed in."""
+"""Sampling: from a model's functions to images and text."""

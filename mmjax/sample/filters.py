@@ -1,4 +1,4 @@
-"""What may be done to drawn images afterwards: sharpening and denoising. Both are off unless asked for."""
+"""Optional post-processing of generated images: sharpening and denoising."""
 
 import importlib.util
 import math
@@ -12,18 +12,18 @@ from mmjax.types import UserError
 MAX_SHARPENING = 5.0
 MAX_RADIUS = 100.0  # pixels
 MAX_NOISE = 100.0  # of 255
-PATCH, DISTANCE = 5, 6  # pixels: sides of the patches that are compared, and how far away they are looked for
+PATCH, DISTANCE = 5, 6  # pixels: side of the patches compared, and search distance
 
 
 def sharpen(
     images: UInt8[np.ndarray, "n *f y x 3"], amount: float, radius: float = 2.0
 ) -> UInt8[np.ndarray, "n *f y x 3"]:
-    """Unsharp masking: adds `amount` times the difference of each image to its blurred self; by Pillow.
+    """Unsharp masking: adds `amount` times the difference of each image to its blurred version; by Pillow.
 
     Args:
         images: images or clips.
         amount: from 0, which changes nothing, to 5.
-        radius: of the Gaussian blur, its deviation in pixels, above 0.
+        radius: standard deviation of the Gaussian blur in pixels, above 0.
 
     Raises:
         UserError: for an amount or radius out of range.
@@ -40,11 +40,11 @@ def sharpen(
 
 
 def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[np.ndarray, "n *f y x 3"]:
-    """Non-local means (Buades, Coll and Morel 2005): means of places whose neighborhoods look alike; by scikit-image.
+    """Non-local means (Buades, Coll and Morel 2005) of each image or frame; by scikit-image.
 
     Args:
-        images: images or clips, of which each frame is denoised by itself.
-        strength: standard deviation of the noise to take away, from 0, which changes nothing, to 100 (of 255).
+        images: images or clips.
+        strength: standard deviation of the noise to remove, from 0, which changes nothing, to 100 (of 255).
 
     Raises:
         UserError: for a strength out of range, or where scikit-image is missing.
@@ -58,7 +58,7 @@ def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[n
 
     deviation = strength / 255
     frames = images.reshape(-1, *images.shape[-3:]).astype(np.float32) / 255
-    # 0.8: h a little below the deviation, as scikit-image advises where it is told the deviation.
+    # h is a little below sigma, as scikit-image recommends with a given sigma.
     clean = [
         denoise_nl_means(frame, PATCH, DISTANCE, 0.8 * deviation, sigma=deviation, channel_axis=-1) for frame in frames
     ]
@@ -69,6 +69,6 @@ def _like(images: UInt8[np.ndarray, "n *f y x 3"], frames: list[np.ndarray]) -> 
     return np.stack(frames).reshape(images.shape) if frames else images
 
 
-def _check(name: str, value: float, most: float) -> None:
-    if not (math.isfinite(value) and 0 <= value <= most):
-        raise UserError(f"{name} must be from 0 to {most:g}, not {value:g}")
+def _check(name: str, value: float, maximum: float) -> None:
+    if not (math.isfinite(value) and 0 <= value <= maximum):
+        raise UserError(f"{name} must be from 0 to {maximum:g}, not {value:g}")
