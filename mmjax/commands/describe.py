@@ -14,14 +14,14 @@ from mmjax.commands.input_reading import check_out, files_in, read_all, write_im
 from mmjax.commands.loading import load_able
 from mmjax.config import Config
 from mmjax.export import Captioner, QuestionAnswerer
-from mmjax.models.needs import image_shape
+from mmjax.models.vision_language import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
 HELP = "describe images, or answer a question about them; a line for each"
-MOST_MAPS = 64  # images of --maps
+MAX_MAPS = 64  # images of --maps
 WRITING = ("beams", "length_penalty", "top_p", "temperature")
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = model.config
     named = [path for path in arguments.image if not path.is_dir()]
     paths = [file for path in arguments.image for file in (files_in(path, config) if path.is_dir() else [path])]
-    if arguments.maps and len(paths) > MOST_MAPS:
-        raise UserError(f"--maps: is for at most {MOST_MAPS} images, not {len(paths):,}")
+    if arguments.maps and len(paths) > MAX_MAPS:
+        raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
     if arguments.maps and len(image_shape(config.data)) == 4:
         raise UserError("--maps: this model sees clips; only what was looked at in images and sounds can be drawn")
     chosen = {name: getattr(arguments, name) for name in WRITING if getattr(arguments, name) is not None}

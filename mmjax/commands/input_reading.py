@@ -14,7 +14,7 @@ from mmjax.config import Config
 from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.files import write_file
-from mmjax.models.needs import image_shape
+from mmjax.models.vision_language import image_shape
 from mmjax.types import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")

@@ -16,7 +16,7 @@ from mmjax.commands.index import Index, Stamp, address, nearest, read_index, upd
 from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
 from mmjax.commands.loading import load_able
 from mmjax.export import DualEncoder
-from mmjax.models.needs import image_shape
+from mmjax.models.vision_language import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
 from mmjax.types import UserError

@@ -7,7 +7,7 @@ from mmjax.config.data_fields import DataConfig
 from mmjax.types import UserError
 
 EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}
-LEAST_WEIGHT = 1000  # a part has at least the whole of all weights divided by this
+MIN_WEIGHT = 1000  # a part has at least the whole of all weights divided by this
 
 
 def check_data(data: DataConfig, name: str = "data") -> None:
@@ -96,8 +96,8 @@ def _check_mixture(data: DataConfig, name: str) -> None:
     whole = sum(part.weight for part in data.mixture.values())
     for key, part in data.mixture.items():
         need(
-            part.weight * LEAST_WEIGHT >= whole,
-            f"{name}.parts.{key}.weight: {part.weight:g} is less than 1 in {LEAST_WEIGHT:,} of all, {whole:g}; "
+            part.weight * MIN_WEIGHT >= whole,
+            f"{name}.parts.{key}.weight: {part.weight:g} is less than 1 in {MIN_WEIGHT:,} of all, {whole:g}; "
             "leave the part out, or raise it",
         )
 

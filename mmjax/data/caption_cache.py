@@ -8,7 +8,7 @@ from jaxtyping import Int32
 
 from mmjax.data.text import Tokenizer
 
-MOST_BYTES = 1 << 27  # taken as they are filled: 1.9 million captions of 32 tokens
+MAX_BYTES = 1 << 27  # taken as they are filled: 1.9 million captions of 32 tokens
 PROBES = 8  # places a text may have
 
 
@@ -19,7 +19,7 @@ class CaptionCache:
     bits of a hash beside their place: among a million there are two alike once in 10**12 runs or so.
     """
 
-    def __init__(self, tokenizer: Tokenizer, length: int, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, tokenizer: Tokenizer, length: int, most_bytes: int = MAX_BYTES) -> None:
         self.tokenizer, self.length = tokenizer, length
         kind = np.uint16 if tokenizer.size <= 1 << 16 else np.int32
         row = 8 + length * np.dtype(kind).itemsize

@@ -16,7 +16,7 @@ from mmjax.types import UserError
 
 # Images whose header says more are refused before they are decoded: a small file can ask for any amount of memory.
 SIDE_LIMIT = 50_000  # pixels, exclusive
-MOST_PIXELS = 178_000_000
+MAX_PIXELS = 178_000_000
 JPEG = b"\xff\xd8"
 
 
@@ -70,10 +70,10 @@ def load_image(path: str | Path, short_side: int, content: bytes | None = None) 
             content = _content(path) if content is None else content
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
-                if max(width, height) >= SIDE_LIMIT or width * height > MOST_PIXELS:
+                if max(width, height) >= SIDE_LIMIT or width * height > MAX_PIXELS:
                     raise UserError(
                         f"{path}: {width} x {height} pixels; an image must be below {SIDE_LIMIT} pixels on each side, "
-                        f"and have at most {MOST_PIXELS // 10**6} million"
+                        f"and have at most {MAX_PIXELS // 10**6} million"
                     )
                 image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decoded smaller where that loses nothing
                 return _upright(to_rgb(image), exif.orientation(content))
@@ -82,7 +82,7 @@ def load_image(path: str | Path, short_side: int, content: bytes | None = None) 
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image; JPEG, PNG, GIF, BMP and WebP can be read") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large; at most {MOST_PIXELS // 10**6} million pixels are read") from error
+        raise UserError(f"{path}: too large; at most {MAX_PIXELS // 10**6} million pixels are read") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise UserError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
 
@@ -115,7 +115,7 @@ def _decode_jpeg(
 ) -> UInt8[np.ndarray, "y x 3"] | None:
     """None: of more colors, or too large."""
     height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
-    if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MOST_PIXELS:
+    if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MAX_PIXELS:
         return None
     ratio = max((r for r in (2, 4, 8) if min(height, width) // r >= short_side), default=1)
     rows, columns = -(-height // ratio), -(-width // ratio)

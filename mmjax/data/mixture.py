@@ -23,7 +23,7 @@ from mmjax.data.source import Reading, Rows, Share, Source
 from mmjax.types import UserError
 
 LONGEST = 4096  # slots of a cycle; weights that would need more are rounded
-SHORTEST = 64  # so that a batch takes few cycles
+MIN_CYCLE = 64  # so that a batch takes few cycles
 KEPT = 64  # cycles
 LISTS = ("id", "captions", "questions", "answers", "problem")
 OF_ANY = ("text", "question", "label")  # provided where any part does: examples of the others are without
@@ -116,7 +116,7 @@ def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
     whole = sum(exact)
     scale = math.lcm(*((weight / whole).denominator for weight in exact))
     if scale <= LONGEST:
-        scale *= math.ceil(SHORTEST / scale)
+        scale *= math.ceil(MIN_CYCLE / scale)
         return tuple(int(weight / whole * scale) for weight in exact)
     shares = [weight / whole * LONGEST for weight in exact]
     slots = [int(share) for share in shares]

@@ -21,7 +21,7 @@ from mmjax.types import PADDING, Batch, InputStats, UserError
 
 PREPARED = 2  # batches made ahead
 LOGGED = 10  # images that could not be read are named up to so many
-AT_LEAST = 100  # images read before a share of them means something
+MIN_READ = 100  # images read before a share of them means something
 NOT_OF_A_BATCH = ("key", "epoch", "part", "problem", "reading")  # fields of rows
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def report_rejected(source: Source, part: Rows) -> None:
             last = "; further ones are only counted" if source.rejected == LOGGED else ""
             problem = part["problem"][i] if "problem" in part else f"image {part['id'][i]} cannot be read"
             logger.warning("%s: %s and is masked out%s", label, problem, last)
-    if source.rejected > source.max_corrupt_fraction * max(source.examined, AT_LEAST):
+    if source.rejected > source.max_corrupt_fraction * max(source.examined, MIN_READ):
         raise UserError(
             f"{source.field}.source {source.name}: {source.rejected:,} of the first {source.examined:,} could not be "
             f"read, more than {source.field}.max_corrupt_fraction={source.max_corrupt_fraction:g} of them; the first: "

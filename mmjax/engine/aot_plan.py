@@ -66,7 +66,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
         draft,
         memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
         traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices, wanted.parts)],
-        moved=hbm.moved(program) * wanted.chip.devices,
+        bytes_accessed=hbm.bytes_accessed(program) * wanted.chip.devices,
         compile_seconds=took,
     )
     return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))

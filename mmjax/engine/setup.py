@@ -20,8 +20,8 @@ from mmjax.losses import TrainingLoss
 from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
+from mmjax.train.batch_stats import make_apply
 from mmjax.train.metrics import check_wandb
-from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict
 from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
 

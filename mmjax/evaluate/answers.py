@@ -21,7 +21,7 @@ DIGITS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"none": "0"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither apostrophes ("girl's") nor colons ("2:50")
 _COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-MOST_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
+MAX_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
 
 _SHORT = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -89,7 +89,7 @@ def normalize(answer: str) -> str:
     text = answer
     for sign in PUNCTUATION:
         text = text.replace(sign, "" if drop or f"{sign} " in answer or f" {sign}" in answer else " ")
-    words = _PERIOD.sub("", text, count=MOST_PERIODS).lower().split()
+    words = _PERIOD.sub("", text, count=MAX_PERIODS).lower().split()
     words = [DIGITS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 

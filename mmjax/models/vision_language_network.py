@@ -30,7 +30,7 @@ from mmjax.types import FLOAT32
 
 FIRST_SCALE = 1 / 0.07  # of contrastive similarities (Radford et al. 2021, section 2.5)
 FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2)
-MOST_SCALE = 100.0
+MAX_SCALE = 100.0
 MATCHED = 3  # pairs of an example that matching judges
 
 
@@ -264,7 +264,7 @@ class VisionLanguage(nn.Module):
 
     def _embeddings(self, visual: jax.Array, words: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
         image, text = self._embedded_image(visual), self._embedded_text(words, mask)
-        scale = jnp.minimum(jnp.exp(self.log_scale), MOST_SCALE)
+        scale = jnp.minimum(jnp.exp(self.log_scale), MAX_SCALE)
         outputs = {"image_embedding": image, "text_embedding": text, "scale": jnp.broadcast_to(scale, len(image))}
         if "offset" in self.outputs:
             outputs["offset"] = jnp.broadcast_to(self.offset, len(image))

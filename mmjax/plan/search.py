@@ -75,7 +75,7 @@ def search(
 
 
 def _rank(plan: Plan) -> tuple[float, int]:
-    """The smaller the better: by whole percents of utilization, with main memory once it is known, then by memory."""
+    """The smaller the better: by whole percents of utilization, with HBM once it is known, then by memory."""
     return -round(plan.mfu_with_memory, 2), plan.hbm_bytes
 
 
@@ -138,7 +138,7 @@ def table(found: list[Candidate]) -> str:
     for candidate in found:
         options = describe(candidate.changes)
         if plan := candidate.plan:
-            with_memory = f"{plan.mfu_with_memory:.1%}" if plan.moved else "-"
+            with_memory = f"{plan.mfu_with_memory:.1%}" if plan.bytes_accessed else "-"
             lines.append(
                 f"{plan.mfu:>12.1%} {with_memory:>9} {plan.step_seconds * 1e3:>7,.1f} ms "
                 f"{plan.hbm_bytes / 2**30:>6.2f} GiB {plan.batch / plan.step_seconds:>11,.0f}  {options}"

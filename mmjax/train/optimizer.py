@@ -13,8 +13,8 @@ from mmjax.config import OptimizerConfig
 from mmjax.config.schema import setting
 from mmjax.types import Params, leaf_name
 
-NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 learn no more a step here, and take longer
-ADAM_RMS = 0.2  # root mean square of Muon's updates before the learning rate, about that of Adam's
+NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 did not learn faster here, and take longer
+ADAM_RMS = 0.2  # RMS of Muon's updates before the learning rate, about that of Adam's
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ def _matrices(params: Params) -> Params:
 
 
 def _is_stacked(path: jax.tree_util.KeyPath) -> bool:
-    """Whether the first axis of a parameter is the layer: of all that lies in the "block" of a scanned stack."""
+    """Whether a parameter belongs to a scanned stack, "block", and has the layers as its first axis."""
     return "block" in leaf_name(path).split("/")
 
 
 def kernel_axes(params: Any) -> Any:
-    """Which axes of each kernel are its inputs and its outputs, as a matrix; None for what is no kernel.
+    """The input and output axes of each kernel as a matrix, for Muon; None for other parameters.
 
-    The layers of a scanned stack are matrices of their own.
+    The layers of a scanned stack are separate matrices.
     """
 
     def axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> MuonDimensionNumbers | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_data import config_dict, jpeg, write_classes, write_coco, write_vqa
 
 from mmjax import data
-from mmjax.data.mixture import LONGEST, SHORTEST, by_cycles, one_after_the_other, provided_by, slots_of
+from mmjax.data.mixture import LONGEST, MIN_CYCLE, by_cycles, one_after_the_other, provided_by, slots_of
 from mmjax.types import UserError
 
 TWO = {
@@ -71,7 +71,7 @@ def test_weights_in_simple_proportions_are_met_exactly(weights: list[float], slo
 @given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=7))
 def test_any_weights_are_met_to_one_slot(weights: list[float]) -> None:
     slots = slots_of(weights)
-    assert SHORTEST <= sum(slots) <= LONGEST + SHORTEST
+    assert MIN_CYCLE <= sum(slots) <= LONGEST + MIN_CYCLE
     for share, weight in zip(slots, weights, strict=True):
         assert abs(share / sum(slots) - weight / sum(weights)) < 1.001 / LONGEST
 
