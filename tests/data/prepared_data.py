@@ -33,9 +33,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(coco: Path, to: Path, **options: Any) -> Index:
-    return write_prepared(
-        to, open_originals(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options)
-    )
+    return write_prepared(to, open_originals(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options))
 
 
 @pytest.fixture(scope="module")
