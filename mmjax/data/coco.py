@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmjax.data.annotations import read_annotations
-from mmjax.data.captions import Captions
+from mmjax.data.captions import Captions, pack
 from mmjax.data.random_access import PROVIDES as PROVIDES
 from mmjax.data.random_access import indexed_source
 from mmjax.data.raw import Original, Originals, Rejected
@@ -68,19 +68,19 @@ def find_coco(root: str, split: str) -> Found:
     annotations = read_annotations(path)
     names = annotations.names
     present = set(os.listdir(folder))  # once: a question per image would take minutes on a network disk
-    captioned = set(np.unique(annotations.images).tolist())
-    with_captions = sorted(captioned & names.keys())
+    with_captions = sorted(annotations.captions.keys() & names.keys())
     kept = [key for key in with_captions if names[key] in present]
     absent = [key for key in with_captions if names[key] not in present]
-    silent = sorted(names.keys() - captioned)
+    silent = sorted(names.keys() - annotations.captions.keys())
     if absent:
         logger.warning("%s: %d images are absent and left out, the first is %s", folder, len(absent), names[absent[0]])
     if silent:
         logger.warning("%s: %d images have no caption and are left out", path, len(silent))
     if not kept:
         raise UserError(f"{folder}: holds none of the {len(absent)} images with captions in {path}")
-    del present, captioned, with_captions  # what comes next takes the most memory
-    captions, ids = annotations.captions(np.array(kept, np.int64))
+    rows = [annotations.captions[key] for key in kept]
+    captions = pack((key, [text for _, text in row]) for key, row in zip(kept, rows, strict=True))
+    ids = np.array([number for row in rows for number, _ in row], np.int64)
     left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
     return Found(folder, names, captions, ids, left_out)
 

@@ -205,10 +205,9 @@ def _looked_at(folder: Path, shards: Sequence[Shard]) -> list[str]:
 
 
 def check_reader(root: str | Path) -> None:
-    """Raises UserError where ArrayRecord cannot be read or written."""
+    """Raises UserError where ArrayRecord or the records in it cannot be read or written."""
     if "://" in str(root):
         raise UserError(f"{root}: prepared data sets are read from a disk; copy it there, or stream coco_tfds")
-    if importlib.util.find_spec("array_record") is None:
-        raise UserError(
-            "data.source: coco_prepared needs ArrayRecord: pip install array_record (Linux, and macOS on Apple silicon)"
-        )
+    for module, package in (("array_record", "array_record"), ("tensorflow_datasets", "tensorflow-datasets")):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"data.source: coco_prepared needs {package}: pip install {package}")

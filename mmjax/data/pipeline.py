@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from mmjax.config import Config, DataConfig
-from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.questions import most_frequent
 from mmjax.data.source import Reading, Rows, Source, share
 from mmjax.data.text import Tokenizer
@@ -54,13 +53,14 @@ def training_batches(
     start = start_step * config.train.batch if position is None else position
     reading = make_reading(config.data, start, None, config.train.batch, first, rows, True, seed)
 
+    encode = functools.partial(tokenizer.encode, length=config.text.length)
+
     def batches() -> Iterator[Batch]:
-        known = CaptionCache(tokenizer, config.text.length)
         for part in _timed(source.read(reading), source.feed):
             texts = _drawn(seed, part, "captions")
             answers = _drawn(seed, part, "answers", 5) if "answers" in part else []
             begin = time.perf_counter()
-            encoded = _encoded(source, part, texts, answers, known.encode)
+            encoded = _encoded(source, part, texts, answers, encode)
             source.feed.spend("tokenizing", time.perf_counter() - begin)
             yield _batch(source, part, texts, encoded)
 
@@ -85,9 +85,7 @@ def evaluation_batches(
     stop = evaluation_size(source, config)
     reading = make_reading(config.data, 0, stop, config.evaluate.batch, first, rows, False, 0)
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        return tokenizer.encode(texts, config.text.length)
-
+    encode = functools.partial(tokenizer.encode, length=config.text.length)
     empty = np.full_like(encode([""]), PADDING) if source.lacks_captions else encode([""])
 
     def batches() -> Iterator[Batch]:

@@ -34,7 +34,7 @@ from mmjax.data.packed import (
 )
 from mmjax.data.raw import Original, Originals, Rejected
 from mmjax.data.recompress import QUALITY, converted
-from mmjax.data.tfds_layout import dataset_info, features, shard_name
+from mmjax.data.tfds_layout import shard_name, write_info
 from mmjax.files import write_file, write_json
 from mmjax.lock import locked
 from mmjax.types import UserError
@@ -261,8 +261,7 @@ def _finish(folder: Path, index: Index) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_file(folder / REJECTED, lines.encode("utf-8", "replace"))
     sizes = {name: [(s.examples, s.bytes) for s in split.shards if s] for name, split in index.splits.items()}
-    for file, tree in zip(OF_TFDS, (dataset_info(sizes), features()), strict=True):
-        write_json(folder / file, tree)
+    write_info(folder, sizes)
     write_json(folder / INDEX, dataclasses.asdict(index))
     (folder / UNFINISHED).unlink(missing_ok=True)
 

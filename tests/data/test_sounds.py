@@ -121,11 +121,11 @@ def test_without_soundfile(tmp_path: Path) -> None:
 import sys
 sys.modules["soundfile"] = sys.modules["tensorflow"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import config
+from made_data import config_dict
 import mmjax.data as data
 from mmjax.types import UserError
 try:
-    data.open_source(config("audio_folder", sys.argv[1]).data, True, 0)
+    data.open_source(config_dict("audio_folder", sys.argv[1]).data, True, 0)
 except UserError as error:
     print(error)
 """
@@ -151,8 +151,8 @@ def test_impossible_fields_are_one_line(fields: dict[str, Any], hint: str) -> No
 
 def test_sounds_do_not_mix_with_images_or_other_features() -> None:
     sound, shapes = {"source": "audio_folder", "root": "x"}, {"source": "scenes"}
-    with pytest.raises(UserError, match=r"data\.parts\.b\.source: scenes beside sounds and images; a mixture is of"):
+    with pytest.raises(UserError, match=r"data\.mixture\.b\.source: scenes beside sounds and images; a mixture is of"):
         config_dict("mixture", parts={"a": sound, "b": shapes})
-    with pytest.raises(UserError, match=r"data\.parts\.b\.audio: must be that of all parts, data\.audio"):
+    with pytest.raises(UserError, match=r"data\.mixture\.b\.audio: must be that of all parts, data\.audio"):
         config_dict("mixture", parts={"a": sound, "b": sound | {"audio": {"bins": 64}}})
     assert config_dict("mixture", parts={"a": sound, "b": sound}).data.mixture["b"].audio.bins == 128

@@ -81,7 +81,7 @@ def test_what_is_being_repaired_cannot_be_opened(coco: Path, copy: Path, monkeyp
     assert contents(copy) == before and "unfinished.json" not in before
 
 
-@pytest.mark.parametrize("stage", ["_write_captions", "_finish", "dataset_info", "write_json"])
+@pytest.mark.parametrize("stage", ["_write_captions", "_finish", "write_info", "write_json"])
 def test_what_was_stopped_behind_the_shards_goes_on(
     stage: str, coco: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,3 +306,21 @@ def test_what_tfds_prepared_is_prepared_again(tmp_path: Path) -> None:
     changed = dataclasses.replace(config.data, train_split="train[:3]")
     with pytest.raises(UserError, match="takes whole splits"):
         write_prepared(tmp_path / "part", open_originals(changed))
+
+
+def test_needs_no_tensorflow(coco: Path, prepared: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] == "tensorflow" else find(name, *rest)
+sys.path.insert(0, "tests/data")
+from pathlib import Path
+from prepared_data import prepare
+prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+assert "tensorflow" not in sys.modules
+"""
+    command = [sys.executable, "-c", program, str(coco), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == contents(prepared)
