@@ -96,7 +96,7 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
         writer = stack.enter_context(closing(_metrics(workdir, start, config)))
         writer.write_time(start, timeline.metrics())
-        progress = Progress(config.train, writer, start, last, steps, source.feed, timeline)
+        progress = Progress(config.train, writer, start, last, steps, source.input_stats, timeline)
         stack.enter_context(closing(progress))
         stack.enter_context(watching(timeline))
         latest: dict[int, dict[str, float]] = {}  # the metrics of the newest evaluation, by its step

@@ -94,7 +94,7 @@ def check_evaluation(config: Config) -> Placement:
     """The same for a config that is only to be evaluated; returns where batches go."""
     _objective(config)
     evaluate.build(config)
-    provided, by = data.provides(config.data), f"data.source={config.data.source}"
+    provided, by = tuple(config.data.features), f"data.source={config.data.source}"
     if isinstance(config.model, MaskedGeneratorConfig):
         provided, by = (
             ("codes", *(name for name in provided if name in ("text", "scene"))),

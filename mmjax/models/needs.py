@@ -40,11 +40,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def image_shape(data: DataConfig) -> tuple[int, ...]:
     """Of an image, a clip, or a sound as an image."""
-    sounds = next(iter(data.mixture.values())) if data.source == "mixture" else data
-    if sounds.source == "audio_folder":
-        return sounds.audio.bins, sounds.audio.frames, 1
-    frames = (data.frames,) if data.frames > 1 else ()
-    return *frames, data.size, data.size, 3
+    return data.image_shape
 
 
 def grid(config: Config) -> tuple[int, ...]:
