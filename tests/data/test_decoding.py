@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from skimage.transform import resize as skimage_resize
 
 from mmjax.data import decoding
-from mmjax.data.make_image import decode
+from mmjax.data.image import decode
 from mmjax.data.resize import crop_window, resized_crop
 from mmjax.data.source import Reading
 from mmjax.types import UserError

@@ -121,11 +121,11 @@ def test_without_soundfile(tmp_path: Path) -> None:
 import sys
 sys.modules["soundfile"] = sys.modules["tensorflow"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import config
+from made_data import config_dict
 import mmjax.data as data
 from mmjax.types import UserError
 try:
-    data.open_source(config("audio_folder", sys.argv[1]).data, True, 0)
+    data.open_source(config_dict("audio_folder", sys.argv[1]).data, True, 0)
 except UserError as error:
     print(error)
 """

@@ -10,7 +10,7 @@ from mmjax.types import UserError
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "shape", "mixture", "chips", "devices"),
+    ("name", "kind", "shape", "parts", "chips", "devices"),
     [
         ("v5e:4x4", "v5e", (4, 4), 1, 16, 16),
         ("2xv5e:16x16", "v5e", (16, 16), 2, 512, 512),

@@ -100,27 +100,27 @@ QUICK = {name: "slice=2, fsdp=4" if name == "direct generator" else "data=2, fsd
 
 
 @functools.cache
-def beginning(config_dict: str):
+def beginning(model: str):
     """The config, what makes its state, and that state, which a trace without memory keeps the gradients in."""
-    config, tx = resolve(CONFIGS[config_dict]), optax.trace(0.0)
+    config, tx = resolve(CONFIGS[model]), optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
     return config, tx, make, jax.device_get(jax.jit(make)())
 
 
-def placed(mesh: MeshConfig, devices: int, config_dict: str):
+def placed(mesh: MeshConfig, devices: int, model: str):
     """Where batches and the state of a config lie on a mesh."""
-    config, tx, make, _ = beginning(config_dict)
+    config, tx, make, _ = beginning(model)
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
     return placement, state_shardings(shapes, params, placement.whole, tx)
 
 
-def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: str = "direct generator"):
+def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, model: str = "direct generator"):
     """Loss and gradients of one step: differences of parameters would round them."""
-    config, tx, _, state = beginning(config_dict)
+    config, tx, _, state = beginning(model)
     goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
-    placement, shardings = placed(mesh, devices, config_dict)
+    placement, shardings = placed(mesh, devices, model)
     module = models.build(config, Layout(placement.constrain, placement.per_device))
     step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
@@ -146,22 +146,22 @@ def assert_near(found, expected):
 
 
 @functools.cache
-def on_one_device(config_dict: str):
-    return gradients(MeshConfig(1, 1, 1), 1, config_dict=config_dict)
+def on_one_device(model: str):
+    return gradients(MeshConfig(1, 1, 1), 1, model=model)
 
 
 @pytest.mark.parametrize(
-    ("config", "name"),
+    ("model", "name"),
     [
         pytest.param(*pair, marks=[] if pair in QUICK.items() else [pytest.mark.slow])
         for pair in itertools.product(CONFIGS, MESHES)
     ],
 )
-def test_eight_devices_equal_one(config_dict, name):
+def test_eight_devices_equal_one(model, name):
     mesh = MESHES[name]
-    found = gradients(mesh, 8, config_dict=config_dict)
-    assert_near(found, on_one_device(config_dict))
-    kernel = functools.reduce(operator.getitem, SPREAD[config_dict], found[2].params)
+    found = gradients(mesh, 8, model=model)
+    assert_near(found, on_one_device(model))
+    kernel = functools.reduce(operator.getitem, SPREAD[model], found[2].params)
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
@@ -174,10 +174,10 @@ def test_the_state_is_made_in_parts():
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
 
 
-@pytest.mark.parametrize("mixture", [2, 4])
-def test_parts_add_up_to_the_whole(parts):
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_parts_add_up_to_the_whole(accumulate):
     # The mask leaves the parts with different numbers of examples.
-    assert_near(gradients(MeshConfig(1, 1, 1), 1, parts), on_one_device("direct generator"))
+    assert_near(gradients(MeshConfig(1, 1, 1), 1, accumulate), on_one_device("direct generator"))
 
 
 def test_masked_examples_have_no_influence():
