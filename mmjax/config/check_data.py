@@ -28,7 +28,7 @@ def check_data(data: DataConfig, name: str = "data") -> None:
     if data.source == "mixture":
         _check_mixture(data, name)
         return
-    need(not data.mixture, f"{name}.parts: are those of a mixture, and {name}.source is {data.source}")
+    need(not data.mixture, f"{name}.mixture: is for a mixture, and {name}.source is {data.source}")
     if data.source == "scenes":
         _check_scenes(data, name)
         return
@@ -73,12 +73,12 @@ def _check_audio(data: DataConfig, name: str) -> None:
 
 
 def _check_mixture(data: DataConfig, name: str) -> None:
-    need(bool(data.mixture), f"{name}.parts: a mixture needs at least one, as in {EXAMPLE}")
+    need(bool(data.mixture), f"{name}.mixture: a mixture needs at least one, as in {EXAMPLE}")
     for key, part in data.mixture.items():
-        at = f"{name}.parts.{key}"
+        at = f"{name}.mixture.{key}"
         need(
             part.source != "mixture",
-            f"{at}: is a mixture itself; name its parts beside the others, in {name}.parts",
+            f"{at}: is a mixture itself; name its parts beside the others, in {name}.mixture",
         )
         above_0({f"{at}.weight": part.weight})
         for field in ("size", "frames", "frame_rate"):
@@ -97,7 +97,7 @@ def _check_mixture(data: DataConfig, name: str) -> None:
     for key, part in data.mixture.items():
         need(
             part.weight * LEAST_WEIGHT >= whole,
-            f"{name}.parts.{key}.weight: {part.weight:g} is less than 1 in {LEAST_WEIGHT:,} of all, {whole:g}; "
+            f"{name}.mixture.{key}.weight: {part.weight:g} is less than 1 in {LEAST_WEIGHT:,} of all, {whole:g}; "
             "leave the part out, or raise it",
         )
 

@@ -135,7 +135,7 @@ def _in_general(name: str) -> str:
     """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
     the name in any data."""
     own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
-    return re.sub(r"^data\.parts\.[^.]+\.", "data.", own)
+    return re.sub(r"^data\.mixture\.[^.]+\.", "data.", own)
 
 
 @contextmanager

@@ -217,7 +217,7 @@ def test_parts_with_other_classes_are_one_line(tmp_path: Path) -> None:
     for name, classes in (("a", ("x", "y")), ("b", ("x", "z")), ("c", ("x", "y"))):
         write_classes(tmp_path / name, "train", {one: [number] for number, one in enumerate(classes)})
     parts = {name: {"source": "classes_folder", "root": str(tmp_path / name)} for name in "abc"}
-    with pytest.raises(UserError, match=r"data\.parts\.a, data\.parts\.b: have 2 and 2 classes that are not the same"):
+    with pytest.raises(UserError, match=r"data\.mixture\.a, data\.mixture\.b: have 2 and 2 classes that are not the same"):
         data.open_source(mixture(parts).data, True, 0)
     del parts["b"]
     write_coco(tmp_path / "q", "train2017", {1: jpeg(1)})

@@ -151,8 +151,8 @@ def test_impossible_fields_are_one_line(fields: dict[str, Any], hint: str) -> No
 
 def test_sounds_do_not_mix_with_images_or_other_features() -> None:
     sound, shapes = {"source": "audio_folder", "root": "x"}, {"source": "scenes"}
-    with pytest.raises(UserError, match=r"data\.parts\.b\.source: scenes beside sounds and images; a mixture is of"):
+    with pytest.raises(UserError, match=r"data\.mixture\.b\.source: scenes beside sounds and images; a mixture is of"):
         config_dict("mixture", parts={"a": sound, "b": shapes})
-    with pytest.raises(UserError, match=r"data\.parts\.b\.audio: must be that of all parts, data\.audio"):
+    with pytest.raises(UserError, match=r"data\.mixture\.b\.audio: must be that of all parts, data\.audio"):
         config_dict("mixture", parts={"a": sound, "b": sound | {"audio": {"bins": 64}}})
     assert config_dict("mixture", parts={"a": sound, "b": sound}).data.mixture["b"].audio.bins == 128

@@ -43,8 +43,8 @@ class Goal:
 def trained(optimizer, steps=X, mask=MASK, grad_accum_steps=1, ema_decay=0.0):
     tx = make_optimizer(optimizer, 9)
     init = lambda key: Model().init(key, jnp.asarray(X[0]), jnp.asarray(MASK))["params"]  # noqa: E731
-    state = jax.jit(make_state(init, tx, 0, ema > 0))()
-    step = jax.jit(make_step(make_apply(Model()), Goal(), tx, accumulate, ema))
+    state = jax.jit(make_state(init, tx, 0, ema_decay > 0))()
+    step = jax.jit(make_step(make_apply(Model()), Goal(), tx, grad_accum_steps, ema_decay))
     states = [state]
     for x in steps:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
