@@ -48,14 +48,14 @@ class UserError(Exception):
     status = 2
 
 
-class Unavailable(UserError):
+class TransientError(UserError):
     """What is outside, and may be there again later, as it is: other processes, a network, a bucket."""
 
     status = 1
 
 
 @dataclass
-class Feed:
+class InputStats:
     """How the making of batches goes, beside the steps.
 
     Attributes:

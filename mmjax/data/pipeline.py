@@ -17,7 +17,7 @@ from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.questions import most_frequent
 from mmjax.data.source import Reading, Rows, Source, share
 from mmjax.data.text import Tokenizer
-from mmjax.types import PADDING, Batch, Feed, UserError
+from mmjax.types import PADDING, Batch, InputStats, UserError
 
 PREPARED = 2  # batches made ahead
 LOGGED = 10  # images that could not be read are named up to so many
@@ -198,7 +198,7 @@ def _report_parts(source: Source, rows: Rows) -> None:
     source.rejected = sum(part.rejected for part in source.parts)
 
 
-def _timed(parts: Iterator[Rows], feed: Feed) -> Iterator[Rows]:
+def _timed(parts: Iterator[Rows], feed: InputStats) -> Iterator[Rows]:
     """Passes on what a source gives, and notes what it took."""
     while True:
         begin = time.perf_counter()
@@ -233,7 +233,7 @@ def _filled(batch: Batch, rows: int, empty: np.ndarray) -> Batch:
     return filled
 
 
-def in_background(batches: Callable[[], Iterator[Batch]], feed: Feed | None = None) -> Iterator[Batch]:
+def in_background(batches: Callable[[], Iterator[Batch]], feed: InputStats | None = None) -> Iterator[Batch]:
     """Runs the iterator in a thread, which starts with the first batch asked for.
 
     The thread ends when the returned generator is closed or collected, and before the interpreter is torn down.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Int64
 
-from mmjax.types import Feed
+from mmjax.types import InputStats
 
 # Consecutive positions as read from a source, a dict of
 #   image    float32 [b, y, x, c]  -1 (black) to 1 (white); clips [b, f, y, x, c]
@@ -92,7 +92,7 @@ class Source:
     rejected: int = 0
     named: list[str] = dataclasses.field(default_factory=list)
     max_corrupt_fraction: float = 0.1
-    feed: Feed = dataclasses.field(default_factory=Feed)
+    feed: InputStats = dataclasses.field(default_factory=InputStats)
     parts: "tuple[Source, ...]" = ()
     field: str = "data"
     classes: tuple[str, ...] = ()

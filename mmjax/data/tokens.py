@@ -154,7 +154,7 @@ def open_tokens(folder: Path, address: Mapping[str, Any]) -> Source:
         raise UserError(f"{problem}; run mmjax prepare to encode it again")
     shards = Shards(folder, index)
     keys = shards.all_keys()
-    rows_of = _rows_by_view(keys)
+    gather_cache = _rows_by_view(keys)
     size, views = index.size, index.views
 
     def all_captions() -> Iterator[str]:
@@ -166,7 +166,7 @@ def open_tokens(folder: Path, address: Mapping[str, Any]) -> Source:
             epochs, places = np.divmod(positions, size)
             examples = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
             view = (epochs + examples + reading.seed) % views if reading.training else np.zeros_like(examples)
-            rows = rows_of[view, examples].astype(np.int64)
+            rows = gather_cache[view, examples].astype(np.int64)
             ids, captions = zip(*map(shards.text, examples.tolist()), strict=True)
             codes = {name: shards.take(name, rows).astype(np.int32) for name in shards.encoded}
             problem = [f"{i} could not be read when the tokens were made" for i in ids]

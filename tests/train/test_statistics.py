@@ -97,7 +97,7 @@ def test_steps_without_examples_and_bad_ones_move_nothing():
     large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
     for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
         states, metrics = trained(optimizer, steps, mask)
-        assert int(metrics["bad_steps"]) == bad
+        assert int(metrics["nonfinite_steps"]) == bad
         jax.tree.map(np.testing.assert_array_equal, averages(states[0].params), averages(states[1].params))
 
 
