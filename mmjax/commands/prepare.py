@@ -9,7 +9,7 @@ from mmjax.config import Config
 from mmjax.engine import setup, stages
 from mmjax.parallel import processes
 from mmjax.train import loop
-from mmjax.train.workdir import only_training, open_workdir
+from mmjax.train.workdir import open_workdir, workdir_lock
 from mmjax.types import UserError
 
 HELP = (
@@ -73,7 +73,7 @@ def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config: Config = stages.resolve_config(arguments.config, workdir)
     setup.check(config)
-    with only_training(workdir):
+    with workdir_lock(workdir):
         return _prepare(config, workdir)
 
 

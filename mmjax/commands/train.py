@@ -17,14 +17,14 @@ from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.train import loop
-from mmjax.train.batch_size_history import go_on, position
+from mmjax.train.batch_size_history import examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics, NoMetrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.timeline import Timeline, process_start
 from mmjax.train.watchdog import watching
-from mmjax.train.workdir import check_workdir, only_training, open_workdir, read_stretches
+from mmjax.train.workdir import check_workdir, open_workdir, read_batch_size_history, workdir_lock
 from mmjax.types import Samples, UserError
 
 HELP = "train a config; started again with the same workdir it goes on where it stopped"
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a config in a workdir, and before it what it is built on; returns a status; see loop.exit_status."""
     setup.check(config)
-    with only_training(workdir):
+    with workdir_lock(workdir):
         return _train(config, workdir, stop_at)
 
 
@@ -58,15 +58,15 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
     begin = time.time() if stages.is_two_stage(config) else process_start()  # what came before has its own timeline
     source, evaluation_source = stages.sources(config, workdir, frozen)
     processes.run_on_primary(lambda: check_workdir(workdir, config))
-    known = processes.run_on_primary(lambda: read_stretches(workdir))
+    known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
     if not known:
         trainer.intervals(config, source.size)  # a mistake there is told before anything is made
     with ExitStack() as stack, loop.interrupted() as stop:
         kept = Checkpoints(workdir, config.train.max_to_keep, config.train.best_metric, at=config.train.checkpoints)
         checkpoints = stack.enter_context(closing(kept))
         saved = checkpoints.steps()
-        stretches = go_on(known, saved[-1] if saved else 0, config.train.batch)
-        steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
+        history = extend(known, saved[-1] if saved else 0, config.train.batch)
+        steps, evaluating, saving = trainer.intervals(config, source.size, history)
         start_from: str | Path = config.train.init_from
         if config.pretraining is not None and not saved:
             start_from = workdir / "pretraining"
@@ -78,8 +78,8 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         training = trainer.build_training(parts, steps)
         state = checkpoints.restore(training.shapes) if saved else None
         if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
-            stretches = go_on(stretches, int(state.step), config.train.batch)
-            steps, evaluating, saving = trainer.intervals(config, source.size, stretches)
+            history = extend(history, int(state.step), config.train.batch)
+            steps, evaluating, saving = trainer.intervals(config, source.size, history)
             training = trainer.build_training(parts, steps)
         last = min(steps, stop_at or steps)
         start = int(state.step) if state is not None else 0
@@ -88,12 +88,12 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
         if state is not None and start >= last and not owed:  # and whole: a damaged one would have been passed over
             processes.log_primary(f"{config.name}: step {start:,} of {last:,} is done already{_reported(workdir)}")
             return 0
-        processes.run_on_primary(lambda: open_workdir(workdir, config, stretches))
+        processes.run_on_primary(lambda: open_workdir(workdir, config, history))
         tokenizer = setup.prepare_tokenizer(workdir, config, source)
         if state is None:
             state = trainer.first_state(start_from, parts, training)
         _introduce(config, state, source, steps, start)
-        timeline.go_on(read_lines(workdir / "metrics.jsonl"), start)
+        timeline.resume(read_lines(workdir / "metrics.jsonl"), start)
         writer = stack.enter_context(closing(_metrics(workdir, start, config)))
         writer.write_time(start, timeline.metrics())
         progress = Progress(config.train, writer, start, last, steps, source.input_stats, timeline)
@@ -110,7 +110,7 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 latest.clear()
                 if evaluates:
                     with timeline.during("evaluation"):
-                        predict, batches = setup.evaluation(parts, state.averaged(), tokenizer, evaluation_source)
+                        predict, batches = setup.evaluation(parts, state.eval_params(), tokenizer, evaluation_source)
                         try:
                             metrics, samples = runner.run(parts.evaluators, stop.before(predict, done), batches)
                         except loop.Stopped:
@@ -124,7 +124,7 @@ def _train(config: Config, workdir: Path, stop_at: int | None) -> int:
                 writer.write_time(done, timeline.metrics())
 
         part = processes.process_batch_slice(parts.placement.batch)
-        stream = data.training_batches(source, tokenizer, config, start, *part, position(stretches, start))
+        stream = data.training_batches(source, tokenizer, config, start, *part, examples_seen(history, start))
         with setup.closing(stream) as batches:
             put = parts.placement.shard_batch
             if owed:  # it was told to stop while it evaluated

@@ -1,7 +1,6 @@
 """How a field of a config says what it may be: bounds, and the table that its names are looked up in."""
 
 import dataclasses
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 

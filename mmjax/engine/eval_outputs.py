@@ -9,12 +9,12 @@ import numpy as np
 
 from mmjax import data, evaluate
 from mmjax.config import Config, MaskedGeneratorConfig, VisionLanguageConfig
-from mmjax.export.describing import writing_of
+from mmjax.export.describing import text_decoding
 from mmjax.export.model import decoding_of
 from mmjax.models import masked_generator, vision_language
 from mmjax.nn.partitioner import Partitioner
-from mmjax.sample.masked import make_draw
-from mmjax.sample.text import make_write
+from mmjax.sample.masked import make_sampler
+from mmjax.sample.text import make_text_generator
 from mmjax.types import HOST_FIELDS, PADDING, Batch, Params
 
 Predicted = Callable[..., dict[str, jax.Array]]
@@ -35,7 +35,7 @@ def seen_by_evaluators(config: Config, predict: Predicted, partitioner: Partitio
 
 
 def _drawing(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
-    draw = make_draw(masked_generator.functions(config, partitioner), decoding_of(config))
+    draw = make_sampler(masked_generator.model_fns(config, partitioner), decoding_of(config))
     looks = evaluate.DRAWN.intersection(evaluate.build(config))
 
     def drawn(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -55,7 +55,7 @@ def _drawing(config: Config, predict: Predicted, partitioner: Partitioner) -> Pr
 
 
 def _writing(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
-    write = make_write(vision_language.functions(config, partitioner), writing_of(config))
+    write = make_text_generator(vision_language.model_fns(config, partitioner), text_decoding(config))
     asked = {evaluate.WRITTEN[name] for name in evaluate.build(config) if name in evaluate.WRITTEN}
 
     def written(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -185,12 +185,12 @@ def _encode(
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = setup.local_placement(config)
     placed = jax.device_put(dict(params), placement.replicated)
-    functions = masked_generator.functions(config)
+    model_fns = masked_generator.model_fns(config)
 
     def encode(params: Mapping[str, Params], image: jax.Array) -> dict[str, jax.Array]:
-        codes = {"codes": functions.encode(params[VISUAL_TOKENIZER], image)}
-        if functions.encode_reference is not None:
-            codes["reference_codes"] = functions.encode_reference(params[REFERENCE], image)
+        codes = {"codes": model_fns.encode(params[VISUAL_TOKENIZER], image)}
+        if model_fns.encode_reference is not None:
+            codes["reference_codes"] = model_fns.encode_reference(params[REFERENCE], image)
         return codes
 
     compiled = jax.jit(encode, out_shardings=placement.batch)

@@ -23,7 +23,7 @@ from mmjax.nn.positions import sincos_2d
 
 # Where the parameters of both ends lie on the mesh; see models/rules.py.
 _ENDS: Rules = (
-    (r"blank", ("fsdp",)),
+    (r"query_embedding", ("fsdp",)),
     (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
 )
@@ -87,8 +87,8 @@ class DirectGenerator(nn.Module):
             self.vocabulary, layers=m.text_layers, **encoder, unroll=m.text_layers, name="text"
         )(text)
         rows = self.size // 2 ** len(m.decoder_widths)
-        blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))
-        visual = (blank[None] + sincos_2d(rows, rows, m.width))[None].astype(dtype)
+        query_embedding = self.param("query_embedding", nn.initializers.normal(0.02), (m.width,))
+        visual = (query_embedding[None] + sincos_2d(rows, rows, m.width))[None].astype(dtype)
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
             patch = 2 ** len(m.decoder_widths)

@@ -24,7 +24,7 @@ _PERCEPTRON: Rules = (
 # The sharding rules of each kind.
 RULES: dict[str, Rules] = {
     "cross_attention": STACK,
-    "joint": (*STACK, (r".*mark", ("fsdp",))),
+    "joint": (*STACK, (r".*type_embedding", ("fsdp",))),
     "mlp": _PERCEPTRON,
     "bilinear": _PERCEPTRON,
 }
@@ -95,8 +95,8 @@ class AttentionFusion(nn.Module):
         if not self.joint:
             return layer_norm(stack(visual, context=text, context_mask=text_mask), "norm")
         n, d = visual.shape[1:]
-        mark = self.param("mark", nn.initializers.normal(0.02), (d,)).astype(text.dtype)
-        tokens = jnp.concatenate([visual, text + mark[None, None]], axis=1)
+        type_embedding = self.param("type_embedding", nn.initializers.normal(0.02), (d,)).astype(text.dtype)
+        tokens = jnp.concatenate([visual, text + type_embedding[None, None]], axis=1)
         mask = jnp.pad(text_mask, ((0, 0), (0, 0), (0, 0), (n, 0)), constant_values=True)
         return layer_norm(stack(tokens, mask)[:, :n], "norm")
 

@@ -27,11 +27,11 @@ from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, Params
 
 _RULES: Rules = (
-    (r"(reference_)?codes/table", ("model", "fsdp")),
+    (r"(reference_)?codes/embedding", ("model", "fsdp")),
     (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
     (r"position_\d+/kernel", (None, "fsdp")),
     (r"head/kernel", ("fsdp", "model")),
-    (r"mask|reference_mark", ("fsdp",)),
+    (r"mask|reference_type_embedding", ("fsdp",)),
 )
 
 
@@ -77,7 +77,7 @@ def sharding_rules(config: Config) -> Rules:
 
 
 @dataclass(frozen=True)
-class Functions:
+class ModelFns:
     """What sampling needs of a generator and its visual tokenizer.
 
     Attributes:
@@ -97,7 +97,7 @@ class Functions:
     grid: tuple[int, ...]
 
 
-def functions(config: Config, partitioner: Partitioner = UNSHARDED) -> Functions:
+def model_fns(config: Config, partitioner: Partitioner = UNSHARDED) -> ModelFns:
     assert config.tokenizer is not None
     generator, tokenizer, frames = (
         build(config, partitioner),
@@ -121,7 +121,7 @@ def functions(config: Config, partitioner: Partitioner = UNSHARDED) -> Functions
         return generator.apply({"params": params}, text, **given, method="context")  # type: ignore[arg-type]
 
     encode_reference = None if config.reference is None else _encode_reference(config.reference)
-    return Functions(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
+    return ModelFns(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
 
 
 def _encode_reference(config: Config) -> Callable[..., jax.Array]:
@@ -148,10 +148,10 @@ class CodeEmbedding(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "k d"]:
         normal = nn.initializers.normal(0.5)
-        table: jax.Array = self.param("table", normal, (fsq.size(self.levels), self.width))
-        for i, digits in enumerate(np.unravel_index(np.arange(len(table)), self.levels, order="F")):
-            table += self.param(f"digit_{i}", normal, (self.levels[i], self.width))[digits]
-        return table
+        embedding: jax.Array = self.param("embedding", normal, (fsq.size(self.levels), self.width))
+        for i, digits in enumerate(np.unravel_index(np.arange(len(embedding)), self.levels, order="F")):
+            embedding += self.param(f"digit_{i}", normal, (self.levels[i], self.width))[digits]
+        return embedding
 
 
 class MaskedGenerator(nn.Module):
@@ -199,7 +199,9 @@ class MaskedGenerator(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (fsq.size(self.levels),))
         if self.reference_levels:
             self.reference_codes = CodeEmbedding(self.reference_levels, m.width)
-            self.reference_mark = self.param("reference_mark", nn.initializers.normal(0.5), (m.width,))
+            self.reference_type_embedding = self.param(
+                "reference_type_embedding", nn.initializers.normal(0.5), (m.width,)
+            )
             self.reference_norm = nn.LayerNorm(dtype=FLOAT32)
 
     def __call__(
@@ -232,7 +234,7 @@ class MaskedGenerator(nn.Module):
             return {"logits": self.logits(codes, masked, *context)}
         (features, filled), mask = encode_both(self.text, given, hidden_text)
         context = self._context(features, mask, reference_codes, reference_mask)
-        words = text_logits(filled, self.text.variables["params"]["table"])
+        words = text_logits(filled, self.text.variables["params"]["embedding"])
         return {"logits": self.logits(codes, masked, *context), "text_logits": words}
 
     def context(
@@ -278,7 +280,7 @@ class MaskedGenerator(nn.Module):
         """The features of a reference, with positions that are those of the grid to fill in, and what lies at those."""
         width = self.model.width
         placed = vectors = self.reference_codes()[codes]
-        x = vectors + self.reference_mark.reshape(*(1,) * codes.ndim, width)
+        x = vectors + self.reference_type_embedding.reshape(*(1,) * codes.ndim, width)
         for axis, (project, ours, theirs) in enumerate(zip(self.position, self.grid, codes.shape[1:], strict=True)):
             places = _places(ours, theirs, axis == len(self.grid) - 3)
             x += _along(project(sincos_at(places, width)), axis, codes.ndim)
@@ -295,9 +297,9 @@ class MaskedGenerator(nn.Module):
         placed: Float[Array, "b *grid d"] | None = None,
     ) -> Float[Array, "b *grid k"]:
         """Logits of the code at every place, float32; see context."""
-        m, table, sides = self.model, self.codes(), codes.shape[1:]
+        m, embedding, sides = self.model, self.codes(), codes.shape[1:]
         everywhere = (1,) * codes.ndim
-        x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), table[codes])
+        x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), embedding[codes])
         x = x if placed is None else x + placed
         for axis, project in enumerate(self.position):
             x += _along(project(sincos_1d(sides[axis], m.width)), axis, codes.ndim)
@@ -308,7 +310,7 @@ class MaskedGenerator(nn.Module):
         angles = rope_angles(sides, m.width // m.heads)
         x = self.norm(self.layers(x, None, context, context_mask, angles).astype(jnp.float32))
         x = self.head_norm(nn.gelu(self.head(x)).astype(jnp.float32)).astype(jnp.dtype(m.dtype))
-        flat = x.reshape(-1, m.width) @ (table * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
+        flat = x.reshape(-1, m.width) @ (embedding * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
         return flat.astype(jnp.float32).reshape(*codes.shape, -1) + self.bias.reshape(*everywhere, -1)
 
 

@@ -14,7 +14,7 @@ from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack, StackCache
 from mmjax.types import BEGIN, FLOAT32
 
-RULES: Rules = (*STACK, (r".*decoder/table", ("model", "fsdp")))  # the sharding rules of one named "decoder"
+RULES: Rules = (*STACK, (r".*decoder/embedding", ("model", "fsdp")))  # the sharding rules of one named "decoder"
 
 
 class Cache(NamedTuple):
@@ -52,7 +52,7 @@ class TextDecoder(nn.Module):
     partitioner: Partitioner = UNSHARDED
 
     def setup(self) -> None:
-        self.table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
+        self.embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
         self.stack = Stack(
             self.layers,
             self.heads,
@@ -80,7 +80,7 @@ class TextDecoder(nn.Module):
         angles = rope_angles((length,), self.width // self.heads)
         return self._logits(self.stack(x, causal, context, context_mask, angles))
 
-    def begin(
+    def prefill(
         self, context: Float[Array, "b n d"], context_mask: Bool[Array, "b 1 1 n"] | None, length: int
     ) -> tuple[Float[Array, "b v"], Cache]:
         """Logits of the first token, and room for a text of `length` tokens."""
@@ -107,11 +107,11 @@ class TextDecoder(nn.Module):
         return self._logits(x)[:, 0], Cache(kv_cache, cache.context_mask, place + 1)
 
     def _embed(self, text: Int[Array, "b t"], positions: Float[Array, "t d"]) -> Float[Array, "b t d"]:
-        return (self.table[text] + positions[None]).astype(self.dtype)
+        return (self.embedding[text] + positions[None]).astype(self.dtype)
 
     def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         x = self.norm(x.astype(FLOAT32)).astype(self.dtype)
-        logits = x @ (self.table * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
+        logits = x @ (self.embedding * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
         return logits.astype(jnp.float32) + self.bias[None, None]
 
 

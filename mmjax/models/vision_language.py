@@ -42,7 +42,7 @@ FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2
 MOST_SCALE = 100.0
 MATCHED = 3  # pairs of an example that matching judges
 
-__all__ = ["Functions", "VisionLanguage", "build", "functions", "inputs", "sharding_rules"]
+__all__ = ["ModelFns", "VisionLanguage", "build", "inputs", "model_fns", "sharding_rules"]
 
 
 def build(config: Config, partitioner: Partitioner = UNSHARDED) -> "VisionLanguage":
@@ -153,7 +153,7 @@ class VisionLanguage(nn.Module):
             (features, filled), mask = encode_both(self.text, text, hidden_text)
             words, outputs["text_logits"] = (
                 (features, mask),
-                text_logits(filled, self.text.variables["params"]["table"]),
+                text_logits(filled, self.text.variables["params"]["embedding"]),
             )
         elif text is not None and "text" in required_encoders(self.model, terms):
             words = self._words(text)
@@ -187,9 +187,9 @@ class VisionLanguage(nn.Module):
         visual = self._placed(self.vision(image))
         return visual if question is None else self.fusion(visual, *self._words(question))
 
-    def begin(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
+    def prefill(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
         """Begins a text; see TextDecoder.begin."""
-        return self.decoder.begin(context, None, length)
+        return self.decoder.prefill(context, None, length)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
         """Goes on with a text; see TextDecoder.step."""
@@ -272,7 +272,7 @@ def _unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
 
 
 @dataclass(frozen=True)
-class Functions:
+class ModelFns:
     """What describing needs of a model.
 
     Attributes:
@@ -286,36 +286,36 @@ class Functions:
     """
 
     context: Callable[..., jax.Array]
-    begin: Callable[..., Any]
+    prefill: Callable[..., Any]
     step: Callable[..., Any]
     gather_cache: Callable[..., Any]
     embed_image: Callable[..., jax.Array]
     embed_text: Callable[..., jax.Array]
-    look: Callable[..., jax.Array]
+    attention_maps: Callable[..., jax.Array]
 
 
-def functions(config: Config, partitioner: Partitioner = UNSHARDED) -> Functions:
+def model_fns(config: Config, partitioner: Partitioner = UNSHARDED) -> ModelFns:
     module = build(config, partitioner)
 
     def method(name: str) -> Callable[..., Any]:
         return lambda params, *seen: module.apply({"params": params}, *seen, method=name)
 
-    def look(
+    def attention_maps(
         params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
     ) -> Float[Array, "b t n"]:
         context = method("context")(params, image, question)
-        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["looking"])
-        ((q, k),) = kept["looking"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
+        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["attention_maps"])
+        ((q, k),) = kept["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
         scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
         logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
         return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
 
-    return Functions(
+    return ModelFns(
         context=method("context"),
-        begin=method("begin"),
+        prefill=method("prefill"),
         step=method("step"),
         gather_cache=gather_cache,
         embed_image=method("embed_image"),
         embed_text=method("embed_text"),
-        look=look,
+        attention_maps=attention_maps,
     )

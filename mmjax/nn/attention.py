@@ -100,6 +100,6 @@ class MultiHeadAttention(nn.Module):
                 )
         else:
             k, v = kv_cache
-        self.sow("looking", "queries_keys", (q, k))  # kept only where somebody asks for it
+        self.sow("attention_maps", "queries_keys", (q, k))  # kept only where somebody asks for it
         attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.partitioner), ATTENDED)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended), (k, v)

@@ -174,7 +174,7 @@ class Stack(nn.Module):
         block = kind(self.heads, self.dtype, self.kernel, self.partitioner, self.frames, name="block")
         scan = nn.scan(
             layer,
-            variable_axes={"params": 0, "looking": 0},
+            variable_axes={"params": 0, "attention_maps": 0},
             split_rngs={"params": True},
             length=self.layers,
             unroll=self.unroll,

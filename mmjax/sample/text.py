@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int
 from mmjax.types import END, PADDING, Params
 
 Step = Callable[[Int[Array, "b"], Any], tuple[Float[Array, "b v"], Any]]  # (tokens, cache) -> next logits, cache
-RowsOf = Callable[[Any, Int[Array, "r"]], Any]  # (cache, rows) -> the cache of these rows
+GatherCache = Callable[[Any, Int[Array, "r"]], Any]  # (cache, rows) -> the cache of these rows
 
 
 @dataclass(frozen=True)
-class Writing:
+class TextDecoding:
     """How tokens are chosen; every field is compiled in.
 
     Attributes:
@@ -38,7 +38,7 @@ class Writing:
     temperature: float = 1.0
 
 
-def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
+def make_text_generator(model_fns: Any, writing: TextDecoding) -> Callable[..., jax.Array]:
     """The pure function write(params, image, question, seeds) -> token ids [b, t], not compiled.
 
     Args:
@@ -50,24 +50,24 @@ def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
     def written(
         params: Params, image: Float[Array, "b *f y x c"], question: Int[Array, "b q"] | None, seeds: Int[Array, "b"]
     ) -> Int[Array, "b t"]:
-        context = functions.context(params, image, question)
-        first, cache = functions.begin(params, context, writing.length)
+        context = model_fns.context(params, image, question)
+        first, cache = model_fns.prefill(params, context, writing.length)
 
         def step(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            logits, cache = functions.step(params, token, cache)
+            logits, cache = model_fns.step(params, token, cache)
             return logits, cache
 
-        return write(first, cache, step, functions.gather_cache, writing, seeds)
+        return generate_text(first, cache, step, model_fns.gather_cache, writing, seeds)
 
     return written
 
 
-def write(
+def generate_text(
     first: Float[Array, "b v"],
     cache: Any,
     step: Step,
-    gather_cache: RowsOf,
-    writing: Writing,
+    gather_cache: GatherCache,
+    writing: TextDecoding,
     seeds: Int[Array, "b"],
 ) -> Int[Array, "b t"]:
     """Token ids of a text each, with its end token and padding behind it; without, where `length` tokens did not do.
@@ -91,11 +91,11 @@ def write(
             keys, likely
         ).astype(jnp.int32)
 
-    def goes_on(state: Any) -> jax.Array:
+    def cond_fn(state: Any) -> jax.Array:
         place, _, done, _, _ = state
         return (place < length) & ~jnp.all(done)
 
-    def turn(state: Any) -> Any:
+    def body_fn(state: Any) -> Any:
         place, logits, done, texts, cache = state
         token = jnp.where(done, PADDING, choose(logits, place))
         texts = jax.lax.dynamic_update_slice_in_dim(texts, token[:, None], place, 1)
@@ -106,7 +106,7 @@ def write(
         return place + 1, logits, done, texts, cache
 
     texts = jnp.full((count, length), PADDING, jnp.int32)
-    texts = jax.lax.while_loop(goes_on, turn, (jnp.int32(0), first, jnp.zeros(count, jnp.bool_), texts, cache))[3]
+    texts = jax.lax.while_loop(cond_fn, body_fn, (jnp.int32(0), first, jnp.zeros(count, jnp.bool_), texts, cache))[3]
     return texts
 
 
@@ -123,7 +123,7 @@ def nucleus(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
 
 
 def beam_search(
-    first: Float[Array, "b v"], cache: Any, step: Step, gather_cache: RowsOf, writing: Writing
+    first: Float[Array, "b v"], cache: Any, step: Step, gather_cache: GatherCache, writing: TextDecoding
 ) -> Int[Array, "b t"]:
     """The best of the texts that beam search finds.
 
@@ -137,13 +137,13 @@ def beam_search(
     def penalty(tokens: jax.Array) -> jax.Array:
         return ((5.0 + tokens.astype(jnp.float32)) / 6.0) ** writing.length_penalty
 
-    def goes_on(state: Any) -> jax.Array:
+    def cond_fn(state: Any) -> jax.Array:
         place, _, alive, _, ended, _, _ = state
         # A score only falls as a text grows, and its penalty divides it by this much at most.
         hope = jnp.max(alive, axis=1) / penalty(jnp.int32(length))
         return (place < length) & jnp.any(hope > jnp.min(ended, axis=1))
 
-    def turn(state: Any) -> Any:
+    def body_fn(state: Any) -> Any:
         place, logits, alive, texts, ended, kept, cache = state
         chances = jax.nn.log_softmax(logits.reshape(count, beams, vocabulary))
         scores, found = jax.lax.top_k((alive[..., None] + chances).reshape(count, -1), grow)
@@ -172,4 +172,4 @@ def beam_search(
         jnp.full((count, beams, length), PADDING, jnp.int32),
         gather_cache(cache, rows),
     )
-    return jax.lax.while_loop(goes_on, turn, state)[5][:, 0]
+    return jax.lax.while_loop(cond_fn, body_fn, state)[5][:, 0]

@@ -60,7 +60,7 @@ def train(
             _fetch(log, *late)
         late = (done, metrics, waited, sent)
         after(state, done)
-        timeline.stepped(done)
+        timeline.step_done(done)
     if late:
         _fetch(log, *late)
     return state
@@ -73,7 +73,7 @@ def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any
 
 def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bool = False) -> None:
     """Raises UserError once `limit` steps in a row were skipped: not finite, or spikes where those are skipped too."""
-    if metrics["bad_steps"] >= limit:
+    if metrics["nonfinite_steps"] >= limit:
         spike = " or, by train.skip_grad_spikes, a spike" if spikes else ""
         raise UserError(
             f"step {step}: the loss, its gradient or the update was not finite{spike} {limit} steps in a row "

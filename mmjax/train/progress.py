@@ -16,7 +16,7 @@ from mmjax.train.metrics import Metrics
 from mmjax.train.timeline import Timeline
 from mmjax.types import InputStats
 
-COUNTERS = ("bad_steps", "examples", "wait", "transfer", "ready")  # not averaged
+COUNTERS = ("nonfinite_steps", "examples", "wait", "transfer", "ready")  # not averaged
 TOO_LONG = 0.2  # of the time, to wait for the input
 JUDGED = 10.0  # seconds at least in which that is measured
 
@@ -64,7 +64,7 @@ class Progress:
         self.bar.update(step - self.bar.n)
         if step % self.train.log_every and step != self.steps:
             return
-        finite = [row for row in self.window if row["bad_steps"] == 0]
+        finite = [row for row in self.window if row["nonfinite_steps"] == 0]
         names = [name for name in values if name not in COUNTERS]
         metrics = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
         metrics["images_per_second"] = rate

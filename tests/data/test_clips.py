@@ -139,10 +139,10 @@ def test_without_pyav_and_tensorflow(tmp_path: Path) -> None:
 import sys
 sys.modules["av"] = sys.modules["tensorflow"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import config
+from made_data import config_dict
 import mmjax.data as data
 from mmjax.types import UserError
-config = config("clips_folder", sys.argv[1], frames=3)
+config = config_dict("clips_folder", sys.argv[1], frames=3)
 try:
     data.open_source(config.data, False, 0)
 except UserError as error:

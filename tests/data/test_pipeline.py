@@ -245,9 +245,9 @@ def test_these_need_no_tensorflow(name: str, roots: dict[str, Path]) -> None:
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them raises ImportError
 sys.path.insert(0, "tests/data")
-from made_data import config
+from made_data import config_dict
 import mmjax.data as data
-config = config(*sys.argv[1:])
+config = config_dict(*sys.argv[1:])
 source = data.open_source(config.data, True, 0)
 tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
 batch = next(data.training_batches(source, tokenizer, config))
@@ -265,10 +265,10 @@ def test_importing_opens_no_tensorflow_and_a_program_may_end_while_batches_are_m
         """
 import sys
 sys.path.insert(0, "tests/data")
-from made_data import config
+from made_data import config_dict
 import mmjax.data as data
 assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modules
-config = config("coco_folder", sys.argv[1])
+config = config_dict("coco_folder", sys.argv[1])
 source = data.open_source(config.data, True, 0)
 tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), 300))
 batches = data.training_batches(source, tokenizer, config)

@@ -152,7 +152,7 @@ def test_impossible_fields_are_one_line(fields: dict[str, Any], hint: str) -> No
 def test_sounds_do_not_mix_with_images_or_other_features() -> None:
     sound, shapes = {"source": "audio_folder", "root": "x"}, {"source": "scenes"}
     with pytest.raises(UserError, match=r"data\.mixture\.b\.source: scenes .*sounds"):
-        config_dict("mixture", parts={"a": sound, "b": shapes})
+        config_dict("mixture", mixture={"a": sound, "b": shapes})
     with pytest.raises(UserError, match=r"data\.mixture\.b\.audio: .*data\.audio"):
-        config_dict("mixture", parts={"a": sound, "b": sound | {"audio": {"bins": 64}}})
-    assert config_dict("mixture", parts={"a": sound, "b": sound}).data.mixture["b"].audio.bins == 128
+        config_dict("mixture", mixture={"a": sound, "b": sound | {"audio": {"bins": 64}}})
+    assert config_dict("mixture", mixture={"a": sound, "b": sound}).data.mixture["b"].audio.bins == 128

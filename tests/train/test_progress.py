@@ -35,7 +35,7 @@ def steps(
         feed.ready = step % 2
         for name, seconds in spent.items():
             feed.spend(name, seconds)
-        shown.log(step, {"loss": 1.0, "bad_steps": 0.0, "examples": 3.0, "wait": wait, "transfer": sent})
+        shown.log(step, {"loss": 1.0, "nonfinite_steps": 0.0, "examples": 3.0, "wait": wait, "transfer": sent})
     shown.close()
     shown.timeline.close()
     return written
