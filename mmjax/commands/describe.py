@@ -14,7 +14,6 @@ from mmjax.commands.input_reading import check_out, files_in, read_all, write_im
 from mmjax.commands.loading import load_able
 from mmjax.config import Config
 from mmjax.export import Captioner, QuestionAnswerer
-from mmjax.models.vision_language import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [file for path in arguments.image for file in (files_in(path, config) if path.is_dir() else [path])]
     if arguments.maps and len(paths) > MAX_MAPS:
         raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
-    if arguments.maps and len(image_shape(config.data)) == 4:
+    if arguments.maps and len(config.data.image_shape) == 4:
         raise UserError("--maps: this model sees clips; only what was looked at in images and sounds can be drawn")
     chosen = {name: getattr(arguments, name) for name in WRITING if getattr(arguments, name) is not None}
     shown, count = [], 0

@@ -61,7 +61,7 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
             "enlarge images again"
         )
-    index = data.write_prepared(arguments.to, data.open_originals(config.data), **options)
+    index = data.write_prepared(arguments.to, data.open_raw(config.data), **options)
     counts = ", ".join(
         f"{name} {split.examples:,} kept, {len(split.rejected):,} rejected" for name, split in index.splits.items()
     )

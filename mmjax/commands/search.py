@@ -16,7 +16,6 @@ from mmjax.commands.index import Index, Stamp, address, nearest, read_index, upd
 from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
 from mmjax.commands.loading import load_able
 from mmjax.export import DualEncoder
-from mmjax.models.vision_language import image_shape
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
 from mmjax.types import UserError
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if texts is not None and arguments.out:
         raise UserError(f"--out: draws images, and {source} has texts; leave it out")
     model = load_able(arguments, DualEncoder, "embeds images and texts")
-    if arguments.out and len(image_shape(model.config.data)) != 3:
+    if arguments.out and len(model.config.data.image_shape) != 3:
         raise UserError("--out: draws images, and this model sees clips; leave it out")
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     kept = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))

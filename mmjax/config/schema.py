@@ -1,8 +1,7 @@
 """How a field of a config says what it may be: bounds, and the table that its names are looked up in."""
 
 import dataclasses
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.types import UserError
@@ -26,7 +25,7 @@ def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MI
     return dataclasses.field(default=default, default_factory=factory, metadata=limits)
 
 
-def check_bounds(name: str, value: Any, limits: typing.Mapping[str, Any]) -> None:
+def check_bounds(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     """Raises UserError where a number, or an item of a list, is outside its bounds."""
     for item in value if isinstance(value, tuple) else (value,):
         for limit in limits.keys() & _HOLDS.keys():
@@ -34,7 +33,7 @@ def check_bounds(name: str, value: Any, limits: typing.Mapping[str, Any]) -> Non
                 raise UserError(f"{name}: must be {_told(limits)}, not {item}")
 
 
-def _told(limits: typing.Mapping[str, Any]) -> str:
+def _told(limits: Mapping[str, Any]) -> str:
     words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
     return " and ".join(f"{text} {limits[limit]:,}" for limit, text in words.items() if limit in limits)
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +65,28 @@ def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarra
     return np.asarray(cropped)
 
 
-def load_image(path: str | Path, short_side: int, content: bytes | None = None) -> Image.Image:
+def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "y x"]:
+    """A mask from an encoded file, upright: the numbers of the colors of a palette, else gray levels.
+
+    Raises:
+        UserError: as load_image.
+    """
+    return np.asarray(
+        load_image(name, 1 << 30, content, lambda image: image if image.mode == "P" else image.convert("L"))
+    )
+
+
+def load_image(
+    path: str | Path,
+    short_side: int,
+    content: bytes | None = None,
+    convert: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
     """An image's first frame as RGB, upright. A JPEG may be smaller, if its short side stays at least `short_side`.
 
     Args:
         content: of the file, where it was read already.
+        convert: to something else than RGB.
 
     Raises:
         UserError: for a file that is missing, too large, broken or not an image.
@@ -85,7 +103,7 @@ def load_image(path: str | Path, short_side: int, content: bytes | None = None) 
                         f"and have at most {MAX_PIXELS // 10**6} million"
                     )
                 image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decoded smaller where that loses nothing
-                rgb, turn = to_rgb(image), orientation(image)
+                rgb, turn = (convert or to_rgb)(image), orientation(image)
                 return rgb if turn is None else rgb.transpose(turn)
     except UserError:
         raise

@@ -82,7 +82,7 @@ def check(config: Config) -> None:
 def check_evaluation(config: Config) -> Placement:
     """The same for a config that is only to be evaluated; returns where batches go."""
     evaluate.build(config)
-    given, by = data.provides(config.data), f"data.source={config.data.source}"
+    given, by = tuple(config.data.features), f"data.source={config.data.source}"
     if is_on_codes(config):
         given = ("codes", *(name for name in given if name in ("text", "scene")))
         by = "the visual tokens of a data set"

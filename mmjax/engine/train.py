@@ -141,7 +141,7 @@ def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
         writer = stack.enter_context(closing(_metrics(workdir, start, config)))
         writer.write_time(start, timeline.metrics())
         steps = (start, run.last, run.schedule.steps)
-        progress = Progress(config.train, writer, *steps, run.source.feed, timeline)
+        progress = Progress(config.train, writer, *steps, run.source.input_stats, timeline)
         stack.enter_context(closing(progress))
         stack.enter_context(watching(timeline))
         after = _after_step(run, tokenizer, writer, progress, timeline, stop)

@@ -42,7 +42,7 @@ class _Describing(LoadedModel):
     """
 
     def _images(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
-        shape = vision_language.image_shape(self.config.data)
+        shape = self.config.data.image_shape
         count = len(images) if hasattr(images, "__len__") else 0
         if not count:
             raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from mmjax import models
 from mmjax.config import ComputeConfig, Config, DataConfig, to_dict
 from mmjax.files import write_json
-from mmjax.models import vision_language, visual_tokenizer
+from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.train.workdir import read_config, versions
 from mmjax.types import Params, UserError
@@ -189,7 +189,7 @@ def _describing_card(config: Config) -> tuple[str, str]:
     terms, abilities, shape = (
         config.losses,
         models.find(config).abilities(config),
-        vision_language.image_shape(config.data),
+        config.data.image_shape,
     )
     *frames, rows, columns, channels = shape
     seen = (

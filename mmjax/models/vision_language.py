@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmjax.config import Config, DataConfig
+from mmjax.config import Config
 from mmjax.config.schema import require
 from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
 from mmjax.models.checks import check_transformer
@@ -46,7 +46,7 @@ def _own(config: Config) -> VisionLanguageConfig:
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> VisionLanguage:
-    shape, outputs = image_shape(config.data), trained_outputs(config)
+    shape, outputs = config.data.image_shape, trained_outputs(config)
     return VisionLanguage(_own(config), config.text.vocabulary, outputs, shape, grid(config), compute)
 
 
@@ -55,7 +55,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
     found = {}
     if "image" in required_encoders(model, outputs):
-        found["image"] = jax.ShapeDtypeStruct((1, *image_shape(config.data)), jnp.float32)
+        found["image"] = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
         if model.encoder == "resnet":
             found["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
     of_classes = model.classify if "class_logits" in outputs else ""
@@ -110,19 +110,10 @@ def abilities(config: Config) -> frozenset[str]:
     return frozenset(given[name] for name in trained_outputs(config) if name in given)
 
 
-def image_shape(data: DataConfig) -> tuple[int, ...]:
-    """Of an image, a clip, or a sound as an image."""
-    sounds = next(iter(data.mixture.values())) if data.source == "mixture" else data
-    if sounds.source == "audio_folder":
-        return sounds.audio.bins, sounds.audio.frames, 1
-    frames = (data.frames,) if data.frames > 1 else ()
-    return *frames, data.size, data.size, 3
-
-
 def grid(config: Config) -> tuple[int, ...]:
     """Places that the text decoder looks at: (rows, columns), for clips (frames, rows, columns)."""
     model = _own(config)
-    *frames, rows, columns, _ = image_shape(config.data)
+    *frames, rows, columns, _ = config.data.image_shape
     side = resnet.STRIDE if model.encoder == "resnet" else model.patch
     return *(math.ceil(f / model.time) for f in frames), math.ceil(rows / side), math.ceil(columns / side)
 
