@@ -6,7 +6,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from mmjax import data
 from mmjax.config import Config, to_dict
@@ -16,6 +15,7 @@ from mmjax.evaluate.report import write_report
 from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.files import read_lines
 from mmjax.parallel import processes
+from mmjax.progress import write
 from mmjax.train import loop
 from mmjax.train.batch_size_history import examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
@@ -175,4 +175,4 @@ def report_evaluation(
     for name, sample in samples.items():
         writer.write_image(step, name, runner.grid(list(sample.rows.values())))
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    tqdm.write(f"step {step:,}: {shown}")
+    write(f"step {step:,}: {shown}")

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 from safetensors import numpy as safetensors
-from tqdm import tqdm
 
 from mmjax.config import Config
 from mmjax.data.pipeline import evaluation_size, in_background, make_reading, report_rejected
 from mmjax.data.source import Rows, Source
 from mmjax.data.tokens import INDEX, KEPT, UNFINISHED, Index, Shard, Shards, Split, check_address, damages, read_index
 from mmjax.files import write_file, write_json
+from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
 POSITIONS = 4096  # of a shard, about
@@ -65,7 +65,7 @@ def write_tokens(
     (folder / INDEX).unlink(missing_ok=True)
     clear(folder, index.shards)
     reading = make_reading(config.data, done, total, batch, 0, batch, training, 0)
-    bar = tqdm(None, f"encoding {split}", total, initial=done, unit="image", leave=False, delay=2, dynamic_ncols=True)
+    bar = progress_bar(None, f"encoding {split}", total, initial=done, unit="image")
     with bar, contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
         while done < total:
             encoded = []

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from mmjax import data, evaluate, losses, models
 from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig
@@ -22,6 +21,7 @@ from mmjax.losses.perceptual import perceptual
 from mmjax.models import lpips
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
+from mmjax.progress import progress_bar
 from mmjax.train.metrics import check_wandb
 from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict
@@ -217,8 +217,7 @@ def evaluation(
     def batches() -> Iterable[Batch]:
         total = math.ceil(data.evaluation_size(source, parts.config) / parts.config.evaluate.batch)
         passed = data.evaluation_batches(source, tokenizer, parts.config)
-        shown: dict[str, Any] = {"unit": "batch", "leave": False, "delay": 2, "dynamic_ncols": True}
-        return tqdm(passed, "evaluating", total, disable=not processes.is_primary(), **shown)
+        return progress_bar(passed, "evaluating", total, unit="batch", disable=not processes.is_primary())
 
     return predict, batches
 
