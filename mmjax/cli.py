@@ -163,9 +163,9 @@ def _log_to_terminal() -> None:
 
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            from tqdm import tqdm
+            from mmjax import progress
 
-            tqdm.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
+            progress.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
 
     logger = logging.getLogger("mmjax")
     logger.addHandler(Terminal(logging.WARNING))

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from mmjax.commands.index import Index, Stamp, address, nearest, read_index, update, write_index
 from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
 from mmjax.commands.loading import load_able
 from mmjax.export import DualEncoder
+from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
 from mmjax.types import UserError
@@ -142,7 +142,7 @@ def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Pa
         wanted = dict.fromkeys(texts, (0, 0))
 
     def embed(names: Sequence[str]) -> Embedded:
-        with tqdm(total=len(names), desc="embedding", leave=False, delay=2, dynamic_ncols=True) as bar:
+        with progress_bar(None, "embedding", len(names), unit="image" if texts is None else "text") as bar:
             yield from _of_images(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
 
     index = update(old, wanted, embed, lambda index: write_index(kept, index, bound))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from mmjax import data, evaluate, losses, models
 from mmjax.config import Config, MeshConfig
@@ -20,6 +19,7 @@ from mmjax.losses import TrainingLoss
 from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
+from mmjax.progress import progress_bar
 from mmjax.train.batch_stats import make_apply
 from mmjax.train.metrics import check_wandb
 from mmjax.train.step import make_predict
@@ -178,8 +178,7 @@ def evaluation(
     def batches() -> Iterable[Batch]:
         total = math.ceil(data.evaluation_size(source, config) / config.evaluate.batch)
         passed = data.evaluation_batches(source, tokenizer, config)
-        shown: dict[str, Any] = {"unit": "batch", "leave": False, "delay": 2, "dynamic_ncols": True}
-        return tqdm(passed, "evaluating", total, disable=not processes.is_primary(), **shown)
+        return progress_bar(passed, "evaluating", total, unit="batch", disable=not processes.is_primary())
 
     return predict, batches
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from mmjax import data, registry
 from mmjax.config import Config, to_dict
@@ -20,6 +19,7 @@ from mmjax.evaluate.report import write_report
 from mmjax.export.load import load
 from mmjax.files import read_lines
 from mmjax.parallel import processes
+from mmjax.progress import write
 from mmjax.train import loop
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
@@ -237,4 +237,4 @@ def report_evaluation(
     for name, sample in samples.items():
         writer.write_image(step, name, runner.grid(list(sample.rows.values())))
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    tqdm.write(f"step {step:,}: {shown}")
+    write(f"step {step:,}: {shown}")
