@@ -201,7 +201,7 @@ def _run(argv: list[str]) -> int:
                 )
                 sub.epilog = (
                     "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
-                    "fields.py and data_fields.py in mmjax/config, and the files of the kinds of models and losses, list them"
+                    "--help-config prints them all"
                 )
             if command in OF_A_FOLDER:
                 sub.add_argument(
