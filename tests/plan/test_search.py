@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig, resolve
+from mmjax.config import Config, MeshConfig, resolve
 from mmjax.plan.report import Plan
 from mmjax.plan.search import apply, candidates, describe, search, table
 from mmjax.plan.topology import Topology, parse

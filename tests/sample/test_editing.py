@@ -46,7 +46,7 @@ def test_a_masked_pixel_redraws_its_token_and_nothing_else_changes() -> None:
 def test_a_variation_redraws_so_many_tokens_by_its_seed(share: float) -> None:
     begin = images(image=IMAGES, variation=share)
     assert (begin.masked.sum((1, 2)) == max(round(25 * share), 1)).all()
-    assert (begin.anew.sum((1, 2)) == 16 * max(round(25 * share), 1)).all()
+    assert (begin.resampled.sum((1, 2)) == 16 * max(round(25 * share), 1)).all()
     alone = start((5, 5), 20, 1, SEEDS[1:], image=IMAGES[1:], variation=share)
     np.testing.assert_array_equal(alone.masked[0], begin.masked[1])
     if share == 0.4:
