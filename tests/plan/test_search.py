@@ -59,14 +59,13 @@ def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() ->
     def compile_(config: Config, topology: Topology) -> Plan:
         """Attention by splash moves little; that of XLA so much that memory is what a step waits for."""
         found = plan(config, topology)
-        assert isinstance(config.model, MaskedGeneratorConfig)
         rate = topology.chip.hbm_rate * found.step_seconds
         return dataclasses.replace(
-            found, bytes_accessed=round(rate / 2 if config.model.attention == "splash" else rate * 2)
+            found, bytes_accessed=round(rate / 2 if config.compute.attention == "splash" else rate * 2)
         )
 
     found = search(masked(), SLICE, 8, plan, compile_, lambda line: None)
-    kinds = [(each.changes["model.attention"], each.changes["model.remat"]) for each in found]
+    kinds = [(each.changes["compute.attention"], each.changes["compute.remat"]) for each in found]
     assert [kernel for kernel, _ in kinds] == ["splash"] * 4 + ["xla"] * 4
     assert {each.changes["mesh"] for each in found} == {MeshConfig(1, 4, 1)}
     with_memory = [float(line.split()[1].rstrip("%")) for line in table(found).splitlines()[1:]]
@@ -91,20 +90,19 @@ def test_batches_divide_into_the_parts_that_are_accumulated() -> None:
 
 def masked() -> Config:
     tokenizer = {"model": {"kind": "visual_tokenizer"}, "train": {"steps": 1}}
-    model = {"kind": "masked_generator", "dtype": "bfloat16"}
-    objective = {"terms": {"masked_visual_modeling": 1.0}}
-    return resolve({"train": {"steps": 1}, "tokenizer": tokenizer, "model": model, "objective": objective})
+    rest = {"model": {"kind": "masked_generator"}, "losses": {"masked_visual_modeling": {}}, "train": {"steps": 1}}
+    return resolve({"components": {"visual_tokenizer": tokenizer}, **rest})
 
 
 def test_candidates_of_a_masked_generator() -> None:
     config = masked()
     kernels = {
-        name: {changes["model.attention"] for changes in candidates(config, parse(name))}
+        name: {changes["compute.attention"] for changes in candidates(config, parse(name))}
         for name in ("v5e:2x2", "h100:4")
     }
     assert kernels == {"v5e:2x2": {"splash", "xla"}, "h100:4": {"cudnn", "xla"}}
-    changed = apply(config, {"mesh": MeshConfig(1, 4, 1), "model.remat": True, "train.batch": 8})
-    assert changed.mesh.fsdp == 4 and changed.model.remat and changed.train.batch == 8
-    assert describe({"mesh": MeshConfig(1, 4, 1), "model.remat": True}) == (
-        "--config.mesh.data=1 --config.mesh.fsdp=4 --config.mesh.model=1 --config.model.remat=true"
+    changed = apply(config, {"mesh": MeshConfig(1, 4, 1), "compute.remat": True, "train.batch": 8})
+    assert changed.mesh.fsdp == 4 and changed.compute.remat and changed.train.batch == 8
+    assert describe({"mesh": MeshConfig(1, 4, 1), "compute.remat": True}) == (
+        "--config.mesh.data=1 --config.mesh.fsdp=4 --config.mesh.model=1 --config.compute.remat=true"
     )
