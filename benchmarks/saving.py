@@ -62,7 +62,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
         def step(save: bool) -> float:
             nonlocal state
             begin = time.perf_counter()
-            state, _ = training.step(state, parts.placement.put(next(batches)))
+            state, _ = training.step(state, parts.placement.shard_batch(next(batches)))
             jax.block_until_ready(state.step)
             done = time.perf_counter()
             if save:

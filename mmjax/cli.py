@@ -75,10 +75,10 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
         try:
             return _run(list(argv))
         except KeyboardInterrupt:
-            processes.leave(128 + signal.SIGINT)
+            processes.exit(128 + signal.SIGINT)
             raise
         except SystemExit as ended:
-            processes.leave(int(ended.code or 0))
+            processes.exit(int(ended.code or 0))
             raise
 
     _keep_compiled_programs()
@@ -90,7 +90,7 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
         traceback.print_exc()
         status = 1
     if status not in ordinary:
-        processes.leave(status)
+        processes.exit(status)
     return status
 
 

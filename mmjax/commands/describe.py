@@ -16,7 +16,7 @@ from mmjax.config import Config
 from mmjax.export import GenerativeModel
 from mmjax.models.needs import image_shape
 from mmjax.sample.chunks import CHUNK
-from mmjax.sample.overlay import draw_looks
+from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
@@ -124,9 +124,9 @@ def _draw(
 ) -> None:
     titles, rows, words, maps = [], [], [], []
     for files, images, texts in shown:
-        looked = model.look(images, texts, None if question is None else [question] * len(texts))
+        looked = model.attention_maps(images, texts, None if question is None else [question] * len(texts))
         titles += [file.name for file in files]
         rows += list(np.broadcast_to(to_uint8(images), (*images.shape[:-1], 3)))
         words += [found.words for found in looked]
         maps += [found.maps for found in looked]
-    write_image("--maps", out, draw_looks(rows, titles, words, maps))
+    write_image("--maps", out, draw_attention_maps(rows, titles, words, maps))

@@ -14,7 +14,7 @@ from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.checkpoint import folder as checkpoint_folder
-from mmjax.train.workdir import check_overrides, read_config, read_stretches
+from mmjax.train.workdir import check_overrides, read_batch_size_history, read_config
 from mmjax.types import Params, UserError
 
 WATCH_SECONDS = 10
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _last(workdir: Path, examples: int) -> int:
     """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
-    return trainer.intervals(read_config(workdir), examples, read_stretches(workdir))[0]
+    return trainer.intervals(read_config(workdir), examples, read_batch_size_history(workdir))[0]
 
 
 def _steps(workdir: Path, config: Config) -> list[int]:
@@ -87,7 +87,7 @@ def _evaluate(workdir: Path, parts: setup.Parts, source: data.Source, step: int,
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
     predict, batches = setup.evaluation(parts, params, tokenizer, source)
     metrics, samples = runner.run(parts.evaluators, predict, batches)
-    if not processes.is_first():
+    if not processes.is_primary():
         return
     runner.write(workdir, step, metrics, samples)
     report = write_report(workdir)

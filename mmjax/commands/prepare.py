@@ -9,7 +9,7 @@ from mmjax.config import Config
 from mmjax.engine import setup, stages
 from mmjax.parallel import processes
 from mmjax.train import loop
-from mmjax.train.workdir import only_training, open_workdir
+from mmjax.train.workdir import open_workdir, workdir_lock
 from mmjax.types import UserError
 
 HELP = (
@@ -61,7 +61,7 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
             "enlarge images again"
         )
-    index = data.write_prepared(arguments.to, data.open_originals(config.data), **options)
+    index = data.write_prepared(arguments.to, data.open_raw(config.data), **options)
     counts = ", ".join(
         f"{name} {split.examples:,} kept, {len(split.rejected):,} rejected" for name, split in index.splits.items()
     )
@@ -71,9 +71,9 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
 
 def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config: Config = stages.settled(arguments.config, workdir)
+    config: Config = stages.resolve_config(arguments.config, workdir)
     setup.check(config)
-    with only_training(workdir):
+    with workdir_lock(workdir):
         return _prepare(config, workdir)
 
 
@@ -82,11 +82,11 @@ def _prepare(config: Config, workdir: Path) -> int:
     if status:
         return loop.exit_status(status)
     training, held_out = stages.sources(config, workdir, frozen, repair=True)
-    processes.once(lambda: open_workdir(workdir, config))
+    processes.run_on_primary(lambda: open_workdir(workdir, config))
     tokenizer = setup.prepare_tokenizer(workdir, config, training)
     evaluation = data.evaluation_size(held_out, config)
-    encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if stages.has_two(config) else ""
-    processes.say(
+    encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if stages.is_two_stage(config) else ""
+    processes.log_primary(
         f"{config.name}: {training.size:,} training and {evaluation:,} evaluation examples, "
         f"{tokenizer.size:,} text tokens; tokenizer: {workdir / 'tokenizer.model'}{encoded}"
     )

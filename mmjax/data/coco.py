@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from mmjax.config import DataConfig
 from mmjax.data.annotations import read_annotations
 from mmjax.data.captions import Captions, pack
-from mmjax.data.random_access import PROVIDES as PROVIDES
 from mmjax.data.random_access import indexed_source
 from mmjax.data.raw import Original, Originals, Rejected
-from mmjax.data.source import Source
+from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}
@@ -25,22 +25,21 @@ EXPECTED = "data.root must hold train2017/ and annotations/captions_train2017.js
 logger = logging.getLogger(__name__)
 
 
-def open_coco(root: str, split: str) -> Source:
+def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
     """Images with their captions, in order of their id.
 
-    Args:
-        root: the folder; holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`.
-        split: "train" or "validation" (of 2017, else 2014), or a split's own name such as "val2017".
+    data.root holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`. A split is "train" or "validation"
+    (of 2017, else 2014), or has a name of its own such as "val2017".
 
     Raises:
         UserError: where something is missing, the JSON is broken or of another kind, or no image is left.
     """
-    found = find_coco(root, split)
+    found = find_coco(config.root, config.split(training))
 
     def image(index: int) -> bytes:
         return (found.folder / found.names[int(found.captions.keys[index])]).read_bytes()
 
-    return indexed_source("coco_folder", found.captions, image)
+    return indexed_source("coco_folder", captioned_images(config), found.captions, image)
 
 
 @dataclass(frozen=True)
@@ -121,3 +120,6 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
         if images.is_dir():
             raise UserError(f"{annotations}: no such file, though there is {images}; {EXPECTED}")
     raise UserError(f"{' or '.join(str(images) for images, _ in pairs)}: no such folder; {EXPECTED}")
+
+
+SOURCE = SourceSpec(captioned_images, open_coco, raw=coco_originals)

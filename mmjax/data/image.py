@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from mmjax.types import UserError
 
 # Images whose header says more are refused before they are decoded: a small file can ask for any amount of memory.
 SIDE_LIMIT = 50_000  # pixels, exclusive
-MOST_PIXELS = 178_000_000
+MAX_PIXELS = 178_000_000
 JPEG = b"\xff\xd8"
 # What makes an image upright, by its orientation (EXIF 2.3, tag 274).
 TURNS = {
@@ -64,11 +65,28 @@ def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarra
     return np.asarray(cropped)
 
 
-def load_image(path: str | Path, short_side: int, content: bytes | None = None) -> Image.Image:
+def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "y x"]:
+    """A mask from an encoded file, upright: the numbers of the colors of a palette, else gray levels.
+
+    Raises:
+        UserError: as load_image.
+    """
+    return np.asarray(
+        load_image(name, 1 << 30, content, lambda image: image if image.mode == "P" else image.convert("L"))
+    )
+
+
+def load_image(
+    path: str | Path,
+    short_side: int,
+    content: bytes | None = None,
+    convert: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
     """An image's first frame as RGB, upright. A JPEG may be smaller, if its short side stays at least `short_side`.
 
     Args:
         content: of the file, where it was read already.
+        convert: to something else than RGB.
 
     Raises:
         UserError: for a file that is missing, too large, broken or not an image.
@@ -79,20 +97,20 @@ def load_image(path: str | Path, short_side: int, content: bytes | None = None) 
             content = _content(path) if content is None else content
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
-                if max(width, height) >= SIDE_LIMIT or width * height > MOST_PIXELS:
+                if max(width, height) >= SIDE_LIMIT or width * height > MAX_PIXELS:
                     raise UserError(
                         f"{path}: {width} x {height} pixels; an image must be below {SIDE_LIMIT} pixels on each side, "
-                        f"and have at most {MOST_PIXELS // 10**6} million"
+                        f"and have at most {MAX_PIXELS // 10**6} million"
                     )
                 image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decoded smaller where that loses nothing
-                rgb, turn = to_rgb(image), orientation(image)
+                rgb, turn = (convert or to_rgb)(image), orientation(image)
                 return rgb if turn is None else rgb.transpose(turn)
     except UserError:
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image; JPEG, PNG, GIF, BMP and WebP can be read") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large; at most {MOST_PIXELS // 10**6} million pixels are read") from error
+        raise UserError(f"{path}: too large; at most {MAX_PIXELS // 10**6} million pixels are read") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise UserError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
 
@@ -125,7 +143,7 @@ def _decode_jpeg(
 ) -> UInt8[np.ndarray, "y x 3"] | None:
     """None: of more colors, or too large."""
     height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
-    if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MOST_PIXELS:
+    if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MAX_PIXELS:
         return None
     ratio = max((r for r in (2, 4, 8) if min(height, width) // r >= short_side), default=1)
     rows, columns = -(-height // ratio), -(-width // ratio)

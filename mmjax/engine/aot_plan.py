@@ -92,7 +92,7 @@ def estimated(config: Config, wanted: Topology) -> Plan:
 
 def _parts(config: Config, placement: Placement) -> int:
     """What a batch divides into."""
-    return placement.ways * config.optimizer.grad_accum_steps
+    return placement.num_batch_shards * config.optimizer.grad_accum_steps
 
 
 def _too_much(config: Config, placement: Placement, plan: Plan, used: int) -> UserError:
@@ -311,7 +311,7 @@ def _laid_out(config_dict: str, placement: Placement) -> _Held:
 def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     mesh, batch = dict(placement.mesh.shape), config.train.batch
     held, work = _held(config, placement), _work(config)
-    rows = batch // placement.ways // config.optimizer.grad_accum_steps
+    rows = batch // placement.num_batch_shards // config.optimizer.grad_accum_steps
     memory = held.memory | {
         estimate.ACTIVATIONS: work.kept * rows // mesh["model"],
         estimate.TEMPORARIES: work.again * rows // mesh["model"],

@@ -9,12 +9,12 @@ import numpy as np
 
 from mmjax import data, evaluate
 from mmjax.config import Config, MaskedGeneratorConfig, VisionLanguageConfig
-from mmjax.export.describing import writing_of
+from mmjax.export.describing import text_decoding
 from mmjax.export.model import decoding_of
 from mmjax.models import masked_generator, vision_language
-from mmjax.nn.layout import Layout
-from mmjax.sample.masked import make_draw
-from mmjax.sample.text import make_write
+from mmjax.nn.partitioner import Partitioner
+from mmjax.sample.masked import make_sampler
+from mmjax.sample.text import make_text_generator
 from mmjax.types import HOST_FIELDS, PADDING, Batch, Params
 
 Predicted = Callable[..., dict[str, jax.Array]]
@@ -22,20 +22,20 @@ Predicted = Callable[..., dict[str, jax.Array]]
 _KEPT = ("image_embedding", "text_embedding", "class_logits", "loss")
 
 
-def seen_by_evaluators(config: Config, predict: Predicted, layout: Layout) -> Predicted:
+def seen_by_evaluators(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
     """The pure function (params, batch, frozen) -> what evaluators see, of the one that gives all outputs.
 
     Of a masked generator no logits, but what it draws; of a model that writes, the token ids of "caption" and "answer".
     """
     if isinstance(config.model, MaskedGeneratorConfig):
-        return _drawing(config, predict, layout)
+        return _drawing(config, predict, partitioner)
     if isinstance(config.model, VisionLanguageConfig):
-        return _writing(config, predict, layout)
+        return _writing(config, predict, partitioner)
     return predict
 
 
-def _drawing(config: Config, predict: Predicted, layout: Layout) -> Predicted:
-    draw = make_draw(masked_generator.functions(config, layout), decoding_of(config))
+def _drawing(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
+    draw = make_sampler(masked_generator.model_fns(config, partitioner), decoding_of(config))
     looks = evaluate.DRAWN.intersection(evaluate.build(config))
 
     def drawn(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -54,8 +54,8 @@ def _drawing(config: Config, predict: Predicted, layout: Layout) -> Predicted:
     return drawn
 
 
-def _writing(config: Config, predict: Predicted, layout: Layout) -> Predicted:
-    write = make_write(vision_language.functions(config, layout), writing_of(config))
+def _writing(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
+    write = make_text_generator(vision_language.model_fns(config, partitioner), text_decoding(config))
     asked = {evaluate.WRITTEN[name] for name in evaluate.build(config) if name in evaluate.WRITTEN}
 
     def written(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -20,7 +20,7 @@ from mmjax.files import write_file
 from mmjax.losses import adversarial
 from mmjax.losses.perceptual import perceptual
 from mmjax.models import lpips
-from mmjax.nn.layout import Layout
+from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.train.metrics import check_wandb
 from mmjax.train.statistics import make_apply
@@ -94,7 +94,7 @@ def check_evaluation(config: Config) -> Placement:
     """The same for a config that is only to be evaluated; returns where batches go."""
     _objective(config)
     evaluate.build(config)
-    provided, by = data.provides(config.data), f"data.source={config.data.source}"
+    provided, by = tuple(config.data.features), f"data.source={config.data.source}"
     if isinstance(config.model, MaskedGeneratorConfig):
         provided, by = (
             ("codes", *(name for name in provided if name in ("text", "scene"))),
@@ -110,13 +110,13 @@ def check_evaluation(config: Config) -> Placement:
     check_attention(config, jax.default_backend())
     placement = Placement(make_mesh(config.mesh))
     placement.check_batch("evaluate.batch", config.evaluate.batch)
-    processes.part_of_batch(placement.batch)
+    processes.process_batch_slice(placement.batch)
     return placement
 
 
-def own_placement(config: Config) -> Placement:
+def local_placement(config: Config) -> Placement:
     """Where what is computed once is computed: over all devices, but of several processes over those of this one."""
-    if not processes.several():
+    if not processes.is_multiprocess():
         return Placement(make_mesh(config.mesh))
     devices = jax.local_devices()
     return Placement(make_mesh(MeshConfig(), devices[: math.gcd(len(devices), config.evaluate.batch)]))
@@ -170,18 +170,18 @@ def build(
         place: puts what the objective needs that is not trained on the devices.
     """
     placement = placement or Placement(make_mesh(config.mesh))
-    layout = Layout(placement.constrain, placement.per_device)
-    goal, apply = _objective(config), make_apply(models.build(config, layout))
+    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
+    goal, apply = _objective(config), make_apply(models.build(config, partitioner))
     params = _shardings(config, placement)
-    frozen = {name: place(params, placement.whole) for name, params in _frozen(config).items()}
+    frozen = {name: place(params, placement.replicated) for name, params in _frozen(config).items()}
     if tokenizer:
-        frozen["tokenizer"] = place(tokenizer, placement.whole)
+        frozen["tokenizer"] = place(tokenizer, placement.replicated)
     # There is no discriminator beside a model that is evaluated.
     alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
     predict = jax.jit(
-        seen_by_evaluators(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), layout),
-        in_shardings=(params, placement.batch, placement.whole),
-        out_shardings=placement.whole if processes.several() else placement.batch,
+        seen_by_evaluators(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), partitioner),
+        in_shardings=(params, placement.batch, placement.replicated),
+        out_shardings=placement.replicated if processes.is_multiprocess() else placement.batch,
     )
     return Parts(
         config,
@@ -218,7 +218,7 @@ def evaluation(
         total = math.ceil(data.evaluation_size(source, parts.config) / parts.config.evaluate.batch)
         passed = data.evaluation_batches(source, tokenizer, parts.config)
         shown: dict[str, Any] = {"unit": "batch", "leave": False, "delay": 2, "dynamic_ncols": True}
-        return tqdm(passed, "evaluating", total, disable=not processes.is_first(), **shown)
+        return tqdm(passed, "evaluating", total, disable=not processes.is_primary(), **shown)
 
     return predict, batches
 
@@ -233,7 +233,7 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> dat
         elif not path.exists():
             write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
 
-    processes.once(make)
+    processes.run_on_primary(make)
     return data.load_tokenizer(path)
 
 

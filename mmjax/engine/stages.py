@@ -24,19 +24,19 @@ from mmjax.types import Params, UserError
 TOKENIZERS = {VISUAL_TOKENIZER: "visual tokenizer", REFERENCE: "reference tokenizer"}
 
 
-def has_two(config: Config) -> bool:
+def is_two_stage(config: Config) -> bool:
     """Whether the config's model works on the codes of a visual tokenizer."""
     return isinstance(config.model, MaskedGeneratorConfig)
 
 
 def tokenizers(config: Config) -> tuple[str, ...]:
     """The visual tokenizers that the config's model works with, by their names in the config."""
-    if not has_two(config):
+    if not is_two_stage(config):
         return ()
     return tuple(part for part in TOKENIZERS if getattr(config, part) is not None or getattr(config.tokens, part))
 
 
-def settled(config: Config, workdir: Path) -> Config:
+def resolve_config(config: Config, workdir: Path) -> Config:
     """The config with those of its visual tokenizers, and of a frozen text encoder, in place.
 
     Raises:
@@ -74,8 +74,8 @@ def tokenizer_params(
     Raises:
         UserError: where the workdir holds another one, or the training of another config.
     """
-    if has_two(config):
-        processes.once(lambda: check_config(workdir, config))
+    if is_two_stage(config):
+        processes.run_on_primary(lambda: check_config(workdir, config))
         text_features.keep(config, workdir)
     own = [part for part in tokenizers(config) if not getattr(config.tokens, part)]
     for part in own:
@@ -100,10 +100,10 @@ def _copied(config: Config, workdir: Path, part: str) -> Params:
     if isinstance(config_dict.model, MaskedGeneratorConfig):
         assert config_dict.tokenizer is not None
         config_dict, params = config_dict.tokenizer, given.visual_tokenizer
-    if not processes.once((folder / "config.json").exists):
+    if not processes.run_on_primary((folder / "config.json").exists):
         workdir.mkdir(parents=True, exist_ok=True)
         proto = given.tokenizer.proto
-        processes.once(lambda: write_model_folder(folder, config_dict, jax.device_get(params), proto, 0, {}))
+        processes.run_on_primary(lambda: write_model_folder(folder, config_dict, jax.device_get(params), proto, 0, {}))
     elif not _holds(folder, params):
         named = getattr(config.tokens, part)
         raise UserError(f"--workdir {workdir}: has another {TOKENIZERS[part]} than {named}; name another one")
@@ -155,7 +155,7 @@ def tokens(
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
     folder = Path(config.tokens.cache or workdir / "tokens") / split
-    if config.data.source != "mixture":
+    if not config.data.mixture:
         return _tokens(config, folder, split, params, repair)
     parts = {
         name: _tokens(dataclasses.replace(config, data=part), folder / name, split, params, repair)
@@ -168,13 +168,13 @@ def _tokens(config: Config, root: Path, split: Split, params: Mapping[str, Param
     assert config.tokenizer is not None
     ours, theirs = jax.device_get((params[VISUAL_TOKENIZER], params.get(REFERENCE)))
     address = data.token_address(ours, config.tokenizer, config, split, theirs)
-    folder = Path(processes.once(lambda: str(_cache(root, address))))
+    folder = Path(processes.run_on_primary(lambda: str(_cache(root, address))))
 
     def encode() -> None:
         if repair or not (folder / INDEX).exists():
             _encode(config, folder, address, split, params)
 
-    processes.once(encode)
+    processes.run_on_primary(encode)
     return data.open_tokens(folder, address)
 
 
@@ -183,20 +183,22 @@ def _encode(
 ) -> None:
     """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
-    placement = setup.own_placement(config)
-    placed = jax.device_put(dict(params), placement.whole)
-    functions = masked_generator.functions(config)
+    placement = setup.local_placement(config)
+    placed = jax.device_put(dict(params), placement.replicated)
+    model_fns = masked_generator.model_fns(config)
 
     def encode(params: Mapping[str, Params], image: jax.Array) -> dict[str, jax.Array]:
-        codes = {"codes": functions.encode(params[VISUAL_TOKENIZER], image)}
-        if functions.encode_reference is not None:
-            codes["reference_codes"] = functions.encode_reference(params[REFERENCE], image)
+        codes = {"codes": model_fns.encode(params[VISUAL_TOKENIZER], image)}
+        if model_fns.encode_reference is not None:
+            codes["reference_codes"] = model_fns.encode_reference(params[REFERENCE], image)
         return codes
 
     compiled = jax.jit(encode, out_shardings=placement.batch)
 
     def encoded(image: np.ndarray) -> dict[str, np.ndarray]:
-        codes: dict[str, np.ndarray] = jax.device_get(compiled(placed, placement.put({"image": image})["image"]))
+        codes: dict[str, np.ndarray] = jax.device_get(
+            compiled(placed, placement.shard_batch({"image": image})["image"])
+        )
         return codes
 
     data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch)
@@ -217,7 +219,7 @@ def sources(
     config: Config, workdir: Path, params: Mapping[str, Params], repair: bool = False
 ) -> tuple[data.Source, data.Source]:
     """What the config's model is trained and evaluated on: the data set, or its codes; see tokens."""
-    if has_two(config):
+    if is_two_stage(config):
         training, held_out = (tokens(config, workdir, split, params, repair) for split in get_args(Split))
         text_features.add(config, workdir, (training, held_out), repair)
         return training, held_out
@@ -227,7 +229,7 @@ def sources(
 
 def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
     """The second of `sources` alone."""
-    if has_two(config):
+    if is_two_stage(config):
         source = tokens(config, workdir, "evaluation", params)
         text_features.add(config, workdir, [source])
         return source

@@ -47,8 +47,8 @@ def keep(config: Config, workdir: Path) -> None:
     if config.text_encoder is None or _is_gone(folder, workdir):
         return
     given = load(folder).frozen_text()
-    if not processes.once(path.exists):
-        processes.once(lambda: frozen_text.write(path, given))
+    if not processes.run_on_primary(path.exists):
+        processes.run_on_primary(lambda: frozen_text.write(path, given))
     elif _address(config, frozen_text.read(path)) != _address(config, given):
         raise UserError(f"--workdir {workdir}: has another text encoder than {folder}; name another one")
 
@@ -76,13 +76,13 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     if config.text_encoder is None:
         return
     frozen = frozen_text.read(workdir / frozen_text.FILE)
-    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.own_placement(config)
-    params = jax.device_put(frozen.params, placement.whole)
+    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
+    params = jax.device_put(frozen.params, placement.replicated)
     compiled = jax.jit(frozen_text.encoder(config.text_encoder), out_shardings=placement.batch)
 
     def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = tokenizer.encode(texts, config.text.length)
-        return jax.device_get(compiled(params, placement.put({"text": text})["text"])), text != 0
+        return jax.device_get(compiled(params, placement.shard_batch({"text": text})["text"])), text != 0
 
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
     address, batch = _address(config, frozen), config.evaluate.batch
@@ -93,6 +93,6 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
         for source in sources:
             source.text_features = features
 
-    processes.once(cached)
-    if not processes.is_first():
+    processes.run_on_primary(cached)
+    if not processes.is_primary():
         cached()  # all is there by now

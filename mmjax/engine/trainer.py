@@ -19,7 +19,7 @@ from mmjax.losses import adversarial
 from mmjax.models import discriminator
 from mmjax.parallel import Placement, match_rules, processes
 from mmjax.train.adversary import Adversary
-from mmjax.train.batch_size_history import Stretches, go_on, position
+from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_step
@@ -60,8 +60,8 @@ def build_training(parts: Parts, steps: int) -> Training:
             adversary,
             config.train.skip_grad_spikes,
         ),
-        in_shardings=(shardings, placement.batch, placement.whole),
-        out_shardings=(shardings, placement.whole),
+        in_shardings=(shardings, placement.batch, placement.replicated),
+        out_shardings=(shardings, placement.replicated),
         donate_argnums=0,
         compiler_options=placement.compiler_options,
     )
@@ -108,7 +108,7 @@ def _state_shardings(
     if adversary:
         rules = discriminator.sharding_rules(config)
         theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
-    return state_shardings(shapes, params, placement.whole, tx, theirs)
+    return state_shardings(shapes, params, placement.replicated, tx, theirs)
 
 
 def _adversary(config: Config) -> Adversary | None:
@@ -117,13 +117,13 @@ def _adversary(config: Config) -> Adversary | None:
         return None
     second, module = config.discriminator, discriminator.build(config)
 
-    def judge(params: Params, image: jax.Array) -> Any:
+    def apply(params: Params, image: jax.Array) -> Any:
         return module.apply({"params": params}, image)
 
     return Adversary(
         init=lambda key: discriminator.init(config, key),
         tx=optax.adam(second.learning_rate, second.b1, second.b2),
-        goal=adversarial.Adversarial(judge, second.loss, second.regularizer, second.regularizer_weight),
+        loss=adversarial.Adversarial(apply, second.loss, second.regularizer, second.regularizer_weight),
         terms=config.adversarial_terms,
         train_from=second.train_from,
         start=second.start,
@@ -152,7 +152,7 @@ def first_state(start_from: str | Path, parts: Parts, training: Training) -> Sta
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
 
 
-def intervals(config: Config, examples: int, stretches: Stretches = ()) -> tuple[int, range, range]:
+def intervals(config: Config, examples: int, history: BatchSizeHistory = ()) -> tuple[int, range, range]:
     """Steps of the whole training, those after which it evaluates, and those after which it saves, from here on.
 
     Epochs count examples: where the batch changed, what the steps before saw is seen, and an epoch ends where it would
@@ -166,9 +166,9 @@ def intervals(config: Config, examples: int, stretches: Stretches = ()) -> tuple
         UserError: where the whole training is shorter than the optimizer's warm-up.
     """
     train = config.train
-    stretches = stretches or go_on((), 0, train.batch)
-    first, batch = stretches[-1]
-    seen = position(stretches, first)
+    history = history or extend((), 0, train.batch)
+    first, batch = history[-1]
+    seen = examples_seen(history, first)
     steps = train.steps or first + max(math.ceil((train.epochs * examples - seen) / batch), 0)
     epoch, begun = max(round(examples / batch), 1), first - round(seen % examples / batch)
 

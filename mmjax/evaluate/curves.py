@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.metric import Figure
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 MOST_POINTS = 800
@@ -107,7 +107,7 @@ def _alike(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
 
 
 def to_html(chart: Chart) -> str:
-    """The chart as a <metric> with its title, its SVG and its legend."""
+    """The chart as a <figure> with its title, its SVG and its legend."""
     names = list(dict.fromkeys(series.name for series in chart.series))
     splits = list(dict.fromkeys(series.split for series in chart.series))
     # Colors tell names apart; where there is one name, they tell splits apart.
@@ -121,8 +121,8 @@ def to_html(chart: Chart) -> str:
     if not by_split and len(splits) > 1:
         legend += "<span>thin: train</span>"
     return (
-        f'<metric class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
-        f'{_svg(chart, colors)}<div class="legend">{legend}</div></metric>'
+        f'<figure class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
+        f'{_svg(chart, colors)}<div class="legend">{legend}</div></figure>'
     )
 
 
@@ -138,9 +138,9 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
         "grid.color": _LINE,
     }
     with matplotlib.rc_context(settings):
-        metric = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
-        FigureCanvasSVG(metric)
-        axes = metric.add_subplot(facecolor="none")
+        figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot(facecolor="none")
         for series, color in zip(chart.series, colors, strict=True):
             steps, values = _thinned(series.points)
             train = series.split == "train"
@@ -155,7 +155,7 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
             )
         _dress(axes, chart)
         text = io.StringIO()
-        metric.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     for stand_in, wanted in _STAND_INS.items():

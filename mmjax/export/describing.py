@@ -17,7 +17,7 @@ from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models import needs, vision_language
 from mmjax.sample.chunks import in_chunks
 from mmjax.sample.editing import images_of
-from mmjax.sample.text import Writing, make_write
+from mmjax.sample.text import TextDecoding, make_text_generator
 from mmjax.types import Params, UserError
 
 QUESTION = "what color is the circle?"
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Looked:
+class AttentionMaps:
     """Where a model looked for each word that it wrote.
 
     Attributes:
@@ -113,12 +113,12 @@ class DescribingModel:
         self._need("compare images and texts", "contrastive", "sigmoid_contrastive")
         return in_chunks(lambda part: self._embed_image(self.params, part), self._images(images))
 
-    def look(
+    def attention_maps(
         self,
         images: Shaped[np.ndarray, "n *pixels c"],
         texts: Sequence[str],
         questions: Sequence[str] | None = None,
-    ) -> list[Looked]:
+    ) -> list[AttentionMaps]:
         """Where the text decoder looks in each image as it writes the words of a text about it.
 
         The mean of its cross-attention over heads, layers and the tokens of a word; a grid of patches, for clips after
@@ -136,14 +136,14 @@ class DescribingModel:
         images = self._images(images)
         known = self._encoded("text", _as_many("texts", texts_of("texts", texts), len(images)))
         asked = [] if questions is None else [self._questions(questions, len(images))]
-        weights = in_chunks(lambda *part: self._look(self.params, *part), images, known, *asked)
+        weights = in_chunks(lambda *part: self._attention_maps(self.params, *part), images, known, *asked)
         grid = needs.grid(self.config)
         found = []
         for row, ids in zip(weights, known, strict=True):
             words = self.tokenizer.words(ids)
             maps = [row[places].mean(axis=0).reshape(grid) for _, places in words]
             shares = np.stack(maps) if maps else np.zeros((0, *grid), np.float32)
-            found.append(Looked([word for word, _ in words], shares))
+            found.append(AttentionMaps([word for word, _ in words], shares))
         return found
 
     def _need(self, does: str, *terms: str) -> None:
@@ -184,8 +184,8 @@ class DescribingModel:
         self, images: np.ndarray, questions: Int32[np.ndarray, "n t"] | None, seed: Any, changes: dict[str, Any]
     ) -> list[str]:
         config_dict = to_dict(self.config)
-        writing = writing_of(resolve(config_dict | {"writing": config_dict["writing"] | changes}))
-        program = self._programs_of_writing.setdefault(writing, jax.jit(make_write(self._writer, writing)))
+        writing = text_decoding(resolve(config_dict | {"writing": config_dict["writing"] | changes}))
+        program = self._programs_of_writing.setdefault(writing, jax.jit(make_text_generator(self._writer, writing)))
         seeds, asked = seeds_of(seed, len(images), "images"), [] if questions is None else [questions]
 
         def written(image: np.ndarray, seeds: np.ndarray, question: np.ndarray | None = None) -> Any:
@@ -194,16 +194,16 @@ class DescribingModel:
         return self.tokenizer.decode(in_chunks(written, images, seeds, *asked))
 
     @functools.cached_property
-    def _programs_of_writing(self) -> dict[Writing, Any]:
+    def _programs_of_writing(self) -> dict[TextDecoding, Any]:
         return {}
 
     @functools.cached_property
-    def _writer(self) -> vision_language.Functions:
-        return vision_language.functions(self.config)
+    def _writer(self) -> vision_language.ModelFns:
+        return vision_language.model_fns(self.config)
 
     @functools.cached_property
-    def _look(self) -> Any:
-        return jax.jit(self._writer.look)
+    def _attention_maps(self) -> Any:
+        return jax.jit(self._writer.attention_maps)
 
     @functools.cached_property
     def _embed_text(self) -> Any:
@@ -214,9 +214,9 @@ class DescribingModel:
         return jax.jit(self._writer.embed_image)
 
 
-def writing_of(config: Config) -> Writing:
+def text_decoding(config: Config) -> TextDecoding:
     """How a config's model writes captions and answers."""
-    return Writing(config.text.length, **dataclasses.asdict(config.writing))
+    return TextDecoding(config.text.length, **dataclasses.asdict(config.writing))
 
 
 def _as_many(name: str, texts: list[str], count: int) -> list[str]:

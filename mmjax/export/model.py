@@ -20,7 +20,7 @@ from mmjax.sample import editing
 from mmjax.sample.chunks import in_chunks
 from mmjax.sample.direct import draw
 from mmjax.sample.editing import images_of
-from mmjax.sample.masked import Decoding, make_draw
+from mmjax.sample.masked import MaskGITDecoding, make_sampler
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import Params, UserError
 
@@ -108,8 +108,8 @@ class GenerativeModel(DescribingModel):
         seeds = seeds_of(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         decoding = self._decoding(sampling, guidance)
-        data, functions = self.config.data, self._functions
-        begin = editing.start(functions.grid, data.size, data.frames, seeds, image, mask, variation)
+        data, model_fns = self.config.data, self._model_fns
+        begin = editing.start(model_fns.grid, data.size, data.frames, seeds, image, mask, variation)
         codes = np.zeros(begin.masked.shape, np.int32)
         if begin.image is not None:
             codes = in_chunks(lambda part: self._encode(self.visual_tokenizer, part), begin.image)
@@ -154,29 +154,29 @@ class GenerativeModel(DescribingModel):
         encode = self._encode_reference
         return {"reference_codes": in_chunks(lambda part: encode(self.reference_tokenizer, part), images)}
 
-    def _decoding(self, changes: dict[str, Any], guidance: float) -> Decoding:
+    def _decoding(self, changes: dict[str, Any], guidance: float) -> MaskGITDecoding:
         """How to draw, checked as a config is."""
         config_dict = to_dict(self.config)
         return decoding_of(
             resolve(config_dict | {"sampling": config_dict["sampling"] | changes | {"guidance": guidance}})
         )
 
-    def _program(self, decoding: Decoding) -> Any:
+    def _program(self, decoding: MaskGITDecoding) -> Any:
         if decoding not in self._programs:
-            self._programs[decoding] = jax.jit(make_draw(self._functions, decoding))
+            self._programs[decoding] = jax.jit(make_sampler(self._model_fns, decoding))
         return self._programs[decoding]
 
     @functools.cached_property
-    def _programs(self) -> dict[Decoding, Any]:
+    def _programs(self) -> dict[MaskGITDecoding, Any]:
         return {}
 
     @functools.cached_property
-    def _functions(self) -> masked_generator.Functions:
-        return masked_generator.functions(self.config)
+    def _model_fns(self) -> masked_generator.ModelFns:
+        return masked_generator.model_fns(self.config)
 
     @functools.cached_property
     def _encode(self) -> Any:
-        return jax.jit(self._functions.encode)
+        return jax.jit(self._model_fns.encode)
 
     @functools.cached_property
     def _text_features(self) -> Any:
@@ -185,12 +185,12 @@ class GenerativeModel(DescribingModel):
 
     @functools.cached_property
     def _encode_reference(self) -> Any:
-        assert self._functions.encode_reference is not None
-        return jax.jit(self._functions.encode_reference)
+        assert self._model_fns.encode_reference is not None
+        return jax.jit(self._model_fns.encode_reference)
 
 
-def decoding_of(config: Config) -> Decoding:
+def decoding_of(config: Config) -> MaskGITDecoding:
     """How a config's masked generator draws."""
     sampling = dataclasses.asdict(config.sampling)
     guidance = sampling.pop("guidance")
-    return Decoding(**sampling, guided=guidance not in (0, 1))
+    return MaskGITDecoding(**sampling, guided=guidance not in (0, 1))

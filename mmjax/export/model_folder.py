@@ -193,7 +193,7 @@ def _describing_card(config: Config) -> tuple[str, str]:
     if "answering" in terms:
         does.append("answers to questions")
         lines.append('answers = model.answer(images, ["what color is the circle?"])')
-    if needs.contrasts(terms):
+    if needs.has_contrastive(terms):
         does.append("embeddings that tell which texts go with which")
         lines.append('similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1')
     dtype = "float32" if channels == 1 else "uint8"

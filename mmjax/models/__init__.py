@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mmjax.config import Config
 from mmjax.models import direct, masked_generator, vision_language, visual_tokenizer
 from mmjax.models.rules import Rules
-from mmjax.nn.layout import ANYWHERE, Layout
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.types import Params
 
 MODELS: dict[str, ModuleType] = {
@@ -25,9 +25,9 @@ MODELS: dict[str, ModuleType] = {
 }
 
 
-def build(config: Config, layout: Layout = ANYWHERE) -> nn.Module:
+def build(config: Config, partitioner: Partitioner = UNSHARDED) -> nn.Module:
     """The module that a config describes, its activations laid out as told."""
-    module: nn.Module = MODELS[config.model.kind].build(config, layout)
+    module: nn.Module = MODELS[config.model.kind].build(config, partitioner)
     return module
 
 

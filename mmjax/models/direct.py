@@ -18,20 +18,20 @@ from mmjax.models.fusion import make_fusion
 from mmjax.models.rules import Rules, joined
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
-from mmjax.nn.layout import ANYWHERE, Layout
-from mmjax.nn.positions import grid_positions
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import sincos_2d
 
 # Where the parameters of both ends lie on the mesh; see models/rules.py.
 _ENDS: Rules = (
-    (r"blank", ("fsdp",)),
+    (r"query_embedding", ("fsdp",)),
     (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
 )
 
 
-def build(config: Config, layout: Layout = ANYWHERE) -> "DirectGenerator":
+def build(config: Config, partitioner: Partitioner = UNSHARDED) -> "DirectGenerator":
     assert isinstance(config.model, model_fields.DirectGeneratorConfig)
-    return DirectGenerator(config.model, config.text.vocabulary, config.data.size, layout)
+    return DirectGenerator(config.model, config.text.vocabulary, config.data.size, partitioner)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -55,13 +55,13 @@ class DirectGenerator(nn.Module):
         model: the configuration.
         vocabulary: number of token ids.
         size: side of the image in pixels.
-        layout: of the activations on the devices.
+        partitioner: of the activations on the devices.
     """
 
     model: model_fields.DirectGeneratorConfig
     vocabulary: int
     size: int
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
@@ -80,15 +80,15 @@ class DirectGenerator(nn.Module):
         Returns:
             {"image": float32 [b, y, x, 3]}, about -1 to 1.
         """
-        m, dtype, layout = self.model, jnp.dtype(self.model.dtype), self.layout
+        m, dtype, partitioner = self.model, jnp.dtype(self.model.dtype), self.partitioner
         encoder: dict[str, Any] = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
-        encoder["layout"] = layout
+        encoder["partitioner"] = partitioner
         features, text_mask = TextEncoder(
             self.vocabulary, layers=m.text_layers, **encoder, unroll=m.text_layers, name="text"
         )(text)
         rows = self.size // 2 ** len(m.decoder_widths)
-        blank = self.param("blank", nn.initializers.normal(0.02), (m.width,))
-        visual = (blank[None] + grid_positions(rows, rows, m.width))[None].astype(dtype)
+        query_embedding = self.param("query_embedding", nn.initializers.normal(0.02), (m.width,))
+        visual = (query_embedding[None] + sincos_2d(rows, rows, m.width))[None].astype(dtype)
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
             patch = 2 ** len(m.decoder_widths)
@@ -97,8 +97,10 @@ class DirectGenerator(nn.Module):
             given = True if reference_mask is None else reference_mask[:, None, None]
             visual = jnp.where(given, seen, visual)
         fuse = make_fusion(
-            m.fusion, m.fusion_layers, m.heads, dtype, m.attention, layout, unroll=m.fusion_layers, name="fusion"
+            m.fusion, m.fusion_layers, m.heads, dtype, m.attention, partitioner, unroll=m.fusion_layers, name="fusion"
         )
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
-        decoder = Decoder(m.decoder_widths, convolution=m.convolution, dtype=dtype, layout=layout, name="decoder")
+        decoder = Decoder(
+            m.decoder_widths, convolution=m.convolution, dtype=dtype, partitioner=partitioner, name="decoder"
+        )
         return {"image": decoder(grid)}

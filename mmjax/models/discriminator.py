@@ -47,11 +47,11 @@ class Discriminator(nn.Module):
 
     Attributes:
         widths: channels of the convolutions; each halves every side, time included.
-        form: of the convolutions; see nn.convolution.
+        implementation: of the convolutions; see nn.convolution.
     """
 
     widths: tuple[int, ...]
-    form: str = "native"
+    implementation: str = "native"
     dtype: np.dtype = FLOAT32
 
     @nn.compact
@@ -59,8 +59,8 @@ class Discriminator(nn.Module):
         """The logits of the patches, float32, and the features of each layer, [b, *smaller, width]."""
         x, features = image, []
         for i, width in enumerate(self.widths):
-            x = Convolution(width, 4, 2, form=self.form, dtype=self.dtype, name=f"down_{i}")(x)
+            x = Convolution(width, 4, 2, implementation=self.implementation, dtype=self.dtype, name=f"down_{i}")(x)
             x = nn.leaky_relu(x, SLOPE)
             features.append(x)
-        logits = Convolution(1, 3, form=self.form, dtype=self.dtype, name="logits")(x)
+        logits = Convolution(1, 3, implementation=self.implementation, dtype=self.dtype, name="logits")(x)
         return logits[..., 0].astype(jnp.float32), features

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import POOLING, STACK, Rules
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.pooling import AttentionPooling
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
@@ -24,7 +24,7 @@ _PERCEPTRON: Rules = (
 # The sharding rules of each kind.
 RULES: dict[str, Rules] = {
     "cross_attention": STACK,
-    "joint": (*STACK, (r".*mark", ("fsdp",))),
+    "joint": (*STACK, (r".*type_embedding", ("fsdp",))),
     "mlp": _PERCEPTRON,
     "bilinear": _PERCEPTRON,
 }
@@ -36,7 +36,7 @@ def make_fusion(
     heads: int,
     dtype: np.dtype = FLOAT32,
     kernel: str = "xla",
-    layout: Layout = ANYWHERE,
+    partitioner: Partitioner = UNSHARDED,
     remat: bool = False,
     unroll: int = 1,
     policy: str = "nothing",
@@ -57,8 +57,8 @@ def make_fusion(
     if kind not in RULES:
         raise ValueError(f"fusion {kind!r}: must be one of {', '.join(RULES)}")
     if kind in ("mlp", "bilinear"):
-        return PerceptronFusion(kind == "bilinear", layers, heads, dtype, layout, name=name)
-    return AttentionFusion(kind == "joint", layers, heads, dtype, kernel, remat, unroll, policy, layout, name=name)
+        return PerceptronFusion(kind == "bilinear", layers, heads, dtype, partitioner, name=name)
+    return AttentionFusion(kind == "joint", layers, heads, dtype, kernel, remat, unroll, policy, partitioner, name=name)
 
 
 class AttentionFusion(nn.Module):
@@ -75,7 +75,7 @@ class AttentionFusion(nn.Module):
     remat: bool = False
     unroll: int = 1
     policy: str = "nothing"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
@@ -89,14 +89,14 @@ class AttentionFusion(nn.Module):
             self.remat,
             self.unroll,
             self.policy,
-            self.layout,
+            self.partitioner,
             name="stack",
         )
         if not self.joint:
             return layer_norm(stack(visual, context=text, context_mask=text_mask), "norm")
         n, d = visual.shape[1:]
-        mark = self.param("mark", nn.initializers.normal(0.02), (d,)).astype(text.dtype)
-        tokens = jnp.concatenate([visual, text + mark[None, None]], axis=1)
+        type_embedding = self.param("type_embedding", nn.initializers.normal(0.02), (d,)).astype(text.dtype)
+        tokens = jnp.concatenate([visual, text + type_embedding[None, None]], axis=1)
         mask = jnp.pad(text_mask, ((0, 0), (0, 0), (0, 0), (n, 0)), constant_values=True)
         return layer_norm(stack(tokens, mask)[:, :n], "norm")
 
@@ -112,26 +112,26 @@ class PerceptronFusion(nn.Module):
     layers: int
     heads: int
     dtype: np.dtype = FLOAT32
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
         self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
     ) -> Float[Array, "b n d"]:
-        whole = AttentionPooling(self.heads, self.dtype, self.layout, name="pool")(text, text_mask)
+        whole = AttentionPooling(self.heads, self.dtype, self.partitioner, name="pool")(text, text_mask)
         for i in range(self.layers):
-            visual = _Perceptron(self.product, self.dtype, self.layout, name=f"block_{i}")(visual, whole)
+            visual = _Perceptron(self.product, self.dtype, self.partitioner, name=f"block_{i}")(visual, whole)
         return layer_norm(visual, "norm")
 
 
 class _Perceptron(nn.Module):
     product: bool
     dtype: np.dtype
-    layout: Layout
+    partitioner: Partitioner
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], text: Float[Array, "b d"]) -> Float[Array, "b n d"]:
-        d, x = x.shape[-1], self.layout.constrain(x)
+        d, x = x.shape[-1], self.partitioner.with_sharding_constraint(x)
         ours = nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
         theirs = nn.Dense(4 * d, dtype=self.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
         hidden = jnp.tanh(ours) * jnp.tanh(theirs) if self.product else nn.gelu(ours + theirs)

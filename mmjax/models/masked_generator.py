@@ -20,22 +20,22 @@ from mmjax.models import text_encoder, visual_tokenizer
 from mmjax.models.rules import STACK, Rules, joined
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder, encode_both, text_logits
 from mmjax.nn import fsq
-from mmjax.nn.layout import ANYWHERE, Layout
-from mmjax.nn.positions import grid_angles, sine_positions, sines_at
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import rope_angles, sincos_1d, sincos_at
 from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, Params
 
 _RULES: Rules = (
-    (r"(reference_)?codes/table", ("model", "fsdp")),
+    (r"(reference_)?codes/embedding", ("model", "fsdp")),
     (r"(reference_)?codes/digit_\d+", (None, "fsdp")),
     (r"position_\d+/kernel", (None, "fsdp")),
     (r"head/kernel", ("fsdp", "model")),
-    (r"mask|reference_mark", ("fsdp",)),
+    (r"mask|reference_type_embedding", ("fsdp",)),
 )
 
 
-def build(config: Config, layout: Layout = ANYWHERE) -> "MaskedGenerator":
+def build(config: Config, partitioner: Partitioner = UNSHARDED) -> "MaskedGenerator":
     assert isinstance(config.model, model_fields.MaskedGeneratorConfig)
     assert config.tokenizer is not None and isinstance(config.tokenizer.model, model_fields.VisualTokenizerConfig)
     grid = visual_tokenizer.grid(config.tokenizer)
@@ -46,7 +46,7 @@ def build(config: Config, layout: Layout = ANYWHERE) -> "MaskedGenerator":
     frozen = config.text_encoder is not None
     assert frozen == bool(config.tokens.text_encoder)
     levels, vocabulary = config.tokenizer.model.levels, config.text.vocabulary
-    return MaskedGenerator(config.model, vocabulary, levels, grid, reference, frozen, layout)
+    return MaskedGenerator(config.model, vocabulary, levels, grid, reference, frozen, partitioner)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -77,7 +77,7 @@ def sharding_rules(config: Config) -> Rules:
 
 
 @dataclass(frozen=True)
-class Functions:
+class ModelFns:
     """What sampling needs of a generator and its visual tokenizer.
 
     Attributes:
@@ -97,9 +97,13 @@ class Functions:
     grid: tuple[int, ...]
 
 
-def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
+def model_fns(config: Config, partitioner: Partitioner = UNSHARDED) -> ModelFns:
     assert config.tokenizer is not None
-    generator, tokenizer, frames = build(config, layout), visual_tokenizer.build(config.tokenizer), config.data.frames
+    generator, tokenizer, frames = (
+        build(config, partitioner),
+        visual_tokenizer.build(config.tokenizer),
+        config.data.frames,
+    )
 
     def decode(params: Params, codes: jax.Array) -> jax.Array:
         image: jax.Array = tokenizer.apply({"params": params}, codes, method="decode")  # type: ignore[assignment]
@@ -117,7 +121,7 @@ def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
         return generator.apply({"params": params}, text, **given, method="context")  # type: ignore[arg-type]
 
     encode_reference = None if config.reference is None else _encode_reference(config.reference)
-    return Functions(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
+    return ModelFns(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(config.tokenizer))
 
 
 def _encode_reference(config: Config) -> Callable[..., jax.Array]:
@@ -132,7 +136,7 @@ def _encode_reference(config: Config) -> Callable[..., jax.Array]:
     return encode
 
 
-class CodeTable(nn.Module):
+class CodeEmbedding(nn.Module):
     """A vector a code: one of its own, and one for each of its digits in the finite scalar quantization.
 
     Codes that share digits look alike, so what is learned of one helps the others.
@@ -144,10 +148,10 @@ class CodeTable(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "k d"]:
         normal = nn.initializers.normal(0.5)
-        table: jax.Array = self.param("table", normal, (fsq.size(self.levels), self.width))
-        for i, digits in enumerate(np.unravel_index(np.arange(len(table)), self.levels, order="F")):
-            table += self.param(f"digit_{i}", normal, (self.levels[i], self.width))[digits]
-        return table
+        embedding: jax.Array = self.param("embedding", normal, (fsq.size(self.levels), self.width))
+        for i, digits in enumerate(np.unravel_index(np.arange(len(embedding)), self.levels, order="F")):
+            embedding += self.param(f"digit_{i}", normal, (self.levels[i], self.width))[digits]
+        return embedding
 
 
 class MaskedGenerator(nn.Module):
@@ -164,7 +168,7 @@ class MaskedGenerator(nn.Module):
         grid: of the codes, (rows, columns) or (frames, rows, columns).
         reference_levels: of the quantization of the reference's visual tokenizer; (): takes no reference.
         frozen_text: the features of the text are given, by a text encoder that is no part of the model.
-        layout: of the activations on the devices.
+        partitioner: of the activations on the devices.
     """
 
     model: model_fields.MaskedGeneratorConfig
@@ -173,7 +177,7 @@ class MaskedGenerator(nn.Module):
     grid: Sequence[int]
     reference_levels: Sequence[int] = ()
     frozen_text: bool = False
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
@@ -181,21 +185,23 @@ class MaskedGenerator(nn.Module):
             FrozenFeatures(m.width, dtype)
             if self.frozen_text
             else TextEncoder(
-                self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention, self.layout, m.unroll
+                self.vocabulary, m.width, m.text_layers, m.heads, dtype, m.attention, self.partitioner, m.unroll
             )
         )
-        self.codes = CodeTable(self.levels, m.width)
+        self.codes = CodeEmbedding(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
-        self.local = [ResidualBlock(False, m.convolution, dtype, self.layout) for _ in range(m.local_blocks)]
-        self.layers = Stack(m.layers, m.heads, dtype, m.attention, m.remat, m.unroll, m.remat_policy, self.layout)
+        self.local = [ResidualBlock(False, m.convolution, dtype, self.partitioner) for _ in range(m.local_blocks)]
+        self.layers = Stack(m.layers, m.heads, dtype, m.attention, m.remat, m.unroll, m.remat_policy, self.partitioner)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.head = nn.Dense(m.width, dtype=dtype)
         self.head_norm = nn.LayerNorm(dtype=FLOAT32)
         self.bias = self.param("bias", nn.initializers.zeros, (fsq.size(self.levels),))
         if self.reference_levels:
-            self.reference_codes = CodeTable(self.reference_levels, m.width)
-            self.reference_mark = self.param("reference_mark", nn.initializers.normal(0.5), (m.width,))
+            self.reference_codes = CodeEmbedding(self.reference_levels, m.width)
+            self.reference_type_embedding = self.param(
+                "reference_type_embedding", nn.initializers.normal(0.5), (m.width,)
+            )
             self.reference_norm = nn.LayerNorm(dtype=FLOAT32)
 
     def __call__(
@@ -228,7 +234,7 @@ class MaskedGenerator(nn.Module):
             return {"logits": self.logits(codes, masked, *context)}
         (features, filled), mask = encode_both(self.text, given, hidden_text)
         context = self._context(features, mask, reference_codes, reference_mask)
-        words = text_logits(filled, self.text.variables["params"]["table"])
+        words = text_logits(filled, self.text.variables["params"]["embedding"])
         return {"logits": self.logits(codes, masked, *context), "text_logits": words}
 
     def context(
@@ -274,10 +280,10 @@ class MaskedGenerator(nn.Module):
         """The features of a reference, with positions that are those of the grid to fill in, and what lies at those."""
         width = self.model.width
         placed = vectors = self.reference_codes()[codes]
-        x = vectors + self.reference_mark.reshape(*(1,) * codes.ndim, width)
+        x = vectors + self.reference_type_embedding.reshape(*(1,) * codes.ndim, width)
         for axis, (project, ours, theirs) in enumerate(zip(self.position, self.grid, codes.shape[1:], strict=True)):
             places = _places(ours, theirs, axis == len(self.grid) - 3)
-            x += _along(project(sines_at(places, width)), axis, codes.ndim)
+            x += _along(project(sincos_at(places, width)), axis, codes.ndim)
             nearest = np.abs(np.arange(ours)[:, None] - places).argmin(axis=1)
             placed = jnp.take(placed, nearest, axis=axis + 1)
         return self.reference_norm(x.reshape(len(codes), -1, width)), placed
@@ -291,20 +297,20 @@ class MaskedGenerator(nn.Module):
         placed: Float[Array, "b *grid d"] | None = None,
     ) -> Float[Array, "b *grid k"]:
         """Logits of the code at every place, float32; see context."""
-        m, table, sides = self.model, self.codes(), codes.shape[1:]
+        m, embedding, sides = self.model, self.codes(), codes.shape[1:]
         everywhere = (1,) * codes.ndim
-        x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), table[codes])
+        x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), embedding[codes])
         x = x if placed is None else x + placed
         for axis, project in enumerate(self.position):
-            x += _along(project(sine_positions(sides[axis], m.width)), axis, codes.ndim)
+            x += _along(project(sincos_1d(sides[axis], m.width)), axis, codes.ndim)
         x = x.reshape(-1, *sides[-2:], m.width).astype(jnp.dtype(m.dtype))
         for block in self.local:
             x = block(x)
         x = x.reshape(len(codes), -1, m.width)
-        angles = grid_angles(sides, m.width // m.heads)
+        angles = rope_angles(sides, m.width // m.heads)
         x = self.norm(self.layers(x, None, context, context_mask, angles).astype(jnp.float32))
         x = self.head_norm(nn.gelu(self.head(x)).astype(jnp.float32)).astype(jnp.dtype(m.dtype))
-        flat = x.reshape(-1, m.width) @ (table * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
+        flat = x.reshape(-1, m.width) @ (embedding * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
         return flat.astype(jnp.float32).reshape(*codes.shape, -1) + self.bias.reshape(*everywhere, -1)
 
 

@@ -13,7 +13,7 @@ from mmjax.models.rules import POOLING, Rules, joined
 Terms = Iterable[str]  # of an objective, by name
 
 
-def contrasts(terms: Terms) -> bool:
+def has_contrastive(terms: Terms) -> bool:
     """Whether these terms of an objective compare embeddings."""
     return bool({"contrastive", "sigmoid_contrastive"}.intersection(terms))
 
@@ -23,11 +23,11 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     terms = config.objective.terms
     text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
     found = {}
-    if "image" in seen_by(config.model, terms):
+    if "image" in required_encoders(config.model, terms):
         found["image"] = jax.ShapeDtypeStruct((1, *image_shape(config.data)), jnp.float32)
         if config.model.encoder == "resnet":
             found["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
-    if contrasts(terms) or {"captioning", "masked_language_modeling"}.intersection(terms):
+    if has_contrastive(terms) or {"captioning", "masked_language_modeling"}.intersection(terms):
         found["text"] = text
     if "classification" in terms and config.model.classify == "text":
         found["text"] = text
@@ -40,11 +40,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def image_shape(data: DataConfig) -> tuple[int, ...]:
     """Of an image, a clip, or a sound as an image."""
-    sounds = next(iter(data.mixture.values())) if data.source == "mixture" else data
-    if sounds.source == "audio_folder":
-        return sounds.audio.bins, sounds.audio.frames, 1
-    frames = (data.frames,) if data.frames > 1 else ()
-    return *frames, data.size, data.size, 3
+    return data.image_shape
 
 
 def grid(config: Config) -> tuple[int, ...]:
@@ -59,21 +55,21 @@ def grid(config: Config) -> tuple[int, ...]:
 def sharding_rules(config: Config) -> Rules:
     model, terms = config.model, config.objective.terms
     assert isinstance(model, model_fields.VisionLanguageConfig)
-    seen, pools = seen_by(model, terms), contrasts(terms) or "classification" in terms
+    seen, pools = required_encoders(model, terms), has_contrastive(terms) or "classification" in terms
     parts: list[Rules] = []
     if "image" in seen:
         parts += [resnet.RULES] if model.encoder == "resnet" else _of_transformer(config)
     if "text" in seen:
         parts.append(text_encoder.RULES)
-    if fuses(model, terms):
+    if uses_fusion(model, terms):
         parts.append(fusion.RULES[model.fusion])
     if pools or "matching" in terms:
         parts.append(POOLING)
-    if contrasts(terms):
+    if has_contrastive(terms):
         parts.append(((r"(image|text)_projection/kernel", ("fsdp", None)), (r"log_scale", ())))
     if "sigmoid_contrastive" in terms:
         parts.append(((r"offset", ()),))
-    if writes(terms):
+    if has_decoder(terms):
         parts.append(text_decoder.RULES)
     heads = {"matching": "match_head", "classification": "class_head", "masked_patch_modeling": "patch_head"}
     parts += [((rf"{head}/kernel", ("fsdp", None)),) for term, head in heads.items() if term in terms]
@@ -89,13 +85,13 @@ def _of_transformer(config: Config) -> list[Rules]:
     return [vision_encoder.rules(model.registers, masking, model.stem)]
 
 
-def fuses(model: model_fields.VisionLanguageConfig, terms: Terms) -> bool:
+def uses_fusion(model: model_fields.VisionLanguageConfig, terms: Terms) -> bool:
     """Whether these terms of an objective need images and texts together."""
     asked = "classification" in terms and model.classify == "question"
     return asked or bool({"matching", "answering"}.intersection(terms))
 
 
-def seen_by(model: model_fields.VisionLanguageConfig, terms: Terms) -> set[str]:
+def required_encoders(model: model_fields.VisionLanguageConfig, terms: Terms) -> set[str]:
     """Which encoders these terms of an objective need: "image", "text"."""
     needs = {
         "contrastive": {"image", "text"},
@@ -110,6 +106,6 @@ def seen_by(model: model_fields.VisionLanguageConfig, terms: Terms) -> set[str]:
     return set().union(*(needs[term] for term in terms))
 
 
-def writes(terms: Terms) -> bool:
+def has_decoder(terms: Terms) -> bool:
     """Whether these terms of an objective train the text decoder."""
     return bool({"captioning", "answering"}.intersection(terms))

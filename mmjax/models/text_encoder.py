@@ -6,15 +6,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.models.rules import STACK, Rules
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import grid_angles, sine_positions
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
 
 # The sharding rules of one named "text", and of the features of a frozen one.
-RULES: Rules = (*STACK, (r"text/table", ("model", "fsdp")))
-FROZEN_RULES: Rules = ((r"text/project/kernel", (None, "fsdp")), (r"text/none", ("fsdp",)))
+RULES: Rules = (*STACK, (r"text/embedding", ("model", "fsdp")))
+FROZEN_RULES: Rules = ((r"text/project/kernel", (None, "fsdp")), (r"text/null_embedding", ("fsdp",)))
 
 
 class TextEncoder(nn.Module):
@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
     unroll: int = 1
 
     @nn.compact
@@ -42,11 +42,17 @@ class TextEncoder(nn.Module):
         The first token is always seen, so that there is something to look at where there is no text.
         """
         mask = ((text != 0) | (np.arange(text.shape[1]) == 0)[None])[:, None, None, :]
-        table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
-        x = (table[text] + sine_positions(text.shape[1], self.width)[None]).astype(self.dtype)
-        angles = grid_angles(text.shape[1:], self.width // self.heads)
+        embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
+        x = (embedding[text] + sincos_1d(text.shape[1], self.width)[None]).astype(self.dtype)
+        angles = rope_angles(text.shape[1:], self.width // self.heads)
         stack = Stack(
-            self.layers, self.heads, self.dtype, self.kernel, layout=self.layout, unroll=self.unroll, name="stack"
+            self.layers,
+            self.heads,
+            self.dtype,
+            self.kernel,
+            partitioner=self.partitioner,
+            unroll=self.unroll,
+            name="stack",
         )
         x = stack(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
@@ -65,9 +71,9 @@ def encode_both(
     return (features[:, 0], features[:, 1]), mask[::2]
 
 
-def text_logits(features: Float[Array, "b t d"], table: Float[Array, "v d"]) -> Float[Array, "b t v"]:
+def text_logits(features: Float[Array, "b t d"], embedding: Float[Array, "v d"]) -> Float[Array, "b t v"]:
     """Of every token which it is, by the encoder's own table; float32."""
-    return features.astype(FLOAT32) @ table.T * jnp.float32(table.shape[1] ** -0.5)
+    return features.astype(FLOAT32) @ embedding.T * jnp.float32(embedding.shape[1] ** -0.5)
 
 
 class FrozenFeatures(nn.Module):
@@ -93,5 +99,5 @@ class FrozenFeatures(nn.Module):
         none = first & ~jnp.any(mask, axis=1, keepdims=True)
         x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.dtype)
         x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
-        blank = self.param("none", nn.initializers.normal(1.0), (self.width,)).astype(self.dtype)
-        return jnp.where(none[..., None], blank[None, None], x), (mask | none)[:, None, None, :]
+        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(self.dtype)
+        return jnp.where(none[..., None], null_embedding[None, None], x), (mask | none)[:, None, None, :]

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import STACK, Rules
 from mmjax.nn.convolution import Convolution
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import grid_angles, grid_positions
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import rope_angles, sincos_2d
 from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
@@ -48,7 +48,7 @@ class VisionEncoder(nn.Module):
         stem: channels of convolutions that halve the sides, each with a residual block, in place of the linear map of
             whole patches, of which as much is left as they leave: small models learn much sooner with them (Xiao et
             al. 2021, arXiv:2106.14881).
-        convolution: form of the convolutions; see nn/convolution.
+        convolution: implementation of the convolutions; see nn/convolution.
         kernel: of the attention.
         remat, unroll, policy: see nn/transformer.Stack.
     """
@@ -59,7 +59,7 @@ class VisionEncoder(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
     registers: int = 0
     masking: bool = False
     stem: Sequence[int] = ()
@@ -83,11 +83,13 @@ class VisionEncoder(nn.Module):
             seen = ~hidden.reshape(-1, *sides).repeat(self.patch, 1).repeat(self.patch, 2)
             x = jnp.where(seen[:, : x.shape[1], : x.shape[2], None], x, 0.0)
         for i, channels in enumerate(self.stem):
-            x = Convolution(channels, 4, 2, form=self.convolution, dtype=self.dtype, name=f"stem_{i}")(x)
-            x = self.layout.constrain(x)  # see nn/residual
-            x = ResidualBlock(False, self.convolution, self.dtype, self.layout, name=f"stem_block_{i}")(x)
+            x = Convolution(channels, 4, 2, implementation=self.convolution, dtype=self.dtype, name=f"stem_{i}")(x)
+            x = self.partitioner.with_sharding_constraint(x)  # see nn/residual
+            x = ResidualBlock(False, self.convolution, self.dtype, self.partitioner, name=f"stem_block_{i}")(x)
         patch = self.patch // 2 ** len(self.stem)
-        grid = Convolution(self.width, patch, patch, form=self.convolution, dtype=self.dtype, name="patches")(x)
+        grid = Convolution(self.width, patch, patch, implementation=self.convolution, dtype=self.dtype, name="patches")(
+            x
+        )
         b, rows, columns, d = grid.shape
         n = rows * columns
         tokens = grid.reshape(b, n, d)
@@ -96,8 +98,8 @@ class VisionEncoder(nn.Module):
             tokens = tokens if hidden is None else jnp.where(hidden[..., None], mask[None, None], tokens)
         elif hidden is not None:
             raise ValueError("hidden patches: this encoder was made without masking")
-        tokens += grid_positions(rows, columns, d)[None].astype(self.dtype)
-        angles = grid_angles((rows, columns), d // self.heads)
+        tokens += sincos_2d(rows, columns, d)[None].astype(self.dtype)
+        angles = rope_angles((rows, columns), d // self.heads)
         if self.registers:
             given = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(self.dtype)
             tokens = jnp.concatenate([tokens, jnp.broadcast_to(given[None], (b, *given.shape))], axis=1)
@@ -110,7 +112,7 @@ class VisionEncoder(nn.Module):
             self.remat,
             self.unroll,
             self.policy,
-            self.layout,
+            self.partitioner,
             name="stack",
         )
         return layer_norm(stack(tokens, angles=angles)[:, :n], "norm")

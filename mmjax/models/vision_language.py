@@ -16,16 +16,25 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mmjax.config import Config, model_fields
 from mmjax.models import fusion
-from mmjax.models.needs import contrasts, fuses, grid, image_shape, inputs, seen_by, sharding_rules, writes
+from mmjax.models.needs import (
+    grid,
+    has_contrastive,
+    has_decoder,
+    image_shape,
+    inputs,
+    required_encoders,
+    sharding_rules,
+    uses_fusion,
+)
 from mmjax.models.resnet import ResNet
-from mmjax.models.text_decoder import Cache, TextDecoder, rows_of
+from mmjax.models.text_decoder import Cache, TextDecoder, gather_cache
 from mmjax.models.text_encoder import TextEncoder, encode_both, text_logits
 from mmjax.models.video_encoder import VideoEncoder
 from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.nn.hard_negatives import hard_negatives
-from mmjax.nn.layout import ANYWHERE, Layout
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.pooling import AttentionPooling
-from mmjax.nn.positions import grid_positions, sine_positions
+from mmjax.nn.positions import sincos_1d, sincos_2d
 from mmjax.types import FLOAT32
 
 FIRST_SCALE = 1 / 0.07  # of contrastive similarities (Radford et al. 2021, section 2.5)
@@ -33,13 +42,13 @@ FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2
 MOST_SCALE = 100.0
 MATCHED = 3  # pairs of an example that matching judges
 
-__all__ = ["Functions", "VisionLanguage", "build", "functions", "inputs", "sharding_rules"]
+__all__ = ["ModelFns", "VisionLanguage", "build", "inputs", "model_fns", "sharding_rules"]
 
 
-def build(config: Config, layout: Layout = ANYWHERE) -> "VisionLanguage":
+def build(config: Config, partitioner: Partitioner = UNSHARDED) -> "VisionLanguage":
     assert isinstance(config.model, model_fields.VisionLanguageConfig)
     terms, shape = tuple(config.objective.terms), image_shape(config.data)
-    return VisionLanguage(config.model, config.text.vocabulary, terms, shape, grid(config), layout)
+    return VisionLanguage(config.model, config.text.vocabulary, terms, shape, grid(config), partitioner)
 
 
 class VisionLanguage(nn.Module):
@@ -51,7 +60,7 @@ class VisionLanguage(nn.Module):
         terms: of the objective, which decide what is built.
         image: shape of what the vision encoder sees: [y, x, c], or of clips [f, y, x, c].
         grid: of the visual tokens; see the function of that name.
-        layout: of the activations on the devices.
+        partitioner: of the activations on the devices.
     """
 
     model: model_fields.VisionLanguageConfig
@@ -59,18 +68,18 @@ class VisionLanguage(nn.Module):
     terms: tuple[str, ...]
     image: tuple[int, ...]
     grid: tuple[int, ...]
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     def setup(self) -> None:
         m, dtype, terms = self.model, jnp.dtype(self.model.dtype), self.terms
-        seen = seen_by(m, terms)
-        common: dict[str, Any] = {"dtype": dtype, "kernel": m.attention, "layout": self.layout}
+        seen = required_encoders(m, terms)
+        common: dict[str, Any] = {"dtype": dtype, "kernel": m.attention, "partitioner": self.partitioner}
         stacked: dict[str, Any] = {"remat": m.remat, "unroll": m.unroll, "policy": m.remat_policy}
         if "image" in seen:
             self.vision: Any = self._encoder(common, stacked)
         if "text" in seen:
             self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, **common, unroll=m.unroll)
-        if contrasts(terms):
+        if has_contrastive(terms):
             self.image_pooling = AttentionPooling(m.heads, dtype)
             self.text_pooling = AttentionPooling(m.heads, dtype)
             self.image_projection = nn.Dense(m.embedding, use_bias=False, dtype=FLOAT32)
@@ -79,7 +88,7 @@ class VisionLanguage(nn.Module):
             self.log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(scale)), ())
             if "sigmoid_contrastive" in terms:
                 self.offset = self.param("offset", nn.initializers.constant(offset), ())
-        if fuses(m, terms):
+        if uses_fusion(m, terms):
             self.fusion = fusion.make_fusion(m.fusion, m.fusion_layers, m.heads, **common, **stacked)
         if "matching" in terms:
             self.match_pooling = AttentionPooling(m.heads, dtype)
@@ -87,7 +96,7 @@ class VisionLanguage(nn.Module):
         if "classification" in terms:
             self.class_pooling = AttentionPooling(m.heads, dtype)
             self.class_head = nn.Dense(m.classes, dtype=FLOAT32)
-        if writes(terms):
+        if has_decoder(terms):
             self.decoder = TextDecoder(self.vocabulary, m.width, m.decoder_layers, m.heads, **common, **stacked)
         if "masked_patch_modeling" in terms:
             self.patch_head = nn.Dense(self.image[-1] * m.patch**2, dtype=FLOAT32)
@@ -95,7 +104,7 @@ class VisionLanguage(nn.Module):
     def _encoder(self, common: dict[str, Any], stacked: dict[str, Any]) -> nn.Module:
         m = self.model
         if m.encoder == "resnet":
-            return ResNet(m.width, convolution=m.convolution, dtype=common["dtype"], layout=self.layout)
+            return ResNet(m.width, convolution=m.convolution, dtype=common["dtype"], partitioner=self.partitioner)
         shape: dict[str, Any] = {
             "patch": m.patch,
             "width": m.width,
@@ -144,11 +153,11 @@ class VisionLanguage(nn.Module):
             (features, filled), mask = encode_both(self.text, text, hidden_text)
             words, outputs["text_logits"] = (
                 (features, mask),
-                text_logits(filled, self.text.variables["params"]["table"]),
+                text_logits(filled, self.text.variables["params"]["embedding"]),
             )
-        elif text is not None and "text" in seen_by(self.model, terms):
+        elif text is not None and "text" in required_encoders(self.model, terms):
             words = self._words(text)
-        if contrasts(terms):
+        if has_contrastive(terms):
             outputs |= self._embeddings(visual, *words)
         if "matching" in terms:
             outputs |= self._matched(visual, words, outputs, negatives)
@@ -178,9 +187,9 @@ class VisionLanguage(nn.Module):
         visual = self._placed(self.vision(image))
         return visual if question is None else self.fusion(visual, *self._words(question))
 
-    def begin(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
+    def prefill(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
         """Begins a text; see TextDecoder.begin."""
-        return self.decoder.begin(context, None, length)
+        return self.decoder.prefill(context, None, length)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
         """Goes on with a text; see TextDecoder.step."""
@@ -196,9 +205,9 @@ class VisionLanguage(nn.Module):
         As the keys of Carion et al. 2020 (arXiv:2005.12872, section A.4).
         """
         *_, rows, columns = self.grid
-        places = grid_positions(rows, columns, visual.shape[-1])
+        places = sincos_2d(rows, columns, visual.shape[-1])
         if len(self.grid) == 3:
-            places = (places[None] + sine_positions(self.grid[0], visual.shape[-1])[:, None]).reshape(visual.shape[1:])
+            places = (places[None] + sincos_1d(self.grid[0], visual.shape[-1])[:, None]).reshape(visual.shape[1:])
         return visual + places[None].astype(visual.dtype)
 
     def _words(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
@@ -263,50 +272,50 @@ def _unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
 
 
 @dataclass(frozen=True)
-class Functions:
+class ModelFns:
     """What describing needs of a model.
 
     Attributes:
         context: (params, image, question or None) -> what the text is about.
         begin: (params, context, length) -> logits of the first token, and a cache.
         step: (params, token, cache) -> logits of the next token, and the cache.
-        rows_of: (cache, rows) -> the cache of these rows.
+        gather_cache: (cache, rows) -> the cache of these rows.
         embed_image, embed_text: (params, image or text) -> its embedding.
         look: (params, image, text, question or None) -> where the text decoder looks for each token of a text that is
             known, [b, t, n].
     """
 
     context: Callable[..., jax.Array]
-    begin: Callable[..., Any]
+    prefill: Callable[..., Any]
     step: Callable[..., Any]
-    rows_of: Callable[..., Any]
+    gather_cache: Callable[..., Any]
     embed_image: Callable[..., jax.Array]
     embed_text: Callable[..., jax.Array]
-    look: Callable[..., jax.Array]
+    attention_maps: Callable[..., jax.Array]
 
 
-def functions(config: Config, layout: Layout = ANYWHERE) -> Functions:
-    module = build(config, layout)
+def model_fns(config: Config, partitioner: Partitioner = UNSHARDED) -> ModelFns:
+    module = build(config, partitioner)
 
     def method(name: str) -> Callable[..., Any]:
         return lambda params, *seen: module.apply({"params": params}, *seen, method=name)
 
-    def look(
+    def attention_maps(
         params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
     ) -> Float[Array, "b t n"]:
         context = method("context")(params, image, question)
-        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["looking"])
-        ((q, k),) = kept["looking"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
+        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["attention_maps"])
+        ((q, k),) = kept["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
         scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
         logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
         return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
 
-    return Functions(
+    return ModelFns(
         context=method("context"),
-        begin=method("begin"),
+        prefill=method("prefill"),
         step=method("step"),
-        rows_of=rows_of,
+        gather_cache=gather_cache,
         embed_image=method("embed_image"),
         embed_text=method("embed_text"),
-        look=look,
+        attention_maps=attention_maps,
     )

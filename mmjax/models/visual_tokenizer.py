@@ -18,14 +18,14 @@ from mmjax.config import Config, model_fields
 from mmjax.models.decoder import Decoder
 from mmjax.nn import fsq
 from mmjax.nn.convolution import Convolution
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.residual import ResidualBlock
 
 
-def build(config: Config, layout: Layout = ANYWHERE) -> "VisualTokenizer":
+def build(config: Config, partitioner: Partitioner = UNSHARDED) -> "VisualTokenizer":
     assert isinstance(config.model, model_fields.VisualTokenizerConfig)
-    return VisualTokenizer(config.model, layout)
+    return VisualTokenizer(config.model, partitioner)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -63,22 +63,24 @@ class Encoder(nn.Module):
     """Halves the sides once for each width, with residual blocks after each; see config.VisualTokenizer."""
 
     model: model_fields.VisualTokenizerConfig
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid d"]:
         m = self.model
         causal = bool(m.time_strides)
-        convolve: dict[str, Any] = {"causal": causal, "form": m.convolution, "dtype": jnp.dtype(m.dtype)}
+        convolve: dict[str, Any] = {"causal": causal, "implementation": m.convolution, "dtype": jnp.dtype(m.dtype)}
         for i, width in enumerate(m.widths):
             window: tuple[int, ...] = (4, 4)
             stride: tuple[int, ...] = (2, 2)
             if causal:
                 time = m.time_strides[i]
                 window, stride = (2 * time if time > 1 else 1, 4, 4), (time, 2, 2)
-            x = self.layout.constrain(Convolution(width, window, stride, **convolve, name=f"down_{i}")(x))
+            x = self.partitioner.with_sharding_constraint(
+                Convolution(width, window, stride, **convolve, name=f"down_{i}")(x)
+            )
             for j in range(m.blocks):
-                x = ResidualBlock(**convolve, layout=self.layout, name=f"block_{i}_{j}")(x)
+                x = ResidualBlock(**convolve, partitioner=self.partitioner, name=f"block_{i}_{j}")(x)
         return layer_norm(x, "norm")
 
 
@@ -90,15 +92,15 @@ class VisualTokenizer(nn.Module):
     """
 
     model: model_fields.VisualTokenizerConfig
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     def setup(self) -> None:
         m, dtype = self.model, jnp.dtype(self.model.dtype)
-        self.encoder = Encoder(m, self.layout)
+        self.encoder = Encoder(m, self.partitioner)
         self.to_codes = nn.Dense(len(m.levels), dtype=dtype)
         self.from_codes = nn.Dense(m.widths[-1], dtype=dtype)
         widths = (*m.widths[-2::-1], m.widths[0])
-        self.decoder = Decoder(widths, 3, m.blocks, m.convolution, m.time_strides[::-1], dtype, self.layout)
+        self.decoder = Decoder(widths, 3, m.blocks, m.convolution, m.time_strides[::-1], dtype, self.partitioner)
 
     def __call__(
         self, image: Float[Array, "b *pixels c"], corrupt: tuple[jax.Array, float] | None = None

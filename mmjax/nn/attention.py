@@ -9,13 +9,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import splash
-from mmjax.nn.layout import ANYWHERE, Layout
-from mmjax.nn.positions import rotate
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import apply_rope
 from mmjax.types import FLOAT32
 
 ATTENDED = "attended"  # names what attention gives, for policies of rematerialization
 
-KeysValues = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
+KVCache = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
 
 
 def dot_product_attention(
@@ -24,7 +24,7 @@ def dot_product_attention(
     v: Float[Array, "b s h k"],
     mask: Bool[Array, "#b #h #t s"] | None = None,
     kernel: str = "xla",
-    layout: Layout = ANYWHERE,
+    partitioner: Partitioner = UNSHARDED,
 ) -> Float[Array, "b t h k"]:
     """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1); the softmax is computed in float32.
 
@@ -33,7 +33,7 @@ def dot_product_attention(
         mask: True where a query may look; a query that may look nowhere gets the mean of the values.
         kernel: "xla"; "cudnn" for the fused kernel on NVIDIA GPUs (16-bit dtypes only); "splash" for that on TPUs
             where it fits (no mask, multiples of 128 tokens), else "xla".
-        layout: of the devices that run a kernel which the compiler cannot split.
+        partitioner: of the devices that run a kernel which the compiler cannot split.
 
     Raises:
         ValueError: for a kernel of another name.
@@ -43,7 +43,7 @@ def dot_product_attention(
     if kernel not in ("xla", "splash"):
         raise ValueError(f"attention kernel {kernel!r}: must be 'xla', 'cudnn' or 'splash'")
     if kernel == "splash" and mask is None and splash.fits(q.shape[1], k.shape[1]):
-        return layout.per_device(splash.make(ATTENDED))(q, k, v)
+        return partitioner.shard_map(splash.make(ATTENDED))(q, k, v)
     scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     logits = jnp.einsum("bthk,bshk->bhts", q * scale, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -58,13 +58,13 @@ class MultiHeadAttention(nn.Module):
     Attributes:
         heads: h, must divide the width of x.
         dtype: of the computation; parameters are float32.
-        kernel, layout: see dot_product_attention.
+        kernel, partitioner: see dot_product_attention.
     """
 
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
@@ -73,30 +73,33 @@ class MultiHeadAttention(nn.Module):
         context: Float[Array, "b s e"] | None = None,
         mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "t a"] | None = None,
-        known: KeysValues | None = None,
-        place: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], KeysValues]:
+        kv_cache: KVCache | None = None,
+        cache_index: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], KVCache]:
         """What each of x attends to, and the keys and values that it looked at.
 
         Args:
             context: what x looks at; None: x itself.
             mask: True where it may look.
-            angles: for self-attention, the rotary positions of queries and keys; see positions.grid_angles.
+            angles: for self-attention, the rotary positions of queries and keys; see positions.rope_angles.
             known: keys and values from a call before, so that they are not computed again: those of the context or,
                 with a `place`, room for those of a sequence, into which those of x are written there.
         """
         shape = (self.heads, x.shape[-1] // self.heads)
         q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
-        q = q if angles is None else rotate(q, angles)
-        if known is None or place is not None:
+        q = q if angles is None else apply_rope(q, angles)
+        if kv_cache is None or cache_index is not None:
             context = x if context is None else context
             k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
             v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
-            k = k if angles is None else rotate(k, angles)
-            if known is not None and place is not None:
-                k, v = (lax.dynamic_update_slice_in_dim(*pair, place, 1) for pair in zip(known, (k, v), strict=True))
+            k = k if angles is None else apply_rope(k, angles)
+            if kv_cache is not None and cache_index is not None:
+                k, v = (
+                    lax.dynamic_update_slice_in_dim(*pair, cache_index, 1)
+                    for pair in zip(kv_cache, (k, v), strict=True)
+                )
         else:
-            k, v = known
-        self.sow("looking", "queries_keys", (q, k))  # kept only where somebody asks for it
-        attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.layout), ATTENDED)
+            k, v = kv_cache
+        self.sow("attention_maps", "queries_keys", (q, k))  # kept only where somebody asks for it
+        attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.partitioner), ATTENDED)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended), (k, v)

@@ -24,18 +24,18 @@ class BatchNorm(nn.Module):
         start: the scale of the channels at first.
     """
 
-    start: float = 1.0
+    scale_init: float = 1.0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b *space c"], rows: Bool[Array, "b"] | None = None, training: bool = False
+        self, x: Float[Array, "b *space c"], valid: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b *space c"]:
-        """Normalizes x; `rows` are the examples that count for the statistics, None: all."""
+        """Normalizes x; `valid` are the examples that count for the statistics, None: all."""
         shape = (x.shape[-1],)
         old = self.param("mean", nn.initializers.zeros, shape), self.param("variance", nn.initializers.ones, shape)
-        scale = self.param("scale", nn.initializers.constant(self.start), shape)
+        scale = self.param("scale", nn.initializers.constant(self.scale_init), shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        mean, variance = _statistics(x, rows, old) if training else map(jax.lax.stop_gradient, old)
+        mean, variance = _statistics(x, valid, old) if training else map(jax.lax.stop_gradient, old)
         if training:
             for name, value in (("mean", mean), ("variance", variance)):
                 self.sow(STATISTICS, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
@@ -47,11 +47,11 @@ class BatchNorm(nn.Module):
 
 
 def _statistics(
-    x: Float[Array, "b *space c"], rows: Bool[Array, "b"] | None, old: tuple[Float[Array, "c"], Float[Array, "c"]]
+    x: Float[Array, "b *space c"], valid: Bool[Array, "b"] | None, old: tuple[Float[Array, "c"], Float[Array, "c"]]
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
     """Mean and variance of each channel over the examples that count; the `old` ones where none does."""
     axes = tuple(range(x.ndim - 1))
-    counts = jnp.ones(x.shape[:1], FLOAT32) if rows is None else rows.astype(FLOAT32)
+    counts = jnp.ones(x.shape[:1], FLOAT32) if valid is None else valid.astype(FLOAT32)
     number = jnp.sum(counts)
     total = jnp.maximum(number, 1.0) * np.float32(np.prod(x.shape[1:-1]))
     # From the differences to the running mean: squares of what is far from 0 would cancel.

@@ -31,7 +31,7 @@ def hard_negatives(
     def blocks(x: jax.Array) -> jax.Array:
         return jnp.pad(x, ((0, -count % block), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:])
 
-    def turn(
+    def body_fn(
         best: tuple[jax.Array, jax.Array], part: tuple[jax.Array, ...]
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         them, group, there, theirs = part
@@ -44,5 +44,5 @@ def hard_negatives(
         return (jnp.where(better, score, best[0]), jnp.where(better, theirs[place], best[1])), None
 
     parts = tuple(map(blocks, (columns, groups, present, number)))
-    found: jax.Array = jax.lax.scan(turn, (jnp.full(count, -jnp.inf), number), parts)[0][1]
+    found: jax.Array = jax.lax.scan(body_fn, (jnp.full(count, -jnp.inf), number), parts)[0][1]
     return found

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.nn.attention import MultiHeadAttention
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.types import FLOAT32
 
 
@@ -19,7 +19,7 @@ class AttentionPooling(nn.Module):
 
     heads: int
     dtype: np.dtype = FLOAT32
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(self, x: Float[Array, "b s d"], mask: Bool[Array, "b #h 1 s"] | None = None) -> Float[Array, "b d"]:
@@ -27,7 +27,7 @@ class AttentionPooling(nn.Module):
         b, _, d = x.shape
         query = self.param("query", nn.initializers.normal(1.0), (d,)).astype(self.dtype)
         # Its single query fits no kernel but the compiler's own.
-        attention = MultiHeadAttention(self.heads, self.dtype, layout=self.layout, name="attention")
+        attention = MultiHeadAttention(self.heads, self.dtype, partitioner=self.partitioner, name="attention")
         pooled, _ = attention(jnp.broadcast_to(query[None, None], (b, 1, d)), x, mask)
         hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(pooled, "norm_mlp")))
         pooled += nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)

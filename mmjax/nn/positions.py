@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 
-def sine_positions(length: int, width: int) -> Float[Array, "t d"]:
-    """The positions 0, 1, 2 ... of a sequence; see sines_at."""
-    return sines_at(np.arange(length), width)
+def sincos_1d(length: int, width: int) -> Float[Array, "t d"]:
+    """The positions 0, 1, 2 ... of a sequence; see sincos_at."""
+    return sincos_at(np.arange(length), width)
 
 
-def sines_at(positions: Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t d"]:
+def sincos_at(positions: Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t d"]:
     """Vaswani et al. 2017, section 3.5: sin and cos of t / 10000 ** (2 i / d), halves side by side.
 
     Raises:
@@ -25,7 +25,7 @@ def sines_at(positions: Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t 
     return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=-1), jnp.float32)
 
 
-def grid_positions(rows: int, columns: int, width: int) -> Float[Array, "n d"]:
+def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "n d"]:
     """The positions of a grid read row by row: half of the width tells the row, half the column.
 
     Raises:
@@ -33,12 +33,12 @@ def grid_positions(rows: int, columns: int, width: int) -> Float[Array, "n d"]:
     """
     if width % 4:
         raise ValueError(f"grid positions need a width that is a multiple of 4, not {width}")
-    row = jnp.repeat(sine_positions(rows, width // 2), columns, axis=0)
-    column = jnp.tile(sine_positions(columns, width // 2), (rows, 1))
+    row = jnp.repeat(sincos_1d(rows, width // 2), columns, axis=0)
+    column = jnp.tile(sincos_1d(columns, width // 2), (rows, 1))
     return jnp.concatenate([row, column], axis=-1)
 
 
-def grid_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]:
+def rope_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]:
     """How far `rotate` turns each pair of a head's features at each place of a grid read row by row, in radians.
 
     Each axis has as many of the pairs as the others: they turn by t / 100 ** (i / n) with its coordinate t (rotary
@@ -54,7 +54,7 @@ def grid_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]
     return (places[..., None] * frequency).reshape(np.prod(sides), each * len(sides)).astype(np.float32)
 
 
-def rotate(x: Float[Array, "b t h k"], angles: Float[Array | np.ndarray, "t a"]) -> Float[Array, "b t h k"]:
+def apply_rope(x: Float[Array, "b t h k"], angles: Float[Array | np.ndarray, "t a"]) -> Float[Array, "b t h k"]:
     """Turns the pairs (i, a + i) of the features, so that a product of two tells how far they are apart."""
     pairs = angles.shape[1]
     cosine, sine = (f(angles)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))

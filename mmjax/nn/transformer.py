@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.attention import ATTENDED, MultiHeadAttention
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import grid_angles
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import rope_angles
 from mmjax.types import FLOAT32
 
 # Keys and values of a layer: of what came before, and of the context.
 _Before = Float[Array, "_ s h k"]
 _About = Float[Array, "_ n h k"]
-Known = tuple[tuple[_Before, _Before], tuple[_About, _About] | None]
+BlockCache = tuple[tuple[_Before, _Before], tuple[_About, _About] | None]
 # The same of all layers, whose number is the first axis.
 _AllBefore = Float[Array, "layers b s h k"]
 _AllAbout = Float[Array, "layers b n h k"]
-AllKnown = tuple[tuple[_AllBefore, _AllBefore], tuple[_AllAbout, _AllAbout] | None]
+StackCache = tuple[tuple[_AllBefore, _AllBefore], tuple[_AllAbout, _AllAbout] | None]
 # What of a layer is kept for the backward pass nevertheless, where it is computed anew in it.
 POLICIES = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
@@ -47,7 +47,7 @@ class Block(nn.Module):
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
     frames: int = 1
 
     def __call__(
@@ -69,9 +69,9 @@ class Block(nn.Module):
         context: Float[Array, "b n e"] | None = None,
         context_mask: Bool[Array, "#b #h #t n"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
-        known: Known | None = None,
-        place: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], Known]:
+        kv_cache: BlockCache | None = None,
+        cache_index: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], BlockCache]:
         """The same, for a sequence that is made token after token.
 
         Args:
@@ -82,12 +82,12 @@ class Block(nn.Module):
             Also the keys and values for the call after.
         """
         b, t, d = x.shape
-        attention = functools.partial(MultiHeadAttention, self.heads, self.dtype, self.kernel, self.layout)
+        attention = functools.partial(MultiHeadAttention, self.heads, self.dtype, self.kernel, self.partitioner)
         # Without this the compiler may gather the activations of the whole batch instead of the parameters of a layer.
-        x = self.layout.constrain(x)
-        before, about = (None, None) if known is None else known
+        x = self.partitioner.with_sharding_constraint(x)
+        before, about = (None, None) if kv_cache is None else kv_cache
         normed = layer_norm(x, "norm_self").reshape(b * self.frames, t // self.frames, d)
-        seen, before = attention(name="self_attention")(normed, None, mask, angles, before, place)
+        seen, before = attention(name="self_attention")(normed, None, mask, angles, before, cache_index)
         x += seen.reshape(b, t, d)
         if self.frames > 1:
             x += self._over_time(layer_norm(x, "norm_time"), attention(name="time_attention"))
@@ -101,7 +101,7 @@ class Block(nn.Module):
     def _over_time(self, x: Float[Array, "b t d"], attention: nn.Module) -> Float[Array, "b t d"]:
         b, t, d = x.shape
         places = x.reshape(b, self.frames, t // self.frames, d).swapaxes(1, 2)
-        angles = grid_angles((self.frames,), d // self.heads)
+        angles = rope_angles((self.frames,), d // self.heads)
         attended, _ = attention(places.reshape(-1, self.frames, d), angles=angles)
         return attended.reshape(places.shape).swapaxes(1, 2).reshape(b, t, d)
 
@@ -126,7 +126,7 @@ class Stack(nn.Module):
     remat: bool = False
     unroll: int = 1
     policy: str = "nothing"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
     frames: int = 1
 
     def __call__(
@@ -147,11 +147,11 @@ class Stack(nn.Module):
         context: Float[Array, "b n e"] | None = None,
         context_mask: Bool[Array, "#b #h #t n"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
-        known: AllKnown | None = None,
-        place: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], AllKnown]:
+        kv_cache: StackCache | None = None,
+        cache_index: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], StackCache]:
         """As Block.decode, for all layers."""
-        return self._run(x, mask, context, context_mask, angles, known, place, keep=True)
+        return self._run(x, mask, context, context_mask, angles, kv_cache, cache_index, keep=True)
 
     @nn.compact
     def _run(
@@ -161,22 +161,22 @@ class Stack(nn.Module):
         context: jax.Array | None,
         context_mask: jax.Array | None,
         angles: Any,
-        known: Any,
-        place: jax.Array | None,
+        kv_cache: Any,
+        cache_index: jax.Array | None,
         keep: bool,
     ) -> tuple[jax.Array, Any]:
-        def layer(block: Block, x: jax.Array, known: Any) -> tuple[jax.Array, Any]:
-            x, known = block.decode(x, mask, context, context_mask, angles, known, place)
-            return x, known if keep else None
+        def layer(block: Block, x: jax.Array, kv_cache: Any) -> tuple[jax.Array, Any]:
+            x, kv_cache = block.decode(x, mask, context, context_mask, angles, kv_cache, cache_index)
+            return x, kv_cache if keep else None
 
         kept = {"prevent_cse": False, "policy": POLICIES[self.policy], "methods": ["decode"]}
         kind = nn.remat(Block, **kept) if self.remat else Block
-        block = kind(self.heads, self.dtype, self.kernel, self.layout, self.frames, name="block")
+        block = kind(self.heads, self.dtype, self.kernel, self.partitioner, self.frames, name="block")
         scan = nn.scan(
             layer,
-            variable_axes={"params": 0, "looking": 0},
+            variable_axes={"params": 0, "attention_maps": 0},
             split_rngs={"params": True},
             length=self.layers,
             unroll=self.unroll,
         )
-        return scan(block, x, known)
+        return scan(block, x, kv_cache)

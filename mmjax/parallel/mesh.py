@@ -66,7 +66,7 @@ class Placement:
         return NamedSharding(self.mesh, _SPLIT)
 
     @property
-    def whole(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -80,26 +80,26 @@ class Placement:
         return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if tpu else None
 
     @property
-    def ways(self) -> int:
+    def num_batch_shards(self) -> int:
         """Into how many parts batches are split."""
         return int(np.prod([self.mesh.shape[axis] for axis in BATCH]))
 
-    def constrain(self, x: jax.Array) -> jax.Array:
+    def with_sharding_constraint(self, x: jax.Array) -> jax.Array:
         """Says of activations that the examples, and the tokens of [b, t, d], are split as far as they divide.
 
         Between layers each device of the axis model holds other tokens (sequence parallelism: Korthikanti et al. 2022,
         arXiv:2205.05198); inside of them it holds other heads and hidden units.
         """
-        if x.shape[0] % self.ways:
+        if x.shape[0] % self.num_batch_shards:
             return x
         tokens = "model" if x.ndim == 3 and x.shape[1] % self.mesh.shape["model"] == 0 else None
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(BATCH, tokens)))
 
-    def per_device(self, kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def shard_map(self, kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """A kernel of arrays [b, t, h, k] that each device runs on its own examples and heads."""
 
         def each(*arrays: jax.Array) -> jax.Array:
-            spec = PartitionSpec(None if arrays[0].shape[0] % self.ways else BATCH, None, "model")
+            spec = PartitionSpec(None if arrays[0].shape[0] % self.num_batch_shards else BATCH, None, "model")
             spread: jax.Array = jax.shard_map(kernel, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)(
                 *arrays
             )
@@ -109,13 +109,13 @@ class Placement:
 
     def check_batch(self, name: str, size: int) -> None:
         """Raises UserError where a batch of this size cannot be split evenly."""
-        if size % self.ways:
+        if size % self.num_batch_shards:
             named = " x ".join(axis for axis in BATCH if axis != "slice" or self.mesh.shape[axis] > 1)
             raise UserError(
-                f"{name}: {size} does not split over {self.ways} devices (mesh {named}); take a multiple of {self.ways}"
+                f"{name}: {size} does not split over {self.num_batch_shards} devices (mesh {named}); take a multiple of {self.num_batch_shards}"
             )
 
-    def put(self, batch: Batch) -> dict[str, Any]:
+    def shard_batch(self, batch: Batch) -> dict[str, Any]:
         """This process's part of a batch, to the devices; fields that stay on the host are left out."""
         fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
         return {name: jax.make_array_from_process_local_data(self.batch, value) for name, value in fields.items()}

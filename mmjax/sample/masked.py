@@ -19,7 +19,7 @@ BASES = (2, 3, 5)  # of the Halton sequence, one an axis
 
 
 @dataclass(frozen=True)
-class Decoding:
+class MaskGITDecoding:
     """How tokens are drawn; every field is compiled in.
 
     Attributes:
@@ -48,7 +48,7 @@ class Decoding:
     refinement_temperature: float = 1.0
 
 
-def make_draw(functions: Any, decoding: Decoding) -> Callable[..., jax.Array]:
+def make_sampler(model_fns: Any, decoding: MaskGITDecoding) -> Callable[..., jax.Array]:
     """The pure function draw(params, tokenizer_params, text, codes, masked, seeds, guidance) -> images, not compiled.
 
     What else it is given, by name and an array of b rows each, is handed to `context` with the text. Guidance is away
@@ -71,24 +71,26 @@ def make_draw(functions: Any, decoding: Decoding) -> Callable[..., jax.Array]:
     ) -> Float[Array, "b *pixels c"]:
         texts = jnp.concatenate([text, jnp.zeros_like(text)]) if decoding.guided else text
         both = {name: jnp.concatenate([x, x]) if decoding.guided else x for name, x in given.items()}
-        seen = functions.context(params, texts, **both)
+        seen = model_fns.context(params, texts, **both)
 
         def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
-            scored: jax.Array = functions.logits(params, codes, masked, *seen)
+            scored: jax.Array = model_fns.logits(params, codes, masked, *seen)
             return scored
 
-        drawn: jax.Array = functions.decode(tokenizer_params, fill(scores, codes, masked, seeds, decoding, guidance))
+        drawn: jax.Array = model_fns.decode(
+            tokenizer_params, maskgit_decode(scores, codes, masked, seeds, decoding, guidance)
+        )
         return drawn
 
     return draw
 
 
-def fill(
+def maskgit_decode(
     logits: Callable[[Int[Array, "g *grid"], Bool[Array, "g *grid"]], Float[Array, "g *grid k"]],
     codes: Int[Array, "b *grid"],
     masked: Bool[Array, "b *grid"],
     seeds: Int[Array, "b"],
-    decoding: Decoding,
+    decoding: MaskGITDecoding,
     guidance: Float[Array, ""] | None = None,
 ) -> Int[Array, "b *grid"]:
     """The codes with the masked ones drawn.

@@ -24,7 +24,7 @@ def overlay(image: UInt8[np.ndarray, "y x 3"], looked: Float[np.ndarray, "rows c
     return np.rint(gray + STRENGTH * share * (colors - gray)).astype(np.uint8)
 
 
-def draw_looks(
+def draw_attention_maps(
     images: Sequence[UInt8[np.ndarray, "y x 3"]],
     titles: Sequence[str],
     words: Sequence[Sequence[str]],

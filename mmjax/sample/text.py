@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int
 from mmjax.types import END, PADDING, Params
 
 Step = Callable[[Int[Array, "b"], Any], tuple[Float[Array, "b v"], Any]]  # (tokens, cache) -> next logits, cache
-RowsOf = Callable[[Any, Int[Array, "r"]], Any]  # (cache, rows) -> the cache of these rows
+GatherCache = Callable[[Any, Int[Array, "r"]], Any]  # (cache, rows) -> the cache of these rows
 
 
 @dataclass(frozen=True)
-class Writing:
+class TextDecoding:
     """How tokens are chosen; every field is compiled in.
 
     Attributes:
@@ -38,36 +38,36 @@ class Writing:
     temperature: float = 1.0
 
 
-def make_write(functions: Any, writing: Writing) -> Callable[..., jax.Array]:
+def make_text_generator(model_fns: Any, writing: TextDecoding) -> Callable[..., jax.Array]:
     """The pure function write(params, image, question, seeds) -> token ids [b, t], not compiled.
 
     Args:
         functions: of the model: context(params, image, question) gives what the text is about, begin(params, context,
             length) the logits of the first token and a cache, step(params, token, cache) those of the next, and
-            rows_of(cache, rows) the cache of some rows.
+            gather_cache(cache, rows) the cache of some rows.
     """
 
     def written(
         params: Params, image: Float[Array, "b *f y x c"], question: Int[Array, "b q"] | None, seeds: Int[Array, "b"]
     ) -> Int[Array, "b t"]:
-        context = functions.context(params, image, question)
-        first, cache = functions.begin(params, context, writing.length)
+        context = model_fns.context(params, image, question)
+        first, cache = model_fns.prefill(params, context, writing.length)
 
         def step(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            logits, cache = functions.step(params, token, cache)
+            logits, cache = model_fns.step(params, token, cache)
             return logits, cache
 
-        return write(first, cache, step, functions.rows_of, writing, seeds)
+        return generate_text(first, cache, step, model_fns.gather_cache, writing, seeds)
 
     return written
 
 
-def write(
+def generate_text(
     first: Float[Array, "b v"],
     cache: Any,
     step: Step,
-    rows_of: RowsOf,
-    writing: Writing,
+    gather_cache: GatherCache,
+    writing: TextDecoding,
     seeds: Int[Array, "b"],
 ) -> Int[Array, "b t"]:
     """Token ids of a text each, with its end token and padding behind it; without, where `length` tokens did not do.
@@ -75,11 +75,11 @@ def write(
     Args:
         first: logits of the first token.
         cache: what `step` needs to go on from there.
-        step, rows_of: see Step and RowsOf.
+        step, gather_cache: see Step and RowsOf.
         seeds: what each text is drawn with, which depends on no other.
     """
     if writing.beams > 1:
-        return beam_search(first, cache, step, rows_of, writing)
+        return beam_search(first, cache, step, gather_cache, writing)
     count, length = len(first), writing.length
     keys = jax.vmap(jax.random.key)(seeds.astype(jnp.uint32))
 
@@ -91,11 +91,11 @@ def write(
             keys, likely
         ).astype(jnp.int32)
 
-    def goes_on(state: Any) -> jax.Array:
+    def cond_fn(state: Any) -> jax.Array:
         place, _, done, _, _ = state
         return (place < length) & ~jnp.all(done)
 
-    def turn(state: Any) -> Any:
+    def body_fn(state: Any) -> Any:
         place, logits, done, texts, cache = state
         token = jnp.where(done, PADDING, choose(logits, place))
         texts = jax.lax.dynamic_update_slice_in_dim(texts, token[:, None], place, 1)
@@ -106,7 +106,7 @@ def write(
         return place + 1, logits, done, texts, cache
 
     texts = jnp.full((count, length), PADDING, jnp.int32)
-    texts = jax.lax.while_loop(goes_on, turn, (jnp.int32(0), first, jnp.zeros(count, jnp.bool_), texts, cache))[3]
+    texts = jax.lax.while_loop(cond_fn, body_fn, (jnp.int32(0), first, jnp.zeros(count, jnp.bool_), texts, cache))[3]
     return texts
 
 
@@ -123,7 +123,7 @@ def nucleus(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
 
 
 def beam_search(
-    first: Float[Array, "b v"], cache: Any, step: Step, rows_of: RowsOf, writing: Writing
+    first: Float[Array, "b v"], cache: Any, step: Step, gather_cache: GatherCache, writing: TextDecoding
 ) -> Int[Array, "b t"]:
     """The best of the texts that beam search finds.
 
@@ -137,13 +137,13 @@ def beam_search(
     def penalty(tokens: jax.Array) -> jax.Array:
         return ((5.0 + tokens.astype(jnp.float32)) / 6.0) ** writing.length_penalty
 
-    def goes_on(state: Any) -> jax.Array:
+    def cond_fn(state: Any) -> jax.Array:
         place, _, alive, _, ended, _, _ = state
         # A score only falls as a text grows, and its penalty divides it by this much at most.
         hope = jnp.max(alive, axis=1) / penalty(jnp.int32(length))
         return (place < length) & jnp.any(hope > jnp.min(ended, axis=1))
 
-    def turn(state: Any) -> Any:
+    def body_fn(state: Any) -> Any:
         place, logits, alive, texts, ended, kept, cache = state
         chances = jax.nn.log_softmax(logits.reshape(count, beams, vocabulary))
         scores, found = jax.lax.top_k((alive[..., None] + chances).reshape(count, -1), grow)
@@ -158,7 +158,7 @@ def beam_search(
         texts = jnp.take_along_axis(grown, best[..., None], axis=1)
         parent = jnp.take_along_axis(parent, best, axis=1) + beams * jnp.arange(count)[:, None]
         token = jnp.take_along_axis(token, best, axis=1)
-        logits, cache = step(token.reshape(-1), rows_of(cache, parent.reshape(-1)))
+        logits, cache = step(token.reshape(-1), gather_cache(cache, parent.reshape(-1)))
         return place + 1, logits, alive, texts, ended, kept, cache
 
     rows = jnp.repeat(jnp.arange(count), beams)
@@ -170,6 +170,6 @@ def beam_search(
         jnp.full((count, beams, length), PADDING, jnp.int32),
         jnp.full((count, beams), -jnp.inf),
         jnp.full((count, beams, length), PADDING, jnp.int32),
-        rows_of(cache, rows),
+        gather_cache(cache, rows),
     )
-    return jax.lax.while_loop(goes_on, turn, state)[5][:, 0]
+    return jax.lax.while_loop(cond_fn, body_fn, state)[5][:, 0]

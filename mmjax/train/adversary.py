@@ -30,10 +30,10 @@ class AdversaryState:
 
 
 @runtime_checkable
-class Goal(Protocol):
+class DiscriminatorLoss(Protocol):
     """What the second player minimizes, and what it tells the first; see mmjax/losses/adversarial.py."""
 
-    def judged(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]: ...
+    def adversarial_outputs(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]: ...
 
     def losses(
         self, params: Params, outputs: Outputs, batch: Batch, averages: dict[str, jax.Array]
@@ -52,7 +52,7 @@ class Adversary:
 
     init: Callable[[jax.Array], Params]
     tx: optax.GradientTransformation
-    goal: Goal
+    loss: DiscriminatorLoss
     terms: tuple[str, ...]
     train_from: int = 0
     start: int = 0
@@ -62,7 +62,7 @@ class Adversary:
         zero = jnp.zeros(())
         return AdversaryState(params, self.tx.init(params), {"real": zero, "fake": zero})
 
-    def counted(self, terms: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
+    def gated(self, terms: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
         """The first player's terms as they count at this step."""
         started = step >= self.start
         return {name: jnp.where(started, term, 0.0) if name in self.terms else term for name, term in terms.items()}

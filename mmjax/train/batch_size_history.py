@@ -7,32 +7,32 @@ A training's stretches are lists of the first step, counted from 0, and the batc
 from collections.abc import Sequence
 from itertools import pairwise
 
-Stretches = Sequence[Sequence[int]]
+BatchSizeHistory = Sequence[Sequence[int]]
 
 
-def go_on(stretches: Stretches, step: int, batch: int) -> list[list[int]]:
+def extend(history: BatchSizeHistory, step: int, batch: int) -> list[list[int]]:
     """The stretches of a training that goes on behind so many steps with a batch.
 
     What was recorded from that step on is left out: those steps are done anew, or were never done.
     """
-    kept = [list(stretch) for stretch in stretches if stretch[0] < step] or [[0, batch]]
+    kept = [list(stretch) for stretch in history if stretch[0] < step] or [[0, batch]]
     return kept if kept[-1][1] == batch else [*kept, [step, batch]]
 
 
-def position(stretches: Stretches, step: int) -> int:
+def examples_seen(history: BatchSizeHistory, step: int) -> int:
     """Where in the stream of examples the batch of a step begins: how many the steps before it had."""
-    ends = [first for first, _ in stretches[1:]] + [step]
-    return sum(max(min(end, step) - first, 0) * batch for (first, batch), end in zip(stretches, ends, strict=True))
+    ends = [first for first, _ in history[1:]] + [step]
+    return sum(max(min(end, step) - first, 0) * batch for (first, batch), end in zip(history, ends, strict=True))
 
 
-def valid(stretches: object) -> bool:
+def valid(history: object) -> bool:
     """Whether something read from a file can be a training's stretches."""
-    if not isinstance(stretches, list) or not stretches:
+    if not isinstance(history, list) or not history:
         return False
-    pairs = [s for s in stretches if isinstance(s, list) and len(s) == 2 and all(type(n) is int for n in s)]
+    pairs = [s for s in history if isinstance(s, list) and len(s) == 2 and all(type(n) is int for n in s)]
     firsts = [first for first, _ in pairs]
     return (
-        len(pairs) == len(stretches)
+        len(pairs) == len(history)
         and firsts[0] == 0
         and all(before < after for before, after in pairwise(firsts))
         and all(batch > 0 for _, batch in pairs)

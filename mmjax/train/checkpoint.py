@@ -19,7 +19,7 @@ from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 from mmjax.parallel import processes
 from mmjax.train import fingerprint, storage
 from mmjax.train.state import State
-from mmjax.types import Params, Unavailable, UserError, leaf_name
+from mmjax.types import Params, TransientError, UserError, leaf_name
 
 FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
 DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
@@ -48,13 +48,13 @@ class Checkpoints:
         policies: list[Any] = [preservation_policy.LatestN(keep)]
         if self.best:
             policies.append(
-                preservation_policy.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False)
+                preservation_policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
             )
         uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compressing takes cores from the steps
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
-        with _quiet(), storage.opening(self.path):
+        with _quiet(), storage.open_errors(self.path):
             options = ocp.CheckpointManagerOptions(
-                best_fn=self._goodness if self.best else None,  # without it Orbax forgets metrics with the process
+                best_fn=self._score if self.best else None,  # without it Orbax forgets metrics with the process
                 best_mode="max",
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                 atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
@@ -70,7 +70,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step whose evaluation was the best, the newest of several; None where none was evaluated."""
-        found = [(self._goodness(metrics), step) for step in self.steps() if (metrics := self.manager.metrics(step))]
+        found = [(self._score(metrics), step) for step in self.steps() if (metrics := self.manager.metrics(step))]
         return max(found)[1] if found else None
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
@@ -78,9 +78,9 @@ class Checkpoints:
         if not math.isfinite(metrics.get(self.best, math.nan)):
             return False
         best = self.best_step()
-        return best is None or self._goodness(metrics) > self._goodness(self.manager.metrics(best) or {})
+        return best is None or self._score(metrics) > self._score(self.manager.metrics(best) or {})
 
-    def _goodness(self, metrics: Mapping[str, float]) -> float:
+    def _score(self, metrics: Mapping[str, float]) -> float:
         return self.sign * metrics.get(self.best, -self.sign * math.inf)  # it may have been another metric before
 
     def save(self, state: State, metrics: Mapping[str, float]) -> None:
@@ -93,7 +93,7 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         fields = _fields(state)
-        fingerprints, finite = fingerprint.summarized(fields, state.step.sharding)
+        fingerprints, finite = fingerprint.summarize(fields, state.step.sharding)
         bad = [name for name, good in zip(fingerprint.names(fields), jax.device_get(finite), strict=True) if not good]
         if bad:
             raise UserError(
@@ -102,7 +102,7 @@ class Checkpoints:
             )
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         ranked = metrics if self.best in metrics else None
-        with storage.writing(self.path):
+        with storage.write_errors(self.path):
             self.manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints})),
@@ -119,14 +119,14 @@ class Checkpoints:
             UserError: where there is no such step, the checkpoint is of another model, or none is whole.
         """
         read = functools.partial(self._read, shapes=shapes)
-        return self._first_whole(step, read, functools.partial(self._compared, shapes=shapes), put_aside=True)[1]
+        return self._first_whole(step, read, functools.partial(self._compared, shapes=shapes), quarantine=True)[1]
 
     def _first_whole(
         self,
         step: int | str | None,
         read: Callable[[int], Any],
         check: Callable[[Any], Any],
-        put_aside: bool = False,
+        quarantine: bool = False,
     ) -> tuple[int, Any]:
         """The step that is asked for, or the newest that is whole, and what `check` makes of what `read` returned.
 
@@ -137,13 +137,13 @@ class Checkpoints:
         candidates = [self._known(step)] if step is not None else self._all_known()
         problems: dict[int, str] = {}
         for candidate in candidates:
-            with storage.patient(self.path / str(candidate)):
+            with storage.warn_if_slow(self.path / str(candidate)):
                 found, problem = self._tried(candidate, functools.partial(read, candidate))
                 if not problem:
                     found, problem = self._tried(candidate, functools.partial(check, found))
             if not problem:
                 for damaged, why in problems.items():
-                    aside = self._put_aside(damaged) if put_aside else ""
+                    aside = self._quarantine(damaged) if quarantine else ""
                     logger.warning(
                         "%s/%d: is damaged (%s)%s; going on from step %d", self.path, damaged, why, aside, candidate
                     )
@@ -160,20 +160,20 @@ class Checkpoints:
         No process goes on before all of them have ended the action.
 
         Raises:
-            Unavailable: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
+            TransientError: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
         """
         value, problem, transient = None, "", False
         try:
             value = action()
         except Exception as error:  # whatever Orbax makes of damaged files
-            problem, transient = storage.first_line(error), storage.transient(error)
-        told = [each for each in processes.gathered([problem, transient]) if each[0]]
+            problem, transient = storage.first_line(error), storage.is_transient(error)
+        told = [each for each in processes.all_gather_objects([problem, transient]) if each[0]]
         for why, transient in told:
             if transient:
-                raise Unavailable(f"{self.path}/{step}: could not be read just now: {why}")
+                raise TransientError(f"{self.path}/{step}: could not be read just now: {why}")
         return value, told[0][0] if told else ""
 
-    def _put_aside(self, step: int) -> str:
+    def _quarantine(self, step: int) -> str:
         """Moves a damaged step out of the way of the one that will take its place; it may still tell what happened."""
 
         def move() -> str:
@@ -184,7 +184,7 @@ class Checkpoints:
             (self.path / str(step)).rename(aside)
             return str(aside)
 
-        aside = processes.once(move)
+        aside = processes.run_on_primary(move)
         self.manager.reload()
         return f" and was moved to {aside}"
 
@@ -203,7 +203,7 @@ class Checkpoints:
         """The state of the fields that were read, whose fingerprints are those that were written."""
         if FINGERPRINTS in fields:
             told = jax.device_get(fields.pop(FINGERPRINTS)).tolist()
-            found = jax.device_get(fingerprint.summarized(fields, shapes.step.sharding)[0]).tolist()
+            found = jax.device_get(fingerprint.summarize(fields, shapes.step.sharding)[0]).tolist()
             _check(dict(zip(fingerprint.names(fields), zip(told, found, strict=True), strict=True)))
         return State(**fields)
 
@@ -250,11 +250,11 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until all is on the disk."""
-        with storage.writing(self.path):
+        with storage.write_errors(self.path):
             self.manager.wait_until_finished()
 
     def close(self) -> None:
-        with storage.writing(self.path):
+        with storage.write_errors(self.path):
             self.manager.close()
             self.reader.close()
 
@@ -320,7 +320,7 @@ def _check(fingerprints: Mapping[str, tuple[int, int]]) -> None:
 def _fields(state: State) -> dict[str, Any]:
     """A state by the names of its fields; the adversary and the norms only where there are any."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    optional = ("adversary", "norms")
+    optional = ("adversary", "grad_norm_ema")
     return {name: value for name, value in fields.items() if name not in optional or value is not None}
 
 

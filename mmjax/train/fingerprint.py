@@ -25,7 +25,7 @@ def names(tree: Any) -> list[str]:
     return sorted(leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree))
 
 
-def summarized(tree: Any, whole: jax.sharding.Sharding) -> tuple[jax.Array, jax.Array]:
+def summarize(tree: Any, whole: jax.sharding.Sharding) -> tuple[jax.Array, jax.Array]:
     """The fingerprint of each leaf, uint32 [leaves], and whether all of it is finite, bool [leaves].
 
     Args:

@@ -60,7 +60,7 @@ def train(
             _fetch(log, *late)
         late = (done, metrics, waited, sent)
         after(state, done)
-        timeline.stepped(done)
+        timeline.step_done(done)
     if late:
         _fetch(log, *late)
     return state
@@ -73,7 +73,7 @@ def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any
 
 def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bool = False) -> None:
     """Raises UserError once `limit` steps in a row were skipped: not finite, or spikes where those are skipped too."""
-    if metrics["bad_steps"] >= limit:
+    if metrics["nonfinite_steps"] >= limit:
         spike = " or, by train.skip_grad_spikes, a spike" if spikes else ""
         raise UserError(
             f"step {step}: the loss, its gradient or the update was not finite{spike} {limit} steps in a row "
@@ -98,7 +98,7 @@ class Stop:
     reached: bool = False
 
     def __call__(self, step: int) -> bool:
-        self.reached |= processes.told_to_stop() if processes.several() else bool(self.signal)
+        self.reached |= processes.preempted() if processes.is_multiprocess() else bool(self.signal)
         return self.reached
 
     def before(self, function: Callable[..., Any], step: int) -> Callable[..., Any]:
@@ -132,14 +132,14 @@ def interrupted() -> Iterator[Stop]:
         if number == signal.SIGTERM:
             os.write(2, b"\nstopping after this step\n")
             return
-        if processes.is_first():
+        if processes.is_primary():
             os.write(2, b"\nstopping after this step; press Ctrl-C again to end at once, without saving\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if processes.several():
+        if processes.is_multiprocess():
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX hears, and tells the other processes
 
     # With several processes SIGTERM is JAX's own.
-    numbers = [signal.SIGINT] if processes.several() else [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT] if processes.is_multiprocess() else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield stop

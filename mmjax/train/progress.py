@@ -14,9 +14,9 @@ from mmjax.parallel import processes
 from mmjax.train.loop import check_finite
 from mmjax.train.metrics import Metrics
 from mmjax.train.timeline import Timeline
-from mmjax.types import Feed
+from mmjax.types import InputStats
 
-COUNTERS = ("bad_steps", "examples", "wait", "transfer", "ready")  # not averaged
+COUNTERS = ("nonfinite_steps", "examples", "wait", "transfer", "ready")  # not averaged
 TOO_LONG = 0.2  # of the time, to wait for the input
 JUDGED = 10.0  # seconds at least in which that is measured
 
@@ -37,7 +37,7 @@ class Progress:
         start: int,
         last: int,
         steps: int,
-        feed: Feed,
+        feed: InputStats,
         timeline: Timeline,
     ):
         """The bar goes from `start` to `last`; `steps` has the whole training, `feed` how its batches are made."""
@@ -47,7 +47,7 @@ class Progress:
         self.waited = self.sent = self.judged = 0.0  # seconds since then
         self.told = False
         shown: Any = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.2, "mininterval": 0.5}
-        self.bar = tqdm(initial=start, total=last, disable=not processes.is_first(), **shown)
+        self.bar = tqdm(initial=start, total=last, disable=not processes.is_primary(), **shown)
         self.window: list[dict[str, float]] = []
         self.untimed = 1  # steps of the window that do not count for its speed: the first one is compiled
         self.begin = time.perf_counter()
@@ -64,7 +64,7 @@ class Progress:
         self.bar.update(step - self.bar.n)
         if step % self.train.log_every and step != self.steps:
             return
-        finite = [row for row in self.window if row["bad_steps"] == 0]
+        finite = [row for row in self.window if row["nonfinite_steps"] == 0]
         names = [name for name in values if name not in COUNTERS]
         metrics = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
         metrics["images_per_second"] = rate

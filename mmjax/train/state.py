@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary, AdversaryState
-from mmjax.train.spikes import Norms, no_norms
-from mmjax.train.statistics import moved
+from mmjax.train.spikes import GradNormEMA, init_grad_norm_ema
+from mmjax.train.statistics import ema_update
 from mmjax.types import Params
 
 
@@ -24,7 +24,7 @@ class State:
         opt_state: of the optax transformation.
         ema: exponential moving average of the parameters, or None.
         rng: data of a random key, uint32; each step folds its number in.
-        bad_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
+        nonfinite_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
         adversary: the second player of adversarial training, or None.
         norms: how large gradients usually are, or None where no step is skipped for its spike.
     """
@@ -35,15 +35,15 @@ class State:
     opt_state: Any
     ema: Any
     rng: Any
-    bad_steps: Any
+    nonfinite_steps: Any
     adversary: Any = None
-    norms: Any = None
+    grad_norm_ema: Any = None
 
     def key(self) -> jax.Array:
         """The random key of this step."""
         return jax.random.fold_in(jax.random.wrap_key_data(self.rng), self.step)
 
-    def averaged(self) -> Params:
+    def eval_params(self) -> Params:
         """The parameters to evaluate and export."""
         return self.params if self.ema is None else self.ema
 
@@ -54,7 +54,7 @@ class State:
         finite: jax.Array,
         ema_decay: float,
         adversary: AdversaryState | None = None,
-        norms: Norms | None = None,
+        grad_norm_ema: GradNormEMA | None = None,
         moves: Mapping[str, jax.Array] | None = None,
     ) -> "State":
         """The state after one step, with the second player's and the norms as they shall be then.
@@ -70,7 +70,7 @@ class State:
         params = optax.apply_updates(self.params, updates)
         if moves:
             finite &= jnp.isfinite(optax.tree.norm(moves))
-            params = moved(params, moves)
+            params = ema_update(params, moves)
         ema = self.ema
         if ema is not None:
             # Young averages forget faster, so that the initial parameters do not linger (Adam's bias, in short).
@@ -80,15 +80,15 @@ class State:
         new = (params, opt_state, ema, adversary)
         old = (self.params, self.opt_state, self.ema, self.adversary)
         params, opt_state, ema, adversary = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        bad_steps = jnp.where(finite, 0, self.bad_steps + 1)
-        return State(self.step + 1, params, opt_state, ema, self.rng, bad_steps, adversary, norms)
+        nonfinite_steps = jnp.where(finite, 0, self.nonfinite_steps + 1)
+        return State(self.step + 1, params, opt_state, ema, self.rng, nonfinite_steps, adversary, grad_norm_ema)
 
 
 def make_state(
     init: Callable[[jax.Array], Params],
     tx: optax.GradientTransformation,
     seed: int,
-    averaged: bool,
+    with_ema: bool,
     adversary: Adversary | None = None,
     spikes: bool = False,
 ) -> Callable[[], State]:
@@ -103,7 +103,7 @@ def make_state(
         init_key, step_key = jax.random.split(jax.random.key(seed))
         params = init(init_key)
         zero = jnp.zeros((), jnp.int32)
-        ema = jax.tree.map(jnp.copy, params) if averaged else None
+        ema = jax.tree.map(jnp.copy, params) if with_ema else None
         # A key of its own: the first player begins as it would alone.
         second = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
         return State(
@@ -114,7 +114,7 @@ def make_state(
             jax.random.key_data(step_key),
             zero,
             second,
-            no_norms() if spikes else None,
+            init_grad_norm_ema() if spikes else None,
         )
 
     return make
@@ -161,5 +161,5 @@ def state_shardings(
         whole,
         whole,
         second,
-        jax.tree.map(lambda _: whole, state.norms),
+        jax.tree.map(lambda _: whole, state.grad_norm_ema),
     )

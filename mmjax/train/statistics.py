@@ -31,23 +31,23 @@ def make_apply(module: nn.Module) -> Callable[..., Outputs]:
     return apply
 
 
-def found(outputs: Outputs) -> dict[str, jax.Array]:
+def collect(outputs: Outputs) -> dict[str, jax.Array]:
     """What the module found of the batch, by the names of the averages."""
     return {name.removeprefix(_PREFIX): value for name, value in outputs.items() if name.startswith(_PREFIX)}
 
 
-def differences(params: Params, values: Mapping[str, jax.Array], share: jax.Array) -> dict[str, jax.Array]:
+def deltas(params: Params, values: Mapping[str, jax.Array], share: jax.Array) -> dict[str, jax.Array]:
     """How far each value is from its running average, times a share."""
     named = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     return {name: share * (value - named[name]) for name, value in values.items()}
 
 
-def moved(params: Params, moves: Mapping[str, jax.Array]) -> Params:
+def ema_update(params: Params, moves: Mapping[str, jax.Array]) -> Params:
     """The parameters with the running averages a step further."""
 
     def move(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         name = leaf_name(path)
         return leaf + jnp.float32(1.0 - MOMENTUM) * moves[name] if name in moves else leaf
 
-    found: Params = jax.tree_util.tree_map_with_path(move, params)
-    return found
+    updated: Params = jax.tree_util.tree_map_with_path(move, params)
+    return updated

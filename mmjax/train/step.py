@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary
-from mmjax.train.spikes import judged
+from mmjax.train.spikes import is_spike
 from mmjax.train.state import State
-from mmjax.train.statistics import differences, found
+from mmjax.train.statistics import collect, deltas
 from mmjax.types import Batch, Outputs, Params
 
 Apply = Callable[..., Outputs]  # apply(params, **seen)
@@ -33,7 +33,7 @@ def make_step(
     apply: Apply,
     objective: Objective,
     tx: optax.GradientTransformation,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
     ema_decay: float = 0.0,
     adversary: Adversary | None = None,
     skip_grad_spikes: float = 0.0,
@@ -63,41 +63,41 @@ def make_step(
             outputs = apply(params, **seen)
             given = part | seen
             if adversary:
-                given |= adversary.goal.judged(state.adversary.params, outputs, part)
+                given |= adversary.loss.adversarial_outputs(state.adversary.params, outputs, part)
             terms = means(objective.terms(outputs, given), part["mask"])
-            loss = objective.loss(adversary.counted(terms, state.step) if adversary else terms)
+            loss = objective.loss(adversary.gated(terms, state.step) if adversary else terms)
             return loss, (terms | {"loss": loss}, outputs)
 
         def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any, Metrics], Metrics]:
             part = {**part, **frozen}
             grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
             share = jnp.sum(part["mask"].astype(jnp.float32)) / count
-            moves = differences(params, found(outputs), share)
+            moves = deltas(params, collect(outputs), share)
             if not adversary:
                 return (grads, None, moves), metrics
 
             def against(params: Params) -> tuple[jax.Array, Metrics]:
-                each = adversary.goal.losses(params, outputs, part, state.adversary.averages)
+                each = adversary.loss.losses(params, outputs, part, state.adversary.averages)
                 adversarial = means(each, part["mask"])
                 return adversarial["discriminator/loss"], adversarial
 
             second, adversarial = jax.grad(against, has_aux=True)(state.adversary.params)
             return (grads, second, moves), metrics | adversarial
 
-        (grads, second, moves), metrics = _accumulated(gradients, state.params, batch, accumulate)
+        (grads, second, moves), metrics = _accumulated(gradients, state.params, batch, grad_accum_steps)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         opponent = None
         if adversary:
             opponent, moved = adversary.update(state.adversary, second, metrics, state.step)
             finite &= jnp.isfinite(metrics["discriminator/loss"]) & jnp.isfinite(moved)
-        norms = state.norms
-        if norms is not None:
-            norms, ordinary = judged(norms, norm, skip_grad_spikes)
-            finite &= ordinary
-        state = state.update(tx, grads, finite, ema_decay, opponent, norms, moves)
+        grad_norm_ema = state.grad_norm_ema
+        if grad_norm_ema is not None:
+            grad_norm_ema, spike = is_spike(grad_norm_ema, norm, skip_grad_spikes)
+            finite &= ~spike
+        state = state.update(tx, grads, finite, ema_decay, opponent, grad_norm_ema, moves)
         read = jnp.sum(batch["mask"].astype(jnp.int32))
-        return state, metrics | {"gradient_norm": norm, "bad_steps": state.bad_steps, "examples": read}
+        return state, metrics | {"gradient_norm": norm, "nonfinite_steps": state.nonfinite_steps, "examples": read}
 
     return step
 

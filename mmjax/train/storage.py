@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from etils import epath
 
-from mmjax.types import Unavailable, UserError
+from mmjax.types import TransientError, UserError
 
-PATIENCE = 30.0  # seconds after which a disk or a bucket that does not answer is told of
+SLOW_SECONDS = 30.0  # seconds after which a disk or a bucket that does not answer is told of
 
 # Codes of TensorStore and gRPC, what HTTP and sockets say; nothing that is likely in the path of a checkpoint.
 _TRANSIENT = re.compile(
@@ -23,9 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def patient(path: epath.Path) -> Iterator[None]:
+def warn_if_slow(path: epath.Path) -> Iterator[None]:
     """Tells once where what is done here takes long."""
-    late = threading.Timer(PATIENCE, logger.warning, ("%s: not read after %.0f s; still trying", path, PATIENCE))
+    late = threading.Timer(
+        SLOW_SECONDS, logger.warning, ("%s: not read after %.0f s; still trying", path, SLOW_SECONDS)
+    )
     late.daemon = True
     late.start()
     try:
@@ -35,33 +37,33 @@ def patient(path: epath.Path) -> Iterator[None]:
 
 
 @contextmanager
-def opening(path: epath.Path) -> Iterator[None]:
+def open_errors(path: epath.Path) -> Iterator[None]:
     """Turns whatever keeps a folder of checkpoints from being opened into one line."""
     try:
-        with patient(path):
+        with warn_if_slow(path):
             yield
     except Exception as error:  # of the disk, the network, the bucket's permissions: each has a type of its own
         missing = isinstance(error, ImportError)  # Orbax asks Google's own library what kind of bucket it is
         advice = "; pip install '.[gcs]' brings what a bucket needs" if missing else ""
-        kind = Unavailable if transient(error) else UserError
+        kind = TransientError if is_transient(error) else UserError
         raise kind(f"{path}: the checkpoints cannot be opened: {first_line(error)}{advice}") from error
 
 
 @contextmanager
-def writing(path: epath.Path) -> Iterator[None]:
+def write_errors(path: epath.Path) -> Iterator[None]:
     """Turns a failed write, a full disk above all, into one line. What was committed before stays whole."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         reason = first_line(error)
         advice = "free some space" if "space" in reason.lower() else "mend that"
-        raise (Unavailable if transient(error) else UserError)(
+        raise (TransientError if is_transient(error) else UserError)(
             f"{path}: the checkpoint could not be written ({reason}); {advice} and start again, "
             "training goes on from the last whole checkpoint"
         ) from error
 
 
-def transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether a network, a bucket or another process did not answer, which may be over when it is tried again."""
     return isinstance(error, ConnectionError | TimeoutError) or bool(_TRANSIENT.search(str(error)))
 

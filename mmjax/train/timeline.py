@@ -39,7 +39,7 @@ class Timeline:
         self._apart = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def go_on(self, rows: Iterable[Mapping[str, Any]], start: int) -> None:
+    def resume(self, rows: Iterable[Mapping[str, Any]], start: int) -> None:
         """Takes over what earlier starts counted up to the step that this one goes on from; what came after is lost."""
         lines = [row for row in rows if row.get("split") == SPLIT and isinstance(row.get("step"), int)]
         kept = [row for row in lines if row["step"] <= start]
@@ -61,14 +61,14 @@ class Timeline:
             self._apart += now - self.since
         self.kind, self.since = kind, now
 
-    def stepped(self, step: int) -> None:
+    def step_done(self, step: int) -> None:
         """A step is done; notes how long it took, without what is no part of steps."""
         now = time.monotonic()
         if self.step:
             self.steps.append(max(now - self._stepped - self._apart, 0.0))
         self._stepped, self._apart, self.step = now, 0.0, step
 
-    def usual_step(self) -> float | None:
+    def median_step(self) -> float | None:
         """Seconds that a step usually takes; None as long as that is not known."""
         return float(np.median(self.steps)) if len(self.steps) >= 3 else None
 

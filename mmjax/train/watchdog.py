@@ -29,7 +29,7 @@ def watching(timeline: Timeline, least: float = LEAST, looks: float = LOOKS) -> 
         told = 0.0
         while not ended.wait(looks):
             kind, since, passed = timeline.kind, timeline.since, time.monotonic() - timeline.since
-            usual = timeline.usual_step() if kind in WAITS else timeline.longest.get(kind)
+            usual = timeline.median_step() if kind in WAITS else timeline.longest.get(kind)
             if since != told and passed > (UNKNOWN if usual is None else max(FACTOR * usual, least)):
                 told = since
                 os.write(2, report(timeline, main, passed, usual).encode())

@@ -18,7 +18,7 @@ from mmjax.types import UserError
 
 # What may change between two starts of one training: how long, how much a step, how often, what is looked at,
 # how it is computed.
-_FREE = (
+MUTABLE_FIELDS = (
     "name",
     "data.root",
     "mesh.",
@@ -47,7 +47,7 @@ _FREE = (
     "tokens.cache",
 )
 # What may be another for evaluating than it was for training.
-_AFTERWARDS = (
+EVAL_OVERRIDES = (
     "data.root",
     "data.evaluation",
     "mesh.",
@@ -61,7 +61,7 @@ _AFTERWARDS = (
     "tokens.cache",
 )
 LOCK = "training.lock"
-_OF_TOKENIZER = ("data.", "text.", "text_encoder", "seed")  # what the text tokenizer depends on
+TOKENIZER_FIELDS = ("data.", "text.", "text_encoder", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
@@ -114,9 +114,9 @@ def check_config(workdir: Path, config: Config) -> None:
         return
     before = read_config(workdir)
     old, new = to_dict(before), to_dict(config)
-    changed = [(n, a, b) for n, a, b in differences(old, new) if not _in_general(n).startswith(_FREE)]
+    changed = [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
     if not _has_begun(workdir, before):
-        if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
+        if any(name.startswith(TOKENIZER_FIELDS) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)
         return
     if changed:
@@ -131,15 +131,15 @@ def _has_begun(workdir: Path, config: Config) -> bool:
     return "://" in at or any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*"))
 
 
-def _in_general(name: str) -> str:
+def unqualified(name: str) -> str:
     """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
     the name in any data."""
     own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
-    return re.sub(r"^data\.parts\.[^.]+\.", "data.", own)
+    return re.sub(r"^data\.mixture\.[^.]+\.", "data.", own)
 
 
 @contextmanager
-def only_training(workdir: Path) -> Iterator[None]:
+def workdir_lock(workdir: Path) -> Iterator[None]:
     """Keeps other trainings out of a workdir, which is made where it is missing, while the block runs.
 
     Raises:
@@ -153,7 +153,7 @@ def only_training(workdir: Path) -> Iterator[None]:
             _check_writable(workdir)
             stack.enter_context(locked(workdir / LOCK, f"--workdir {workdir}: is in use"))
 
-        processes.once(lock)
+        processes.run_on_primary(lock)
         yield
 
 
@@ -162,18 +162,18 @@ def _remove_empty(workdir: Path) -> None:
         workdir.rmdir()
 
 
-def open_workdir(workdir: Path, config: Config, batches: batch_size_history.Stretches | None = None) -> None:
+def open_workdir(workdir: Path, config: Config, batches: batch_size_history.BatchSizeHistory | None = None) -> None:
     """Checks the workdir and writes config.json.
 
     Args:
         batches: the training's stretches; None: those that the workdir has.
     """
     check_workdir(workdir, config)
-    batches = batches or read_stretches(workdir) or batch_size_history.go_on([], 0, config.train.batch)
+    batches = batches or read_batch_size_history(workdir) or batch_size_history.extend([], 0, config.train.batch)
     write_json(workdir / "config.json", {"config": to_dict(config), "batches": batches, "versions": versions()})
 
 
-def read_stretches(workdir: Path) -> list[list[int]]:
+def read_batch_size_history(workdir: Path) -> list[list[int]]:
     """With which batches a training went, see mmjax.train.batch_size_history; none where there is no config.json.
 
     Where config.json tells of none, the batch was always that of its config.
@@ -196,7 +196,7 @@ def read_stretches(workdir: Path) -> list[list[int]]:
 def check_overrides(overrides: Mapping[str, str]) -> None:
     """Raises UserError for a field that may not be another for evaluating than it was for training."""
     for name in overrides:
-        if not _in_general(name).startswith(_AFTERWARDS):
+        if not unqualified(name).startswith(EVAL_OVERRIDES):
             raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
 
 

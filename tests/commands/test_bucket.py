@@ -29,7 +29,7 @@ def state_of(step):
     return state.replace(step=jnp.int32(step))
 
 logging.basicConfig(format="%(message)s")
-storage.PATIENCE, steps = float(sys.argv[1]), map(int, sys.argv[2:])
+storage.SLOW_SECONDS, steps = float(sys.argv[1]), map(int, sys.argv[2:])
 whole = Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])).whole
 shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_of(0))
 try:

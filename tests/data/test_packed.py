@@ -15,7 +15,7 @@ from made_data import config_dict, jpeg, write_coco
 from PIL import Image
 from prepared_data import EVALUATION, TOKENIZER, TRAINING, change, contents, cut, equal, mix, prepare, shard, take
 
-from mmjax.data import evaluation_batches, open_originals, open_source, training_batches, write_prepared
+from mmjax.data import evaluation_batches, open_raw, open_source, training_batches, write_prepared
 from mmjax.data.packed import folder_of
 from mmjax.types import UserError
 
@@ -162,8 +162,8 @@ def test_what_is_missing_is_one_line(coco: Path, prepared: Path, tmp_path: Path)
     with pytest.raises(UserError, match="has no split val2017; it has train, validation"):
         open_source(config_dict("coco_prepared", prepared, train_split="val2017").data, True, 0)
     with pytest.raises(UserError, match="takes coco_folder and coco_tfds, not coco_prepared"):
-        open_originals(config_dict("coco_prepared", prepared).data)
+        open_raw(config_dict("coco_prepared", prepared).data)
     write_coco(tmp_path / "odd", "my-split", {1: jpeg(1)})
     odd = config_dict("coco_folder", tmp_path / "odd", train_split="my-split", evaluation_split="my-split")
     with pytest.raises(UserError, match="split my-split: mmjax prepare --to takes whole splits"):
-        write_prepared(tmp_path / "to", open_originals(odd.data))
+        write_prepared(tmp_path / "to", open_raw(odd.data))

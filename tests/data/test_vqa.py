@@ -13,7 +13,7 @@ import pytest
 from made_data import config_dict, jpeg, make_image, write_coco, write_vqa
 
 from mmjax.config import Config
-from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
+from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
 from mmjax.data.questions import annotations_of, most_frequent, normalized, read_questions
 from mmjax.types import Batch, UserError
 
@@ -51,8 +51,8 @@ def training(config: Config, count: int, start: int = 0) -> list[Batch]:
 def test_questions_are_those_of_the_files_with_their_images(tmp_path: Path) -> None:
     config = vqa(make(tmp_path), size=16, resize=16)
     source = open_source(config.data, False, 0)
-    assert (source.name, source.size, source.provides, source.classes) == ("vqa", 3, ("image", "question"), ())
-    assert provides(config.data) == source.provides
+    assert (source.name, source.size, tuple(source.features), source.classes) == ("vqa", 3, ("image", "question"), ())
+    assert config.data.features == source.features
     (batch,) = evaluation_batches(source, TOKENIZER, config)
     assert batch["questions"] == [question for _, question, _ in ROWS[:3]] + ["", ""]
     assert batch["answers"] == [answers for *_, answers in ROWS[:3]] + [[], []] and batch["captions"] == [[]] * 5
@@ -84,7 +84,7 @@ def test_the_most_frequent_training_answers_are_classes(tmp_path: Path, caplog: 
     config = vqa(make(tmp_path, extra, [*ROWS[:4], (1, "and?", ["purple"])]), num_answer_classes=3)
     source = open_source(config.data, True, 0)
     # yes: 2 (one of them first of a tie), no: 2, blue and red and 2: one each.
-    assert source.classes == ("no", "yes", "2") and source.provides == provides(config.data) == (
+    assert source.classes == ("no", "yes", "2") and tuple(source.features) == tuple(config.data.features) == (
         "image",
         "question",
         "label",

@@ -97,9 +97,9 @@ def params_from_torchvision():
     return ours(torchvision_weights())
 
 
-@pytest.mark.parametrize("form", ["native", "matmul"])
-def test_evaluated_it_equals_torchvisions(params, form):
-    module = ResNetTrunk(BLOCKS, convolution=form)
+@pytest.mark.parametrize("implementation", ["native", "matmul"])
+def test_evaluated_it_equals_torchvisions(params, implementation):
+    module = ResNetTrunk(BLOCKS, convolution=implementation)
     assert_features(jax.jit(module.apply)({"params": params}, X), EVALUATED)
 
 

@@ -77,19 +77,21 @@ def test_self_attention_is_cross_attention_to_oneself():
     np.testing.assert_allclose(attention.apply(params, swapped)[0], found[:, ::-1], atol=1e-6)
 
 
-def test_known_keys_and_values_are_not_computed_again():
+def test_kv_cache_gives_the_same_output():
     x, context = (jax.random.normal(jax.random.key(i), (2, n, 6)) for i, n in enumerate((5, 7)))
     attention = MultiHeadAttention(heads=3)
     params = attention.init(jax.random.key(0), x, context)
-    found, known = attention.apply(params, x, context)
-    np.testing.assert_array_equal(attention.apply(params, x, known=known)[0], found)
+    found, cache = attention.apply(params, x, context)
+    np.testing.assert_array_equal(attention.apply(params, x, kv_cache=cache)[0], found)
     # A sequence token after token: each sees those before it.
     causal = jnp.tril(jnp.ones((5, 5), bool))[None, None]
     whole, _ = attention.apply(params, x, mask=causal)
     room = tuple(jnp.zeros((2, 5, 3, 2)) for _ in range(2))
     for place in range(5):
         seen = (jnp.arange(5) <= place)[None, None, None]
-        one, room = attention.apply(params, x[:, place : place + 1], mask=seen, known=room, place=jnp.int32(place))
+        one, room = attention.apply(
+            params, x[:, place : place + 1], mask=seen, kv_cache=room, cache_index=jnp.int32(place)
+        )
         np.testing.assert_allclose(one[:, 0], whole[:, place], atol=1e-6)
 
 

@@ -32,7 +32,7 @@ def test_axes_that_do_not_multiply_to_the_devices(axes):
 def test_batches_are_split_and_strings_stay():
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     value = np.arange(12, dtype=np.float32).reshape(4, 3)
-    placed = placement.put({"image": value, "id": ["a"] * 4, "captions": [["b"]] * 4})
+    placed = placement.shard_batch({"image": value, "id": ["a"] * 4, "captions": [["b"]] * 4})
     assert set(placed) == {"image"}
     np.testing.assert_array_equal(jax.device_get(placed["image"]), value)
     assert {shard.data.shape for shard in placed["image"].addressable_shards} == {(1, 3)}
@@ -55,7 +55,7 @@ def test_activations_are_split_as_far_as_they_divide():
     placement = Placement(make_mesh(MeshConfig(1, 2, 2, slice=2)))
     shapes = {(8, 6, 5): (2, 3, 5), (8, 3, 5): (2, 3, 5), (8, 6, 5, 3): (2, 6, 5, 3), (6, 6, 5): (6, 6, 5)}
     for whole, part in shapes.items():
-        found = jax.jit(placement.constrain)(np.zeros(whole, np.float32))
+        found = jax.jit(placement.with_sharding_constraint)(np.zeros(whole, np.float32))
         assert {shard.data.shape for shard in found.addressable_shards} == {part}
 
 
@@ -69,6 +69,6 @@ def test_a_kernel_runs_on_each_device():
 
     for rows, part in ((2, (1, 3, 2, 5)), (3, (3, 3, 2, 5))):
         q, k, v = (jax.random.normal(jax.random.key(i), (rows, 3, 8, 5)) for i in range(3))
-        found = jax.jit(placement.per_device(kernel))(q, k, v)
+        found = jax.jit(placement.shard_map(kernel))(q, k, v)
         np.testing.assert_array_equal(found, q + k * v)
         assert seen.pop() == part

@@ -33,7 +33,7 @@ def parts(mesh: MeshConfig, owners: list[int], monkeypatch: pytest.MonkeyPatch) 
     found = []
     for process in range(max(owners) + 1):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        found.append(processes.part_of_batch.__wrapped__(where))  # past the check of its argument's type
+        found.append(processes.process_batch_slice.__wrapped__(where))  # past the check of its argument's type
     return found
 
 
@@ -59,10 +59,10 @@ def test_parts_that_are_not_equal_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_one_process_does_everything_itself() -> None:
-    assert processes.once(lambda: [1, "two"]) == [1, "two"]
-    assert processes.gathered({"a": 1}) == [{"a": 1}]
+    assert processes.run_on_primary(lambda: [1, "two"]) == [1, "two"]
+    assert processes.all_gather_objects({"a": 1}) == [{"a": 1}]
     with pytest.raises(UserError, match="no"):
-        processes.once(lambda: (_ for _ in ()).throw(UserError("no")))
+        processes.run_on_primary(lambda: (_ for _ in ()).throw(UserError("no")))
 
 
 @pytest.mark.parametrize("status", ["yes", "-1", "256", ""])
@@ -75,9 +75,9 @@ def test_a_status_that_is_none(status: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_values_are_placed_as_they_are() -> None:
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     tree = {"a": np.arange(16.0, dtype=np.float32).reshape(8, 2), "b": np.int32(3)}
-    placed = processes.place(tree, placement.whole)
+    placed = processes.place(tree, placement.replicated)
     np.testing.assert_array_equal(placed["a"], tree["a"])
-    assert placed["b"].sharding == placement.whole
+    assert placed["b"].sharding == placement.replicated
     split = processes.place(tree["a"], NamedSharding(placement.mesh, PartitionSpec("fsdp")))
     assert split.addressable_shards[0].data.shape == (4, 2)
 

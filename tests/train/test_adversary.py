@@ -34,7 +34,7 @@ def game(loss="non_saturating", regularizer="none", weight=0.0, tx=None, grad_ac
     first = losses.build({"adversarial": 1.0}, ("x",), given=terms)
     make = make_state(lambda key: {"theta": jnp.float32(1.3)}, tx, 0, True, second)
     apply = lambda params, x: {"image": params["theta"] * jnp.ones_like(x)}  # noqa: E731
-    return make(), jax.jit(make_step(apply, first, tx, accumulate, 0.9, second))
+    return make(), jax.jit(make_step(apply, first, tx, grad_accum_steps, 0.9, second))
 
 
 def batch_of(values=(0.0, 0.0, 0.0, 0.0), mask=(True, True, False, True)):
@@ -168,7 +168,7 @@ def test_a_step_that_is_not_finite_leaves_both_as_they_were(spoiled):
     if spoiled == "first":
         before = before.replace(params={"theta": jnp.float32(jnp.nan)})
     after, metrics = step(before, batch)
-    assert int(metrics["bad_steps"]) == 1 and int(after.step) == 3
+    assert int(metrics["nonfinite_steps"]) == 1 and int(after.step) == 3
     assert np.isfinite(float(metrics["loss"])) == (spoiled == "second")
     old = (before.params, before.opt_state, before.ema, before.adversary)
     jax.tree.map(np.testing.assert_array_equal, old, (after.params, after.opt_state, after.ema, after.adversary))
@@ -191,7 +191,7 @@ def test_going_on_from_a_checkpoint_is_exact_and_evaluating_needs_no_discriminat
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(halfway, {})
     checkpoints.wait()
-    sharding = Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).whole
+    sharding = Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).replicated
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
     resumed = checkpoints.restore(shapes)
     number, params = checkpoints.restore_params()

@@ -14,7 +14,7 @@ from mmjax.config import MeshConfig
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.state import State, make_state
-from mmjax.types import Unavailable, UserError
+from mmjax.types import TransientError, UserError
 
 # Of a restoring that failed on the way, Orbax leaves reads behind that find their event loop closed.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
@@ -34,7 +34,7 @@ def state_of(step: int, width: int = 7, ema: bool = True) -> State:
 
 
 def shapes_of(state, sharding=None):
-    sharding = sharding or Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).whole
+    sharding = sharding or Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).replicated
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
@@ -217,7 +217,7 @@ def test_what_does_not_answer_is_no_damage(error, tmp_path, monkeypatch):
         raise error
 
     monkeypatch.setattr(checkpoints.reader, "restore", read)
-    with pytest.raises(Unavailable, match=r"checkpoints/4: could not be read just now: ") as told:
+    with pytest.raises(TransientError, match=r"checkpoints/4: could not be read just now: ") as told:
         checkpoints.restore(shapes_of(state_of(0)))
     assert told.value.status == 1 and checkpoints.steps() == [3, 4]
     monkeypatch.undo()

@@ -69,8 +69,8 @@ def test_to_be_told_to_go_is_no_failure():
 
 
 def test_too_many_bad_steps_are_told():
-    loop.check_finite({"bad_steps": 9.0}, 7, 10)
+    loop.check_finite({"nonfinite_steps": 9.0}, 7, 10)
     with pytest.raises(UserError, match=r"step 7: .*the update was not finite 10 steps in a row"):
-        loop.check_finite({"bad_steps": 10.0}, 7, 10)
+        loop.check_finite({"nonfinite_steps": 10.0}, 7, 10)
     with pytest.raises(UserError, match=r"not finite or, by train.skip_grad_spikes, a spike 10 steps"):
-        loop.check_finite({"bad_steps": 10.0}, 7, 10, True)
+        loop.check_finite({"nonfinite_steps": 10.0}, 7, 10, True)

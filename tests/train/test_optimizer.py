@@ -91,10 +91,10 @@ def test_muon_makes_the_singular_values_of_each_kernel_equal():
     np.testing.assert_allclose(plain["table"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", ["quickstart", "scenes_direct"])
-def test_kernels_are_told_as_their_initialization_takes_them(config_dict):
+@pytest.mark.parametrize("name", ["quickstart", "scenes_direct"])
+def test_kernels_are_told_as_their_initialization_takes_them(name):
     """Flax draws a kernel with the variance 1 / inputs."""
-    config = load_config(str(CONFIGS / f"{config_dict}.py"))
+    config = load_config(str(CONFIGS / f"{name}.py"))
     for part in filter(None, (config, config.tokenizer)):
         params = jax.jit(lambda part=part: models.init(part, jax.random.key(0)))()
         told = kernel_axes(params)

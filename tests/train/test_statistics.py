@@ -43,8 +43,8 @@ class Goal:
 def trained(optimizer, steps=X, mask=MASK, grad_accum_steps=1, ema_decay=0.0):
     tx = make_optimizer(optimizer, 9)
     init = lambda key: Model().init(key, jnp.asarray(X[0]), jnp.asarray(MASK))["params"]  # noqa: E731
-    state = jax.jit(make_state(init, tx, 0, ema > 0))()
-    step = jax.jit(make_step(make_apply(Model()), Goal(), tx, accumulate, ema))
+    state = jax.jit(make_state(init, tx, 0, ema_decay > 0))()
+    step = jax.jit(make_step(make_apply(Model()), Goal(), tx, grad_accum_steps, ema_decay))
     states = [state]
     for x in steps:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -97,7 +97,7 @@ def test_steps_without_examples_and_bad_ones_move_nothing():
     large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
     for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
         states, metrics = trained(optimizer, steps, mask)
-        assert int(metrics["bad_steps"]) == bad
+        assert int(metrics["nonfinite_steps"]) == bad
         jax.tree.map(np.testing.assert_array_equal, averages(states[0].params), averages(states[1].params))
 
 

@@ -50,7 +50,7 @@ def test_what_was_done_since_the_checkpoint_is_lost(clock: Clock) -> None:
             {"step": 10, "split": "time", "steps": 20.0, "start": 4.0, "at": 1024.0},
             {"step": 15, "split": "time", "steps": 30.0, "start": 4.0, "at": 1034.0}]  # fmt: skip
     line = Timeline(1095.0)
-    line.go_on(rows, 10)
+    line.resume(rows, 10)
     metrics = line.metrics()
     assert (metrics["steps"], metrics["start"], metrics["lost"]) == (20, 4 + 5, 1095 - 1024)
     line.close()
@@ -58,7 +58,7 @@ def test_what_was_done_since_the_checkpoint_is_lost(clock: Clock) -> None:
 
 def test_the_time_after_a_stop_on_purpose_is_not_lost(clock: Clock) -> None:
     line = Timeline(1095.0)
-    line.go_on([{"step": 10, "split": "time", "steps": 20.0, "at": 1024.0, "stopped": 1.0}], 10)
+    line.resume([{"step": 10, "split": "time", "steps": 20.0, "at": 1024.0, "stopped": 1.0}], 10)
     assert line.metrics()["lost"] == 0
     line.close()
 
@@ -72,8 +72,8 @@ def test_usual_steps_are_without_what_is_none(clock: Clock) -> None:
         clock.now += 2
         with line.during("evaluation"):
             clock.now += 50
-        line.stepped(step)
-        assert line.usual_step() == (None if step < 4 else 3.0)
+        line.step_done(step)
+        assert line.median_step() == (None if step < 4 else 3.0)
     line.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmjax.config import Config, resolve
-from mmjax.train.workdir import check_overrides, only_training, open_workdir, read_config, read_stretches
+from mmjax.train.workdir import check_overrides, open_workdir, read_batch_size_history, read_config, workdir_lock
 from mmjax.types import UserError
 
 CONFIG = {"train": {"steps": 5}}
@@ -33,14 +33,14 @@ def test_a_training_goes_on_with_another_batch(tmp_path: Path) -> None:
     def with_batch(batch: int) -> Config:
         return resolve({"train": {"steps": 5, "batch": batch}, "pretraining": {"train": {"steps": 1, "batch": batch}}})
 
-    assert read_stretches(tmp_path) == []
+    assert read_batch_size_history(tmp_path) == []
     open_workdir(tmp_path, with_batch(8))
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     open_workdir(tmp_path, with_batch(16))  # as mmjax prepare does, which trains no step
-    assert (read_config(tmp_path).train.batch, read_stretches(tmp_path)) == (16, [[0, 8]])
+    assert (read_config(tmp_path).train.batch, read_batch_size_history(tmp_path)) == (16, [[0, 8]])
     open_workdir(tmp_path, with_batch(16), [[0, 8], [3, 16]])
     open_workdir(tmp_path, with_batch(16))
-    assert read_stretches(tmp_path) == [[0, 8], [3, 16]]
+    assert read_batch_size_history(tmp_path) == [[0, 8], [3, 16]]
 
 
 def test_what_config_json_tells_of_batches(tmp_path: Path) -> None:
@@ -48,10 +48,10 @@ def test_what_config_json_tells_of_batches(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "config.json").read_text())
     assert told.pop("batches") == [[0, 24]]
     (tmp_path / "config.json").write_text(json.dumps(told))
-    assert read_stretches(tmp_path) == [[0, 24]]
+    assert read_batch_size_history(tmp_path) == [[0, 24]]
     (tmp_path / "config.json").write_text(json.dumps(told | {"batches": [[3, 8]]}))
     with pytest.raises(UserError, match=r"config.json: batches: must list \[first step, batch\], .* not \[\[3, 8"):
-        read_stretches(tmp_path)
+        read_batch_size_history(tmp_path)
 
 
 def test_before_the_first_checkpoint_any_config_is_taken(tmp_path):
@@ -93,15 +93,15 @@ def test_a_bucket_is_no_workdir() -> None:
 
 
 def test_a_workdir_is_for_one_training_at_a_time(tmp_path: Path) -> None:
-    with only_training(tmp_path):
+    with workdir_lock(tmp_path):
         assert (tmp_path / "training.lock").exists()
         told = rf"^--workdir {tmp_path}: is in use by process {os.getpid()} on .*; wait"
-        with pytest.raises(UserError, match=told), only_training(tmp_path):
+        with pytest.raises(UserError, match=told), workdir_lock(tmp_path):
             pass
-        with only_training(tmp_path / "tokenizer"):  # of another one inside of it
+        with workdir_lock(tmp_path / "tokenizer"):  # of another one inside of it
             (tmp_path / "tokenizer" / "kept").touch()
-        with only_training(tmp_path / "empty"):  # which was not there, and nothing came of it
+        with workdir_lock(tmp_path / "empty"):  # which was not there, and nothing came of it
             pass
     assert list(tmp_path.iterdir()) == [tmp_path / "tokenizer"]
-    with only_training(tmp_path):
+    with workdir_lock(tmp_path):
         pass

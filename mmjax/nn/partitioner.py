@@ -17,7 +17,7 @@ def _whole(kernel: Kernel) -> Kernel:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Partitioner:
     """How a model is spread over devices; the default is one device, or the compiler's choice.
 
     Attributes:
@@ -26,8 +26,8 @@ class Layout:
             device runs on its own examples and heads.
     """
 
-    constrain: Callable[[jax.Array], jax.Array] = _same
-    per_device: Callable[[Kernel], Kernel] = _whole
+    with_sharding_constraint: Callable[[jax.Array], jax.Array] = _same
+    shard_map: Callable[[Kernel], Kernel] = _whole
 
 
-ANYWHERE = Layout()
+UNSHARDED = Partitioner()
