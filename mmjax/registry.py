@@ -6,7 +6,9 @@ Every kind of thing that can be added has one table, a dict by name, where it is
 
 import difflib
 import importlib
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,7 +42,7 @@ def find(table: str, name: str, field: str) -> Any:
     if name in entries:
         return entries[name]
     if dotted := _DOTTED.fullmatch(name):
-        return _imported(*dotted.groups(), type(next(iter(entries.values()))), field)
+        return _imported(dotted[1], dotted[2], type(next(iter(entries.values()))), field)
     near = difflib.get_close_matches(name, entries, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(entries))}, or my_package.my_file:NAME"
     raise UserError(f"{field}: no {table} {name!r}; {hint}")
@@ -48,6 +50,8 @@ def find(table: str, name: str, field: str) -> Any:
 
 def _imported(module: str, attribute: str, kind: type, field: str) -> Any:
     path = f"{module}:{attribute}"
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that nothing there stands in for an installed package
     try:
         entry = getattr(importlib.import_module(module), attribute)
     except AttributeError:

@@ -6,6 +6,7 @@ One alphabet of axis letters serves annotations, einsum and comments everywhere:
     f frames, y x rows and columns, c channels
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -115,6 +116,11 @@ class Samples:
 Predict = Callable[[Batch], dict[str, np.ndarray]]
 Results = Iterator[tuple[str, float | Samples]]
 Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Results]
+
+
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """The random key of a name, independent of those of other names."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

@@ -21,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmjax.data.tokens import fingerprint
-from mmjax.export import GenerativeModel
+from mmjax.export import DualEncoder
 from mmjax.files import write_file
 from mmjax.types import UserError
 
 FORMAT = "mmjax index 1"
-MOST_COMPARED = 100_000  # with each of which a query is compared; among more a library searches
+MAX_COMPARED = 100_000  # with each of which a query is compared; among more a library searches
 CANDIDATES = 256  # that it finds at least, of which the best are taken
 WRITE_SECONDS = 300.0  # between writes while an index is made, so that little is lost where that is stopped
 
@@ -49,7 +49,7 @@ class Index:
     embeddings: Float32[np.ndarray, "n e"]
 
 
-def address(model: GenerativeModel, kind: str) -> dict[str, str]:
+def address(model: DualEncoder, kind: str) -> dict[str, str]:
     """What an index of "images" or "texts" by this model is bound to."""
     data = model.config.data
     seen = json.dumps([kind, data.source, data.size, data.resize, model.config.text.length])
@@ -152,7 +152,7 @@ def nearest(
         top: how many.
     """
     places = np.arange(len(index.names))
-    if len(places) > MOST_COMPARED:
+    if len(places) > MAX_COMPARED:
         if importlib.util.find_spec("usearch") is None:
             logger.warning("comparing with all of %s; pip install '.[search]' makes it quicker", f"{len(places):,}")
         else:

@@ -87,7 +87,7 @@ def token_address(
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its config.
-        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference count.
+        config: the config of what is trained on the tokens; its data and tokens count.
         reference: parameters of the visual tokenizer of the references, where the config has one.
     """
     data, source, training = to_dict(config.data), find_source(config.data), split == "train"
@@ -97,9 +97,10 @@ def token_address(
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if source.drawn else set()
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
     theirs = {}
-    if config.reference is not None:
+    referred = config.component("reference_tokenizer")
+    if referred is not None:
         assert reference is not None
-        theirs = {"reference": {"size": config.reference.data.size, **_encoder(config.reference, reference)}}
+        theirs = {"reference": {"size": referred.data.size, **_encoder(referred, reference)}}
     return {
         "format": FORMAT,
         "split": split,
@@ -113,7 +114,6 @@ def token_address(
 
 def _encoder(tokenizer: Config, params: Params) -> dict[str, Any]:
     model = to_dict(tokenizer.model)
-    model.pop("convolution", None)  # the same values
     return {"model": model, "parameters": fingerprint(params)}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 from safetensors import numpy as safetensors
-from tqdm import tqdm
 
 from mmjax.config import Config
 from mmjax.data.pipeline import evaluation_size, make_read_spec, report_corrupt
@@ -20,6 +19,7 @@ from mmjax.data.prefetch import prefetch
 from mmjax.data.source import Examples, Source
 from mmjax.data.tokens import INDEX, KEPT, UNFINISHED, Index, Shard, Shards, Split, check_address, damages, read_index
 from mmjax.files import write_file, write_json
+from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
 POSITIONS = 4096  # of a shard, about
@@ -66,7 +66,7 @@ def write_tokens(
     (folder / INDEX).unlink(missing_ok=True)
     clear(folder, index.shards)
     spec = make_read_spec(config.data, done, total, batch, 0, batch, training, 0)
-    bar = tqdm(None, f"encoding {split}", total, initial=done, unit="image", leave=False, delay=2, dynamic_ncols=True)
+    bar = progress_bar(None, f"encoding {split}", total, initial=done, unit="image")
     with bar, contextlib.closing(prefetch(lambda: source.read(spec))) as parts:  # type: ignore[type-var]
         while done < total:
             encoded = []

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-MOST_POINTS = 800
+MAX_POINTS = 800
 LOSS, ACCURACY = "loss", "accuracies"
 COLORS = 8  # the page defines --color-0 to --color-7
 ACCURACIES = (
@@ -191,8 +191,8 @@ def _short(value: float, position: int | None = None) -> str:
 
 
 def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
-    """Steps in order and their values; beyond MOST_POINTS, means over equally many neighbors."""
+    """Steps in order and their values; beyond MAX_POINTS, means over equally many neighbors."""
     steps = sorted(points)
-    width = math.ceil(len(steps) / MOST_POINTS)
+    width = math.ceil(len(steps) / MAX_POINTS)
     groups = [steps[i : i + width] for i in range(0, len(steps), max(width, 1))]
     return [group[-1] for group in groups], [sum(points[s] for s in group) / len(group) for group in groups]

@@ -106,7 +106,7 @@ def test_among_many_a_library_finds_nearly_the_same(tmp_path: Path, monkeypatch:
     queries = embeddings(29, 2)
     exact = [nearest(index, path, query, top) for query in queries]
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(index_module, "MOST_COMPARED", 1000)
+    monkeypatch.setattr(index_module, "MAX_COMPARED", 1000)
     write_index(path, index, BOUND)
     found = [nearest(index, path, query, top) for query in queries]
     assert (tmp_path / "index.usearch").exists()
@@ -128,7 +128,7 @@ def test_without_the_library_all_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     index_module.logger.parent.propagate = True  # type: ignore[union-attr]
-    monkeypatch.setattr(index_module, "MOST_COMPARED", 100)
+    monkeypatch.setattr(index_module, "MAX_COMPARED", 100)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     index = Index([str(i) for i in range(101)], np.zeros((101, 2), np.int64), embeddings(101, 1))
     places, _ = nearest(index, tmp_path / "index", index.embeddings[37], 3)

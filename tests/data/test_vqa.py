@@ -96,11 +96,9 @@ def test_the_most_frequent_training_answers_are_classes(tmp_path: Path, caplog: 
     assert evaluation.classes == source.classes
     (batch,) = evaluation_batches(evaluation, TOKENIZER, config)
     assert batch["label"].tolist() == [-1, 2, 0, -1, -1] and batch["label"].dtype == np.int32
-    told, path = [record.getMessage() for record in caplog.records], tmp_path / config.data.evaluation_questions
-    assert told == [
-        f"{path}: questions are left out: 1 whose image is missing",
-        f"{path}: 50.0% of the questions have an answer that is none of the 3 most frequent of training, and no label",
-    ]
+    path, (left_out, unlabeled) = tmp_path / config.data.evaluation_questions, caplog.records
+    assert left_out.getMessage().startswith(f"{path}: ") and "1 whose image" in left_out.getMessage()
+    assert unlabeled.getMessage().startswith(f"{path}: 50.0% ") and " 3 most frequent" in unlabeled.getMessage()
 
 
 def test_rows_that_fill_up_have_no_label(tmp_path: Path) -> None:
@@ -219,7 +217,7 @@ def test_a_config_names_both_files() -> None:
             vqa(Path("x"), **{field: ""})
     with pytest.raises(UserError, match=r"data\.num_answer_classes: .*-1"):
         vqa(Path("x"), num_answer_classes=-1)
-    with pytest.raises(UserError, match=r"data\.frames: vqa holds images"):
+    with pytest.raises(UserError, match=r"data\.frames: vqa .* 2 "):
         vqa(Path("x"), frames=2)
 
 
