@@ -45,7 +45,7 @@ class DataConfig:
     """Where examples come from and how images are prepared.
 
     Attributes:
-        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
+        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_packed" (what mmjax prepare
             --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
             folders of frames), "vqa" (questions about COCO's images: VQAv2, A-OKVQA), "classes_folder" (a folder of
             images for each class), "audio_folder" (sounds with captions), "mixture" (several of these, see `mixture`).
@@ -72,7 +72,7 @@ class DataConfig:
     source: Literal[
         "scenes",
         "coco_folder",
-        "coco_prepared",
+        "coco_packed",
         "coco_tfds",
         "clips_folder",
         "vqa",

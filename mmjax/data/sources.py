@@ -11,7 +11,7 @@ from mmjax.types import UserError
 PROVIDES = {
     "scenes": scenes.PROVIDES,
     "coco_folder": coco.PROVIDES,
-    "coco_prepared": packed.PROVIDES,
+    "coco_packed": packed.PROVIDES,
     "coco_tfds": tfds.PROVIDES,
     "clips_folder": clips.PROVIDES,
     "classes_folder": classes.PROVIDES,
@@ -64,8 +64,8 @@ def _open(config: DataConfig, training: bool, seed: int) -> Source:
     split = config.train_split if training else config.evaluation_split
     if config.source == "coco_folder":
         return coco.open_coco(config.root, split)
-    if config.source == "coco_prepared":
-        return packed.open_prepared(config.root, split, config.resize)
+    if config.source == "coco_packed":
+        return packed.open_packed(config.root, split, config.resize)
     return tfds.open_tfds(config.root, split, config.shuffle_buffer)
 
 

@@ -1,35 +1,31 @@
-"""Encoding a data set once: writing a cache of visual tokens, shard by shard, going on where it was interrupted."""
+"""Encoding a data set once: writing a cache of visual tokens, resuming where it was interrupted."""
 
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, Shaped
-from safetensors import numpy as safetensors
+from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from mmjax.config import Config
 from mmjax.data.pipeline import evaluation_size, in_background, make_reading, report_rejected
-from mmjax.data.source import Rows, Source
-from mmjax.data.tokens import INDEX, KEPT, UNFINISHED, Index, Shard, Shards, Split, check_address, damages, read_index
-from mmjax.files import write_file, write_json
+from mmjax.data.shard_cache import ArrayReader, finish, gaps, ragged, write_arrays, write_cache
+from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.tokens import KIND, OTHER_ARRAYS, Split
 from mmjax.types import UserError
 
 POSITIONS = 4096  # of a shard, about
-SUFFIX = ".safetensors"
 
-Encode = Callable[[Float[np.ndarray, "b *pixels c"]], Mapping[str, Integer[np.ndarray, "b *grid"]]]
+Encode = Callable[[Float[np.ndarray, "b *pixels c"]], Mapping[str, Shaped[np.ndarray, "b *grid"]]]
 
 
 def write_tokens(
     folder: Path,
-    address: Mapping[str, Any],
+    key: Mapping[str, Any],
     source: Source,
     config: Config,
     split: Split,
@@ -37,107 +33,93 @@ def write_tokens(
     batch: int = 64,
     positions: int = POSITIONS,
 ) -> None:
-    """Encodes a split into a folder, tokens.num_augmentations times for training; nothing is done where that was done before.
-
-    Shards that are whole are kept, whatever ended the last attempt, and those behind the first damaged one are encoded
-    again.
+    """Encodes a split into a cache, tokens.num_augmentations times for training; only what is missing or corrupt.
 
     Args:
         folder: of this split alone; made where it is missing.
-        address: what the tokens follow from; see token_address.
+        key: what the tokens follow from; see token_cache_key.
         source: the examples of the split.
         config: the config: its data, and tokens.num_augmentations.
-        encode: images float32 [b, y, x, c] or clips [b, f, y, x, c] to named arrays of integers from 0 up, "codes"
-            among them; b is always `batch`.
+        encode: images float32 [b, y, x, c] or clips [b, f, y, x, c] to named arrays, "codes" among them: integers from
+            0 up or, in those not called codes, floats; b is always `batch`.
         positions: how many of them go into a shard, rounded down to whole batches.
 
     Raises:
-        UserError: where the folder holds tokens of another address or something else, cannot be written, or where the
+        UserError: where the folder holds tokens of another key or something else, cannot be written, or where the
             data set changes or ends while it is read.
     """
     training = split == "train"
     size, views = (source.size, config.tokens.num_augmentations) if training else (evaluation_size(source, config), 1)
-    index = _begin(folder, address, source, size, views)
-    done, total = sum(shard.positions for shard in index.shards), size * views
-    if done == total and (folder / INDEX).exists():
-        return
-    write_json(folder / UNFINISHED, dataclasses.asdict(index))
-    (folder / INDEX).unlink(missing_ok=True)
-    clear(folder, index.shards)
-    reading = make_reading(config.data, done, total, batch, 0, batch, training, 0)
-    bar = tqdm(None, f"encoding {split}", total, initial=done, unit="image", leave=False, delay=2, dynamic_ncols=True)
-    with bar, contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
-        while done < total:
+    provides = ["codes", *(name for name in source.provides if name in ("text", "scene"))]
+    info = {"source": source.name, "provides": provides, "size": size, "num_augmentations": views}
+    with write_cache(folder, KIND, key, info) as cache:
+        missing = gaps(cache, total := size * views)
+        bar = tqdm(None, f"encoding {split}", total, unit="image", leave=False, delay=2, dynamic_ncols=True)
+        with bar:
+            bar.update(total - sum(stop - start for start, stop in missing))
+            for start, stop in missing:
+                reading = make_reading(config.data, start, stop, batch, 0, batch, training, 0)
+                for arrays in _shards(source, reading, encode, batch, positions, size - start, bar.update):
+                    count = len(arrays["mask"])
+                    write_arrays(cache, start, count, arrays)
+                    start += count
+                if start < stop:
+                    raise UserError(
+                        f"{folder}: the data set ended after {start:,} of {total:,} images; is it complete?"
+                    )
+        if not cache.complete:
+            keys = np.sort(ArrayReader(cache).all("key").reshape(views, size), axis=1)
+            if np.any(keys != keys[0]) or np.any(keys[0, 1:] == keys[0, :-1]):
+                raise UserError(
+                    f"{folder}: the data set changed while it was encoded; remove the folder and prepare it again"
+                )
+            finish(cache)
+
+
+def _shards(
+    source: Source,
+    reading: Reading,
+    encode: Encode,
+    batch: int,
+    positions: int,
+    first_view: int,
+    done: Callable[[int], Any],
+) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of each shard; so many rows from the first on are of the first view."""
+    with contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
+        while True:
             encoded = []
             for part in itertools.islice(parts, max(positions // batch, 1)):
                 report_rejected(source, part)
                 encoded.append(_encoded(part, encode, batch))
-                bar.update(len(part["id"]))
+                done(len(part["key"]))
             if not encoded:
-                raise UserError(f"{folder}: the data set ended after {done:,} of {total:,} images; is it complete?")
-            count = sum(len(part["key"]) for part in encoded)
-            content = safetensors.save(_arrays(encoded, min(max(size - done, 0), count)))
-            shard = Shard(f"{done:012d}{SUFFIX}", count, len(content), hashlib.sha256(content).hexdigest())
-            write_file(folder / shard.file, content)
-            index.shards.append(shard)
-            write_json(folder / UNFINISHED, dataclasses.asdict(index))
-            done += count
-    keys = np.sort(Shards(folder, index).all_keys(), axis=1)
-    if np.any(keys != keys[0]) or np.any(keys[0, 1:] == keys[0, :-1]):
-        raise UserError(f"{folder}: the data set changed while it was encoded; remove the folder and prepare it again")
-    write_json(folder / INDEX, dataclasses.asdict(index))
-    (folder / UNFINISHED).unlink()
-
-
-def _begin(folder: Path, address: Mapping[str, Any], source: Source, size: int, views: int) -> Index:
-    """The index so far: the shards that are whole, up to the first that is not."""
-    found = next((folder / name for name in (INDEX, UNFINISHED) if (folder / name).exists()), None)
-    if found is None:
-        if any(not path.name.startswith(".") for path in folder.glob("*")):
-            raise UserError(f"{folder}: holds no cached tokens, but something else; take --config.tokens.cache=DIR")
-        first = [name for name in source.provides if name in ("text", "scene")]
-        return Index(json.loads(json.dumps(address)), source.name, ["codes", *first], size, views, [])
-    index = read_index(found)
-    check_address(folder, index.address, address)
-    if (index.source, index.size, index.views) != (source.name, size, views):
-        raise UserError(
-            f"{folder}: was made from {index.size:,} examples of {index.source}, and {source.name} now has {size:,}; "
-            "remove the folder, or take another with --config.tokens.cache=DIR"
-        )
-    whole = itertools.takewhile(lambda pair: not pair[1], zip(index.shards, damages(folder, index.shards), strict=True))
-    return dataclasses.replace(index, shards=[shard for shard, _ in whole])
-
-
-def clear(folder: Path, shards: Iterable[Shard]) -> None:
-    """Removes what an attempt that was killed left behind: files half-written, and shards that no index names."""
-    kept = {shard.file for shard in shards}
-    for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(".*.tmp")):
-        if path.name not in kept:
-            path.unlink()
+                return
+            arrays = {name: np.concatenate([part[name] for part in encoded]) for name in encoded[0] if name != "texts"}
+            for name in arrays.keys() - set(OTHER_ARRAYS):
+                if np.issubdtype(arrays[name].dtype, np.integer):
+                    arrays[name] = arrays[name].astype(np.min_scalar_type(arrays[name].max()))
+            texts = [text for part in encoded for text in part["texts"]]
+            yield {**arrays, **ragged("texts", texts[: max(first_view, 0)])}
+            first_view -= len(texts)
 
 
 def _encoded(part: Rows, encode: Encode, batch: int) -> dict[str, Any]:
-    """What a shard keeps of some rows; `texts` is a list here."""
+    """What a shard keeps of some rows; `texts` is a list of bytes."""
     image, mask = part["image"], part["mask"]
     rows = len(image)
     if rows < batch:  # compiled for one size
         image = np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)])
     kept = {"key": np.asarray(part["key"], np.int64), "mask": mask}
     for name, values in encode(image).items():
-        codes = np.array(values)[:rows]
-        if name in KEPT or not np.issubdtype(codes.dtype, np.integer) or codes.shape[:1] != (rows,) or codes.min() < 0:
-            raise ValueError(f"encode: {name} must be integers from 0 up, [{batch}, *grid], not named one of {KEPT}")
-        codes[~mask] = 0
-        kept[name] = codes
-    texts = [json.dumps(pair).encode() for pair in zip(part["id"], part["captions"], strict=True)]
-    return {**kept, "texts": texts}
-
-
-def _arrays(encoded: list[dict[str, Any]], first_view: int) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The arrays of a shard of which so many positions are of the first view."""
-    arrays = {name: np.concatenate([part[name] for part in encoded]) for name in encoded[0] if name != "texts"}
-    for name in arrays.keys() - set(KEPT):
-        arrays[name] = arrays[name].astype(np.min_scalar_type(arrays[name].max()))
-    texts = [text for part in encoded for text in part["texts"]][:first_view]
-    ends = np.cumsum([0, *map(len, texts)]).astype(np.int64)
-    return {**arrays, "texts": np.array(bytearray(b"".join(texts)), np.uint8), "text_ends": ends}
+        array = np.array(values)[:rows]
+        is_float = np.issubdtype(array.dtype, np.floating) and not name.endswith("codes")
+        is_index = np.issubdtype(array.dtype, np.integer) and array.min(initial=0) >= 0
+        if name in OTHER_ARRAYS or array.shape[:1] != (rows,) or not (is_float or is_index):
+            raise ValueError(
+                f"encode: {name} must be integers from 0 up, or floats and not codes, [{batch}, *grid], and not be "
+                f"named one of {OTHER_ARRAYS}"
+            )
+        array[~mask] = 0
+        kept[name] = array
+    return {**kept, "texts": [json.dumps(pair).encode() for pair in zip(part["id"], part["captions"], strict=True)]}

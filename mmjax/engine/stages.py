@@ -10,7 +10,8 @@ import numpy as np
 
 from mmjax import data
 from mmjax.config import Config, MaskedGeneratorConfig, VisualTokenizerConfig, differences, resolve, to_dict
-from mmjax.data.tokens import INDEX, Split, fingerprint, read_index
+from mmjax.data.shard_cache import is_complete, params_digest, read_cache
+from mmjax.data.tokens import KIND, Split
 from mmjax.engine import setup, text_features
 from mmjax.export import frozen_text, load, write_model_folder
 from mmjax.export.frozen_text import TEXT_ENCODER
@@ -123,7 +124,7 @@ def _is_copy(folder: Path) -> bool:
 
 def _holds(folder: Path, params: Params) -> bool:
     try:
-        return fingerprint(load(folder).params) == fingerprint(params)
+        return params_digest(load(folder).params) == params_digest(params)
     except UserError:  # a training that has only begun
         return False
 
@@ -167,20 +168,18 @@ def tokens(
 def _tokens(config: Config, root: Path, split: Split, params: Mapping[str, Params], repair: bool) -> data.Source:
     assert config.tokenizer is not None
     ours, theirs = jax.device_get((params[VISUAL_TOKENIZER], params.get(REFERENCE)))
-    address = data.token_address(ours, config.tokenizer, config, split, theirs)
-    folder = Path(processes.once(lambda: str(_cache(root, address))))
+    key = data.token_cache_key(ours, config.tokenizer, config, split, theirs)
+    folder = Path(processes.once(lambda: str(_cache(root, key))))
 
     def encode() -> None:
-        if repair or not (folder / INDEX).exists():
-            _encode(config, folder, address, split, params)
+        if repair or not is_complete(folder, KIND):
+            _encode(config, folder, key, split, params)
 
     processes.once(encode)
-    return data.open_tokens(folder, address)
+    return data.open_tokens(folder, key)
 
 
-def _encode(
-    config: Config, folder: Path, address: Mapping[str, Any], split: Split, params: Mapping[str, Params]
-) -> None:
+def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, params: Mapping[str, Params]) -> None:
     """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = setup.own_placement(config)
@@ -199,17 +198,18 @@ def _encode(
         codes: dict[str, np.ndarray] = jax.device_get(compiled(placed, placement.put({"image": image})["image"]))
         return codes
 
-    data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch)
+    data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch)
 
 
-def _cache(folder: Path, address: Mapping[str, Any]) -> Path:
+def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
     """Where the codes of a split lie: evaluation examples chosen otherwise than at first have a folder of their own."""
-    if not (folder / INDEX).exists():
+    cache = read_cache(folder, KIND)
+    if cache is None or not cache.complete:
         return folder
-    changed = {name: now for name, _, now in differences(read_index(folder / INDEX).address, address)}
+    changed = {name: now for name, _, now in differences(cache.key, key)}
     if not changed or not all(name.startswith("data.evaluation_") for name in changed):
         return folder
-    chosen = (str(address["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
+    chosen = (str(key["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
     return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
 
 

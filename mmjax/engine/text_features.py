@@ -49,7 +49,7 @@ def keep(config: Config, workdir: Path) -> None:
     given = load(folder).frozen_text()
     if not processes.once(path.exists):
         processes.once(lambda: frozen_text.write(path, given))
-    elif _address(config, frozen_text.read(path)) != _address(config, given):
+    elif _key(config, frozen_text.read(path)) != _key(config, given):
         raise UserError(f"--workdir {workdir}: has another text encoder than {folder}; name another one")
 
 
@@ -58,8 +58,8 @@ def _is_gone(folder: Path, workdir: Path) -> bool:
     return not folder.exists() and (workdir / frozen_text.FILE).exists()
 
 
-def _address(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
-    return data.text_address(frozen.params, frozen.tokenizer, config)
+def _key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
+    return data.text_cache_key(frozen.params, frozen.tokenizer, config)
 
 
 def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: bool = False) -> None:
@@ -85,11 +85,11 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
         return jax.device_get(compiled(params, placement.put({"text": text})["text"])), text != 0
 
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
-    address, batch = _address(config, frozen), config.evaluate.batch
+    key, batch = _key(config, frozen), config.evaluate.batch
 
     def cached() -> None:
         captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
-        features = data.cached_text_features(folder, address, captions, encode, batch, repair)
+        features = data.cached_text_features(folder, key, captions, encode, batch, repair)
         for source in sources:
             source.text_features = features
 

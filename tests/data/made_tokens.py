@@ -17,7 +17,7 @@ from mmjax.data.source import Reading, Rows, Source
 
 SIZE, VIEWS, BATCH, POSITIONS = 23, 3, 4, 9  # 9 positions a shard become 8: two batches
 UNREADABLE = 7
-ADDRESS = {"format": 1, "data": {"size": 16}, "tokenizer": {"parameters": "12"}}
+KEY = {"data": {"size": 16}, "tokenizer": {"params": "12" * 32}}
 PROGRAM = "import sys; sys.path.insert(0, 'tests/data'); from made_tokens import *\n"
 
 
@@ -59,11 +59,11 @@ def encode(image: np.ndarray) -> dict[str, np.ndarray]:
 
 def made_config(batch: int = 4, seed: int = 3, views: int = VIEWS, **fields: Any) -> Config:
     config = config_dict("scenes", batch=batch, seed=seed, **fields)
-    return dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, views=views))
+    return dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, num_augmentations=views))
 
 
 def write(folder: Path, split: str = "train", **changes: Any) -> Path:
-    given = {"source": made_source(), "config": made_config(), "encode": encode, "address": ADDRESS, **changes}
+    given = {"source": made_source(), "config": made_config(), "encode": encode, "key": KEY, **changes}
     data.write_tokens(folder, split=split, batch=BATCH, positions=POSITIONS, **given)
     return folder
 

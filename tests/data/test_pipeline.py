@@ -30,7 +30,7 @@ from mmjax.types import UserError
 CAPTIONS = ["a", "b", "c"]
 
 
-SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder"])
+SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_packed", "coco_tfds", "clips_folder"])
 
 
 @SOURCES
@@ -237,7 +237,7 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
 
 
-@pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_prepared"])
+@pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_packed"])
 def test_these_need_no_tensorflow(name: str, roots: dict[str, Path]) -> None:
     done = run(
         """

@@ -1,0 +1,366 @@
+"""A cache on disk of what is expensive to compute: shards of arrays or records, a checksum for each, and one index.
+
+A cache is a folder:
+
+    index.json                the key, what readers need to know, and all shards; rewritten after each shard
+    000000000000.safetensors  a shard of named arrays, named by its first position; records have files of their own
+
+The key is a nested dict of all that the content follows from. A cache with another key is refused, and the message
+names the fields that differ. A shard holds consecutive positions: an interrupted or corrupt cache has gaps between the
+shards, and whoever writes it fills them. Every file is written atomically.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, Int64, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as safetensors
+from tqdm import tqdm
+
+from mmjax.config import differences
+from mmjax.files import write_json
+from mmjax.lock import locked
+from mmjax.types import Params, UserError, leaf_name
+
+VERSION = 1
+INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
+LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # files that nobody needs unless the index names them
+ENDS = ".ends"  # of a ragged array; see ragged
+HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord's own index is at the end
+MAX_SHOWN = 3  # differences in a message
+THREADS = 8  # shards checked at a time
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheKind:
+    """What a cache holds, as its index and messages name it."""
+
+    name: str  # in the plural: "visual tokens"
+    command: str  # that writes, resumes and repairs it
+    option: str  # that names another folder
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a cache. It holds the positions from `start` to before `start + size`."""
+
+    file: str
+    start: int
+    size: int
+    bytes: int
+    sha256: str
+    ends_sha256: str  # of the first and last bytes, for a quick check
+    part: str = ""  # names the sequence of positions where a cache has several, such as splits
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Cache:
+    """An open cache."""
+
+    folder: Path
+    kind: CacheKind
+    key: dict[str, Any]  # what the content follows from
+    info: dict[str, Any]  # what else readers need to know
+    shards: list[Shard] = field(default_factory=list)  # of each part, in order of their positions
+    complete: bool = False  # whether all that belongs in it has been written
+
+    def shards_of(self, part: str) -> list[Shard]:
+        return [shard for shard in self.shards if shard.part == part]
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """SHA-256 of a key as canonical JSON."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def params_digest(params: Params) -> str:
+    """SHA-256 over name, type, shape and bytes of each parameter, in the order of their names."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    for name, leaf in sorted((leaf_name(path), leaf) for path, leaf in leaves):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache | None:
+    """The cache of that key in a folder, complete or not, its shards unchecked; None where there is none.
+
+    Raises:
+        UserError: where the index is broken, or of another kind, version or key.
+    """
+    path = folder / INDEX
+    try:
+        tree = json.loads(path.read_bytes())
+        version, name = tree["version"], tree["kind"]
+        shards = [Shard(**row) for row in tree["shards"]]
+        cache = Cache(folder, kind, tree["key"], tree["info"], shards, tree["complete"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not an index of {kind.name}; remove {folder} and run {kind.command}") from error
+    if (name, version) != (kind.name, VERSION):
+        raise UserError(
+            f"{path}: is of {name}, version {version}, instead of {kind.name}, version {VERSION}; remove {folder}, or "
+            f"name another with {kind.option}"
+        )
+    if key is not None:
+        _check(cache, cache.key, key)
+    return cache
+
+
+def open_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache:
+    """A complete cache whose shards are what was written; see read_cache and, for what is compared, find_corrupt_shards.
+
+    Raises:
+        UserError: where it is missing, not complete, corrupt, or read_cache refuses it.
+    """
+    cache = read_cache(folder, kind, key)
+    if cache is None or not cache.complete:
+        state, then = ("no", "makes them") if cache is None else ("not complete:", "resumes")
+        raise UserError(f"{folder}: {state} {kind.name}; run {kind.command}, which {then}")
+    for file, problem in find_corrupt_shards(cache, quick=True).items():
+        raise UserError(f"{folder / file}: {problem}; run {kind.command} to repair it")
+    return cache
+
+
+def is_complete(folder: Path, kind: CacheKind) -> bool:
+    cache = read_cache(folder, kind)
+    return cache is not None and cache.complete
+
+
+def _check(cache: Cache, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    changed = list(differences(found, _plain(wanted)))
+    told = [f"{name} was {_shown(was)} and now is {_shown(now)}" for name, was, now in changed[:MAX_SHOWN]]
+    told += [f"{len(changed) - MAX_SHOWN} more differences"] if len(changed) > MAX_SHOWN else []
+    if told:
+        raise UserError(
+            f"{cache.folder}: holds other {cache.kind.name}: {', '.join(told)}; remove the folder, or name another "
+            f"with {cache.kind.option}"
+        )
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, Mapping):
+        return "not set" if value is None else "set"
+    text = value if value and isinstance(value, str) else json.dumps(value)
+    return text if len(text) < 64 else f"{text[:8]}..."  # a digest
+
+
+def _plain(tree: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(tree))
+
+
+def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
+    """The files of corrupt shards, and what is wrong with each.
+
+    Args:
+        quick: read only the first and the last bytes of files of records, which have checksums of their own.
+    """
+
+    def problem(shard: Shard) -> str:
+        path = cache.folder / shard.file
+        try:
+            if (found := path.stat().st_size) != shard.bytes:
+                return f"holds {found:,} bytes instead of {shard.bytes:,}"
+            ends = quick and path.suffix != SUFFIX
+            same = _sha256(path, ends) == (shard.ends_sha256 if ends else shard.sha256)
+            return "" if same else "its bytes are not those that were written"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        problems = pool.map(problem, cache.shards)
+        bar = tqdm(problems, "checking", len(cache.shards), unit="shard", leave=False, delay=2, dynamic_ncols=True)
+        return {shard.file: found for shard, found in zip(cache.shards, bar, strict=True) if found}
+
+
+def _sha256(path: Path, ends: bool = False) -> str:
+    """Of a file, or of its first and last bytes."""
+    with path.open("rb") as file:
+        if not ends:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        first = file.read(HEAD)
+        file.seek(max(path.stat().st_size - TAIL, 0))
+        return hashlib.sha256(first + file.read()).hexdigest()
+
+
+@contextlib.contextmanager
+def write_cache(
+    folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], *, rebuild: bool = False
+) -> Iterator[Cache]:
+    """Opens a cache to write into, as one process at a time may do; where it is not complete, fill its gaps and finish.
+
+    What an earlier attempt wrote is kept unless `rebuild` is set; corrupt shards are removed, and named in the log.
+
+    Raises:
+        UserError: where the folder holds anything else, another process writes into it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror or error}; name another folder with {kind.option}"
+        raise UserError(f"{folder}: cannot be written: {reason}") from error
+    with locked(folder / LOCK, f"{folder}: is being written"):
+        cache = _begin(folder, kind, key, info, rebuild)
+        corrupt = find_corrupt_shards(cache)
+        for file, problem in corrupt.items():
+            logger.warning("%s: %s; it is written again", folder / file, problem)
+        cache.complete = cache.complete and not corrupt
+        remove_shards(cache, corrupt)
+        yield cache
+
+
+def _begin(folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool) -> Cache:
+    path, new = folder / INDEX, Cache(folder, kind, _plain(key), _plain(info))
+    if not path.exists():
+        if any(not file.name.startswith(".") for file in folder.glob("*")):
+            raise UserError(f"{folder}: holds other files than {kind.name}; name another folder with {kind.option}")
+        return new
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:  # cut off, as where the machine went down
+        logger.warning("%s: broken; all shards are written again", path)
+        return new
+    if rebuild or (cache := read_cache(folder, kind, key)) is None:
+        return new
+    _check(cache, cache.info, info)
+    return cache
+
+
+def remove_shards(cache: Cache, files: Iterable[str] = ()) -> None:
+    """Removes shards, and what attempts that were killed left behind."""
+    if gone := set(files):
+        cache.shards = [shard for shard in cache.shards if shard.file not in gone]
+    if gone or not cache.complete:
+        _save(cache)
+    kept = {shard.file for shard in cache.shards}
+    for path in {path for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}:
+        if path.name not in kept:
+            path.unlink()
+
+
+def finish(cache: Cache) -> None:
+    """Marks a cache as complete."""
+    cache.complete = True
+    _save(cache)
+
+
+def _save(cache: Cache) -> None:
+    shards = [dataclasses.asdict(shard) for shard in cache.shards]
+    told = {"version": VERSION, "kind": cache.kind.name, "complete": cache.complete, "digest": key_digest(cache.key)}
+    write_json(cache.folder / INDEX, {**told, "key": cache.key, "info": cache.info, "shards": shards})
+
+
+def gaps(cache: Cache, total: int, part: str = "") -> list[tuple[int, int]]:
+    """The ranges of positions, from the first to before the last, that no shard of a part holds."""
+    found, position = [], 0
+    for shard in cache.shards_of(part):
+        if shard.start > position:
+            found.append((position, shard.start))
+        position = shard.start + shard.size
+    return found + ([(position, total)] if position < total else [])
+
+
+def write_shard(
+    cache: Cache, file: str, start: int, size: int, write: Callable[[Path], Mapping[str, Any]], part: str = ""
+) -> None:
+    """Adds a shard, which `write` writes to the path that it is given, returning the shard's info.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    path = cache.folder / file
+    temporary = path.with_name(f".{file}.{os.getpid()}.tmp")
+    try:
+        info = dict(write(temporary))
+        length, digests = temporary.stat().st_size, (_sha256(temporary), _sha256(temporary, ends=True))
+        temporary.replace(path)
+    except OSError as error:
+        reason = f"{error.strerror or error}; run {cache.kind.command} again, which resumes"
+        raise UserError(f"{path}: cannot be written: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    cache.shards.append(Shard(file, start, size, length, *digests, part, info))
+    cache.shards.sort(key=lambda shard: (shard.part, shard.start))
+    _save(cache)
+
+
+def write_arrays(
+    cache: Cache, start: int, size: int, arrays: Mapping[str, np.ndarray], file: str = "", part: str = ""
+) -> None:
+    """Adds a shard of named arrays of any type: one row for each position, or ragged; see write_shard and ragged."""
+
+    def write(path: Path) -> dict[str, Any]:
+        path.write_bytes(safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        return {}
+
+    write_shard(cache, file or f"{start:012d}{SUFFIX}", start, size, write, part)
+
+
+def ragged(name: str, rows: Sequence[bytes | np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of different lengths as arrays of a shard: all of them in one, and as NAME.ends where each begins and ends."""
+    texts = b"".join(row for row in rows if isinstance(row, bytes))
+    arrays = [row for row in rows if not isinstance(row, bytes)]
+    content = np.concatenate(arrays) if arrays else np.frombuffer(texts, np.uint8)
+    return {name: content, f"{name}{ENDS}": np.cumsum([0, *map(len, rows)]).astype(np.int64)}
+
+
+class ArrayReader:
+    """Reads the named arrays of a cache by position, from memory-mapped shards."""
+
+    def __init__(self, cache: Cache, part: str = "") -> None:
+        shards = cache.shards_of(part)
+        self._starts = np.array([shard.start for shard in shards], np.int64)
+        self._files = [_map(cache, shard) for shard in shards]
+        self.names: list[str] = sorted(self._files[0].keys()) if shards else []
+        spans = [np.arange(shard.start, shard.start + shard.size) for shard in shards]
+        self.positions: Int64[np.ndarray, " n"] = np.concatenate([np.empty(0, np.int64), *spans])
+
+    def take(self, name: str, positions: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b ..."]:
+        """The rows at some positions, which must be there."""
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        rows = (positions - self._starts[shards]).tolist()
+        return np.concatenate([self._read(s, name, row, row + 1) for s, row in zip(shards.tolist(), rows, strict=True)])
+
+    def take_ragged(self, name: str, position: int) -> Shaped[np.ndarray, "_ ..."]:
+        """The row at a position of a ragged array."""
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        row = position - int(self._starts[shard])
+        return self._read(shard, name, *self._read(shard, f"{name}{ENDS}", row, row + 2).tolist())
+
+    def all(self, name: str) -> Shaped[np.ndarray, "n ..."]:
+        """All rows of an array, in order of their positions."""
+        return np.concatenate([file.get_tensor(name) for file in self._files])
+
+    def _read(self, shard: int, name: str, begin: int, end: int) -> Shaped[np.ndarray, "_ ..."]:
+        array = self._files[shard].get_slice(name)
+        if begin == end:  # which safetensors refuses at the end of an array
+            return self._files[shard].get_tensor(name) if array.get_shape()[0] == 0 else array[:1][:0]
+        return array[begin:end]
+
+
+def _map(cache: Cache, shard: Shard) -> Any:
+    path = cache.folder / shard.file
+    try:
+        return safe_open(path, "numpy")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run {cache.kind.command} to repair it") from error
