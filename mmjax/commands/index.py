@@ -22,19 +22,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
-from mmjax.data.shard_cache import (
-    ArrayReader,
-    Cache,
-    CacheKind,
-    find_corrupt_shards,
-    finish,
-    key_digest,
-    params_digest,
-    read_cache,
-    remove_shards,
-    write_arrays,
-    write_cache,
-)
+from mmjax.data import shard_cache
+from mmjax.data.shard_arrays import ArrayReader, write_arrays
+from mmjax.data.shard_cache import Cache, CacheKind, key_digest, params_digest
 from mmjax.export import GenerativeModel
 
 KIND = CacheKind("embeddings", "mmjax search", "--keep=DIR; --rebuild embeds everything again")
@@ -46,7 +36,7 @@ GRAPH = ".usearch"
 
 logger = logging.getLogger(__name__)
 Stamp = tuple[int, int]
-Embed = Callable[[Sequence[str]], Iterable[tuple[list[str], Float32[np.ndarray, "m e"]]]]
+Embedded = tuple[list[str], np.ndarray]  # names, and their embeddings, float32 [m, e]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +66,11 @@ def index_cache_key(model: GenerativeModel, of: str) -> dict[str, Any]:
 
 
 def update(
-    folder: Path, key: Mapping[str, Any], wanted: Mapping[str, Stamp], embed: Embed, rebuild: bool = False
+    folder: Path,
+    key: Mapping[str, Any],
+    wanted: Mapping[str, Stamp],
+    embed: Callable[[Sequence[str]], Iterable[Embedded]],
+    rebuild: bool = False,
 ) -> Index | None:
     """The index of what is wanted: what is new or has changed is embedded and kept, what is gone is left out.
 
@@ -93,46 +87,40 @@ def update(
     Raises:
         UserError: where the folder holds embeddings of another key or anything else, or cannot be written.
     """
-    cache = None if rebuild else read_cache(folder, KIND, key)
-    if cache is not None and not find_corrupt_shards(cache) and _rows(cache, wanted).keys() == wanted.keys():
+    cache = None if rebuild else shard_cache.read_cache(folder, KIND, key)
+    if cache and not shard_cache.find_corrupt_shards(cache) and _rows(cache, wanted).keys() == wanted.keys():
         return _select(cache, wanted)
-    with write_cache(folder, KIND, key, {}, rebuild=rebuild) as cache:
-        if not cache.complete:
-            finish(cache)  # it may be read at any time
+    with shard_cache.write_cache(folder, KIND, key, {}, rebuild) as cache:
+        shard_cache.finish(cache)  # more can always be added
         known, old = _rows(cache, wanted), [shard.file for shard in cache.shards]
         if len(old) > MAX_SHARDS or sum(shard.size for shard in cache.shards) > 2 * len(known):
-            if kept := _select(cache, wanted):
-                _write(cache, kept.names, kept.embeddings, wanted)
-            remove_shards(cache, old)
+            kept = _select(cache, wanted)
+            _write(cache, [(kept.names, kept.embeddings)] if kept else [], wanted)
+            shard_cache.remove_shards(cache, old)
         new = [name for name in wanted if name not in known]
-        waiting, last = list[tuple[list[str], np.ndarray]](), time.monotonic()
+        waiting, last = list[Embedded](), time.monotonic()
         for batch in embed(new) if new else ():
             waiting.append(batch)
             if time.monotonic() - last >= WRITE_SECONDS:
-                _write(cache, *_joined(waiting), wanted)
+                _write(cache, waiting, wanted)
                 waiting, last = [], time.monotonic()
-        if waiting:
-            _write(cache, *_joined(waiting), wanted)
+        _write(cache, waiting, wanted)
     return _select(cache, wanted)
 
 
-def _joined(batches: Sequence[tuple[list[str], np.ndarray]]) -> tuple[list[str], np.ndarray]:
-    return [name for names, _ in batches for name in names], np.concatenate([rows for _, rows in batches])
-
-
-def _write(cache: Cache, names: list[str], embeddings: np.ndarray, wanted: Mapping[str, Stamp]) -> None:
-    """Adds a shard."""
-    start = max((shard.start + shard.size for shard in cache.shards), default=0)
-    lines = "".join(json.dumps(name) + "\n" for name in names).encode()
-    stamps = np.array([wanted[name] for name in names], np.int64)
-    arrays: dict[str, np.ndarray] = {"names": np.frombuffer(lines, np.uint8), "stamps": stamps}
-    write_arrays(cache, start, len(names), arrays | {"embeddings": embeddings.astype(np.float32)})
+def _write(cache: Cache, batches: Sequence[Embedded], wanted: Mapping[str, Stamp]) -> None:
+    """Adds a shard of some batches, if there are any."""
+    if names := [name for some, _ in batches for name in some]:
+        start = max((shard.start + shard.size for shard in cache.shards), default=0)
+        lines = "".join(json.dumps(name) + "\n" for name in names).encode()
+        stamps = np.array([wanted[name] for name in names], np.int64)
+        arrays: dict[str, np.ndarray] = {"names": np.frombuffer(lines, np.uint8), "stamps": stamps}
+        arrays["embeddings"] = np.concatenate([rows for _, rows in batches]).astype(np.float32)
+        write_arrays(cache, start, len(names), arrays)
 
 
 def _rows(cache: Cache, wanted: Mapping[str, Stamp]) -> dict[str, int]:
     """Which row of all in the cache each thing has that is wanted as it is there."""
-    if not cache.shards:
-        return {}
     reader = ArrayReader(cache)
     names = map(json.loads, reader.all("names").tobytes().splitlines())
     pairs = enumerate(zip(names, map(tuple, reader.all("stamps").tolist()), strict=True))

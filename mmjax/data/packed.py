@@ -4,7 +4,7 @@ DIR/mmjax_coco/1.0.0/ is a cache (see mmjax/data/shard_cache.py) that TFDS opens
 
     mmjax_coco-SPLIT.array_record-00000-of-0000N   the examples, encoded images with their captions
     dataset_info.json, features.json               what TFDS reads, written when all shards are
-    SPLIT.captions.safetensors                     keys and captions, to be mapped into memory
+    SPLIT.captions-000000000000.safetensors        keys and captions, to be mapped into memory
     index.json                                     what it was made from, and the files with their checksums
     rejected.jsonl                                 images left out, and why
 

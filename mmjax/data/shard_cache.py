@@ -1,13 +1,9 @@
 """A cache on disk of what is expensive to compute: shards of arrays or records, a checksum for each, and one index.
 
-A cache is a folder:
-
-    index.json                the key, what readers need to know, and all shards; rewritten after each shard
-    000000000000.safetensors  a shard of named arrays, named by its first position; records have files of their own
-
-The key is a nested dict of all that the content follows from. A cache with another key is refused, and the message
-names the fields that differ. A shard holds consecutive positions: an interrupted or corrupt cache has gaps between the
-shards, and whoever writes it fills them. Every file is written atomically.
+A cache is a folder of shards and an index.json, which is rewritten after each shard. Its key is a nested dict of all that
+the content follows from; a cache of another key is refused, naming the fields that differ. A shard holds consecutive
+positions: an interrupted or corrupt cache has gaps between them, and whoever writes it fills just those. Shards are
+arrays (see mmjax/data/shard_arrays.py) or whatever their writer makes of a path, such as ArrayRecord.
 """
 
 import contextlib
@@ -16,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +20,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, Int64, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors import numpy as safetensors
 from tqdm import tqdm
 
 from mmjax.config import differences
@@ -37,7 +30,6 @@ from mmjax.types import Params, UserError, leaf_name
 VERSION = 1
 INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
 LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # files that nobody needs unless the index names them
-ENDS = ".ends"  # of a ragged array; see ragged
 HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord's own index is at the end
 MAX_SHOWN = 3  # differences in a message
 THREADS = 8  # shards checked at a time
@@ -108,25 +100,22 @@ def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = No
     path = folder / INDEX
     try:
         tree = json.loads(path.read_bytes())
-        version, name = tree["version"], tree["kind"]
+        if (tree["kind"], tree["version"]) != (kind.name, VERSION):
+            raise ValueError("of another kind or version")
         shards = [Shard(**row) for row in tree["shards"]]
         cache = Cache(folder, kind, tree["key"], tree["info"], shards, tree["complete"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not an index of {kind.name}; remove {folder} and run {kind.command}") from error
-    if (name, version) != (kind.name, VERSION):
-        raise UserError(
-            f"{path}: is of {name}, version {version}, instead of {kind.name}, version {VERSION}; remove {folder}, or "
-            f"name another with {kind.option}"
-        )
+        told = f"{path}: not an index of {kind.name}, version {VERSION}"
+        raise UserError(f"{told}; remove {folder} and run {kind.command}") from error
     if key is not None:
         _check(cache, cache.key, key)
     return cache
 
 
 def open_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache:
-    """A complete cache whose shards are what was written; see read_cache and, for what is compared, find_corrupt_shards.
+    """A complete cache of that key, after a quick check of its shards; see find_corrupt_shards.
 
     Raises:
         UserError: where it is missing, not complete, corrupt, or read_cache refuses it.
@@ -140,32 +129,32 @@ def open_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = No
     return cache
 
 
-def is_complete(folder: Path, kind: CacheKind) -> bool:
+def is_complete(folder: Path, kind: CacheKind, verify: bool = False) -> bool:
+    """Whether a folder holds a complete cache of any key; with `verify`, one without corrupt shards."""
     cache = read_cache(folder, kind)
-    return cache is not None and cache.complete
+    return cache is not None and cache.complete and not (verify and find_corrupt_shards(cache))
 
 
 def _check(cache: Cache, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError where two keys differ."""
+
+    def shown(value: Any) -> str:
+        if value is None or isinstance(value, Mapping):
+            return "not set" if value is None else "set"
+        text = value if value and isinstance(value, str) else json.dumps(value)
+        return text if len(text) < 64 else f"{text[:8]}..."  # a digest
+
     changed = list(differences(found, _plain(wanted)))
-    told = [f"{name} was {_shown(was)} and now is {_shown(now)}" for name, was, now in changed[:MAX_SHOWN]]
+    told = [f"{name} was {shown(was)} and now is {shown(now)}" for name, was, now in changed[:MAX_SHOWN]]
     told += [f"{len(changed) - MAX_SHOWN} more differences"] if len(changed) > MAX_SHOWN else []
     if told:
-        raise UserError(
-            f"{cache.folder}: holds other {cache.kind.name}: {', '.join(told)}; remove the folder, or name another "
-            f"with {cache.kind.option}"
-        )
+        what = f"{cache.folder}: holds other {cache.kind.name}: {', '.join(told)}"
+        raise UserError(f"{what}; remove the folder, or name another with {cache.kind.option}")
 
 
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, Mapping):
-        return "not set" if value is None else "set"
-    text = value if value and isinstance(value, str) else json.dumps(value)
-    return text if len(text) < 64 else f"{text[:8]}..."  # a digest
-
-
-def _plain(tree: Any) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(tree))
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(tree))  # without tuples
+    return plain
 
 
 def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
@@ -204,7 +193,7 @@ def _sha256(path: Path, ends: bool = False) -> str:
 
 @contextlib.contextmanager
 def write_cache(
-    folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], *, rebuild: bool = False
+    folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool = False
 ) -> Iterator[Cache]:
     """Opens a cache to write into, as one process at a time may do; where it is not complete, fill its gaps and finish.
 
@@ -219,7 +208,10 @@ def write_cache(
         reason = f"{error.strerror or error}; name another folder with {kind.option}"
         raise UserError(f"{folder}: cannot be written: {reason}") from error
     with locked(folder / LOCK, f"{folder}: is being written"):
-        cache = _begin(folder, kind, key, info, rebuild)
+        cache = None if rebuild or _is_new(folder, kind) else read_cache(folder, kind, key)
+        if cache is None:
+            cache = Cache(folder, kind, _plain(key), _plain(info))
+        _check(cache, cache.info, info)
         corrupt = find_corrupt_shards(cache)
         for file, problem in corrupt.items():
             logger.warning("%s: %s; it is written again", folder / file, problem)
@@ -228,55 +220,52 @@ def write_cache(
         yield cache
 
 
-def _begin(folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool) -> Cache:
-    path, new = folder / INDEX, Cache(folder, kind, _plain(key), _plain(info))
-    if not path.exists():
-        if any(not file.name.startswith(".") for file in folder.glob("*")):
-            raise UserError(f"{folder}: holds other files than {kind.name}; name another folder with {kind.option}")
-        return new
+def _is_new(folder: Path, kind: CacheKind) -> bool:
+    """Whether there is no index, or one that is cut off, as where the machine went down."""
+    path = folder / INDEX
     try:
         json.loads(path.read_bytes())
-    except ValueError:  # cut off, as where the machine went down
+    except FileNotFoundError:
+        if any(not file.name.startswith(".") for file in folder.iterdir()):
+            hint = f"name another folder with {kind.option}"
+            raise UserError(f"{folder}: holds other files than {kind.name}; {hint}") from None
+        return True
+    except ValueError:
         logger.warning("%s: broken; all shards are written again", path)
-        return new
-    if rebuild or (cache := read_cache(folder, kind, key)) is None:
-        return new
-    _check(cache, cache.info, info)
-    return cache
+        return True
+    return False
 
 
-def remove_shards(cache: Cache, files: Iterable[str] = ()) -> None:
+def remove_shards(cache: Cache, files: Iterable[str]) -> None:
     """Removes shards, and what attempts that were killed left behind."""
     if gone := set(files):
         cache.shards = [shard for shard in cache.shards if shard.file not in gone]
     if gone or not cache.complete:
         _save(cache)
-    kept = {shard.file for shard in cache.shards}
-    for path in {path for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}:
-        if path.name not in kept:
-            path.unlink()
+    found = {path.name for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}
+    for name in found - {shard.file for shard in cache.shards}:
+        (cache.folder / name).unlink()
 
 
 def finish(cache: Cache) -> None:
     """Marks a cache as complete."""
-    cache.complete = True
-    _save(cache)
+    if not cache.complete:
+        cache.complete = True
+        _save(cache)
 
 
 def _save(cache: Cache) -> None:
-    shards = [dataclasses.asdict(shard) for shard in cache.shards]
-    told = {"version": VERSION, "kind": cache.kind.name, "complete": cache.complete, "digest": key_digest(cache.key)}
-    write_json(cache.folder / INDEX, {**told, "key": cache.key, "info": cache.info, "shards": shards})
+    tree: dict[str, Any] = {"version": VERSION, "kind": cache.kind.name, "complete": cache.complete}
+    tree |= {"digest": key_digest(cache.key), "key": cache.key, "info": cache.info}
+    write_json(cache.folder / INDEX, tree | {"shards": [dataclasses.asdict(shard) for shard in cache.shards]})
 
 
 def gaps(cache: Cache, total: int, part: str = "") -> list[tuple[int, int]]:
     """The ranges of positions, from the first to before the last, that no shard of a part holds."""
-    found, position = [], 0
-    for shard in cache.shards_of(part):
-        if shard.start > position:
-            found.append((position, shard.start))
-        position = shard.start + shard.size
-    return found + ([(position, total)] if position < total else [])
+    shards = cache.shards_of(part)
+    starts = [0, *(shard.start + shard.size for shard in shards)]
+    stops = [*(shard.start for shard in shards), total]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
 
 
 def write_shard(
@@ -291,7 +280,8 @@ def write_shard(
     temporary = path.with_name(f".{file}.{os.getpid()}.tmp")
     try:
         info = dict(write(temporary))
-        length, digests = temporary.stat().st_size, (_sha256(temporary), _sha256(temporary, ends=True))
+        digests = _sha256(temporary), _sha256(temporary, ends=True)
+        shard = Shard(file, start, size, temporary.stat().st_size, *digests, part, info)
         temporary.replace(path)
     except OSError as error:
         reason = f"{error.strerror or error}; run {cache.kind.command} again, which resumes"
@@ -299,68 +289,5 @@ def write_shard(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    cache.shards.append(Shard(file, start, size, length, *digests, part, info))
-    cache.shards.sort(key=lambda shard: (shard.part, shard.start))
+    cache.shards = sorted([*cache.shards, shard], key=lambda shard: (shard.part, shard.start))
     _save(cache)
-
-
-def write_arrays(
-    cache: Cache, start: int, size: int, arrays: Mapping[str, np.ndarray], file: str = "", part: str = ""
-) -> None:
-    """Adds a shard of named arrays of any type: one row for each position, or ragged; see write_shard and ragged."""
-
-    def write(path: Path) -> dict[str, Any]:
-        path.write_bytes(safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-        return {}
-
-    write_shard(cache, file or f"{start:012d}{SUFFIX}", start, size, write, part)
-
-
-def ragged(name: str, rows: Sequence[bytes | np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows of different lengths as arrays of a shard: all of them in one, and as NAME.ends where each begins and ends."""
-    texts = b"".join(row for row in rows if isinstance(row, bytes))
-    arrays = [row for row in rows if not isinstance(row, bytes)]
-    content = np.concatenate(arrays) if arrays else np.frombuffer(texts, np.uint8)
-    return {name: content, f"{name}{ENDS}": np.cumsum([0, *map(len, rows)]).astype(np.int64)}
-
-
-class ArrayReader:
-    """Reads the named arrays of a cache by position, from memory-mapped shards."""
-
-    def __init__(self, cache: Cache, part: str = "") -> None:
-        shards = cache.shards_of(part)
-        self._starts = np.array([shard.start for shard in shards], np.int64)
-        self._files = [_map(cache, shard) for shard in shards]
-        self.names: list[str] = sorted(self._files[0].keys()) if shards else []
-        spans = [np.arange(shard.start, shard.start + shard.size) for shard in shards]
-        self.positions: Int64[np.ndarray, " n"] = np.concatenate([np.empty(0, np.int64), *spans])
-
-    def take(self, name: str, positions: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b ..."]:
-        """The rows at some positions, which must be there."""
-        shards = np.searchsorted(self._starts, positions, side="right") - 1
-        rows = (positions - self._starts[shards]).tolist()
-        return np.concatenate([self._read(s, name, row, row + 1) for s, row in zip(shards.tolist(), rows, strict=True)])
-
-    def take_ragged(self, name: str, position: int) -> Shaped[np.ndarray, "_ ..."]:
-        """The row at a position of a ragged array."""
-        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
-        row = position - int(self._starts[shard])
-        return self._read(shard, name, *self._read(shard, f"{name}{ENDS}", row, row + 2).tolist())
-
-    def all(self, name: str) -> Shaped[np.ndarray, "n ..."]:
-        """All rows of an array, in order of their positions."""
-        return np.concatenate([file.get_tensor(name) for file in self._files])
-
-    def _read(self, shard: int, name: str, begin: int, end: int) -> Shaped[np.ndarray, "_ ..."]:
-        array = self._files[shard].get_slice(name)
-        if begin == end:  # which safetensors refuses at the end of an array
-            return self._files[shard].get_tensor(name) if array.get_shape()[0] == 0 else array[:1][:0]
-        return array[begin:end]
-
-
-def _map(cache: Cache, shard: Shard) -> Any:
-    path = cache.folder / shard.file
-    try:
-        return safe_open(path, "numpy")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run {cache.kind.command} to repair it") from error

@@ -18,19 +18,9 @@ from jaxtyping import Bool, Float16
 from tqdm import tqdm
 
 from mmjax.config import Config, to_dict
-from mmjax.data.shard_cache import (
-    ArrayReader,
-    Cache,
-    CacheKind,
-    finish,
-    gaps,
-    is_complete,
-    open_cache,
-    params_digest,
-    ragged,
-    write_arrays,
-    write_cache,
-)
+from mmjax.data import shard_cache
+from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
+from mmjax.data.shard_cache import Cache, CacheKind, params_digest
 from mmjax.types import Params, UserError
 
 KIND = CacheKind("text features", "mmjax prepare", "--config.tokens.cache=DIR")
@@ -76,19 +66,18 @@ def cached_text_features(
             be written.
     """
     texts: Iterable[str] = itertools.chain([""], captions)
-    if not repair and is_complete(folder, KIND):
-        cache = open_cache(folder, KIND, key)
+    if shard_cache.is_complete(folder, KIND, verify=repair):
+        cache = shard_cache.open_cache(folder, KIND, key)
         texts = _missing(cache, texts).values()
         if not texts:
             return TextFeatures(cache)
-    with write_cache(folder, KIND, key, {}) as cache:
-        if not cache.complete:
-            finish(cache)  # it may be read at any time, and the first lack of a caption mends it
+    with shard_cache.write_cache(folder, KIND, key, {}) as cache:
+        shard_cache.finish(cache)  # more can always be added
         missing = _missing(cache, texts)
         waiting = iter(missing.items())
         bar = tqdm(None, "encoding captions", len(missing), unit="caption", leave=False, delay=2, dynamic_ncols=True)
         with bar:
-            for start, stop in gaps(cache, sys.maxsize):
+            for start, stop in shard_cache.gaps(cache, sys.maxsize):
                 size = max(per_shard // batch, 1) * batch
                 while part := dict(itertools.islice(waiting, min(size, stop - start))):
                     write_arrays(cache, start, len(part), _arrays(part, encode, batch, bar.update))
@@ -97,7 +86,7 @@ def cached_text_features(
 
 
 class TextFeatures:
-    """The features in a cache, mapped into memory: those of a caption are read when it is asked for."""
+    """The features in a cache, which are read when they are asked for."""
 
     def __init__(self, cache: Cache) -> None:
         self._folder, self._length = cache.folder, int(cache.key["text"]["length"])
@@ -122,7 +111,7 @@ class TextFeatures:
 
 def _missing(cache: Cache, texts: Iterable[str]) -> dict[int, str]:
     """The texts that a cache lacks, by their names."""
-    known = set(ArrayReader(cache).all("names").tolist()) if cache.shards else set()
+    known = set(ArrayReader(cache).all("names").tolist())
     return {name: text for text in texts if (name := _name(text)) not in known}
 
 

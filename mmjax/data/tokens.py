@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Int, Integer, Shaped
 
 from mmjax.config import Config, to_dict
-from mmjax.data.shard_cache import ENDS, ArrayReader, CacheKind, gaps, open_cache, params_digest
+from mmjax.data.shard_arrays import ENDS, ArrayReader
+from mmjax.data.shard_cache import CacheKind, gaps, open_cache, params_digest
 from mmjax.data.source import Reading, Rows, Source, epoch_order
 from mmjax.types import Params, UserError
 

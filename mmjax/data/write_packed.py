@@ -18,7 +18,8 @@ from mmjax.data.decoding import cores
 from mmjax.data.packed import CAPTIONS, check_array_record, folder_of, kind_of, num_examples, rejected
 from mmjax.data.raw import Original, Originals, Rejected
 from mmjax.data.recompress import QUALITY, recompress_all
-from mmjax.data.shard_cache import SUFFIX, Cache, finish, gaps, write_arrays, write_cache, write_shard
+from mmjax.data.shard_arrays import write_arrays
+from mmjax.data.shard_cache import Cache, finish, gaps, write_cache, write_shard
 from mmjax.data.tfds_layout import dataset_info, features, shard_name
 from mmjax.files import write_file, write_json
 from mmjax.types import UserError
@@ -70,8 +71,7 @@ def write_packed(
             for name, raw in originals.items():
                 _write_captions(cache, name, raw)
         _write_for_tfds(cache, list(originals))
-        if not cache.complete:
-            finish(cache)
+        finish(cache)
     for name in originals:
         _report(cache, name)
     return cache
@@ -133,7 +133,7 @@ def _write_captions(cache: Cache, split: str, originals: Originals) -> None:
         raise UserError(f"{cache.folder}: the images of {split} changed meanwhile, or share ids; remove it")
     part = split + CAPTIONS
     cache.shards = [shard for shard in cache.shards if shard.part != part]
-    write_arrays(cache, 0, examples, vars(captions), f"{part}{SUFFIX}", part)
+    write_arrays(cache, 0, examples, vars(captions), part)
 
 
 def _write_for_tfds(cache: Cache, splits: list[str]) -> None:

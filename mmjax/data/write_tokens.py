@@ -12,8 +12,9 @@ from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from mmjax.config import Config
+from mmjax.data import shard_cache
 from mmjax.data.pipeline import evaluation_size, in_background, make_reading, report_rejected
-from mmjax.data.shard_cache import ArrayReader, finish, gaps, ragged, write_arrays, write_cache
+from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
 from mmjax.data.source import Reading, Rows, Source
 from mmjax.data.tokens import KIND, OTHER_ARRAYS, Split
 from mmjax.types import UserError
@@ -52,74 +53,54 @@ def write_tokens(
     size, views = (source.size, config.tokens.num_augmentations) if training else (evaluation_size(source, config), 1)
     provides = ["codes", *(name for name in source.provides if name in ("text", "scene"))]
     info = {"source": source.name, "provides": provides, "size": size, "num_augmentations": views}
-    with write_cache(folder, KIND, key, info) as cache:
-        missing = gaps(cache, total := size * views)
-        bar = tqdm(None, f"encoding {split}", total, unit="image", leave=False, delay=2, dynamic_ncols=True)
-        with bar:
-            bar.update(total - sum(stop - start for start, stop in missing))
-            for start, stop in missing:
-                reading = make_reading(config.data, start, stop, batch, 0, batch, training, 0)
-                for arrays in _shards(source, reading, encode, batch, positions, size - start, bar.update):
-                    count = len(arrays["mask"])
-                    write_arrays(cache, start, count, arrays)
-                    start += count
-                if start < stop:
-                    raise UserError(
-                        f"{folder}: the data set ended after {start:,} of {total:,} images; is it complete?"
-                    )
+    total, bar = size * views, tqdm(None, f"encoding {split}", unit="image", leave=False, delay=2, dynamic_ncols=True)
+    with shard_cache.write_cache(folder, KIND, key, info) as cache, bar:
+        missing = shard_cache.gaps(cache, total)
+        bar.reset(sum(stop - start for start, stop in missing))
+        for start, stop in missing:
+            reading = make_reading(config.data, start, stop, batch, 0, batch, training, 0)
+            encoded = _encoded(source, reading, encode, batch, bar.update)
+            while rows := list(itertools.islice(encoded, max(positions // batch, 1))):
+                count = sum(len(part["key"]) for part in rows)
+                write_arrays(cache, start, count, _arrays(rows, min(max(size - start, 0), count)))
+                start += count
+            if start < stop:
+                raise UserError(f"{folder}: the data set ended after {start:,} of {total:,} images; is it complete?")
         if not cache.complete:
             keys = np.sort(ArrayReader(cache).all("key").reshape(views, size), axis=1)
             if np.any(keys != keys[0]) or np.any(keys[0, 1:] == keys[0, :-1]):
-                raise UserError(
-                    f"{folder}: the data set changed while it was encoded; remove the folder and prepare it again"
-                )
-            finish(cache)
+                raise UserError(f"{folder}: the data set changed while it was encoded; remove the folder and try again")
+            shard_cache.finish(cache)
 
 
-def _shards(
-    source: Source,
-    reading: Reading,
-    encode: Encode,
-    batch: int,
-    positions: int,
-    first_view: int,
-    done: Callable[[int], Any],
-) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of each shard; so many rows from the first on are of the first view."""
+def _encoded(
+    source: Source, reading: Reading, encode: Encode, batch: int, done: Callable[[int], Any]
+) -> Iterator[dict[str, Any]]:
+    """What a shard keeps of each batch; `texts` is a list of bytes."""
     with contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
-        while True:
-            encoded = []
-            for part in itertools.islice(parts, max(positions // batch, 1)):
-                report_rejected(source, part)
-                encoded.append(_encoded(part, encode, batch))
-                done(len(part["key"]))
-            if not encoded:
-                return
-            arrays = {name: np.concatenate([part[name] for part in encoded]) for name in encoded[0] if name != "texts"}
-            for name in arrays.keys() - set(OTHER_ARRAYS):
-                if np.issubdtype(arrays[name].dtype, np.integer):
-                    arrays[name] = arrays[name].astype(np.min_scalar_type(arrays[name].max()))
-            texts = [text for part in encoded for text in part["texts"]]
-            yield {**arrays, **ragged("texts", texts[: max(first_view, 0)])}
-            first_view -= len(texts)
+        for part in parts:
+            report_rejected(source, part)
+            image, mask, rows = part["image"], part["mask"], len(part["image"])
+            if rows < batch:  # compiled for one size
+                image = np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)])
+            arrays = {name: np.array(values)[:rows] for name, values in encode(image).items()}
+            for name, array in arrays.items():
+                is_index = np.issubdtype(array.dtype, np.integer) and array.min(initial=0) >= 0
+                is_float = np.issubdtype(array.dtype, np.floating) and not name.endswith("codes")
+                if name in OTHER_ARRAYS or array.shape[:1] != (rows,) or not (is_index or is_float):
+                    raise ValueError(
+                        f"encode: {name} must be [{batch}, *grid], integers from 0 up, or floats if no codes"
+                    )
+                array[~mask] = 0
+            texts = [json.dumps(pair).encode() for pair in zip(part["id"], part["captions"], strict=True)]
+            yield {"key": np.asarray(part["key"], np.int64), "mask": mask, "texts": texts, **arrays}
+            done(rows)
 
 
-def _encoded(part: Rows, encode: Encode, batch: int) -> dict[str, Any]:
-    """What a shard keeps of some rows; `texts` is a list of bytes."""
-    image, mask = part["image"], part["mask"]
-    rows = len(image)
-    if rows < batch:  # compiled for one size
-        image = np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)])
-    kept = {"key": np.asarray(part["key"], np.int64), "mask": mask}
-    for name, values in encode(image).items():
-        array = np.array(values)[:rows]
-        is_float = np.issubdtype(array.dtype, np.floating) and not name.endswith("codes")
-        is_index = np.issubdtype(array.dtype, np.integer) and array.min(initial=0) >= 0
-        if name in OTHER_ARRAYS or array.shape[:1] != (rows,) or not (is_float or is_index):
-            raise ValueError(
-                f"encode: {name} must be integers from 0 up, or floats and not codes, [{batch}, *grid], and not be "
-                f"named one of {OTHER_ARRAYS}"
-            )
-        array[~mask] = 0
-        kept[name] = array
-    return {**kept, "texts": [json.dumps(pair).encode() for pair in zip(part["id"], part["captions"], strict=True)]}
+def _arrays(parts: list[dict[str, Any]], first_view: int) -> dict[str, np.ndarray]:
+    """The arrays of a shard, so many rows of which are of the first view."""
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "texts"}
+    for name in arrays.keys() - set(OTHER_ARRAYS):
+        if np.issubdtype(arrays[name].dtype, np.integer):
+            arrays[name] = arrays[name].astype(np.min_scalar_type(arrays[name].max()))
+    return arrays | ragged("texts", [text for part in parts for text in part["texts"]][:first_view])

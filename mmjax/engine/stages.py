@@ -172,7 +172,7 @@ def _tokens(config: Config, root: Path, split: Split, params: Mapping[str, Param
     folder = Path(processes.once(lambda: str(_cache(root, key))))
 
     def encode() -> None:
-        if repair or not is_complete(folder, KIND):
+        if not is_complete(folder, KIND, verify=repair):
             _encode(config, folder, key, split, params)
 
     processes.once(encode)

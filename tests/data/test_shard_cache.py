@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
 from mmjax.data.shard_cache import (
-    ArrayReader,
     Cache,
     CacheKind,
     find_corrupt_shards,
@@ -18,9 +18,7 @@ from mmjax.data.shard_cache import (
     gaps,
     key_digest,
     open_cache,
-    ragged,
     read_cache,
-    write_arrays,
     write_cache,
     write_shard,
 )
@@ -104,7 +102,7 @@ def test_a_quick_check_leaves_the_middle_of_records_to_their_own_checksums(tmp_p
         write_arrays(cache, 0, 2, {"x": np.zeros(50_000)}, part="captions")
     assert [(s.part, s.size, s.info) for s in cache.shards] == [("captions", 2, {}), ("train", 5, {"examples": 3})]
     assert (gaps(cache, 9, "train"), gaps(cache, 9, "captions"), gaps(cache, 9)) == ([(5, 9)], [(2, 9)], [(0, 9)])
-    for shard, found in (("a.array_record-0", False), ("000000000000.safetensors", True)):
+    for shard, found in (("a.array_record-0", False), ("captions-000000000000.safetensors", True)):
         changed = bytearray((tmp_path / shard).read_bytes())
         changed[100_000] ^= 1
         (tmp_path / shard).write_bytes(changed)

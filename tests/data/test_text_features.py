@@ -126,7 +126,7 @@ def test_a_cache_of_something_else_is_refused(folder: Path, tmp_path: Path) -> N
         f"{folder}: holds other text features: text.length was 7 and now is 8; remove the folder, or {other}"
     )
     (folder / "index.json").write_text("{")
-    assert refused(folder).startswith(f"{folder / 'index.json'}: not an index of text features; remove")
+    assert refused(folder).startswith(f"{folder / 'index.json'}: not an index of text features, version 1; remove")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
     assert refused(tmp_path / "photos").startswith(f"{tmp_path / 'photos'}: holds other files than text features; ")

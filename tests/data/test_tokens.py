@@ -107,16 +107,16 @@ def test_a_missing_cache_and_a_broken_index_are_one_line(copied_tokens: Path, tm
     whole = json.loads((copied_tokens / "index.json").read_text())
     for broken in (b"[]", b"{}", b'{"shards": 3}', b"", json.dumps(whole)[:-2].encode()):
         (copied_tokens / "index.json").write_bytes(broken)
-        with pytest.raises(UserError, match=r"index\.json: not an index of visual tokens; remove"):
+        with pytest.raises(UserError, match=r"index\.json: not an index of visual tokens, version 1; remove"):
             data.open_tokens(copied_tokens, KEY)
         if broken.endswith((b"]", b"3}", b"{}")):
-            with pytest.raises(UserError, match=r"index\.json: not an index of visual tokens; remove"):
+            with pytest.raises(UserError, match=r"index\.json: not an index of visual tokens, version 1; remove"):
                 write(copied_tokens)
     write(copied_tokens)  # one that is cut off, as where the machine went down
     assert json.loads((copied_tokens / "index.json").read_text()) == whole
-    for other, field in ((dict(whole, version=7), "version 7"), (dict(whole, kind="text features"), "text features")):
+    for other in (dict(whole, version=7), dict(whole, kind="text features")):
         (copied_tokens / "index.json").write_text(json.dumps(other))
-        with pytest.raises(UserError, match=field):
+        with pytest.raises(UserError, match="not an index of visual tokens, version 1"):
             data.open_tokens(copied_tokens, KEY)
     info = whole["info"] | {"size": 22}
     for wrong in (dict(whole, info=info), dict(whole, shards=[]), dict(whole, shards=whole["shards"][1:])):
