@@ -28,7 +28,7 @@ from mmjax.engine import setup, trainer
 from mmjax.train.checkpoint import Checkpoints
 
 WIDTH = 1024
-LARGEST_SHARE = 0.1
+MAX_FRACTION = 0.1
 
 
 def main() -> int:
@@ -62,7 +62,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
         def step(save: bool) -> float:
             nonlocal state
             begin = time.perf_counter()
-            state, _ = training.step(state, parts.placement.put(next(batches)))
+            state, _ = training.step(state, parts.placement.shard_batch(next(batches)))
             jax.block_until_ready(state.step)
             done = time.perf_counter()
             if save:
@@ -83,8 +83,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
     ordinary = statistics.median(usual)
     share = (statistics.median(delayed) - 2 * ordinary) / ordinary
     print(f"a step takes {ordinary:.2f} s, with saving {statistics.median(delayed):.2f} s for two")
-    print(f"saving delays the next step by {100 * share:.1f}% of a step; at most {100 * LARGEST_SHARE:.0f}% is wanted")
-    return int(share > LARGEST_SHARE)
+    print(f"saving delays the next step by {100 * share:.1f}% of a step; at most {100 * MAX_FRACTION:.0f}% is wanted")
+    return int(share > MAX_FRACTION)
 
 
 if __name__ == "__main__":

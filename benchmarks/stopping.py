@@ -15,14 +15,14 @@ CALLS = 10_000
 
 def main() -> int:
     processes.connect()
-    if not processes.several():
+    if not processes.is_multiprocess():
         print("stopping.py: needs several processes; see the first lines of this file", file=sys.stderr)
         return 2
     jax.devices()
     begin = time.perf_counter()
     for _ in range(CALLS):
-        processes.told_to_stop()
-    processes.say(f"{1e6 * (time.perf_counter() - begin) / CALLS:.2f} microseconds a step")
+        processes.preempted()
+    processes.log_primary(f"{1e6 * (time.perf_counter() - begin) / CALLS:.2f} microseconds a step")
     return 0
 
 

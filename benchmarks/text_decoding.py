@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.text_decoder import TextDecoder, rows_of
-from mmjax.sample.text import Writing, write
+from mmjax.models.text_decoder import TextDecoder, gather_cache
+from mmjax.sample.text import TextDecoding, generate_text
 
 ROUNDS = 5
 
@@ -30,7 +30,7 @@ def main() -> None:
     key, other = jax.random.split(jax.random.key(0))
     context = jax.random.normal(key, (a.batch, 196, a.width))
     params = jax.jit(decoder.init)(other, jnp.zeros((a.batch, a.length), jnp.int32), context)
-    writing, seeds = Writing(a.length), jnp.zeros(a.batch, jnp.int32)
+    writing, seeds = TextDecoding(a.length), jnp.zeros(a.batch, jnp.int32)
 
     def call(method: str, *given: Any) -> Any:
         return decoder.apply(params, *given, method=method)
@@ -38,7 +38,9 @@ def main() -> None:
     @jax.jit
     def kept(context: jax.Array) -> jax.Array:
         first, cache = call("begin", context, None, a.length)
-        return write(first, cache, lambda token, cache: call("step", token, cache), rows_of, writing, seeds)
+        return generate_text(
+            first, cache, lambda token, cache: call("step", token, cache), gather_cache, writing, seeds
+        )
 
     @jax.jit
     def anew(context: jax.Array) -> jax.Array:
@@ -50,7 +52,7 @@ def main() -> None:
 
         texts = jnp.zeros((a.batch, a.length), jnp.int32)
         first = call("__call__", texts, context)[:, 0]
-        return write(first, (texts, jnp.int32(0)), step, lambda cache, rows: cache, writing, seeds)
+        return generate_text(first, (texts, jnp.int32(0)), step, lambda cache, rows: cache, writing, seeds)
 
     ways = {"kept": kept, "anew": anew}
     texts = {name: np.asarray(run(context)) for name, run in ways.items()}

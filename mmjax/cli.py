@@ -31,6 +31,7 @@ COMMANDS = {
 WITH_CONFIG = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_CONFIG, "evaluate")
+OF_A_FOLDER = ("evaluate", "export", "generate", "describe", "search")  # whose config.json may name a user's code
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
@@ -75,10 +76,10 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
         try:
             return _run(list(argv))
         except KeyboardInterrupt:
-            processes.leave(128 + signal.SIGINT)
+            processes.exit(128 + signal.SIGINT)
             raise
         except SystemExit as ended:
-            processes.leave(int(ended.code or 0))
+            processes.exit(int(ended.code or 0))
             raise
 
     _keep_compiled_programs()
@@ -90,7 +91,7 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
         traceback.print_exc()
         status = 1
     if status not in ordinary:
-        processes.leave(status)
+        processes.exit(status)
     return status
 
 
@@ -162,9 +163,9 @@ def _log_to_terminal() -> None:
 
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            from tqdm import tqdm
+            from mmjax import progress
 
-            tqdm.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
+            progress.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
 
     logger = logging.getLogger("mmjax")
     logger.addHandler(Terminal(logging.WARNING))
@@ -200,7 +201,15 @@ def _run(argv: list[str]) -> int:
                 )
                 sub.epilog = (
                     "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
-                    "fields.py, data_fields.py and model_fields.py in mmjax/config list them all"
+                    "--help-config prints them all"
+                )
+            if command in OF_A_FOLDER:
+                sub.add_argument(
+                    "--plugins",
+                    type=lambda text: tuple(filter(None, text.split(","))),
+                    default=(),
+                    metavar="PACKAGE[,...]",
+                    help="packages whose code the folder's config.json may name; no other is imported",
                 )
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)

@@ -25,7 +25,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from mmjax.data import shard_cache
 from mmjax.data.shard_arrays import ArrayReader, write_arrays
 from mmjax.data.shard_cache import Cache, CacheKind, key_digest, params_digest
-from mmjax.export import GenerativeModel
+from mmjax.export import DualEncoder
 
 KIND = CacheKind("embeddings", "mmjax search", "--keep=DIR; --rebuild embeds everything again")
 MAX_COMPARED = 100_000  # with each of which a query is compared; among more a library searches
@@ -57,7 +57,7 @@ class Index:
     embeddings: Float32[np.ndarray, "n e"]
 
 
-def index_cache_key(model: GenerativeModel, of: str) -> dict[str, Any]:
+def index_cache_key(model: DualEncoder, of: str) -> dict[str, Any]:
     """What an index of "images" or "texts" by this model follows from."""
     config = model.config
     data = {name: getattr(config.data, name) for name in ("source", "size", "resize")}

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from mmjax import data
-from mmjax.commands.train import train
 from mmjax.config import Config
-from mmjax.engine import setup, stages
+from mmjax.engine import components, setup
+from mmjax.engine.train import train
 from mmjax.parallel import processes
 from mmjax.train import loop
-from mmjax.train.workdir import only_training, open_workdir
+from mmjax.train.workdir import open_workdir, workdir_lock
 from mmjax.types import UserError
 
 HELP = (
@@ -61,11 +61,10 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
             "enlarge images again"
         )
-    originals = data.open_originals(config.data)
-    cache = data.write_packed(arguments.to, originals, **options)
+    raw = data.open_raw(config.data)
+    cache = data.write_packed(arguments.to, raw, **options)
     counts = ", ".join(
-        f"{name} {data.num_examples(cache, name):,} kept, {len(data.rejected(cache, name)):,} rejected"
-        for name in originals
+        f"{name} {data.num_examples(cache, name):,} kept, {len(data.rejected(cache, name)):,} rejected" for name in raw
     )
     print(f"{arguments.to}: {counts}; train with --config.data.source=coco_packed --config.data.root={arguments.to}")
     return 0
@@ -73,22 +72,22 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
 
 def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config: Config = stages.settled(arguments.config, workdir)
+    config: Config = components.resolve_config(arguments.config, workdir)
     setup.check(config)
-    with only_training(workdir):
+    with workdir_lock(workdir):
         return _prepare(config, workdir)
 
 
 def _prepare(config: Config, workdir: Path) -> int:
-    status, frozen = stages.tokenizer_params(config, workdir, train)
+    status, frozen = components.prepare(config, workdir, train)
     if status:
         return loop.exit_status(status)
-    training, held_out = stages.sources(config, workdir, frozen, repair=True)
-    processes.once(lambda: open_workdir(workdir, config))
+    training, held_out = components.sources(config, workdir, frozen, repair=True)
+    processes.run_on_primary(lambda: open_workdir(workdir, config))
     tokenizer = setup.prepare_tokenizer(workdir, config, training)
     evaluation = data.evaluation_size(held_out, config)
-    encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if stages.has_two(config) else ""
-    processes.say(
+    encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if setup.is_on_codes(config) else ""
+    processes.log_primary(
         f"{config.name}: {training.size:,} training and {evaluation:,} evaluation examples, "
         f"{tokenizer.size:,} text tokens; tokenizer: {workdir / 'tokenizer.model'}{encoded}"
     )

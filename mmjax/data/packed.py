@@ -14,14 +14,13 @@ Positions are those of the raw images; a shard lacks those that were rejected.
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any
 
+from mmjax.config import DataConfig
 from mmjax.data.captions import map_captions
-from mmjax.data.random_access import PROVIDES as PROVIDES
 from mmjax.data.random_access import indexed_source
 from mmjax.data.raw import Rejected
 from mmjax.data.shard_cache import Cache, CacheKind, open_cache
-from mmjax.data.source import Source
+from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.data.tfds_layout import NAME, VERSION, read_record
 from mmjax.types import UserError
 
@@ -48,42 +47,43 @@ def rejected(cache: Cache, split: str) -> list[Rejected]:
     return [Rejected(**row) for row in (*cache.info["left_out"][split], *of_shards)]
 
 
-def open_packed(root: str, split: str, resize: int) -> Source:
+def open_packed(config: DataConfig, training: bool, seed: int) -> Source:
     """Examples in the order of the raw images.
 
     Of each file of records the length and the first and last bytes are checked; the bytes between are checked when
-    they are read, and by `mmjax prepare`.
-
-    Args:
-        root: what was given as --to.
-        split: as in the config that it was packed with.
-        resize: short side that images will be brought to, to tell where they were made smaller than that.
+    they are read, and by `mmjax prepare`. data.root is what was given as --to, and the splits are those of the config
+    that it was packed with.
 
     Raises:
         UserError: where it is missing, not complete, corrupt, or has no such split.
     """
+    root, split = config.root, config.split(training)
     check_array_record(root)
-    folder, kind = folder_of(root), kind_of(root)
-    cache = open_cache(folder, kind)
+    folder = folder_of(root)
+    cache = open_cache(folder, kind_of(root))
     if split not in cache.key["splits"]:
         raise UserError(f"{folder}: has no split {split}; it has {', '.join(cache.key['splits'])}")
-    (file,) = cache.shards_of(split + CAPTIONS)
-    captions = map_captions(folder / file.file)
     made = cache.key["resize"]
-    if made and made < resize:
-        logger.warning("%s: images were made smaller, to %d pixels, and data.resize is %d", folder, made, resize)
+    if made and made < config.resize:
+        told = "%s: images were made smaller, to %d pixels, and data.resize is %d"
+        logger.warning(told, folder, made, config.resize)
     paths = [f"{folder / shard.file}[0:{shard.info['examples']}]" for shard in cache.shards_of(split)]
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls run side by side
-    return indexed_source("coco_packed", captions, lambda index: read_record(records[index])["image"][0])
+    (captions,) = (map_captions(folder / shard.file) for shard in cache.shards_of(split + CAPTIONS))
+    return indexed_source(
+        "coco_packed", captioned_images(config), captions, lambda index: read_record(records[index])["image"][0]
+    )
 
 
 def check_array_record(root: str | Path) -> None:
-    """Raises UserError where ArrayRecord cannot be read or written."""
+    """Raises UserError where ArrayRecord or the records in it cannot be read or written."""
     if "://" in str(root):
         raise UserError(f"{root}: packed data sets are read from a disk; copy it there, or stream coco_tfds")
-    if importlib.util.find_spec("array_record") is None:
-        raise UserError(
-            "data.source: coco_packed needs ArrayRecord: pip install array_record (Linux, and macOS on Apple silicon)"
-        )
+    for module, package in (("array_record", "array_record"), ("tensorflow_datasets", "tensorflow-datasets")):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"data.source: coco_packed needs {package}: pip install {package}")
+
+
+SOURCE = SourceSpec(captioned_images, open_packed)

@@ -25,7 +25,7 @@ def write_arrays(cache: Cache, start: int, size: int, arrays: Mapping[str, np.nd
 
 
 def ragged(name: str, rows: Sequence[bytes | np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows of different lengths as arrays of a shard: all of them in one, and as NAME.ends where each begins and ends."""
+    """Rows of different lengths as arrays of a shard: all in one, and as NAME.ends where each begins and ends."""
     arrays = [np.frombuffer(row, np.uint8) if isinstance(row, bytes) else row for row in rows]
     content = np.concatenate(arrays) if arrays else np.empty(0, np.uint8)
     return {name: content, f"{name}{ENDS}": np.cumsum([0, *map(len, rows)]).astype(np.int64)}

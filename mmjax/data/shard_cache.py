@@ -1,9 +1,9 @@
 """A cache on disk of what is expensive to compute: shards of arrays or records, a checksum for each, and one index.
 
-A cache is a folder of shards and an index.json, which is rewritten after each shard. Its key is a nested dict of all that
-the content follows from; a cache of another key is refused, naming the fields that differ. A shard holds consecutive
-positions: an interrupted or corrupt cache has gaps between them, and whoever writes it fills just those. Shards are
-arrays (see mmjax/data/shard_arrays.py) or whatever their writer makes of a path, such as ArrayRecord.
+A cache is a folder of shards and an index.json, which is rewritten after each shard. Its key is a nested dict of all
+that the content follows from; a cache of another key is refused, naming the fields that differ. A shard holds
+consecutive positions: an interrupted or corrupt cache has gaps between them, and whoever writes it fills just those.
+Shards are arrays (see mmjax/data/shard_arrays.py) or whatever their writer makes of a path, such as ArrayRecord.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from mmjax.config import differences
 from mmjax.files import write_json
 from mmjax.lock import locked
+from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError, leaf_name
 
 VERSION = 1
@@ -177,7 +177,7 @@ def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
 
     with ThreadPoolExecutor(THREADS) as pool:
         problems = pool.map(problem, cache.shards)
-        bar = tqdm(problems, "checking", len(cache.shards), unit="shard", leave=False, delay=2, dynamic_ncols=True)
+        bar = progress_bar(problems, "checking", len(cache.shards), unit="shard")
         return {shard.file: found for shard, found in zip(cache.shards, bar, strict=True) if found}
 
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float16
-from tqdm import tqdm
 
-from mmjax.config import Config, to_dict
 from mmjax.data import shard_cache
 from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
 from mmjax.data.shard_cache import Cache, CacheKind, params_digest
+from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError
 
 KIND = CacheKind("text features", "mmjax prepare", "--config.tokens.cache=DIR")
@@ -29,16 +28,17 @@ CAPTIONS = 4096  # of a shard, about
 Encode = Callable[[Sequence[str]], tuple[Float16[np.ndarray, "b t d"], Bool[np.ndarray, "b t"]]]
 
 
-def text_cache_key(params: Params, tokenizer: bytes, config: Config) -> dict[str, Any]:
+def text_cache_key(params: Params, tokenizer: bytes, settings: Mapping[str, Any], length: int) -> dict[str, Any]:
     """What the features of a caption follow from, as plain data; where two keys are equal, so are the features.
 
     Args:
         params: of the text encoder.
         tokenizer: its text tokenizer.
-        config: the config of what is trained on the features; its text.length and text_encoder count.
+        settings: of the text encoder.
+        length: tokens of a text.
     """
     encoder = {"params": params_digest(params), "tokenizer": hashlib.sha256(tokenizer).hexdigest()}
-    return {"text": {"length": config.text.length}, "text_encoder": {**to_dict(config)["text_encoder"], **encoder}}
+    return {"text": {"length": length}, "text_encoder": {**settings, **encoder}}
 
 
 def cached_text_features(
@@ -75,8 +75,7 @@ def cached_text_features(
         shard_cache.finish(cache)  # more can always be added
         missing = _missing(cache, texts)
         waiting = iter(missing.items())
-        bar = tqdm(None, "encoding captions", len(missing), unit="caption", leave=False, delay=2, dynamic_ncols=True)
-        with bar:
+        with progress_bar(None, "encoding captions", len(missing), unit="caption") as bar:
             for start, stop in shard_cache.gaps(cache, sys.maxsize):
                 size = max(per_shard // batch, 1) * batch
                 while part := dict(itertools.islice(waiting, min(size, stop - start))):

@@ -21,8 +21,8 @@ from jaxtyping import Int, Integer, Shaped
 from mmjax.config import Config, to_dict
 from mmjax.data.shard_arrays import ENDS, ArrayReader
 from mmjax.data.shard_cache import CacheKind, gaps, open_cache, params_digest
-from mmjax.data.source import Reading, Rows, Source, epoch_order
-from mmjax.types import Params, UserError
+from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, epoch_order, find_source
+from mmjax.types import Feature, Params, UserError
 
 KIND = CacheKind("visual tokens", "mmjax prepare", "--config.tokens.cache=DIR")
 OTHER_ARRAYS = ("key", "mask", "texts", f"texts{ENDS}")  # which the encoding may not name
@@ -42,25 +42,24 @@ def token_cache_key(
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its config.
-        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference count.
+        config: the config of what is trained on the tokens; its data and tokens count.
         reference: parameters of the visual tokenizer of the references, where the config has one.
     """
-    data = to_dict(config.data)
-    scenes, training = data["source"] == "scenes", split == "train"
-    unused = {"root", "shuffle_buffer", "max_corrupt_fraction", "mixture", "weight"}
-    unused |= {"questions", "evaluation_questions", "num_answer_classes"} if data["source"] != "vqa" else set()
+    data, source, training = to_dict(config.data), find_source(config.data), split == "train"
+    unused = {"root", "shuffle_buffer", "max_corrupt_fraction", "weight"}
+    unused |= set(SETTINGS) - set(source.settings)
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
-    unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
+    unused |= {"train_split", "evaluation_split", "resize", "flip"} if source.drawn else set()
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
-    unused |= {"audio"} if data["source"] != "audio_folder" else set()
     theirs = {}
-    if config.reference is not None:
+    referred = config.component("reference_tokenizer")
+    if referred is not None:
         assert reference is not None
-        theirs = {"reference": {"size": config.reference.data.size, **_encoder(config.reference, reference)}}
+        theirs = {"reference": {"size": referred.data.size, **_encoder(referred, reference)}}
     return {
         "split": split,
         "data": {name: value for name, value in data.items() if name not in unused},
-        **({"seed": config.seed % 2**32} if scenes else {}),
+        **({"seed": config.seed % 2**32} if source.drawn else {}),
         **({"tokens": {"num_augmentations": config.tokens.num_augmentations}} if training else {}),
         "tokenizer": _encoder(tokenizer, params),
         **theirs,
@@ -68,9 +67,7 @@ def token_cache_key(
 
 
 def _encoder(tokenizer: Config, params: Params) -> dict[str, Any]:
-    model = to_dict(tokenizer.model)
-    model.pop("convolution", None)  # the same values
-    return {"model": model, "params": params_digest(params)}
+    return {"model": to_dict(tokenizer.model), "params": params_digest(params)}
 
 
 def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
@@ -102,12 +99,12 @@ def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
     def all_captions() -> Iterator[str]:
         return (caption for row in range(size) for caption in text(row)[1])
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
-        for positions in reading.positions():
+    def read(spec: ReadSpec) -> Iterator[Examples]:
+        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, spec, size))
+        for positions in spec.positions():
             epochs, places = np.divmod(positions, size)
             examples = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
-            view = (epochs + examples + reading.seed) % views if reading.training else np.zeros_like(examples)
+            view = (epochs + examples + spec.seed) % views if spec.training else np.zeros_like(examples)
             rows = rows_of[view, examples].astype(np.int64)
             ids, captions = zip(*map(text, examples.tolist()), strict=True)
             codes = {name: _widened(reader.take(name, rows)) for name in encoded}
@@ -115,7 +112,8 @@ def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
             fields = {"epoch": epochs, "id": list(ids), "captions": list(captions), "problem": problem}
             yield {**codes, "mask": reader.take("mask", rows), "key": keys[0, examples], **fields}
 
-    return Source(cache.info["source"], size, tuple(cache.info["provides"]), all_captions, read)
+    features = {name: Feature("codes" if name == "codes" else "text") for name in cache.info["features"]}
+    return Source(cache.info["source"], size, features, all_captions, read)
 
 
 def _widened(values: Shaped[np.ndarray, "b ..."]) -> Shaped[np.ndarray, "b ..."]:

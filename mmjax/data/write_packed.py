@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmjax.data.captions import pack
 from mmjax.data.decoding import cores
 from mmjax.data.packed import CAPTIONS, check_array_record, folder_of, kind_of, num_examples, rejected
@@ -20,8 +18,9 @@ from mmjax.data.raw import Original, Originals, Rejected
 from mmjax.data.recompress import QUALITY, recompress_all
 from mmjax.data.shard_arrays import write_arrays
 from mmjax.data.shard_cache import Cache, finish, gaps, write_cache, write_shard
-from mmjax.data.tfds_layout import dataset_info, features, shard_name
-from mmjax.files import write_file, write_json
+from mmjax.data.tfds_layout import shard_name, write_info
+from mmjax.files import write_file
+from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
 REJECTED, OF_TFDS = "rejected.jsonl", ("dataset_info.json", "features.json")
@@ -79,9 +78,8 @@ def write_packed(
 
 def _write_images(cache: Cache, split: str, originals: Originals, recompress: Recompress) -> None:
     shard_size, missing = cache.key["shard_size"], gaps(cache, originals.size, split)
-    bar = tqdm(None, f"packing {split}", originals.size, unit="image", leave=False, delay=2, dynamic_ncols=True)
-    with bar:
-        bar.update(originals.size - sum(stop - start for start, stop in missing))
+    done = originals.size - sum(stop - start for start, stop in missing)
+    with progress_bar(None, f"packing {split}", originals.size, initial=done, unit="image") as bar:
         for first, last in missing:
             results = recompress(originals.read(first, last))
             for start in range(first, last, shard_size):
@@ -141,8 +139,7 @@ def _write_for_tfds(cache: Cache, splits: list[str]) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_file(cache.folder / REJECTED, lines.encode("utf-8", "replace"))
     sizes = {split: [(shard.info["examples"], shard.bytes) for shard in cache.shards_of(split)] for split in splits}
-    for file, tree in zip(OF_TFDS, (dataset_info(sizes), features()), strict=True):
-        write_json(cache.folder / file, tree)
+    write_info(cache.folder, sizes)
 
 
 def _report(cache: Cache, split: str) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from tqdm import tqdm
 
 from mmjax.config import Config
 from mmjax.data import shard_cache
-from mmjax.data.pipeline import evaluation_size, in_background, make_reading, report_rejected
+from mmjax.data.pipeline import evaluation_size, make_read_spec, report_corrupt
+from mmjax.data.prefetch import prefetch
 from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.source import ReadSpec, Source
 from mmjax.data.tokens import KIND, OTHER_ARRAYS, Split
+from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
 POSITIONS = 4096  # of a shard, about
@@ -51,21 +52,24 @@ def write_tokens(
     """
     training = split == "train"
     size, views = (source.size, config.tokens.num_augmentations) if training else (evaluation_size(source, config), 1)
-    provides = ["codes", *(name for name in source.provides if name in ("text", "scene"))]
-    info = {"source": source.name, "provides": provides, "size": size, "num_augmentations": views}
-    total, bar = size * views, tqdm(None, f"encoding {split}", unit="image", leave=False, delay=2, dynamic_ncols=True)
-    with shard_cache.write_cache(folder, KIND, key, info) as cache, bar:
+    features = ["codes", *(name for name in source.features if name in ("text", "scene"))]
+    info = {"source": source.name, "features": features, "size": size, "num_augmentations": views}
+    total = size * views
+    with shard_cache.write_cache(folder, KIND, key, info) as cache:
         missing = shard_cache.gaps(cache, total)
-        bar.reset(sum(stop - start for start, stop in missing))
-        for start, stop in missing:
-            reading = make_reading(config.data, start, stop, batch, 0, batch, training, 0)
-            encoded = _encoded(source, reading, encode, batch, bar.update)
-            while rows := list(itertools.islice(encoded, max(positions // batch, 1))):
-                count = sum(len(part["key"]) for part in rows)
-                write_arrays(cache, start, count, _arrays(rows, min(max(size - start, 0), count)))
-                start += count
-            if start < stop:
-                raise UserError(f"{folder}: the data set ended after {start:,} of {total:,} images; is it complete?")
+        done = total - sum(stop - start for start, stop in missing)
+        with progress_bar(None, f"encoding {split}", total, initial=done, unit="image") as bar:
+            for start, stop in missing:
+                spec = make_read_spec(config.data, start, stop, batch, 0, batch, training, 0)
+                encoded = _encoded(source, spec, encode, batch, bar.update)
+                while rows := list(itertools.islice(encoded, max(positions // batch, 1))):
+                    count = sum(len(part["key"]) for part in rows)
+                    write_arrays(cache, start, count, _arrays(rows, min(max(size - start, 0), count)))
+                    start += count
+                if start < stop:
+                    raise UserError(
+                        f"{folder}: the data set ended after {start:,} of {total:,} images; is it complete?"
+                    )
         if not cache.complete:
             keys = np.sort(ArrayReader(cache).all("key").reshape(views, size), axis=1)
             if np.any(keys != keys[0]) or np.any(keys[0, 1:] == keys[0, :-1]):
@@ -74,12 +78,12 @@ def write_tokens(
 
 
 def _encoded(
-    source: Source, reading: Reading, encode: Encode, batch: int, done: Callable[[int], Any]
+    source: Source, spec: ReadSpec, encode: Encode, batch: int, done: Callable[[int], Any]
 ) -> Iterator[dict[str, Any]]:
     """What a shard keeps of each batch; `texts` is a list of bytes."""
-    with contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
+    with contextlib.closing(prefetch(lambda: source.read(spec))) as parts:  # type: ignore[type-var]
         for part in parts:
-            report_rejected(source, part)
+            report_corrupt(source, part)
             image, mask, rows = part["image"], part["mask"], len(part["image"])
             if rows < batch:  # compiled for one size
                 image = np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)])

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
 NAMES = ("vqa/accuracy", "vqa/guess")
@@ -20,7 +21,7 @@ DIGITS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"none": "0"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither apostrophes ("girl's") nor colons ("2:50")
 _COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-MOST_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
+MAX_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
 
 _SHORT = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -88,7 +89,7 @@ def normalize(answer: str) -> str:
     text = answer
     for sign in PUNCTUATION:
         text = text.replace(sign, "" if drop or f"{sign} " in answer or f" {sign}" in answer else " ")
-    words = _PERIOD.sub("", text, count=MOST_PERIODS).lower().split()
+    words = _PERIOD.sub("", text, count=MAX_PERIODS).lower().split()
     words = [DIGITS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
@@ -118,3 +119,11 @@ def _one_line(answer: str) -> str:
 
 def _lower(answer: str) -> str:
     return answer.lower()
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: answers,
+    metrics=lambda config: NAMES,
+    predictions=("answer",),
+    fields=("image", "question"),
+)

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-MOST_POINTS = 800
+MAX_POINTS = 800
 LOSS, ACCURACY = "loss", "accuracies"
 COLORS = 8  # the page defines --color-0 to --color-7
 ACCURACIES = (
@@ -107,7 +107,7 @@ def _alike(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
 
 
 def to_html(chart: Chart) -> str:
-    """The chart as a <metric> with its title, its SVG and its legend."""
+    """The chart as a <figure> with its title, its SVG and its legend."""
     names = list(dict.fromkeys(series.name for series in chart.series))
     splits = list(dict.fromkeys(series.split for series in chart.series))
     # Colors tell names apart; where there is one name, they tell splits apart.
@@ -121,8 +121,8 @@ def to_html(chart: Chart) -> str:
     if not by_split and len(splits) > 1:
         legend += "<span>thin: train</span>"
     return (
-        f'<metric class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
-        f'{_svg(chart, colors)}<div class="legend">{legend}</div></metric>'
+        f'<figure class="chart"><figcaption>{html.escape(chart.title)}</figcaption>'
+        f'{_svg(chart, colors)}<div class="legend">{legend}</div></figure>'
     )
 
 
@@ -138,9 +138,9 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
         "grid.color": _LINE,
     }
     with matplotlib.rc_context(settings):
-        metric = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
-        FigureCanvasSVG(metric)
-        axes = metric.add_subplot(facecolor="none")
+        figure = Figure(figsize=(5.0, 2.5), layout="constrained", facecolor="none")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot(facecolor="none")
         for series, color in zip(chart.series, colors, strict=True):
             steps, values = _thinned(series.points)
             train = series.split == "train"
@@ -155,7 +155,7 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
             )
         _dress(axes, chart)
         text = io.StringIO()
-        metric.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     for stand_in, wanted in _STAND_INS.items():
@@ -191,8 +191,8 @@ def _short(value: float, position: int | None = None) -> str:
 
 
 def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
-    """Steps in order and their values; beyond MOST_POINTS, means over equally many neighbors."""
+    """Steps in order and their values; beyond MAX_POINTS, means over equally many neighbors."""
     steps = sorted(points)
-    width = math.ceil(len(steps) / MOST_POINTS)
+    width = math.ceil(len(steps) / MAX_POINTS)
     groups = [steps[i : i + width] for i in range(0, len(steps), max(width, 1))]
     return [group[-1] for group in groups], [sum(points[s] for s in group) / len(group) for group in groups]

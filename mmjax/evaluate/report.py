@@ -71,7 +71,7 @@ def write_report(workdir: Path) -> Path:
     metrics = [row for row in lines if row.get("split") != "time"]
     evaluations = read_evaluations(workdir / "evaluation")
     steps = [row["step"] for row in metrics if isinstance(row.get("step"), int)] + [e.step for e in evaluations]
-    best = best_evaluation(evaluations, config.get("train", {}).get("best", "-loss"))
+    best = best_evaluation(evaluations, config.get("train", {}).get("best_metric", "-loss"))
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     content = page(
         title=name,

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmjax.losses.feature_matching import feature_matching
+from mmjax.losses.spec import LossSpec
 from mmjax.types import Batch, Outputs, Params
 
 # judge(params, image) -> logits [b, *patches], features of each layer
-Judge = Callable[[Params, Any], tuple[Any, list[Any]]]
+DiscriminatorApply = Callable[[Params, Any], tuple[Any, list[Any]]]
 
 
 def generator_loss(drawn: Float[Array, "b *patches"], loss: str) -> Float[Array, "b"]:
@@ -39,14 +39,16 @@ def discriminator_loss(
     return _mean(jax.nn.relu(1.0 - real)) + _mean(jax.nn.relu(1.0 + drawn))
 
 
-def r1(judge: Callable[[Any], Float[Array, "b *patches"]], real: Float[Array, "b *space c"]) -> Float[Array, "b"]:
+def r1(
+    discriminator: Callable[[Any], Float[Array, "b *patches"]], real: Float[Array, "b *space c"]
+) -> Float[Array, "b"]:
     """Half the squared norm of the logit's gradient at the originals (Mescheder et al. 2018, arXiv:1801.04406, eq. 9).
 
     Of several patches, the gradient of their sum, and its squared norm divided by their number: as long as patches see
     different pixels that is the mean over the patches, however many there are.
     """
-    patches = jax.eval_shape(judge, real).size // real.shape[0]
-    gradient = jax.grad(lambda x: jnp.sum(judge(x)))(real)
+    patches = jax.eval_shape(discriminator, real).size // real.shape[0]
+    gradient = jax.grad(lambda x: jnp.sum(discriminator(x)))(real)
     return jnp.sum(jnp.square(gradient), axis=range(1, gradient.ndim)) / (2.0 * patches)
 
 
@@ -71,28 +73,28 @@ class Adversarial:
         loss, regularizer, regularizer_weight: see config.Discriminator.
     """
 
-    judge: Judge
+    discriminator: DiscriminatorApply
     loss: str = "non_saturating"
     regularizer: str = "none"
     regularizer_weight: float = 0.0
 
-    def judged(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]:
-        """What the generator's terms need: "fake_logits", "fake_features" and "real_features"."""
-        logits, features = self.judge(params, outputs["image"])
+    def adversarial_outputs(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]:
+        """What the generator's terms read: "adversarial_loss" [b], "fake_features" and "real_features"."""
+        logits, features = self.discriminator(params, outputs["image"])
         return {
-            "fake_logits": logits,
+            "adversarial_loss": generator_loss(logits, self.loss),
             "fake_features": features,
-            "real_features": self.judge(params, batch["image"])[1],
+            "real_features": self.discriminator(params, batch["image"])[1],
         }
 
     def losses(
         self, params: Params, outputs: Outputs, batch: Batch, averages: dict[str, jax.Array]
     ) -> dict[str, Float[Array, "b"]]:
         """The discriminator's loss, its mean logits on originals and on what was drawn, and its regularizer."""
-        real, drawn = self.judge(params, batch["image"])[0], self.judge(params, outputs["image"])[0]
+        real, drawn = self.discriminator(params, batch["image"])[0], self.discriminator(params, outputs["image"])[0]
         regularizer = jnp.zeros(real.shape[0])
         if self.regularizer == "r1":
-            regularizer = r1(lambda x: self.judge(params, x)[0], batch["image"])
+            regularizer = r1(lambda x: self.discriminator(params, x)[0], batch["image"])
         elif self.regularizer == "lecam":
             regularizer = lecam(real, drawn, averages)
         loss = discriminator_loss(real, drawn, self.loss) + jnp.float32(self.regularizer_weight) * regularizer
@@ -104,15 +106,8 @@ class Adversarial:
         }
 
 
-def adversarial(loss: str) -> Callable[[Outputs, Batch], Float[Array, "b"]]:
-    """The generator's term "adversarial"; what the discriminator says lies in the batch."""
-    return lambda outputs, batch: generator_loss(batch["fake_logits"], loss)
-
-
-def matched_features(outputs: Outputs, batch: Batch) -> Float[Array, "b"]:
-    """The generator's term "feature_matching"."""
-    return feature_matching(batch["fake_features"], batch["real_features"])
-
-
 def _mean(logits: Float[Array, "b *patches"]) -> Float[Array, "b"]:
     return jnp.mean(logits, axis=range(1, logits.ndim))
+
+
+LOSS = LossSpec(lambda outputs, batch, config: batch["adversarial_loss"], needs=("image",), adversarial=True)

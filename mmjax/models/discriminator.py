@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.config import Config
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
 from mmjax.types import FLOAT32, Params
 
 SLOPE = 0.2
 
 
-def build(config: Config) -> "Discriminator":
-    """The discriminator of a config, computing in the model's type and form."""
-    dtype = jnp.dtype(getattr(config.model, "dtype", "float32"))
-    return Discriminator(config.discriminator.widths, getattr(config.model, "convolution", "native"), dtype)
+def build(config: Config, compute: Compute = DEFAULT) -> "Discriminator":
+    """The discriminator of a config."""
+    return Discriminator(config.discriminator.widths, compute.convolution, compute.dtype)
 
 
 def init(config: Config, key: jax.Array) -> Params:
@@ -47,11 +47,11 @@ class Discriminator(nn.Module):
 
     Attributes:
         widths: channels of the convolutions; each halves every side, time included.
-        form: of the convolutions; see nn.convolution.
+        implementation: of the convolutions; see nn.convolution.
     """
 
     widths: tuple[int, ...]
-    form: str = "native"
+    implementation: str = "native"
     dtype: np.dtype = FLOAT32
 
     @nn.compact
@@ -59,8 +59,8 @@ class Discriminator(nn.Module):
         """The logits of the patches, float32, and the features of each layer, [b, *smaller, width]."""
         x, features = image, []
         for i, width in enumerate(self.widths):
-            x = Convolution(width, 4, 2, form=self.form, dtype=self.dtype, name=f"down_{i}")(x)
+            x = Convolution(width, 4, 2, implementation=self.implementation, dtype=self.dtype, name=f"down_{i}")(x)
             x = nn.leaky_relu(x, SLOPE)
             features.append(x)
-        logits = Convolution(1, 3, form=self.form, dtype=self.dtype, name="logits")(x)
+        logits = Convolution(1, 3, implementation=self.implementation, dtype=self.dtype, name="logits")(x)
         return logits[..., 0].astype(jnp.float32), features

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.rules import STACK, Rules
-from mmjax.nn.layout import ANYWHERE, Layout
-from mmjax.nn.positions import grid_angles, sine_positions
-from mmjax.nn.transformer import AllKnown, Stack
+from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.positions import rope_angles, sincos_1d
+from mmjax.nn.transformer import Stack, StackCache
 from mmjax.types import BEGIN, FLOAT32
 
-RULES: Rules = (*STACK, (r".*decoder/table", ("model", "fsdp")))  # the sharding rules of one named "decoder"
+RULES: Rules = (*STACK, (r".*decoder/embedding", ("model", "fsdp")))  # the sharding rules of one named "decoder"
 
 
 class Cache(NamedTuple):
@@ -26,7 +26,7 @@ class Cache(NamedTuple):
         written: how many tokens there are, the begin token among them.
     """
 
-    known: AllKnown
+    kv_cache: StackCache
     context_mask: Bool[Array, "b 1 1 n"] | None
     written: Int[Array, ""]
 
@@ -37,32 +37,17 @@ class TextDecoder(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width, layers, heads: of the transformer.
-        remat, unroll, policy: see transformer.Stack.
     """
 
     vocabulary: int
     width: int
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
-    layout: Layout = ANYWHERE
+    compute: Compute = DEFAULT
 
     def setup(self) -> None:
-        self.table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary, self.width))
-        self.stack = Stack(
-            self.layers,
-            self.heads,
-            self.dtype,
-            self.kernel,
-            self.remat,
-            self.unroll,
-            self.policy,
-            self.layout,
-        )
+        self.embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
+        self.stack = Stack(self.layers, self.heads, self.compute)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
@@ -76,16 +61,16 @@ class TextDecoder(nn.Module):
         length = text.shape[1]
         before = jnp.pad(text[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
         causal = jnp.asarray(np.tril(np.ones((length, length), np.bool_)))[None, None]
-        x = self._embed(before, sine_positions(length, self.width))
-        angles = grid_angles((length,), self.width // self.heads)
+        x = self._embed(before, sincos_1d(length, self.width))
+        angles = rope_angles((length,), self.width // self.heads)
         return self._logits(self.stack(x, causal, context, context_mask, angles))
 
-    def begin(
+    def prefill(
         self, context: Float[Array, "b n d"], context_mask: Bool[Array, "b 1 1 n"] | None, length: int
     ) -> tuple[Float[Array, "b v"], Cache]:
         """Logits of the first token, and room for a text of `length` tokens."""
         shape = (self.layers, len(context), length, self.heads, self.width // self.heads)
-        room = (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+        room = (jnp.zeros(shape, self.compute.dtype), jnp.zeros(shape, self.compute.dtype))
         first = jnp.full((len(context),), BEGIN, jnp.int32)
         return self._next(first, Cache((room, None), context_mask, jnp.int32(0)), context)
 
@@ -96,26 +81,26 @@ class TextDecoder(nn.Module):
     def _next(
         self, token: Int[Array, "b"], cache: Cache, context: Float[Array, "b n d"] | None
     ) -> tuple[Float[Array, "b v"], Cache]:
-        (keys, _), place = cache.known[0], cache.written
+        (keys, _), place = cache.kv_cache[0], cache.written
         length = keys.shape[2]
-        here = jax.lax.dynamic_slice_in_dim(sine_positions(length, self.width), place, 1)
-        angles = jnp.asarray(grid_angles((length,), self.width // self.heads))
+        here = jax.lax.dynamic_slice_in_dim(sincos_1d(length, self.width), place, 1)
+        angles = jnp.asarray(rope_angles((length,), self.width // self.heads))
         angles = jax.lax.dynamic_slice_in_dim(angles, place, 1)
         seen = (jnp.arange(length) <= place)[None, None, None]
         x = self._embed(token[:, None], here)
-        x, known = self.stack.decode(x, seen, context, cache.context_mask, angles, cache.known, place)
-        return self._logits(x)[:, 0], Cache(known, cache.context_mask, place + 1)
+        x, kv_cache = self.stack.decode(x, seen, context, cache.context_mask, angles, cache.kv_cache, place)
+        return self._logits(x)[:, 0], Cache(kv_cache, cache.context_mask, place + 1)
 
     def _embed(self, text: Int[Array, "b t"], positions: Float[Array, "t d"]) -> Float[Array, "b t d"]:
-        return (self.table[text] + positions[None]).astype(self.dtype)
+        return (self.embedding[text] + positions[None]).astype(self.compute.dtype)
 
     def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        x = self.norm(x.astype(FLOAT32)).astype(self.dtype)
-        logits = x @ (self.table * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
+        x = self.norm(x.astype(FLOAT32)).astype(self.compute.dtype)
+        logits = x @ (self.embedding * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
         return logits.astype(jnp.float32) + self.bias[None, None]
 
 
-def rows_of(cache: Cache, rows: Int[Array, "r"]) -> Cache:
+def gather_cache(cache: Cache, rows: Int[Array, "r"]) -> Cache:
     """The cache of some of the texts, a text as often as it is named."""
     mask = None if cache.context_mask is None else cache.context_mask[rows]
-    return Cache(jax.tree.map(lambda x: x[:, rows], cache.known), mask, cache.written)
+    return Cache(jax.tree.map(lambda x: x[:, rows], cache.kv_cache), mask, cache.written)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, and the one multi-head module. Self-attention is cross-attention to oneself."""
+"""Scaled dot-product attention and the multi-head attention module."""
 
 import flax.linen as nn
 import jax
@@ -9,13 +9,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import splash
-from mmjax.nn.layout import ANYWHERE, Layout
-from mmjax.nn.positions import rotate
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.positions import apply_rope
 from mmjax.types import FLOAT32
 
-ATTENDED = "attended"  # names what attention gives, for policies of rematerialization
+ATTENDED = "attended"  # checkpoint name of the attention output, for remat policies
 
-KeysValues = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
+KVCache = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
 
 
 def dot_product_attention(
@@ -24,26 +24,26 @@ def dot_product_attention(
     v: Float[Array, "b s h k"],
     mask: Bool[Array, "#b #h #t s"] | None = None,
     kernel: str = "xla",
-    layout: Layout = ANYWHERE,
+    partitioner: Partitioner = UNSHARDED,
 ) -> Float[Array, "b t h k"]:
-    """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1); the softmax is computed in float32.
+    """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1), with the softmax in float32.
 
     Args:
         q, k, v: queries, keys and values of each head.
-        mask: True where a query may look; a query that may look nowhere gets the mean of the values.
-        kernel: "xla"; "cudnn" for the fused kernel on NVIDIA GPUs (16-bit dtypes only); "splash" for that on TPUs
-            where it fits (no mask, multiples of 128 tokens), else "xla".
-        layout: of the devices that run a kernel which the compiler cannot split.
+        mask: True where a query attends to a key; a query that attends to none gets the mean of the values.
+        kernel: "xla", "cudnn" (fused, NVIDIA GPUs, 16-bit dtypes only) or "splash" (fused, TPUs; falls back to "xla"
+            with a mask or lengths that are not multiples of 128).
+        partitioner: shards the splash kernel, which the compiler cannot partition.
 
     Raises:
-        ValueError: for a kernel of another name.
+        ValueError: for an unknown kernel.
     """
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
     if kernel not in ("xla", "splash"):
         raise ValueError(f"attention kernel {kernel!r}: must be 'xla', 'cudnn' or 'splash'")
     if kernel == "splash" and mask is None and splash.fits(q.shape[1], k.shape[1]):
-        return layout.per_device(splash.make(ATTENDED))(q, k, v)
+        return partitioner.shard_map(splash.make(ATTENDED))(q, k, v)
     scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     logits = jnp.einsum("bthk,bshk->bhts", q * scale, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -53,18 +53,18 @@ def dot_product_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention from x to context (Vaswani et al. 2017, section 3.2.2).
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
     Attributes:
-        heads: h, must divide the width of x.
+        heads: number of heads, must divide the width of x.
         dtype: of the computation; parameters are float32.
-        kernel, layout: see dot_product_attention.
+        kernel, partitioner: see dot_product_attention.
     """
 
     heads: int
     dtype: np.dtype = FLOAT32
     kernel: str = "xla"
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(
@@ -73,30 +73,37 @@ class MultiHeadAttention(nn.Module):
         context: Float[Array, "b s e"] | None = None,
         mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "t a"] | None = None,
-        known: KeysValues | None = None,
-        place: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], KeysValues]:
-        """What each of x attends to, and the keys and values that it looked at.
+        kv_cache: KVCache | None = None,
+        cache_index: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], KVCache]:
+        """Attends from x to the context.
 
         Args:
-            context: what x looks at; None: x itself.
-            mask: True where it may look.
-            angles: for self-attention, the rotary positions of queries and keys; see positions.grid_angles.
-            known: keys and values from a call before, so that they are not computed again: those of the context or,
-                with a `place`, room for those of a sequence, into which those of x are written there.
+            context: the sequence to attend to; None: x itself.
+            mask: True where a query attends to a key.
+            angles: RoPE angles of the queries and keys of self-attention; see positions.rope_angles.
+            kv_cache: without `cache_index`, keys and values of the context from an earlier call, which are reused; with
+                it, those of the sequence so far, which are updated with the keys and values of x.
+            cache_index: the position of x in the sequence.
+
+        Returns:
+            The output, and the keys and values attended to: the next call's kv_cache.
         """
         shape = (self.heads, x.shape[-1] // self.heads)
         q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
-        q = q if angles is None else rotate(q, angles)
-        if known is None or place is not None:
+        q = q if angles is None else apply_rope(q, angles)
+        if kv_cache is None or cache_index is not None:
             context = x if context is None else context
             k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
             v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
-            k = k if angles is None else rotate(k, angles)
-            if known is not None and place is not None:
-                k, v = (lax.dynamic_update_slice_in_dim(*pair, place, 1) for pair in zip(known, (k, v), strict=True))
+            k = k if angles is None else apply_rope(k, angles)
+            if kv_cache is not None and cache_index is not None:
+                k, v = (
+                    lax.dynamic_update_slice_in_dim(*pair, cache_index, 1)
+                    for pair in zip(kv_cache, (k, v), strict=True)
+                )
         else:
-            k, v = known
-        self.sow("looking", "queries_keys", (q, k))  # kept only where somebody asks for it
-        attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.layout), ATTENDED)
+            k, v = kv_cache
+        self.sow("attention_maps", "queries_keys", (q, k))  # a no-op unless the collection is mutable
+        attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.partitioner), ATTENDED)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended), (k, v)

@@ -1,4 +1,4 @@
-"""Residual blocks of convolutions."""
+"""Residual block of convolutions."""
 
 from typing import Any
 
@@ -7,28 +7,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.nn.convolution import Convolution
-from mmjax.nn.layout import ANYWHERE, Layout
 from mmjax.nn.norm import layer_norm
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.types import FLOAT32
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions on the residual, each after normalization and swish; keeps the shape, any rank.
+    """Pre-activation residual block of two convolutions, of any rank; keeps the shape.
 
-    Normalized over the channels of each place alone, so that places, and frames, do not see each other by it.
+    LayerNorm over the channels, not GroupNorm, so that normalization mixes neither positions nor frames.
     """
 
     causal: bool = False
-    form: str = "native"
+    implementation: str = "native"
     dtype: np.dtype = FLOAT32
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
         features = x.shape[-1]
-        convolve: dict[str, Any] = {"causal": self.causal, "form": self.form, "dtype": self.dtype}
+        convolve: dict[str, Any] = {"causal": self.causal, "implementation": self.implementation, "dtype": self.dtype}
         y = Convolution(features, **convolve, name="first")(nn.silu(layer_norm(x, "norm_first")))
-        # Not told, the compiler (jaxlib 0.10) finds a layout here in which some gradients come out wrong.
-        y = self.layout.constrain(y)
+        # Without the constraint, jaxlib 0.10 picks a sharding here with which some gradients are wrong.
+        y = self.partitioner.with_sharding_constraint(y)
         y = Convolution(features, **convolve, name="second")(nn.silu(layer_norm(y, "norm_second")))
         return x + y

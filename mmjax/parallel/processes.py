@@ -17,7 +17,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from mmjax.types import Unavailable, UserError
+from mmjax.types import TransientError, UserError
 
 ALONE = "MMJAX_ALONE"  # in the environment: look for no other processes
 HEARTBEAT = "MMJAX_HEARTBEAT_SECONDS"  # in the environment: a process that is silent for so long is taken for dead
@@ -33,7 +33,7 @@ def connect() -> None:
     TPU VMs, GKE, SLURM, Open MPI and launch/processes.py are detected. Must come before anything touches a device.
 
     Raises:
-        Unavailable: where it looks like a cluster whose processes cannot be reached.
+        TransientError: where it looks like a cluster whose processes cannot be reached.
     """
     if os.environ.get(ALONE):
         return
@@ -50,9 +50,9 @@ def connect() -> None:
         raise _unreachable(error) from error
 
 
-def _unreachable(error: Exception) -> Unavailable:
+def _unreachable(error: Exception) -> TransientError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return Unavailable(
+    return TransientError(
         f"this looks like one of several processes, and the others cannot be reached ({reason}); start all of them "
         f"within five minutes of each other, or set {ALONE}=1 to run this one by itself"
     )
@@ -78,33 +78,33 @@ def connected() -> int:
     return _cluster().num_processes or 1
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     return jax.process_count() > 1
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that writes what is written once."""
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def log_primary(text: str) -> None:
     """Prints a line, in the first process alone."""
-    if is_first():
+    if is_primary():
         print(text, flush=True)
 
 
-def once(action: Callable[[], Any]) -> Any:
+def run_on_primary(action: Callable[[], Any]) -> Any:
     """What an action returns, plain JSON, which the first process alone runs; the others wait for it.
 
     All processes must come here in the same order. A user's mistake is raised in each of them.
     """
-    if not several():
+    if not is_multiprocess():
         return action()
     key = _next_key()
-    if not is_first():
+    if not is_primary():
         outcome = json.loads(_wait_for(key))
         if "mistake" in outcome:
-            raise (Unavailable if outcome["status"] == Unavailable.status else UserError)(outcome["mistake"])
+            raise (TransientError if outcome["status"] == TransientError.status else UserError)(outcome["mistake"])
         return outcome["value"]
     try:
         value = action()
@@ -115,9 +115,9 @@ def once(action: Callable[[], Any]) -> Any:
     return value
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather_objects(value: Any) -> list[Any]:
     """A plain JSON value of each process, in their order, in all of them."""
-    if not several():
+    if not is_multiprocess():
         return [value]
     key = _next_key()
     _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
@@ -150,7 +150,7 @@ def _wait_for(key: str) -> str:
                 raise
 
 
-def told_to_stop() -> bool:
+def preempted() -> bool:
     """Whether all processes are to stop here, since one of them was sent SIGTERM. Several processes ask at every step.
 
     JAX agrees on which call of this function, the same in all processes, is the first to say so.
@@ -160,7 +160,7 @@ def told_to_stop() -> bool:
     return multihost_utils.reached_preemption_sync_point(_asked)
 
 
-def part_of_batch(sharding: NamedSharding) -> tuple[int, int]:
+def process_batch_slice(sharding: NamedSharding) -> tuple[int, int]:
     """Which of how many equal parts of each global batch this process makes.
 
     Processes that hold the same rows, their devices being apart only along `model`, make the same part.
@@ -189,7 +189,7 @@ def place(tree: Any, sharding: Any) -> Any:
         tree: arrays on the host, or on devices already.
         sharding: one for all of them, or a tree of the same structure.
     """
-    if not several():
+    if not is_multiprocess():
         return jax.device_put(tree, sharding)
 
     def put(value: Any, where: NamedSharding) -> jax.Array:
@@ -202,7 +202,7 @@ def place(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
-def leave(status: int) -> None:
+def exit(status: int) -> None:
     """Ends this process without waiting for the others, which may wait for it, where there are any."""
     if not jax.distributed.is_initialized():
         return

@@ -1,4 +1,4 @@
-"""How much a compiled program reads from and writes to the main memory of a chip, at the least."""
+"""How much a compiled program reads from and writes to the HBM of a chip, at the least."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _FREE = frozenset((
 _PARTS = frozenset(("dynamic-slice", "slice", "gather"))  # read of their operand only what they give
 
 
-def moved(program: Program) -> int:
+def bytes_accessed(program: Program) -> int:
     """Bytes that a device moves in a run: each instruction reads its operands once and writes its result once.
 
     A fusion that takes only parts of an operand reads those, and one that replaces a part writes that; what lies in
@@ -34,7 +34,7 @@ def moved(program: Program) -> int:
 
 
 def _read(program: Program, instruction: Instruction, results: Mapping[str, str]) -> int:
-    sizes = [size(results.get(name, ""), in_main_memory=True) for name in instruction.operands]
+    sizes = [size(results.get(name, ""), hbm_only=True) for name in instruction.operands]
     if instruction.operation == "slice-start":
         return min(sum(sizes), size(parts(instruction.result)[1]))
     if instruction.operation in _PARTS:
@@ -65,8 +65,8 @@ def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
 def _written(program: Program, instruction: Instruction) -> int:
     if instruction.operation.endswith("-start"):  # what comes out, and what goes in; of copies the other way round
         both = parts(instruction.result)
-        return size(both[0 if instruction.operation == "copy-start" else 1 % len(both)], in_main_memory=True)
-    whole = size(instruction.result, in_main_memory=True)
+        return size(both[0 if instruction.operation == "copy-start" else 1 % len(both)], hbm_only=True)
+    whole = size(instruction.result, hbm_only=True)
     inside = program.computations[instruction.called["calls"]] if instruction.operation == "fusion" else (instruction,)
     results = {each.name: each.result for each in inside}
     updates = [each for each in inside if each.operation == "dynamic-update-slice"]

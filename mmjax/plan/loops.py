@@ -14,7 +14,7 @@ _LIMIT = 100_000
 State = Sequence[int | None]  # the whole numbers of a loop's state, None for all else
 
 
-def turns(
+def trip_count(
     loop: Instruction, around: Sequence[Instruction], condition: Sequence[Instruction], body: Sequence[Instruction]
 ) -> int | None:
     """How often a loop turns; None: not to be found out.

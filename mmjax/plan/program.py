@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mmjax.plan.instruction import Instruction
-from mmjax.plan.loops import turns
+from mmjax.plan.loops import trip_count
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
 _BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ELSEWHERE = re.compile(r"S\(\d+\)")  # a layout outside of the chip's main memory
+_ELSEWHERE = re.compile(r"S\(\d+\)")  # a layout outside of the chip's HBM
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Program:
         if told:
             return int(told[1])
         condition, body = (self.computations[loop.called[part]] for part in ("condition", "body"))
-        found = turns(loop, self.computations[computation], condition, body)
+        found = trip_count(loop, self.computations[computation], condition, body)
         if found is None:
             raise ValueError(f"the loop {loop.name} does not say how often it turns")
         return found
@@ -74,7 +74,7 @@ def parse(text: str) -> Program:
     return Program({name: tuple(instructions) for name, instructions in found.items()}, entry)
 
 
-def size(result: str, in_main_memory: bool = False) -> int:
+def size(result: str, hbm_only: bool = False) -> int:
     """Bytes of the arrays in the text of a type, without padding: of `(f32[2,3]{1,0}, u8[4])` 28.
 
     Args:
@@ -83,7 +83,7 @@ def size(result: str, in_main_memory: bool = False) -> int:
     return sum(
         math.prod(map(int, filter(None, sides.split(",")))) * _width(kind)
         for kind, sides, layout in _ARRAY.findall(result)
-        if not (in_main_memory and _ELSEWHERE.search(layout))
+        if not (hbm_only and _ELSEWHERE.search(layout))
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmjax.plan.network import DCN, ICI, Traffic
 from mmjax.plan.topology import Topology
 
-COMPUTE, MEMORY = "matrix units", "main memory"
+COMPUTE, MEMORY = "MXU", "HBM"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
     hardware_flops: float
     memory: Mapping[str, int]
     traffic: Sequence[Traffic]
-    moved: int = 0
+    bytes_accessed: int = 0
     compile_seconds: float = 0.0
     largest_batch: int = 0
 
@@ -51,8 +51,8 @@ class Plan:
         """The least time that each part of the machine is busy in a step."""
         peak = self.topology.chips * self.topology.chip.flops
         found = {COMPUTE: self.hardware_flops / peak}
-        if self.moved:
-            found[MEMORY] = self.moved / self.topology.chip.hbm_rate
+        if self.bytes_accessed:
+            found[MEMORY] = self.bytes_accessed / self.topology.chip.hbm_rate
         for traffic in self.traffic:
             for network, seconds in traffic.seconds.items():
                 found[network] = found.get(network, 0.0) + seconds
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def mfu_with_memory(self) -> float:
-        """The same where this program's use of the main memory counts as well."""
+        """The same where this program's use of the HBM counts as well."""
         return self._utilization(max(self.seconds.values()))
 
     def _utilization(self, seconds: float) -> float:
@@ -96,7 +96,7 @@ class Plan:
             "hbm_capacity_bytes": self.topology.chip.hbm_bytes,
             "memory": dict(self.memory),
             "collective_bytes": {kind: dict(by_axes) for kind, by_axes in sent.items()},
-            "moved_bytes": self.moved,
+            "bytes_accessed": self.bytes_accessed,
             "seconds": self.seconds,
             "step_seconds_bound": self.step_seconds,
             "step_seconds_without_overlap": sum(self.seconds.values()),
@@ -127,18 +127,18 @@ def table(plan: Plan) -> str:
     lines += ["", "sent by a device in a step", *_traffic(plan.traffic)]
     lines += ["", "a step at published rates"]
     rates = {COMPUTE: f"{plan.hardware_flops:.4g} FLOPs at {chip.flops / 1e12:,.0f} T/s a chip"}
-    rates[MEMORY] = f"{_bytes(plan.moved)} at {chip.hbm_rate / 1e9:,.0f} GB/s"
+    rates[MEMORY] = f"{_bytes(plan.bytes_accessed)} at {chip.hbm_rate / 1e9:,.0f} GB/s"
     rates |= {ICI: f"{chip.link_rate / 1e9:,.0f} GB/s a link", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
     lines += [_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()]
     lines += [
-        _row("at least", _seconds(plan.step_seconds), "if all of these but main memory go on at once"),
+        _row("at least", _seconds(plan.step_seconds), "if all of these but HBM go on at once"),
         _row("one after another", _seconds(sum(plan.seconds.values()))),
         "",
         _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} an image"),
         _row("utilization", f"at most {plan.mfu:.1%}", "of the chips' peak, by the model's FLOPs"),
         *(
-            [_row("with main memory", f"about {plan.mfu_with_memory:.1%}", "as this program uses it")]
-            if plan.moved
+            [_row("with HBM", f"about {plan.mfu_with_memory:.1%}", "as this program uses it")]
+            if plan.bytes_accessed
             else []
         ),
         _row("images a second", f"at most {plan.batch / plan.step_seconds:,.0f}"),

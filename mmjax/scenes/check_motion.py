@@ -11,7 +11,7 @@ from mmjax.scenes.motion import DIRECTIONS, parse
 
 # What is a plain motion, of the straight line that comes nearest to the path. A thing that jumps once, goes to and fro
 # or stands still most of the time lies farther off that line.
-LEAST_TRAVEL = 0.15  # in the direction, over the clip, as a fraction of the side
+MIN_TRAVEL = 0.15  # in the direction, over the clip, as a fraction of the side
 SLANT = 0.5  # across the direction, as a part of that in it
 UNSTEADINESS = 0.15  # distance from the line (root mean square), as a part of the travel
 
@@ -66,4 +66,4 @@ def _moves(seen: Mapping[int, Found], frames: int, direction: str) -> bool:
     right, down = DIRECTIONS[direction]
     along, across = (frames - 1) * (speed @ [right, down]), (frames - 1) * (speed @ [down, right])
     off = np.sqrt(np.mean(np.sum((path - start - times[:, None] * speed) ** 2, axis=1)))
-    return bool(along >= LEAST_TRAVEL and abs(across) <= SLANT * along and off <= UNSTEADINESS * along)
+    return bool(along >= MIN_TRAVEL and abs(across) <= SLANT * along and off <= UNSTEADINESS * along)

@@ -16,7 +16,7 @@ from mmjax.scenes.grammar import COLORS, SHAPES
 from mmjax.types import UserError
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-LEAST_TRAVEL = 0.3  # from the first frame to the last
+MIN_TRAVEL = 0.3  # from the first frame to the last
 
 _CAPTION = re.compile(rf"a ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) moving ({'|'.join(DIRECTIONS)})")
 
@@ -76,7 +76,7 @@ def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
         raise UserError(f"data.frames: a scene moves from 2 frames on, not in {frames}")
     radius = rng.uniform(*NEAR_RADIUS[None])
     first, last = BORDER + radius, 1 - BORDER - radius
-    travel = rng.uniform(LEAST_TRAVEL, last - first)
+    travel = rng.uniform(MIN_TRAVEL, last - first)
     start = rng.uniform(first, last - travel)
     across = rng.uniform(first, last)
     along = start + travel * np.arange(frames) / (frames - 1)

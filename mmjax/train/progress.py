@@ -4,19 +4,18 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mmjax import config
 from mmjax.parallel import processes
+from mmjax.progress import progress_bar
 from mmjax.train.loop import check_finite
 from mmjax.train.metrics import Metrics
 from mmjax.train.timeline import Timeline
-from mmjax.types import Feed
+from mmjax.types import InputStats
 
-COUNTERS = ("bad_steps", "examples", "wait", "transfer", "ready")  # not averaged
+COUNTERS = ("nonfinite_steps", "examples", "wait", "transfer", "ready")  # not averaged
 TOO_LONG = 0.2  # of the time, to wait for the input
 JUDGED = 10.0  # seconds at least in which that is measured
 
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Handed the metrics of each step: moves the bar, and every train.log_every steps writes their means.
+    """Handed the metrics of each step: moves the progress bar, and every train.log_every steps writes their means.
 
     The bar shows steps, images a second, the loss and the time left. Steps that were not finite are counted, not
     averaged.
@@ -37,7 +36,7 @@ class Progress:
         start: int,
         last: int,
         steps: int,
-        feed: Feed,
+        feed: InputStats,
         timeline: Timeline,
     ):
         """The bar goes from `start` to `last`; `steps` has the whole training, `feed` how its batches are made."""
@@ -46,8 +45,8 @@ class Progress:
         self.spent: dict[str, float] | None = None  # of the feed, when its judging began; None in the first window
         self.waited = self.sent = self.judged = 0.0  # seconds since then
         self.told = False
-        shown: Any = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.2, "mininterval": 0.5}
-        self.bar = tqdm(initial=start, total=last, disable=not processes.is_first(), **shown)
+        shown = processes.is_primary()
+        self.bar = progress_bar(None, "", last, initial=start, leave=True, delay=0.0, disable=not shown)
         self.window: list[dict[str, float]] = []
         self.untimed = 1  # steps of the window that do not count for its speed: the first one is compiled
         self.begin = time.perf_counter()
@@ -64,7 +63,7 @@ class Progress:
         self.bar.update(step - self.bar.n)
         if step % self.train.log_every and step != self.steps:
             return
-        finite = [row for row in self.window if row["bad_steps"] == 0]
+        finite = [row for row in self.window if row["nonfinite_steps"] == 0]
         names = [name for name in values if name not in COUNTERS]
         metrics = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
         metrics["images_per_second"] = rate

@@ -1,36 +1,35 @@
-"""Steps whose gradient is out of all proportion: told from the norms of the gradients before."""
+"""Gradient spikes: steps whose gradient norm is far above its running average."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 DECAY = 0.98  # of the running average
-LEARNED = 20  # steps after which the average means something
+WARMUP = 20  # norms before the average is trusted
 
 
 @flax.struct.dataclass
-class Norms:
-    """The running average of the gradient's norm, float32, and of how many steps it is, int32."""
+class GradNormEMA:
+    """The running average of the gradient norm, float32 [], and the number of norms in it, int32 []."""
 
     average: jax.Array
     count: jax.Array
 
 
-def no_norms() -> Norms:
-    return Norms(jnp.zeros(()), jnp.zeros((), jnp.int32))
+def init_grad_norm_ema() -> GradNormEMA:
+    return GradNormEMA(jnp.zeros(()), jnp.zeros((), jnp.int32))
 
 
-def judged(norms: Norms, norm: jax.Array, factor: float) -> tuple[Norms, jax.Array]:
-    """The average with one norm more, and whether that is at most `factor` times the average before.
+def is_spike(ema: GradNormEMA, norm: jax.Array, factor: float) -> tuple[GradNormEMA, jax.Array]:
+    """The updated average, and whether `norm` is above `factor` times the average before it, or NaN.
 
-    A norm that is larger counts as the largest allowed, so that an average that has become too small for good grows
-    within some steps; one that is not finite does not count.
+    A spike enters the average clipped to that limit, so that an average that is too low recovers within a few steps. A
+    norm that is not finite is left out.
     """
-    learned = norms.count >= LEARNED
-    largest = jnp.where(learned, jnp.float32(factor) * norms.average, jnp.inf)
-    count = norms.count.astype(jnp.float32)
-    decay = jnp.minimum(jnp.float32(DECAY), count / (count + 1.0))  # young averages forget faster
-    average = decay * norms.average + (1.0 - decay) * jnp.minimum(norm, largest)
+    limit = jnp.where(ema.count >= WARMUP, jnp.float32(factor) * ema.average, jnp.inf)
+    count = ema.count.astype(jnp.float32)
+    decay = jnp.minimum(jnp.float32(DECAY), count / (count + 1.0))  # EMA warm-up: the mean of the first norms
+    average = decay * ema.average + (1.0 - decay) * jnp.minimum(norm, limit)
     finite = jnp.isfinite(norm)
-    seen = Norms(jnp.where(finite, average, norms.average), norms.count + finite.astype(jnp.int32))
-    return seen, norm <= largest
+    updated = GradNormEMA(jnp.where(finite, average, ema.average), ema.count + finite.astype(jnp.int32))
+    return updated, ~(norm <= limit)

@@ -1,14 +1,15 @@
-"""The workdir: which config it belongs to, and what it ran with."""
+"""The workdir: its config, lock and versions."""
 
 import importlib.metadata
 import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mmjax import registry
 from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
 from mmjax.lock import locked
@@ -16,17 +17,13 @@ from mmjax.parallel import processes
 from mmjax.train import batch_size_history
 from mmjax.types import UserError
 
-# What may change between two starts of one training: how long, how much a step, how often, what is looked at,
-# how it is computed.
-_FREE = (
+# Fields that may change when a run is resumed: its length, batch size and intervals, evaluation, and computation.
+MUTABLE_FIELDS = (
     "name",
     "data.root",
     "mesh.",
     "evaluate.",
-    "model.attention",
-    "model.convolution",
-    "model.unroll",
-    "model.remat",
+    "compute.",
     "data.evaluation_examples",
     "data.max_corrupt_fraction",
     "train.batch",
@@ -41,32 +38,29 @@ _FREE = (
     "train.max_nonfinite_steps",
     "train.wandb_project",
     "sampling.",
-    "tokens.tokenizer",
-    "tokens.reference",
-    "tokens.text_encoder",
+    "text_decoding.",
+    "path",
     "tokens.cache",
 )
-# What may be another for evaluating than it was for training.
-_AFTERWARDS = (
+# Fields that may be overridden for evaluation.
+EVAL_OVERRIDES = (
     "data.root",
     "data.evaluation",
     "mesh.",
     "evaluate.",
-    "model.attention",
-    "model.convolution",
-    "model.unroll",
-    "model.remat",
+    "compute.",
     "perceptual.",
     "sampling.",
+    "text_decoding.",
     "tokens.cache",
 )
 LOCK = "training.lock"
-_OF_TOKENIZER = ("data.", "text.", "text_encoder", "seed")  # what the text tokenizer depends on
+TOKENIZER_FIELDS = ("data.", "text.", "components.text_encoder.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -77,17 +71,17 @@ def versions() -> dict[str, str]:
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
-    """Makes the workdir where it is missing, and refuses that of another config.
+    """Creates the workdir if it is missing, and checks that it belongs to this config.
 
     Raises:
-        UserError: where the folder cannot be written, or see check_config.
+        UserError: if the folder cannot be written, or see check_config.
     """
     _check_writable(workdir)
     check_config(workdir, config)
 
 
 def _check_writable(workdir: Path) -> None:
-    if re.match(r"[a-z0-9]+:/", str(workdir)):  # of which Path has made a folder's name
+    if re.match(r"[a-z0-9]+:/", str(workdir)):  # Path has collapsed the slashes
         raise UserError(
             f"--workdir {workdir}: must be a folder; mount the bucket, or keep the checkpoints alone there with "
             "--config.train.checkpoints=gs://BUCKET/FOLDER"
@@ -101,22 +95,20 @@ def _check_writable(workdir: Path) -> None:
 
 
 def check_config(workdir: Path, config: Config) -> None:
-    """Refuses the workdir of another config; makes none.
+    """Checks that the workdir, if there is one, belongs to this config.
 
-    Before the first checkpoint nothing was learned yet: then a workdir takes any config, and a tokenizer that was made
-    for other data is made anew.
+    A workdir without a checkpoint takes any config; a text tokenizer of other data is then deleted and made again.
 
     Raises:
-        UserError: where the folder holds a training whose config differs in more than its length and what is logged,
-            evaluated and kept.
+        UserError: if it holds a run whose config differs in more than MUTABLE_FIELDS.
     """
     if not (workdir / "config.json").exists():
         return
-    before = read_config(workdir)
+    before = read_config(workdir, plugins=registry.packages(to_dict(config)))
     old, new = to_dict(before), to_dict(config)
-    changed = [(n, a, b) for n, a, b in differences(old, new) if not _in_general(n).startswith(_FREE)]
+    changed = [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
     if not _has_begun(workdir, before):
-        if any(name.startswith(_OF_TOKENIZER) for name, _, _ in changed):
+        if any(name.startswith(TOKENIZER_FIELDS) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)
         return
     if changed:
@@ -126,34 +118,34 @@ def check_config(workdir: Path, config: Config) -> None:
 
 
 def _has_begun(workdir: Path, config: Config) -> bool:
-    """Whether there is a checkpoint; one in a bucket is not looked for, and taken to be there."""
+    """Whether there is a checkpoint; in a bucket, one is assumed."""
     at = config.train.checkpoints
     return "://" in at or any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*"))
 
 
-def _in_general(name: str) -> str:
+def unqualified(name: str) -> str:
     """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
     the name in any data."""
-    own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
-    return re.sub(r"^data\.parts\.[^.]+\.", "data.", own)
+    own = re.sub(r"^(pretraining\.|components\.\w+\.(config\.)?)+", "", name)
+    return re.sub(r"^data\.mixture\.[^.]+\.", "data.", own)
 
 
 @contextmanager
-def only_training(workdir: Path) -> Iterator[None]:
-    """Keeps other trainings out of a workdir, which is made where it is missing, while the block runs.
+def workdir_lock(workdir: Path) -> Iterator[None]:
+    """Locks the workdir against other training processes while the block runs; creates it if it is missing.
 
     Raises:
-        UserError: where another process trains there, or the folder cannot be written.
+        UserError: if another process trains there, or the folder cannot be written.
     """
     with ExitStack() as stack:
 
         def lock() -> None:
             if not workdir.exists():
-                stack.callback(_remove_empty, workdir)  # a mistake that is found only then leaves nothing behind
+                stack.callback(_remove_empty, workdir)  # a later error leaves no empty folder
             _check_writable(workdir)
             stack.enter_context(locked(workdir / LOCK, f"--workdir {workdir}: is in use"))
 
-        processes.once(lock)
+        processes.run_on_primary(lock)
         yield
 
 
@@ -162,24 +154,22 @@ def _remove_empty(workdir: Path) -> None:
         workdir.rmdir()
 
 
-def open_workdir(workdir: Path, config: Config, batches: batch_size_history.Stretches | None = None) -> None:
+def open_workdir(workdir: Path, config: Config, batches: batch_size_history.BatchSizeHistory | None = None) -> None:
     """Checks the workdir and writes config.json.
 
     Args:
-        batches: the training's stretches; None: those that the workdir has.
+        batches: the batch size history; None: that of the workdir.
     """
     check_workdir(workdir, config)
-    batches = batches or read_stretches(workdir) or batch_size_history.go_on([], 0, config.train.batch)
+    batches = batches or read_batch_size_history(workdir) or batch_size_history.extend([], 0, config.train.batch)
     write_json(workdir / "config.json", {"config": to_dict(config), "batches": batches, "versions": versions()})
 
 
-def read_stretches(workdir: Path) -> list[list[int]]:
-    """With which batches a training went, see mmjax.train.batch_size_history; none where there is no config.json.
-
-    Where config.json tells of none, the batch was always that of its config.
+def read_batch_size_history(workdir: Path) -> list[list[int]]:
+    """The batch size history of config.json; empty without a config.json.
 
     Raises:
-        UserError: where it is no config.json of mmjax.
+        UserError: if it is not a config.json of mmjax.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -194,17 +184,20 @@ def read_stretches(workdir: Path) -> list[list[int]]:
 
 
 def check_overrides(overrides: Mapping[str, str]) -> None:
-    """Raises UserError for a field that may not be another for evaluating than it was for training."""
+    """Raises UserError for a field that may not be overridden for evaluation."""
     for name in overrides:
-        if not _in_general(name).startswith(_AFTERWARDS):
-            raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
+        if not unqualified(name).startswith(EVAL_OVERRIDES):
+            raise UserError(f"--config.{name}: cannot be overridden after training")
 
 
-def read_config(folder: Path, overrides: Mapping[str, str] | None = None) -> Config:
+def read_config(folder: Path, overrides: Mapping[str, str] | None = None, plugins: Iterable[str] = ()) -> Config:
     """The config of a workdir or a model folder; overrides as on the command line.
 
+    Args:
+        plugins: packages whose code it may name; see mmjax.registry.check_plugins.
+
     Raises:
-        UserError: where there is none, or it is of a version of mmjax with other fields.
+        UserError: if there is none, or it has other fields than this version of mmjax.
     """
     path = folder / "config.json"
     try:
@@ -214,8 +207,8 @@ def read_config(folder: Path, overrides: Mapping[str, str] | None = None) -> Con
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f"{path}: is no config.json of mmjax, or only half of one") from None
+        raise UserError(f"{path}: not a config.json of mmjax, or a truncated one") from None
     try:
-        return resolve(config_dict, overrides)
+        return resolve(config_dict, overrides, plugins=plugins)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

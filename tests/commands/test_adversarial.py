@@ -45,14 +45,14 @@ def moved(mesh: MeshConfig, devices: int, accumulate: int = 1):
     make = make_state(lambda key: models.init(config, key), tx, 1, False, second)
     shapes = jax.eval_shape(make)
     theirs = match_rules(shapes.adversary.params, discriminator.sharding_rules(config), placement.mesh)
-    shardings = state_shardings(shapes, parts.params, placement.whole, tx, (theirs, tx))
+    shardings = state_shardings(shapes, parts.params, placement.replicated, tx, (theirs, tx))
     step = jax.jit(
         make_step(parts.apply, parts.objective, tx, accumulate, adversary=second),
         in_shardings=(shardings, placement.batch),
-        out_shardings=(shardings, placement.whole),
+        out_shardings=(shardings, placement.replicated),
     )
     state = jax.jit(make, out_shardings=shardings)()
-    after, metrics = step(state, placement.put(BATCH))
+    after, metrics = step(state, placement.shard_batch(BATCH))
     if mesh.fsdp * mesh.model > 1:
         kernel = after.adversary.params["down_1"]["kernel"]
         assert kernel.addressable_shards[0].data.size < kernel.size
@@ -79,7 +79,7 @@ def test_evaluation_leaves_the_discriminator_out():
     setup.check(config)
     parts = setup.build(config)
     params = jax.jit(lambda: models.init(config, jax.random.key(0)), out_shardings=parts.params)()
-    outputs = parts.predict(params, parts.placement.put(BATCH))
+    outputs = parts.predict(params, parts.placement.shard_batch(BATCH))
     assert {name for name in outputs if name.startswith("terms/")} == {"terms/mean_absolute_error"}
     np.testing.assert_allclose(outputs["loss"], outputs["terms/mean_absolute_error"])
 

@@ -44,7 +44,7 @@ def folder_of_a_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_parameters(model: Path, tmp_path: Path) -> Path:
     folder = shutil.copytree(model, tmp_path / "another")
     params = load_file(folder / "model.safetensors")
-    save_file({**params, "text/table": params["text/table"] + np.float32(1e-3)}, folder / "model.safetensors")
+    save_file({**params, "text/embedding": params["text/embedding"] + np.float32(1e-3)}, folder / "model.safetensors")
     return folder
 
 
@@ -84,7 +84,7 @@ def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Pat
     assert {name.partition("['text']")[2] for name in names} == {
         "['none']", "['norm']['bias']", "['norm']['scale']", "['project']['bias']", "['project']['kernel']"
     }  # fmt: skip
-    assert not any("['text']['stack']" in name or "['table']" in name.partition("['text']")[2] for name in state)
+    assert not any("['text']['stack']" in name or "['embedding']" in name.partition("['text']")[2] for name in state)
     assert not {x.shape for x in jax.tree.leaves(kept.params) if x.ndim > 2} & {x.shape for x in state.values()}
 
 

@@ -130,7 +130,7 @@ def test_a_folder_holds_all_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         assert [record.getMessage() for record in caplog.records] == [
             f"{shard}: holds {len(content):,} bytes instead of {shard.stat().st_size:,}; it is written again"
         ]
-    with pytest.raises(UserError, match="cannot be written: .*; name another folder with --keep"):
+    with pytest.raises(UserError, match=r"cannot be written: .*; name another folder with --keep"):
         update(shard / "below", KEY, wanted, embed)
     other = update(folder, KEY | {"of": "texts"}, wanted, embed, rebuild=True)
     assert other is not None and other.names == list(wanted)

@@ -164,9 +164,9 @@ def test_takes_a_step_on_eight_devices(path: Path, mesh: MeshConfig) -> None:
     host: dict[str, Any] = {**seen, **rest}
     state = training.make_state()
     before = jax.device_get(state.params)
-    outputs = jax.device_get(parts.predict(state.params, parts.placement.put(host)))
-    state, metrics = training.step(state, parts.placement.put(host))
-    assert int(state.step) == 1 and int(metrics["bad_steps"]) == 0 and int(metrics["examples"]) == batch - 1
+    outputs = jax.device_get(parts.predict(state.params, parts.placement.shard_batch(host)))
+    state, metrics = training.step(state, parts.placement.shard_batch(host))
+    assert int(state.step) == 1 and int(metrics["nonfinite_steps"]) == 0 and int(metrics["examples"]) == batch - 1
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params)))
     assert np.mean(moved) > 0.9
     assert outputs["loss"].shape == (batch,)

@@ -12,7 +12,7 @@ import pytest
 from made_data import config_dict, encoded, jpeg, make_image, write_coco
 from PIL import Image
 
-from mmjax.data import load_tokenizer, open_originals, train_tokenizer, write_packed
+from mmjax.data import load_tokenizer, open_raw, train_tokenizer, write_packed
 from mmjax.data.packed import folder_of
 from mmjax.data.shard_cache import Cache
 from mmjax.types import Batch
@@ -34,7 +34,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(coco: Path, to: Path, **options: Any) -> Cache:
-    return write_packed(to, open_originals(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options))
+    return write_packed(to, open_raw(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from made_data import config_dict
 from safetensors.numpy import load_file
 
 from mmjax import data
-from mmjax.config import Config, TextEncoderConfig, resolve, to_dict
 from mmjax.data.text_features import _name
 from mmjax.types import UserError
 
@@ -132,27 +131,17 @@ def test_a_cache_of_something_else_is_refused(folder: Path, tmp_path: Path) -> N
     assert refused(tmp_path / "photos").startswith(f"{tmp_path / 'photos'}: holds other files than text features; ")
 
 
-def with_encoder(**changes: Any) -> Config:
-    """A config with a frozen text encoder, which only a masked generator may have."""
-    tree = to_dict(config_dict("scenes", batch=4, seed=0))
-    settings = {"vocabulary": 300, "width": WIDTH, "layers": 1, "heads": 1, "dtype": "float32"}
-    tokenizer = {"data": tree["data"], "model": {"kind": "visual_tokenizer", "widths": [8]}, "train": {"steps": 1}}
-    tree |= {"model": {"kind": "masked_generator"}, "tokenizer": tokenizer, "tokens": {"text_encoder": "somewhere"}}
-    tree |= {"objective": {"terms": {"masked_visual_modeling": 1.0}}}
-    return resolve({**tree, "text": {"length": 7}, "text_encoder": settings, **changes})
-
-
-def test_the_address_tells_encoders_apart() -> None:
-    key = data.text_cache_key(PARAMS, b"pieces", with_encoder())
-    assert key == data.text_cache_key(PARAMS, b"pieces", with_encoder(seed=3, tokens={"text_encoder": "moved"}))
-    settings = to_dict(TextEncoderConfig(300, WIDTH, 2, 1, "float32"))
-    others = [
-        data.text_cache_key({**PARAMS, "table": np.full(5, 1e-7, np.float32)}, b"pieces", with_encoder()),
-        data.text_cache_key(PARAMS, b"other pieces", with_encoder()),
-        data.text_cache_key(PARAMS, b"pieces", with_encoder(text={"length": 8})),
-        data.text_cache_key(PARAMS, b"pieces", with_encoder(text_encoder=settings)),
+def test_the_key_tells_encoders_apart() -> None:
+    settings = {"vocabulary": 300, "width": WIDTH}
+    keys = [
+        data.text_cache_key(PARAMS, b"pieces", settings, 7),
+        data.text_cache_key({**PARAMS, "table": np.full(5, 1e-7, np.float32)}, b"pieces", settings, 7),
+        data.text_cache_key(PARAMS, b"other pieces", settings, 7),
+        data.text_cache_key(PARAMS, b"pieces", settings, 8),
+        data.text_cache_key(PARAMS, b"pieces", settings | {"width": 2}, 7),
     ]
-    assert len({json.dumps(a) for a in [key, *others]}) == 5
+    assert keys[0] == data.text_cache_key(PARAMS, b"pieces", dict(settings), 7)
+    assert len({json.dumps(key) for key in keys}) == 5
 
 
 def test_a_batch_has_the_features_of_the_caption_that_was_drawn(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def test_another_address_names_what_differs(copied_tokens: Path, tmp_path: Path)
     (half / "index.json").write_bytes(before["index.json"].replace(b'"complete": true', b'"complete": false'))
     other = {"data": {"size": 32}, "tokenizer": {"params": "34" * 32}, "seed": 5}
     message = (
-        "holds other visual tokens: data.size was 16 and now is 32, seed was not set and now is 5, tokenizer.params was "
-        "12121212... and now is 34343434...; remove the folder, or name another with --config.tokens.cache=DIR"
+        "holds other visual tokens: data.size was 16 and now is 32, seed was not set and now is 5, tokenizer.params "
+        "was 12121212... and now is 34343434...; remove the folder, or name another with --config.tokens.cache=DIR"
     )
     for folder, use in (
         (copied_tokens, lambda: data.open_tokens(copied_tokens, other)),

@@ -70,7 +70,7 @@ def test_nothing_to_show() -> None:
 
 def test_long_runs_are_thinned_to_means() -> None:
     steps, values = curves._thinned({step: float(step) for step in range(100_003)})
-    assert len(steps) <= curves.MOST_POINTS
+    assert len(steps) <= curves.MAX_POINTS
     assert steps == sorted(steps) and steps[-1] == 100_002
     assert np.mean(values[:-1]) == pytest.approx(np.mean(range(steps[-2] + 1)))
     assert curves._thinned({3: 1.0, 1: 2.0}) == ([1, 3], [2.0, 1.0])

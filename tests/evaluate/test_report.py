@@ -46,7 +46,7 @@ def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
     assert "<td>scenes/all</td><td>0.5</td><td>0.75</td>" in text
     assert "<td>broken</td><td>not finite</td>" in text
     assert "ein grüner Kreis" in text and "&lt;script&gt;" in text and "<script" not in text
-    assert "jax 0.10.2" in text and "&quot;best&quot;: &quot;scenes/all&quot;" in text
+    assert "jax 0.10.2" in text and "&quot;best_metric&quot;: &quot;scenes/all&quot;" in text
     assert text.count("<svg ") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
 

@@ -137,7 +137,7 @@ def test_where_it_looks_is_what_its_attention_weighs(
     model: GenerativeModel, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = [TEXTS[2]] * 2 if asked else None
-    looked = model.look(IMAGES[:2], TEXTS[:2], questions)
+    looked = model.attention_maps(IMAGES[:2], TEXTS[:2], questions)
     for found, text in zip(looked, TEXTS, strict=False):
         assert " ".join(found.words) == text and found.maps.shape == (len(found.words), 5, 5)
         np.testing.assert_allclose(found.maps.sum(axis=(1, 2)), 1, rtol=1e-5)
@@ -168,7 +168,7 @@ def test_where_it_looks_is_what_its_attention_weighs(
 
 
 def test_an_empty_text_has_no_words_to_look_for(model: GenerativeModel) -> None:
-    (found,) = model.look(IMAGES[:1], [""])
+    (found,) = model.attention_maps(IMAGES[:1], [""])
     assert found.words == [] and found.maps.shape == (0, 5, 5)
 
 
@@ -189,7 +189,7 @@ def test_other_than_questions(model: GenerativeModel) -> None:
     assert "questions: number 1 (from 0) is empty" in told(model.answer, IMAGES[:2], ["what?", " "])
     assert "questions: give a list" in told(model.answer, IMAGES, "what?")
     assert "questions: each must be a text, and number 0 (from 0) is a int" in told(model._questions, [3], 1)
-    assert "texts: must be one for each of the 2 images, not 3" in told(model.look, IMAGES[:2], TEXTS)
+    assert "texts: must be one for each of the 2 images, not 3" in told(model.attention_maps, IMAGES[:2], TEXTS)
     assert "texts: give a list" in told(model.embed_text, [])
 
 
@@ -205,7 +205,7 @@ def test_what_a_model_was_not_trained_for(model: GenerativeModel) -> None:
     assert f"cannot compare images and texts; {of}contrastive or sigmoid_contrastive" in told(
         answering.embed_image, IMAGES
     )
-    assert "cannot write captions or answers" in told(answering.look, IMAGES[:1], ["a"])
+    assert "cannot write captions or answers" in told(answering.attention_maps, IMAGES[:1], ["a"])
     assert "does not draw from text" in told(model.generate, ["a red circle"])
     generator = GenerativeModel(resolve({"name": "drawing", "train": {"steps": 7}}), {}, model.tokenizer)
     assert told(generator.caption, IMAGES).startswith("drawing: cannot write captions; name a model of kind")
@@ -224,7 +224,7 @@ def test_the_grid_is_that_of_what_the_decoder_sees(given: dict, model: dict, exp
     image = jax.ShapeDtypeStruct((1, *needs.image_shape(config.data)), jnp.float32)
 
     def context(image: jax.Array) -> jax.Array:
-        found: jax.Array = vision_language.functions(config).context(
+        found: jax.Array = vision_language.model_fns(config).context(
             models.init(config, jax.random.key(0)), image, None
         )
         return found

@@ -186,12 +186,12 @@ def test_a_step_is_of_a_workdir_and_a_workdir_may_have_none_yet(
     )
     workdir = tmp_path / "workdir"
     open_workdir(workdir, config)
-    none = f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first"
+    none = f"{workdir}: no checkpoint yet; run mmjax train with this --workdir first"
     assert told(mmjax.load, workdir) == none
     (workdir / "tokenizer.model").write_bytes(tokenizer)
     assert told(mmjax.load, workdir) == told(mmjax.load, workdir, 3) == none
     (workdir / "checkpoints").mkdir()
-    assert "no checkpoint there" in told(mmjax.load, workdir)
+    assert "no checkpoint yet" in told(mmjax.load, workdir)
 
 
 def test_parameters_that_do_not_fit(copy: Path) -> None:
@@ -217,7 +217,7 @@ def test_files_that_are_broken_or_missing(copy: Path, tmp_path: Path) -> None:
     path.write_bytes(whole)
     half = (copy / "config.json").read_text()
     (copy / "config.json").write_text(half[: len(half) // 2])
-    assert told(mmjax.load, copy) == f"{copy / 'config.json'}: is no config.json of mmjax, or only half of one"
+    assert told(mmjax.load, copy) == f"{copy / 'config.json'}: not a config.json of mmjax, or a truncated one"
     (copy / "config.json").unlink()
     assert "no config.json there" in told(mmjax.load, copy)
     (copy / "config.json").write_text(half)

@@ -11,7 +11,7 @@ import pytest
 from mmjax.config import MeshConfig
 from mmjax.models import fusion, resnet, video_encoder, vision_encoder
 from mmjax.models.rules import POOLING, joined
-from mmjax.nn.layout import ANYWHERE, Layout
+from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.pooling import AttentionPooling
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.types import leaf_name
@@ -33,20 +33,20 @@ RULES = joined(
 
 
 class Everything(nn.Module):
-    layout: Layout = ANYWHERE
+    partitioner: Partitioner = UNSHARDED
 
     @nn.compact
     def __call__(self, image, clip, hidden, mask):
         """The images' patches learn of the clip and of the places in four ways, which are added up and pooled."""
-        layers = {"layers": 1, "heads": 8, "layout": self.layout}
+        layers = {"layers": 1, "heads": 8, "partitioner": self.partitioner}
         vision = vision_encoder.VisionEncoder(8, 32, **layers, registers=3, masking=True, name="vision")
         video = video_encoder.VideoEncoder(8, 2, 32, **layers, name="video")
-        places = resnet.ResNet(32, (1, 1), 8, layout=self.layout, name="places")
+        places = resnet.ResNet(32, (1, 1), 8, partitioner=self.partitioner, name="places")
         x, seen = vision(image, hidden), video(clip)
         seen = jnp.concatenate([seen, places(image, mask, True)], axis=1)
         shown = jnp.arange(seen.shape[1])[None, None, None] < jnp.sum(hidden, axis=1)[:, None, None, None]
         fused = [fusion.make_fusion(kind, **layers, name=kind)(x, seen, shown) for kind in fusion.RULES]
-        return AttentionPooling(8, layout=self.layout, name="pool")(sum(fused))
+        return AttentionPooling(8, partitioner=self.partitioner, name="pool")(sum(fused))
 
 
 @functools.cache
@@ -62,19 +62,19 @@ def computed(mesh, devices):
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     params = beginning()
     shardings = match_rules(params, RULES, placement.mesh)
-    module = Everything(Layout(placement.constrain, placement.per_device))
+    module = Everything(Partitioner(placement.with_sharding_constraint, placement.shard_map))
 
     def total(params, batch):
-        y, put = module.apply({"params": params}, **batch, mutable=["statistics"])
+        y, put = module.apply({"params": params}, **batch, mutable=["batch_stats"])
         each = jnp.where(batch["mask"], jnp.sum(jnp.sin(y), axis=1), 0.0)
-        return jnp.sum(each) / 13.0, put["statistics"]
+        return jnp.sum(each) / 13.0, put["batch_stats"]
 
     compiled = jax.jit(
         jax.value_and_grad(total, has_aux=True),
         in_shardings=(shardings, placement.batch),
-        out_shardings=placement.whole,
+        out_shardings=placement.replicated,
     )
-    (loss, statistics), grads = compiled(jax.device_put(params, shardings), placement.put(BATCH))
+    (loss, statistics), grads = compiled(jax.device_put(params, shardings), placement.shard_batch(BATCH))
     return jax.device_get((loss, statistics)), jax.device_get(grads)
 
 

@@ -56,12 +56,12 @@ def test_no_text_is_one_learned_vector(config: Config, params: Any) -> None:
     np.testing.assert_allclose(none[1], logits(config, params)[1], atol=1e-5)
     other = logits(config, params, text=jnp.zeros_like(TEXT), features=FEATURES[::-1])
     np.testing.assert_allclose(none[0], other[0], atol=1e-5)
-    context = jax.jit(masked_generator.functions(config).context)
+    context = jax.jit(masked_generator.model_fns(config).context)
     features, mask = context(params, jnp.zeros_like(TEXT), text_features=FEATURES)
-    np.testing.assert_array_equal(features[:, 0], np.tile(params["text"]["none"], (2, 1)))
+    np.testing.assert_array_equal(features[:, 0], np.tile(params["text"]["null_embedding"], (2, 1)))
     assert mask[:, 0, 0].tolist() == [[True, *[False] * 6]] * 2
     assert context(params, TEXT, text_features=FEATURES)[1][:, 0, 0].tolist() == (TEXT != 0).tolist()
-    changed = {**params, "text": {**params["text"], "none": params["text"]["none"] + 1}}
+    changed = {**params, "text": {**params["text"], "null_embedding": params["text"]["null_embedding"] + 1}}
     np.testing.assert_array_equal(logits(config, changed), logits(config, params))
     assert np.abs(logits(config, changed, text_mask=jnp.array([False, True]))[0] - none[0]).max() > 1e-3
 
@@ -71,5 +71,5 @@ def test_every_parameter_has_a_place_on_the_mesh(config: Config) -> None:
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
     match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     assert {name: jax.tree.map(lambda x: x.shape, shapes["text"][name]) for name in shapes["text"]} == {
-        "norm": {"scale": (13,), "bias": (13,)}, "project": {"kernel": (13, 16), "bias": (16,)}, "none": (16,)
+        "norm": {"scale": (13,), "bias": (13,)}, "project": {"kernel": (13, 16), "bias": (16,)}, "null_embedding": (16,)
     }  # fmt: skip

@@ -50,10 +50,15 @@ def test_a_joint_fusion_tells_whose_a_token_is():
     """The same features as visual tokens and as text differ by a learned vector alone."""
     fuse, params = made("joint")
     everything = np.ones((3, 1, 1, 5), bool)
-    mark = params["mark"][None, None]
-    swapped = fuse(VISUAL, TEXT[:, :5] - mark, everything), fuse(TEXT[:, :5], VISUAL - mark, everything)
+    type_embedding = params["type_embedding"][None, None]
+    swapped = (
+        fuse(VISUAL, TEXT[:, :5] - type_embedding, everything),
+        fuse(TEXT[:, :5], VISUAL - type_embedding, everything),
+    )
     both = fuse(
-        jnp.concatenate([VISUAL, TEXT[:, :5]], axis=1), -mark + jnp.zeros((3, 1, 12)), np.zeros((3, 1, 1, 1), bool)
+        jnp.concatenate([VISUAL, TEXT[:, :5]], axis=1),
+        -type_embedding + jnp.zeros((3, 1, 12)),
+        np.zeros((3, 1, 1, 1), bool),
     )
     np.testing.assert_allclose(jnp.concatenate(swapped, axis=1), both, atol=1e-5)
 

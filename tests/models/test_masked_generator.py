@@ -114,10 +114,10 @@ def test_a_scanned_stack_is_its_blocks_one_after_the_other() -> None:
 
 
 def test_codes_share_what_their_digits_share() -> None:
-    table = masked_generator.CodeTable((5, 3), 7)
+    table = masked_generator.CodeEmbedding((5, 3), 7)
     params = table.init(jax.random.key(0))["params"]
     digits = np.rint((np.asarray(fsq.to_codes(jnp.arange(15), (5, 3))) + 1) * np.array([2, 1])).astype(int)
-    expected = params["table"] + params["digit_0"][digits[:, 0]] + params["digit_1"][digits[:, 1]]
+    expected = params["embedding"] + params["digit_0"][digits[:, 0]] + params["digit_1"][digits[:, 1]]
     np.testing.assert_allclose(table.apply({"params": params}), expected, atol=1e-6)
 
 

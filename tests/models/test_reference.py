@@ -67,14 +67,14 @@ def test_what_is_withheld_is_not_seen(config: Config, params: Any) -> None:
     loss = jax.jit(jax.grad(lambda p, mask: (logits(config, p, reference_mask=mask) ** 2).sum()))
     for mask, seen in ((jnp.array([False, False]), False), (shown, True)):
         gradient = loss(params, mask)
-        for name in ("reference_codes", "reference_mark", "reference_norm"):
+        for name in ("reference_codes", "reference_type_embedding", "reference_norm"):
             leaves = jax.tree.leaves(gradient[name])
             assert all(np.isfinite(leaf).all() and np.any(leaf != 0) == seen for leaf in leaves), name
 
 
 def test_what_lies_at_each_place_is_the_cell_that_covers_it(config: Config, params: Any) -> None:
-    table = masked_generator.CodeTable((7, 3), 16).apply({"params": params["reference_codes"]})
-    context = jax.jit(masked_generator.functions(config).context)
+    table = masked_generator.CodeEmbedding((7, 3), 16).apply({"params": params["reference_codes"]})
+    context = jax.jit(masked_generator.model_fns(config).context)
     *_, placed = context(params, TEXT, reference_codes=REFERENCE)
     cells = (np.arange(5) * 2 + 1) * 3 // 10  # that in which the center of each of 5 places lies
     np.testing.assert_allclose(placed, np.asarray(table)[np.asarray(REFERENCE)[:, cells][:, :, cells]], atol=1e-6)
@@ -97,8 +97,8 @@ def test_every_parameter_has_a_place_on_the_mesh() -> None:
     config = resolve(CONFIG | {"reference": tokenizer(12, 2, (5, 4)), "tokenizer": tokenizer(40, 3, (5, 4))})
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
     shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
-    assert tuple(shardings["reference_codes"]["table"].spec) == ("model", "fsdp")
-    assert tuple(shardings["reference_mark"].spec) == ("fsdp",)
+    assert tuple(shardings["reference_codes"]["embedding"].spec) == ("model", "fsdp")
+    assert tuple(shardings["reference_type_embedding"].spec) == ("fsdp",)
 
 
 def test_a_reference_is_the_image_resized_as_all_images_are(config: Config) -> None:
@@ -109,7 +109,7 @@ def test_a_reference_is_the_image_resized_as_all_images_are(config: Config) -> N
     images += np.sin(np.arange(40) / 3).astype(np.float32)[:, None, None]  # what resizing leaves
     small = [[np.asarray(Image.fromarray(channel).resize((12, 12), Image.Resampling.BILINEAR))
               for channel in np.moveaxis(image, -1, 0)] for image in images]  # fmt: skip
-    encode = masked_generator.functions(config).encode_reference
+    encode = masked_generator.model_fns(config).encode_reference
     assert encode is not None
     resized, compiled = np.moveaxis(np.array(small), 1, -1), jax.jit(encode)
     expected, found = compiled(params, resized), compiled(params, images)

@@ -6,7 +6,7 @@ import numpy as np
 
 from mmjax.models.video_encoder import VideoEncoder
 from mmjax.models.vision_encoder import VisionEncoder
-from mmjax.nn.positions import sine_positions
+from mmjax.nn.positions import sincos_1d
 
 CLIP = jax.random.normal(jax.random.key(0), (2, 6, 12, 20, 3))
 
@@ -24,7 +24,7 @@ def test_one_frame_is_a_image():
     """Attention within the only frame is full attention: that of a VisionEncoder with the same parameters."""
     module, params = made(time=1)
     tubelets = params["tubelets"]
-    patches = {"kernel": tubelets["kernel"][0], "bias": tubelets["bias"] + sine_positions(1, 12)[0]}
+    patches = {"kernel": tubelets["kernel"][0], "bias": tubelets["bias"] + sincos_1d(1, 12)[0]}
     image = {"patches": patches, "stack": params["stack"], "norm": params["norm"]}
     found = apply(module, params, CLIP[:, :1])
     np.testing.assert_allclose(found, apply(VisionEncoder(4, 12, 2, 3), image, CLIP[:, 0]), atol=1e-5)

@@ -7,48 +7,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.nn.positions import grid_angles, grid_positions, rotate, sine_positions
+from mmjax.nn.positions import apply_rope, rope_angles, sincos_1d, sincos_2d
 
 
 def test_equals_the_formula():
-    table = np.asarray(sine_positions(13, 6))
+    table = np.asarray(sincos_1d(13, 6))
     for t in range(13):
         for i in range(3):
             angle = t / 10000 ** (2 * i / 6)
             np.testing.assert_allclose(table[t, [i, 3 + i]], [np.sin(angle), np.cos(angle)], atol=1e-6)
 
 
-def test_grid_tells_row_and_column_apart():
-    grid = np.asarray(grid_positions(3, 5, 8)).reshape(3, 5, 8)
+def test_sincos_2d_separates_row_and_column():
+    grid = np.asarray(sincos_2d(3, 5, 8)).reshape(3, 5, 8)
     np.testing.assert_array_equal(grid[:, 0, :4], grid[:, 4, :4])
     np.testing.assert_array_equal(grid[0, :, 4:], grid[2, :, 4:])
     assert len({row.tobytes() for row in grid.reshape(15, 8)}) == 15
 
 
-def test_widths_that_do_not_fit():
+def test_invalid_widths():
     with pytest.raises(ValueError, match="even width"):
-        sine_positions(3, 5)
+        sincos_1d(3, 5)
     with pytest.raises(ValueError, match="multiple of 4"):
-        grid_positions(3, 3, 6)
+        sincos_2d(3, 3, 6)
 
 
-def test_rotation_equals_complex_numbers():
+def test_rope_equals_complex_rotation():
     """Su et al. 2021, equation 34: each pair is a complex number, turned by its angle."""
     x = np.random.default_rng(0).normal(size=(2, 15, 3, 11)).astype(np.float32)
-    angles = grid_angles((3, 5), 11)
+    angles = rope_angles((3, 5), 11)
     assert angles.shape == (15, 4)
     pairs = (x[..., :4] + 1j * x[..., 4:8]) * np.exp(1j * angles)[None, :, None]
     expected = np.concatenate([pairs.real, pairs.imag, x[..., 8:]], axis=-1)
-    np.testing.assert_allclose(rotate(jnp.asarray(x), angles), expected, atol=1e-6)
+    np.testing.assert_allclose(apply_rope(jnp.asarray(x), angles), expected, atol=1e-6)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 4), st.data())
-def test_products_of_rotated_features_tell_displacements_only(sides, pairs, data):
+def test_rope_products_depend_on_displacements_only(sides, pairs, data):
     q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 2 * pairs * len(sides))).astype(np.float32)
     n = int(np.prod(sides))
     shape = (1, n, 1, q.shape[-1])
-    angles = grid_angles(sides, shape[-1])
-    turned = [np.asarray(jax.jit(rotate)(np.broadcast_to(x, shape), angles))[0, :, 0] for x in (q, k)]
+    angles = rope_angles(sides, shape[-1])
+    turned = [np.asarray(jax.jit(apply_rope)(np.broadcast_to(x, shape), angles))[0, :, 0] for x in (q, k)]
     products = (turned[0] @ turned[1].T).reshape(*sides, *sides)
     places = [data.draw(st.integers(0, side - 1)) for side in sides], [data.draw(st.integers(0, s - 1)) for s in sides]
     # Moved to the corner as far as both can go, the two are as far apart as before.

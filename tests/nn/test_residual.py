@@ -6,25 +6,27 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.config import MeshConfig
-from mmjax.nn.layout import Layout
+from mmjax.nn.partitioner import Partitioner
 from mmjax.nn.residual import ResidualBlock
 from mmjax.parallel import Placement, make_mesh
 
 
-def test_gradients_on_eight_devices_are_those_of_one():
+def test_gradients_on_eight_devices_equal_one():
     """A size at which the compiler, left alone, lays the second convolution out so that gradients come out wrong."""
     x = jax.random.normal(jax.random.key(0), (16, 4, 4, 16))
     params = ResidualBlock().init(jax.random.key(1), x)["params"]
 
-    def gradient(params, x, layout):
-        return jax.grad(lambda p: jnp.sum(jnp.sin(ResidualBlock(layout=layout).apply({"params": p}, x))))(params)
+    def gradient(params, x, partitioner):
+        return jax.grad(lambda p: jnp.sum(jnp.sin(ResidualBlock(partitioner=partitioner).apply({"params": p}, x))))(
+            params
+        )
 
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     kernels = NamedSharding(placement.mesh, PartitionSpec(None, None, "fsdp", "model"))
-    shardings = jax.tree.map(lambda p: kernels if p.ndim == 4 else placement.whole, params)
-    layout = Layout(placement.constrain, placement.per_device)
+    shardings = jax.tree.map(lambda p: kernels if p.ndim == 4 else placement.replicated, params)
+    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
     spread = jax.jit(
-        lambda p, x: gradient(p, x, layout), in_shardings=(shardings, placement.batch), out_shardings=shardings
+        lambda p, x: gradient(p, x, partitioner), in_shardings=(shardings, placement.batch), out_shardings=shardings
     )
-    alone = jax.jit(lambda p, x: gradient(p, x, Layout()))(params, x)
+    alone = jax.jit(lambda p, x: gradient(p, x, Partitioner()))(params, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), spread(params, x), alone)

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.nn.attention import MultiHeadAttention
-from mmjax.nn.positions import grid_angles
+from mmjax.nn.positions import rope_angles
 from mmjax.nn.transformer import Block
 
 FRAMES, PLACES = 3, 5
 X = jax.random.normal(jax.random.key(0), (2, FRAMES * PLACES, 12))
-SPACE = grid_angles((1, PLACES), 6)
+SPACE = rope_angles((1, PLACES), 6)
 
 
-def test_a_layer_of_a_clip_attends_to_its_frame_and_then_to_its_place():
+def test_factorized_attention_over_space_and_time():
     module = Block(2, frames=FRAMES)
     params = jax.jit(module.init)(jax.random.key(1), X, angles=SPACE)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), params)
@@ -25,7 +25,7 @@ def test_a_layer_of_a_clip_attends_to_its_frame_and_then_to_its_place():
     @jax.jit
     def expected(x):
         frame, place = np.divmod(np.arange(FRAMES * PLACES), PLACES)
-        for name, seen, angles in (("self", frame, SPACE[place]), ("time", place, grid_angles((FRAMES,), 6)[frame])):
+        for name, seen, angles in (("self", frame, SPACE[place]), ("time", place, rope_angles((FRAMES,), 6)[frame])):
             mask = jnp.tile(seen[:, None] == seen, (2, 1, 1, 1))
             given = {"params": params[f"{name}_attention"]}
             x += MultiHeadAttention(2).apply(given, normalized(x, f"norm_{name}"), None, mask, angles)[0]

@@ -10,10 +10,10 @@ from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
 
 PARAMS = {
-    "text": {"table": jax.ShapeDtypeStruct((34, 6), jnp.float32)},
+    "text": {"embedding": jax.ShapeDtypeStruct((34, 6), jnp.float32)},
     "out": {"kernel": jax.ShapeDtypeStruct((6, 10), jnp.float32), "bias": jax.ShapeDtypeStruct((10,), jnp.float32)},
 }
-RULES = ((r"text/table", ("model", "fsdp")), (r".*kernel", ("fsdp", None)), (r".*bias", (None,)))
+RULES = ((r"text/embedding", ("model", "fsdp")), (r".*kernel", ("fsdp", None)), (r".*bias", (None,)))
 
 
 def test_first_match_wins():
@@ -21,12 +21,12 @@ def test_first_match_wins():
         PARAMS, ((r"out/kernel", (None, "model")), *RULES[:1], (r".*bias", (None,))), make_mesh(MeshConfig(2, 2, 2))
     )
     assert found["out"]["kernel"].spec == PartitionSpec(None, "model")
-    assert found["text"]["table"].spec == PartitionSpec("model", "fsdp")
+    assert found["text"]["embedding"].spec == PartitionSpec("model", "fsdp")
     assert found["out"]["bias"].spec == PartitionSpec(None)
 
 
-def test_every_problem_is_told():
-    rules = ((r"text/table", ("model", "fsdp")), (r"vision/.*", ()), (r"out/kernel", (None, "model")))
+def test_all_problems_are_listed():
+    rules = ((r"text/embedding", ("model", "fsdp")), (r"vision/.*", ()), (r"out/kernel", (None, "model")))
     with pytest.raises(UserError) as error:
         match_rules(PARAMS, rules, make_mesh(MeshConfig(1, 2, 4)))
     lines = [" ".join(line.split()) for line in str(error.value).splitlines()]
@@ -34,12 +34,12 @@ def test_every_problem_is_told():
     assert sorted(lines[1:]) == [
         "out/bias no rule for this parameter of shape (10,)",
         "out/kernel model=4 does not divide 10 of shape (6, 10)",
-        "text/table model=4 does not divide 34 of shape (34, 6)",
+        "text/embedding model=4 does not divide 34 of shape (34, 6)",
         "vision/.* no parameter for this rule",
     ]
 
 
 @pytest.mark.parametrize("axes", [(), (None, "model")])
-def test_a_rule_with_other_axes_than_the_parameter(axes):
+def test_rule_of_another_rank(axes):
     with pytest.raises(UserError, match=f"names {len(axes)} axes"):
         match_rules(PARAMS, (*RULES[:2], (r".*bias", axes)), make_mesh(MeshConfig()))

@@ -22,7 +22,7 @@ PLAN = Plan(
 
 
 def test_the_busiest_part_bounds_the_step() -> None:
-    assert PLAN.seconds == {"matrix units": pytest.approx(0.040), ICI: pytest.approx(0.035), DCN: pytest.approx(0.001)}
+    assert PLAN.seconds == {"MXU": pytest.approx(0.040), ICI: pytest.approx(0.035), DCN: pytest.approx(0.001)}
     assert PLAN.step_seconds == pytest.approx(0.040) and PLAN.mfu == pytest.approx(0.75)
     found = PLAN.to_json()
     assert found["collective_bytes"] == {"all-gather": {"fsdp": 6e9}, "all-reduce": {"slice+data": 2e9}}

@@ -61,7 +61,9 @@ def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() ->
         found = plan(config, topology)
         assert isinstance(config.model, MaskedGeneratorConfig)
         rate = topology.chip.hbm_rate * found.step_seconds
-        return dataclasses.replace(found, moved=round(rate / 2 if config.model.attention == "splash" else rate * 2))
+        return dataclasses.replace(
+            found, bytes_accessed=round(rate / 2 if config.model.attention == "splash" else rate * 2)
+        )
 
     found = search(masked(), SLICE, 8, plan, compile_, lambda line: None)
     kinds = [(each.changes["model.attention"], each.changes["model.remat"]) for each in found]

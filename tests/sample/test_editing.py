@@ -78,9 +78,9 @@ def test_groups_of_frames_are_all_frames_once(frames: int, grids: int) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"mask": MASK}, "mask: needs an image to keep the rest of"),
+        ({"mask": MASK}, "mask: needs an image"),
         ({"variation": 0.5}, "variation: needs an image"),
-        ({"image": IMAGES}, "image: give mask or variation too"),
+        ({"image": IMAGES}, "image: needs a mask or a variation"),
         ({"image": IMAGES[:1], "variation": 0.5}, r"image: must be \[2, 20, 20, 3\], not \[1, 20, 20, 3\]"),
         ({"image": CLIPS, "variation": 0.5}, r"image: must be \[2, 20, 20, 3\]"),
         ({"image": IMAGES.astype(float), "variation": 0.5}, "image: must be float32 or uint8, not float64"),
@@ -96,7 +96,7 @@ def test_groups_of_frames_are_all_frames_once(frames: int, grids: int) -> None:
         ({"image": IMAGES, "mask": MASK.astype(float)}, "mask: must be bool or uint8"),
     ],
 )
-def test_what_is_wrong_is_told(given: dict[str, Any], message: str) -> None:
+def test_invalid_arguments(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         images(**given)
 
@@ -105,10 +105,10 @@ def test_what_is_wrong_is_told(given: dict[str, Any], message: str) -> None:
     ("image", "message"),
     [
         (np.repeat(CLIPS, 2, axis=1), "image: has 12 frames, and the model's clips have 6"),
-        (CLIPS, "image: give mask or variation too"),
+        (CLIPS, "image: needs a mask or a variation"),
         (IMAGES, r"image: must be \[2, 1, 20, 20, 3\].*a clip has at most 6 frames"),
     ],
 )
-def test_what_is_wrong_with_a_clip_is_told(image: np.ndarray, message: str) -> None:
+def test_invalid_clips(image: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         clips(image=image)

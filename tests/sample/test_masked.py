@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, qmc
 
-from mmjax.sample.masked import Decoding, fill, halton_ranks, make_draw
+from mmjax.sample.masked import MaskGITDecoding, halton_ranks, make_sampler, maskgit_decode
 
 K = 3  # codes
 # A joint distribution of two tokens: strongly dependent, with unequal marginals.
@@ -25,27 +25,27 @@ def planted(codes: jax.Array, masked: jax.Array) -> jax.Array:
     return jnp.log(jnp.stack([left, right], axis=1))[:, None]
 
 
-def drawn(decoding: Decoding, count: int = 6000, **changes: Any) -> np.ndarray:
+def drawn(decoding: MaskGITDecoding, count: int = 6000, **changes: Any) -> np.ndarray:
     start: dict[str, Any] = {
         "codes": jnp.zeros((count, 1, 2), jnp.int32),
         "masked": jnp.ones((count, 1, 2), jnp.bool_),
         "seeds": jnp.arange(count, dtype=jnp.int32),
     }
-    return np.asarray(jax.jit(lambda **kw: fill(planted, decoding=decoding, **kw))(**(start | changes)))[:, 0]
+    return np.asarray(jax.jit(lambda **kw: maskgit_decode(planted, decoding=decoding, **kw))(**(start | changes)))[:, 0]
 
 
 @pytest.mark.parametrize("order", ["halton", "confidence"])
 def test_one_token_a_step_draws_from_the_joint_distribution(order: Any) -> None:
     # In an order that does not depend on what was drawn, drawing from exact conditionals draws from the joint. So it is
     # with confidences that are nothing but noise.
-    codes = drawn(Decoding(2, order, confidence_temperature=1e6))
+    codes = drawn(MaskGITDecoding(2, order, confidence_temperature=1e6))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
 
 
 def test_all_tokens_at_once_draw_from_the_marginals() -> None:
-    codes = drawn(Decoding(1))
+    codes = drawn(MaskGITDecoding(1))
     independent = np.outer(JOINT.sum(1), JOINT.sum(0))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
@@ -54,27 +54,31 @@ def test_all_tokens_at_once_draw_from_the_marginals() -> None:
 
 
 def test_revisions_bring_back_the_joint_distribution() -> None:
-    codes = drawn(Decoding(1, refinement_steps=16))
+    codes = drawn(MaskGITDecoding(1, refinement_steps=16))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
 
 
 def test_temperature_sharpens_as_the_softmax_says() -> None:
-    codes = drawn(Decoding(1, temperature=0.5))
+    codes = drawn(MaskGITDecoding(1, temperature=0.5))
     sharpened = JOINT.sum(1) ** 2 / (JOINT.sum(1) ** 2).sum()
     counts = np.bincount(codes[:, 0], minlength=K)
     assert chisquare(counts, sharpened * len(codes)).pvalue > 1e-3
 
 
 def test_top_k_leaves_the_others_out() -> None:
-    assert set(np.unique(drawn(Decoding(1, top_k=2))[:, 0])) == {0, 2} == set(np.argsort(JOINT.sum(1))[-2:].tolist())
-    assert (drawn(Decoding(1, top_k=1))[:, 0] == JOINT.sum(1).argmax()).all()
+    assert (
+        set(np.unique(drawn(MaskGITDecoding(1, top_k=2))[:, 0]))
+        == {0, 2}
+        == set(np.argsort(JOINT.sum(1))[-2:].tolist())
+    )
+    assert (drawn(MaskGITDecoding(1, top_k=1))[:, 0] == JOINT.sum(1).argmax()).all()
 
 
 def test_kept_tokens_are_kept_and_looked_at() -> None:
     masked = jnp.zeros((6000, 1, 2), jnp.bool_).at[:, 0, 1].set(True)
-    codes = drawn(Decoding(3, refinement_steps=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
+    codes = drawn(MaskGITDecoding(3, refinement_steps=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
     assert (codes[:, 0] == 1).all()
     expected = JOINT[1] / JOINT[1].sum() * len(codes)
     assert chisquare(np.bincount(codes[:, 1], minlength=K), expected).pvalue > 1e-3
@@ -89,9 +93,9 @@ def flat(codes: jax.Array, masked: jax.Array) -> jax.Array:
 def test_an_example_depends_on_its_seed_alone(order: Any) -> None:
     masked = jnp.ones((7, 3, 5), jnp.bool_)
     seeds = jnp.arange(7, dtype=jnp.int32)
-    compiled = jax.jit(fill, static_argnums=(0, 4))
-    whole = compiled(flat, masked.astype(jnp.int32), masked, seeds, Decoding(4, order))
-    part = compiled(flat, masked[2:5].astype(jnp.int32), masked[2:5], seeds[2:5], Decoding(4, order))
+    compiled = jax.jit(maskgit_decode, static_argnums=(0, 4))
+    whole = compiled(flat, masked.astype(jnp.int32), masked, seeds, MaskGITDecoding(4, order))
+    part = compiled(flat, masked[2:5].astype(jnp.int32), masked[2:5], seeds[2:5], MaskGITDecoding(4, order))
     np.testing.assert_array_equal(whole[2:5], part)
     assert len(np.unique(np.asarray(whole).reshape(7, -1), axis=0)) == 7
 
@@ -108,7 +112,9 @@ def test_the_masked_tokens_fall_as_a_cosine(steps: int, order: Any) -> None:
 
     counts = np.arange(16)
     masked = (np.arange(15) < counts[:, None]).reshape(16, 3, 5)
-    jax.jit(fill, static_argnums=(0, 4))(counting, masked.astype(np.int32), masked, counts, Decoding(steps, order))
+    jax.jit(maskgit_decode, static_argnums=(0, 4))(
+        counting, masked.astype(np.int32), masked, counts, MaskGITDecoding(steps, order)
+    )
     jax.effects_barrier()
     expected = [counts]
     for i in range(steps - 1):
@@ -129,10 +135,10 @@ def test_guidance_is_one_call_a_step_and_follows_its_formula() -> None:
         return jnp.broadcast_to(rows[:, None, None], (*codes.shape, K))
 
     count = 6000
-    decoding = Decoding(1, guided=True, guidance_schedule="constant")
+    decoding = MaskGITDecoding(1, guided=True, guidance_schedule="constant")
     masked = jnp.ones((count, 1, 1), jnp.bool_)
     args = (masked.astype(jnp.int32), masked, jnp.arange(count, dtype=jnp.int32), decoding, jnp.float32(2.5))
-    codes = np.asarray(jax.jit(fill, static_argnums=(0, 4))(scores, *args))
+    codes = np.asarray(jax.jit(maskgit_decode, static_argnums=(0, 4))(scores, *args))
     assert set(sizes) == {2 * count}
     mixed = np.exp(none + 2.5 * (text - none))
     expected = mixed / mixed.sum() * count
@@ -149,10 +155,10 @@ def test_guidance_takes_away_the_text_and_nothing_else() -> None:
         rows = jnp.stack([jnp.zeros_like(extra), 0.5 * text[:, 0].astype(jnp.float32), extra], axis=-1)
         return jnp.broadcast_to(rows[:, None, None], (*codes.shape, K))
 
-    functions = types.SimpleNamespace(context=context, logits=logits, decode=lambda _, codes: codes.astype(jnp.float32))
+    model_fns = types.SimpleNamespace(context=context, logits=logits, decode=lambda _, codes: codes.astype(jnp.float32))
     count = 6000
     masked = jnp.ones((count, 1, 1), jnp.bool_)
-    draw = make_draw(functions, Decoding(1, guided=True, guidance_schedule="constant"))
+    draw = make_sampler(model_fns, MaskGITDecoding(1, guided=True, guidance_schedule="constant"))
     seeds, guidance = jnp.arange(count, dtype=jnp.int32), jnp.float32(2.5)
     text, extra = jnp.full((count, 2), 1, jnp.int32), jnp.full(count, 0.75, jnp.float32)
     codes = jax.jit(draw)({}, {}, text, masked.astype(jnp.int32), masked, seeds, guidance, extra=extra)
@@ -172,9 +178,9 @@ def test_linear_guidance_begins_near_the_conditional_and_ends_at_its_value() -> 
         return jnp.stack([jnp.zeros_like(codes, jnp.float32), jnp.broadcast_to(one, codes.shape)], axis=-1)
 
     masked = jnp.ones((count, 1, 2), jnp.bool_)
-    decoding = Decoding(steps, "halton", guided=True)
+    decoding = MaskGITDecoding(steps, "halton", guided=True)
     given = (masked.astype(jnp.int32), masked, jnp.arange(count), decoding, jnp.float32(guidance))
-    codes = jax.jit(fill, static_argnums=(0, 4))(scores, *given)
+    codes = jax.jit(maskgit_decode, static_argnums=(0, 4))(scores, *given)
     first, last = np.argsort(halton_ranks((1, 2)))
     for place, step in ((first, 1), (last, 2)):
         scale = 1 + (guidance - 1) * step / steps

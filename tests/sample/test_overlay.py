@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmjax.sample.overlay import COLUMNS, LABEL, draw_looks, overlay
+from mmjax.sample.overlay import COLUMNS, LABEL, draw_attention_maps, overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (22, 44, 3)).astype(np.uint8)
 
@@ -21,7 +21,7 @@ def test_what_was_not_looked_at_is_gray_and_the_most_is_bright() -> None:
 def test_a_sheet_has_each_image_with_a_place_for_each_word() -> None:
     maps = np.random.default_rng(1).random((11, 2, 4)).astype(np.float32)
     images, titles = [IMAGE, IMAGE[::-1]], ["one.png", "a name that is much too long for its place.png"]
-    sheet = draw_looks(images, titles, [[f"word{i}" for i in range(11)], []], [maps, maps[:0]])
+    sheet = draw_attention_maps(images, titles, [[f"word{i}" for i in range(11)], []], [maps, maps[:0]])
     high, wide = 22 * 7, 44 * 7  # the short side at about 160 pixels
     assert sheet.shape == (3 * (high + LABEL), COLUMNS * wide, 3)  # eleven words and the image take two lines
     large = IMAGE.repeat(7, axis=0).repeat(7, axis=1)

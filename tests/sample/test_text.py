@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.sample.text import Writing, nucleus, write
+from mmjax.sample.text import TextDecoding, generate_text, nucleus
 from mmjax.types import END
 
 VOCABULARY, LENGTH = 5, 4
@@ -20,7 +20,7 @@ def toy(seed: int, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(count, VOCABULARY)), 2 * rng.normal(size=(count, LENGTH, VOCABULARY, VOCABULARY))
 
 
-def written(first: np.ndarray, after: np.ndarray, writing: Writing, seeds: Any = None) -> np.ndarray:
+def written(first: np.ndarray, after: np.ndarray, writing: TextDecoding, seeds: Any = None) -> np.ndarray:
     table = jnp.asarray(after, jnp.float32)
 
     def step(token: jax.Array, cache: Any) -> Any:
@@ -30,7 +30,9 @@ def written(first: np.ndarray, after: np.ndarray, writing: Writing, seeds: Any =
 
     def run(first: jax.Array, seeds: jax.Array) -> jax.Array:
         cache = (jnp.arange(len(after)), jnp.zeros(len(after), jnp.int32))
-        return write(first, cache, step, lambda cache, rows: jax.tree.map(lambda x: x[rows], cache), writing, seeds)
+        return generate_text(
+            first, cache, step, lambda cache, rows: jax.tree.map(lambda x: x[rows], cache), writing, seeds
+        )
 
     seeds = np.arange(len(first), dtype=np.int32) if seeds is None else seeds
     return np.asarray(jax.jit(run)(jnp.asarray(first, jnp.float32), seeds))
@@ -58,7 +60,7 @@ def all_texts() -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0])
 def test_beam_search_finds_the_best_of_all_texts(penalty: float) -> None:
     first, after = toy(1, count=13)
-    found = written(first, after, Writing(LENGTH, beams=VOCABULARY**LENGTH, length_penalty=penalty))
+    found = written(first, after, TextDecoding(LENGTH, beams=VOCABULARY**LENGTH, length_penalty=penalty))
     lengths = set()
     for row, mine in enumerate(found):
         best = max(all_texts(), key=lambda text: score(text, first[row], after[row], penalty))
@@ -72,7 +74,7 @@ def test_more_beams_never_find_less() -> None:
         first, after = toy(seed, count=7)
         scores = []
         for beams in (1, 2, 4, 625):
-            found = written(first, after, Writing(LENGTH, beams=beams, length_penalty=0.0))
+            found = written(first, after, TextDecoding(LENGTH, beams=beams, length_penalty=0.0))
             texts = [row[: list(row).index(END) + 1] if END in row else row for row in found]
             scores.append([score(tuple(t), first[i], after[i], 0.0) for i, t in enumerate(texts)])
         assert (np.array(scores) <= np.array(scores[-1]) + 1e-5).all()  # the last one is exhaustive
@@ -80,7 +82,7 @@ def test_more_beams_never_find_less() -> None:
 
 def test_greedy_takes_the_likeliest_at_each_place() -> None:
     first, after = toy(2, count=11)
-    found = written(first, after, Writing(LENGTH))
+    found = written(first, after, TextDecoding(LENGTH))
     for row, mine in enumerate(found):
         logits, expected = first[row], []
         for place in range(LENGTH):
@@ -107,14 +109,14 @@ def test_draws_as_often_as_the_probabilities_say_and_each_from_its_own_seed() ->
     count = 4000
     many = [np.repeat(x, count, axis=0) for x in (first, after)]
     seeds = np.arange(count, dtype=np.int32)
-    found = written(*many, Writing(LENGTH, top_p=1.0, temperature=2.0), seeds)
+    found = written(*many, TextDecoding(LENGTH, top_p=1.0, temperature=2.0), seeds)
     chances = np.exp(first[0] / 2) / np.exp(first[0] / 2).sum()
     share = np.bincount(found[:, 0], minlength=VOCABULARY) / count
     assert np.abs(share - chances).max() < 4 * np.sqrt(0.25 / count)
     order = np.random.default_rng(0).permutation(count)
-    again = written(*many, Writing(LENGTH, top_p=1.0, temperature=2.0), seeds[order])
+    again = written(*many, TextDecoding(LENGTH, top_p=1.0, temperature=2.0), seeds[order])
     np.testing.assert_array_equal(again, found[order])
-    truncated = written(*many, Writing(LENGTH, top_p=0.01), seeds)
+    truncated = written(*many, TextDecoding(LENGTH, top_p=0.01), seeds)
     np.testing.assert_array_equal(truncated, np.repeat(truncated[:1], count, axis=0))  # the likeliest alone
 
 
@@ -127,8 +129,8 @@ def test_stops_once_all_have_ended() -> None:
 
     for beams in (1, 3):
         first = jnp.zeros((2, VOCABULARY)).at[:, 4].set(5.0)
-        writing = Writing(40, beams=beams, length_penalty=0.0)
-        found = jax.jit(lambda first, w=writing: write(
+        writing = TextDecoding(40, beams=beams, length_penalty=0.0)
+        found = jax.jit(lambda first, w=writing: generate_text(
             first, (), step if w.beams == 1 else lambda t, c: (jnp.repeat(step(t, c)[0], 3, axis=0), c),
             lambda cache, rows: cache, w, jnp.zeros(2, jnp.int32)
         ))(first)  # fmt: skip

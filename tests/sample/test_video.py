@@ -98,7 +98,7 @@ def test_a_gif_shows_at_most_fifty_frames_a_second() -> None:
 
 @pytest.mark.parametrize("write", [to_mp4, to_gif])
 def test_what_cannot_be_written_is_one_line(write) -> None:
-    with pytest.raises(UserError, match=r"^a clip of 0 frames of 16 x 16 pixels cannot be written$"):
+    with pytest.raises(UserError, match=r"^a clip of 0 frames of 16 x 16 pixels cannot be encoded$"):
         write(moving(0, 16, 16), 8.0)
     for rate in (0.0, -3.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match=f"^frame rate: must be above 0 frames a second, not {rate:g}$"):

@@ -8,7 +8,7 @@ from mmjax.config import TrainConfig
 from mmjax.train import progress
 from mmjax.train.metrics import Metrics
 from mmjax.train.timeline import Timeline
-from mmjax.types import Feed
+from mmjax.types import InputStats
 
 
 class Clock:
@@ -24,7 +24,7 @@ def steps(
     monkeypatch: pytest.MonkeyPatch, count: int, wait: float, sent: float, spent: dict[str, float]
 ) -> list[dict[str, float]]:
     written: list[dict[str, float]] = []
-    clock, feed = Clock(), Feed()
+    clock, feed = Clock(), InputStats()
     monkeypatch.setattr(progress, "time", clock)
     metrics = Metrics.__new__(Metrics)
     monkeypatch.setattr(metrics, "write", lambda step, split, metrics: written.append(metrics), raising=False)
@@ -35,7 +35,7 @@ def steps(
         feed.ready = step % 2
         for name, seconds in spent.items():
             feed.spend(name, seconds)
-        shown.log(step, {"loss": 1.0, "bad_steps": 0.0, "examples": 3.0, "wait": wait, "transfer": sent})
+        shown.log(step, {"loss": 1.0, "nonfinite_steps": 0.0, "examples": 3.0, "wait": wait, "transfer": sent})
     shown.close()
     shown.timeline.close()
     return written

@@ -1,47 +1,45 @@
-"""Steps that are skipped for their gradient, and the average that tells them."""
+"""The running average of the gradient norm, and which norms it calls spikes."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.train.spikes import DECAY, LEARNED, Norms, judged, no_norms
+from mmjax.train.spikes import DECAY, WARMUP, GradNormEMA, init_grad_norm_ema, is_spike
 
 
-def after(norms: Norms, *values: float, factor: float = 5.0) -> tuple[Norms, list[bool]]:
-    ordinary = []
-    for value in values:
-        norms, good = judged(norms, jnp.float32(value), factor)
-        ordinary.append(bool(good))
-    return norms, ordinary
+def after(ema: GradNormEMA, *norms: float, factor: float = 5.0) -> tuple[GradNormEMA, list[bool]]:
+    spikes = []
+    for norm in norms:
+        ema, spike = is_spike(ema, jnp.float32(norm), factor)
+        spikes.append(bool(spike))
+    return ema, spikes
 
 
-def test_everything_is_ordinary_until_the_average_means_something() -> None:
-    values = np.random.default_rng(0).uniform(1, 100, LEARNED).tolist()
-    norms, ordinary = after(no_norms(), *values)
-    assert all(ordinary) and int(norms.count) == LEARNED
-    np.testing.assert_allclose(norms.average, np.mean(values), rtol=1e-5)
+def test_no_spikes_during_warmup() -> None:
+    norms = np.random.default_rng(0).uniform(1, 100, WARMUP).tolist()
+    ema, spikes = after(init_grad_norm_ema(), *norms)
+    assert not any(spikes) and int(ema.count) == WARMUP
+    np.testing.assert_allclose(ema.average, np.mean(norms), rtol=1e-5)
 
 
-def test_a_spike_is_told_and_counts_only_in_part() -> None:
-    norms, _ = after(no_norms(), *[2.0] * LEARNED)
-    norms, ordinary = after(norms, 9.9, 10.1)
-    assert ordinary == [True, True]  # the first raised the average a little
-    norms, _ = after(no_norms(), *[2.0] * LEARNED)
-    norms, ordinary = after(norms, 1000.0)
-    assert ordinary == [False]
-    average = (LEARNED / (LEARNED + 1)) * 2 + 10 / (LEARNED + 1)
-    np.testing.assert_allclose(norms.average, average, rtol=1e-5)
-    assert LEARNED / (LEARNED + 1) < DECAY
+def test_spike_enters_the_average_clipped() -> None:
+    warm, _ = after(init_grad_norm_ema(), *[2.0] * WARMUP)
+    _, spikes = after(warm, 9.9, 10.1)
+    assert spikes == [False, False]  # the first raised the average a little
+    ema, spikes = after(warm, 1000.0)
+    assert spikes == [True]
+    np.testing.assert_allclose(ema.average, (WARMUP / (WARMUP + 1)) * 2 + 10 / (WARMUP + 1), rtol=1e-5)
+    assert WARMUP / (WARMUP + 1) < DECAY
 
 
-def test_what_is_not_finite_is_no_norm() -> None:
-    norms, _ = after(no_norms(), *[2.0] * LEARNED)
-    after_nan, ordinary = after(norms, float("nan"), float("inf"))
-    assert ordinary == [False, False]
-    np.testing.assert_array_equal(after_nan.average, norms.average)
-    assert int(after_nan.count) == LEARNED
+def test_non_finite_norms_are_spikes_and_leave_the_average() -> None:
+    warm, _ = after(init_grad_norm_ema(), *[2.0] * WARMUP)
+    ema, spikes = after(warm, float("nan"), float("inf"))
+    assert spikes == [True, True]
+    np.testing.assert_array_equal(ema.average, warm.average)
+    assert int(ema.count) == WARMUP
 
 
-def test_the_average_follows_norms_that_have_grown_for_good() -> None:
-    norms, _ = after(no_norms(), *[2.0] * LEARNED)
-    _, ordinary = after(norms, *[40.0] * 60)
-    assert not ordinary[0] and ordinary[-1]
+def test_average_adapts_to_a_lasting_increase() -> None:
+    warm, _ = after(init_grad_norm_ema(), *[2.0] * WARMUP)
+    _, spikes = after(warm, *[40.0] * 60)
+    assert spikes[0] and not spikes[-1]

@@ -13,9 +13,9 @@ from jax.tree_util import DictKey, keystr
 
 from mmjax import losses, models
 from mmjax.config import MeshConfig, resolve
-from mmjax.nn.layout import Layout
+from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules
-from mmjax.train.spikes import LEARNED
+from mmjax.train.spikes import WARMUP
 from mmjax.train.state import make_state, state_shardings
 from mmjax.train.step import make_step
 
@@ -100,31 +100,31 @@ QUICK = {name: "slice=2, fsdp=4" if name == "direct generator" else "data=2, fsd
 
 
 @functools.cache
-def beginning(config_dict: str):
+def beginning(kind: str):
     """The config, what makes its state, and that state, which a trace without memory keeps the gradients in."""
-    config, tx = resolve(CONFIGS[config_dict]), optax.trace(0.0)
+    config, tx = resolve(CONFIGS[kind]), optax.trace(0.0)
     make = make_state(lambda key: models.init(config, key), tx, 0, False)
     return config, tx, make, jax.device_get(jax.jit(make)())
 
 
-def placed(mesh: MeshConfig, devices: int, config_dict: str):
+def placed(mesh: MeshConfig, devices: int, kind: str):
     """Where batches and the state of a config lie on a mesh."""
-    config, tx, make, _ = beginning(config_dict)
+    config, tx, make, _ = beginning(kind)
     placement = Placement(make_mesh(mesh, jax.devices()[:devices]))
     shapes = jax.eval_shape(make)
     params = match_rules(shapes.params, models.sharding_rules(config), placement.mesh)
-    return placement, state_shardings(shapes, params, placement.whole, tx)
+    return placement, state_shardings(shapes, params, placement.replicated, tx)
 
 
-def gradients(mesh: MeshConfig, devices: int, accumulate: int = 1, config_dict: str = "direct generator"):
+def gradients(mesh: MeshConfig, devices: int, grad_accum_steps: int = 1, kind: str = "direct generator"):
     """Loss and gradients of one step: differences of parameters would round them."""
-    config, tx, _, state = beginning(config_dict)
+    config, tx, _, state = beginning(kind)
     goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
-    placement, shardings = placed(mesh, devices, config_dict)
-    module = models.build(config, Layout(placement.constrain, placement.per_device))
-    step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, accumulate)
-    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.whole))
-    state, metrics = compiled(jax.device_put(state, shardings), placement.put(BATCH))
+    placement, shardings = placed(mesh, devices, kind)
+    module = models.build(config, Partitioner(placement.with_sharding_constraint, placement.shard_map))
+    step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, grad_accum_steps)
+    compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.replicated))
+    state, metrics = compiled(jax.device_put(state, shardings), placement.shard_batch(BATCH))
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
 
 
@@ -146,26 +146,26 @@ def assert_near(found, expected):
 
 
 @functools.cache
-def on_one_device(config_dict: str):
-    return gradients(MeshConfig(1, 1, 1), 1, config_dict=config_dict)
+def on_one_device(kind: str):
+    return gradients(MeshConfig(1, 1, 1), 1, kind=kind)
 
 
 @pytest.mark.parametrize(
-    ("config", "name"),
+    ("kind", "name"),
     [
         pytest.param(*pair, marks=[] if pair in QUICK.items() else [pytest.mark.slow])
         for pair in itertools.product(CONFIGS, MESHES)
     ],
 )
-def test_eight_devices_equal_one(config_dict, name):
+def test_eight_devices_equal_one(kind, name):
     mesh = MESHES[name]
-    found = gradients(mesh, 8, config_dict=config_dict)
-    assert_near(found, on_one_device(config_dict))
-    kernel = functools.reduce(operator.getitem, SPREAD[config_dict], found[2].params)
+    found = gradients(mesh, 8, kind=kind)
+    assert_near(found, on_one_device(kind))
+    kernel = functools.reduce(operator.getitem, SPREAD[kind], found[2].params)
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
-def test_the_state_is_made_in_parts():
+def test_state_is_initialized_sharded():
     _, _, make, expected = beginning("masked generator")
     _, shardings = placed(MESHES["data=2, fsdp=2, model=2"], 8, "masked generator")
     made = jax.jit(make, out_shardings=shardings)()
@@ -174,8 +174,8 @@ def test_the_state_is_made_in_parts():
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
 
 
-@pytest.mark.parametrize("mixture", [2, 4])
-def test_parts_add_up_to_the_whole(parts):
+@pytest.mark.parametrize("parts", [2, 4])
+def test_gradient_accumulation_equals_the_whole_batch(parts):
     # The mask leaves the parts with different numbers of examples.
     assert_near(gradients(MeshConfig(1, 1, 1), 1, parts), on_one_device("direct generator"))
 
@@ -206,9 +206,9 @@ class Line:
 
 def run_line(values, ema_decay=0.0, skip_grad_spikes=0.0):
     tx = optax.adam(0.1)
-    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema > 0, spikes=skip_grad_spikes > 0)()
+    state = make_state(lambda key: {"w": jnp.ones(())}, tx, 0, ema_decay > 0, spikes=skip_grad_spikes > 0)()
     line = make_step(
-        lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema, skip_grad_spikes=skip_grad_spikes
+        lambda params, x: {"y": params["w"] * x}, Line(), tx, ema_decay=ema_decay, skip_grad_spikes=skip_grad_spikes
     )
     step = jax.jit(line)
     states = [state]
@@ -219,31 +219,31 @@ def run_line(values, ema_decay=0.0, skip_grad_spikes=0.0):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_steps_that_are_not_finite_change_nothing(bad):
+def test_nonfinite_steps_change_nothing(bad):
     states, metrics = run_line([1.0, bad, bad])
-    assert int(states[-1].step) == 3 and int(metrics["bad_steps"]) == 2
+    assert int(states[-1].step) == 3 and int(metrics["nonfinite_steps"]) == 2
     jax.tree.map(np.testing.assert_array_equal, (states[1].params, states[1].opt_state),
                  (states[3].params, states[3].opt_state))  # fmt: skip
     after, metrics = run_line([1.0, bad, 1.0])
-    assert int(metrics["bad_steps"]) == 0
+    assert int(metrics["nonfinite_steps"]) == 0
     np.testing.assert_array_equal(after[-1].params["w"], run_line([1.0, 1.0])[0][-1].params["w"])
 
 
-def test_spikes_change_nothing_where_they_are_skipped():
-    usual = [1.0] * LEARNED
-    assert run_line([*usual, 30.0])[1]["bad_steps"] == 0
+def test_skipped_spikes_change_nothing():
+    usual = [1.0] * WARMUP
+    assert run_line([*usual, 30.0])[1]["nonfinite_steps"] == 0
     states, metrics = run_line([*usual, 30.0], skip_grad_spikes=10.0)
-    assert int(metrics["bad_steps"]) == 1 and np.isfinite(metrics["loss"])
+    assert int(metrics["nonfinite_steps"]) == 1 and np.isfinite(metrics["loss"])
     np.testing.assert_array_equal(states[-1].params["w"], states[-2].params["w"])
-    assert states[-1].norms.average > states[-2].norms.average
+    assert states[-1].grad_norm_ema.average > states[-2].grad_norm_ema.average
     np.testing.assert_array_equal(states[-2].params["w"], run_line(usual)[0][-1].params["w"])
 
 
-def test_average_follows_the_formula():
+def test_ema_equals_the_formula():
     states, _ = run_line([1.0, 2.0, 1.0, 3.0], ema_decay=0.15)
     average = 1.0
     for count, state in enumerate(states[1:]):
         decay = min(0.15, (1 + count) / (10 + count))
         average = decay * average + (1 - decay) * float(state.params["w"])
     assert float(states[-1].ema["w"]) == pytest.approx(average, rel=1e-6)
-    assert states[-1].averaged() is states[-1].ema
+    assert states[-1].eval_params() is states[-1].ema
