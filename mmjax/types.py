@@ -76,7 +76,7 @@ class Samples:
 
     Attributes:
         prompts: n texts.
-        rows: what each row shows ("drawn", "original") and its images, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
+        rows: what each row shows ("generated", "original") and its images, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
         frame_rate: of clips, frames a second.
     """
 

@@ -51,8 +51,8 @@ def _diversity(config: Config) -> Evaluator:
     _need_images("diversity", config)
     if config.data.scenes.fully_specified:
         raise UserError(
-            "evaluate.evaluators: diversity is for captions that leave the image open; set data.scenes.fully_specified to "
-            "false, or leave diversity out"
+            "evaluate.evaluators: diversity is for captions that do not determine the image; set "
+            "data.scenes.fully_specified to false, or leave diversity out"
         )
     return diversity
 

@@ -63,8 +63,7 @@ class Plan:
         """A lower bound on the step time: that of the busiest unit, if all work in parallel.
 
         Collectives are taken to run one after another, even on different axes of the torus. HBM is left out: its
-            traffic
-        depends on what XLA can keep in the cores' own memory.
+        traffic depends on what XLA can keep in the cores' own memory.
         """
         return max(seconds for part, seconds in self.seconds.items() if part != MEMORY)
 

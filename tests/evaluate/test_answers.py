@@ -131,7 +131,7 @@ def test_means_over_questions_and_the_best_guess_of_each() -> None:
         ("Why?", [], "because"),
     ]
     # "3" is right of the second and the third, "red" of the fourth, or "green" of the fifth.
-    assert metrics(rows) == pytest.approx({"vqa/accuracy": (1 + 0 + 1 + 0 + 0.9) / 5, "vqa/guess": (2 + 1) / 5})
+    assert metrics(rows) == pytest.approx({"vqa/accuracy": (1 + 0 + 1 + 0 + 0.9) / 5, "vqa/question_only": (2 + 1) / 5})
 
 
 def test_the_guess_is_the_best_of_all_that_people_said() -> None:
@@ -145,7 +145,7 @@ def test_the_guess_is_the_best_of_all_that_people_said() -> None:
         max(sum(by_one_or_the_page(guess, people) for asked, people, _ in rows if asked == question) for guess in words)
         for question in ("why?", "who?")
     )
-    assert metrics(rows)["vqa/guess"] == pytest.approx(best / len(rows))
+    assert metrics(rows)["vqa/question_only"] == pytest.approx(best / len(rows))
 
 
 def by_one_or_the_page(answer: str, people: list[str]) -> float:
@@ -154,9 +154,9 @@ def by_one_or_the_page(answer: str, people: list[str]) -> float:
 
 def test_one_answer_each() -> None:
     rows = [("is it?", ["yes"], "Yes"), ("is it?", ["no"], "yes"), ("is it?", ["no"], "no"), ("what?", ["cat"], "cat")]
-    assert metrics(rows) == {"vqa/accuracy": 3 / 4, "vqa/guess": 3 / 4}
+    assert metrics(rows) == {"vqa/accuracy": 3 / 4, "vqa/question_only": 3 / 4}
 
 
 def test_without_questions_there_are_no_metrics() -> None:
     found = metrics([("", [], "yes"), (" ", ["yes"], "yes")])
-    assert tuple(found) == ("vqa/accuracy", "vqa/guess") and np.isnan(list(found.values())).all()
+    assert tuple(found) == ("vqa/accuracy", "vqa/question_only") and np.isnan(list(found.values())).all()

@@ -17,7 +17,7 @@ from mmjax.types import Samples, UserError
 
 def make_samples(side: int = 31, seed: int = 0) -> Samples:
     rng = np.random.default_rng(seed)
-    rows = {name: rng.integers(0, 256, (3, side, side, 3), np.uint8) for name in ("drawn", "original")}
+    rows = {name: rng.integers(0, 256, (3, side, side, 3), np.uint8) for name in ("generated", "original")}
     return Samples(["a <script>alert(1)</script> ring", "ein grüner Kreis", "第三"], rows)
 
 
@@ -46,7 +46,7 @@ def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
     assert "<td>scenes/all</td><td>0.5</td><td>0.75</td>" in text
     assert "<td>broken</td><td>not finite</td>" in text
     assert "ein grüner Kreis" in text and "&lt;script&gt;" in text and "<script" not in text
-    assert "jax 0.10.2" in text and "&quot;best&quot;: &quot;scenes/all&quot;" in text
+    assert "jax 0.10.2" in text and "&quot;best_metric&quot;: &quot;scenes/all&quot;" in text
     assert text.count("<svg ") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
 
@@ -70,10 +70,10 @@ def test_images_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> N
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for _, data in sources]
     last = make_samples(seed=100)
     for column in range(3):
-        np.testing.assert_array_equal(images[2 * column], last.rows["drawn"][column])
+        np.testing.assert_array_equal(images[2 * column], last.rows["generated"][column])
         np.testing.assert_array_equal(images[2 * column + 1], last.rows["original"][column])
     assert len(images) == 6 + 4  # then a strip for each evaluation and one of the originals
-    np.testing.assert_array_equal(images[6][:, 31:62], make_samples(seed=9).rows["drawn"][1])
+    np.testing.assert_array_equal(images[6][:, 31:62], make_samples(seed=9).rows["generated"][1])
     np.testing.assert_array_equal(images[9][:, :31], last.rows["original"][0])
 
 
@@ -125,7 +125,7 @@ def moving_samples(seed: int) -> Samples:
     """Clips of few colors; nothing moves between their second and their third frame."""
     rng = np.random.default_rng(seed)
     table = rng.integers(0, 256, (50, 3)).astype(np.uint8)
-    rows = {name: table[rng.integers(0, 50, (3, 5, 31, 31))] for name in ("drawn", "original")}
+    rows = {name: table[rng.integers(0, 50, (3, 5, 31, 31))] for name in ("generated", "original")}
     for clips in rows.values():
         clips[:, 2] = clips[:, 1]
     return Samples(["one", "two & three", "four"], rows, 8.0)

@@ -18,7 +18,7 @@ EVALUATORS = {"samples": samples(3), "losses": losses, "reconstruction": reconst
 
 def make_samples(count: int = 3) -> Samples:
     rng = np.random.default_rng(0)
-    rows = {name: rng.integers(0, 256, (count, 5, 7, 3), np.uint8) for name in ("drawn", "original")}
+    rows = {name: rng.integers(0, 256, (count, 5, 7, 3), np.uint8) for name in ("generated", "original")}
     return Samples([f"prompt {i} <ü>" for i in range(count)], rows)
 
 
@@ -62,7 +62,7 @@ def test_files(tmp_path: Path) -> None:
     ]
     assert json.loads((folder / "70.json").read_text()) == {"loss": 0.5, "bad": None, "worse": None}
     about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
-    assert about == {"prompts": given.prompts, "rows": ["drawn", "original"], "cell": [5, 7]}
+    assert about == {"prompts": given.prompts, "rows": ["generated", "original"], "cell": [5, 7]}
     image = np.asarray(Image.open(folder / "70.samples.png"))
     assert image.shape == (10, 21, 3)
     np.testing.assert_array_equal(image[5:10, 7:14], given.rows["original"][1])
@@ -91,12 +91,12 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_clips_are_an_animated_grid(tmp_path: Path) -> None:
     colors = np.random.default_rng(0).integers(0, 256, (200, 3)).astype(np.uint8)
     chosen = np.random.default_rng(1).integers(0, 200, (2, 3, 11, 5, 7))
-    rows = {"drawn": colors[chosen[0]], "original": colors[chosen[1]]}
+    rows = {"generated": colors[chosen[0]], "original": colors[chosen[1]]}
     runner.write(tmp_path, 70, {}, {"samples": Samples(["a", "b", "c"], rows, 12.5)})
     folder = tmp_path / "evaluation"
     assert sorted(path.name for path in folder.iterdir()) == ["70.json", "70.samples.gif", "70.samples.json"]
     about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
-    assert about == {"prompts": ["a", "b", "c"], "rows": ["drawn", "original"], "cell": [5, 7], "frames": 11}
+    assert about == {"prompts": ["a", "b", "c"], "rows": ["generated", "original"], "cell": [5, 7], "frames": 11}
     with Image.open(folder / "70.samples.gif") as animation:
         assert animation.size == (21, 10) and animation.n_frames == 11 and animation.info["loop"] == 0
         for f in range(11):
