@@ -6,7 +6,7 @@ Generation, inpainting, outpainting, variation and continuation differ only in w
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ class MaskGITDecoding:
     refinement_temperature: float = 1.0
 
 
+@runtime_checkable
 class GeneratorFns(Protocol):
     """The functions of a masked generator and its visual tokenizer; see models/masked_generator.ModelFns."""
 

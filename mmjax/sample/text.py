@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class TextDecoding:
     temperature: float = 1.0
 
 
+@runtime_checkable
 class DecoderFns(Protocol):
     """The functions of a model with a text decoder; see models/vision_language.ModelFns."""
 

@@ -91,7 +91,7 @@ def test_images_and_clips_of_scenes_have_their_own_evaluators() -> None:
         ),
         (CLIPS, "diversity", r"diversity is for images, and data\.frames is 8; motion is for clips"),
         (OPEN, "motion", r"motion is for clips, and data\.frames is 1; scenes is for images"),
-        ({}, "diversity", r"leave the image open; set data\.scenes\.fully_specified to false"),
+        ({}, "diversity", r"data\.scenes\.fully_specified"),
     ]:
         with pytest.raises(UserError, match=message):
             evaluate.build(config_dict(**sections, evaluate={"evaluators": [name]}))

@@ -85,7 +85,7 @@ def test_large_images_are_not_pixelated(workdir: Path) -> None:
 def test_empty_workdir(tmp_path: Path) -> None:
     text = write_report(tmp_path).read_text(encoding="utf-8")
     assert tmp_path.name in text and "no step logged yet" in text
-    assert "No evaluation yet." in text and "Nothing logged yet." in text and "None drawn yet." in text
+    assert "No evaluation yet." in text and "Nothing logged yet." in text and "No samples yet." in text
 
 
 def test_half_written_files_are_left_out(workdir: Path) -> None:
