@@ -141,7 +141,7 @@ class TpuVms:
         return self._output(done) or UNKNOWN
 
     def training(self) -> str:
-        """The state of the training: an exit status, ENDING if some hosts are done, none if a host has no training, or running.
+        """The state of the training: an exit status, ENDING if some hosts are done, none if one has none, or running.
 
         The error status of one host is that of all. UNKNOWN unless all of them answer.
         """
@@ -171,7 +171,7 @@ class TpuVms:
             if (answer := ask()) != UNKNOWN or self.dry_run:
                 return answer
             time.sleep(self.pause)
-        raise UserError(f"{self.name}: gcloud gives no answer; see its output above")
+        raise UserError(f"{self.name}: gcloud does not answer; see its output above")
 
     def create(self) -> None:
         assert self.slices is not None

@@ -37,7 +37,7 @@ def workdir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
+def test_report_is_complete_and_self_contained(workdir: Path) -> None:
     path = write_report(workdir)
     text = path.read_text(encoding="utf-8")
     assert path == workdir / "report.html"
@@ -51,7 +51,7 @@ def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
 
 
-def test_report_tells_where_the_time_went(workdir: Path) -> None:
+def test_report_of_time(workdir: Path) -> None:
     assert "<h2>Time" not in write_report(workdir).read_text(encoding="utf-8")
     spent = {"goodput": 0.75, "steps": 5400.0, "compile": 600.0, "lost": 1200.0, "at": 9.0}
     lines = [{"step": 10, "split": "time", "steps": 1.0}, {"step": 20, "split": "time", **spent}]
@@ -59,12 +59,12 @@ def test_report_tells_where_the_time_went(workdir: Path) -> None:
         file.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
     text = write_report(workdir).read_text(encoding="utf-8")
     assert "<h2>Time<small>2:00:00 in all" in text
-    assert "<td>steps that count</td><td>75.0%</td><td>1:30:00</td>" in text
+    assert "<td>training steps</td><td>75.0%</td><td>1:30:00</td>" in text
     assert "<td>lost to restarts</td><td>16.7%</td><td>0:20:00</td>" in text
     assert text.count("<svg ") == 1 and "goodput" not in text  # it is no curve
 
 
-def test_images_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> None:
+def test_images_of_the_last_and_of_all_evaluations(workdir: Path) -> None:
     text = write_report(workdir).read_text(encoding="utf-8")
     sources = re.findall(r'<img class=pixels alt="" width=(\d+) height=31 src="data:image/png;base64,([^"]+)"', text)
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for _, data in sources]
@@ -88,7 +88,7 @@ def test_empty_workdir(tmp_path: Path) -> None:
     assert "No evaluation yet." in text and "Nothing logged yet." in text and "No samples yet." in text
 
 
-def test_half_written_files_are_left_out(workdir: Path) -> None:
+def test_incomplete_files_are_left_out(workdir: Path) -> None:
     folder = workdir / "evaluation"
     (folder / "300.json").write_text('{"loss": 0.')
     (folder / "100.samples.png").write_bytes((folder / "100.samples.png").read_bytes()[:200])
@@ -104,14 +104,14 @@ def test_no_such_folder(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_lines_that_are_no_objects_are_left_out(tmp_path: Path) -> None:
+def test_invalid_lines_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert list(read_lines(path)) == []
     path.write_bytes(b'{"step": 1}\n\n7\n{"step": \xff\n{"step": 2}')
     assert list(read_lines(path)) == [{"step": 1}, {"step": 2}]
 
 
-def test_evaluations_come_in_the_order_of_their_steps_and_the_best_is_found(workdir: Path) -> None:
+def test_evaluations_are_sorted_and_the_best_is_found(workdir: Path) -> None:
     evaluations = read_evaluations(workdir / "evaluation")
     assert [evaluation.step for evaluation in evaluations] == [9, 10, 100]
     assert best_evaluation(evaluations, "scenes/all").step == 10
@@ -131,7 +131,7 @@ def moving_samples(seed: int) -> Samples:
     return Samples(["one", "two & three", "four"], rows, 8.0)
 
 
-def test_clips_are_shown_moving(workdir: Path) -> None:
+def test_clips_are_animated(workdir: Path) -> None:
     for step in (200, 300):
         write(workdir, step, {}, {"samples": moving_samples(step)})
     text = write_report(workdir).read_text(encoding="utf-8")
@@ -152,7 +152,7 @@ def test_clips_are_shown_moving(workdir: Path) -> None:
     assert "two &amp; three" in text and not re.search(r'(src|href)="(?!data:|#)', text)
 
 
-def test_clips_half_written_are_left_out(workdir: Path) -> None:
+def test_incomplete_clips_are_left_out(workdir: Path) -> None:
     write(workdir, 200, {}, {"samples": moving_samples(1)})
     path = workdir / "evaluation" / "200.samples.gif"
     path.write_bytes(path.read_bytes()[:900])

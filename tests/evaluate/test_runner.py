@@ -22,7 +22,7 @@ def make_samples(count: int = 3) -> Samples:
     return Samples([f"prompt {i} <ü>" for i in range(count)], rows)
 
 
-def test_same_as_each_evaluator_by_itself_with_one_pass_of_the_model(evaluation_set) -> None:
+def test_one_pass_equals_single_evaluators(evaluation_set) -> None:
     data = evaluation_set(13)
     metrics, drawn = runner.run(EVALUATORS, data.predict, data.batches)
     assert data.calls == 3
@@ -32,7 +32,7 @@ def test_same_as_each_evaluator_by_itself_with_one_pass_of_the_model(evaluation_
 
 
 @pytest.mark.parametrize("batches_kept", [0, 1, 2])
-def test_same_where_little_can_be_kept(evaluation_set, monkeypatch, batches_kept: int) -> None:
+def test_small_cache_gives_the_same(evaluation_set, monkeypatch, batches_kept: int) -> None:
     data = evaluation_set(17)
     expected = runner.run(EVALUATORS, data.predict, data.batches)[0]
     batch = next(data.batches())
@@ -43,7 +43,7 @@ def test_same_where_little_can_be_kept(evaluation_set, monkeypatch, batches_kept
     assert data.calls == {0: 1 + 4 + 4, 1: 4 + 3, 2: 4 + 2}[batches_kept]
 
 
-def test_name_given_twice_is_an_error(evaluation_set) -> None:
+def test_duplicate_names(evaluation_set) -> None:
     data = evaluation_set(3)
     with pytest.raises(ValueError, match="evaluator b: loss was yielded before"):
         runner.run({"a": losses, "b": losses}, data.predict, data.batches)
@@ -68,7 +68,7 @@ def test_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image[5:10, 7:14], given.rows["original"][1])
 
 
-def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
     runner.write(tmp_path, 70, {"loss": 0.5}, {})
 
     def full(self: Path, content: bytes) -> int:
@@ -82,7 +82,7 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
     assert json.loads((tmp_path / "evaluation" / "70.json").read_text()) == {"loss": 0.5}
 
 
-def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "evaluation").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot be written"):
         runner.write(tmp_path, 1, {"loss": 0.4}, {})
