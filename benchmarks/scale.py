@@ -101,7 +101,7 @@ def prepare(folder: Path) -> None:
     config = resolve({"data": {"source": "coco_folder", "root": str(folder / "coco")}, "train": {"steps": 1}})
     source = data.open_source(config.data, True, 0)
     (folder / "tokenizer.model").write_bytes(data.train_tokenizer(source.all_captions(), 1000))
-    data.write_prepared(folder / "prepared", data.open_originals(config.data))
+    data.write_prepared(folder / "prepared", data.open_raw(config.data))
 
 
 def measure(source: str, root: Path) -> dict[str, list[float]]:

@@ -60,7 +60,7 @@ INSTALL_GCSFUSE = (
 SETUP = (
     "set -e; rm -rf ~/mmjax; mkdir ~/mmjax; tar -xzf ~/mmjax.tar.gz -C ~/mmjax; cd ~/mmjax; "
     "python3 -m pip install --quiet --user uv; "
-    "~/.local/bin/uv venv --quiet --clear --python 3.12 ~/mmjax-venv; "
+    "~/.local/bin/uv venv --quiet --clear --python 3.13 ~/mmjax-venv; "
     "~/.local/bin/uv pip install --quiet --python ~/mmjax-venv/bin/python '.[tpu,gcs]'; " + INSTALL_GCSFUSE
 )
 # No metadata cache, since hosts read each other's files; and folders are renamed.

@@ -31,6 +31,7 @@ COMMANDS = {
 WITH_CONFIG = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_CONFIG, "evaluate")
+OF_A_FOLDER = ("evaluate", "export", "generate", "describe", "search")  # whose config.json may name a user's code
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
@@ -162,9 +163,9 @@ def _log_to_terminal() -> None:
 
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            from tqdm import tqdm
+            from mmjax import progress
 
-            tqdm.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
+            progress.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
 
     logger = logging.getLogger("mmjax")
     logger.addHandler(Terminal(logging.WARNING))
@@ -200,7 +201,15 @@ def _run(argv: list[str]) -> int:
                 )
                 sub.epilog = (
                     "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
-                    "fields.py, data_fields.py and model_fields.py in mmjax/config list them all"
+                    "--help-config prints them all"
+                )
+            if command in OF_A_FOLDER:
+                sub.add_argument(
+                    "--plugins",
+                    type=lambda text: tuple(filter(None, text.split(","))),
+                    default=(),
+                    metavar="PACKAGE[,...]",
+                    help="packages whose code the folder's config.json may name; no other is imported",
                 )
             module.add_arguments(sub)
     arguments, rest = parser.parse_known_args(argv)

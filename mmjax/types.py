@@ -6,9 +6,10 @@ One alphabet of axis letters serves annotations, einsum and comments everywhere:
     f frames, y x rows and columns, c channels
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,25 +18,49 @@ from jaxtyping import UInt8
 # A batch is a plain dict. Fields that go to the devices:
 #   image  float32 [b, y, x, c]  the target image, -1 (black) to 1 (white); clips are [b, f, y, x, c]
 #   text   int32   [b, t]        token ids, 0 is padding
-#   text_features  float16 [b, t, d]  where the text encoder is frozen: what it makes of `text`
-#          (of a source that provides questions or labels, a row without a caption is all padding)
+#          (of a source of questions or labels, an example without a caption is all padding)
+#   text_features  float16 [b, t, d]  where the text encoder is frozen: its output for `text`
 #   question int32 [b, t]        token ids, as `text`; all padding where there is none
 #   answer   int32 [b, t]        token ids of one answer: in training drawn among all, else the most frequent one
 #   label  int32   [b]           class, -1 where there is none
 #   mask   bool    [b]           False: padding at the end of an evaluation, or an image that could not be read
-#   seed   int32   [b]           where an evaluator asks for it: what each row is drawn with, by a model that draws
+#   seed   int32   [b]           where an evaluator asks for it: the random seed of each sample
+# Further fields that the source gives, under names of its own (see Feature):
+#   images       float32 [b, y, x, c]  as `image`, each of its own size
+#   masks        uint8 [b, y, x]       of an image: cropped and mirrored with it
+#   boxes        float32 [b, n, 4]     of an image: y_min, x_min, y_max, x_max from 0 to 1 within the crop
+#   NAME_valid   bool [b, n]           of the boxes NAME: False where there is no box, or none of it is in the crop
+#   arrays       any type [b, ...]     as the source gives them
 # Fields that stay on the host:
 #   id       list of b strings            names the example in its source
 #   captions list of b lists of strings   every caption of the example; `text` holds one of them
 #   questions  list of b strings          "" where there is none
 #   answers  list of b lists of strings   every answer to the question
-# What no row of the source can have is absent.
+# What no example of the source can have is absent.
 Batch = dict[str, Any]
 Outputs = dict[str, jax.Array]
 Params = Mapping[str, Any]
 FLOAT32 = np.dtype(np.float32)
 HOST_FIELDS = ("id", "captions", "questions", "answers")
 PADDING, UNKNOWN, BEGIN, END, MASK = range(5)  # token ids of every text tokenizer; words have larger ones
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A named field of a source's examples.
+
+    Attributes:
+        kind: "image", "mask" (of an image), "boxes" (in an image), "array" (anything else of one shape), "codes",
+            "text" or "label".
+        shape: of one example: image [*f, y, x, c], mask [y, x], boxes [n, 4] for at most n boxes.
+        of: the image whose crop a mask, boxes or another image share; an image without one has a crop of its own.
+        dtype: of an array.
+    """
+
+    kind: Literal["image", "mask", "boxes", "array", "codes", "text", "label"]
+    shape: tuple[int, ...] = ()
+    of: str = ""
+    dtype: str = "float32"
 
 
 class UserError(Exception):
@@ -92,6 +117,11 @@ class Samples:
 Predict = Callable[[Batch], dict[str, np.ndarray]]
 Results = Iterator[tuple[str, float | Samples]]
 Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Results]
+
+
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """The random key of a name, independent of those of other names."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

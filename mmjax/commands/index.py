@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmjax.data.tokens import fingerprint
-from mmjax.export import GenerativeModel
+from mmjax.export import DualEncoder
 from mmjax.files import write_file
 from mmjax.types import UserError
 
@@ -49,7 +49,7 @@ class Index:
     embeddings: Float32[np.ndarray, "n e"]
 
 
-def address(model: GenerativeModel, kind: str) -> dict[str, str]:
+def address(model: DualEncoder, kind: str) -> dict[str, str]:
     """What an index of "images" or "texts" by this model is bound to."""
     data = model.config.data
     seen = json.dumps([kind, data.source, data.size, data.resize, model.config.text.length])

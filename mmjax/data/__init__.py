@@ -8,8 +8,7 @@ from mmjax.data.image import read_image, read_mask
 from mmjax.data.mixture import mix
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.sound import read_sound
-from mmjax.data.source import Source
-from mmjax.data.sources import open_originals, open_source, provides
+from mmjax.data.source import Source, SourceSpec, open_raw, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.data.text_features import cached_text_features, text_address
 from mmjax.data.tokens import open_tokens, token_address
@@ -19,16 +18,16 @@ from mmjax.data.write_tokens import write_tokens
 __all__ = [
     "SHARD_SIZE",
     "Source",
+    "SourceSpec",
     "Tokenizer",
     "cached_text_features",
     "evaluation_batches",
     "evaluation_size",
     "load_tokenizer",
     "mix",
-    "open_originals",
+    "open_raw",
     "open_source",
     "open_tokens",
-    "provides",
     "read_clip",
     "read_image",
     "read_mask",

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from mmjax.config import DataConfig
-from mmjax.data.random_access import read_images
-from mmjax.data.source import Rows, Source
-from mmjax.types import UserError
+from mmjax.data.random_access import read_examples
+from mmjax.data.source import Examples, Source, SourceSpec, image_feature
+from mmjax.types import Feature, UserError
 
-PROVIDES = ("image", "label")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 logger = logging.getLogger(__name__)
 
 
-def open_classes(config: DataConfig, training: bool) -> Source:
+def features(config: DataConfig) -> dict[str, Feature]:
+    return {"image": image_feature(config), "label": Feature("label")}
+
+
+def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
     """Images with their class, in the order of the classes' names and then of the files'.
 
     The classes are those of the training split, sorted by name.
@@ -26,8 +29,8 @@ def open_classes(config: DataConfig, training: bool) -> Source:
     Raises:
         UserError: where a folder is missing, holds no class, or has one that the training split has not.
     """
-    root, split = Path(config.root), config.train_split if training else config.evaluation_split
-    folder, classes = root / split, _classes(root / config.train_split)
+    root = Path(config.root)
+    folder, classes = root / config.split(training), _classes(root / config.train_split)
     numbers = {name: number for number, name in enumerate(classes)}
     names, labels, other = [], [], 0
     for name in _classes(folder):
@@ -48,14 +51,20 @@ def open_classes(config: DataConfig, training: bool) -> Source:
         raise UserError(f"{folder}: its classes hold no images ({', '.join(SUFFIXES)})")
     label = np.array(labels, np.int64)
 
-    def columns(indices: list[int]) -> Rows:
-        return {"id": [names[index] for index in indices], "captions": [[] for _ in indices], "label": label[indices]}
+    def columns(indices: list[int]) -> Examples:
+        return {"id": [names[index] for index in indices], "label": label[indices]}
 
     def no_texts() -> Iterator[str]:
         return iter(())
 
-    read = read_images(np.arange(len(names)), lambda index: (folder / names[index]).read_bytes(), columns)
-    return Source("classes_folder", len(names), PROVIDES, no_texts, read, classes=classes)
+    def load(index: int) -> Examples:
+        return {"image": (folder / names[index]).read_bytes()}
+
+    read = read_examples(np.arange(len(names)), load, columns, features(config))
+    return Source("classes_folder", len(names), features(config), no_texts, read, classes=classes)
+
+
+SOURCE = SourceSpec(features, open_classes)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

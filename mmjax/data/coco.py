@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from mmjax.config import DataConfig
 from mmjax.data.annotations import read_annotations
-from mmjax.data.captions import Captions
-from mmjax.data.random_access import PROVIDES as PROVIDES
+from mmjax.data.captions import Captions, pack
 from mmjax.data.random_access import indexed_source
 from mmjax.data.raw import Original, Originals, Rejected
-from mmjax.data.source import Source
+from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}
@@ -25,22 +25,21 @@ EXPECTED = "data.root must hold train2017/ and annotations/captions_train2017.js
 logger = logging.getLogger(__name__)
 
 
-def open_coco(root: str, split: str) -> Source:
+def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
     """Images with their captions, in order of their id.
 
-    Args:
-        root: the folder; holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`.
-        split: "train" or "validation" (of 2017, else 2014), or a split's own name such as "val2017".
+    data.root holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`. A split is "train" or "validation"
+    (of 2017, else 2014), or has a name of its own such as "val2017".
 
     Raises:
         UserError: where something is missing, the JSON is broken or of another kind, or no image is left.
     """
-    found = find_coco(root, split)
+    found = find_coco(config.root, config.split(training))
 
     def image(index: int) -> bytes:
         return (found.folder / found.names[int(found.captions.keys[index])]).read_bytes()
 
-    return indexed_source("coco_folder", found.captions, image)
+    return indexed_source("coco_folder", captioned_images(config), found.captions, image)
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,19 @@ def find_coco(root: str, split: str) -> Found:
     annotations = read_annotations(path)
     names = annotations.names
     present = set(os.listdir(folder))  # once: a question per image would take minutes on a network disk
-    captioned = set(np.unique(annotations.images).tolist())
-    with_captions = sorted(captioned & names.keys())
+    with_captions = sorted(annotations.captions.keys() & names.keys())
     kept = [key for key in with_captions if names[key] in present]
     absent = [key for key in with_captions if names[key] not in present]
-    silent = sorted(names.keys() - captioned)
+    silent = sorted(names.keys() - annotations.captions.keys())
     if absent:
         logger.warning("%s: %d images are absent and left out, the first is %s", folder, len(absent), names[absent[0]])
     if silent:
         logger.warning("%s: %d images have no caption and are left out", path, len(silent))
     if not kept:
         raise UserError(f"{folder}: holds none of the {len(absent)} images with captions in {path}")
-    del present, captioned, with_captions  # what comes next takes the most memory
-    captions, ids = annotations.captions(np.array(kept, np.int64))
+    rows = [annotations.captions[key] for key in kept]
+    captions = pack((key, [text for _, text in row]) for key, row in zip(kept, rows, strict=True))
+    ids = np.array([number for row in rows for number, _ in row], np.int64)
     left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
     return Found(folder, names, captions, ids, left_out)
 
@@ -121,3 +120,6 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
         if images.is_dir():
             raise UserError(f"{annotations}: no such file, though there is {images}; {EXPECTED}")
     raise UserError(f"{' or '.join(str(images) for images, _ in pairs)}: no such folder; {EXPECTED}")
+
+
+SOURCE = SourceSpec(captioned_images, open_coco, raw=coco_originals)

@@ -6,9 +6,7 @@ makes no tf.data.Dataset from ArrayRecord.
 
 from typing import Any
 
-import numpy as np
-
-from mmjax.data.tfds_layout import DESCRIPTION, NAME, VERSION
+from mmjax.data.tfds_layout import NAME, VERSION, make_info
 from mmjax.data.tfrecord import tensorflow
 
 
@@ -23,13 +21,7 @@ def _builder() -> Any:
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> Any:
-            captions = tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()})
-            names = {"image/filename": tfds.features.Text(), "image/id": np.int64}
-            image = tfds.features.Image(encoding_format="jpeg")
-            features = tfds.features.FeaturesDict({"image": image, **names, "captions": captions})
-            return tfds.core.DatasetInfo(
-                builder=self, description=DESCRIPTION, features=features, disable_shuffling=True
-            )
+            return make_info(self)
 
         def download_and_prepare(self, **_: Any) -> None:
             if not self.data_path.exists():

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmjax.config import DataConfig
 from mmjax.data.captions import Captions, map_captions
-from mmjax.data.random_access import PROVIDES as PROVIDES
 from mmjax.data.random_access import indexed_source
 from mmjax.data.raw import Rejected
-from mmjax.data.source import Source
+from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.data.tfds_layout import NAME, VERSION, read_record
 from mmjax.types import UserError
 
@@ -99,20 +99,17 @@ def preparation(index: Index) -> str:
     return hashlib.sha256(json.dumps(index.address, sort_keys=True).encode()).hexdigest()
 
 
-def open_prepared(root: str, split: str, resize: int) -> Source:
+def open_prepared(config: DataConfig, training: bool, seed: int) -> Source:
     """Examples in the order of the originals.
 
     Each shard's length, beginning and end are checked, and the captions as a whole; the bytes between are checked
-    when they are read, and by `mmjax prepare`.
-
-    Args:
-        root: what was given as --to.
-        split: as in the config that it was prepared with.
-        resize: short side that images will be brought to, to tell where they were made smaller than that.
+    when they are read, and by `mmjax prepare`. data.root is what was given as --to, and the splits are those of the
+    config that it was prepared with.
 
     Raises:
         UserError: where it is missing, unfinished, damaged, or has no such split.
     """
+    root, split, resize = config.root, config.split(training), config.resize
     check_reader(root)
     folder, again = folder_of(root), f"run mmjax prepare --to={root} again, which repairs it"
     if not (folder / INDEX).exists():
@@ -136,7 +133,9 @@ def open_prepared(root: str, split: str, resize: int) -> Source:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls run side by side
-    return indexed_source("coco_prepared", captions, lambda index: read_record(records[index])["image"][0])
+    return indexed_source(
+        "coco_prepared", captioned_images(config), captions, lambda index: read_record(records[index])["image"][0]
+    )
 
 
 def _captions(path: Path, index: Index, part: Split, again: str) -> Captions:
@@ -205,10 +204,12 @@ def _looked_at(folder: Path, shards: Sequence[Shard]) -> list[str]:
 
 
 def check_reader(root: str | Path) -> None:
-    """Raises UserError where ArrayRecord cannot be read or written."""
+    """Raises UserError where ArrayRecord or the records in it cannot be read or written."""
     if "://" in str(root):
         raise UserError(f"{root}: prepared data sets are read from a disk; copy it there, or stream coco_tfds")
-    if importlib.util.find_spec("array_record") is None:
-        raise UserError(
-            "data.source: coco_prepared needs ArrayRecord: pip install array_record (Linux, and macOS on Apple silicon)"
-        )
+    for module, package in (("array_record", "array_record"), ("tensorflow_datasets", "tensorflow-datasets")):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"data.source: coco_prepared needs {package}: pip install {package}")
+
+
+SOURCE = SourceSpec(captioned_images, open_prepared)

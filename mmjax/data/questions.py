@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmjax.data.captions import Captions, pack
-from mmjax.data.json_items import NotJSON, items
+from mmjax.data.json_items import NotJSON, is_list, read_items
 from mmjax.types import UserError
 
 EXPECTED = (
@@ -94,16 +94,12 @@ def frequent_answers(questions: Questions, count: int) -> tuple[str, ...]:
 
 def _rows(path: Path, left_out: Counter[str]) -> Iterator[tuple[int, list[str]]]:
     """The rows of Questions.packed."""
-    given: Captions | None = None
-    places: dict[int, int] = {}
-    found = False
-    for section, item in items(path, ("questions",)):
-        if section == "questions" and item is None:
-            given = _answers(path)
-            places = {key: place for place, key in enumerate(given.keys.tolist())}
-        found = found or section in ("questions", None)
-        if item is None or section not in ("questions", None):
-            continue
+    given, places = None, {}
+    name = "" if is_list(path) else "questions"
+    if name:
+        given = _answers(path)
+        places = {key: place for place, key in enumerate(given.keys.tolist())}
+    for item in read_items(path, name):
         question, answers = item["question"], []
         if given is None:
             answers = _of_choices(item)
@@ -116,8 +112,6 @@ def _rows(path: Path, left_out: Counter[str]) -> Iterator[tuple[int, list[str]]]
             left_out["without an answer"] += 1
         else:
             yield int(item["image_id"]), [str(item["question_id"]), question.strip(), *answers]
-    if not found:
-        raise KeyError("questions")
 
 
 def _of_choices(item: dict[str, Any]) -> list[str]:
@@ -132,17 +126,11 @@ def _answers(path: Path) -> Captions:
     """The answers of VQAv2's annotations, by the question's id."""
     other = annotations_of(path)
 
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        found = False
-        for section, item in items(other, ("annotations",)):
-            found = found or section == "annotations"
-            if section == "annotations" and item is not None:
-                yield int(item["question_id"]), [str(answer["answer"]) for answer in item["answers"]]
-        if not found:
-            raise KeyError("annotations")
+    def row(item: dict[str, Any]) -> tuple[int, list[str]]:
+        return int(item["question_id"]), [str(answer["answer"]) for answer in item["answers"]]
 
     try:
-        return pack(rows())
+        return pack(map(row, read_items(other, "annotations")))
     except OSError as error:
         raise UserError(f"{other}: {error.strerror}; it should hold the answers to {path.name}") from error
     except NotJSON as error:

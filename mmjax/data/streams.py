@@ -15,17 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from mmjax.data.source import Reading
+from mmjax.data.source import ReadSpec
 
 STREAMS = 8
 
 Part = tuple[int, int, int]  # number of a file, its first record, how many records
 
 
-def stream_positions(reading: Reading, size: int) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """The positions of a Reading, where global batches hold those of an epoch stream by stream."""
-    for positions, mine in reading.shares():
-        yield positions[np.lexsort((positions, positions % STREAMS, positions // size))][mine]
+def stream_positions(spec: ReadSpec, size: int) -> Iterator[Int64[np.ndarray, " rows"]]:
+    """The positions of a ReadSpec, where global batches hold those of an epoch stream by stream."""
+    for positions, own in spec.shards():
+        yield positions[np.lexsort((positions, positions % STREAMS, positions // size))][own]
 
 
 def first_position(size: int, epoch: int, stream: int) -> int:
@@ -38,7 +38,7 @@ def stream_length(size: int, epoch: int, stream: int) -> int:
     return max(-(-((epoch + 1) * size - first_position(size, epoch, stream)) // STREAMS), 0)
 
 
-def stream_parts(lengths: Sequence[int], reading: Reading, epoch: int, stream: int) -> list[Part]:
+def stream_parts(lengths: Sequence[int], spec: ReadSpec, epoch: int, stream: int) -> list[Part]:
     """What a stream reads in an epoch, one behind the other.
 
     Args:
@@ -46,8 +46,8 @@ def stream_parts(lengths: Sequence[int], reading: Reading, epoch: int, stream: i
     """
     size = sum(lengths)
     files = np.arange(len(lengths))
-    if reading.training:
-        files = np.random.default_rng((reading.seed, epoch)).permutation(files)
+    if spec.training:
+        files = np.random.default_rng((spec.seed, epoch)).permutation(files)
     start = sum(stream_length(size, epoch, before) for before in range(stream))
     return cut(lengths, files.tolist(), start, start + stream_length(size, epoch, stream))
 
@@ -63,15 +63,15 @@ def cut(lengths: Sequence[int], files: Iterable[int], start: int, stop: int) -> 
     return parts
 
 
-def stream_order(length: int, buffer: int, reading: Reading, epoch: int, stream: int) -> Int64[np.ndarray, " length"]:
+def stream_order(length: int, buffer: int, spec: ReadSpec, epoch: int, stream: int) -> Int64[np.ndarray, " length"]:
     """Which record of its part a stream gives at each place.
 
     In training each record is drawn a place up to `buffer` behind its own, and they are given in the order of these
     places: none comes more than `buffer` places sooner or later than it lies, and fewer than `buffer` are ever held.
     """
     lying = np.arange(length)
-    if not reading.training:
+    if not spec.training:
         return lying
     # The last number keeps these draws apart from those of the files' order.
-    later = np.random.default_rng((reading.seed, epoch, stream, 2)).random(length)
+    later = np.random.default_rng((spec.seed, epoch, stream, 2)).random(length)
     return np.argsort(lying + buffer * later, kind="stable")

@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Bool, Float16, UInt64
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
-from tqdm import tqdm
 
 from mmjax.config import Config, differences, to_dict
 from mmjax.data.tokens import INDEX, Shard, damages, fingerprint
 from mmjax.data.write_tokens import SUFFIX, clear
 from mmjax.files import write_file, write_json
+from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError
 
 FORMAT = 1
@@ -93,7 +93,7 @@ def cached_text_features(
     if missing:
         clear(folder, index.shards)
     waiting = iter(missing.items())
-    bar = tqdm(None, "encoding captions", len(missing), unit="caption", leave=False, delay=2, dynamic_ncols=True)
+    bar = progress_bar(None, "encoding captions", len(missing), unit="caption")
     with bar:
         while part := list(itertools.islice(waiting, max(per_shard // batch, 1) * batch)):
             content = safetensors.save(_shard(dict(part), encode, batch, bar.update))

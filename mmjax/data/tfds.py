@@ -7,38 +7,37 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.config import DataConfig
 from mmjax.data import streams
-from mmjax.data.decoding import decoded
+from mmjax.data.decoding import decode_examples
 from mmjax.data.raw import Original, Originals
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.source import Examples, ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.data.streams import Part
 from mmjax.data.tfds_layout import read_record
 from mmjax.data.tfrecord import read_ahead, read_records, tensorflow
 from mmjax.types import UserError
 
-PROVIDES = ("image", "text")
 NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # what TFDS calls it
 
 File = tuple[str, int, int]  # its path, the first record of it that counts, and how many do
 
 
-def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
+def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
     """Examples of a prepared coco_captions; images stay encoded until they are used. See mmjax/data/streams.py.
 
-    Args:
-        root: TFDS's data_dir, a folder or a bucket (gs://...).
-        split: of the data set, such as "train" or "train[:10%]"; "validation" stands for its "val".
-        shuffle_buffer: how many records are held in memory, at most, to shuffle them while training.
+    data.root is TFDS's data_dir, a folder or a bucket (gs://...). A split is one of the data set, such as "train" or
+    "train[:10%]"; "validation" stands for its "val".
 
     Raises:
         UserError: where it is not prepared there, or has no such split.
     """
+    root, split = config.root, config.split(training)
     _, info = _split(root, split)
     files, size = _files(info), info.num_examples
-    lengths, buffer = [take for _, _, take in files], max(shuffle_buffer // streams.STREAMS, 1)
+    lengths, buffer = [take for _, _, take in files], max(config.shuffle_buffer // streams.STREAMS, 1)
 
-    def read(reading: Reading) -> Iterator[Rows]:
+    def read(spec: ReadSpec) -> Iterator[Examples]:
         opened: dict[int, tuple[int, _Stream]] = {}  # of each stream, the epoch that it is in
         pool = ThreadPoolExecutor(streams.STREAMS, "mmjax-stream")
 
@@ -48,13 +47,13 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
             place = (position - streams.first_position(size, epoch, number)) // streams.STREAMS
             if number not in opened or opened[number][0] != epoch:
                 length = streams.stream_length(size, epoch, number)
-                order = streams.stream_order(length, buffer, reading, epoch, number)
-                parts = streams.stream_parts(lengths, reading, epoch, number)
+                order = streams.stream_order(length, buffer, spec, epoch, number)
+                parts = streams.stream_parts(lengths, spec, epoch, number)
                 opened[number] = epoch, _Stream(pool, files, parts, order, place)
             return opened[number][1], place
 
         def batches() -> Iterator[dict[str, Any]]:
-            for positions in streams.stream_positions(reading, size):
+            for positions in streams.stream_positions(spec, size):
                 places = [found(position) for position in positions.tolist()]  # before any of them is waited for
                 examples = [_example(stream.take(place)) for stream, place in places]
                 keys = [example["image/id"][0] for example in examples]
@@ -63,17 +62,17 @@ def open_tfds(root: str, split: str, shuffle_buffer: int) -> Source:
                     "key": np.array(keys, np.int64),
                     "id": list(map(str, keys)),
                     "captions": list(map(_texts, examples)),
-                    "image": [example["image"][0] for example in examples],
+                    "example": [example["image"][0] for example in examples],
                 }
 
         with pool:
-            yield from decoded(batches(), bytes, reading)
+            yield from decode_examples(batches(), lambda image: {"image": bytes(image)}, spec, captioned_images(config))
 
     def all_captions() -> Iterator[str]:
         rows = tfds_originals(root, split).captions()
         return (text for _, texts in rows for text in texts)
 
-    return Source("coco_tfds", size, PROVIDES, all_captions, read)
+    return Source("coco_tfds", size, captioned_images(config), all_captions, read)
 
 
 class _Stream:
@@ -192,3 +191,6 @@ def _builder(root: str) -> Any:
     if builder.info.file_format.value != "tfrecord":
         raise UserError(f"{NAME} in {root}: its files are {builder.info.file_format.value}; must be tfrecord")
     return builder
+
+
+SOURCE = SourceSpec(captioned_images, open_tfds, raw=tfds_originals)

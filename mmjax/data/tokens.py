@@ -27,8 +27,8 @@ from jaxtyping import Int, Integer, Shaped
 from safetensors import SafetensorError, safe_open
 
 from mmjax.config import Config, differences, to_dict
-from mmjax.data.source import Reading, Rows, Source, epoch_order
-from mmjax.types import Params, UserError, leaf_name
+from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, epoch_order, find_source
+from mmjax.types import Feature, Params, UserError, leaf_name
 
 FORMAT = 1
 INDEX, UNFINISHED = "index.json", "unfinished.json"
@@ -87,28 +87,25 @@ def token_address(
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its config.
-        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference count.
+        config: the config of what is trained on the tokens; its data and tokens count.
         reference: parameters of the visual tokenizer of the references, where the config has one.
     """
-    data = to_dict(config.data)
-    scenes, training = data["source"] == "scenes", split == "train"
-    unused = {"root", "shuffle_buffer", "max_corrupt_fraction", "mixture", "weight"}
-    unused |= {"questions", "evaluation_questions", "answers"} if data["source"] != "vqa" else set()
+    data, source, training = to_dict(config.data), find_source(config.data), split == "train"
+    unused = {"root", "shuffle_buffer", "max_corrupt_fraction", "weight"}
+    unused |= set(SETTINGS) - set(source.settings)
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
-    unused |= {"train_split", "evaluation_split", "resize", "flip"} if scenes else {"scenes"}
+    unused |= {"train_split", "evaluation_split", "resize", "flip"} if source.drawn else set()
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
-    unused |= {"audio"} if data["source"] != "audio_folder" else set()
-    if not data["scenes"]["questions"]:
-        del data["scenes"]["questions"]  # which tokens from before there were any do not name
     theirs = {}
-    if config.reference is not None:
+    referred = config.component("reference_tokenizer")
+    if referred is not None:
         assert reference is not None
-        theirs = {"reference": {"size": config.reference.data.size, **_encoder(config.reference, reference)}}
+        theirs = {"reference": {"size": referred.data.size, **_encoder(referred, reference)}}
     return {
         "format": FORMAT,
         "split": split,
         "data": {name: value for name, value in data.items() if name not in unused},
-        **({"seed": config.seed % 2**32} if scenes else {}),
+        **({"seed": config.seed % 2**32} if source.drawn else {}),
         **({"tokens": {"views": config.tokens.num_augmentations}} if training else {}),
         "tokenizer": _encoder(tokenizer, params),
         **theirs,
@@ -117,7 +114,6 @@ def token_address(
 
 def _encoder(tokenizer: Config, params: Params) -> dict[str, Any]:
     model = to_dict(tokenizer.model)
-    model.pop("convolution", None)  # the same values
     return {"model": model, "parameters": fingerprint(params)}
 
 
@@ -160,12 +156,12 @@ def open_tokens(folder: Path, address: Mapping[str, Any]) -> Source:
     def all_captions() -> Iterator[str]:
         return (caption for row in range(size) for caption in shards.text(row)[1])
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
-        for positions in reading.positions():
+    def read(spec: ReadSpec) -> Iterator[Examples]:
+        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, spec, size))
+        for positions in spec.positions():
             epochs, places = np.divmod(positions, size)
             examples = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
-            view = (epochs + examples + reading.seed) % views if reading.training else np.zeros_like(examples)
+            view = (epochs + examples + spec.seed) % views if spec.training else np.zeros_like(examples)
             rows = gather_cache[view, examples].astype(np.int64)
             ids, captions = zip(*map(shards.text, examples.tolist()), strict=True)
             codes = {name: shards.take(name, rows).astype(np.int32) for name in shards.encoded}
@@ -173,7 +169,13 @@ def open_tokens(folder: Path, address: Mapping[str, Any]) -> Source:
             fields = {"epoch": epochs, "id": list(ids), "captions": list(captions), "problem": problem}
             yield {**codes, "mask": shards.take("mask", rows), "key": keys[0, examples], **fields}
 
-    return Source(index.source, size, tuple(index.provides), all_captions, read)
+    return Source(
+        index.source,
+        size,
+        {name: Feature("codes" if name == "codes" else "text") for name in index.provides},
+        all_captions,
+        read,
+    )
 
 
 def read_index(path: Path) -> Index:

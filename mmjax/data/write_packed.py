@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmjax.config import differences
 from mmjax.data.captions import pack, write_captions
 from mmjax.data.decoding import cores
@@ -34,9 +32,10 @@ from mmjax.data.packed import (
 )
 from mmjax.data.raw import Original, Originals, Rejected
 from mmjax.data.recompress import QUALITY, converted
-from mmjax.data.tfds_layout import dataset_info, features, shard_name
+from mmjax.data.tfds_layout import shard_name, write_info
 from mmjax.files import write_file, write_json
 from mmjax.lock import locked
+from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
 LOCK, REJECTED, OF_TFDS = ".lock", "rejected.jsonl", ("dataset_info.json", "features.json")
@@ -145,7 +144,7 @@ def _keep_whole(folder: Path, index: Index) -> None:
     there = [shard for split in index.splits.values() for shard in split.shards if shard]
     with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(lambda shard: whole(shard.file, shard.sha256), there)
-        bar = tqdm(found, "checking", len(there), unit="shard", leave=False, delay=2, dynamic_ncols=True)
+        bar = progress_bar(found, "checking", len(there), unit="shard")
         damaged = [shard.file for shard, good in zip(there, bar, strict=True) if not good]
     for file in damaged:
         logger.warning("%s: damaged or missing; it is written again", folder / file)
@@ -171,17 +170,7 @@ def _write_shards(folder: Path, index: Index, name: str, originals: Originals, c
     split, size = index.splits[name], index.address["shard_size"]
     missing = [number for number, shard in enumerate(split.shards) if shard is None]
     done = originals.size - sum(min(size, originals.size - number * size) for number in missing)
-    bar = tqdm(
-        None,
-        f"preparing {name}",
-        originals.size,
-        initial=done,
-        unit="image",
-        leave=False,
-        delay=2,
-        dynamic_ncols=True,
-    )
-    with bar:
+    with progress_bar(None, f"preparing {name}", originals.size, initial=done, unit="image") as bar:
         for first, last in _runs(missing):
             start, stop = first * size, min((last + 1) * size, originals.size)
             results = convert(originals.read(start, stop))
@@ -261,8 +250,7 @@ def _finish(folder: Path, index: Index) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_file(folder / REJECTED, lines.encode("utf-8", "replace"))
     sizes = {name: [(s.examples, s.bytes) for s in split.shards if s] for name, split in index.splits.items()}
-    for file, tree in zip(OF_TFDS, (dataset_info(sizes), features()), strict=True):
-        write_json(folder / file, tree)
+    write_info(folder, sizes)
     write_json(folder / INDEX, dataclasses.asdict(index))
     (folder / UNFINISHED).unlink(missing_ok=True)
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 from safetensors import numpy as safetensors
-from tqdm import tqdm
 
 from mmjax.config import Config
-from mmjax.data.pipeline import evaluation_size, in_background, make_reading, report_rejected
-from mmjax.data.source import Rows, Source
+from mmjax.data.pipeline import evaluation_size, make_read_spec, report_corrupt
+from mmjax.data.prefetch import prefetch
+from mmjax.data.source import Examples, Source
 from mmjax.data.tokens import INDEX, KEPT, UNFINISHED, Index, Shard, Shards, Split, check_address, damages, read_index
 from mmjax.files import write_file, write_json
+from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
 POSITIONS = 4096  # of a shard, about
@@ -37,7 +38,7 @@ def write_tokens(
     batch: int = 64,
     positions: int = POSITIONS,
 ) -> None:
-    """Encodes a split into a folder, tokens.num_augmentations times for training; nothing is done where that was done before.
+    """Encodes a split into a folder, tokens.num_augmentations times for training, unless that was done before.
 
     Shards that are whole are kept, whatever ended the last attempt, and those behind the first damaged one are encoded
     again.
@@ -64,13 +65,13 @@ def write_tokens(
     write_json(folder / UNFINISHED, dataclasses.asdict(index))
     (folder / INDEX).unlink(missing_ok=True)
     clear(folder, index.shards)
-    reading = make_reading(config.data, done, total, batch, 0, batch, training, 0)
-    bar = tqdm(None, f"encoding {split}", total, initial=done, unit="image", leave=False, delay=2, dynamic_ncols=True)
-    with bar, contextlib.closing(in_background(lambda: source.read(reading))) as parts:  # type: ignore[type-var]
+    spec = make_read_spec(config.data, done, total, batch, 0, batch, training, 0)
+    bar = progress_bar(None, f"encoding {split}", total, initial=done, unit="image")
+    with bar, contextlib.closing(prefetch(lambda: source.read(spec))) as parts:  # type: ignore[type-var]
         while done < total:
             encoded = []
             for part in itertools.islice(parts, max(positions // batch, 1)):
-                report_rejected(source, part)
+                report_corrupt(source, part)
                 encoded.append(_encoded(part, encode, batch))
                 bar.update(len(part["id"]))
             if not encoded:
@@ -95,7 +96,7 @@ def _begin(folder: Path, address: Mapping[str, Any], source: Source, size: int, 
     if found is None:
         if any(not path.name.startswith(".") for path in folder.glob("*")):
             raise UserError(f"{folder}: holds no cached tokens, but something else; take --config.tokens.cache=DIR")
-        first = [name for name in source.provides if name in ("text", "scene")]
+        first = [name for name in source.features if name in ("text", "scene")]
         return Index(json.loads(json.dumps(address)), source.name, ["codes", *first], size, views, [])
     index = read_index(found)
     check_address(folder, index.address, address)
@@ -116,7 +117,7 @@ def clear(folder: Path, shards: Iterable[Shard]) -> None:
             path.unlink()
 
 
-def _encoded(part: Rows, encode: Encode, batch: int) -> dict[str, Any]:
+def _encoded(part: Examples, encode: Encode, batch: int) -> dict[str, Any]:
     """What a shard keeps of some rows; `texts` is a list here."""
     image, mask = part["image"], part["mask"]
     rows = len(image)

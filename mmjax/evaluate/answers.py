@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
 NAMES = ("vqa/accuracy", "vqa/question_only")
@@ -119,3 +120,11 @@ def _one_line(answer: str) -> str:
 
 def _lower(answer: str) -> str:
     return answer.lower()
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: answers,
+    metrics=lambda config: NAMES,
+    predictions=("answer",),
+    fields=("image", "question"),
+)

@@ -1,11 +1,13 @@
 """Whether the model's captions of scenes are true of the image, by the checker of mmjax.scenes."""
 
+import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec, check_images
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.check import judge
 from mmjax.scenes.grammar import parse
@@ -32,3 +34,12 @@ def _is_true(image: UInt8[np.ndarray, "y x 3"], caption: str, own: str) -> bool:
     except ValueError:
         return False
     return (said.fully_specified or not parse(own).fully_specified) and judge(image, caption).all
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: caption_faithfulness,
+    metrics=lambda config: ("captions/true",),
+    predictions=("caption",),
+    fields=("image", "scene"),
+    check=functools.partial(check_images, "caption_faithfulness"),
+)

@@ -7,6 +7,7 @@ from mmjax.evaluate import meteor as java_meteor
 from mmjax.evaluate.caption_scores import LONGEST, bleu, cider, rouge_l
 from mmjax.evaluate.penn_treebank import tokenize
 from mmjax.evaluate.rows import predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
 logger = logging.getLogger(__name__)
@@ -48,3 +49,11 @@ def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Results]:
             warned = True
 
     return evaluate
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: captions(),
+    metrics=lambda config: metric_names(),
+    predictions=("caption",),
+    fields=("image", "text"),
+)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
 
@@ -17,3 +18,11 @@ def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> 
         chosen = np.argmax(outputs["class_logits"], axis=-1)
         mean.add("classification/accuracy", (chosen == batch["label"])[labeled])
     yield from mean.metrics()
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: classification,
+    metrics=lambda config: ("classification/accuracy",),
+    predictions=("class_logits",),
+    fields=("label",),
+)

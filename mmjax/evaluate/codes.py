@@ -1,9 +1,11 @@
 """Codebook usage of a visual tokenizer."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Evaluator, Predict, Results
 
 
@@ -17,3 +19,11 @@ def codes(count: int) -> Evaluator:
         yield "tokenizer/code_usage", float(used.mean())
 
     return evaluate
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: codes(math.prod(getattr(config.model, "levels", ()))),
+    metrics=lambda config: ("tokenizer/code_usage",),
+    predictions=("codes",),
+    fields=("image",),
+)

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from mmjax.config import Config
 from mmjax.evaluate.rows import Mean
+from mmjax.evaluate.spec import EvaluatorSpec, check_images
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.draw import draw
 from mmjax.scenes.grammar import parse
-from mmjax.types import Batch, Predict, Results
+from mmjax.types import Batch, Predict, Results, UserError
 
 CAPTIONS = 8
 SEEDS = 16
@@ -77,3 +79,21 @@ def _joined(rows: Sequence[Batch]) -> Batch:
         else np.concatenate([row[name] for row in rows])
         for name, value in rows[0].items()
     }
+
+
+def _check(config: Config) -> None:
+    check_images("diversity", config)
+    if config.data.scenes.fully_specified:
+        raise UserError(
+            "evaluate.evaluators: diversity is for captions that leave the image open; set data.scenes.fully_specified "
+            "to false, or leave diversity out"
+        )
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: diversity,
+    metrics=lambda config: ("scenes/diversity",),
+    predictions=("image",),
+    fields=("scene",),
+    check=_check,
+)

@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mmjax.config import Config
 from mmjax.evaluate.rows import predicted
+from mmjax.evaluate.spec import EvaluatorSpec
+from mmjax.models import lpips
 from mmjax.types import Batch, Evaluator, Predict, Results
 
 Features = Callable[[Any, Any], Any]  # features(params, images [b, y, x, c]) -> [b, d]
@@ -74,3 +77,17 @@ def random_features(kernels: Sequence[Any], image: Float[Array, "b y x c"]) -> F
         )
         found.append(jnp.mean(x, axis=(1, 2)))
     return jnp.concatenate(found, axis=-1)
+
+
+def _build(config: Config) -> Evaluator:
+    if not config.perceptual.weights:
+        return feature_distance(random_features, random_kernels())
+    return feature_distance(lpips.last_features, lpips.read(config.perceptual, config.data.size))
+
+
+EVALUATOR = EvaluatorSpec(
+    build=_build,
+    metrics=lambda config: ("reconstruction/feature_distance",),
+    predictions=("image",),
+    fields=("image",),
+)

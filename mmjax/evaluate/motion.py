@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 
+from mmjax.config import Config
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.check_motion import judge_clip
-from mmjax.types import Batch, Predict, Results
+from mmjax.types import Batch, Predict, Results, UserError
 
 ASPECTS = ("motion", "color", "shape", "consistency", "all")
 
@@ -24,3 +26,17 @@ def motion(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         for aspect in ASPECTS:
             mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
     yield from mean.metrics()
+
+
+def _check(config: Config) -> None:
+    if config.data.frames == 1:
+        raise UserError("evaluate.evaluators: motion is for clips, and data.frames is 1; scenes is for images")
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: motion,
+    metrics=lambda config: tuple(f"scenes/{name}" for name in ASPECTS),
+    predictions=("image",),
+    fields=("scene",),
+    check=_check,
+)

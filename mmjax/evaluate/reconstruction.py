@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results, UserError
 
 WINDOW = 11
@@ -89,3 +90,12 @@ def _blur(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y2 x2 c"]
     y, x = image.shape[1] - WINDOW + 1, image.shape[2] - WINDOW + 1
     image = sum(tap * image[:, i : i + y] for i, tap in enumerate(taps))
     return sum(tap * image[:, :, i : i + x] for i, tap in enumerate(taps))
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: reconstruction,
+    metrics=lambda config: ("reconstruction/psnr", "reconstruction/ssim"),
+    predictions=("image",),
+    fields=("image",),
+    check=lambda config: check_size(config.data.size),
+)

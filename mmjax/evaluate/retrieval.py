@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
 CAPTIONS = 5
@@ -89,3 +90,11 @@ def _words(owners: Sequence[int], captions: Sequence[str]) -> tuple[Any, Any]:
     ones = np.ones(len(captions), np.int32)
     images = csr_array((ones, (owners, words)), shape=(max(owners) + 1, len(known)))
     return images, csr_array((ones, (range(len(captions)), words)), shape=(len(captions), len(known)))
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: retrieval,
+    metrics=lambda config: NAMES,
+    predictions=("image_embedding", "text_embedding"),
+    fields=("image", "text"),
+)

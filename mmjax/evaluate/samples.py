@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.evaluate.rows import predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import Batch, Evaluator, Predict, Results, Samples
 
@@ -46,3 +47,10 @@ def _written(batch: Batch, outputs: dict[str, Any]) -> list[str]:
     questions = batch.get("questions", [""] * len(batch["id"]))
     asked = [f"{question} {answer}" if question else "" for question, answer in zip(questions, answers, strict=True)]
     return ["; ".join(filter(None, both)) for both in zip(captions, asked, strict=True)]
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: samples(config.evaluate.samples, config.data.frame_rate),
+    metrics=lambda config: (),
+    shows=("image",),
+)

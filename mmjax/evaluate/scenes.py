@@ -1,8 +1,10 @@
 """Whether generated images of scenes match their captions, by the checker of mmjax.scenes."""
 
+import functools
 from collections.abc import Callable, Iterable
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec, check_images
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.check import judge
 from mmjax.types import Batch, Predict, Results
@@ -25,3 +27,12 @@ def scenes(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         for aspect in ASPECTS:
             mean.add(f"scenes/{aspect}", [getattr(verdict, aspect) for verdict in verdicts])
     yield from mean.metrics()
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: scenes,
+    metrics=lambda config: tuple(f"scenes/{name}" for name in ASPECTS),
+    predictions=("image",),
+    fields=("scene",),
+    check=functools.partial(check_images, "scenes"),
+)

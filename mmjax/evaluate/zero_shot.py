@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from mmjax.config import Config
 from mmjax.evaluate.rows import Mean
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Evaluator, Predict, Results, UserError
 
 
@@ -54,3 +56,19 @@ def _embed(
         found.append(predict({**batch, "text": part + [""] * (rows - len(part))})["text_embedding"][: len(part)])
     means = np.concatenate(found).reshape(len(classes), len(prompts), -1).mean(axis=1)
     return means / np.linalg.norm(means, axis=-1, keepdims=True)
+
+
+def _check(config: Config) -> None:
+    if not config.evaluate.classes:
+        raise UserError(
+            "evaluate.classes: zero_shot needs the classes' names in the order of their labels, as in ('cat', 'dog')"
+        )
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: zero_shot(config.evaluate.classes, config.evaluate.prompts),
+    metrics=lambda config: ("zero_shot/accuracy",),
+    predictions=("image_embedding", "text_embedding"),
+    fields=("image", "label"),
+    check=_check,
+)

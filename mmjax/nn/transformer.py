@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.attention import ATTENDED, MultiHeadAttention
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.mlp import mlp
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.partitioner import UNSHARDED, Partitioner
@@ -112,20 +113,12 @@ class Stack(nn.Module):
 
     Attributes:
         layers: number of blocks.
-        remat: recompute each layer in the backward pass, to save activation memory.
-        unroll: layers in each iteration of the scan; the values are the same.
-        policy: which values remat saves; see POLICIES.
         frames: see Block.
     """
 
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
     frames: int = 1
 
     def __call__(
@@ -168,14 +161,15 @@ class Stack(nn.Module):
             x, kv_cache = block.decode(x, mask, context, context_mask, angles, kv_cache, cache_index)
             return x, kv_cache if keep else None
 
-        remat = {"prevent_cse": False, "policy": POLICIES[self.policy], "methods": ["decode"]}
-        block_class = nn.remat(Block, **remat) if self.remat else Block
-        block = block_class(self.heads, self.dtype, self.kernel, self.partitioner, self.frames, name="block")
+        compute = self.compute
+        kept = {"prevent_cse": False, "policy": POLICIES[compute.remat_policy], "methods": ["decode"]}
+        kind = nn.remat(Block, **kept) if compute.remat else Block
+        block = kind(self.heads, compute.dtype, compute.attention, compute.partitioner, self.frames, name="block")
         scan = nn.scan(
             layer,
             variable_axes={"params": 0, "attention_maps": 0},
             split_rngs={"params": True},
             length=self.layers,
-            unroll=self.unroll,
+            unroll=compute.unroll or self.layers,
         )
         return scan(block, x, kv_cache)

@@ -70,14 +70,18 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
+    def platform(self) -> str:
+        """ "cpu", "gpu" or "tpu". A mesh without devices is one of GPUs, which are planned by arithmetic alone."""
+        return str(self.mesh.devices.flat[0].platform) if isinstance(self.mesh, Mesh) else "gpu"
+
+    @property
     def compiler_options(self) -> dict[str, str] | None:
         """XLA options for the training step on these devices.
 
         On TPUs, disables the windowed einsum: parameters are gathered before the matrix product. Otherwise XLA
         multiplies by one shard at a time, and reads and writes partial sums of the activations once for each.
         """
-        tpu = isinstance(self.mesh, Mesh) and self.mesh.devices.flat[0].platform == "tpu"
-        return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if tpu else None
+        return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if self.platform == "tpu" else None
 
     @property
     def num_batch_shards(self) -> int:

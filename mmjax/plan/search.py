@@ -5,9 +5,9 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig, VisionLanguageConfig
+from mmjax.config import Config, MeshConfig
 from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
 from mmjax.types import UserError
@@ -84,7 +84,7 @@ def _varied(ranked: Iterable[_Ranked]) -> list[_Ranked]:
     before: Counter[str] = Counter()
     places = []
     for item in ranked:
-        kind = describe({name: value for name, value in item[1].changes.items() if name.startswith("model.")})
+        kind = describe({name: value for name, value in item[1].changes.items() if name.startswith("compute.")})
         places.append((before[kind], item))
         before[kind] += 1
     return [item for _, item in sorted(places, key=lambda place: place[0])]
@@ -95,26 +95,25 @@ def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     slices = topology.parts if topology.is_tpu else 1
     each = topology.devices // slices
     meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
-    kinds: list[dict[str, Any]] = [{}]
-    if isinstance(config.model, MaskedGeneratorConfig | VisionLanguageConfig):
-        keeps: list[dict[str, Any]] = [{"model.remat": False}]
-        keeps += [{"model.remat": True, "model.remat_policy": name} for name in ("nothing", "attention", "dots")]
-        tried = {"splash" if topology.is_tpu else "cudnn", "xla"} & set(kernels(config.model))
-        kinds = [{**keep, "model.attention": kernel} for keep, kernel in itertools.product(keeps, sorted(tried))]
+    keeps: list[dict[str, Any]] = [{"compute.remat": False}]
+    keeps += [{"compute.remat": True, "compute.remat_policy": name} for name in ("nothing", "attention", "dots")]
+    kinds = [
+        {**keep, "compute.attention": kernel} for keep, kernel in itertools.product(keeps, kernels(config, topology))
+    ]
     once = topology.devices * config.optimizer.grad_accum_steps
     batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
     for mesh, kind, batch in itertools.product(meshes, kinds, batches):
         yield {**mesh, **kind, **batch}
 
 
-def kernels(model: Any) -> Sequence[str]:
-    """The attention kernels that a model supports: xla, and fused ones in bfloat16."""
-    known: Sequence[str] = get_args(get_type_hints(type(model)).get("attention"))
-    return known if getattr(model, "dtype", "") == "bfloat16" else known[:1]
+def kernels(config: Config, topology: Topology) -> Sequence[str]:
+    """The attention kernels of a platform; xla alone where the config computes in float32."""
+    fused = "splash" if topology.is_tpu else "cudnn"
+    return ("xla",) if config.compute.dtype == "float32" else (fused, "xla")
 
 
 def apply(config: Config, changes: dict[str, Any]) -> Config:
-    """The config with overrides of some fields, such as `model.remat`."""
+    """The config with overrides of some fields, such as `compute.remat`."""
     for name, value in changes.items():
         group, _, field = name.rpartition(".")
         inner = dataclasses.replace(getattr(config, group), **{field: value}) if group else value

@@ -3,6 +3,7 @@
 Generation, inpainting, outpainting, variation and continuation differ only in which tokens are masked at first.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.config import SamplingConfig
 from mmjax.types import Params
 
 BASES = (2, 3, 5)  # of the Halton sequence, one for each axis
@@ -46,6 +48,14 @@ class MaskGITDecoding:
     top_k: int = 0
     refinement_steps: int = 0
     refinement_temperature: float = 1.0
+
+
+def decoding(config: SamplingConfig) -> MaskGITDecoding:
+    """The decoding settings of a config."""
+    fields = dataclasses.asdict(config)
+    guidance = fields.pop("guidance")
+    del fields["kind"]
+    return MaskGITDecoding(**fields, guided=guidance not in (0, 1))
 
 
 @runtime_checkable

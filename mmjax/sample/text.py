@@ -1,5 +1,6 @@
 """Autoregressive text generation: greedy, beam search or sampling, as one compiled loop."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmjax.config import Config
 from mmjax.types import END, PADDING, Params
 
 Step = Callable[[Int[Array, "b"], Any], tuple[Float[Array, "b v"], Any]]  # (tokens, cache) -> next logits, cache
@@ -32,6 +34,11 @@ class TextDecoding:
     length_penalty: float = 0.6
     top_p: float = 0.0
     temperature: float = 1.0
+
+    @classmethod
+    def of(cls, config: Config) -> "TextDecoding":
+        """How a config decodes captions and answers."""
+        return cls(config.text.length, **dataclasses.asdict(config.text_decoding))
 
 
 @runtime_checkable

@@ -5,10 +5,11 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mmjax import registry
 from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
 from mmjax.lock import locked
@@ -22,10 +23,7 @@ MUTABLE_FIELDS = (
     "data.root",
     "mesh.",
     "evaluate.",
-    "model.attention",
-    "model.convolution",
-    "model.unroll",
-    "model.remat",
+    "compute.",
     "data.evaluation_examples",
     "data.max_corrupt_fraction",
     "train.batch",
@@ -40,9 +38,8 @@ MUTABLE_FIELDS = (
     "train.max_nonfinite_steps",
     "train.wandb_project",
     "sampling.",
-    "tokens.tokenizer",
-    "tokens.reference",
-    "tokens.text_encoder",
+    "text_decoding.",
+    "path",
     "tokens.cache",
 )
 # Fields that may be overridden for evaluation.
@@ -51,16 +48,14 @@ EVAL_OVERRIDES = (
     "data.evaluation",
     "mesh.",
     "evaluate.",
-    "model.attention",
-    "model.convolution",
-    "model.unroll",
-    "model.remat",
+    "compute.",
     "perceptual.",
     "sampling.",
+    "text_decoding.",
     "tokens.cache",
 )
 LOCK = "training.lock"
-TOKENIZER_FIELDS = ("data.", "text.", "text_encoder", "seed")  # that the text tokenizer depends on
+TOKENIZER_FIELDS = ("data.", "text.", "components.text_encoder.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
@@ -109,7 +104,7 @@ def check_config(workdir: Path, config: Config) -> None:
     """
     if not (workdir / "config.json").exists():
         return
-    before = read_config(workdir)
+    before = read_config(workdir, plugins=registry.packages(to_dict(config)))
     old, new = to_dict(before), to_dict(config)
     changed = [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
     if not _has_begun(workdir, before):
@@ -129,9 +124,10 @@ def _has_begun(workdir: Path, config: Config) -> bool:
 
 
 def unqualified(name: str) -> str:
-    """A field's name in its own config, which may be nested in another; of a mixture component, its name in `data`."""
-    own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
-    return re.sub(r"^data\.parts\.[^.]+\.", "data.", own)
+    """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
+    the name in any data."""
+    own = re.sub(r"^(pretraining\.|components\.\w+\.(config\.)?)+", "", name)
+    return re.sub(r"^data\.mixture\.[^.]+\.", "data.", own)
 
 
 @contextmanager
@@ -194,8 +190,11 @@ def check_overrides(overrides: Mapping[str, str]) -> None:
             raise UserError(f"--config.{name}: cannot be overridden after training")
 
 
-def read_config(folder: Path, overrides: Mapping[str, str] | None = None) -> Config:
-    """The config of a workdir or a model folder, with overrides as on the command line.
+def read_config(folder: Path, overrides: Mapping[str, str] | None = None, plugins: Iterable[str] = ()) -> Config:
+    """The config of a workdir or a model folder; overrides as on the command line.
+
+    Args:
+        plugins: packages whose code it may name; see mmjax.registry.check_plugins.
 
     Raises:
         UserError: if there is none, or it has other fields than this version of mmjax.
@@ -210,6 +209,6 @@ def read_config(folder: Path, overrides: Mapping[str, str] | None = None) -> Con
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{path}: not a config.json of mmjax, or a truncated one") from None
     try:
-        return resolve(config_dict, overrides)
+        return resolve(config_dict, overrides, plugins=plugins)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -57,10 +57,10 @@ def test_the_command_line_sets_a_mixture_and_any_of_its_parts() -> None:
 
 
 def test_what_is_set_for_the_mixture_later_reaches_the_parts_that_have_it() -> None:
-    saved = to_dict(mixture(parts={"coco": COCO, "other": COCO | {"root": "/other"}}))
+    saved = to_dict(mixture(mixture={"coco": COCO, "other": COCO | {"root": "/other"}}))
     moved = resolve(saved, {"data.root": "/new", "data.evaluation_examples": "3"}).data
-    assert [part.root for part in moved.parts.values()] == ["/new", "/other"]
-    assert [part.evaluation_examples for part in moved.parts.values()] == [3, 3]
+    assert [part.root for part in moved.mixture.values()] == ["/new", "/other"]
+    assert [part.evaluation_examples for part in moved.mixture.values()] == [3, 3]
 
 
 def test_a_tokenizers_mixture_takes_the_root_that_is_named_once() -> None:
@@ -87,7 +87,7 @@ def test_a_tokenizers_mixture_takes_the_root_that_is_named_once() -> None:
     ({"mixture": {"coco": {"weight": 1.0}}}, "data.mixture.coco.source: must be set, as in coco_folder"),
     ({"mixture": {"two": {"source": "mixture"}}}, "data.mixture.two: is a mixture itself; name its parts beside the "),
     ({"mixture": {"two": {"source": "mixture", "mixture": {"coco": COCO}}}}, "data.mixture.two: is a mixture itself; name"),
-    ({"mixture": {"coco": COCO | {"mixture": {"x": COCO}}}}, "data.mixture.coco.parts: are those of a mixture, and "),
+    ({"mixture": {"coco": COCO | {"mixture": {"x": COCO}}}}, "data.mixture.coco.mixture: is for a mixture, and "),
     ({"mixture": {"coco": COCO | {"size": 32}}}, "data.mixture.coco.size: must be that of all parts, data.size=64, not"),
     ({"mixture": {"shapes": SHAPES | {"frames": 2}}}, "data.mixture.shapes.frames: must be that of all parts, "),
     ({"mixture": {"shapes": SHAPES | {"flip": True}}}, "data.mixture.shapes.flip: a mirrored scene makes its caption "),
@@ -98,7 +98,7 @@ def test_a_tokenizers_mixture_takes_the_root_that_is_named_once() -> None:
     ({"mixture": {"coco": 3}}, "data.mixture.coco: must be a group of fields, not 3"),
     ({"mixture": [COCO]}, "data.mixture: must be a table of names, each a group of fields, not [{"),
     ({"mixture": {"a/b": COCO}}, "data.mixture: 'a/b' is no name for a part; take letters, digits, _ and -"),
-    ({"source": "scenes"}, "data.mixture: are those of a mixture, and data.source is scenes"),
+    ({"source": "scenes"}, "data.mixture: is for a mixture, and data.source is scenes"),
     ({"sise": 3}, "data.sise: no such field; did you mean data.size?"),
     ({"size": "3"}, "data.size: must be a whole number, not '3'"),
 ])  # fmt: skip
@@ -130,11 +130,11 @@ def test_a_workdir_may_find_a_part_elsewhere_but_not_another_part(tmp_path: Any)
         tmp_path, mixture({"data.mixture.coco.root": "/elsewhere", "data.mixture.coco.evaluation_examples": "7"})
     )
     for name, value in (("weight", "2"), ("flip", "false")):
-        with pytest.raises(UserError, match=rf"another config: data\.parts\.coco\.{name} was "):
+        with pytest.raises(UserError, match=rf"another config: data\.mixture\.coco\.{name} was "):
             check_config(tmp_path, mixture({f"data.mixture.coco.{name}": value}))
-    with pytest.raises(UserError, match=r"another config: data\.parts\.shapes was "):
-        check_config(tmp_path, mixture(parts={"coco": COCO}))
+    with pytest.raises(UserError, match=r"another config: data\.mixture\.shapes was "):
+        check_config(tmp_path, mixture(mixture={"coco": COCO}))
     check_overrides({"data.mixture.coco.root": "x", "data.mixture.coco.evaluation_split": "val2014"})
-    with pytest.raises(UserError, match=r"data\.parts\.coco\.weight: is what the model was trained with"):
+    with pytest.raises(UserError, match=r"data\.mixture\.coco\.weight: is what the model was trained with"):
         check_overrides({"data.mixture.coco.weight": "1"})
     assert not list(differences(to_dict(mixture()), to_dict(mixture())))

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_data import config, encoded, jpeg, make_image, write_coco
+from made_data import config_dict, encoded, jpeg, make_image, write_coco
 from PIL import Image
 
-from mmjax.data import load_tokenizer, open_originals, train_tokenizer, write_prepared
+from mmjax.data import load_tokenizer, open_raw, train_tokenizer, write_prepared
 from mmjax.data.packed import Index, folder_of
 from mmjax.types import Batch
 
@@ -33,7 +33,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(coco: Path, to: Path, **options: Any) -> Index:
-    return write_prepared(to, open_originals(config("coco_folder", coco).data), **({"shard_size": SHARD} | options))
+    return write_prepared(to, open_raw(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from made_data import config_dict, encoded, jpeg, make_image, write_classes
 from PIL import Image
 
-from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
+from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
 from mmjax.types import UserError
 
 TOKENIZER = load_tokenizer(train_tokenizer(["some words"] * 9, 300))
@@ -27,7 +27,8 @@ def test_images_are_those_of_the_files_with_their_class(tmp_path: Path) -> None:
     config = config_dict("classes_folder", make(tmp_path), resize=16)
     source = open_source(config.data, False, 0)
     assert (source.name, source.size, source.classes) == ("classes_folder", 3, ("a bird", "cat", "dog"))
-    assert source.provides == provides(config.data) == ("image", "label") and not list(source.all_captions())
+    assert source.features == config.data.features and tuple(source.features) == ("image", "label")
+    assert not list(source.all_captions())
     (batch,) = evaluation_batches(source, TOKENIZER, config)
     assert set(batch) == {"image", "text", "mask", "label", "id", "captions"}
     assert batch["id"] == ["cat/005.jpg", "cat/006.jpg", "dog/003.jpg", "", ""]

@@ -1,7 +1,6 @@
 """Prepared data sets: the same batches as their originals, read by TFDS, and damaged in every way."""
 
 import io
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from made_data import config_dict, jpeg, write_coco
 from PIL import Image
 from prepared_data import EVALUATION, TOKENIZER, TRAINING, change, contents, cut, equal, mix, prepare, shard, take
 
-from mmjax.data import evaluation_batches, open_originals, open_source, training_batches, write_prepared
+from mmjax.data import evaluation_batches, open_raw, open_source, training_batches, write_prepared
 from mmjax.data.packed import folder_of
 from mmjax.types import UserError
 
@@ -82,7 +81,7 @@ def test_tfds_opens_it_by_name_and_by_folder(prepared: Path) -> None:
 def test_tfds_load_opens_it_once_our_builder_is_imported(prepared: Path, tmp_path: Path) -> None:
     import tensorflow_datasets as tfds
 
-    from mmjax.data.mmjax_coco import MmjaxCoco
+    import mmjax.data.mmjax_coco  # noqa: F401
 
     data, info = tfds.load("mmjax_coco", data_dir=str(prepared), with_info=True)
     ids = [int(row["image/id"]) for row in data["train"]]
@@ -96,11 +95,6 @@ def test_tfds_load_opens_it_once_our_builder_is_imported(prepared: Path, tmp_pat
     assert sorted(mixed) == ids != mixed
     with pytest.raises(tfds.core.DatasetNotFoundError, match="no prepared data set; make one with mmjax prepare"):
         tfds.load("mmjax_coco", data_dir=str(tmp_path))
-    # What is written by hand is what TFDS would write.
-    features = MmjaxCoco(data_dir=str(tmp_path)).info.features
-    features.save_config(str(tmp_path))
-    ours, theirs = (json.loads((folder / "features.json").read_text()) for folder in (folder_of(prepared), tmp_path))
-    assert ours == theirs
 
 
 @pytest.mark.parametrize(("breaking", "hint"), [
@@ -168,8 +162,8 @@ def test_what_is_missing_is_one_line(coco: Path, prepared: Path, tmp_path: Path)
     with pytest.raises(UserError, match="has no split val2017; it has train, validation"):
         open_source(config_dict("coco_prepared", prepared, train_split="val2017").data, True, 0)
     with pytest.raises(UserError, match="takes coco_folder and coco_tfds, not coco_prepared"):
-        open_originals(config_dict("coco_prepared", prepared).data)
+        open_raw(config_dict("coco_prepared", prepared).data)
     write_coco(tmp_path / "odd", "my-split", {1: jpeg(1)})
     odd = config_dict("coco_folder", tmp_path / "odd", train_split="my-split", evaluation_split="my-split")
     with pytest.raises(UserError, match="split my-split: mmjax prepare --to takes whole splits"):
-        write_prepared(tmp_path / "to", open_originals(odd.data))
+        write_prepared(tmp_path / "to", open_raw(odd.data))

@@ -14,7 +14,7 @@ from made_data import config_dict, jpeg, write_coco
 from made_tokens import ADDRESS, BATCH, SIZE, UNREADABLE, VIEWS, made_config, run, write
 
 from mmjax import data
-from mmjax.data.source import Reading, share
+from mmjax.data.source import ReadSpec, process_shards
 from mmjax.types import Batch, UserError
 
 
@@ -24,8 +24,8 @@ def tokenizer() -> data.Tokenizer:
     return data.load_tokenizer(data.train_tokenizer(texts, 300))
 
 
-def reading(start: int = 0, stop: int | None = None, training: bool = True, seed: int = 5, rows: int = 7) -> Reading:
-    return Reading(functools.partial(share, start, stop, rows, 0, rows), training, seed, 16, 18, False)
+def read_spec(start: int = 0, stop: int | None = None, training: bool = True, seed: int = 5, rows: int = 7) -> ReadSpec:
+    return ReadSpec(functools.partial(process_shards, start, stop, rows, 0, rows), training, seed, 16, 18, False)
 
 
 def take(batches: Iterator[Batch], count: int) -> list[Batch]:
@@ -42,9 +42,9 @@ def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 def test_each_row_is_the_encoding_of_one_view_of_its_image(cached_tokens: Path) -> None:
     source = data.open_tokens(cached_tokens, ADDRESS)
-    assert (source.name, source.size, source.provides) == ("made", SIZE, ("codes", "text"))
+    assert (source.name, source.size, tuple(source.features)) == ("made", SIZE, ("codes", "text"))
     count = 0
-    for rows in itertools.islice(source.read(reading()), 4 * VIEWS):
+    for rows in itertools.islice(source.read(read_spec()), 4 * VIEWS):
         assert {n: rows[n].dtype for n in ("codes", "view", "key", "epoch", "mask")} == {
             "codes": np.int32, "view": np.int32, "key": np.int64, "epoch": np.int64, "mask": np.bool_
         }  # fmt: skip
@@ -61,7 +61,7 @@ def test_each_row_is_the_encoding_of_one_view_of_its_image(cached_tokens: Path) 
 
 def test_every_epoch_has_every_example_once_and_the_views_take_turns(cached_tokens: Path) -> None:
     source = data.open_tokens(cached_tokens, ADDRESS)
-    parts = list(source.read(reading(stop=SIZE * 2 * VIEWS)))
+    parts = list(source.read(read_spec(stop=SIZE * 2 * VIEWS)))
     keys, views, epochs = (np.concatenate([part[n].ravel() for part in parts]) for n in ("key", "view", "epoch"))
     assert np.array_equal(epochs, np.repeat(np.arange(2 * VIEWS), SIZE))
     orders = keys.reshape(2 * VIEWS, SIZE)
@@ -71,16 +71,16 @@ def test_every_epoch_has_every_example_once_and_the_views_take_turns(cached_toke
         seen = views[keys == key].tolist()
         assert sorted(seen[:VIEWS]) == sorted(seen[VIEWS:]) == list(range(VIEWS))
     assert len(set(views[:SIZE].tolist())) == VIEWS  # an epoch mixes them
-    other = next(source.read(reading(seed=6)))
+    other = next(source.read(read_spec(seed=6)))
     assert not np.array_equal(other["key"], parts[0]["key"])
 
 
 def test_in_order_it_is_the_first_view(cached_tokens: Path, tmp_path: Path) -> None:
     evaluation = data.open_tokens(write(tmp_path, "evaluation"), ADDRESS)
-    parts = list(evaluation.read(reading(stop=SIZE, training=False)))
+    parts = list(evaluation.read(read_spec(stop=SIZE, training=False)))
     assert [len(part["id"]) for part in parts] == [7, 7, 7, 2]
     assert np.concatenate([part["key"] for part in parts]).tolist() == [10 + 3 * n for n in range(SIZE)]
-    (part,) = data.open_tokens(cached_tokens, ADDRESS).read(reading(stop=SIZE, training=False, rows=SIZE))
+    (part,) = data.open_tokens(cached_tokens, ADDRESS).read(read_spec(stop=SIZE, training=False, rows=SIZE))
     assert np.all(part["view"] == 0) and len(set(part["id"])) == SIZE
 
 
@@ -97,7 +97,7 @@ def test_the_type_of_codes_holds_the_largest(value: int, kind: type, tmp_path: P
 
     write(tmp_path, encode=lambda image: {"codes": np.full((BATCH, 2), value, np.int32)})
     assert load_file(tmp_path / "000000000000.safetensors")["codes"].dtype == kind
-    rows = next(data.open_tokens(tmp_path, ADDRESS).read(reading()))
+    rows = next(data.open_tokens(tmp_path, ADDRESS).read(read_spec()))
     assert np.all(rows["codes"][rows["mask"]] == value) and rows["codes"].dtype == np.int32
 
 

@@ -13,7 +13,7 @@ import pytest
 from made_data import config_dict, jpeg, make_image, write_coco, write_vqa
 
 from mmjax.config import Config
-from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
+from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
 from mmjax.data.questions import annotations_of, most_frequent, normalized, read_questions
 from mmjax.types import Batch, UserError
 
@@ -51,8 +51,8 @@ def training(config: Config, count: int, start: int = 0) -> list[Batch]:
 def test_questions_are_those_of_the_files_with_their_images(tmp_path: Path) -> None:
     config = vqa(make(tmp_path), size=16, resize=16)
     source = open_source(config.data, False, 0)
-    assert (source.name, source.size, source.provides, source.classes) == ("vqa", 3, ("image", "question"), ())
-    assert provides(config.data) == source.provides
+    assert (source.name, source.size, tuple(source.features), source.classes) == ("vqa", 3, ("image", "question"), ())
+    assert config.data.features == source.features
     (batch,) = evaluation_batches(source, TOKENIZER, config)
     assert batch["questions"] == [question for _, question, _ in ROWS[:3]] + ["", ""]
     assert batch["answers"] == [answers for *_, answers in ROWS[:3]] + [[], []] and batch["captions"] == [[]] * 5
@@ -84,7 +84,7 @@ def test_the_most_frequent_training_answers_are_classes(tmp_path: Path, caplog: 
     config = vqa(make(tmp_path, extra, [*ROWS[:4], (1, "and?", ["purple"])]), num_answer_classes=3)
     source = open_source(config.data, True, 0)
     # yes: 2 (one of them first of a tie), no: 2, blue and red and 2: one each.
-    assert source.classes == ("no", "yes", "2") and source.provides == provides(config.data) == (
+    assert source.classes == ("no", "yes", "2") and tuple(source.features) == tuple(config.data.features) == (
         "image",
         "question",
         "label",
@@ -189,18 +189,18 @@ def _writing(name: str, content: str | bytes) -> Callable[[Path], object]:
     (lambda root: (root / ANSWERS).unlink(), "annotations.json: No such file .*; it should hold the answers to v2_"),
     (_writing(QUESTIONS, "<html>"), r"questions.json: not complete JSON \(.*download the questions again"),
     (_writing(QUESTIONS, '{"questions": [{"question_id": 1'), "questions.json: not complete JSON"),
-    (_writing(ANSWERS, b"\xff"), r"annotations.json: not complete JSON .*no UTF-8.*download the answers again"),
-    (_writing(QUESTIONS, "{}"), r"questions.json: not a file of questions \(KeyError: 'questions'\); expected are"),
-    (_writing(QUESTIONS, "7"), r"questions.json: not a file of questions \(TypeError"),
-    (_writing(QUESTIONS, '{"questions": {}}'), r"not a file of questions \(TypeError: questions is no list"),
-    (_writing(QUESTIONS, '{"questions": [{"question": "a?"}]}'), r"not a file of questions \(KeyError: 'question_id'"),
+    (_writing(ANSWERS, b"\xff"), r"annotations.json: not complete JSON"),
+    (_writing(QUESTIONS, "{}"), r"questions.json: .*KeyError: 'questions: "),
+    (_writing(QUESTIONS, "7"), r"questions.json: .*KeyError: 'questions: "),
+    (_writing(QUESTIONS, '{"questions": {}}'), r"questions.json: .*KeyError: 'questions: "),
+    (_writing(QUESTIONS, '{"questions": [{"question": "a?"}]}'), r"questions.json: .*KeyError: 'question_id'"),
     (_writing(QUESTIONS, '[{"image_id": 1, "question": "a?"}]'), "has no question with an answer, 1 without an answer"),
     (_writing(QUESTIONS, '[{"question": "a?", "question_id": 1, "direct_answers": ["b"]}]'), "KeyError: 'image_id'"),
     (_writing(QUESTIONS, '[{"question": "a?", "choices": ["b"], "correct_choice_idx": 1}]'), "IndexError"),
-    (_writing(QUESTIONS, "[]"), "questions.json: has no question with an answer$"),
-    (_writing(ANSWERS, "{}"), r"annotations.json: not VQAv2's answers \(KeyError: 'annotations'\); expected are"),
-    (_writing(ANSWERS, '{"annotations": [{"question_id": 1}]}'), r"not VQAv2's answers \(KeyError: 'answers'"),
-    (_writing(ANSWERS, '{"annotations": []}'), "has no question with an answer, 5 without an answer"),
+    (_writing(QUESTIONS, "[]"), "questions.json: .*KeyError: 'the file: "),
+    (_writing(ANSWERS, "{}"), r"annotations.json: .*KeyError: 'annotations: "),
+    (_writing(ANSWERS, '{"annotations": [{"question_id": 1}]}'), r"annotations.json: .*KeyError: 'answers'"),
+    (_writing(ANSWERS, '{"annotations": []}'), r"annotations.json: .*KeyError: 'annotations: "),
     (lambda root: os.rename(root / "train2014", root / "x"), "train2017 or .*train2014: no such folder; data"),
     (lambda root: [path.unlink() for path in (root / "train2014").iterdir()],
      "train2014: holds none of the images of the 5 questions in .*questions.json"),

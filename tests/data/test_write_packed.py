@@ -20,7 +20,7 @@ from made_data import config_dict, encoded, jpeg, make_image, prepare_tfds, writ
 from PIL import Image
 from prepared_data import EVALUATION, TOKENIZER, TRAINING, contents, prepare, shard, take
 
-from mmjax.data import evaluation_batches, open_originals, open_source, training_batches, write_prepared
+from mmjax.data import evaluation_batches, open_raw, open_source, training_batches, write_prepared
 from mmjax.data.packed import folder_of
 from mmjax.data.recompress import shrink
 from mmjax.types import UserError
@@ -81,7 +81,7 @@ def test_what_is_being_repaired_cannot_be_opened(coco: Path, copy: Path, monkeyp
     assert contents(copy) == before and "unfinished.json" not in before
 
 
-@pytest.mark.parametrize("stage", ["_write_captions", "_finish", "dataset_info", "write_json"])
+@pytest.mark.parametrize("stage", ["_write_captions", "_finish", "write_info", "write_json"])
 def test_what_was_stopped_behind_the_shards_goes_on(
     stage: str, coco: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +288,7 @@ def test_a_image_made_smaller_is_upright() -> None:
 def test_what_tfds_prepared_is_prepared_again(tmp_path: Path) -> None:
     root = prepare_tfds(tmp_path / "tfds", range(1, 12), range(100, 105))
     config = config_dict("coco_tfds", root)
-    write_prepared(tmp_path / "to", open_originals(config.data), shard_size=3)
+    write_prepared(tmp_path / "to", open_raw(config.data), shard_size=3)
     rejected = [json.loads(line) for line in (folder_of(tmp_path / "to") / "rejected.jsonl").read_text().splitlines()]
     assert [(row["id"], row["file"]) for row in rejected] == [(5, "5.jpg")]
     ours, theirs = config_dict("coco_prepared", tmp_path / "to"), config
@@ -301,8 +301,26 @@ def test_what_tfds_prepared_is_prepared_again(tmp_path: Path) -> None:
     assert source.size == 10
     before = contents(tmp_path / "to")
     shard(tmp_path / "to", 2).unlink()
-    write_prepared(tmp_path / "to", open_originals(config.data), shard_size=3)
+    write_prepared(tmp_path / "to", open_raw(config.data), shard_size=3)
     assert contents(tmp_path / "to") == before
     changed = dataclasses.replace(config.data, train_split="train[:3]")
     with pytest.raises(UserError, match="takes whole splits"):
-        write_prepared(tmp_path / "part", open_originals(changed))
+        write_prepared(tmp_path / "part", open_raw(changed))
+
+
+def test_needs_no_tensorflow(coco: Path, prepared: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] == "tensorflow" else find(name, *rest)
+sys.path.insert(0, "tests/data")
+from pathlib import Path
+from prepared_data import prepare
+prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+assert "tensorflow" not in sys.modules
+"""
+    command = [sys.executable, "-c", program, str(coco), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == contents(prepared)

@@ -12,7 +12,7 @@ from made_tokens import ADDRESS, BATCH, SIZE, VIEWS, contents, encode, made_sour
 from prepared_data import change
 
 from mmjax import data
-from mmjax.data.source import Reading, Rows
+from mmjax.data.source import Examples, ReadSpec
 from mmjax.types import UserError
 
 
@@ -117,14 +117,14 @@ def test_another_data_set_or_a_folder_of_something_else_is_one_line(copied_token
 def test_a_data_set_that_ends_or_changes_is_one_line(tmp_path: Path) -> None:
     source = made_source()
 
-    def ending(reading: Reading) -> Iterator[Rows]:
-        return itertools.islice(source.read(reading), 11)
+    def ending(spec: ReadSpec) -> Iterator[Examples]:
+        return itertools.islice(source.read(spec), 11)
 
     with pytest.raises(UserError, match="the data set ended after 44 of 69 images"):
         write(tmp_path / "a", source=dataclasses.replace(source, read=ending))
 
-    def twice(reading: Reading) -> Iterator[Rows]:
-        for rows in source.read(reading):
+    def twice(spec: ReadSpec) -> Iterator[Examples]:
+        for rows in source.read(spec):
             yield rows | {"key": np.where(rows["key"] == 10, 13, rows["key"])}
 
     with pytest.raises(UserError, match="the data set changed while it was encoded"):
@@ -135,5 +135,5 @@ def test_a_data_set_that_ends_or_changes_is_one_line(tmp_path: Path) -> None:
 def test_unreadable_images_are_named_while_they_are_encoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = made_source()
     write(tmp_path, source=source)
-    assert source.rejected == VIEWS
+    assert source.num_corrupt == VIEWS
     assert "made: image number 31 cannot be read and is masked out" in caplog.text

@@ -100,7 +100,7 @@ def test_what_the_model_is_handed() -> None:
         "codes": jnp.zeros((400, 3, 2), jnp.int32),
         "mask": jnp.ones(400, jnp.bool_),
     }
-    seen = goal(text_dropout=0.25, text_mask=0.3).prepare(batch, jax.random.key(1))
+    seen = goal(text_dropout=0.25, mlm_mask_ratio=0.3).prepare(batch, jax.random.key(1))
     assert seen.keys() == {"text", "codes", "masked", "text_mask", "hidden_text"}
     assert abs(float(seen["text_mask"].mean()) - 0.75) < 0.09
     again = [goal(text_dropout=0.25).prepare(batch, None) for _ in range(2)]

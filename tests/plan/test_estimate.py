@@ -25,7 +25,7 @@ def test_collectives_of_data_parallelism() -> None:
         Collective("reduce-scatter", gathered * 2, (0, 2, 4, 6)),
         Collective("all-reduce", (gathered // 4 + 7) * 2, (0, 8)),
     ]
-    assert [each.times for each in estimate.collectives(parameters, MESH, 2, grad_accum_steps=3)] == [6, 3, 3]
+    assert [each.times for each in estimate.collectives(parameters, MESH, 2, accumulate=3)] == [6, 3, 3]
     assert estimate.collectives(parameters, dict.fromkeys(MESH, 1), 2) == []
 
 

@@ -46,14 +46,15 @@ def test_missing_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rates_agree_with_jax() -> None:
     """JAX's own table of what kernels reckon with, in other units: within 2%, of v5p's HBM within 12%."""
-    from jax._src.pallas.mosaic import tpu_info
+    from jax._src.pallas.mosaic.tpu_info import chip_version_from_device_kind
+    from jax.experimental.pallas import tpu as pallas
 
     kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "tpu7x": "TPU7x"}
     for kind, device in kinds.items():
-        version = tpu_info.chip_version_from_device_kind(device)
+        version = chip_version_from_device_kind(device)
         assert version is not None
         cores = version.num_physical_tensor_cores_per_chip
-        theirs = tpu_info._get_tpu_info_impl(version, 1)
+        theirs = pallas.get_tpu_info_for_chip(version, 1)
         chip = CHIPS[kind]
         assert theirs.bf16_ops_per_second * cores == pytest.approx(chip.flops, rel=0.02)
         assert theirs.mem_bw_bytes_per_second * cores == pytest.approx(
