@@ -272,6 +272,7 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
             values[key] = _typed(name, hint, value)
             check_bounds(name, values[key], limit)
             if "registry" in limit:
+                assert key in registry.NAMED_BY, f"{name}: check_plugins would not see its dotted paths"
                 names = values[key] if isinstance(values[key], tuple) else (values[key],)
                 for each in names:
                     registry.find(limit["registry"], each, name)

@@ -20,7 +20,9 @@ def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MI
     Args:
         default, factory: as in dataclasses.field.
         limits: `above`, `at_least`, `below`, `at_most`: bounds of a number, or of each item of a list;
-            `registry`: the table of mmjax.registry that names are looked up in.
+            `registry`: the table of mmjax.registry that names are looked up in; a field of names must then be called
+            `kind`, `source` or `evaluators`. `kind`: the default kind of a group; `initial`: entries of a table that
+            the config leaves out.
     """
     return dataclasses.field(default=default, default_factory=factory, metadata=limits)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from mmjax.export.loaded import LoadedModel
 from mmjax.export.model_folder import read_params
 from mmjax.export.tokenizing import ImageTokenizer
 from mmjax.models.masked_generator import TEXT_ENCODER
-from mmjax.train.workdir import read_config
+from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 
 # What can be done with a model, by the names that its kind has for it.
@@ -95,7 +94,7 @@ def _restored(folder: Path, config: Config, step: int | str | None) -> Params:
 
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
     if name == TEXT_ENCODER:
-        return frozen_text.read(folder / frozen_text.FILE).params
+        return frozen_text.read(folder / frozen_text.FILE, plugins).params
     params: Params = load(folder / name, plugins=plugins).params
     return params
 
@@ -114,7 +113,7 @@ def _is_workdir(folder: Path) -> bool:
     """Of a folder whose config.json is one of mmjax: that of a model folder tells its step."""
     if (folder / "model.safetensors").exists():
         return False
-    return "step" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "step" not in read_json(folder)
 
 
 def _loadable(config: Config) -> Config:
