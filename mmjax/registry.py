@@ -26,26 +26,32 @@ NAMED_BY = ("kind", "source", "evaluators")  # the fields of configs that hold s
 _DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
-def find(table: str, name: str, field: str) -> Any:
+def table(of: str) -> Mapping[str, Any]:
+    """The entries of a table by name; `of` is a key of TABLES."""
+    module, _, attribute = TABLES[of].partition(":")
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def find(of: str, name: str, field: str) -> Any:
     """The entry of a table that a name stands for.
 
     Args:
-        table: a key of TABLES.
+        of: a key of TABLES.
         name: a key of that table, or "my_package.my_file:NAME".
         field: the config's field, for messages.
 
     Raises:
         UserError: for an unknown name, a package that cannot be imported, or an entry of another type.
     """
-    module, _, attribute = TABLES[table].partition(":")
-    entries: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
+    entries = table(of)
     if name in entries:
         return entries[name]
     if dotted := _DOTTED.fullmatch(name):
         return _imported(dotted[1], dotted[2], type(next(iter(entries.values()))), field)
     near = difflib.get_close_matches(name, entries, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(entries))}, or my_package.my_file:NAME"
-    raise UserError(f"{field}: no {table} {name!r}; {hint}")
+    raise UserError(f"{field}: no {of} {name!r}; {hint}")
 
 
 def _imported(module: str, attribute: str, kind: type, field: str) -> Any:

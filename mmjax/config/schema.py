@@ -32,10 +32,11 @@ def check_bounds(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     for item in value if isinstance(value, tuple) else (value,):
         for limit in limits.keys() & _HOLDS.keys():
             if not _HOLDS[limit](item, limits[limit]):
-                raise UserError(f"{name}: must be {_told(limits)}, not {item}")
+                raise UserError(f"{name}: must be {bounds(limits)}, not {item}")
 
 
-def _told(limits: Mapping[str, Any]) -> str:
+def bounds(limits: Mapping[str, Any]) -> str:
+    """The bounds of a field in words; "" where it has none."""
     words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
     return " and ".join(f"{text} {limits[limit]:,}" for limit, text in words.items() if limit in limits)
 

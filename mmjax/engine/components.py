@@ -4,7 +4,7 @@ What they give of a data set, codes and text features, is computed once and cach
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,8 +23,11 @@ from mmjax.train.workdir import check_config, read_config
 from mmjax.types import Params, UserError
 
 
-def resolve_config(config: Config, workdir: Path) -> Config:
+def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -> Config:
     """The config with those of its components that are given as a path.
+
+    Args:
+        plugins: packages whose code these may name, beside those that the config names; see registry.check_plugins.
 
     Raises:
         UserError: where a path holds no such model, or one that does not fit.
@@ -32,7 +35,7 @@ def resolve_config(config: Config, workdir: Path) -> Config:
     given = {name: each for name, each in config.components.items() if each.path}
     if not given:
         return config
-    plugins = registry.packages(to_dict(config))
+    plugins = (*plugins, *registry.packages(to_dict(config)))
     found = {name: to_dict(_given_config(name, each, workdir, plugins)) for name, each in given.items()}
     tree = to_dict(config)
     for name, theirs in found.items():

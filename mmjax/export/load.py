@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from mmjax import models
 from mmjax.config import Config
@@ -58,7 +60,7 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         raise UserError(f"{folder / 'tokenizer.model'}: no such file; run mmjax train, or mmjax export again")
     tokenizer = load_tokenizer(folder / "tokenizer.model")
     if is_workdir:
-        params = _restored(folder, config, step)
+        params = _restored(folder, config.train.checkpoints, config.train.best_metric, step)
         components = {name: _component(folder, name, plugins) for name in config.components}
     else:
         shapes = jax.eval_shape(lambda: _all_params(config))
@@ -82,14 +84,35 @@ def _combined(abilities: tuple[str, ...]) -> type[LoadedModel]:
     return type(name, bases, {"__doc__": f"A model with the methods of {', '.join(base.__name__ for base in bases)}."})
 
 
-def _restored(folder: Path, config: Config, step: int | str | None) -> Params:
+def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Params:
     from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
 
-    checkpoints = Checkpoints(folder, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
+    checkpoints = Checkpoints(folder, best=best, read_only=True, at=at)
     try:
         return checkpoints.restore_params(step)[1]
     finally:
         checkpoints.close()
+
+
+def load_params(path: str | Path) -> tuple[Params, bytes]:
+    """The parameters of a model folder, or of the newest checkpoint of a workdir, by name, and the text tokenizer,
+    serialized. Whatever code the model is made of is not needed.
+
+    Raises:
+        UserError: where the path is neither, or what it holds is broken.
+    """
+    folder, tokenizer = Path(path), Path(path) / "tokenizer.model"
+    config = read_json(folder)["config"]
+    try:
+        if _is_workdir(folder):
+            params = _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
+        else:
+            components = tuple(f"{name}/" for name in config["components"])
+            found = load_file(folder / "model.safetensors")
+            params = {name: leaf for name, leaf in found.items() if not name.startswith(components)}
+        return params, tokenizer.read_bytes()
+    except (KeyError, TypeError, OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
 
 
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
