@@ -2,8 +2,9 @@
 
 Arguments: size=256 (pixels: 64 with 45 million parameters, 128 with 120, 256 with 300), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). A visual tokenizer that was trained
-before, such as by coco_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without, that of coco_tokenizer.py
-is trained first. The codes of the data set are written once, to WORKDIR/tokens or --config.tokens.cache=DIR.
+before, such as by coco_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without, that of
+coco_tokenizer.py is trained first. The codes of the data set are written once, to WORKDIR/tokens or
+--config.tokens.cache=DIR.
 """
 
 import coco_tokenizer

@@ -1,7 +1,7 @@
 """One model of COCO's images and captions by five objectives at once, to start others from.
 
 Contrastive, matching of hard pairs, captioning, masked language modeling and masked patches. With questions, a mixture
-of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering as well.
+of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering too.
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), questions (answer them as well), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/).

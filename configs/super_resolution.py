@@ -2,8 +2,8 @@
 
 Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels drawn), low=32 (pixels of the
 reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py, trained first. So
-is the reference tokenizer, unless a trained one is named: --config.components.reference_tokenizer=DIR, such as the workdir of the
-model whose images are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
+is the reference tokenizer, unless a trained one is named: --config.components.reference_tokenizer=DIR, such as the
+workdir of the model whose images are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
 """
 
 import coco_masked

@@ -3,8 +3,8 @@
 Arguments: size=128 (pixels), frames=16 (8 a second), tiny (ends in seconds).
 Needs --config.data.root=DIR: DIR/train/ and DIR/validation/ with clips (mp4, gif or folders of frames) and in each a
 captions.jsonl with a line for each clip, {"clip": "name.mp4", "captions": ["what it shows"]}. A visual tokenizer that
-was trained before, such as by video_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without, that of
-video_tokenizer.py is trained first.
+was trained before, such as by video_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without,
+that of video_tokenizer.py is trained first.
 """
 
 import video_tokenizer

@@ -138,8 +138,8 @@ class ComponentConfig:
     """A frozen model that another stands on. In a config it may be given as a path, or as a config, alone.
 
     Attributes:
-        path: workdir or model folder of a trained one, of which the workdir gets a copy; "": that of `config` is trained
-            first, in WORKDIR/NAME.
+        path: workdir or model folder of a trained one, which is copied into the workdir; "": `config` is trained first,
+            in WORKDIR/NAME.
         config: its config; read from the path where there is one.
     """
 
@@ -174,9 +174,9 @@ class SamplingConfig:
         temperature: of the tokens drawn.
         confidence_temperature: of the noise on the order by confidence, which falls to 0 over the steps.
         top_k: draw only from so many of the likeliest codes; 0: from all.
-        refinement_steps: further forward passes, each of which draws a block of the tokens anew given all others; small models
-            draw truer shapes with them.
-        refinement_temperature: of the tokens that are drawn anew.
+        refinement_steps: further forward passes (blocked Gibbs sampling), each of which resamples a block of the tokens
+            given all others; small models draw truer shapes with them.
+        refinement_temperature: of the tokens that are resampled.
     """
 
     kind: str = ""
@@ -237,9 +237,9 @@ class TrainConfig:
             better than all before is saved as well.
         checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "" takes WORKDIR/checkpoints.
         max_to_keep: newest checkpoints kept, beside the best one.
-        best_metric: the metric of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
-        init_from: workdir or model folder whose parameters training starts from, with its text tokenizer: those that have
-            the same names, such as a generator of another size or what both models share. The others are fresh.
+        best_metric: the evaluation metric that decides which checkpoint is best; "-" before it: smaller is better.
+        init_from: workdir or model folder that training starts from: its text tokenizer, and its parameters that have
+            the names of this model's, such as those of a generator of another size. All others are fresh.
         init_rename: parameters that have another name there, as in {"vision": "encoder"}: prefixes of names; "-" leaves
             them fresh.
         max_nonfinite_steps: stop after so many steps in a row with a loss or gradient that is not finite.

@@ -49,8 +49,6 @@ def training_batches(
     start = start_step * config.train.batch if position is None else position
     spec = make_read_spec(config.data, start, None, config.train.batch, first, count, True, seed)
 
-    encode = functools.partial(tokenizer.encode, length=config.text.length)
-
     def batches() -> Iterator[Batch]:
         encode = functools.partial(tokenizer.encode, length=config.text.length)
         for examples in _timed(source.read(spec), source.input_stats):

@@ -87,7 +87,7 @@ def token_address(
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its config.
-        config: the config of what is trained on the tokens; its data, tokens.num_augmentations and reference_tokenizer count.
+        config: the config of what is trained on the tokens; its data and tokens count.
         reference: parameters of the visual tokenizer of the references, where the config has one.
     """
     data, source, training = to_dict(config.data), find_source(config.data), split == "train"

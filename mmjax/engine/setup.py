@@ -200,15 +200,15 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
             theirs = frozen_text.read(workdir / frozen_text.FILE, registry.packages(to_dict(config))).tokenizer
             if given not in (None, theirs):
                 raise UserError(
-                    "train.init_from: has another text tokenizer than components.text_encoder; words would change their "
-                    "meaning: leave one of them out"
+                    "train.init_from: has another text tokenizer than components.text_encoder, so that token ids would "
+                    "change their meaning; leave one of them out"
                 )
             write_file(path, theirs)
         elif given is not None:
             if path.exists() and path.read_bytes() != given:
                 raise UserError(
-                    f"train.init_from: has another text tokenizer than {path}; words would change their meaning: name "
-                    "another --workdir"
+                    f"train.init_from: has another text tokenizer than {path}, so that token ids would change their "
+                    "meaning; name another --workdir"
                 )
             write_file(path, given)
         elif not path.exists():

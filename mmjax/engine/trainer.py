@@ -158,13 +158,11 @@ def first_state(given: Params | None, experiment: Experiment, training: Training
         taken[name] = theirs[source]
     if not taken:
         raise UserError(
-            f"train.init_from: {config.train.init_from} has no parameter of this model ({', '.join(sorted(theirs)[:3])}, "
-            "...); name others in train.init_rename"
+            f"train.init_from: {config.train.init_from} has no parameter of this model, but "
+            f"{', '.join(sorted(theirs)[:3])}, ...; name them in train.init_rename"
         )
-    left = [name for name in fresh if name not in taken]
-    processes.log_primary(
-        f"{config.name}: starts from {len(taken)} of {len(fresh)} parameters; fresh: {', '.join(_groups(left)) or 'none'}"
-    )
+    left = ", ".join(_groups([name for name in fresh if name not in taken])) or "none"
+    processes.log_primary(f"{config.name}: starts from {len(taken)} of {len(fresh)} parameters; fresh: {left}")
     leaves = [taken.get(name, leaf) for name, leaf in fresh.items()]
     params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]

@@ -64,8 +64,8 @@ def build(config: Config) -> dict[str, Evaluator]:
     for name, spec in found.items():
         if lacking := [needed for needed in spec.predictions if needed not in predictions]:
             raise UserError(
-                f"evaluate.evaluators: {name} reads {lacking[0]!r} of the model, and one of model.kind="
-                f"{config.model.kind} with the losses {', '.join(config.losses)} gives {', '.join(predictions) or 'none'}"
+                f"evaluate.evaluators: {name} reads {lacking[0]!r} of the model; model.kind={config.model.kind} with "
+                f"the losses {', '.join(config.losses)} gives {', '.join(predictions) or 'none'}"
             )
         spec.check(config)
     return {name: spec.build(config) for name, spec in found.items()}

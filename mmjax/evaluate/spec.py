@@ -20,7 +20,7 @@ class EvaluatorSpec:
         build: (config) -> the evaluator; see mmjax.types.
         metrics: (config) -> the names of the metrics that it yields.
         predictions: what it reads of the model in evaluation: "image", "codes", "caption", "answer", "class_logits",
-            "image_embedding", "text_embedding". Images are sampled, and texts decoded, only where an evaluator reads them.
+            "image_embedding", "text_embedding". Images are sampled and texts decoded only if an evaluator reads them.
         shows: predictions that it reads where the model gives them.
         fields: of the batch that it reads, beside those of every batch.
         check: (config) raises UserError for data that it is not for.

@@ -1,7 +1,7 @@
 """Loss terms, one file each, and the training loss that they add up to.
 
-A term is a LossSpec: a function of the model's outputs and the batch that gives one loss an example, the outputs that it
-needs, and, where it has any, its own fields and inputs.
+A term is a LossSpec: a function of the model's outputs and the batch that gives one loss per example, the outputs that
+it needs and, where it has any, its own fields and model inputs.
 """
 
 from collections.abc import Callable

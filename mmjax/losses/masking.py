@@ -45,6 +45,6 @@ def mask_codes(codes: Int[Array, "b *grid"], key: jax.Array, schedule: str) -> B
 
 
 def mask_words(text: Int[Array, "b t"], key: jax.Array, fraction: float) -> Int[Array, "b t"]:
-    """The text with a fraction of its words replaced by the mask token, each drawn independently (Devlin et al. 2018)."""
+    """Replaces a fraction of the words by the mask token, each drawn independently (Devlin et al. 2018)."""
     hidden = jax.random.uniform(key, text.shape) < jnp.float32(fraction)
     return jnp.where(hidden & (text > MASK), MASK, text)

@@ -17,8 +17,8 @@ class LossSpec:
     """A loss term that a config may name.
 
     Attributes:
-        loss: (outputs of the model, batch, config of the term) -> one loss an example, float32 [b]. The batch also holds
-            what `prepare` gave.
+        loss: (outputs of the model, batch, config of the term) -> loss per example, float32 [b]. The batch also holds
+            what `prepare` returned.
         needs: names of the outputs of the model that it reads; a model builds what gives them.
         config: class of its fields.
         prepare: (batch, random key, config of the term) -> what the term adds to the batch, such as which tokens are

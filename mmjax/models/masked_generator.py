@@ -105,8 +105,8 @@ def check(config: Config) -> None:
     if TEXT_ENCODER in config.components:
         require(
             "text_logits" not in trained_outputs(config),
-            "losses.masked_language_modeling: trains the text encoder, and components.text_encoder is frozen; leave one "
-            "of them out",
+            "losses.masked_language_modeling: trains the text encoder, and components.text_encoder is frozen; leave "
+            "one of them out",
         )
     for name, theirs in ((TOKENIZER, tokenizer), (REFERENCE, reference)):
         require(
@@ -136,8 +136,8 @@ def _check_reference(config: Config, tokenizer: Config | None, reference: Config
         ours, theirs = (getattr(each.model, "time_strides", ()) for each in (tokenizer, reference))
         require(
             bool(ours) == bool(theirs),
-            f"{at}.model.time_strides: {list(theirs)} does not go with those of the visual tokenizer, {list(ours)}; both "
-            "or neither must code frames",
+            f"{at}.model.time_strides: {list(theirs)} does not go with those of the visual tokenizer, {list(ours)}; "
+            "both or neither must encode clips",
         )
 
 

@@ -85,8 +85,8 @@ def check(config: Config) -> None:
     require(model.encoder == "vit" or images, "model.encoder: resnet is for images; set it to vit for clips and sounds")
     require(
         model.patch % 2 ** len(model.stem) == 0,
-        f"model.stem: {list(model.stem)} halves the sides {len(model.stem)} times, and model.patch={model.patch} must be a "
-        f"multiple of {2 ** len(model.stem)}",
+        f"model.stem: {list(model.stem)} halves the sides {len(model.stem)} times, so model.patch must be a multiple "
+        f"of {2 ** len(model.stem)}, not {model.patch}",
     )
     require(
         "patches" not in outputs or (model.encoder == "vit" and images),
@@ -159,8 +159,8 @@ class ModelFns:
         step: (params, token, cache) -> logits of the next token, and the cache.
         gather_cache: (cache, rows) -> the cache of these rows.
         embed_image, embed_text: (params, image or text) -> its embedding.
-        attention_maps: (params, image, text, question or None) -> where the text decoder looks for each token of a text that is
-            known, [b, t, n].
+        attention_maps: (params, image, text, question or None) -> attention of the text decoder over the image for
+            each token of a given text, [b, t, n].
     """
 
     context: Callable[..., jax.Array]

@@ -183,9 +183,10 @@ class VisionLanguage(nn.Module):
             rows, training: for a ResNet: which examples count for its batch statistics, and whether those are taken.
 
         Returns:
-            Those of `outputs`: "image_embedding" and "text_embedding" [b, e], "scale" [b], "offset" [b]; "match_logits" [b, 3],
-            "match_others" [b, 2]; "caption_logits" and "answer_logits" [b, t, v]; "class_logits" [b, k];
-            "text_logits" [b, t, v]; "patches", "patch_pixels" [b, n, p], "hidden_patches" [b, n].
+            Those of `outputs`: "image_embedding" and "text_embedding" [b, e], "scale" [b], "offset" [b];
+            "match_logits" [b, 3], "match_others" [b, 2]; "caption_logits" and "answer_logits" [b, t, v];
+            "class_logits" [b, k]; "text_logits" [b, t, v]; "patches" and "patch_pixels" [b, n, p],
+            "hidden_patches" [b, n].
         """
         needed = self.outputs
         outputs: dict[str, jax.Array] = {}

@@ -41,7 +41,7 @@ class VisualTokenizerConfig(ModelConfig):
         blocks: residual blocks at each width.
         levels: of the finite scalar quantization; their product is the number of codes.
         code_noise_prob: fraction of the codes that are replaced in training by codes of other places and examples
-            before they are decoded, so that the decoder learns to draw something whole from codes that do not quite agree.
+            before they are decoded, so that the decoder learns to draw something whole from codes that disagree.
     """
 
     widths: tuple[int, ...] = setting((64, 128), above=0)

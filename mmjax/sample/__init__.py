@@ -13,8 +13,8 @@ class SamplerSpec:
     """A sampler that a config may name.
 
     Attributes:
-        make: (functions of the model, config of the sampler) -> the pure function sample(params, tokenizer_params, text,
-            codes, masked, seeds, guidance, **given) -> images; see sample/masked.make_sampler.
+        make: (functions of the model, config of the sampler) -> the pure function sample(params, tokenizer_params,
+            text, codes, masked, seeds, guidance, **given) -> images; see sample/masked.make_sampler.
         config: class of its fields.
     """
 

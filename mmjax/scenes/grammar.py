@@ -100,7 +100,7 @@ _is_held_out = held_out  # random_scene has an argument of that name
 
 
 def random_scene(rng: np.random.Generator, fully_specified: bool, held_out: bool) -> Scene:
-    """One of all scenes that are held out, or of all that are not, each as likely; sizes named where `fully_specified`."""
+    """A scene drawn uniformly from those that are held out, or from the others; with sizes where `fully_specified`."""
     counts = (len(SHAPES), len(COLORS), len(SIZES), len(RELATIONS), len(SHAPES), len(COLORS), len(SIZES))
     colors = tuple(COLORS)
     while True:

@@ -41,7 +41,7 @@ class Shown:
 def example_scene(index: int, seed: int, fully_specified: bool, held_out: bool) -> Shown:
     """The index-th scene, with one, two or three things: a pure function of the arguments, all numbers 0 or above.
 
-    A scene of two things is one of `random_scene`, its image following from its caption where `fully_specified`. Held out
+    A scene of two things is one of `random_scene`, its caption specifying the image if `fully_specified`. Held out
     are one thing of three of the 24 pairs of shape and color, and three things any two of which are held out as a
     scene of two.
     """
