@@ -18,7 +18,7 @@ from mmjax.config import ComputeConfig, Config, DataConfig, to_dict
 from mmjax.files import write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
-from mmjax.train.workdir import read_config, versions
+from mmjax.train.workdir import read_json, versions
 from mmjax.types import Params, UserError
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
@@ -76,7 +76,7 @@ def _in_the_way(folder: Path) -> str:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return f"holds other files: {', '.join(others[:3])}{more}"
     try:
-        ours = not names or ("model.safetensors" in names and bool(read_config(folder)))
+        ours = not names or ("model.safetensors" in names and "step" in read_json(folder))
     except UserError:
         ours = False
     return "" if ours else "exists and is no model folder"
