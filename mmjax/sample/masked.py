@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ def decoding(config: SamplingConfig) -> MaskGITDecoding:
     return MaskGITDecoding(**fields, guided=guidance not in (0, 1))
 
 
+@runtime_checkable
 class GeneratorFns(Protocol):
     """The functions of a masked generator and its visual tokenizer; see models/masked_generator.ModelFns."""
 
