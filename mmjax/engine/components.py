@@ -43,7 +43,7 @@ def resolve_config(config: Config, workdir: Path) -> Config:
 def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins: tuple[str, ...]) -> Config:
     """The config of a trained component; of a model that stands on one of that name, that one's."""
     if name == TEXT_ENCODER and _is_gone(component, workdir / frozen_text.FILE):
-        return frozen_text.read(workdir / frozen_text.FILE).config
+        return frozen_text.read(workdir / frozen_text.FILE, plugins).config
     theirs = read_config(_folder(component, workdir / name), plugins=plugins)
     if name == TEXT_ENCODER:
         models.text_encoder.settings(theirs)  # else it has none
@@ -133,7 +133,7 @@ def trained(config: Config, workdir: Path) -> dict[str, Params]:
     """The parameters of the components in a workdir whose training has begun, by their names."""
     plugins = registry.packages(to_dict(config))
     return {
-        name: frozen_text.read(workdir / frozen_text.FILE).params
+        name: frozen_text.read(workdir / frozen_text.FILE, plugins).params
         if name == TEXT_ENCODER
         else load(workdir / name, plugins=plugins).params
         for name in config.components

@@ -95,7 +95,7 @@ def _restored(folder: Path, config: Config, step: int | str | None) -> Params:
 
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
     if name == TEXT_ENCODER:
-        return frozen_text.read(folder / frozen_text.FILE).params
+        return frozen_text.read(folder / frozen_text.FILE, plugins).params
     params: Params = load(folder / name, plugins=plugins).params
     return params
 
