@@ -1,17 +1,13 @@
 """The captions of a data set as a few flat arrays, in memory or memory-mapped: 60 bytes a caption rather than 200."""
 
-import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from safetensors import numpy as safetensors
-
-from mmjax.files import write_file
 
 CHUNK = 4096  # examples decoded at a time
 
@@ -70,24 +66,8 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def write_captions(path: Path, captions: Captions, metadata: Mapping[str, str]) -> str:
-    """Writes a safetensors file with metadata in its header; returns its SHA-256.
-
-    Raises:
-        UserError: where it cannot be written.
-    """
-    names = ("keys", "ends", "text_ends", "text")
-    content = safetensors.save({name: np.asarray(getattr(captions, name)) for name in names}, dict(metadata))
-    write_file(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def map_captions(path: Path) -> tuple[Captions, dict[str, str]]:
-    """Memory-maps a file of captions; returns them and the metadata of its header.
-
-    Raises:
-        OSError, ValueError, KeyError: for a file that write_captions did not write.
-    """
+def map_captions(path: Path) -> Captions:
+    """Captions whose arrays stay in a safetensors file, read where they are used."""
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
@@ -97,4 +77,4 @@ def map_captions(path: Path) -> tuple[Captions, dict[str, str]]:
         return np.asarray(content[start + begin : start + end]).view(dtype)
 
     keys, ends, text_ends = (array(name, np.int64) for name in ("keys", "ends", "text_ends"))
-    return Captions(keys, ends, text_ends, array("text", np.uint8)), header.get("__metadata__", {})
+    return Captions(keys, ends, text_ends, array("text", np.uint8))

@@ -26,7 +26,7 @@ def _builder() -> Any:
         def download_and_prepare(self, **_: Any) -> None:
             if not self.data_path.exists():
                 raise tfds.core.DatasetNotFoundError(
-                    f"{self.data_path}: no prepared data set; make one with mmjax prepare --config=CONFIG --to=DIR"
+                    f"{self.data_path}: no packed data set; make one with mmjax prepare --config=CONFIG --to=DIR"
                 )
 
         def _download_and_prepare(self, **_: Any) -> None:

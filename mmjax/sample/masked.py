@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +51,14 @@ class MaskGITDecoding:
 
 
 def decoding(config: SamplingConfig) -> MaskGITDecoding:
-    """How tokens are drawn by a config."""
+    """The decoding settings of a config."""
     fields = dataclasses.asdict(config)
     guidance = fields.pop("guidance")
     del fields["kind"]
     return MaskGITDecoding(**fields, guided=guidance not in (0, 1))
 
 
+@runtime_checkable
 class GeneratorFns(Protocol):
     """The functions of a masked generator and its visual tokenizer; see models/masked_generator.ModelFns."""
 

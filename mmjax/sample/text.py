@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class TextDecoding:
         return cls(config.text.length, **dataclasses.asdict(config.text_decoding))
 
 
+@runtime_checkable
 class DecoderFns(Protocol):
     """The functions of a model with a text decoder; see models/vision_language.ModelFns."""
 
