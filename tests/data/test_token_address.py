@@ -93,7 +93,7 @@ def test_an_address_tells_what_the_tokens_follow_from() -> None:
         of(train_split="val2017"),
         of(source="coco_tfds"),
         of(split="evaluation"),
-        of(tokens=dataclasses.replace(config.tokens, views=2)),
+        of(tokens=dataclasses.replace(config.tokens, num_augmentations=2)),
         of(model=tokenizer_config(levels=[8, 8])),
     ]
     told = [json.dumps(other) for other in [address, *others]]

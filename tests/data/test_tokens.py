@@ -174,7 +174,7 @@ def test_views_are_the_crops_and_flips_of_the_training_stream(tmp_path: Path, to
     config = config_dict("coco_folder", root, batch=11, seed=0, flip=True)  # a batch is an epoch
     source = data.open_source(config.data, True, 0)
     drawn = take(data.training_batches(source, tokenizer, config), 3)
-    other = dataclasses.replace(config, seed=9, tokens=dataclasses.replace(config.tokens, views=3))
+    other = dataclasses.replace(config, seed=9, tokens=dataclasses.replace(config.tokens, num_augmentations=3))
 
     def pixels(image: np.ndarray) -> dict[str, np.ndarray]:
         return {"codes": np.rint((image + 1) * 127.5).astype(np.int32)}

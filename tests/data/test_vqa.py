@@ -217,9 +217,9 @@ def test_a_config_names_both_files() -> None:
     for field in ("questions", "evaluation_questions"):
         with pytest.raises(UserError, match=rf"data\.{field}: vqa needs a file of questions below data\.root"):
             vqa(Path("x"), **{field: ""})
-    with pytest.raises(UserError, match=r"data\.answers: must not be below 0"):
+    with pytest.raises(UserError, match=r"data\.num_answer_classes: .*-1"):
         vqa(Path("x"), num_answer_classes=-1)
-    with pytest.raises(UserError, match=r"data\.frames: vqa holds images"):
+    with pytest.raises(UserError, match=r"data\.frames: vqa .* 2 "):
         vqa(Path("x"), frames=2)
 
 
