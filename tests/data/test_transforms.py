@@ -142,7 +142,7 @@ def test_a_mask_keeps_the_numbers_of_a_palette(tmp_path: Path) -> None:
     ({"mask": Feature("array", (1,))}, "'mask'"),
     ({"where": Feature("mask", (3, 3))}, "where"),
     ({"image": Feature("image", (3, 3, 3)), "where": Feature("mask", (3, 3), of="garment")}, "'garment'"),
-    ({"image": Feature("image", (3, 3, 3)), "a": Feature("mask", (3, 3), of="image"),
+    ({"image": Feature("image", (3, 3, 3)), "a": Feature("image", (3, 3, 3), of="image"),
       "b": Feature("boxes", (3, 4), of="a")}, "'a'"),
 ])  # fmt: skip
 def test_features_that_no_batch_can_hold_are_one_line(features: dict[str, Feature], what: str) -> None:
