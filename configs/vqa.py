@@ -26,7 +26,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.text = {"length": 32, "vocabulary": 1000 if small else 8192}
     config.model = coco_pretrain.model(size, fusion=arg.fusion, classify="question", classes=arg.classes)
-    config.objective = {"terms": {"classification" if arg.classes else "answering": 1.0}}
+    config.losses = {"classification" if arg.classes else "answering": {"weight": 1.0}}
     config.optimizer = coco_pretrain.optimizer(size, 1e-3 if small else 5e-4)
     config.train = {"batch": 32 if small else 512, "epochs": 20}
     config.evaluate = {"evaluators": ("losses", "answers"), "batch": 32, "samples": 16}

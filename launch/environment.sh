@@ -4,22 +4,35 @@
 fail() { echo "error: $*" >&2; exit 1; }
 stage() { echo "==> $*"; }
 
-# Prints "3.12" for a Python that runs, is new enough and can make environments: a shim on the PATH may do none of it.
+# The Pythons that all dependencies have wheels for, the newest first.
+PYTHONS="python3.13 python3.12 python3.11"
+
+# Prints "3.12" for a Python that runs, is one of those and can make environments: a shim on the PATH may do none of it.
 python_version() {
-    "$1" -c 'import ensurepip, sys, venv; sys.version_info >= (3, 11) or sys.exit(1); print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+    "$1" -c 'import ensurepip, sys, venv; (3, 11) <= sys.version_info < (3, 14) or sys.exit(1); print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# find_python NAME: prints the path of the first that works, on the PATH or among those that pyenv has installed.
+find_python() {
+    local candidate
+    while read -r candidate; do
+        if [ -x "$candidate" ] && python_version "$candidate" >/dev/null; then echo "$candidate"; return; fi
+    done < <(type -aP "$1"; printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$1")
+    return 1
 }
 
 pick_python() {
-    local candidate
+    local name found
     if [ -n "${PYTHON:-}" ]; then
-        python_version "$PYTHON" >/dev/null ||
-            fail "PYTHON=$PYTHON does not run as Python 3.11 or newer with the venv module; give the path of one that does"
+        found=$(find_python "$PYTHON") ||
+            fail "PYTHON=$PYTHON does not run as Python 3.11, 3.12 or 3.13 with the venv module; give the path of one that does"
+        PYTHON=$found
         return
     fi
-    for candidate in python3.11 python3.12 python3.13 python3; do
-        if python_version "$candidate" >/dev/null; then PYTHON=$candidate; return; fi
+    for name in $PYTHONS python3; do
+        if PYTHON=$(find_python "$name"); then return; fi
     done
-    fail "found no Python 3.11 or newer with the venv module; install one (on Debian: apt-get install python3 python3-venv)"
+    fail "found no Python 3.11, 3.12 or 3.13 with the venv module; install one (on Debian: apt-get install python3 python3-venv)"
 }
 
 # make_environment EXTRAS: installs mmjax[EXTRAS] in $VENV unless that was done already, here and from the same setup.cfg.

@@ -15,7 +15,6 @@ from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.source import find_source
 from mmjax.files import write_file
-from mmjax.models.needs import image_shape
 from mmjax.types import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -26,7 +25,7 @@ WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 def suffixes(config: Config) -> tuple[str, ...]:
     """What the files end in that a model sees."""
-    shape = image_shape(config.data)
+    shape = config.data.image_shape
     return SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
 
 
@@ -52,7 +51,7 @@ def read_seen(path: Path, config: Config) -> np.ndarray:
     Raises:
         UserError: where it cannot be read.
     """
-    data, shape = config.data, image_shape(config.data)
+    data, shape = config.data, config.data.image_shape
     if shape[-1] == 1:
         return read_sound(path, data.audio.rate, data.audio.seconds, data.audio.bins)
     resize = data.size if find_source(data).drawn else data.resize

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from jaxtyping import Float32, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmjax.data import exif
 from mmjax.data.resize import resized_crop as resize_array
 from mmjax.types import UserError
 
@@ -19,6 +18,16 @@ from mmjax.types import UserError
 SIDE_LIMIT = 50_000  # pixels, exclusive
 MAX_PIXELS = 178_000_000
 JPEG = b"\xff\xd8"
+# What makes an image upright, by its orientation (EXIF 2.3, tag 274).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarray, "{size} {size} 3"]:
@@ -94,7 +103,8 @@ def load_image(
                         f"and have at most {MAX_PIXELS // 10**6} million"
                     )
                 image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decoded smaller where that loses nothing
-                return _upright((convert or to_rgb)(image), exif.orientation(content))
+                rgb, turn = (convert or to_rgb)(image), orientation(image)
+                return rgb if turn is None else rgb.transpose(turn)
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -140,11 +150,18 @@ def _decode_jpeg(
     smaller = {"min_height": rows, "min_width": columns, "min_factor": ratio} if ratio > 1 else {}
     fits = memory is not None and 3 * rows * columns <= memory.size
     image = simplejpeg.decode_jpeg(content, "RGB", buffer=memory if fits else None, **smaller)
-    turned = exif.orientation(content)
-    if turned == exif.UPRIGHT:
-        return image
-    upright = image.transpose(1, 0, 2) if exif.is_transposed(turned) else image
-    return np.ascontiguousarray(np.flip(upright, tuple(np.flatnonzero(exif.flips(turned)).tolist())))
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(content)) as stored:  # takes 40 of 1,700 us
+        if (turn := orientation(stored)) is not None:
+            return np.asarray(Image.fromarray(image).transpose(turn))
+    return image
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """What makes a stored image upright as its EXIF says; None where it says nothing, or cannot be read."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's readers raise whatever broken metadata leads them to
+        return None
 
 
 def _content(path: str | Path) -> bytes:
@@ -170,15 +187,6 @@ def resized_crop(
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """resize.resized_crop of an RGB image of Pillow's."""
     return resize_array(np.asarray(image), resize, size, place)
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    if exif.is_transposed(orientation):
-        image = image.transpose(Image.Transpose.TRANSPOSE)
-    rows, columns = exif.flips(orientation)
-    if rows:
-        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if columns else image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from mmjax.config import Config, DataConfig
-from mmjax.data.caption_cache import CaptionCache
 from mmjax.data.prefetch import prefetch
 from mmjax.data.questions import most_frequent
 from mmjax.data.source import Examples, ReadSpec, Source, process_shards
@@ -51,12 +50,12 @@ def training_batches(
     spec = make_read_spec(config.data, start, None, config.train.batch, first, count, True, seed)
 
     def batches() -> Iterator[Batch]:
-        cache = CaptionCache(tokenizer, config.text.length)
+        encode = functools.partial(tokenizer.encode, length=config.text.length)
         for examples in _timed(source.read(spec), source.input_stats):
             texts = _draw_texts(seed, examples, "captions")
             answers = _draw_texts(seed, examples, "answers", 5) if "answers" in examples else []
             begin = time.perf_counter()
-            encoded = _encode_texts(source, examples, texts, answers, cache.encode)
+            encoded = _encode_texts(source, examples, texts, answers, encode)
             source.input_stats.spend("tokenizing", time.perf_counter() - begin)
             yield _make_batch(source, examples, texts, encoded)
 
@@ -81,9 +80,7 @@ def evaluation_batches(
     stop = evaluation_size(source, config)
     spec = make_read_spec(config.data, 0, stop, config.evaluate.batch, first, count, False, 0)
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        return tokenizer.encode(texts, config.text.length)
-
+    encode = functools.partial(tokenizer.encode, length=config.text.length)
     empty = np.full_like(encode([""]), PADDING) if source.captions_optional else encode([""])
 
     def batches() -> Iterator[Batch]:

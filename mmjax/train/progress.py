@@ -4,13 +4,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mmjax import config
 from mmjax.parallel import processes
+from mmjax.progress import progress_bar
 from mmjax.train.loop import check_finite
 from mmjax.train.metrics import Metrics
 from mmjax.train.timeline import Timeline
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Handed the metrics of each step: moves the bar, and every train.log_every steps writes their means.
+    """Handed the metrics of each step: moves the progress bar, and every train.log_every steps writes their means.
 
     The bar shows steps, images a second, the loss and the time left. Steps that were not finite are counted, not
     averaged.
@@ -46,8 +45,8 @@ class Progress:
         self.spent: dict[str, float] | None = None  # of the feed, when its judging began; None in the first window
         self.waited = self.sent = self.judged = 0.0  # seconds since then
         self.told = False
-        shown: Any = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.2, "mininterval": 0.5}
-        self.bar = tqdm(initial=start, total=last, disable=not processes.is_primary(), **shown)
+        shown = processes.is_primary()
+        self.bar = progress_bar(None, "", last, initial=start, leave=True, delay=0.0, disable=not shown)
         self.window: list[dict[str, float]] = []
         self.untimed = 1  # steps of the window that do not count for its speed: the first one is compiled
         self.begin = time.perf_counter()

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -138,9 +139,9 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> N
 
 
 def noise(stderr: str) -> list[str]:
-    """What is on stderr beside the progress bar."""
-    lines = stderr.replace("\r", "\n").splitlines()
-    return [line for line in lines if line.strip() and "%|" not in line and "\x1b[A" not in line]
+    """What is on stderr beside the lines of progress."""
+    assert "\r" not in stderr
+    return [line for line in stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
 
 
 def saved_state(workdir: Path, step: int) -> dict[str, np.ndarray]:

@@ -15,6 +15,42 @@ SLURM = LAUNCH / "slurm.sbatch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), SLURM])
 
 
+def python(path: Path, version: str) -> None:
+    """A Python as far as launch/environment.sh looks: of that version, or a shim that answers nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{f'echo {version}' if version else 'exit 127'}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("pythons", "asked", "found"),
+    [
+        ({"bin/python3.11": "3.11", "bin/python3.12": "3.12", "bin/python3": "3.11"}, "", "bin/python3.12"),
+        ({"bin/python3.13": "", "bin/python3.12": "3.12"}, "", "bin/python3.12"),
+        ({"bin/python3.13": "", "pyenv/versions/3.13.0/bin/python3.13": "3.13"}, "", "pyenv/versions/3.13.0/bin/python3.13"),
+        ({"bin/python3": "3.11"}, "", "bin/python3"),
+        ({"bin/python3.13": "3.13", "bin/python3.11": "", "other/python3.11": "3.11"}, "python3.11", "other/python3.11"),
+        ({"bin/python3.13": "3.13", "pyenv/versions/3.11.7/bin/python3.11": "3.11"}, "python3.11",
+         "pyenv/versions/3.11.7/bin/python3.11"),
+        ({"bin/python3.13": "3.13", "else where/python3.11": "3.11"}, "else where/python3.11", "else where/python3.11"),
+        ({"bin/python3.13": "3.13"}, "python3.11", "PYTHON=python3.11"),
+        ({"bin/python3.13": ""}, "", "3.13"),
+    ],
+)  # fmt: skip
+def test_the_newest_python_that_works_is_taken(pythons: dict[str, str], asked: str, found: str, tmp_path: Path) -> None:
+    for name, version in pythons.items():
+        python(tmp_path / name, version)
+    environment = {"PATH": "bin:other", "PYENV_ROOT": "pyenv", "HOME": str(tmp_path), "PYTHON": asked}
+    done = subprocess.run(
+        ["/bin/bash", "-c", f'. "{LAUNCH / "environment.sh"}"; pick_python; echo "$PYTHON"'],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    if found in pythons:
+        assert (done.returncode, done.stdout.strip()) == (0, found), done.stderr
+    else:
+        assert done.returncode == 1 and done.stderr.startswith("error: ") and found in done.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_syntax(script: Path) -> None:
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True).stderr == b""

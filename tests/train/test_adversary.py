@@ -52,7 +52,7 @@ def played(state, step, count, batch=None):
 
 
 @pytest.mark.parametrize(("regularizer", "weight"), [("none", 0.0), ("r1", 0.7)])
-def test_moves_are_those_of_the_dirac_gan(regularizer, weight):
+def test_updates_match_the_dirac_gan(regularizer, weight):
     """Equation 3 there, with R1's gradient, weight times psi; both move at once."""
     found, _, _ = played(*game(regularizer=regularizer, weight=weight), 7)
     theta, psi = 1.3, 0.9
@@ -64,7 +64,7 @@ def test_moves_are_those_of_the_dirac_gan(regularizer, weight):
         np.testing.assert_allclose(move, (theta, psi), rtol=1e-5)
 
 
-def test_hinge_moves():
+def test_hinge_updates():
     found, _, _ = played(*game("hinge"), 3)
     theta, psi = 1.3, 0.9
     for move in found[1:]:
@@ -72,7 +72,7 @@ def test_hinge_moves():
         np.testing.assert_allclose(move, (theta, psi), rtol=1e-5)
 
 
-def test_regularized_it_ends_at_the_originals_and_bare_it_circles():
+def test_regularized_training_converges_and_unregularized_cycles():
     """Mescheder et al. 2018, section 2 and theorem 4.1: the equilibrium is (0, 0)."""
     regularized, _, _ = played(*game(regularizer="r1", weight=1.0), 90)
     assert np.abs(regularized[-1]).max() < 1e-3
@@ -80,7 +80,7 @@ def test_regularized_it_ends_at_the_originals_and_bare_it_circles():
     assert np.abs(bare[-1]).max() > 0.3
 
 
-def test_lecam_uses_the_averages_of_the_steps_before():
+def test_lecam_uses_averages_of_earlier_steps():
     state, step = game(regularizer="lecam", weight=0.3)
     values = (0.5, -1.0, 9.0, 2.0)
     real = np.array([0.5, -1.0, 2.0])
@@ -96,7 +96,7 @@ def test_lecam_uses_the_averages_of_the_steps_before():
         theta, psi = float(state.params["theta"]), float(state.adversary.params["psi"])
 
 
-def test_a_player_waits_for_its_step():
+def test_losses_start_at_their_step():
     state, step = game(train_from=2, start=4, regularizer="lecam", weight=0.1, tx=optax.adam(0.1))
     moves, _, state = played(state, step, 6)
     np.testing.assert_array_equal(np.diff(moves[:, 1]) != 0, [False, False, True, True, True, True])
@@ -115,7 +115,7 @@ def compiled_as_for_users() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("optimized")
-def test_until_start_the_generator_learns_as_it_would_alone():
+def test_generator_before_start_trains_as_without_discriminator():
     """And beside it the discriminator learns."""
     tx = optax.adam(0.1)
     judge = lambda params, x: (params["psi"] * x, [params["psi"] * x])  # noqa: E731
@@ -145,7 +145,7 @@ def test_until_start_the_generator_learns_as_it_would_alone():
     assert len({float(state.adversary.params["psi"]) for state, _ in both}) == 4
 
 
-def test_neither_players_gradient_moves_the_other():
+def test_gradients_do_not_cross_between_generator_and_discriminator():
     """Alone each would make its loss as small as it likes; a shared gradient would show in the other's parameter."""
     state, step = game(tx=optax.sgd(RATE))
     frozen = state.replace(adversary=state.adversary.replace(params={"psi": jnp.float32(0.0)}))
@@ -159,7 +159,7 @@ def test_neither_players_gradient_moves_the_other():
 
 
 @pytest.mark.parametrize("spoiled", ["first", "second"])
-def test_a_step_that_is_not_finite_leaves_both_as_they_were(spoiled):
+def test_nonfinite_step_changes_neither_network(spoiled):
     state, step = game(regularizer="lecam", weight=0.1, tx=optax.adam(0.1))
     _, _, before = played(state, step, 2)
     bad = jnp.full((4, 1), jnp.nan)
@@ -175,7 +175,7 @@ def test_a_step_that_is_not_finite_leaves_both_as_they_were(spoiled):
 
 
 @pytest.mark.parametrize("regularizer", ["r1", "lecam"])
-def test_parts_add_up_to_the_whole(regularizer):
+def test_gradient_accumulation_equals_the_whole_batch(regularizer):
     batch = batch_of((0.5, -1.0, 9.0, 2.0, 0.1, 0.4, -0.7, 1.1), (True, True, False, True, False, True, True, True))
     whole = played(*game(regularizer=regularizer, weight=0.3), 3, batch)
     parts = played(*game(regularizer=regularizer, weight=0.3, grad_accum_steps=4), 3, batch)
@@ -185,7 +185,7 @@ def test_parts_add_up_to_the_whole(regularizer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts[2].adversary, whole[2].adversary)
 
 
-def test_going_on_from_a_checkpoint_is_exact_and_evaluating_needs_no_discriminator(tmp_path):
+def test_resume_is_bitwise_identical_and_evaluation_needs_no_discriminator(tmp_path):
     state, step = game(regularizer="lecam", weight=0.1, tx=optax.adam(0.1), start=4)
     _, _, halfway = played(state, step, 3, batch_of((0.5, -1.0, 9.0, 2.0)))
     checkpoints = Checkpoints(tmp_path)

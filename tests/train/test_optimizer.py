@@ -29,7 +29,7 @@ def test_schedules():
     assert [float(linear(i)) for i in (0, 10, 20)] == pytest.approx([0.3, 0.15, 0.0])
 
 
-def test_adam_with_clipping_and_decay_equals_the_papers():
+def test_adamw_with_clipping_equals_the_paper():
     """Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; in float64."""
     settings = OptimizerConfig(name="adamw", learning_rate=0.1, b1=0.8, b2=0.9, weight_decay=0.2, grad_clip_norm=1.0)
     tx = make_optimizer(settings, 9)
@@ -56,7 +56,7 @@ def test_adam_with_clipping_and_decay_equals_the_papers():
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
 
 
-def test_weight_decay_is_on_the_matrices_of_each_layer_alone():
+def test_weight_decay_applies_to_matrices_only():
     tx = make_optimizer(OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.2), 9)
     vectors, matrices = {"scale": jnp.ones((5, 3))}, {"kernel": jnp.ones((5, 3, 2))}  # of five layers
     params = {"stack": {"block": {"norm": vectors, "mlp": matrices}}, "table": jnp.ones((5, 3))}
@@ -67,7 +67,7 @@ def test_weight_decay_is_on_the_matrices_of_each_layer_alone():
     np.testing.assert_allclose(updates["table"], -0.02, rtol=1e-6)
 
 
-def test_muon_makes_the_singular_values_of_each_kernel_equal():
+def test_muon_orthogonalizes_each_kernel():
     """Jordan et al. 2024: an update is nearly U V^T of the momentum's U S V^T; other parameters go as Adam's do."""
     shapes = {"dense": (11, 29), "q": (11, 2, 13), "out": (2, 13, 11), "convolution": (3, 3, 7, 17), "table": (11, 5)}
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_muon_makes_the_singular_values_of_each_kernel_equal():
 
 
 @pytest.mark.parametrize("name", ["quickstart", "scenes_direct"])
-def test_kernels_are_told_as_their_initialization_takes_them(name):
+def test_kernel_axes_match_the_initialization(name):
     """Flax draws a kernel with the variance 1 / inputs."""
     config = load_config(str(CONFIGS / f"{name}.py"))
     for part in filter(None, (config, config.tokenizer)):

@@ -165,7 +165,7 @@ def test_eight_devices_equal_one(kind, name):
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
-def test_the_state_is_made_in_parts():
+def test_state_is_initialized_sharded():
     _, _, make, expected = beginning("masked generator")
     _, shardings = placed(MESHES["data=2, fsdp=2, model=2"], 8, "masked generator")
     made = jax.jit(make, out_shardings=shardings)()
@@ -175,7 +175,7 @@ def test_the_state_is_made_in_parts():
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_parts_add_up_to_the_whole(parts):
+def test_gradient_accumulation_equals_the_whole_batch(parts):
     # The mask leaves the parts with different numbers of examples.
     assert_near(gradients(MeshConfig(1, 1, 1), 1, parts), on_one_device("direct generator"))
 
@@ -219,7 +219,7 @@ def run_line(values, ema_decay=0.0, skip_grad_spikes=0.0):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_steps_that_are_not_finite_change_nothing(bad):
+def test_nonfinite_steps_change_nothing(bad):
     states, metrics = run_line([1.0, bad, bad])
     assert int(states[-1].step) == 3 and int(metrics["nonfinite_steps"]) == 2
     jax.tree.map(np.testing.assert_array_equal, (states[1].params, states[1].opt_state),
@@ -229,7 +229,7 @@ def test_steps_that_are_not_finite_change_nothing(bad):
     np.testing.assert_array_equal(after[-1].params["w"], run_line([1.0, 1.0])[0][-1].params["w"])
 
 
-def test_spikes_change_nothing_where_they_are_skipped():
+def test_skipped_spikes_change_nothing():
     usual = [1.0] * WARMUP
     assert run_line([*usual, 30.0])[1]["nonfinite_steps"] == 0
     states, metrics = run_line([*usual, 30.0], skip_grad_spikes=10.0)
@@ -239,7 +239,7 @@ def test_spikes_change_nothing_where_they_are_skipped():
     np.testing.assert_array_equal(states[-2].params["w"], run_line(usual)[0][-1].params["w"])
 
 
-def test_average_follows_the_formula():
+def test_ema_equals_the_formula():
     states, _ = run_line([1.0, 2.0, 1.0, 3.0], ema_decay=0.15)
     average = 1.0
     for count, state in enumerate(states[1:]):

@@ -8,9 +8,9 @@ import pytest
 
 from mmjax.config import OptimizerConfig
 from mmjax.nn.batch_norm import BatchNorm
+from mmjax.train.batch_stats import make_apply
 from mmjax.train.optimizer import make_optimizer
 from mmjax.train.state import make_state
-from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict, make_step
 
 X = np.random.default_rng(0).normal(2.0, 3.0, (3, 12, 5)).astype(np.float32)  # three steps
@@ -64,7 +64,7 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
-def test_they_follow_the_batches_whatever_the_optimizer(optimizer):
+def test_running_averages_follow_the_batches_with_any_optimizer(optimizer):
     states, _ = trained(optimizer)
     mean, variance = np.zeros(5), np.ones(5)
     for x in X.astype(np.float64)[:, MASK]:
@@ -79,7 +79,7 @@ def test_they_follow_the_batches_whatever_the_optimizer(optimizer):
     assert all(not leaf.any() for leaf in of_them)
 
 
-def test_of_a_batch_in_parts_they_follow_the_mean_of_the_parts():
+def test_running_averages_follow_the_mean_over_microbatches():
     """Each as often as it has examples; of these three one has none."""
     mask = np.arange(12) % 3 != 1
     mask[0] = False
@@ -92,7 +92,7 @@ def test_of_a_batch_in_parts_they_follow_the_mean_of_the_parts():
     assert [x.shape[0] for x in parts] == [3, 4]
 
 
-def test_steps_without_examples_and_bad_ones_move_nothing():
+def test_empty_and_nonfinite_steps_change_nothing():
     optimizer = OptimizerConfig(learning_rate=0.1)
     large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
     for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
@@ -101,7 +101,7 @@ def test_steps_without_examples_and_bad_ones_move_nothing():
         jax.tree.map(np.testing.assert_array_equal, averages(states[0].params), averages(states[1].params))
 
 
-def test_the_average_of_the_parameters_has_theirs():
+def test_ema_averages_the_running_averages():
     states, _ = trained(OptimizerConfig(learning_rate=0.1), ema_decay=0.15)
     mean = np.zeros(5)
     for count, state in enumerate(states[1:]):
@@ -110,7 +110,7 @@ def test_the_average_of_the_parameters_has_theirs():
     np.testing.assert_allclose(averages(states[-1].ema)[0], mean, rtol=1e-5)
 
 
-def test_evaluation_uses_them_and_tells_nothing_of_the_batch():
+def test_evaluation_uses_running_averages():
     states, _ = trained(OptimizerConfig(learning_rate=0.1))
     predict = jax.jit(make_predict(make_apply(Model()), Goal()))
     whole, alone = (predict(states[-1].params, {"x": x, "mask": np.ones(len(x), bool)}) for x in (X[0], X[0, :1]))
