@@ -1,8 +1,8 @@
-"""Seconds to draw 16 images with a masked generator after compilation, with and without guidance.
+"""Seconds to generate 16 images with a masked generator after compilation, with and without guidance.
 
     python benchmarks/sampling.py --model=runs/quickstart/model
 
-Guidance is one call a step on twice the batch. The last line is the ratio of both.
+Guidance doubles the batch of each step. The last line is the ratio.
 """
 
 import argparse
@@ -15,7 +15,7 @@ COUNT, REPEATS = 16, 5
 
 
 def seconds(model: GenerativeModel, guidance: float, steps: int, refinement_steps: int) -> float:
-    """The best of several, after one that compiles."""
+    """The fastest of several runs, after one that compiles."""
     prompts = ["a red circle moving left" if model.config.data.frames > 1 else "a red ring above a blue square"] * COUNT
     times = []
     for seed in range(REPEATS + 1):
@@ -36,7 +36,7 @@ def main() -> None:
     for name, guidance, extra in (
         ("unguided", 1.0, 0),
         ("guided", 2.0, 0),
-        ("guided and revised", 2.0, refinement_steps),
+        ("guided and refined", 2.0, refinement_steps),
     ):
         times[name] = seconds(model, guidance, arguments.steps, extra)
         print(

@@ -1,9 +1,9 @@
-"""Batches a second from cached tokens beside those from decoding images, on this machine.
+"""Batches per second from cached tokens, compared with decoding images.
 
     python benchmarks/token_cache.py [FOLDER]
 
-Takes a COCO folder's validation images at 256 pixels, or makes as many JPEG images of 640 x 480 as it needs, and
-codes of 16 x 16 from 1,024 for them; the values do not matter to the speed. Prints both rates and their ratio.
+Takes a COCO folder's validation images at 256 pixels, or makes JPEG images of 640 x 480, and random codes of 16 x 16
+from 1,024. Prints both rates and their ratio.
 """
 
 import json

@@ -72,7 +72,7 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
 
 def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config: Config = components.resolve_config(arguments.config, workdir)
+    config: Config = components.resolve_config(arguments.config, workdir, arguments.plugins)
     setup.check(config)
     with workdir_lock(workdir):
         return _prepare(config, workdir)

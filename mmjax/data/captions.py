@@ -1,4 +1,4 @@
-"""The captions of a data set in a few flat arrays, in memory or mapped from a file: 60 bytes a caption, not 200."""
+"""The captions of a data set as a few flat arrays, in memory or memory-mapped: 60 bytes a caption rather than 200."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-AT_ONCE = 4096  # examples
+CHUNK = 4096  # examples decoded at a time
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Captions:
     """All captions, without the images.
 
     Attributes:
-        keys: names each example, in the order of the data set.
+        keys: of each example, in the order of the data set.
         ends: the captions of example i are those from ends[i] to ends[i + 1].
-        text_ends: caption j takes the bytes from text_ends[j] to text_ends[j + 1].
+        text_ends: caption j is the bytes from text_ends[j] to text_ends[j + 1].
         text: UTF-8.
     """
 
@@ -37,8 +37,8 @@ class Captions:
 
     def __iter__(self) -> Iterator[str]:
         """Every caption, example by example."""
-        for start in range(0, len(self), AT_ONCE):
-            yield from self._texts(int(self.ends[start]), int(self.ends[min(start + AT_ONCE, len(self))]))
+        for start in range(0, len(self), CHUNK):
+            yield from self._texts(int(self.ends[start]), int(self.ends[min(start + CHUNK, len(self))]))
 
     def _texts(self, first: int, last: int) -> Iterator[str]:
         bounds = self.text_ends[first : last + 1].tolist()
@@ -62,7 +62,7 @@ def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
 
 
 def utf8(text: str) -> bytes:
-    """A text as UTF-8; halves of characters, which JSON can name and UTF-8 cannot, become question marks."""
+    """A text as UTF-8; lone surrogates, which JSON can hold and UTF-8 cannot, become question marks."""
     return text.encode("utf-8", "replace")
 
 

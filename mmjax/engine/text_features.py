@@ -29,12 +29,13 @@ def keep(config: Config, workdir: Path, is_gone: bool) -> Params:
         UserError: where the workdir holds another one.
     """
     component, path = config.components[TEXT_ENCODER], workdir / frozen_text.FILE
+    plugins = registry.packages(to_dict(config))
     if is_gone:
-        return frozen_text.read(path).params
-    given = frozen_text.of_model(load(component.path, plugins=registry.packages(to_dict(config))))
+        return frozen_text.read(path, plugins).params
+    given = frozen_text.of_model(load(component.path, plugins=plugins))
     if not processes.run_on_primary(path.exists):
         processes.run_on_primary(lambda: frozen_text.write(path, given))
-    elif _key(config, frozen_text.read(path)) != _key(config, given):
+    elif _key(config, frozen_text.read(path, plugins)) != _key(config, given):
         raise UserError(f"--workdir {workdir}: has another text encoder than {component.path}; name another one")
     return given.params
 
@@ -57,7 +58,7 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     """
     if TEXT_ENCODER not in config.components:
         return
-    frozen = frozen_text.read(workdir / frozen_text.FILE)
+    frozen = frozen_text.read(workdir / frozen_text.FILE, registry.packages(to_dict(config)))
     tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
     params = jax.device_put(frozen.params, placement.replicated)
     compiled = jax.jit(

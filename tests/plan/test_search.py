@@ -25,7 +25,7 @@ def plan(config: Config, topology: Topology) -> Plan:
     )
 
 
-def test_meshes_that_differ_are_compiled_and_ranked() -> None:
+def test_candidates_are_compiled_and_ranked() -> None:
     told: list[str] = []
 
     def compile_(config: Config, topology: Topology) -> Plan:
@@ -55,7 +55,7 @@ def test_nothing_fits() -> None:
         search(CONFIG, SLICE, 3, large, plan, print)
 
 
-def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() -> None:
+def test_best_mesh_of_each_kind_is_ranked_with_hbm() -> None:
     def compile_(config: Config, topology: Topology) -> Plan:
         """Attention by splash moves little; that of XLA so much that memory is what a step waits for."""
         found = plan(config, topology)
@@ -74,7 +74,7 @@ def test_the_best_mesh_of_each_kind_is_compiled_and_ranked_with_main_memory() ->
     assert with_memory == pytest.approx(bounds[:4] + [bound / 2 for bound in bounds[4:]], abs=0.1)
 
 
-def test_what_the_compiler_refuses_is_told_and_the_others_stand() -> None:
+def test_compiler_errors_do_not_end_the_search() -> None:
     def compile_(config: Config, topology: Topology) -> Plan:
         if config.mesh.fsdp == 4:
             raise RuntimeError("INTERNAL: no\nand why")
@@ -84,7 +84,7 @@ def test_what_the_compiler_refuses_is_told_and_the_others_stand() -> None:
     assert [each.problem for each in found] == ["", "", "INTERNAL: no"]
 
 
-def test_batches_divide_into_the_parts_that_are_accumulated() -> None:
+def test_batches_are_multiples_of_the_microbatches() -> None:
     config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, grad_accum_steps=3))
     assert {changes["train.batch"] % 12 for changes in candidates(config, SLICE)} == {0}
 
