@@ -101,7 +101,7 @@ def prepare(folder: Path) -> None:
     config = resolve({"data": {"source": "coco_folder", "root": str(folder / "coco")}, "train": {"steps": 1}})
     source = data.open_source(config.data, True, 0)
     (folder / "tokenizer.model").write_bytes(data.train_tokenizer(source.all_captions(), 1000))
-    data.write_prepared(folder / "prepared", data.open_raw(config.data))
+    data.write_packed(folder / "prepared", data.open_raw(config.data))
 
 
 def measure(source: str, root: Path) -> dict[str, list[float]]:
@@ -123,7 +123,7 @@ def main() -> None:
                 run(folder)
                 (folder / f".{step}").touch()
                 print(f"{folder}: {step} in {time.time() - begin:.0f} s")
-        cases += [(images, "coco_folder", folder / "coco"), (images, "coco_prepared", folder / "prepared")]
+        cases += [(images, "coco_folder", folder / "coco"), (images, "coco_packed", folder / "prepared")]
     rows: dict[tuple[int, str], list[dict[str, list[float]]]] = {case[:2]: [] for case in cases}
     for _ in range(arguments.rounds):
         for images, source, root in cases:

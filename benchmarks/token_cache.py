@@ -60,10 +60,10 @@ def main() -> None:
         config = resolve({"data": fields, "train": {"batch": BATCH, "steps": 1}})
         images = data.open_source(config.data, training=True, seed=0)
         tokenizer = data.load_tokenizer(data.train_tokenizer(images.all_captions(), 500))
-        folder, address = Path(temporary) / "tokens", {"made": "here"}
-        data.write_tokens(folder, address, images, config, "train", encode)
+        folder, key = Path(temporary) / "tokens", {"made": "here"}
+        data.write_tokens(folder, key, images, config, "train", encode)
         begin = time.perf_counter()
-        tokens = data.open_tokens(folder, address)
+        tokens = data.open_tokens(folder, key)
         opened = time.perf_counter() - begin
         decoding = rate(images, tokenizer, config, BATCHES)
         cached = rate(tokens, tokenizer, config, 50 * BATCHES)

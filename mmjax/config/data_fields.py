@@ -48,6 +48,7 @@ class DataConfig:
             SourceSpec of your own.
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
+        scenes: of scenes, what is drawn.
         audio: of audio_folder, what sounds are made of.
         questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
         num_answer_classes: of vqa, so many of the most frequent training answers are classes; 0 gives no labels.

@@ -1,4 +1,4 @@
-"""From a published image to the record of a prepared data set: read, checked, made smaller where that is wanted."""
+"""From a published image to the record of a packed data set: read, checked, made smaller where that is wanted."""
 
 import io
 from collections import deque
@@ -17,30 +17,30 @@ KINDS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")  # that training can read; 
 AHEAD = 4  # images waiting for each thread
 
 
-def converted(
+def recompress_all(
     pool: ThreadPoolExecutor, jobs: int, resize: int, originals: Iterable[Original]
 ) -> Iterator[bytes | Rejected]:
     """The record of each image, or why there is none, in order.
 
     Args:
         jobs: threads of the pool.
-        resize: as in shrink.
+        resize: as in recompress.
 
     Raises:
         UserError: where a disk fails.
     """
     waiting: deque[Future[bytes | Rejected]] = deque()
     for original in originals:
-        waiting.append(pool.submit(_convert, original, resize))
+        waiting.append(pool.submit(_recompressed, original, resize))
         if len(waiting) > AHEAD * jobs:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def _convert(original: Original, resize: int) -> bytes | Rejected:
+def _recompressed(original: Original, resize: int) -> bytes | Rejected:
     try:
-        image = shrink(original.content(), original.name, resize)
+        image = recompress(original.content(), original.name, resize)
     except UserError as error:
         return Rejected(original.key, original.name, str(error).removeprefix(f"{original.name}: "))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -50,7 +50,7 @@ def _convert(original: Original, resize: int) -> bytes | Rejected:
     return record(image, original.name, original.key, original.captions)
 
 
-def shrink(content: bytes, name: str, resize: int) -> bytes:
+def recompress(content: bytes, name: str, resize: int) -> bytes:
     """An image whose short side has at most `resize` pixels: a JPEG, by Lanczos; the same bytes if it is so already.
 
     Args:

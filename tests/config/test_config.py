@@ -95,7 +95,7 @@ def test_an_unknown_field_near_to_nothing() -> None:
     ("model", 3, "a group of fields, not 3"),
     ("model.dtype", "float16", "one of float32, bfloat16, not 'float16'"),
     ("data.source", ["scenes"],
-     "one of scenes, coco_folder, coco_prepared, coco_tfds, clips_folder, vqa, classes_folder, "
+     "one of scenes, coco_folder, coco_packed, coco_tfds, clips_folder, vqa, classes_folder, "
      "audio_folder, mixture, not ['scenes']"),
     ("optimizer.grad_clip_norm", float("nan"), "finite, not nan"),
     ("optimizer.learning_rate", float("inf"), "finite, not inf"),

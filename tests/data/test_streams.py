@@ -30,7 +30,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
         positions = [p for p in range(epoch * size, (epoch + 1) * size) if p % streams.STREAMS == stream]
         assert streams.stream_length(size, epoch, stream) == len(positions)
         assert not positions or streams.first_position(size, epoch, stream) == positions[0]
-        parts = streams.stream_parts(lengths, read_spec(training=training), epoch, stream)
+        parts = streams.stream_slices(lengths, read_spec(training=training), epoch, stream)
         records = [(file, record) for file, first, count in parts for record in range(first, first + count)]
         assert len(records) == len(positions)
         seen += records
@@ -40,7 +40,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
 
 def test_files_come_in_another_order_each_epoch_and_seed() -> None:
     def order(epoch: int, seed: int = 5) -> tuple[int, ...]:
-        parts = [streams.stream_parts([8] * 16, read_spec(seed=seed), epoch, stream) for stream in range(8)]
+        parts = [streams.stream_slices([8] * 16, read_spec(seed=seed), epoch, stream) for stream in range(8)]
         return tuple(file for part in parts for file, _, _ in part)
 
     assert len({order(0), order(1), order(2), order(0, 6)}) == 4 and order(1) == order(1)

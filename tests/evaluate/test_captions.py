@@ -96,10 +96,11 @@ def test_registered() -> None:
     config = resolve(
         {
             "model": {"kind": "vision_language"},
-            "objective": {"terms": {"captioning": 1.0}},
+            "losses": {"captioning": {}},
             "train": {"steps": 1},
             "evaluate": {"evaluators": ["captions"], "samples": 0},
         }
     )
-    assert list(evaluate.build(config)) == ["captions"] and evaluate.WRITTEN["captions"] == "caption"
+    assert list(evaluate.build(config)) == ["captions"]
+    assert evaluate.EVALUATORS["captions"].predictions == ("caption",)
     assert evaluate.metric_names(config) == NAMES

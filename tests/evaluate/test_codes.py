@@ -19,5 +19,5 @@ def test_code_usage() -> None:
 def test_only_for_visual_tokenizers() -> None:
     evaluators = {"evaluate": {"evaluators": ("codes",)}, "train": {"steps": 1}}
     assert "codes" in build(resolve(evaluators | {"model": {"kind": "visual_tokenizer"}}))
-    with pytest.raises(UserError, match=r"codes is for a visual_tokenizer, not for model.kind=direct"):
+    with pytest.raises(UserError, match=r"evaluate\.evaluators: codes .*model\.kind=direct_generator"):
         build(resolve(evaluators))
