@@ -100,7 +100,8 @@ def token_address(
     referred = config.component("reference_tokenizer")
     if referred is not None:
         assert reference is not None
-        theirs = {"reference": {"size": referred.data.size, **_encoder(referred, reference)}}
+        field = getattr(config.model, "reference", "image")
+        theirs = {"reference": {"field": field, "size": referred.data.size, **_encoder(referred, reference)}}
     return {
         "format": FORMAT,
         "split": split,

@@ -5,12 +5,12 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Integer, Shaped
 from safetensors import numpy as safetensors
 
 from mmjax.config import Config
@@ -25,7 +25,8 @@ from mmjax.types import UserError
 POSITIONS = 4096  # of a shard, about
 SUFFIX = ".safetensors"
 
-Encode = Callable[[Float[np.ndarray, "b *pixels c"]], Mapping[str, Integer[np.ndarray, "b *grid"]]]
+# Of images float32 [b, y, x, c] or clips [b, f, y, x, c], one argument a field.
+Encode = Callable[..., Mapping[str, Integer[np.ndarray, "b *grid"]]]
 
 
 def write_tokens(
@@ -37,6 +38,7 @@ def write_tokens(
     encode: Encode,
     batch: int = 64,
     positions: int = POSITIONS,
+    fields: Sequence[str] = ("image",),
 ) -> None:
     """Encodes a split into a folder, tokens.num_augmentations times for training, unless that was done before.
 
@@ -48,9 +50,9 @@ def write_tokens(
         address: what the tokens follow from; see token_address.
         source: the examples of the split.
         config: the config: its data, and tokens.num_augmentations.
-        encode: images float32 [b, y, x, c] or clips [b, f, y, x, c] to named arrays of integers from 0 up, "codes"
-            among them; b is always `batch`.
+        encode: the images of `fields` to named arrays of integers from 0 up, "codes" among them; b is always `batch`.
         positions: how many of them go into a shard, rounded down to whole batches.
+        fields: of the source's examples, whose images are encoded.
 
     Raises:
         UserError: where the folder holds tokens of another address or something else, cannot be written, or where the
@@ -72,7 +74,7 @@ def write_tokens(
             encoded = []
             for part in itertools.islice(parts, max(positions // batch, 1)):
                 report_corrupt(source, part)
-                encoded.append(_encoded(part, encode, batch))
+                encoded.append(_encoded(part, encode, batch, fields))
                 bar.update(len(part["id"]))
             if not encoded:
                 raise UserError(f"{folder}: the data set ended after {done:,} of {total:,} images; is it complete?")
@@ -117,14 +119,14 @@ def clear(folder: Path, shards: Iterable[Shard]) -> None:
             path.unlink()
 
 
-def _encoded(part: Examples, encode: Encode, batch: int) -> dict[str, Any]:
+def _encoded(part: Examples, encode: Encode, batch: int, fields: Sequence[str]) -> dict[str, Any]:
     """What a shard keeps of some rows; `texts` is a list here."""
-    image, mask = part["image"], part["mask"]
-    rows = len(image)
+    images, mask = [part[name] for name in fields], part["mask"]
+    rows = len(mask)
     if rows < batch:  # compiled for one size
-        image = np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)])
+        images = [np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)]) for image in images]
     kept = {"key": np.asarray(part["key"], np.int64), "mask": mask}
-    for name, values in encode(image).items():
+    for name, values in encode(*images).items():
         codes = np.array(values)[:rows]
         if name in KEPT or not np.issubdtype(codes.dtype, np.integer) or codes.shape[:1] != (rows,) or codes.min() < 0:
             raise ValueError(f"encode: {name} must be integers from 0 up, [{batch}, *grid], not named one of {KEPT}")
