@@ -253,7 +253,7 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         value = float(value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}: must be finite, not {value}")
-    if origin is None and type(value) is kind:
+    if type(value) is kind or (origin is types.UnionType and type(value) in arguments):
         return value
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
 
@@ -266,6 +266,8 @@ def _type_name(kind: Any) -> str:
         return "a list, each item " + _type_name(typing.get_args(kind)[0])
     if typing.get_origin(kind) is dict:
         return "a table of names, each " + _type_name(typing.get_args(kind)[1])
+    if typing.get_origin(kind) is types.UnionType:
+        return ", ".join(map(_type_name, typing.get_args(kind)))
     return names.get(kind, str(kind))
 
 
@@ -278,6 +280,8 @@ def from_text(name: str, kind: Any, text: str) -> Any:
         if origin is dict:
             pairs = (item.partition("=") for item in text.strip("{}").split(",") if item.strip())
             return {k.strip(): from_text(name, arguments[1], v.strip()) for k, _, v in pairs}
+        if origin is types.UnionType:  # of plain values: whatever it reads as, a text at last
+            return next(value for part in (bool, int, float, str) for value in _as(name, part, text))
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if kind in (int, float):
@@ -285,3 +289,11 @@ def from_text(name: str, kind: Any, text: str) -> Any:
     except (ValueError, KeyError):
         raise UserError(f"{name}: must be {_type_name(kind)}, not {text!r}") from None
     return text
+
+
+def _as(name: str, kind: type, text: str) -> list[Any]:
+    """The value that a text is of that type, if it is."""
+    try:
+        return [] if kind is bool and text in ("0", "1") else [from_text(name, kind, text)]
+    except UserError:
+        return []

@@ -76,34 +76,34 @@ def test_a_tokenizers_mixture_takes_the_root_that_is_named_once() -> None:
     assert config.tokenizer is not None and config.tokenizer.data.mixture["coco"].root == "/data"
 
 
-@pytest.mark.parametrize(("fields", "what"), [
-    ({"mixture": {}}, "data.mixture: a mixture needs at least one, as in {'coco': {'source': 'coco_folder', "),
-    ({"mixture": {"coco": COCO | {"weight": 0.0}}}, "data.mixture.coco.weight: must be above 0, not 0.0"),
-    ({"mixture": {"coco": COCO | {"weight": -1}}}, "data.mixture.coco.weight: must be above 0, not -1.0"),
-    ({"mixture": {"coco": COCO | {"weight": float("nan")}}}, "data.mixture.coco.weight: must be finite, not nan"),
-    ({"mixture": {"coco": COCO, "rare": SHAPES | {"weight": 0.001}}},
-     "data.mixture.rare.weight: 0.001 is less than 1 in 1,000 of all, 3.001; leave the part out, or raise it"),
-    ({"mixture": {"coco": COCO | {"source": "coco"}}}, "data.mixture.coco.source: must be one of scenes, coco_folder, "),
-    ({"mixture": {"coco": {"weight": 1.0}}}, "data.mixture.coco.source: must be set, as in coco_folder"),
-    ({"mixture": {"two": {"source": "mixture"}}}, "data.mixture.two: is a mixture itself; name its parts beside the "),
-    ({"mixture": {"two": {"source": "mixture", "mixture": {"coco": COCO}}}}, "data.mixture.two: is a mixture itself; name"),
-    ({"mixture": {"coco": COCO | {"mixture": {"x": COCO}}}}, "data.mixture.coco.mixture: is for a mixture, and "),
-    ({"mixture": {"coco": COCO | {"size": 32}}}, "data.mixture.coco.size: must be that of all parts, data.size=64, not"),
-    ({"mixture": {"shapes": SHAPES | {"frames": 2}}}, "data.mixture.shapes.frames: must be that of all parts, "),
-    ({"mixture": {"shapes": SHAPES | {"flip": True}}}, "data.mixture.shapes.flip: a mirrored scene makes its caption "),
-    ({"mixture": {"coco": COCO}, "root": ""}, "data.mixture.coco.root: coco_folder needs the folder of the data set"),
-    ({"mixture": {"coco": COCO | {"max_corrupt_fraction": 2.0}}}, "data.mixture.coco.max_corrupt_fraction: must be from 0 to 1"),
-    ({"mixture": {"coco": COCO | {"rot": "/x"}}},
-     "data.mixture.coco.rot: no such field; did you mean data.mixture.coco.root?"),
-    ({"mixture": {"coco": 3}}, "data.mixture.coco: must be a group of fields, not 3"),
-    ({"mixture": [COCO]}, "data.mixture: must be a table of names, each a group of fields, not [{"),
-    ({"mixture": {"a/b": COCO}}, "data.mixture: 'a/b' is no name for a part; take letters, digits, _ and -"),
-    ({"source": "scenes"}, "data.mixture: is for a mixture, and data.source is scenes"),
-    ({"sise": 3}, "data.sise: no such field; did you mean data.size?"),
-    ({"size": "3"}, "data.size: must be a whole number, not '3'"),
+@pytest.mark.parametrize(("fields", "field", "value"), [
+    ({"mixture": {}}, "data.mixture: ", "coco_folder"),
+    ({"mixture": {"coco": COCO | {"weight": 0.0}}}, "data.mixture.coco.weight: ", "0.0"),
+    ({"mixture": {"coco": COCO | {"weight": -1}}}, "data.mixture.coco.weight: ", "-1.0"),
+    ({"mixture": {"coco": COCO | {"weight": float("nan")}}}, "data.mixture.coco.weight: ", "nan"),
+    ({"mixture": {"coco": COCO, "rare": SHAPES | {"weight": 0.001}}}, "data.mixture.rare.weight: ", "0.001"),
+    ({"mixture": {"coco": COCO | {"source": "coco"}}}, "data.mixture.coco.source: ", "'coco'"),
+    ({"mixture": {"coco": {"weight": 1.0}}}, "data.mixture.coco.source: ", "coco_folder"),
+    ({"mixture": {"two": {"source": "mixture"}}}, "data.mixture.two: ", "data.mixture"),
+    ({"mixture": {"two": {"source": "mixture", "mixture": {"coco": COCO}}}}, "data.mixture.two: ", "data.mixture"),
+    ({"mixture": {"coco": COCO | {"mixture": {"x": COCO}}}}, "data.mixture.coco.mixture: ", "coco_folder"),
+    ({"mixture": {"coco": COCO | {"size": 32}}}, "data.mixture.coco.size: ", "data.size=64, not 32"),
+    ({"mixture": {"shapes": SHAPES | {"frames": 2}}}, "data.mixture.shapes.frames: ", "data.frames=1, not 2"),
+    ({"mixture": {"shapes": SHAPES | {"flip": True}}}, "data.mixture.shapes.flip: ", "false"),
+    ({"mixture": {"coco": COCO}, "root": ""}, "data.mixture.coco.root: ", "coco_folder"),
+    ({"mixture": {"coco": COCO | {"max_corrupt_fraction": 2.0}}}, "data.mixture.coco.max_corrupt_fraction: ", "2.0"),
+    ({"mixture": {"coco": COCO | {"rot": "/x"}}}, "data.mixture.coco.rot: ", "data.mixture.coco.root"),
+    ({"mixture": {"coco": 3}}, "data.mixture.coco: ", "3"),
+    ({"mixture": [COCO]}, "data.mixture: ", "[{"),
+    ({"mixture": {"a/b": COCO}}, "data.mixture: ", "'a/b'"),
+    ({"source": "scenes"}, "data.mixture: ", "scenes"),
+    ({"options": {}, "mixture": {"coco": COCO | {"options": {"a": 1}}}}, "data.mixture.coco.options: ", "coco_folder"),
+    ({"sise": 3}, "data.sise: ", "data.size"),
+    ({"size": "3"}, "data.size: ", "'3'"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told(fields: dict[str, Any], what: str) -> None:
-    assert told(**fields).startswith(what)
+def test_what_is_wrong_is_told(fields: dict[str, Any], field: str, value: str) -> None:
+    message = told(**fields)
+    assert message.startswith(field) and value in message.removeprefix(field)
 
 
 @pytest.mark.parametrize(("name", "value", "what"), [
