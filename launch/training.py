@@ -109,9 +109,11 @@ def check_fits(config: Config, devices: int, slices: int = 1, part: str = "") ->
         raise UserError(
             f"{part}train.batch: {config.train.batch} does not split over {shards} devices; take a multiple of {shards}"
         )
-    for name in ("tokenizer", "reference", "pretraining"):
-        built_on = getattr(config, name)
-        if built_on is not None and not (name != "pretraining" and getattr(config.tokens, name)):  # trained elsewhere
+    trained_first = {
+        f"components.{name}.config": each.config for name, each in config.components.items() if not each.path
+    }
+    for name, built_on in {**trained_first, "pretraining": config.pretraining}.items():
+        if built_on is not None:
             check_fits(built_on, devices, slices, f"{part}{name}.")
 
 

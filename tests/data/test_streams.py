@@ -89,7 +89,7 @@ def test_processes_hold_the_positions_of_a_global_batch(
 
 def streams_of(shards: Iterator[ProcessShard]) -> set[int]:
     """The streams of the first positions of a process, within an epoch."""
-    positions = itertools.islice(streams.stream_positions(read_spec(shards=lambda: shares), 10**6), 9)
+    positions = itertools.islice(streams.stream_positions(read_spec(shards=lambda: shards), 10**6), 9)
     return set((np.concatenate(list(positions)) % streams.STREAMS).tolist())
 
 
@@ -97,11 +97,11 @@ def streams_of(shards: Iterator[ProcessShard]) -> set[int]:
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_each_process_has_streams_of_its_own(batch: int, processes: int) -> None:
     rows = batch // processes
-    first = [streams_of(share(3 * batch, None, batch, p * rows, rows)) for p in range(processes)]
+    first = [streams_of(process_shards(3 * batch, None, batch, p * rows, rows)) for p in range(processes)]
     assert all(not a & b for a, b in itertools.combinations(first, 2))
     assert set().union(*first) == set(range(streams.STREAMS))
 
 
 def test_a_small_batch_also_leaves_each_process_its_streams() -> None:
-    seen = [streams_of(share(0, None, 4, p, 1)) for p in range(4)]
+    seen = [streams_of(process_shards(0, None, 4, p, 1)) for p in range(4)]
     assert seen == [{0, 4}, {1, 5}, {2, 6}, {3, 7}]
