@@ -47,18 +47,16 @@ def resolve(
     for dotted, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith("kind")):
         if re.fullmatch(r"(.+\.)?components\.\w+", dotted):
             dotted += ".path"
-        kind, limits = _field_type(dotted, tree)
         node = tree
         *parents, last = dotted.split(".")
         for depth, parent in enumerate(parents):
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise UserError(f"{'.'.join(parents[: depth + 1])}: must be a group of fields")
-        value = from_text(dotted, kind, text)
-        check_bounds(dotted, value, limits)
-        if last in node and last not in PER_COMPONENT:
-            _hand_on(last, node[last], value, node.get("mixture"))
-        node[last] = value
+        old, node[last] = node.get(last, dataclasses.MISSING), text  # a kind says which fields there are
+        node[last] = value = from_text(dotted, _field_type(dotted, tree)[0], text)
+        if old is not dataclasses.MISSING and last not in PER_COMPONENT:
+            _hand_on(last, old, value, node.get("mixture"))
     _fill_mixtures(tree)
     return _completed(_build(Config, tree, ""), default_name)
 
@@ -249,6 +247,8 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         return tuple(_typed(f"{name}[{i}]", arguments[0], v) for i, v in enumerate(value))
     if origin is dict and isinstance(value, Mapping):
         return {str(k): _typed(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
+    if origin is types.UnionType and type(value) in arguments:
+        kind, origin = type(value), None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
@@ -260,6 +260,8 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
 
 def _type_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if typing.get_origin(kind) is types.UnionType:
+        return " or ".join(map(_type_name, typing.get_args(kind)))
     if dataclasses.is_dataclass(kind):
         return "a group of fields"
     if typing.get_origin(kind) is tuple:
@@ -280,8 +282,8 @@ def from_text(name: str, kind: Any, text: str) -> Any:
         if origin is dict:
             pairs = (item.partition("=") for item in text.strip("{}").split(",") if item.strip())
             return {k.strip(): from_text(name, arguments[1], v.strip()) for k, _, v in pairs}
-        if origin is types.UnionType:  # of plain values: whatever it reads as, a text at last
-            return next(value for part in (bool, int, float, str) for value in _as(name, part, text))
+        if origin is types.UnionType:
+            return _plain(text)
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if kind in (int, float):
@@ -291,9 +293,10 @@ def from_text(name: str, kind: Any, text: str) -> Any:
     return text
 
 
-def _as(name: str, kind: type, text: str) -> list[Any]:
-    """The value that a text is of that type, if it is."""
+def _plain(text: str) -> str | int | float | bool:
+    """A value as JSON writes it, where nothing declares its type; anything else is a text."""
     try:
-        return [] if kind is bool and text in ("0", "1") else [from_text(name, kind, text)]
-    except UserError:
-        return []
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float)) else text  # a bool is an int

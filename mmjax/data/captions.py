@@ -58,7 +58,7 @@ def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
             lengths.append(len(content))
             text += content
     ends, text_ends = (np.cumsum(np.array(values, np.int64)) for values in (counts, lengths))
-    return Captions(np.array(keys, np.int64), ends, text_ends, np.frombuffer(bytes(text), np.uint8))
+    return Captions(np.array(keys, np.int64), ends, text_ends, np.frombuffer(text, np.uint8))
 
 
 def utf8(text: str) -> bytes:

@@ -21,7 +21,7 @@ from mmjax.data.random_access import indexed_source
 from mmjax.data.raw import Rejected
 from mmjax.data.shard_cache import Cache, CacheKind, open_cache
 from mmjax.data.source import Source, SourceSpec, captioned_images
-from mmjax.data.tfds_layout import NAME, VERSION, read_record
+from mmjax.data.tfds_layout import NAME, VERSION, protos, read_record
 from mmjax.types import UserError
 
 CAPTIONS = ".captions"  # behind a split's name: the part of the cache that holds them
@@ -84,6 +84,7 @@ def check_array_record(root: str | Path) -> None:
     for module, package in (("array_record", "array_record"), ("tensorflow_datasets", "tensorflow-datasets")):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"data.source: coco_packed needs {package}: pip install {package}")
+    protos()
 
 
 SOURCE = SourceSpec(captioned_images, open_packed)

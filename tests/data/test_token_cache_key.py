@@ -13,11 +13,11 @@ from made_data import config_dict
 from made_tokens import KEY, contents, write
 
 from mmjax import data
-from mmjax.config import Config, resolve
+from mmjax.config import ComponentConfig, Config, resolve
 from mmjax.types import UserError
 
 
-def test_another_address_names_what_differs(copied_tokens: Path, tmp_path: Path) -> None:
+def test_another_key_names_what_differs(copied_tokens: Path, tmp_path: Path) -> None:
     before = contents(copied_tokens)
     half = tmp_path / "half"
     half.mkdir()
@@ -44,14 +44,15 @@ def test_another_address_names_what_differs(copied_tokens: Path, tmp_path: Path)
         data.open_tokens(copied_tokens, KEY | many)
 
 
-def tokenizer_config(**model: Any) -> Config:
-    return resolve({"model": {"kind": "visual_tokenizer", **model}, "train": {"steps": 1}})
+def tokenizer_config(convolution: str = "auto", **model: Any) -> Config:
+    tree = {"model": {"kind": "visual_tokenizer", **model}, "compute": {"convolution": convolution}}
+    return resolve({**tree, "train": {"steps": 1}})
 
 
 PARAMS = {"b": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "a": np.ones(2, np.float32)}
 
 
-def test_an_address_tells_what_the_tokens_follow_from() -> None:
+def test_a_key_tells_what_the_tokens_follow_from() -> None:
     config, model = (
         config_dict("coco_folder", "/a", flip=True, train_split="train", shuffle_buffer=3),
         tokenizer_config(),
@@ -100,19 +101,20 @@ def test_an_address_tells_what_the_tokens_follow_from() -> None:
     assert len(set(told)) == len(told)
 
 
-def test_an_address_of_scenes_has_the_seed_that_draws_them() -> None:
+def test_a_key_of_scenes_has_the_seed_that_draws_them() -> None:
     model = tokenizer_config()
     first, second = (data.token_cache_key(PARAMS, model, config_dict("scenes", seed=s), "train") for s in (3, 4))
     assert (first["seed"], second["seed"]) == (3, 4) and first["data"] == second["data"]
 
 
-def test_an_address_has_the_tokenizer_of_references(tmp_path: Path) -> None:
+def test_a_key_has_the_tokenizer_of_references(tmp_path: Path) -> None:
     config, model = config_dict("coco_folder", "/a"), tokenizer_config()
 
     def of(params: Any, size: int = 16, **changes: Any) -> dict[str, Any]:
         theirs = tokenizer_config(**changes)
         theirs = dataclasses.replace(theirs, data=dataclasses.replace(theirs.data, size=size))
-        return data.token_cache_key(PARAMS, model, dataclasses.replace(config, reference=theirs), "train", params)
+        with_theirs = dataclasses.replace(config, components={"reference_tokenizer": ComponentConfig(config=theirs)})
+        return data.token_cache_key(PARAMS, model, with_theirs, "train", params)
 
     without, key = data.token_cache_key(PARAMS, model, config, "train"), of(PARAMS)
     assert "reference" not in without and of(PARAMS, convolution="matmul") == key

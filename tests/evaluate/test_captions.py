@@ -1,4 +1,4 @@
-"""The evaluator of captions: which examples count, what it yields, and what it says where METEOR is not installed."""
+"""The caption evaluator: valid examples, metrics, and missing METEOR."""
 
 import logging
 

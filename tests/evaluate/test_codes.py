@@ -1,4 +1,4 @@
-"""The share of codes in use, counted by hand."""
+"""Codebook usage, counted by hand."""
 
 import numpy as np
 import pytest

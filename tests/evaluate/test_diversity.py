@@ -1,4 +1,4 @@
-"""Diversity: 1 for real scenes, 0 for a model that knows one image a caption, and what the model is asked for."""
+"""Diversity: 1 for real scenes, 0 for a single image per caption, and how the model is called."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The distance of features: closed forms, SciPy's root, and what it notices in images."""
+"""The Fréchet distance of features: closed forms, SciPy's matrix root, and sensitivity to distortions."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Retrieval against a brute force over sorted lists, chance, ties, and captions that several images have."""
+"""Retrieval against brute force over sorted lists, chance, ties, and shared captions."""
 
 import importlib
 from collections.abc import Iterator

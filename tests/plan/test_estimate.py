@@ -1,4 +1,4 @@
-"""Memory and traffic by arithmetic, against sums done by hand."""
+"""Analytical memory and traffic, against sums by hand."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Bytes moved by a small program, counted by hand."""
+"""HBM traffic of a small program, counted by hand."""
 
 from mmjax.plan.hbm import bytes_accessed
 from mmjax.plan.program import parse

@@ -1,4 +1,4 @@
-"""Collectives read from programs: written by hand in the form of XLA, and compiled for eight devices of a CPU."""
+"""Collectives of programs, written by hand in HLO and compiled for eight CPU devices."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Bounds that follow from what a step computes and sends."""
+"""Bounds that follow from computation and traffic of a step."""
 
 import pytest
 

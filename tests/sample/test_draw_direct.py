@@ -1,4 +1,4 @@
-"""Drawing is done in chunks of one size, so that an image is computed the same however many are asked for."""
+"""Sampling in chunks of one size gives the same image for any number of prompts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is kept and what is drawn anew: by mask, by variation, and the frames that a clip lacks."""
+"""What is kept and what is sampled: masks, variations, and missing frames of clips."""
 
 from typing import Any
 

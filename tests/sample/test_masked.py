@@ -1,4 +1,4 @@
-"""The sampler on distributions that are known, and what it promises about seeds, batches and kept tokens."""
+"""MaskGIT decoding on known distributions: seeds, batches and kept tokens."""
 
 import types
 from typing import Any

@@ -1,4 +1,4 @@
-"""Overlays of where a model looked."""
+"""Overlays of attention maps."""
 
 import numpy as np
 

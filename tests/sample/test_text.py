@@ -1,4 +1,4 @@
-"""Writing, against enumeration of all texts and the definition of each way to choose."""
+"""Text generation against enumeration of all texts and the definition of each method."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""The checker: right on the renderer's images, however stored; wrong images and false captions are called so."""
+"""The checker: correct on rendered images, however stored; wrong images and false captions are detected."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""Images of scenes: fully_specified by the caption or within its bounds, and the shapes that Pillow draws."""
+"""Images of scenes: determined by the caption or within its bounds, with shapes equal to Pillow's."""
 
 import itertools
 import math

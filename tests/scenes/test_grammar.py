@@ -1,4 +1,4 @@
-"""Captions of scenes: words to scene and back, and which scenes are kept from training."""
+"""Captions of scenes: round trip, and which scenes are held out."""
 
 import dataclasses
 import itertools

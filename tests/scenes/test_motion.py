@@ -1,4 +1,4 @@
-"""Moving scenes: captions, what is held out, clips; and what the checker says of true and of false ones."""
+"""Moving scenes: captions, held-out scenes, clips, and their checker."""
 
 import itertools
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Questions about scenes: the answers are what the checker sees in the image, and what is held out is."""
+"""Questions about scenes: answers agree with the checker, and held-out scenes are never trained on."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Running averages of the statistics of the batch: moved by the step, and by nothing else."""
+"""Running averages of batch statistics are updated by the train step, and by nothing else."""
 
 import flax.linen as nn
 import jax
@@ -6,10 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.config import OptimizerConfig
 from mmjax.nn.batch_norm import BatchNorm
 from mmjax.train.batch_stats import make_apply
-from mmjax.train.optimizer import make_optimizer
+from mmjax.train.optimizer import AdamConfig, AdamWConfig, MuonConfig, make_optimizer
 from mmjax.train.state import make_state
 from mmjax.train.step import make_predict, make_step
 
@@ -58,12 +57,12 @@ def averages(tree):
 
 
 OPTIMIZERS = [
-    OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5, grad_clip_norm=1.0),
-    OptimizerConfig(name="muon", learning_rate=0.1, weight_decay=0.5),
+    AdamWConfig(kind="adamw", learning_rate=0.1, weight_decay=0.5, grad_clip_norm=1.0),
+    MuonConfig(kind="muon", learning_rate=0.1, weight_decay=0.5),
 ]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
 def test_running_averages_follow_the_batches_with_any_optimizer(optimizer):
     states, _ = trained(optimizer)
     mean, variance = np.zeros(5), np.ones(5)
@@ -83,7 +82,7 @@ def test_running_averages_follow_the_mean_over_microbatches():
     """Each as often as it has examples; of these three one has none."""
     mask = np.arange(12) % 3 != 1
     mask[0] = False
-    states, _ = trained(OptimizerConfig(learning_rate=0.1), X[:1], mask, grad_accum_steps=3)
+    states, _ = trained(AdamConfig(kind="adam", learning_rate=0.1), X[:1], mask, grad_accum_steps=3)
     parts = [X[0].astype(np.float64)[i::3][mask[i::3]] for i in (0, 2)]
     mean, variance = (sum(len(x) * getattr(x, of)(0) for x in parts) / 7 for of in ("mean", "var"))
     found = averages(states[-1].params)
@@ -93,7 +92,7 @@ def test_running_averages_follow_the_mean_over_microbatches():
 
 
 def test_empty_and_nonfinite_steps_change_nothing():
-    optimizer = OptimizerConfig(learning_rate=0.1)
+    optimizer = AdamConfig(kind="adam", learning_rate=0.1)
     large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
     for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
         states, metrics = trained(optimizer, steps, mask)
@@ -102,7 +101,7 @@ def test_empty_and_nonfinite_steps_change_nothing():
 
 
 def test_ema_averages_the_running_averages():
-    states, _ = trained(OptimizerConfig(learning_rate=0.1), ema_decay=0.15)
+    states, _ = trained(AdamConfig(kind="adam", learning_rate=0.1), ema_decay=0.15)
     mean = np.zeros(5)
     for count, state in enumerate(states[1:]):
         decay = min(0.15, (1 + count) / (10 + count))
@@ -111,7 +110,7 @@ def test_ema_averages_the_running_averages():
 
 
 def test_evaluation_uses_running_averages():
-    states, _ = trained(OptimizerConfig(learning_rate=0.1))
+    states, _ = trained(AdamConfig(kind="adam", learning_rate=0.1))
     predict = jax.jit(make_predict(make_apply(Model()), Goal()))
     whole, alone = (predict(states[-1].params, {"x": x, "mask": np.ones(len(x), bool)}) for x in (X[0], X[0, :1]))
     assert set(whole) == {"y", "terms/square", "loss"}

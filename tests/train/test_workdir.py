@@ -1,4 +1,4 @@
-"""A workdir belongs to one config."""
+"""A workdir belongs to one config and one process."""
 
 import json
 import os
