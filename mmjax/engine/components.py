@@ -160,7 +160,7 @@ def codes(
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
     folder = Path(config.tokens.cache or workdir / "tokens") / split
-    if config.data.source != "mixture":
+    if not config.data.mixture:
         return _codes(config, folder, split, params, repair)
     parts = {
         name: _codes(dataclasses.replace(config, data=part), folder / name, split, params, repair)
