@@ -9,7 +9,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmjax.types import UserError
@@ -22,30 +22,36 @@ TABLES = {
     "optimizer": "mmjax.train.optimizer:OPTIMIZERS",
     "sampler": "mmjax.sample:SAMPLERS",
 }
-NAMED_BY = ("kind", "source", "evaluators")  # fields of a config that hold such names
+NAMED_BY = ("kind", "source", "evaluators")  # the fields of configs that hold such names; no others may
 _DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
-def find(table: str, name: str, field: str) -> Any:
+def table(of: str) -> Mapping[str, Any]:
+    """The entries of a table by name; `of` is a key of TABLES."""
+    module, _, attribute = TABLES[of].partition(":")
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def find(of: str, name: str, field: str) -> Any:
     """The entry of a table that a name stands for.
 
     Args:
-        table: a key of TABLES.
+        of: a key of TABLES.
         name: a key of that table, or "my_package.my_file:NAME".
         field: the config's field, for messages.
 
     Raises:
         UserError: for an unknown name, a package that cannot be imported, or an entry of another type.
     """
-    module, _, attribute = TABLES[table].partition(":")
-    entries: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
+    entries = table(of)
     if name in entries:
         return entries[name]
     if dotted := _DOTTED.fullmatch(name):
         return _imported(dotted[1], dotted[2], type(next(iter(entries.values()))), field)
     near = difflib.get_close_matches(name, entries, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(entries))}, or my_package.my_file:NAME"
-    raise UserError(f"{field}: no {table} {name!r}; {hint}")
+    raise UserError(f"{field}: no {of} {name!r}; {hint}")
 
 
 def _imported(module: str, attribute: str, kind: type, field: str) -> Any:
@@ -64,7 +70,7 @@ def _imported(module: str, attribute: str, kind: type, field: str) -> Any:
     return entry
 
 
-def check_plugins(tree: Any, plugins: Iterable[str], prefix: str = "") -> None:
+def check_plugins(tree: Any, plugins: Iterable[str]) -> None:
     """Refuses dotted paths into packages that the user did not name; nothing is imported.
 
     Args:
@@ -74,26 +80,27 @@ def check_plugins(tree: Any, plugins: Iterable[str], prefix: str = "") -> None:
     Raises:
         UserError: for the first dotted path into another package.
     """
-    if not isinstance(tree, Mapping):
-        return
     allowed = set(plugins)
-    for key, value in tree.items():
-        check_plugins(value, allowed, f"{prefix}{key}.")
-        for name in value if isinstance(value, (list, tuple)) else [value]:
-            dotted = _DOTTED.fullmatch(name) if key in NAMED_BY and isinstance(name, str) else None
-            if dotted and (package := dotted[1].partition(".")[0]) not in allowed:
-                raise UserError(
-                    f"{prefix}{key}: {name} is code of the package {package}, which is only run when you name it; "
-                    f"if you trust it, add --plugins={package} (in Python: plugins=({package!r},))"
-                )
+    for field, name, package in _dotted_paths(tree):
+        if package not in allowed:
+            raise UserError(
+                f"{field}: {name} is code of the package {package}, which only runs if you name it; if you trust it, "
+                f"add --plugins={package} (in Python: plugins=({package!r},))"
+            )
 
 
 def packages(tree: Any) -> tuple[str, ...]:
     """The packages that dotted paths of a config, as nested plain data, lead into."""
-    found: set[str] = set()
+    return tuple(sorted({package for _, _, package in _dotted_paths(tree)}))
+
+
+def _dotted_paths(tree: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every dotted path in a config as nested plain data: its field, the path, and its package."""
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
-        found.update(packages(value))
-        for name in value if isinstance(value, (list, tuple)) else [value]:
-            if key in NAMED_BY and isinstance(name, str) and (dotted := _DOTTED.fullmatch(name)):
-                found.add(dotted[1].partition(".")[0])
-    return tuple(sorted(found))
+        names = [key]  # the name of a loss is its kind where it has no other
+        if key in NAMED_BY:
+            names += value if isinstance(value, (list, tuple)) else [value]
+        for name in names:
+            if isinstance(name, str) and (dotted := _DOTTED.fullmatch(name)):
+                yield f"{prefix}{key}", name, dotted[1].partition(".")[0]
+        yield from _dotted_paths(value, f"{prefix}{key}.")

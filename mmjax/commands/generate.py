@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = read_prompts(arguments.prompt, arguments.prompts)
     model = load_able(arguments, (DirectImageGenerator, ImageGenerator), "draws from text")
     config = model.config.data
-    larger = _enlarging(arguments.enlarge, config) if arguments.enlarge else None
+    larger = _enlarging(arguments, config) if arguments.enlarge else None
     endings = CLIPS if config.frames > 1 else IMAGES
     if out.suffix.lower() not in endings:
         what = "clips" if config.frames > 1 else "images"
@@ -122,9 +122,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _enlarging(folder: Path, config: DataConfig) -> ImageGenerator:
+def _enlarging(arguments: argparse.Namespace, config: DataConfig) -> ImageGenerator:
     """The super-resolution model for images or clips such as a model with this `data` draws."""
-    larger = mmjax.load(folder)
+    folder: Path = arguments.enlarge
+    larger = mmjax.load(folder, plugins=arguments.plugins)
     reference = larger.config.component(REFERENCE)
     if not isinstance(larger, ImageGenerator) or reference is None:
         raise UserError(f"--enlarge {folder}: is no super-resolution model: it has no reference_tokenizer")

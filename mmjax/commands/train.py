@@ -21,5 +21,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_at is not None and arguments.stop_at < 1:
         raise UserError(f"--stop-at {arguments.stop_at}: must be a step from 1 on")
-    config = resolve_config(arguments.config, arguments.workdir)
+    config = resolve_config(arguments.config, arguments.workdir, arguments.plugins)
     return loop.exit_status(train(config, arguments.workdir, arguments.stop_at))

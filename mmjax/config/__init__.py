@@ -23,7 +23,7 @@ from mmjax.config.fields import (
     TokensConfig,
     TrainConfig,
 )
-from mmjax.config.load import load_config, parse_arguments
+from mmjax.config.load import load_config, parse_arguments, read_config_dict
 from mmjax.config.parse import differences, resolve, to_dict
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "differences",
     "load_config",
     "parse_arguments",
+    "read_config_dict",
     "resolve",
     "to_dict",
 ]

@@ -12,7 +12,12 @@ from mmjax.config.schema import setting
 
 @dataclass(frozen=True)
 class TextConfig:
-    """SentencePiece tokens: the longest text in tokens, and the size of the vocabulary (an upper bound)."""
+    """SentencePiece tokens.
+
+    Attributes:
+        length: the longest text in tokens; what goes beyond is cut.
+        vocabulary: number of token ids, an upper bound where the captions have fewer words.
+    """
 
     length: int = setting(32, above=0)
     vocabulary: int = setting(4096, at_least=300)  # all bytes, and some pieces
@@ -48,7 +53,9 @@ class OptimizerConfig:
 
     Attributes:
         kind: a name in mmjax.train.optimizer.OPTIMIZERS, or a dotted path to an OptimizerSpec.
-        learning_rate: the peak, held ("constant") or decayed to 0 ("cosine", "linear") after warmup_steps.
+        learning_rate: its peak.
+        schedule: after the warm-up the learning rate is held ("constant") or decayed to 0 ("cosine", "linear").
+        warmup_steps: steps over which the learning rate rises linearly to its peak.
         grad_clip_norm: largest global norm of the gradient; 0 does not clip.
         grad_accum_steps: microbatches that a batch is computed in, one after the other, to save memory.
         ema_decay: of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
@@ -96,7 +103,7 @@ class DiscriminatorConfig:
         loss: "non_saturating" (Goodfellow et al. 2014) or "hinge" (Lim and Ye 2017).
         widths: channels of its convolutions, each halving the sides; it judges patches.
         regularizer, regularizer_weight: "r1" (Mescheder et al. 2018), "lecam" (Tseng et al. 2021) or "none".
-        learning_rate: of Adam with b1, b2.
+        learning_rate, b1, b2: of Adam.
         train_from: the step from which it is trained.
         start: the step from which the generator's adversarial terms count.
     """
@@ -258,9 +265,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluators by name, examples a batch, and how many samples to draw for the eye.
+    """What is measured on the evaluation set.
 
     Attributes:
+        evaluators: keys of mmjax.evaluate.EVALUATORS, or dotted paths to EvaluatorSpecs.
+        batch: examples a batch, over all devices.
+        samples: how many samples the report shows; 0: none.
         classes: for the evaluator zero_shot, the names of the classes in the order of their labels.
         prompts: what it makes of a name, {}; a class is the mean of them.
     """
@@ -276,9 +286,27 @@ class EvaluateConfig:
 class Config:
     """A whole config.
 
-    `components` are the frozen models that the model stands on, by name; each kind of model says which it takes.
-    `pretraining` is a config for the same model that is trained first, in WORKDIR/pretraining, such as one on images
-    before one on clips; training starts from its parameters.
+    Attributes:
+        name: of the training, in logs and reports; by default that of the config's file.
+        seed: of everything random: parameters, order of the examples, crops, masks, samples.
+        data: where examples come from and how images are prepared.
+        text: SentencePiece tokens.
+        model: the kind of model, and its sizes.
+        components: the frozen models that the model stands on, by name; each kind of model says which it takes. Each is
+            the folder of a trained one, or a config that is trained first.
+        pretraining: a config for the same model that is trained first, in WORKDIR/pretraining, such as one on images
+            before one on clips; training starts from its parameters.
+        tokens: how a data set is encoded into visual tokens, for a model with a visual tokenizer.
+        sampling: how a masked generator draws.
+        text_decoding: how captions and answers are decoded.
+        losses: the terms of the training loss, by name.
+        discriminator: of adversarial training.
+        perceptual: weights for the loss term "perceptual".
+        optimizer: and its schedule.
+        compute: how the model is computed, which is no part of what is trained.
+        mesh: devices along each mesh axis.
+        train: the training loop.
+        evaluate: what is measured on the evaluation set.
     """
 
     name: str = ""

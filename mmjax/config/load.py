@@ -24,6 +24,16 @@ def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = No
     Raises:
         UserError: for anything wrong with the file, a field or a value.
     """
+    name = Path(path_and_argument.partition(":")[0]).stem
+    return resolve(read_config_dict(path_and_argument), overrides or {}, default_name=name)
+
+
+def read_config_dict(path_and_argument: str) -> dict[str, Any]:
+    """What the get_config(argument) of `FILE[:argument]` returns, as nested plain data, not checked.
+
+    Raises:
+        UserError: for anything wrong with the file.
+    """
     path, _, argument = path_and_argument.partition(":")
     if not Path(path).is_file():
         raise UserError(f"--config: no file {path}; a config is a Python file such as configs/quickstart.py")
@@ -49,7 +59,8 @@ def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = No
         raise UserError(
             f"{path}: get_config must return an ml_collections.ConfigDict, not {type(config_dict).__name__}"
         )
-    return resolve(config_dict.to_dict(), overrides or {}, default_name=Path(path).stem)
+    found: dict[str, Any] = config_dict.to_dict()
+    return found
 
 
 def parse_arguments(argument: str | None, **defaults: Any) -> Any:

@@ -14,6 +14,7 @@ from mmjax import registry
 from mmjax.config.checks import check
 from mmjax.config.data_fields import DataConfig
 from mmjax.config.fields import Config
+from mmjax.config.known_fields import chosen, fields_of, group_of, member_of
 from mmjax.config.schema import check_bounds
 from mmjax.types import UserError
 
@@ -179,72 +180,24 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f"did you mean {near[0]}?" if near else ""
 
 
-def _group(hint: Any) -> type | None:
-    """The config class that a field of this type holds, or None."""
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    found = [choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)]
-    return found[0] if found else None
-
-
-def _member(hint: Any) -> type | None:
-    """The config class whose instances a table of names holds, or None."""
-    arguments = typing.get_args(hint) if typing.get_origin(hint) is dict else ()
-    return _group(arguments[1]) if arguments else None
-
-
-def _chosen(cls: type, limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> type:
-    """The class of a group: where a table has several, the one that its `kind` names."""
-    if "registry" not in limits:
-        return cls
-    given = value.get("kind") if isinstance(value, Mapping) else None
-    kind = given or default or limits["kind"]
-    if not isinstance(kind, str):
-        raise UserError(f"{name}.kind: must be a text, not {kind!r}")
-    found: type = registry.find(limits["registry"], kind, f"{name}.kind").config
-    return found
-
-
-def fields_of(cls: type, tree: Any, dotted: str = "", prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """Every field with its type and limits, for the kinds of things that the tree names.
-
-    Args:
-        dotted: a field whose parents count as there, also where the tree lacks them.
-    """
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        name, hint = prefix + f.name, hints[f.name]
-        yield name, hint, f.metadata
-        below = tree.get(f.name) if isinstance(tree, Mapping) else None
-        if group := _group(hint):
-            if group is not Config or dotted.startswith(f"{name}."):  # else there would be no end of configs in configs
-                yield from fields_of(_chosen(group, f.metadata, below, name), below, dotted, f"{name}.")
-        elif member := _member(hint):
-            keys = [*below] if isinstance(below, Mapping) else []
-            if dotted.startswith(f"{name}."):
-                keys.append(dotted.removeprefix(f"{name}.").partition(".")[0])
-            for key in dict.fromkeys(map(str, keys)):
-                own = below.get(key) if isinstance(below, Mapping) else None
-                yield from fields_of(
-                    _chosen(member, f.metadata, own, f"{name}.{key}", key), own, dotted, f"{name}.{key}."
-                )
-
-
-def _unknown(dotted: str, tree: Any) -> UserError:
-    near = nearest(dotted, [name for name, _, _ in fields_of(Config, tree, dotted)])
-    return UserError(f"{dotted}: no such field; " + (near or "see mmjax/config/fields.py"))
+def _unknown(name: str, known: Iterable[str]) -> UserError:
+    near = nearest(name, list(known))
+    return UserError(
+        f"{name}: no such field; {near}{' ' if near else ''}mmjax train --config=FILE --help-config lists all fields"
+    )
 
 
 def _field_type(dotted: str, tree: Any) -> tuple[Any, Mapping[str, Any]]:
     """The declared type and limits of a field; a table of plain values has a field a name (data.options.NAME)."""
-    known = {name: (hint, limits) for name, hint, limits in fields_of(Config, tree, dotted)}
+    known = {each.name: each for each in fields_of(Config, tree, dotted)}
     parent, _, _ = dotted.rpartition(".")
     if dotted in known:
-        if _group(known[dotted][0]):
+        if known[dotted].group or group_of(known[dotted].hint):
             raise UserError(f"{dotted}: is a group of fields; set one of them, as in --config.{dotted}.FIELD=VALUE")
-        return known[dotted]
-    if parent in known and typing.get_origin(known[parent][0]) is dict and not _member(known[parent][0]):
-        return typing.get_args(known[parent][0])[1], {}
-    raise _unknown(dotted, tree)
+        return known[dotted].hint, known[dotted].limits
+    if parent in known and typing.get_origin(known[parent].hint) is dict and not member_of(known[parent].hint):
+        return typing.get_args(known[parent].hint)[1], {}
+    raise _unknown(dotted, known)
 
 
 def _build(cls: Any, tree: Any, prefix: str) -> Any:
@@ -257,19 +210,19 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
     for key, value in (required | dict(tree)).items():
         name = f"{prefix}{key}"
         if key not in hints:
-            near = nearest(name, [f"{prefix}{field}" for field in hints])
-            raise UserError(f"{name}: no such field; " + (near or f"known: {', '.join(hints)}"))
+            raise _unknown(name, [f"{prefix}{field}" for field in hints])
         hint, limit = hints[key], limits[key]
         if value is None and types.NoneType in typing.get_args(hint):
             values[key] = None
-        elif (member := _member(hint)) and isinstance(value, Mapping):
+        elif (member := member_of(hint)) and isinstance(value, Mapping):
             values[key] = {str(k): _built(member, limit, v, f"{name}.{k}", str(k)) for k, v in value.items()}
-        elif group := _group(hint):
+        elif group := group_of(hint):
             values[key] = _built(group, limit, value, name)
         else:
             values[key] = _typed(name, hint, value)
             check_bounds(name, values[key], limit)
             if "registry" in limit:
+                assert key in registry.NAMED_BY, f"{name}: check_plugins would not see its dotted paths"
                 names = values[key] if isinstance(values[key], tuple) else (values[key],)
                 for each in names:
                     registry.find(limit["registry"], each, name)
@@ -278,10 +231,10 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
 
 def _built(cls: type, limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> Any:
     """A group of fields; where a table has several classes for it, that of its `kind`."""
-    chosen = _chosen(cls, limits, value, name, default)
+    found = chosen(cls, limits, value, name, default)
     if "registry" in limits and isinstance(value, Mapping):
         value = {"kind": default or limits.get("kind", "")} | dict(value)
-    return _build(chosen, value, f"{name}.")
+    return _build(found, value, f"{name}.")
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:

@@ -20,7 +20,9 @@ def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MI
     Args:
         default, factory: as in dataclasses.field.
         limits: `above`, `at_least`, `below`, `at_most`: bounds of a number, or of each item of a list;
-            `registry`: the table of mmjax.registry that names are looked up in.
+            `registry`: the table of mmjax.registry that names are looked up in; a field of names must then be called
+            `kind`, `source` or `evaluators`. `kind`: the default kind of a group; `initial`: entries of a table that
+            the config leaves out.
     """
     return dataclasses.field(default=default, default_factory=factory, metadata=limits)
 
@@ -30,10 +32,11 @@ def check_bounds(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     for item in value if isinstance(value, tuple) else (value,):
         for limit in limits.keys() & _HOLDS.keys():
             if not _HOLDS[limit](item, limits[limit]):
-                raise UserError(f"{name}: must be {_told(limits)}, not {item}")
+                raise UserError(f"{name}: must be {bounds(limits)}, not {item}")
 
 
-def _told(limits: Mapping[str, Any]) -> str:
+def bounds(limits: Mapping[str, Any]) -> str:
+    """The bounds of a field in words; "" where it has none."""
     words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
     return " and ".join(f"{text} {limits[limit]:,}" for limit, text in words.items() if limit in limits)
 

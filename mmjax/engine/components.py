@@ -4,7 +4,7 @@ What they give of a data set, codes and text features, is computed once and cach
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,18 +13,21 @@ import numpy as np
 
 from mmjax import data, models, registry
 from mmjax.config import ComponentConfig, Config, differences, resolve, to_dict
-from mmjax.data.tokens import INDEX, Split, read_index
-from mmjax.data.tokens import fingerprint as params_digest
+from mmjax.data.shard_cache import is_complete, params_digest, read_cache
+from mmjax.data.tokens import KIND, Split
 from mmjax.engine import setup, text_features
 from mmjax.export import frozen_text, load, write_model_folder
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.workdir import check_config, read_config
-from mmjax.types import Params, UserError
+from mmjax.types import Batch, Params, UserError
 
 
-def resolve_config(config: Config, workdir: Path) -> Config:
+def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -> Config:
     """The config with those of its components that are given as a path.
+
+    Args:
+        plugins: packages whose code these may name, beside those that the config names; see registry.check_plugins.
 
     Raises:
         UserError: where a path holds no such model, or one that does not fit.
@@ -32,7 +35,7 @@ def resolve_config(config: Config, workdir: Path) -> Config:
     given = {name: each for name, each in config.components.items() if each.path}
     if not given:
         return config
-    plugins = registry.packages(to_dict(config))
+    plugins = (*plugins, *registry.packages(to_dict(config)))
     found = {name: to_dict(_given_config(name, each, workdir, plugins)) for name, each in given.items()}
     tree = to_dict(config)
     for name, theirs in found.items():
@@ -43,7 +46,7 @@ def resolve_config(config: Config, workdir: Path) -> Config:
 def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins: tuple[str, ...]) -> Config:
     """The config of a trained component; of a model that stands on one of that name, that one's."""
     if name == TEXT_ENCODER and _is_gone(component, workdir / frozen_text.FILE):
-        return frozen_text.read(workdir / frozen_text.FILE).config
+        return frozen_text.read(workdir / frozen_text.FILE, plugins).config
     theirs = read_config(_folder(component, workdir / name), plugins=plugins)
     if name == TEXT_ENCODER:
         models.text_encoder.settings(theirs)  # else it has none
@@ -103,13 +106,14 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
             assert component.config is not None
             if status := train(component.config, folder):
                 return status, {}
-            found[name] = load(folder).params
+            found[name] = load(folder, plugins=registry.packages(to_dict(component))).params
     return 0, found
 
 
 def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
     """The parameters of a component that was trained elsewhere, of which the workdir gets a copy."""
-    given = load(_folder(component, folder), plugins=registry.packages(to_dict(component)))
+    plugins = registry.packages(to_dict(component))
+    given = load(_folder(component, folder), plugins=plugins)
     config, params = given.config, given.params
     if (inner := config.component(TOKENIZER)) is not None:
         config, params = inner, given.components[TOKENIZER]
@@ -117,14 +121,14 @@ def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
         folder.parent.mkdir(parents=True, exist_ok=True)
         proto = given.tokenizer.proto
         processes.run_on_primary(lambda: write_model_folder(folder, config, jax.device_get(params), proto, 0, {}))
-    elif not _holds(folder, params):
+    elif not _holds(folder, params, plugins):
         raise UserError(f"--workdir {folder.parent}: has another {name} than {component.path}; name another one")
     return params
 
 
-def _holds(folder: Path, params: Params) -> bool:
+def _holds(folder: Path, params: Params, plugins: tuple[str, ...]) -> bool:
     try:
-        return params_digest(load(folder).params) == params_digest(params)
+        return params_digest(load(folder, plugins=plugins).params) == params_digest(params)
     except UserError:  # a training that has only begun
         return False
 
@@ -133,7 +137,7 @@ def trained(config: Config, workdir: Path) -> dict[str, Params]:
     """The parameters of the components in a workdir whose training has begun, by their names."""
     plugins = registry.packages(to_dict(config))
     return {
-        name: frozen_text.read(workdir / frozen_text.FILE).params
+        name: frozen_text.read(workdir / frozen_text.FILE, plugins).params
         if name == TEXT_ENCODER
         else load(workdir / name, plugins=plugins).params
         for name in config.components
@@ -156,7 +160,7 @@ def codes(
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
     folder = Path(config.tokens.cache or workdir / "tokens") / split
-    if config.data.source != "mixture":
+    if not config.data.mixture:
         return _codes(config, folder, split, params, repair)
     parts = {
         name: _codes(dataclasses.replace(config, data=part), folder / name, split, params, repair)
@@ -169,20 +173,18 @@ def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params
     tokenizer = config.component(TOKENIZER)
     assert tokenizer is not None
     ours, theirs = jax.device_get((params[TOKENIZER], params.get(REFERENCE)))
-    address = data.token_address(ours, tokenizer, config, split, theirs)
-    folder = Path(processes.run_on_primary(lambda: str(_cache(root, address))))
+    key = data.token_cache_key(ours, tokenizer, config, split, theirs)
+    folder = Path(processes.run_on_primary(lambda: str(_cache(root, key))))
 
     def encode() -> None:
-        if repair or not (folder / INDEX).exists():
-            _encode(config, folder, address, split, params)
+        if not is_complete(folder, KIND, verify=repair):
+            _encode(config, folder, key, split, params)
 
     processes.run_on_primary(encode)
-    return data.open_tokens(folder, address)
+    return data.open_tokens(folder, key)
 
 
-def _encode(
-    config: Config, folder: Path, address: Mapping[str, Any], split: Split, params: Mapping[str, Params]
-) -> None:
+def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, params: Mapping[str, Params]) -> None:
     """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = setup.local_placement(config)
@@ -191,31 +193,34 @@ def _encode(
     assert spec.model_fns
     model_fns = spec.model_fns(config, setup.resolved_compute(config, placement))
 
-    def encode(params: Mapping[str, Params], image: jax.Array) -> dict[str, jax.Array]:
-        found = {"codes": model_fns.encode(params[TOKENIZER], image)}
+    refers = model_fns.encode_reference is not None
+    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if refers else ("image",)
+
+    def encode(params: Mapping[str, Params], images: Batch) -> dict[str, jax.Array]:
+        found = {"codes": model_fns.encode(params[TOKENIZER], images["image"])}
         if model_fns.encode_reference is not None:
-            found["reference_codes"] = model_fns.encode_reference(params[REFERENCE], image)
+            found["reference_codes"] = model_fns.encode_reference(params[REFERENCE], images[model_fns.reference])
         return found
 
     compiled = jax.jit(encode, out_shardings=placement.batch)
 
-    def encoded(image: np.ndarray) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = jax.device_get(
-            compiled(placed, placement.shard_batch({"image": image})["image"])
-        )
+    def encoded(*images: np.ndarray) -> dict[str, np.ndarray]:
+        batch = placement.shard_batch(dict(zip(fields, images, strict=True)))
+        found: dict[str, np.ndarray] = jax.device_get(compiled(placed, batch))
         return found
 
-    data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch)
+    data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch, fields=fields)
 
 
-def _cache(folder: Path, address: Mapping[str, Any]) -> Path:
+def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
     """Where the codes of a split lie: evaluation examples chosen otherwise than at first have a folder of their own."""
-    if not (folder / INDEX).exists():
+    cache = read_cache(folder, KIND)
+    if cache is None or not cache.complete:
         return folder
-    changed = {name: now for name, _, now in differences(read_index(folder / INDEX).address, address)}
+    changed = {name: now for name, _, now in differences(cache.key, key)}
     if not changed or not all(name.startswith("data.evaluation_") for name in changed):
         return folder
-    chosen = (str(address["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
+    chosen = (str(key["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
     return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
 
 

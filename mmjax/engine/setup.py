@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from mmjax import data, evaluate, losses, models
-from mmjax.config import Config, MeshConfig
+from mmjax import data, evaluate, losses, models, registry
+from mmjax.config import Config, MeshConfig, to_dict
 from mmjax.engine.eval_outputs import decoded, encoded, with_predictions
 from mmjax.export import frozen_text
 from mmjax.files import write_file
@@ -197,11 +197,12 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
 
     def make() -> None:
         if "text_encoder" in config.components:
-            theirs = frozen_text.read(workdir / frozen_text.FILE).tokenizer
+            plugins = registry.packages(to_dict(config))
+            theirs = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
             if given not in (None, theirs):
                 raise UserError(
-                    "train.init_from: has another text tokenizer than components.text_encoder, so that token ids would "
-                    "change their meaning; leave one of them out"
+                    "train.init_from: has another text tokenizer than components.text_encoder; words would change "
+                    "their meaning: leave one of them out"
                 )
             write_file(path, theirs)
         elif given is not None:

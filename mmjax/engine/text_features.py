@@ -1,5 +1,6 @@
 """Configs with a frozen text encoder: it is taken from a trained model, and every caption is encoded once."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmjax import data, registry
 from mmjax.config import Config, to_dict
 from mmjax.engine import setup
 from mmjax.export import frozen_text, load
+from mmjax.models import text_encoder
 from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.parallel import processes
 from mmjax.types import Params, UserError
@@ -27,18 +29,20 @@ def keep(config: Config, workdir: Path, is_gone: bool) -> Params:
         UserError: where the workdir holds another one.
     """
     component, path = config.components[TEXT_ENCODER], workdir / frozen_text.FILE
+    plugins = registry.packages(to_dict(config))
     if is_gone:
-        return frozen_text.read(path).params
-    given = frozen_text.of_model(load(component.path, plugins=registry.packages(to_dict(config))))
+        return frozen_text.read(path, plugins).params
+    given = frozen_text.of_model(load(component.path, plugins=plugins))
     if not processes.run_on_primary(path.exists):
         processes.run_on_primary(lambda: frozen_text.write(path, given))
-    elif _address(config, frozen_text.read(path)) != _address(config, given):
+    elif _key(config, frozen_text.read(path, plugins)) != _key(config, given):
         raise UserError(f"--workdir {workdir}: has another text encoder than {component.path}; name another one")
     return given.params
 
 
-def _address(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
-    return data.text_address(frozen.params, frozen.tokenizer, config)
+def _key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
+    settings = dataclasses.asdict(text_encoder.settings(frozen.config))
+    return data.text_cache_key(frozen.params, frozen.tokenizer, settings, config.text.length)
 
 
 def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: bool = False) -> None:
@@ -54,7 +58,7 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     """
     if TEXT_ENCODER not in config.components:
         return
-    frozen = frozen_text.read(workdir / frozen_text.FILE)
+    frozen = frozen_text.read(workdir / frozen_text.FILE, registry.packages(to_dict(config)))
     tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
     params = jax.device_put(frozen.params, placement.replicated)
     compiled = jax.jit(
@@ -66,11 +70,11 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
         return jax.device_get(compiled(params, placement.shard_batch({"text": text})["text"])), text != 0
 
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
-    address, batch = _address(config, frozen), config.evaluate.batch
+    key, batch = _key(config, frozen), config.evaluate.batch
 
     def cached() -> None:
         captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
-        features = data.cached_text_features(folder, address, captions, encode, batch, repair)
+        features = data.cached_text_features(folder, key, captions, encode, batch, repair)
         for source in sources:
             source.text_features = features
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
-from mmjax import data, registry
+from mmjax import data
 from mmjax.config import Config, to_dict
 from mmjax.engine import components, setup, trainer
 from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
-from mmjax.export.load import load
+from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.progress import write
@@ -166,10 +166,16 @@ def _first_state(run: Run) -> tuple[State, data.Tokenizer]:
     config, workdir = run.config, run.workdir
     if run.state is not None:
         return run.state, setup.prepare_tokenizer(workdir, config, run.source)
-    start_from = workdir / "pretraining" if config.pretraining is not None else config.train.init_from
-    given = load(start_from, plugins=registry.packages(to_dict(config))) if start_from else None
-    tokenizer = setup.prepare_tokenizer(workdir, config, run.source, given.tokenizer.proto if given else None)
-    return trainer.first_state(given.params if given else None, run.experiment, run.training), tokenizer
+    start_from = starts_from(config, workdir)
+    given = load_params(start_from) if start_from else None
+    text_tokenizer = read_text_tokenizer(start_from) if start_from else None
+    tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
+    return trainer.first_state(given, run.experiment, run.training), tokenizer
+
+
+def starts_from(config: Config, workdir: Path) -> str:
+    """The workdir or model folder whose parameters and text tokenizer training starts from; "": none."""
+    return config.train.init_from if config.pretraining is None else str(workdir / "pretraining")
 
 
 def _after_step(

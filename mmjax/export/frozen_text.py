@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,22 @@ def write(path: Path, frozen: FrozenText) -> None:
     write_file(path, safetensors.save({name: np.ascontiguousarray(x) for name, x in arrays.items()}, settings))
 
 
-def read(path: Path) -> FrozenText:
+def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
     """Reads what `write` wrote.
+
+    Args:
+        plugins: packages whose code its config may name; see mmjax.registry.check_plugins.
 
     Raises:
         UserError: where there is no such file, or it is broken.
     """
     try:
         with safe_open(path, "numpy") as file:
-            config = resolve(json.loads(file.metadata()["config"]))
+            config = resolve(json.loads(file.metadata()["config"]), plugins=plugins)
             arrays = {tuple(name.split("/")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tokenizer = arrays.pop(("tokenizer",)).tobytes()
         return FrozenText(config, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is no text encoder of mmjax, or only half of one; name another --workdir") from error

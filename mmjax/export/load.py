@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from mmjax import models
 from mmjax.config import Config
@@ -19,7 +20,7 @@ from mmjax.export.loaded import LoadedModel
 from mmjax.export.model_folder import read_params
 from mmjax.export.tokenizing import ImageTokenizer
 from mmjax.models.masked_generator import TEXT_ENCODER
-from mmjax.train.workdir import read_config
+from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 
 # What can be done with a model, by the names that its kind has for it.
@@ -59,7 +60,7 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         raise UserError(f"{folder / 'tokenizer.model'}: no such file; run mmjax train, or mmjax export again")
     tokenizer = load_tokenizer(folder / "tokenizer.model")
     if is_workdir:
-        params = _restored(folder, config, step)
+        params = _restored(folder, config.train.checkpoints, config.train.best_metric, step)
         components = {name: _component(folder, name, plugins) for name in config.components}
     else:
         shapes = jax.eval_shape(lambda: _all_params(config))
@@ -83,19 +84,53 @@ def _combined(abilities: tuple[str, ...]) -> type[LoadedModel]:
     return type(name, bases, {"__doc__": f"A model with the methods of {', '.join(base.__name__ for base in bases)}."})
 
 
-def _restored(folder: Path, config: Config, step: int | str | None) -> Params:
+def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Params:
     from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
 
-    checkpoints = Checkpoints(folder, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
+    checkpoints = Checkpoints(folder, best=best, read_only=True, at=at)
     try:
         return checkpoints.restore_params(step)[1]
     finally:
         checkpoints.close()
 
 
+def load_params(path: str | Path) -> Params:
+    """The parameters of a model folder by name, or those of the newest checkpoint of a workdir.
+
+    The code that the model is made of is not needed.
+
+    Raises:
+        UserError: where the path is neither, or what it holds is broken.
+    """
+    folder = Path(path)
+    config = read_json(folder)["config"]
+    try:
+        if _is_workdir(folder):
+            params = _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
+        else:
+            components = tuple(f"{name}/" for name in config["components"])
+            found = load_file(folder / "model.safetensors")
+            params = {name: leaf for name, leaf in found.items() if not name.startswith(components)}
+        return params
+    except (KeyError, TypeError, OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
+
+
+def read_text_tokenizer(path: str | Path) -> bytes:
+    """The text tokenizer of a model folder or a workdir, serialized.
+
+    Raises:
+        UserError: where there is none.
+    """
+    try:
+        return (Path(path) / "tokenizer.model").read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
+
+
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
     if name == TEXT_ENCODER:
-        return frozen_text.read(folder / frozen_text.FILE).params
+        return frozen_text.read(folder / frozen_text.FILE, plugins).params
     params: Params = load(folder / name, plugins=plugins).params
     return params
 
@@ -114,7 +149,7 @@ def _is_workdir(folder: Path) -> bool:
     """Of a folder whose config.json is one of mmjax: that of a model folder tells its step."""
     if (folder / "model.safetensors").exists():
         return False
-    return "step" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "step" not in read_json(folder)
 
 
 def _loadable(config: Config) -> Config:

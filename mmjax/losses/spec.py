@@ -21,8 +21,8 @@ class LossSpec:
             what `prepare` returned.
         needs: names of the outputs of the model that it reads; a model builds what gives them.
         config: class of its fields.
-        prepare: (batch, random key, config of the term) -> inputs of the model that the term adds, such as which tokens
-            are masked.
+        prepare: (batch, random key, config of the term) -> what the term adds to the batch, such as which tokens are
+            masked; the model is given what it has arguments for.
         check: (config of the term, whole config) raises UserError for what cannot be.
         adversarial: it depends on the discriminator.
         frozen: (whole config) -> parameters of a frozen network, which `loss` finds in the batch under the term's kind.

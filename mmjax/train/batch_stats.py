@@ -5,6 +5,7 @@ case. In training, modules sow the statistics of the batch into the collection "
 averages, which the train step then updates. The parameter EMA (optimizer.ema_decay) averages them like any parameter.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,9 +21,14 @@ _PREFIX = f"{BATCH_STATS}/"
 
 
 def make_apply(module: nn.Module) -> Callable[..., Outputs]:
-    """apply(params, **inputs): the module's outputs and, in training, its batch statistics as "batch_stats/NAME"."""
+    """apply(params, **inputs): the module's outputs and, in training, its batch statistics as "batch_stats/NAME".
+
+    Inputs that the module has no argument for are left out: loss terms prepare them for themselves.
+    """
+    taken = inspect.signature(module.__call__).parameters
 
     def apply(params: Params, **inputs: Any) -> Outputs:
+        inputs = {name: value for name, value in inputs.items() if name in taken}
         outputs, variables = module.apply({"params": params}, mutable=[BATCH_STATS], **inputs)
         leaves = jax.tree_util.tree_leaves_with_path(variables.get(BATCH_STATS, {}))
         return outputs | {_PREFIX + leaf_name(path): value for path, value in leaves}

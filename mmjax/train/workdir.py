@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mmjax import registry
 from mmjax.config import Config, differences, resolve, to_dict
@@ -174,8 +175,7 @@ def read_batch_size_history(workdir: Path) -> list[list[int]]:
     path = workdir / "config.json"
     if not path.exists():
         return []
-    config_dict = read_config(workdir)
-    found: list[list[int]] = json.loads(path.read_text(encoding="utf-8")).get("batches", [[0, config_dict.train.batch]])
+    found: list[list[int]] = read_json(workdir).get("batches", [])
     if not batch_size_history.valid(found):
         raise UserError(
             f"{path}: batches: must list [first step, batch], from step 0 on and in the order of steps, not {found!r}"
@@ -199,16 +199,28 @@ def read_config(folder: Path, overrides: Mapping[str, str] | None = None, plugin
     Raises:
         UserError: if there is none, or it has other fields than this version of mmjax.
     """
+    config_dict = read_json(folder)["config"]
+    try:
+        return resolve(config_dict, overrides, plugins=plugins)
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """The content of config.json, not resolved: "config" and what else was written.
+
+    Raises:
+        UserError: if there is none, or it is not one of mmjax.
+    """
     path = folder / "config.json"
     try:
-        config_dict = json.loads(path.read_text(encoding="utf-8"))["config"]
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["config"], dict):
+            raise TypeError
     except OSError:
         raise UserError(
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a config.json of mmjax, or a truncated one") from None
-    try:
-        return resolve(config_dict, overrides, plugins=plugins)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return found

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmjax.config import Config, resolve
-from mmjax.config.parse import fields_of
+from mmjax.config.known_fields import fields_of
 from mmjax.config.schema import check_bounds, setting
 from mmjax.types import UserError
 
@@ -36,9 +36,9 @@ def bounded() -> list[tuple[dict[str, Any], str, Any, dict[str, Any]]]:
     """(config, dotted name, type, limits) of each field with bounds."""
     found = []
     for base in BASES:
-        for name, hint, limits in fields_of(Config, base):
-            if HOLDS.keys() & limits.keys():
-                found.append((base | {"train": {"steps": 1}}, name, hint, dict(limits)))
+        for known in fields_of(Config, base):
+            if HOLDS.keys() & known.limits.keys():
+                found.append((base | {"train": {"steps": 1}}, known.name, known.hint, dict(known.limits)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Two players in one step: the known game, who moves when, and that neither moves the other."""
+"""Adversarial training: the Dirac-GAN, the schedule of both networks, and separate gradients."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Running averages of the statistics of the batch: moved by the step, and by nothing else."""
+"""Running averages of batch statistics are updated by the train step, and by nothing else."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, committed, the right ones kept, and clear when they cannot be had."""
+"""Checkpoints: exact, committed, which ones are kept, and errors."""
 
 import gc
 from pathlib import Path

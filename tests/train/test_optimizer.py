@@ -1,4 +1,4 @@
-"""Schedules against their closed forms, and the optimizer against Adam's own formulas."""
+"""Schedules against closed forms, and optimizers against the papers' formulas."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The step: the same on any mesh and in any number of parts, and safe from what is not finite."""
+"""The train step: equal on any mesh and for any gradient accumulation, and robust to non-finite values."""
 
 import functools
 import itertools
