@@ -170,7 +170,8 @@ def open_raw(config: DataConfig) -> dict[str, RawSplit]:
     """
     raw = find_source(config).raw
     if raw is None:
-        raise UserError(f"data.source: mmjax prepare --to takes coco_folder and coco_tfds, not {config.source}")
+        able = ", ".join(name for name, spec in registry.table("source").items() if spec.raw)
+        raise UserError(f"data.source: mmjax prepare --to takes {able}, not {config.source}")
     return {split: raw(config.root, split) for split in dict.fromkeys((config.train_split, config.evaluation_split))}
 
 
