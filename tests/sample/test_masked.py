@@ -101,7 +101,7 @@ def test_an_example_depends_on_its_seed_alone(order: Any) -> None:
 
 
 @pytest.mark.parametrize("order", ["halton", "confidence"])
-@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("steps", [1, 2, 11])  # each compiles
 def test_the_masked_tokens_fall_as_a_cosine(steps: int, order: Any) -> None:
     """An example with each number of masked tokens there is, all at once."""
     seen: list[list[int]] = []
