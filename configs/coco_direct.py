@@ -24,10 +24,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "vision_layers": 4,
         "fusion_layers": 4,
         "decoder_widths": (96, 64, 32) if small else (128, 96, 64, 32),
-        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
     }
-    config.objective = {"terms": {"mean_squared_error": 1.0}, "reference_dropout": 0.1}
-    config.optimizer = {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "grad_clip_norm": 1.0}
+    config.losses = {"mean_squared_error": {"weight": 1.0}}
+    config.model.reference_dropout = 0.1
+    config.optimizer = {"kind": "adam", "learning_rate": 1e-3, "warmup_steps": 200, "grad_clip_norm": 1.0}
     config.train = {"batch": 64, "epochs": 10, "best_metric": "-loss"}  # evaluated and saved every epoch
     config.evaluate = {"evaluators": ("losses", "reconstruction"), "batch": 64, "samples": 8}
     if arg.tiny:

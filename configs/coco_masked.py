@@ -2,8 +2,9 @@
 
 Arguments: size=256 (pixels: 64 with 45 million parameters, 128 with 120, 256 with 300), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). A visual tokenizer that was trained
-before, such as by coco_tokenizer.py, is named by --config.tokens.tokenizer=WORKDIR; without, that of coco_tokenizer.py
-is trained first. The codes of the data set are written once, to WORKDIR/tokens or --config.tokens.cache=DIR.
+before, such as by coco_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without, that of
+coco_tokenizer.py is trained first. The codes of the data set are written once, to WORKDIR/tokens or
+--config.tokens.cache=DIR.
 """
 
 import coco_tokenizer
@@ -20,7 +21,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     size = arg.size or (32 if arg.tiny else 256)
     width, layers, heads, text_layers = SIZES[min(SIZES, key=lambda known: (known < size, known))]
     config = ConfigDict()
-    config.tokenizer = coco_tokenizer.get_config(f"size={size}" + (",tiny" if arg.tiny else ""))
+    tokenizer = coco_tokenizer.get_config(f"size={size}" + (",tiny" if arg.tiny else ""))
+    config.components = {"visual_tokenizer": tokenizer}
     config.data = {"source": "coco_folder", "size": size, "flip": True}
     config.text = {"length": 32 if size <= 64 else 48, "vocabulary": 8192}
     config.tokens = {"num_augmentations": 4}
@@ -30,17 +32,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "heads": heads,
         "layers": layers,
         "text_layers": text_layers,
-        "dtype": "bfloat16",
-        "remat": size > 64,
     }
-    config.objective = {
-        "terms": {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.1},
-        "text_dropout": 0.1,
-        "label_smoothing": 0.1,
-    }
+    config.losses = {"masked_visual_modeling": {"weight": 1.0}, "masked_language_modeling": {"weight": 0.1}}
+    config.model.text_dropout = 0.1
+    config.compute = {"remat": size > 64}
     config.sampling = {"steps": 16, "guidance": 4.0}
     config.optimizer = {
-        "name": "adamw",
+        "kind": "adamw",
         "learning_rate": 2e-4,
         "schedule": "cosine",
         "warmup_steps": 5000,
@@ -62,7 +60,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.text.vocabulary = 400
         config.optimizer.warmup_steps = 2
         config.tokens.num_augmentations = 2
-        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1, "dtype": "float32"})
+        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1})
         config.sampling.steps = 3
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
         config.evaluate.update({"batch": 8, "samples": 4})

@@ -1,7 +1,8 @@
-"""One model of COCO's images and captions by five objectives at once, to start others from.
+"""One model of COCO's images and captions by five losses at once, which coco_caption.py, coco_contrastive.py and vqa.py
+start from with --config.train.init_from=WORKDIR.
 
 Contrastive, matching of hard pairs, captioning, masked language modeling and masked patches. With questions, a mixture
-of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering as well.
+of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering too.
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), questions (answer them as well), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/).
@@ -30,19 +31,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "captions": {"source": "coco_folder", "weight": 3.0},
             "questions": {"source": "vqa", "weight": 1.0, **asked},
         }
-    config.text = {"length": 32, "vocabulary": 2000 if small else 8192}
-    config.model = model(size, **({} if small else {"width": 768, "heads": 12, "remat": True}))
-    config.objective = {
-        "terms": {
-            "contrastive": 1.0,
-            "matching": 1.0,
-            "captioning": 1.0,
-            "masked_language_modeling": 1.0,
-            "masked_patch_modeling": 1.0,
-        },
-    }
+    config.text = text(size)
+    config.model = model(size)
+    config.compute = {"remat": not small}
+    terms = ("contrastive", "matching", "captioning", "masked_language_modeling", "masked_patch_modeling")
+    config.losses = {name: {"weight": 1.0} for name in terms}
     if arg.questions:
-        config.objective.terms.answering = 1.0
+        config.losses.answering = {"weight": 1.0}
     config.optimizer = optimizer(size, 1e-3 if small else 3e-4)
     config.train = {"batch": 64 if small else 1024, "epochs": 30, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "retrieval", "captions"), "batch": 32, "samples": 16}
@@ -52,6 +47,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     return config
 
 
+def text(size: int) -> dict[str, Any]:
+    """The text tokens of all configs of images to text on COCO, so that each can start from this one."""
+    return {"length": 32, "vocabulary": 2000 if size <= SMALL else 8192}
+
+
 def model(size: int, **changes: Any) -> dict[str, Any]:
     """The model of all configs of images to text on COCO; what an objective does not train is not built."""
     small = size <= SMALL
@@ -59,16 +59,13 @@ def model(size: int, **changes: Any) -> dict[str, Any]:
         "kind": "vision_language",
         "patch": 8 if small else 16,
         "stem": (32, 64, 96) if small else (64, 128, 256),
-        "width": 128 if small else 512,
-        "heads": 4 if small else 8,
+        "width": 128 if small else 768,
+        "heads": 4 if small else 12,
         "layers": 2 if small else 12,
         "text_layers": 1 if small else 6,
         "fusion_layers": 1 if small else 4,
         "decoder_layers": 2 if small else 6,
         "embedding": 64 if small else 256,
-        "dtype": "float32" if small else "bfloat16",
-        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
-        "unroll": 2 if small else 1,
     } | changes
 
 
@@ -76,7 +73,7 @@ def optimizer(size: int, learning_rate: float) -> dict[str, Any]:
     """How all of them but the contrastive one are trained."""
     small = size <= SMALL
     return {
-        "name": "adamw",
+        "kind": "adamw",
         "learning_rate": learning_rate,
         "schedule": "cosine",
         "warmup_steps": 100 if small else 2000,
@@ -92,7 +89,7 @@ def shrink(config: ConfigDict) -> None:
     config.data.evaluation_examples = 16
     config.text.vocabulary = 400
     config.optimizer.warmup_steps = 2
-    config.model.update({"width": 32, "heads": 4, "stem": (8,), "embedding": 16, "unroll": 1, "remat": False})
+    config.model.update({"width": 32, "heads": 4, "stem": (8,), "embedding": 16})
     config.model.update(dict.fromkeys(("layers", "text_layers", "fusion_layers", "decoder_layers"), 1))
     config.train.update({"batch": 8, "epochs": 0, "steps": 4})
     config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})

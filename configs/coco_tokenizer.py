@@ -22,9 +22,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "widths": (64, 128) if small else (64, 128, 256),
         "blocks": 1 if small else 2,
         "levels": (8, 5, 5, 5),
-        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
     }
-    config.objective = {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}}
+    config.losses = {"mean_absolute_error": {"weight": 1.0}, "mean_squared_error": {"weight": 1.0}}
     config.optimizer = {
         "learning_rate": 1e-3,
         "schedule": "cosine",
@@ -36,7 +35,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.train = {"batch": 64, "epochs": 10, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 64, "samples": 8}
     if arg.adversarial:
-        config.objective.terms.update({"perceptual": 0.1, "adversarial": 0.1})
+        config.losses.update({name: {"weight": 0.1} for name in ("feature_matching", "adversarial")})
         config.discriminator = {
             "loss": "non_saturating",
             "widths": (64, 128) if small else (64, 128, 256),

@@ -23,14 +23,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "widths": (32, 64) if arg.size < 64 else (32, 64, 64),
         "blocks": 1,
         "levels": (8, 6, 5),
-        "convolution": "matmul",  # for CPUs
     }
-    tokenizer.objective = {
-        "terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0},
-        "code_noise_prob": 0.1,  # so that the decoder mends what the generator gets slightly wrong
-    }
+    tokenizer.losses = {"mean_absolute_error": {"weight": 1.0}, "mean_squared_error": {"weight": 1.0}}
+    tokenizer.model.code_noise_prob = 0.1  # so that the decoder mends what the generator gets slightly wrong
     tokenizer.optimizer = {
-        "name": "muon",
+        "kind": "muon",
         "learning_rate": 6e-3,
         "schedule": "cosine",
         "warmup_steps": 50,
@@ -44,7 +41,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.data = data
     config.text = text
-    config.tokenizer = tokenizer
+    config.components = {"visual_tokenizer": tokenizer}
     config.model = {
         "kind": "masked_generator",
         "width": 128,
@@ -52,10 +49,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "layers": 3,
         "text_layers": 2,
         "local_blocks": 2,
-        "convolution": "matmul",  # for CPUs
-        "unroll": 3,  # for CPUs
     }
-    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "text_dropout": 0.1, "label_smoothing": 0.0}
+    config.losses = {"masked_visual_modeling": {"weight": 1.0, "label_smoothing": 0.0}}
+    config.model.text_dropout = 0.1
     config.sampling = {
         "steps": 12,
         "order": "halton",
@@ -65,7 +61,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "refinement_temperature": 0.5,
     }
     config.optimizer = {
-        "name": "muon",
+        "kind": "muon",
         "learning_rate": 1e-2,
         "schedule": "cosine",
         "warmup_steps": 50,
@@ -90,6 +86,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
             part.train.update(small)
             part.evaluate.update({"batch": 8, "samples": 4})
         tokenizer.model.update({"widths": (8, 16), "blocks": 0})
-        config.model.update({"width": 32, "layers": 2, "text_layers": 1, "unroll": 1})
+        config.model.update({"width": 32, "layers": 2, "text_layers": 1})
         config.sampling.update({"steps": 3, "refinement_steps": 1})
     return config

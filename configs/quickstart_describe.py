@@ -31,12 +31,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "decoder_layers": 2,
         "fusion": arg.fusion,
         "embedding": 64,
-        "convolution": "matmul",  # for CPUs
-        "unroll": 2,  # for CPUs
     }
-    config.objective = {"terms": {"captioning": 1.0, "answering": 1.0, "contrastive": 0.5}}
+    config.losses = {"captioning": {"weight": 1.0}, "answering": {"weight": 1.0}, "contrastive": {"weight": 0.5}}
     config.optimizer = {
-        "name": "muon",
+        "kind": "muon",
         "learning_rate": 1e-2,
         "schedule": "cosine",
         "warmup_steps": 50,
@@ -60,7 +58,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     if arg.tiny:
         config.data.update({"evaluation_examples": 16})
         config.data.scenes.examples = 64
-        config.model.update({"width": 32, "stem": (8, 16), "layers": 1, "decoder_layers": 1, "unroll": 1})
+        config.model.update({"width": 32, "stem": (8, 16), "layers": 1, "decoder_layers": 1})
         config.optimizer.warmup_steps = 2
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
         config.evaluate.update({"batch": 8, "samples": 4})

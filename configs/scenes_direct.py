@@ -18,11 +18,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "heads": 4,
         "text_layers": 2,
         "fusion_layers": 4,
-        "reference": False,  # from text alone
+        "reference": "",  # from text alone
         "decoder_widths": (96, 48, 16) if arg.size < 64 else (96, 48, 24, 12),
-        "convolution": "matmul",  # for CPUs
     }
-    config.objective = {"terms": {"mean_squared_error": 1.0}}
+    config.losses = {"mean_squared_error": {"weight": 1.0}}
     config.optimizer = {
         "learning_rate": 2e-3,
         "schedule": "cosine",

@@ -2,8 +2,8 @@
 
 Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels drawn), low=32 (pixels of the
 reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py, trained first. So
-is the reference tokenizer, unless a trained one is named: --config.tokens.reference=DIR, such as the workdir of the
-model whose images are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
+is the reference tokenizer, unless a trained one is named: --config.components.reference_tokenizer=DIR, such as the
+workdir of the model whose images are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
 """
 
 import coco_masked
@@ -20,13 +20,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
     large, small = (f"size={size}" + (",tiny" if arg.tiny else "") for size in (arg.size, arg.low))
     if arg.source == "scenes":
         config = quickstart.get_config(large)
-        config.reference = quickstart.get_config(small).tokenizer
+        reference = quickstart.get_config(small).components.visual_tokenizer
         config.evaluate.evaluators = ("losses", "scenes")  # the reference leaves little open
         config.sampling.guidance = 1.0
     elif arg.source == "coco_folder":
         config = coco_masked.get_config(large)
-        config.reference = coco_tokenizer.get_config(small)
+        reference = coco_tokenizer.get_config(small)
         config.sampling.guidance = 2.0
     else:
         raise UserError(f"config argument source: must be scenes or coco_folder, not {arg.source}")
+    config.components.reference_tokenizer = reference
     return config

@@ -3,8 +3,8 @@
 Arguments: size=128 (pixels), frames=16 (8 a second), tiny (ends in seconds).
 Needs --config.data.root=DIR: DIR/train/ and DIR/validation/ with clips (mp4, gif or folders of frames) and in each a
 captions.jsonl with a line for each clip, {"clip": "name.mp4", "captions": ["what it shows"]}. A visual tokenizer that
-was trained before, such as by video_tokenizer.py, is named by --config.tokens.tokenizer=WORKDIR; without, that of
-video_tokenizer.py is trained first.
+was trained before, such as by video_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without,
+that of video_tokenizer.py is trained first.
 """
 
 import video_tokenizer
@@ -18,7 +18,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     size, frames = arg.size or (32 if arg.tiny else 128), arg.frames or (5 if arg.tiny else 16)
     config = ConfigDict()
     tiny = ",tiny" if arg.tiny else ""
-    config.tokenizer = video_tokenizer.get_config(f"size={size},frames={frames}{tiny}")
+    tokenizer = video_tokenizer.get_config(f"size={size},frames={frames}{tiny}")
+    config.components = {"visual_tokenizer": tokenizer}
     config.data = {"source": "clips_folder", "size": size, "frames": frames, "frame_rate": 8.0, "flip": True}
     config.text = {"length": 32, "vocabulary": 8192}
     config.tokens = {"num_augmentations": 4}
@@ -28,13 +29,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "heads": 12,
         "layers": 12,
         "text_layers": 4,
-        "dtype": "bfloat16",
-        "remat": True,
     }
-    config.objective = {"terms": {"masked_visual_modeling": 1.0}, "text_dropout": 0.1, "label_smoothing": 0.1}
+    config.losses = {"masked_visual_modeling": {"weight": 1.0, "label_smoothing": 0.1}}
+    config.model.text_dropout = 0.1
+    config.compute = {"remat": True}
     config.sampling = {"steps": 24, "guidance": 4.0}
     config.optimizer = {
-        "name": "adamw",
+        "kind": "adamw",
         "learning_rate": 1e-4,
         "schedule": "cosine",
         "warmup_steps": 5000,
@@ -56,7 +57,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.text.vocabulary = 400
         config.optimizer.warmup_steps = 2
         config.tokens.num_augmentations = 2
-        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1, "dtype": "float32"})
+        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1})
         config.sampling.steps = 3
         config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
         config.evaluate.update({"batch": 8, "samples": 4})

@@ -29,9 +29,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "time_strides": (1, 2) if small else (1, 2, 2),  # 16 frames become 9, or 5
         "blocks": 1 if small else 2,
         "levels": (8, 5, 5, 5),
-        "convolution": "matmul" if small else "native",  # for CPUs, for TPUs and GPUs
     }
-    config.objective = {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}}
+    config.losses = {"mean_absolute_error": {"weight": 1.0}, "mean_squared_error": {"weight": 1.0}}
     config.optimizer = {
         "learning_rate": 5e-4,
         "schedule": "cosine",
@@ -43,7 +42,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.train = {"batch": 16, "epochs": 20, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 16, "samples": 4}
     if arg.adversarial:
-        config.objective.terms.update({"perceptual": 0.1, "adversarial": 0.1})
+        config.losses.update({name: {"weight": 0.1} for name in ("feature_matching", "adversarial")})
         config.discriminator = {
             "widths": (64, 128) if small else (64, 128, 256),
             "train_from": 1000,

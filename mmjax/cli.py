@@ -31,6 +31,7 @@ COMMANDS = {
 WITH_CONFIG = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_CONFIG, "evaluate")
+WITHOUT_PLUGINS = ("doctor",)  # all others read folders, whose config.json may name a user's code
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
@@ -198,11 +199,19 @@ def _run(argv: list[str]) -> int:
                     metavar="FILE[:ARGUMENTS]",
                     help="the config, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
                 )
-                sub.epilog = (
-                    "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32;\n"
-                    "fields.py, data_fields.py and model_fields.py in mmjax/config list them all"
+                sub.add_argument("--help-config", action="store_true", help="print every field of the config, and end")
+                sub.epilog = "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32"
+            if command not in WITHOUT_PLUGINS:
+                sub.add_argument(
+                    "--plugins",
+                    type=lambda text: tuple(filter(None, text.split(","))),
+                    default=(),
+                    metavar="PACKAGE[,...]",
+                    help="packages whose code the config.json of a folder may name; no other is imported",
                 )
             module.add_arguments(sub)
+            if command in WITH_CONFIG and "--help-config" in argv:
+                return _help_config(argv)
     arguments, rest = parser.parse_known_args(argv)
     arguments.overrides = _overrides(rest, arguments.command)
     if arguments.command in WITH_CONFIG:
@@ -212,6 +221,16 @@ def _run(argv: list[str]) -> int:
             arguments.overrides = {"data.root": "none", **arguments.overrides}
         arguments.config = load_config(arguments.config, arguments.overrides)
     return module.run(arguments)
+
+
+def _help_config(argv: Sequence[str]) -> int:
+    """Prints the fields of --config; whatever else is given, and whether the config is a valid one, does not matter."""
+    from mmjax.config import help, read_config_dict
+
+    parser = _Parser(prog="mmjax", allow_abbrev=False)
+    parser.add_argument("--config", required=True)
+    print(help.describe(read_config_dict(parser.parse_known_args(argv)[0].config)))
+    return 0
 
 
 def _overrides(words: list[str], command: str) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""One process at a time: a lock file that names its holder, and is free again when the holder is gone."""
+"""A lock file that keeps other processes out of a folder."""
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -10,60 +12,56 @@ from pathlib import Path
 
 from mmjax.types import UserError
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without flock
+
+logger = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock while the block runs; makes its folder.
+    """Holds a lock while the block runs; makes the lock file's folder.
 
-    The lock ends with the process that holds it, however that ends. A lock file of another host is taken over only
-    where the file system carries locks between hosts and the holder's is gone.
+    The lock is released when the process that holds it ends, however it ends. On a file system without locks it is
+    not taken, with a warning.
 
     Args:
+        path: of the lock file, which is removed on release.
         what: is being done to which folder, for the message.
 
     Raises:
-        UserError: where another process holds it, naming that process, or where the file cannot be written.
+        UserError: where another process holds the lock, naming that process, or the file cannot be written.
     """
+    from filelock import FileLock, Timeout
+
+    # A soft lock, filelock's fallback, would outlive a process that crashed on another host.
+    lock = FileLock(path, timeout=0, fallback_to_soft=False, on_acquired=_write_holder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _acquired(path)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{what} by {_holder(path)}; wait for it, or stop it and start again") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    if file is None:
-        raise UserError(f"{what} by {_holder(path)}; wait for it, or stop it and start again")
-    with os.fdopen(file, "wb", 0) as holding:  # what is not written yet would be tried again at the end
-        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
-            told = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
-            holding.truncate()
-            holding.write(json.dumps(told).encode())
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        if error.errno not in NO_LOCKS:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        logger.warning("%s: this file system has no locks; use the folder from one process at a time", path.parent)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
-def _acquired(path: Path) -> int | None:
-    """The open file that holds the lock; None where another process does."""
-    import fcntl
-
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file).st_ino == path.stat().st_ino:  # else its holder has just removed it
-                return file
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(file)
-            return None
-        os.close(file)
+def _write_holder(file: int) -> None:
+    holder = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+        os.truncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
 
 
 def _holder(path: Path) -> str:
     try:
-        told = json.loads(path.read_bytes())
-        return f"process {told['pid']} on {told['host']} since {told['since']}"
+        holder = json.loads(path.read_bytes())
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

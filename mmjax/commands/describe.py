@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-import mmjax
 from mmjax.commands.input_reading import check_out, files_in, read_all, write_image
+from mmjax.commands.loading import load_able
 from mmjax.config import Config
-from mmjax.export import GenerativeModel
-from mmjax.models.needs import image_shape
+from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
 HELP = "describe images, or answer a question about them; a line for each"
-MOST_MAPS = 64  # images of --maps
+MAX_MAPS = 64  # images of --maps
 WRITING = ("beams", "length_penalty", "top_p", "temperature")
 
 logger = logging.getLogger(__name__)
@@ -61,13 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     check_out("--maps", arguments.maps)
     if arguments.question is not None and not arguments.question.strip():
         raise UserError('--question: is empty; ask something, as in --question "what color is the circle?"')
-    model = mmjax.load(arguments.model)
+    able: tuple[type, str] = (Captioner, "describes images")
+    if arguments.question is not None:
+        able = (QuestionAnswerer, "answers questions")
+    model = load_able(arguments, *able)
     config = model.config
     named = [path for path in arguments.image if not path.is_dir()]
     paths = [file for path in arguments.image for file in (files_in(path, config) if path.is_dir() else [path])]
-    if arguments.maps and len(paths) > MOST_MAPS:
-        raise UserError(f"--maps: is for at most {MOST_MAPS} images, not {len(paths):,}")
-    if arguments.maps and len(image_shape(config.data)) == 4:
+    if arguments.maps and len(paths) > MAX_MAPS:
+        raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
+    if arguments.maps and len(config.data.image_shape) == 4:
         raise UserError("--maps: this model sees clips; only what was looked at in images and sounds can be drawn")
     chosen = {name: getattr(arguments, name) for name in WRITING if getattr(arguments, name) is not None}
     shown, count = [], 0
@@ -103,9 +105,7 @@ def _chunks(paths: list[Path], named: set[Path], config: Config) -> Iterator[tup
         yield [path for path, _ in chunk], np.stack([image for _, image in chunk])
 
 
-def _describe(
-    model: GenerativeModel, images: np.ndarray, question: str | None, seed: int, chosen: dict[str, Any]
-) -> list[str]:
+def _describe(model: Any, images: np.ndarray, question: str | None, seed: int, chosen: dict[str, Any]) -> list[str]:
     if question is None:
         return model.caption(images, seed, **chosen)
     return model.answer(images, [question] * len(images), seed, **chosen)
@@ -119,9 +119,7 @@ def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> 
     return line if alone else f"{file}: {line}"
 
 
-def _draw(
-    model: GenerativeModel, shown: list[tuple[list[Path], np.ndarray, list[str]]], question: str | None, out: Path
-) -> None:
+def _draw(model: Any, shown: list[tuple[list[Path], np.ndarray, list[str]]], question: str | None, out: Path) -> None:
     titles, rows, words, maps = [], [], [], []
     for files, images, texts in shown:
         looked = model.attention_maps(images, texts, None if question is None else [question] * len(texts))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import setup, stages, trainer
+from mmjax.engine import components, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
-from mmjax.export.model_folder import VISUAL_TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.checkpoint import folder as checkpoint_folder
@@ -38,18 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     check_overrides(arguments.overrides)
     # The devices here need not be those of the training: all of them split the batch unless it is said otherwise.
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
-    config = read_config(workdir, mesh | arguments.overrides)
+    config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
-    frozen = stages.trained_params(config, workdir)
-    source = stages.evaluation_source(config, workdir, frozen)
-    parts = setup.build(config, frozen.get(VISUAL_TOKENIZER))
+    frozen = components.trained(config, workdir)
+    source = components.evaluation_source(config, workdir, frozen)
+    experiment = setup.build(config, frozen)
     if not arguments.watch:
         step, params = _restore(workdir, config, arguments.step)
-        _evaluate(workdir, parts, source, step, params)
+        _evaluate(workdir, experiment, source, step, params)
         return 0
     examples = data.open_source(config.data, training=True, seed=config.seed).size
     seen: set[int] = set()
-    while max(seen, default=0) < _last(workdir, examples):
+    while max(seen, default=0) < _last(workdir, examples, arguments.plugins):
         waiting = [step for step in _steps(workdir, config) if step not in seen]
         if not waiting:
             time.sleep(WATCH_SECONDS)
@@ -61,13 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
             if waiting[0] in _steps(workdir, config):
                 raise
             continue  # no longer kept
-        _evaluate(workdir, parts, source, step, params)
+        _evaluate(workdir, experiment, source, step, params)
     return 0
 
 
-def _last(workdir: Path, examples: int) -> int:
+def _last(workdir: Path, examples: int, plugins: tuple[str, ...]) -> int:
     """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
-    return trainer.intervals(read_config(workdir), examples, read_batch_size_history(workdir))[0]
+    return trainer.schedule(read_config(workdir, plugins=plugins), examples, read_batch_size_history(workdir)).steps
 
 
 def _steps(workdir: Path, config: Config) -> list[int]:
@@ -83,16 +82,16 @@ def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int
         return checkpoints.restore_params(step)
 
 
-def _evaluate(workdir: Path, parts: setup.Parts, source: data.Source, step: int, params: Params) -> None:
+def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, step: int, params: Params) -> None:
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
-    predict, batches = setup.evaluation(parts, params, tokenizer, source)
-    metrics, samples = runner.run(parts.evaluators, predict, batches)
+    predict, batches = setup.evaluation(experiment, params, tokenizer, source)
+    metrics, samples = runner.run(experiment.evaluators, predict, batches)
     if not processes.is_primary():
         return
     runner.write(workdir, step, metrics, samples)
     report = write_report(workdir)
     width = max(map(len, metrics), default=0)
-    print(f"{parts.config.name}, step {step:,}:")
+    print(f"{experiment.config.name}, step {step:,}:")
     for name, value in metrics.items():
         print(f"  {name.ljust(width)}  {value:.4f}")
     print(f"report: {report}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from mmjax.data import load_tokenizer
-from mmjax.engine import stages
+from mmjax.engine import components
 from mmjax.export import write_model_folder
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_config
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config = read_config(workdir)
+    config = read_config(workdir, plugins=arguments.plugins)
     if not config.train.checkpoints and not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
     checkpoints = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = workdir / "evaluation" / f"{step}.json"
     metrics = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
     tokenizer = load_tokenizer(workdir / "tokenizer.model")
-    params = {**params, **jax.device_get(stages.trained_params(config, workdir))}
+    params = {**params, **jax.device_get(components.trained(config, workdir))}
     write_model_folder(arguments.out, config, params, tokenizer.proto, step, metrics)
     print(f"{config.name}, step {step:,}: {arguments.out}")
     return 0

@@ -9,10 +9,12 @@ from jaxtyping import UInt8
 
 import mmjax
 from mmjax.commands.input_reading import write_image
+from mmjax.commands.loading import load_able
 from mmjax.config import Config, DataConfig
 from mmjax.data import read_clip, read_image, read_mask
-from mmjax.export import GenerativeModel
+from mmjax.export import DirectImageGenerator, ImageGenerator
 from mmjax.files import write_file
+from mmjax.models.masked_generator import REFERENCE
 from mmjax.sample.filters import denoise, sharpen
 from mmjax.sample.postprocess import sheet
 from mmjax.sample.video import to_gif, to_mp4
@@ -48,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="forward passes for each image (default: as the config says)")
     parser.add_argument("--order", choices=("confidence", "halton"), help="which visual tokens are settled first")
     parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
+    parser.add_argument(
+        "--refinement-steps", type=int, metavar="N", help="further passes that resample some tokens given all others"
+    )
     parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
     parser.add_argument(
         "--reference",
@@ -88,9 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in IMAGES + CLIPS:
         raise UserError(f"--out {out}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif")
     prompts = read_prompts(arguments.prompt, arguments.prompts)
-    model = mmjax.load(arguments.model)
+    model = load_able(arguments, (DirectImageGenerator, ImageGenerator), "draws from text")
     config = model.config.data
-    larger = _enlarging(arguments.enlarge, config) if arguments.enlarge else None
+    larger = _enlarging(arguments, config) if arguments.enlarge else None
     endings = CLIPS if config.frames > 1 else IMAGES
     if out.suffix.lower() not in endings:
         what = "clips" if config.frames > 1 else "images"
@@ -98,8 +103,12 @@ def run(arguments: argparse.Namespace) -> int:
     given: dict[str, Any] = {
         name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, model.config).items()
     }
-    names = ("variation", "steps", "order", "temperature", "top_k")
+    names = ("variation", "steps", "order", "temperature", "top_k", "refinement_steps")
     chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if isinstance(model, DirectImageGenerator) and (found := [*chosen, *(given.keys() - {"reference"})]):
+        raise UserError(
+            f"--{found[0].replace('_', '-')}: is for models that sample; this is a {model.config.model.kind}"
+        )
     images = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)
     if larger is not None:
         images = larger.generate(prompts, seed=arguments.seed, reference=images)
@@ -113,12 +122,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _enlarging(folder: Path, config: DataConfig) -> GenerativeModel:
+def _enlarging(arguments: argparse.Namespace, config: DataConfig) -> ImageGenerator:
     """The super-resolution model for images or clips such as a model with this `data` draws."""
-    larger = mmjax.load(folder)
-    reference = larger.config.reference
-    if reference is None:
-        raise UserError(f"--enlarge {folder}: is no super-resolution model: its config has no `reference`")
+    folder: Path = arguments.enlarge
+    larger = mmjax.load(folder, plugins=arguments.plugins)
+    reference = larger.config.component(REFERENCE)
+    if not isinstance(larger, ImageGenerator) or reference is None:
+        raise UserError(f"--enlarge {folder}: is no super-resolution model: it has no reference_tokenizer")
     ours, theirs = ((data.size, data.frames) for data in (config, reference.data))
     if ours != theirs:
         said = [f"{size} x {size} pixels" + (f" and {f} frames" if f > 1 else "") for size, f in (theirs, ours)]
@@ -134,8 +144,9 @@ def _given(arguments: argparse.Namespace, config_dict: Config) -> dict[str, Any]
         raise UserError("--mask: says what of an image is drawn anew; name the image with --image")
     if arguments.clip and arguments.image:
         raise UserError("--clip, --image: give one of them")
-    if arguments.reference and config_dict.reference is not None:
-        size, frames = config_dict.reference.data.size, config_dict.reference.data.frames
+    theirs = config_dict.component(REFERENCE)
+    if arguments.reference and theirs is not None:
+        size, frames = theirs.data.size, theirs.data.frames
         given["reference"] = (
             read_clip(arguments.reference, size, size, frames, config.frame_rate)
             if frames > 1

@@ -13,8 +13,8 @@ from PIL import Image
 from mmjax.config import Config
 from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
+from mmjax.data.source import find_source
 from mmjax.files import write_file
-from mmjax.models.needs import image_shape
 from mmjax.types import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -25,7 +25,7 @@ WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 def suffixes(config: Config) -> tuple[str, ...]:
     """What the files end in that a model sees."""
-    shape = image_shape(config.data)
+    shape = config.data.image_shape
     return SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
 
 
@@ -51,11 +51,10 @@ def read_seen(path: Path, config: Config) -> np.ndarray:
     Raises:
         UserError: where it cannot be read.
     """
-    data, shape = config.data, image_shape(config.data)
+    data, shape = config.data, config.data.image_shape
     if shape[-1] == 1:
-        audio = next(iter(data.mixture.values())).audio if data.source == "mixture" else data.audio
-        return read_sound(path, audio.rate, audio.seconds, audio.bins)
-    resize = data.size if data.source == "scenes" else data.resize  # nothing is cropped of a scene
+        return read_sound(path, data.audio.rate, data.audio.seconds, data.audio.bins)
+    resize = data.size if find_source(data).drawn else data.resize
     if len(shape) == 4:
         return read_clip(path, data.size, resize, data.frames, data.frame_rate)
     return read_image(path, data.size, resize)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from mmjax.engine import aot_plan, stages
+from mmjax.engine import aot_plan, components
 from mmjax.plan import report, search, topology
 from mmjax.types import UserError
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compilations < 1:
         raise UserError(f"--compilations {arguments.compilations}: must be above 0")
     jax.config.update("jax_platforms", "cpu")  # nothing runs: shapes are all there is
-    config = stages.resolve_config(arguments.config, Path())
+    config = components.resolve_config(arguments.config, Path(), arguments.plugins)
     if arguments.search:
         found = search.search(config, wanted, arguments.compilations, aot_plan.estimated, aot_plan.compiled, _tell)
         print(json.dumps(search.to_json(found)) if arguments.json else search.table(found))

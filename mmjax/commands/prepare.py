@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from mmjax import data
-from mmjax.commands.train import train
 from mmjax.config import Config
-from mmjax.engine import setup, stages
+from mmjax.engine import components, setup
+from mmjax.engine.train import starts_from, train
+from mmjax.export.load import read_text_tokenizer
 from mmjax.parallel import processes
 from mmjax.train import loop
 from mmjax.train.workdir import open_workdir, workdir_lock
@@ -15,7 +16,7 @@ from mmjax.types import UserError
 HELP = (
     "check a config's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
     "and encode the data set with it (mmjax train does by itself what was not done). With --to: write the data set "
-    "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_prepared "
+    "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_packed "
     "--config.data.root=DIR or by TFDS. Either goes on where it was interrupted, and repairs what is damaged."
 )
 
@@ -61,31 +62,36 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
             "enlarge images again"
         )
-    index = data.write_prepared(arguments.to, data.open_originals(config.data), **options)
+    raw = data.open_raw(config.data)
+    cache = data.write_packed(arguments.to, raw, **options)
     counts = ", ".join(
-        f"{name} {split.examples:,} kept, {len(split.rejected):,} rejected" for name, split in index.splits.items()
+        f"{name} {data.num_examples(cache, name):,} kept, {len(data.rejected(cache, name)):,} rejected" for name in raw
     )
-    print(f"{arguments.to}: {counts}; train with --config.data.source=coco_prepared --config.data.root={arguments.to}")
+    print(f"{arguments.to}: {counts}; train with --config.data.source=coco_packed --config.data.root={arguments.to}")
     return 0
 
 
 def _training(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
-    config: Config = stages.resolve_config(arguments.config, workdir)
+    config: Config = components.resolve_config(arguments.config, workdir, arguments.plugins)
     setup.check(config)
     with workdir_lock(workdir):
         return _prepare(config, workdir)
 
 
 def _prepare(config: Config, workdir: Path) -> int:
-    status, frozen = stages.tokenizer_params(config, workdir, train)
+    start_from = starts_from(config, workdir)
+    if config.pretraining is not None and (status := _prepare(config.pretraining, Path(start_from))):
+        return status
+    status, frozen = components.prepare(config, workdir, train)
     if status:
         return loop.exit_status(status)
-    training, held_out = stages.sources(config, workdir, frozen, repair=True)
+    training, held_out = components.sources(config, workdir, frozen, repair=True)
     processes.run_on_primary(lambda: open_workdir(workdir, config))
-    tokenizer = setup.prepare_tokenizer(workdir, config, training)
+    given = read_text_tokenizer(start_from) if start_from else None
+    tokenizer = setup.prepare_tokenizer(workdir, config, training, given)
     evaluation = data.evaluation_size(held_out, config)
-    encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if stages.is_two_stage(config) else ""
+    encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if setup.is_on_codes(config) else ""
     processes.log_primary(
         f"{config.name}: {training.size:,} training and {evaluation:,} evaluation examples, "
         f"{tokenizer.size:,} text tokens; tokenizer: {workdir / 'tokenizer.model'}{encoded}"

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-import mmjax
-from mmjax.commands.index import Index, Stamp, address, nearest, read_index, update, write_index
+from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
 from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
-from mmjax.export import GenerativeModel
-from mmjax.models.needs import image_shape
+from mmjax.commands.loading import load_able
+from mmjax.export import DualEncoder
 from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
@@ -23,7 +22,7 @@ from mmjax.types import UserError
 
 HELP = "find the images of a folder that go with a text or with images, or the texts that go with an image"
 COLUMNS = 8
-INDEX = "mmjax-index.safetensors"
+INDEX = "mmjax-index"
 Embedded = Iterator[tuple[list[str], Float32[np.ndarray, "m e"]]]
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         type=Path,
-        metavar="FILE",
+        metavar="DIR",
         help=f"where the embeddings are kept (default: .{INDEX} in the folder, .FILE.txt.{INDEX} beside a text file)",
     )
     parser.add_argument("--rebuild", action="store_true", help="embed all anew, as after the model has changed")
@@ -77,13 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
     texts = None if source.is_dir() else _lines(source)
     if texts is not None and arguments.out:
         raise UserError(f"--out: draws images, and {source} has texts; leave it out")
-    model = mmjax.load(arguments.model)
-    if arguments.out and len(image_shape(model.config.data)) != 3:
+    model = load_able(arguments, DualEncoder, "embeds images and texts")
+    if arguments.out and len(model.config.data.image_shape) != 3:
         raise UserError("--out: draws images, and this model sees clips; leave it out")
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     kept = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
     index = _indexed(model, source, texts, kept, arguments.rebuild)
-    places, cosines = nearest(index, kept, query, arguments.top)
+    places, cosines = nearest(index, query, arguments.top)
     found = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
     for name, cosine in zip(found, cosines.tolist(), strict=True):
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
@@ -108,7 +107,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _query(
-    model: GenerativeModel, texts: list[str], images: list[Path], weights: list[float] | None
+    model: DualEncoder, texts: list[str], images: list[Path], weights: list[float] | None
 ) -> Float32[np.ndarray, " e"]:
     """What is looked for: the mean of the embeddings, of length 1."""
     if any(not text.strip() for text in texts):
@@ -132,10 +131,8 @@ def _query(
     return found
 
 
-def _indexed(model: GenerativeModel, source: Path, texts: list[str] | None, kept: Path, rebuild: bool) -> Index:
-    """The index of all that is there now, kept in a file."""
-    bound = address(model, "images" if texts is None else "texts")
-    old = None if rebuild else read_index(kept, bound)
+def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Path, rebuild: bool) -> Index:
+    """The index of all that is there now, kept in a folder."""
     if texts is None:
         files = files_in(source, model.config)
         wanted = {file.relative_to(source).as_posix(): stamp for file in files if (stamp := _stamp(file))}
@@ -146,7 +143,7 @@ def _indexed(model: GenerativeModel, source: Path, texts: list[str] | None, kept
         with progress_bar(None, "embedding", len(names), unit="image" if texts is None else "text") as bar:
             yield from _of_images(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
 
-    index = update(old, wanted, embed, lambda index: write_index(kept, index, bound))
+    index = update(kept, index_cache_key(model, "images" if texts is None else "texts"), wanted, embed, rebuild)
     if index is None:
         raise UserError(f"--index {source}: none of its {len(wanted):,} files can be read")
     return index
@@ -160,7 +157,7 @@ def _stamp(file: Path) -> Stamp | None:
     return found.st_mtime_ns, found.st_size
 
 
-def _of_images(model: GenerativeModel, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
+def _of_images(model: DualEncoder, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
     read = zip(names, read_all((folder / name for name in names), model.config), strict=True)
     problems: list[UserError] = []
 
@@ -179,7 +176,7 @@ def _of_images(model: GenerativeModel, folder: Path, names: Sequence[str], bar: 
         logger.warning("left out: %s files that cannot be read, the first: %s", f"{len(problems):,}", problems[0])
 
 
-def _of_texts(model: GenerativeModel, names: Sequence[str], bar: Any) -> Embedded:
+def _of_texts(model: DualEncoder, names: Sequence[str], bar: Any) -> Embedded:
     for start in range(0, len(names), CHUNK):
         chunk = list(names[start : start + CHUNK])
         yield chunk, model.embed_text(chunk)

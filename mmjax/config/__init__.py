@@ -1,60 +1,55 @@
-"""From a config (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
+"""From a config file (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
 
-A config names only what differs from the defaults in `fields.py`, `data_fields.py` and `model_fields.py`. Unknown
-fields, wrong types and impossible sizes are errors of one line, raised before anything is opened.
+A config names only what differs from the defaults, which stand beside the fields: in `fields.py` and `data_fields.py`,
+and in the files of the kinds of models, losses and optimizers. Unknown fields, wrong types and impossible sizes are
+errors of one line, raised before anything is opened.
 """
 
 from mmjax.config.data_fields import AudioConfig, DataConfig, MixtureComponent, ScenesConfig
 from mmjax.config.fields import (
+    ComponentConfig,
+    ComputeConfig,
     Config,
     DiscriminatorConfig,
     EvaluateConfig,
+    LossConfig,
     MeshConfig,
-    ObjectiveConfig,
+    ModelConfig,
     OptimizerConfig,
     PerceptualConfig,
     SamplingConfig,
     TextConfig,
     TextDecodingConfig,
-    TextEncoderConfig,
     TokensConfig,
     TrainConfig,
 )
-from mmjax.config.model_fields import (
-    DirectGeneratorConfig,
-    MaskedGeneratorConfig,
-    ModelConfig,
-    VisionLanguageConfig,
-    VisualTokenizerConfig,
-)
-from mmjax.config.parse import differences, load_config, parse_arguments, resolve, to_dict
+from mmjax.config.load import load_config, parse_arguments, read_config_dict
+from mmjax.config.parse import differences, resolve, to_dict
 
 __all__ = [
     "AudioConfig",
+    "ComponentConfig",
+    "ComputeConfig",
     "Config",
     "DataConfig",
-    "DirectGeneratorConfig",
     "DiscriminatorConfig",
     "EvaluateConfig",
-    "MaskedGeneratorConfig",
+    "LossConfig",
     "MeshConfig",
     "MixtureComponent",
     "ModelConfig",
-    "ObjectiveConfig",
     "OptimizerConfig",
     "PerceptualConfig",
     "SamplingConfig",
     "ScenesConfig",
     "TextConfig",
     "TextDecodingConfig",
-    "TextEncoderConfig",
     "TokensConfig",
     "TrainConfig",
-    "VisionLanguageConfig",
-    "VisualTokenizerConfig",
     "differences",
     "load_config",
     "parse_arguments",
+    "read_config_dict",
     "resolve",
     "to_dict",
 ]

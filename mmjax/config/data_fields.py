@@ -1,7 +1,11 @@
 """The fields of `data` in a config, and their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+
+from mmjax import registry
+from mmjax.config.schema import setting
+from mmjax.types import Feature
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class ScenesConfig:
         questions: images of one, two or three things, with a question and its answer; only two have a caption.
     """
 
-    examples: int = 20_000
+    examples: int = setting(20_000, above=0)
     fully_specified: bool = True
     questions: bool = False
 
@@ -32,12 +36,7 @@ class AudioConfig:
 
     rate: int = 16_000
     seconds: float = 10.0
-    bins: int = 128
-
-    @property
-    def frames(self) -> int:
-        """The columns of the image."""
-        return round(100 * self.seconds)
+    bins: int = setting(128, above=0)
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,11 @@ class DataConfig:
     """Where examples come from and how images are prepared.
 
     Attributes:
-        source: "scenes" (drawn here), "coco_folder" (COCO in its official layout), "coco_prepared" (what mmjax prepare
-            --to=DIR made of it), "coco_tfds" (TFDS coco_captions), "clips_folder" (clips with captions: mp4, gif or
-            folders of frames), "vqa" (questions about COCO's images: VQAv2, A-OKVQA), "classes_folder" (a folder of
-            images for each class), "audio_folder" (sounds with captions), "mixture" (several of these, see `mixture`).
+        source: a key of mmjax.data.sources.SOURCES, which says what each is, or "my_package.my_file:NAME" for a
+            SourceSpec of your own.
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
+        scenes: of scenes, what is drawn.
         audio: of audio_folder, what sounds are made of.
         questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
         num_answer_classes: of vqa, so many of the most frequent training answers are classes; 0 gives no labels.
@@ -61,50 +59,57 @@ class DataConfig:
         flip: mirror half of the training images.
         evaluation_examples: use only the first so many evaluation examples, of a mixture those of each part; 0 takes
             all.
-        max_corrupt_fraction: share of the images or clips read so far that may be unreadable; more end the run. As long as
-            fewer than 100 were read, it is of 100.
+        max_corrupt_fraction: fraction of the images or clips read so far that may be unreadable; above it the run ends.
+            As long as fewer than 100 were read, it is of 100.
         shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling, at most. A resume
             reads up to twice as many before its first batch.
-        mixture: of a mixture, by names of your own. Fields that a part does not set, but for its source, are those of the
-            mixture.
+        options: of a source of your own, whatever it needs beside.
+        mixture: of a mixture, its components by names of your own. Fields that a component does not set, but for its
+            source, are those of the mixture.
     """
 
-    source: Literal[
-        "scenes",
-        "coco_folder",
-        "coco_prepared",
-        "coco_tfds",
-        "clips_folder",
-        "vqa",
-        "classes_folder",
-        "audio_folder",
-        "mixture",
-    ] = "scenes"
+    source: str = setting("scenes", registry="source")
     root: str = ""
     train_split: str = "train"
     evaluation_split: str = "validation"
     questions: str = ""
     evaluation_questions: str = ""
-    num_answer_classes: int = 0
-    size: int = 32
-    frames: int = 1
-    frame_rate: float = 8.0
+    num_answer_classes: int = setting(0, at_least=0)
+    size: int = setting(32, above=0)
+    frames: int = setting(1, above=0)
+    frame_rate: float = setting(8.0, above=0)
     resize: int = 0
     flip: bool = False
-    evaluation_examples: int = 0
-    max_corrupt_fraction: float = 0.1
-    shuffle_buffer: int = 4096
+    evaluation_examples: int = setting(0, at_least=0)
+    max_corrupt_fraction: float = setting(0.1, at_least=0, at_most=1)
+    shuffle_buffer: int = setting(4096, above=0)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
+    options: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
     mixture: dict[str, "MixtureComponent"] = field(default_factory=dict, hash=False)
+
+    def split(self, training: bool) -> str:
+        """The source's split for training or for evaluation."""
+        return self.train_split if training else self.evaluation_split
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """The named fields of the source's examples, known before it is opened."""
+        found: Mapping[str, Feature] = registry.find("source", self.source, "data.source").features(self)
+        return found
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of `image`, one example: an image, a clip, or a sound as an image."""
+        return self.features["image"].shape
 
 
 @dataclass(frozen=True)
 class MixtureComponent(DataConfig):
-    """A part of a mixture: data of its own, and its weight.
+    """A component of a mixture: data of its own, and its weight.
 
     Attributes:
-        weight: how many training examples are of this part, beside the weights of the others.
+        weight: proportional to the fraction of training examples that are of this component.
     """
 
-    weight: float = 1.0
+    weight: float = setting(1.0, above=0)

@@ -1,62 +1,98 @@
-"""The fields of a config and their defaults; those of `data` and `model` are in data_fields.py and model_fields.py."""
+"""The fields of a config, their defaults and their bounds.
+
+Those of `data` are in data_fields.py; those of a kind of model, a loss or an optimizer stand where it is defined.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mmjax.config.data_fields import DataConfig
-from mmjax.config.model_fields import DirectGeneratorConfig, ModelConfig
+from mmjax.config.schema import setting
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """SentencePiece tokens: the longest text in tokens, and the size of the vocabulary (an upper bound)."""
+    """SentencePiece tokens.
 
-    length: int = 32
-    vocabulary: int = 4096
+    Attributes:
+        length: the longest text in tokens; what goes beyond is cut.
+        vocabulary: number of token ids, an upper bound where the captions have fewer words.
+    """
+
+    length: int = setting(32, above=0)
+    vocabulary: int = setting(4096, at_least=300)  # all bytes, and some pieces
 
 
 @dataclass(frozen=True)
-class TextEncoderConfig:
-    """A text encoder that was trained before and is taken as it is; `tokens.text_encoder` names it and fills this in.
+class ModelConfig:
+    """What every kind of model has; each kind adds its own fields in its file in mmjax/models.
 
     Attributes:
-        vocabulary: number of token ids.
-        width, layers, heads: of the transformer.
-        dtype: as in DirectGenerator.
+        kind: a name in mmjax.models.MODELS, or a dotted path to a ModelSpec.
     """
 
-    vocabulary: int = 4096
-    width: int = 512
-    layers: int = 4
-    heads: int = 8
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    kind: str = ""
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Named loss terms with their weights, and what is hidden from the model in training.
+class LossConfig:
+    """What every loss term has; some add fields in their files in mmjax/losses.
 
     Attributes:
-        terms: weights by name; see mmjax/losses.
-        reference_dropout, text_dropout: how often the reference image, and the text, is withheld (0 to 1); a generator can
-            only be guided if its text was dropped now and then.
-        mask_schedule: of masked visual modeling: how the masked share follows from a uniform number.
-        label_smoothing, unmasked_weight: of masked visual modeling; the second is the weight of tokens that are seen.
-        mlm_mask_ratio: share of the text tokens hidden by masked language modeling.
-        mim_mask_ratio: share of the patches hidden by masked patch modeling.
-        code_noise_prob: for visual tokenizers: share of the codes that are replaced by others before they are decoded, so
-            that the decoder learns to draw something whole from codes that do not quite agree.
+        kind: a name in mmjax.losses.LOSSES, or a dotted path to a LossSpec; by default the name of the term.
+        weight: of the term in the sum.
     """
 
-    terms: dict[str, float] = field(default_factory=lambda: {"mean_squared_error": 1.0})
-    reference_dropout: float = 0.0
-    text_dropout: float = 0.0
-    mask_schedule: Literal["cosine", "arccos"] = "cosine"
-    label_smoothing: float = 0.1
-    unmasked_weight: float = 0.1
-    mlm_mask_ratio: float = 0.15
-    mim_mask_ratio: float = 0.6
-    code_noise_prob: float = 0.0
+    kind: str = ""
+    weight: float = setting(1.0, above=0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What every optimizer has; each adds its own fields in mmjax/train/optimizer.py.
+
+    Attributes:
+        kind: a name in mmjax.train.optimizer.OPTIMIZERS, or a dotted path to an OptimizerSpec.
+        learning_rate: its peak.
+        schedule: after the warm-up the learning rate is held ("constant") or decayed to 0 ("cosine", "linear").
+        warmup_steps: steps over which the learning rate rises linearly to its peak.
+        grad_clip_norm: largest global norm of the gradient; 0 does not clip.
+        grad_accum_steps: microbatches that a batch is computed in, one after the other, to save memory.
+        ema_decay: of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
+    """
+
+    kind: str = ""
+    learning_rate: float = setting(1e-3, above=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = setting(0, at_least=0)
+    grad_clip_norm: float = setting(0.0, at_least=0)
+    grad_accum_steps: int = setting(1, above=0)
+    ema_decay: float = setting(0.0, at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How a model is computed, which changes no result beyond rounding, and is no part of what was trained.
+
+    Attributes:
+        dtype: of activations and matrix products; parameters are always float32. "auto": bfloat16 on TPUs and GPUs,
+            float32 on CPUs.
+        attention: kernel of scaled dot-product attention. "splash" is for TPUs and "cudnn" for NVIDIA GPUs; "auto":
+            splash on TPUs, else xla. What a kernel does not take is computed by xla.
+        convolution: "native", or "matmul", which is many times faster on CPUs; "auto" chooses by platform.
+        remat: recompute each layer in the backward pass, to save memory.
+        remat_policy: what of each layer is kept nevertheless: "nothing", "attention" (outputs of attention) or "dots"
+            (all matrix products but those inside of attention).
+        unroll: layers compiled one after the other in each iteration of the scan over layers; 0: one, but all on CPUs,
+            where that is faster.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    convolution: Literal["auto", "native", "matmul"] = "auto"
+    remat: bool = False
+    remat_policy: Literal["nothing", "attention", "dots"] = "nothing"
+    unroll: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -67,20 +103,20 @@ class DiscriminatorConfig:
         loss: "non_saturating" (Goodfellow et al. 2014) or "hinge" (Lim and Ye 2017).
         widths: channels of its convolutions, each halving the sides; it judges patches.
         regularizer, regularizer_weight: "r1" (Mescheder et al. 2018), "lecam" (Tseng et al. 2021) or "none".
-        learning_rate: of Adam with b1, b2.
+        learning_rate, b1, b2: of Adam.
         train_from: the step from which it is trained.
         start: the step from which the generator's adversarial terms count.
     """
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, ...] = setting((64, 128, 256), above=0)
     regularizer: Literal["r1", "lecam", "none"] = "lecam"
-    regularizer_weight: float = 0.01
-    learning_rate: float = 1e-4
-    b1: float = 0.0
-    b2: float = 0.99
-    train_from: int = 0
-    start: int = 0
+    regularizer_weight: float = setting(0.01, at_least=0)
+    learning_rate: float = setting(1e-4, above=0)
+    b1: float = setting(0.0, at_least=0, below=1)
+    b2: float = setting(0.99, at_least=0, below=1)
+    train_from: int = setting(0, at_least=0)
+    start: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -98,25 +134,30 @@ class PerceptualConfig:
 
 
 @dataclass(frozen=True)
-class TokensConfig:
-    """Where a masked generator's visual tokens come from.
+class ComponentConfig:
+    """A frozen model that another stands on. In a config it may be given as a path, or as a config, alone.
 
     Attributes:
-        tokenizer: workdir or model folder of a trained visual tokenizer; "": `tokenizer`, the config's own, is trained
-            first, in WORKDIR/tokenizer.
-        reference: the same for the tokenizer of the reference images, the config's own `reference`. A model that was
-            trained with a visual tokenizer stands for that tokenizer.
-        text_encoder: workdir or model folder of a trained model whose text encoder, with its text tokenizer, is taken
-            as it is; "": the generator trains its own.
-        cache: folder of the encoded data set; "" takes WORKDIR/tokens.
-        num_augmentations: how many crops and flips of each training image are encoded.
+        path: workdir or model folder of a trained one, which is copied into the workdir; "": `config` is trained first,
+            in WORKDIR/NAME.
+        config: its config; read from the path where there is one.
     """
 
-    tokenizer: str = ""
-    reference: str = ""
-    text_encoder: str = ""
+    path: str = ""
+    config: "Config | None" = None
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """How a data set is encoded into visual tokens, for a model with a visual tokenizer.
+
+    Attributes:
+        cache: folder of the encoded data set; "" takes WORKDIR/tokens.
+        num_augmentations: crops and flips of each training image that are encoded.
+    """
+
     cache: str = ""
-    num_augmentations: int = 1
+    num_augmentations: int = setting(1, above=0)
 
 
 @dataclass(frozen=True)
@@ -124,6 +165,7 @@ class SamplingConfig:
     """How a masked generator draws, where nothing else is asked for.
 
     Attributes:
+        kind: a name in mmjax.sample.SAMPLERS, or a dotted path to a SamplerSpec.
         steps: forward passes; each settles some of the tokens.
         order: "confidence" settles the surest first (Chang et al. 2022), "halton" spreads them evenly over the grid
             (Besnier et al. 2025).
@@ -132,20 +174,21 @@ class SamplingConfig:
         temperature: of the tokens drawn.
         confidence_temperature: of the noise on the order by confidence, which falls to 0 over the steps.
         top_k: draw only from so many of the likeliest codes; 0: from all.
-        refinement_steps: further forward passes, each of which draws a block of the tokens anew given all others; small models
-            draw truer shapes with them.
-        refinement_temperature: of the tokens that are drawn anew.
+        refinement_steps: further forward passes (blocked Gibbs sampling), each of which resamples a block of the tokens
+            given all others; small models draw truer shapes with them.
+        refinement_temperature: of the tokens that are resampled.
     """
 
-    steps: int = 12
+    kind: str = ""
+    steps: int = setting(12, above=0)
     order: Literal["confidence", "halton"] = "confidence"
-    guidance: float = 3.0
+    guidance: float = setting(3.0, at_least=0)
     guidance_schedule: Literal["linear", "constant"] = "linear"
-    temperature: float = 1.0
-    confidence_temperature: float = 4.5
-    top_k: int = 0
-    refinement_steps: int = 0
-    refinement_temperature: float = 1.0
+    temperature: float = setting(1.0, above=0)
+    confidence_temperature: float = setting(4.5, at_least=0)
+    top_k: int = setting(0, at_least=0)
+    refinement_steps: int = setting(0, at_least=0)
+    refinement_temperature: float = setting(1.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -159,37 +202,10 @@ class TextDecodingConfig:
         temperature: of what is drawn.
     """
 
-    beams: int = 1
-    length_penalty: float = 0.6
-    top_p: float = 0.0
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Gradient descent.
-
-    Attributes:
-        name: "adam", or "adamw" with weight_decay (on matrices and kernels only), or "muon" (Jordan et al. 2024) on
-            kernels with Adam on all else, which learns more a step and costs more of it; weight_decay on kernels only.
-        learning_rate: the peak; kept ("constant") or brought down to 0 ("cosine", "linear")
-            after warmup_steps. Muon takes several times that of Adam.
-        b1, b2: of Adam.
-        grad_clip_norm: largest global norm of the gradient; 0 does not clip.
-        grad_accum_steps: the batch is computed in so many parts, one after the other, to save memory.
-        ema_decay: decay of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
-    """
-
-    name: Literal["adam", "adamw", "muon"] = "adam"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.999
-    weight_decay: float = 0.0
-    grad_clip_norm: float = 0.0
-    grad_accum_steps: int = 1
-    ema_decay: float = 0.0
+    beams: int = setting(1, above=0)
+    length_penalty: float = setting(0.6, at_least=0)
+    top_p: float = setting(0.0, at_least=0, at_most=1)
+    temperature: float = setting(1.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -207,7 +223,7 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     model: int = 1
-    slice: int = 0
+    slice: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -221,76 +237,98 @@ class TrainConfig:
             better than all before is saved as well.
         checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "" takes WORKDIR/checkpoints.
         max_to_keep: newest checkpoints kept, beside the best one.
-        best_metric: the metric of the evaluation that decides which checkpoint is best; "-" before it: smaller is better.
-        init_from: workdir or model folder whose parameters training starts from, such as a generator of another size.
+        best_metric: the evaluation metric that decides which checkpoint is best; "-" before it: smaller is better.
+        init_from: workdir or model folder that training starts from: its text tokenizer, and its parameters that have
+            the names of this model's, such as those of a generator of another size. All others are fresh.
+        init_rename: parameters that have another name there, as in {"vision": "encoder"}: prefixes of names; "-" leaves
+            them fresh.
         max_nonfinite_steps: stop after so many steps in a row with a loss or gradient that is not finite.
         skip_grad_spikes: also skip steps whose gradient has more than so many times its usual norm; 0 skips none.
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
-    batch: int = 64
-    steps: int = 0
-    epochs: int = 0
-    log_every: int = 50
-    evaluate_every: int = 0
-    checkpoint_every: int = 0
+    batch: int = setting(64, above=0)
+    steps: int = setting(0, at_least=0)
+    epochs: int = setting(0, at_least=0)
+    log_every: int = setting(50, above=0)
+    evaluate_every: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(0, at_least=0)
     checkpoints: str = ""
-    max_to_keep: int = 3
+    max_to_keep: int = setting(3, above=0)
     best_metric: str = "-loss"
     init_from: str = ""
-    max_nonfinite_steps: int = 10
-    skip_grad_spikes: float = 0.0
+    init_rename: dict[str, str] = field(default_factory=dict)
+    max_nonfinite_steps: int = setting(10, above=0)
+    skip_grad_spikes: float = setting(0.0, at_least=0)
     wandb_project: str = ""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluators by name, examples a batch, and how many samples to draw for the eye.
+    """What is measured on the evaluation set.
 
     Attributes:
+        evaluators: keys of mmjax.evaluate.EVALUATORS, or dotted paths to EvaluatorSpecs.
+        batch: examples a batch, over all devices.
+        samples: how many samples the report shows; 0: none.
         classes: for the evaluator zero_shot, the names of the classes in the order of their labels.
         prompts: what it makes of a name, {}; a class is the mean of them.
     """
 
-    evaluators: tuple[str, ...] = ("losses",)
-    batch: int = 64
-    samples: int = 16
+    evaluators: tuple[str, ...] = setting(("losses",), registry="evaluator")
+    batch: int = setting(64, above=0)
+    samples: int = setting(16, at_least=0)
     classes: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ("a photo of a {}",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole config.
 
-    `tokenizer` is the config of a masked generator's visual tokenizer, `reference` that of the visual tokenizer of the
-    reference images it looks at: the images themselves, brought to its data.size. `pretraining` is a config for the
-    same model that is trained first, in WORKDIR/pretraining, such as one on images before one on clips; training
-    starts from its parameters.
+    Attributes:
+        name: of the training, in logs and reports; by default that of the config's file.
+        seed: of everything random: parameters, order of the examples, crops, masks, samples.
+        data: where examples come from and how images are prepared.
+        text: SentencePiece tokens.
+        model: the kind of model, and its sizes.
+        components: the frozen models that the model stands on, by name; each kind of model says which it takes. Each is
+            the folder of a trained one, or a config that is trained first.
+        pretraining: a config for the same model that is trained first, in WORKDIR/pretraining, such as one on images
+            before one on clips; training starts from its parameters.
+        tokens: how a data set is encoded into visual tokens, for a model with a visual tokenizer.
+        sampling: how a masked generator draws.
+        text_decoding: how captions and answers are decoded.
+        losses: the terms of the training loss, by name.
+        discriminator: of adversarial training.
+        perceptual: weights for the loss term "perceptual".
+        optimizer: and its schedule.
+        compute: how the model is computed, which is no part of what is trained.
+        mesh: devices along each mesh axis.
+        train: the training loop.
+        evaluate: what is measured on the evaluation set.
     """
 
     name: str = ""
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    model: ModelConfig = field(default_factory=DirectGeneratorConfig)
-    tokenizer: "Config | None" = None
-    reference: "Config | None" = None
+    model: ModelConfig = setting(registry="model", kind="direct_generator")
+    components: dict[str, ComponentConfig] = field(default_factory=dict)
     pretraining: "Config | None" = None
-    text_encoder: TextEncoderConfig | None = None
     tokens: TokensConfig = field(default_factory=TokensConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    writing: TextDecodingConfig = field(default_factory=TextDecodingConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    sampling: SamplingConfig = setting(registry="sampler", kind="maskgit")
+    text_decoding: TextDecodingConfig = field(default_factory=TextDecodingConfig)
+    losses: dict[str, LossConfig] = setting(factory=dict, registry="loss", initial={"mean_squared_error": {}})
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = setting(registry="optimizer", kind="adam")
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
-    @property
-    def adversarial_terms(self) -> tuple[str, ...]:
-        """The terms of the objective that need a discriminator."""
-        without = () if self.perceptual.weights else ("perceptual",)
-        return tuple(name for name in self.objective.terms if name in ("adversarial", "feature_matching", *without))
+    def component(self, name: str) -> "Config | None":
+        """The config of a component; None where there is none, or where its path was not read yet."""
+        found = self.components.get(name)
+        return found.config if found else None

@@ -1,4 +1,4 @@
-"""A folder of images by class: ROOT/SPLIT/CLASS/ holds the images of one."""
+"""A folder of images by class: ROOT/SPLIT/CLASS/ holds the images of a class."""
 
 import logging
 import os
@@ -8,33 +8,34 @@ from pathlib import Path
 import numpy as np
 
 from mmjax.config import DataConfig
-from mmjax.data.random_access import read_images
-from mmjax.data.source import Rows, Source
-from mmjax.types import UserError
+from mmjax.data.random_access import read_examples
+from mmjax.data.source import Examples, Source, SourceSpec, image_feature
+from mmjax.types import Feature, UserError
 
-PROVIDES = ("image", "label")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 logger = logging.getLogger(__name__)
 
 
-def open_classes(config: DataConfig, training: bool) -> Source:
+def features(config: DataConfig) -> dict[str, Feature]:
+    return {"image": image_feature(config), "label": Feature("label")}
+
+
+def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
     """Images with their class, in the order of the classes' names and then of the files'.
 
     The classes are those of the training split, sorted by name.
 
     Raises:
-        UserError: where a folder is missing, holds no class, or has one that the training split has not.
+        UserError: where a folder is missing, holds no class, or has one that the training split lacks.
     """
-    root, split = Path(config.root), config.train_split if training else config.evaluation_split
-    folder, classes = root / split, _classes(root / config.train_split)
+    root = Path(config.root)
+    folder, classes = root / config.split(training), _classes(root / config.train_split)
     numbers = {name: number for number, name in enumerate(classes)}
     names, labels, other = [], [], 0
     for name in _classes(folder):
         if name not in numbers:
-            raise UserError(
-                f"{folder / name}: is no class of the training images, which are in {root / config.train_split}"
-            )
+            raise UserError(f"{folder / name}: not a class of the training images in {root / config.train_split}")
         files = _files(folder / name)
         images = [file for file in files if file.lower().endswith(SUFFIXES)]
         names += [f"{name}/{file}" for file in images]
@@ -43,19 +44,25 @@ def open_classes(config: DataConfig, training: bool) -> Source:
         if not images:
             logger.warning("%s: holds no image (%s)", folder / name, ", ".join(SUFFIXES))
     if other:
-        logger.warning("%s: %s files are no images and left out", folder, f"{other:,}")
+        logger.warning("%s: %s files are not images and left out", folder, f"{other:,}")
     if not names:
         raise UserError(f"{folder}: its classes hold no images ({', '.join(SUFFIXES)})")
     label = np.array(labels, np.int64)
 
-    def columns(indices: list[int]) -> Rows:
-        return {"id": [names[index] for index in indices], "captions": [[] for _ in indices], "label": label[indices]}
+    def columns(indices: list[int]) -> Examples:
+        return {"id": [names[index] for index in indices], "label": label[indices]}
 
     def no_texts() -> Iterator[str]:
         return iter(())
 
-    read = read_images(np.arange(len(names)), lambda index: (folder / names[index]).read_bytes(), columns)
-    return Source("classes_folder", len(names), PROVIDES, no_texts, read, classes=classes)
+    def load(index: int) -> Examples:
+        return {"image": (folder / names[index]).read_bytes()}
+
+    read = read_examples(np.arange(len(names)), load, columns, features(config))
+    return Source("classes_folder", len(names), features(config), no_texts, read, classes=classes)
+
+
+SOURCE = SourceSpec(features, open_classes)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

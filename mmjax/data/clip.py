@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from mmjax.data.image import MOST_PIXELS, SIDE_LIMIT, load_image, resized_crop, to_rgb
+from mmjax.data.image import MAX_PIXELS, SIDE_LIMIT, load_image, resized_crop, to_rgb
 from mmjax.types import UserError
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")
@@ -261,5 +261,5 @@ def _to_image(frame: Any) -> Image.Image:
 
 
 def _check_size(width: int, height: int) -> None:
-    if max(width, height) >= SIDE_LIMIT or width * height > MOST_PIXELS:
-        raise ClipError(f"{width} x {height} pixels; at most {MOST_PIXELS // 10**6} million are read")
+    if max(width, height) >= SIDE_LIMIT or width * height > MAX_PIXELS:
+        raise ClipError(f"{width} x {height} pixels; at most {MAX_PIXELS // 10**6} million are read")

@@ -1,4 +1,4 @@
-"""Encoded images to float32, one set of draws for training and one for evaluation, on all cores.
+"""Encoded examples to arrays, one set of draws for training and one for evaluation, on all cores.
 
 Everything random is a pure function of (seed, epoch, key of the example), so that any step can be made again.
 """
@@ -7,57 +7,67 @@ import collections
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from mmjax.data.image import decode, normalize
-from mmjax.data.resize import opencv, resized_crop
-from mmjax.data.source import Reading
+from mmjax.data.image import decode, decode_mask, normalize
+from mmjax.data.source import Examples, Features, ReadSpec, array_fields
+from mmjax.data.transforms import Example, Transform, crop_and_flip, pad_boxes
+from mmjax.types import UserError
 
-AHEAD = 2  # batches whose images are prepared at a time
-MEMORY = 1 << 22  # bytes of a thread for a decoded image; asking anew for each takes a tenth of the time
+AHEAD = 2  # batches whose examples are prepared at a time
+BUFFER = 1 << 22  # bytes of a thread for a decoded image; allocating one for each takes a tenth of the time
 READERS = 16  # threads that read: a disk in a network answers late
 
+# Gives an example by its name, from any thread: images and masks encoded or as uint8 arrays, boxes float [k, 4] with k
+# as large as it likes, arrays. Of masks and boxes None stands for none. If it raises, the example is masked out.
+Load = Callable[[Any], Example]
 
-_memory = threading.local()
+_buffers = threading.local()
 
 
-def decoded(
-    batches: Iterator[dict[str, Any]], image: Callable[[Any], bytes], reading: Reading
-) -> Iterator[dict[str, Any]]:
-    """Replaces `image`, a batch's names of images, by `image` and `mask`; adds `reading`, seconds waited for it.
+def decode_examples(
+    batches: Iterator[Examples], load: Load, spec: ReadSpec, features: Features, transforms: Sequence[Transform] = ()
+) -> Iterator[Examples]:
+    """Replaces `example`, a batch's names of examples, by their features and `mask`; adds `read_seconds`.
 
-    The images of some batches are read and prepared at a time; OpenCV and libjpeg-turbo let Python go on meanwhile.
+    The examples of some batches are read and prepared at a time; OpenCV and libjpeg-turbo release the GIL.
 
     Args:
-        batches: dicts with epoch int64 [b], key int64 [b] and image [b].
-        image: gives an encoded image by its name, from any thread; whatever it raises, the image is masked out.
+        batches: dicts with epoch int64 [b], key int64 [b] and example [b].
+        transforms: applied after crop and flip, at the final sizes.
     """
     readers, workers = ThreadPoolExecutor(READERS, "mmjax-read"), ThreadPoolExecutor(cores(), "mmjax-prepare")
-    ahead: collections.deque[tuple[dict[str, Any], list[Future[float | None]]]] = collections.deque()
+    ahead: collections.deque[tuple[Examples, list[Future[float | None]]]] = collections.deque()
+    fields, transforms = array_fields(features), (*crop_and_flip(spec, features), *transforms)
 
     def start() -> None:
         begin = time.perf_counter()
         batch = next(batches, None)
         if batch is None:
             return
-        batch["reading"] = time.perf_counter() - begin
-        contents = [readers.submit(image, name) for name in batch.pop("image")]
-        batch["image"] = np.empty((len(contents), reading.size, reading.size, 3), np.float32)
-        rows = zip(contents, batch["epoch"].tolist(), batch["key"].tolist(), batch["image"], strict=True)
-        ahead.append((batch, [workers.submit(_prepare, *row, reading) for row in rows]))
+        batch["read_seconds"] = time.perf_counter() - begin
+        contents = [readers.submit(load, name) for name in batch.pop("example")]
+        arrays = {name: np.empty((len(contents), *shape), dtype) for name, (shape, dtype) in fields.items()}
+        batch |= arrays
+        ahead.append((batch, [
+            workers.submit(_prepare, content, (spec.seed, epoch, key), {n: a[i : i + 1] for n, a in arrays.items()},
+                           features, transforms, spec)
+            for i, (content, epoch, key) in enumerate(
+                zip(contents, batch["epoch"].tolist(), batch["key"].tolist(), strict=True))
+        ]))  # fmt: skip
 
     try:
         for _ in range(AHEAD):
             start()
         while ahead:
-            batch, rows = ahead.popleft()
-            waited = [row.result() for row in rows]
+            batch, futures = ahead.popleft()
+            waited = [future.result() for future in futures]
             batch["mask"] = np.array([seconds is not None for seconds in waited], bool)
-            batch["reading"] += sum(filter(None, waited)) / cores()
+            batch["read_seconds"] += sum(filter(None, waited)) / cores()
             start()
             yield batch
     finally:
@@ -65,31 +75,71 @@ def decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _prepare(content: Future[bytes], epoch: int, key: int, image: np.ndarray, reading: Reading) -> float | None:
-    """Fills the image; gives the seconds waited for the content, None where it cannot be read, of which all is 0."""
+def _prepare(
+    content: Future[Example],
+    key: tuple[int, int, int],
+    out: Mapping[str, np.ndarray],
+    features: Features,
+    transforms: Sequence[Transform],
+    spec: ReadSpec,
+) -> float | None:
+    """Fills one example of each array; gives the seconds waited for its content, None where it cannot be read.
+
+    Args:
+        key: seed, epoch and key of the example.
+        out: arrays [1, ...].
+
+    Raises:
+        UserError: where the source does not give all of its features.
+    """
     begin = time.perf_counter()
     try:
-        encoded = content.result()
-        waited = time.perf_counter() - begin
-        place, mirror = draw(epoch, key, reading)
-        if not hasattr(_memory, "image"):
-            _memory.image = np.empty(MEMORY, np.uint8)
-        decoded = decode(encoded, reading.resize, "image", _memory.image)
-        crop = resized_crop(decoded, reading.resize, reading.size, place)
-    except Exception:  # UserError from the image; of reading, each way has errors of its own
-        image.fill(0.0)
+        example = content.result()
+    except Exception:  # each way of reading has errors of its own
+        _blank(out)
         return None
-    normalize(opencv().flip(crop, 1) if mirror else crop, image)
+    waited = time.perf_counter() - begin
+    if lacking := [name for name in features if name in out and name not in example]:
+        raise UserError(f"data.source: gives an example without {', '.join(lacking)}, which is a feature of it")
+    try:
+        decoded = _decode(example, features, spec)
+    except UserError:
+        _blank(out)
+        return None
+    for transform in transforms:
+        decoded = transform(decoded, key)
+    for name, feature in features.items():
+        if feature.kind == "image":
+            normalize(decoded[name], out[name][0])
+        elif feature.kind == "boxes":
+            out[name][0], out[f"{name}_valid"][0] = pad_boxes(decoded[name], feature.shape[0])
+        elif feature.kind in ("mask", "array"):
+            out[name][0] = 0 if decoded[name] is None else decoded[name]
     return waited
 
 
-def draw(epoch: int, key: int, reading: Reading) -> tuple[tuple[float, float], bool]:
-    """Where an image is cropped (as of resize.crop_window), and whether it is mirrored left to right."""
-    if not reading.training:
-        return (0.5, 0.5), False
-    # The last number keeps these draws apart from that of the caption.
-    down, across, mirror = np.random.default_rng((reading.seed, epoch, key % 2**63, 1)).random(3).tolist()
-    return (down, across), reading.flip and mirror < 0.5
+def _blank(out: Mapping[str, np.ndarray]) -> None:
+    for array in out.values():
+        array.fill(0)
+
+
+def _decode(example: Example, features: Features, spec: ReadSpec) -> Example:
+    """The example with its images and masks as arrays.
+
+    Raises:
+        UserError: for an image or a mask that cannot be read.
+    """
+    decoded = dict(example)
+    if not hasattr(_buffers, "by_name"):
+        _buffers.by_name = collections.defaultdict(lambda: np.empty(BUFFER, np.uint8))
+    for name, feature in features.items():
+        encoded = feature.kind in ("image", "mask") and not isinstance(example[name], np.ndarray | None)
+        if encoded and feature.kind == "image":
+            short_side = -(-max(feature.shape[:2]) * spec.resize // spec.size)
+            decoded[name] = decode(example[name], short_side, name, _buffers.by_name[name])
+        elif encoded:
+            decoded[name] = decode_mask(example[name], name)
+    return decoded
 
 
 def cores() -> int:

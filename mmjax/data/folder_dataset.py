@@ -1,4 +1,4 @@
-"""Folders of clips or of sounds: ROOT/SPLIT/ holds them, and captions.jsonl with a line for each that is to be used:
+"""Folders of clips or of sounds: ROOT/SPLIT/ holds them, and captions.jsonl with a line for each that is used:
 
 {"clip": "name.mp4", "captions": ["a dog runs over a meadow", "a dog on grass"]}
 """
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from mmjax.data.source import Reading, Rows, epoch_order
+from mmjax.data.random_access import ordered
+from mmjax.data.source import Examples, ReadSpec
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
@@ -27,12 +28,12 @@ WORKERS = max(2, min(16, os.cpu_count() or 2))  # read at a time
 
 logger = logging.getLogger(__name__)
 
-# Reads an example in a pass of an epoch, from several threads.
-Load = Callable[[Reading, int, int], Float32[np.ndarray, "..."]]
+# Reads the example of an epoch and a key, from several threads.
+Load = Callable[[ReadSpec, int, int], Float32[np.ndarray, "..."]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class FolderKind:
     """What a folder holds: its name, the name of an example, and what a caption of it tells."""
 
     name: str
@@ -44,10 +45,9 @@ class Kind:
         return f'{{"{self.name}": "{self.example}", "captions": ["{self.caption}"]}}'
 
 
-def read_listed(
-    captions: dict[str, list[str]], kind: Kind, shape: Callable[[Reading], tuple[int, ...]], load: Load,
-    unreadable: type[UserError],
-) -> Callable[[Reading], Iterator[Rows]]:  # fmt: skip
+def read_folder(
+    captions: dict[str, list[str]], kind: FolderKind, shape: tuple[int, ...], load: Load, unreadable: type[UserError]
+) -> Callable[[ReadSpec], Iterator[Examples]]:
     """How a source reads the examples of a folder, `image` being what `load` gives.
 
     Args:
@@ -58,37 +58,34 @@ def read_listed(
     """
     names = list(captions)
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, len(names)))
-
+    def read(spec: ReadSpec) -> Iterator[Examples]:
         def loaded(epoch: int, key: int) -> Any:
             try:
-                return epoch, key, load(reading, epoch, key)
+                return epoch, key, load(spec, epoch, key)
             except unreadable as error:
                 return epoch, key, error
 
         def calls() -> Iterator[Callable[[], Any]]:
-            for position in itertools.chain.from_iterable(map(np.ndarray.tolist, reading.positions())):
-                epoch, place = divmod(position, len(names))
-                yield functools.partial(loaded, epoch, int(order(epoch)[place]))
+            for epochs, keys in ordered(spec, len(names)):
+                yield from (functools.partial(loaded, *which) for which in zip(epochs.tolist(), keys, strict=True))
 
-        with contextlib.closing(in_parallel(calls())) as rows:
-            for positions in reading.positions():
-                yield _batch(list(itertools.islice(rows, len(positions))), names, captions, kind, shape(reading))
+        with contextlib.closing(in_parallel(calls())) as found:
+            for positions in spec.positions():
+                yield _examples(list(itertools.islice(found, len(positions))), names, captions, kind, shape)
 
     return read
 
 
-def _batch(
-    rows: list[tuple[int, int, Any]],
+def _examples(
+    found: list[tuple[int, int, Any]],
     names: list[str],
     captions: dict[str, list[str]],
-    kind: Kind,
+    kind: FolderKind,
     shape: tuple[int, ...],
-) -> Rows:
-    epochs, keys, examples = zip(*rows, strict=True)
-    image = np.zeros((len(rows), *shape), np.float32)
-    problems = [""] * len(rows)
+) -> Examples:
+    epochs, keys, examples = zip(*found, strict=True)
+    image = np.zeros((len(found), *shape), np.float32)
+    problems = [""] * len(found)
     for i, example in enumerate(examples):
         if isinstance(example, UserError):
             problems[i] = f"{kind.name} {names[keys[i]]} {example}"
@@ -105,14 +102,14 @@ def _batch(
     }
 
 
-def in_parallel(calls: Iterator[Callable[[], Any]]) -> Generator[Any, None, None]:
-    """What the calls return, in their order; some are made ahead, in threads that end with the iterator."""
-    pool = ThreadPoolExecutor(WORKERS, "mmjax-listed")
+def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:
+    """What the calls return, in their order; some run ahead, in threads that end with the iterator."""
+    pool = ThreadPoolExecutor(threads, "mmjax-listed")
     waiting: deque[Future[Any]] = deque()
     try:
         for call in calls:
             waiting.append(pool.submit(call))
-            if len(waiting) > 2 * WORKERS:
+            if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -120,7 +117,7 @@ def in_parallel(calls: Iterator[Callable[[], Any]]) -> Generator[Any, None, None
         pool.shutdown(cancel_futures=True)
 
 
-def read_captions(folder: Path, kind: Kind) -> dict[str, list[str]]:
+def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
     """Captions by the name of the example, in the order in which the examples are first named.
 
     Raises:
@@ -157,7 +154,7 @@ def read_captions(folder: Path, kind: Kind) -> dict[str, list[str]]:
     return captions
 
 
-def check_present(folder: Path, names: list[str], kind: Kind, check: Callable[[Path, bool], None]) -> None:
+def check_present(folder: Path, names: list[str], kind: FolderKind, check: Callable[[Path, bool], None]) -> None:
     """Every example is there; those without a caption are counted in a warning.
 
     Args:

@@ -1,9 +1,9 @@
 """Several sources as one, drawn by weights; each keeps its own epochs.
 
-The stream of training positions falls into cycles of equal length, in each of which a part has the same number of
-places (its slots), in an order that follows from the seed and the number of the cycle. So both which part a position is
-of, and how many of that part came before it, follow from the position alone. An evaluation takes the parts one after
-the other.
+The stream of training positions is divided into cycles of equal length, in each of which a component has the same
+number of slots, in an order that follows from the seed and the number of the cycle. So both which component a position
+is of, and how many of that component came before it, follow from the position alone. An evaluation takes the components
+one after the other.
 """
 
 import functools
@@ -19,30 +19,88 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmjax.config import DataConfig
-from mmjax.data.source import Reading, Rows, Share, Source
-from mmjax.types import UserError
+from mmjax.config.check_data import check_data
+from mmjax.config.schema import require
+from mmjax.data.source import (
+    Examples,
+    Features,
+    ProcessShard,
+    ReadSpec,
+    Source,
+    SourceSpec,
+    array_fields,
+    find_source,
+    open_source,
+)
+from mmjax.types import Feature, UserError
 
-LONGEST = 4096  # slots of a cycle; weights that would need more are rounded
-SHORTEST = 64  # so that a batch takes few cycles
-KEPT = 64  # cycles
+MAX_CYCLE = 4096  # slots; weights that would need more are rounded
+MIN_CYCLE = 64  # slots, so that a batch takes few cycles
+CACHED_CYCLES = 64
+MAX_WEIGHT_RATIO = 1000  # of all weights together to that of a component
 LISTS = ("id", "captions", "questions", "answers", "problem")
-OF_ANY = ("text", "question", "label")  # provided where any part does: examples of the others are without
+OPTIONAL = ("text", "question", "label")  # features that only some components need have
+SAME = ("size", "frames", "frame_rate", "audio")  # fields of DataConfig that components share with the mixture
+EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}
 
-# Which part each position is of, and its position in the part's own stream.
+# Which component each position is of, and its position in the component's own stream.
 Locate = Callable[[Int64[np.ndarray, " b"]], tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 
 
-def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> Source:
-    """A mixture as a source; its epoch is as long as those of all its parts together.
+def features(config: DataConfig) -> dict[str, Feature]:
+    return common_features([find_source(part).features(part) for part in config.mixture.values()])
 
-    Ids are PART/ID, and keys differ between parts. In training a part gives what it would give alone with its seed.
+
+def check(config: DataConfig, field: str) -> None:
+    """Raises UserError for components that are impossible, or do not go together."""
+    require(bool(config.mixture), f"{field}.mixture: needs at least one component, as in {EXAMPLE}")
+    total = sum(part.weight for part in config.mixture.values())
+    images = set()
+    for name, part in config.mixture.items():
+        at = f"{field}.mixture.{name}"
+        require(
+            part.source != config.source,
+            f"{at}: is a mixture itself; name its components beside the others, in {field}.mixture",
+        )
+        for same in SAME:
+            ours, theirs = getattr(config, same), getattr(part, same)
+            needed = same != "audio" or "audio" in find_source(part, at).settings
+            require(
+                not needed or ours == theirs,
+                f"{at}.{same}: must be that of all components, {field}.{same}={ours}, not {theirs}",
+            )
+        check_data(part, at)
+        images.add(find_source(part).features(part).get("image"))
+        require(
+            len(images) == 1,
+            f"{at}.source: {part.source} gives images of another shape than the component before it; "
+            "a mixture is of one, of sounds or of images",
+        )
+        require(
+            part.weight * MAX_WEIGHT_RATIO >= total,
+            f"{at}.weight: {part.weight:g} is less than 1 in {MAX_WEIGHT_RATIO:,} of all, {total:g}; "
+            "leave the component out, or raise it",
+        )
+    features(config)
+
+
+def open_mixture(config: DataConfig, training: bool, seed: int) -> Source:
+    """The components, each opened as alone, as one source."""
+    return mix({name: open_source(part, training, seed) for name, part in config.mixture.items()}, config, training)
+
+
+def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> Source:
+    """A mixture as a source; its epoch is as long as those of all its components together.
+
+    Ids are COMPONENT/ID, and keys differ between components. In training a component gives what it would give alone
+    with its seed.
 
     Args:
-        sources: the parts by their names in config.mixture.
+        sources: the components by their names in config.mixture.
         config: of the mixture.
 
     Raises:
-        UserError: where parts have labels of different classes.
+        UserError: where components have labels of different classes, or a feature in different shapes.
     """
     parts = [
         replace(source, field=f"data.mixture.{name}", max_corrupt_fraction=config.mixture[name].max_corrupt_fraction)
@@ -53,88 +111,99 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
     if not training:
         sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, data, strict=True)]
     slots = slots_of([part.weight for part in data])
-    provides, classes = provided_by([source.provides for source in parts]), _classes(parts)
+    given, classes = common_features([source.features for source in parts]), _classes(parts)
+    dropped = [array_fields(source.features).keys() - array_fields(given).keys() for source in parts]
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        locate = by_cycles(slots, reading.seed) if reading.training else one_after_the_other(sizes)
+    def read(spec: ReadSpec) -> Iterator[Examples]:
+        locate = by_cycles(slots, spec.seed) if spec.training else concatenated(sizes)
 
-        def shares_of(number: int) -> Iterator[Share]:
-            for positions, mine in reading.shares():
+        def shards_of(number: int) -> Iterator[ProcessShard]:
+            for positions, own in spec.shards():
                 part, place = locate(positions)
-                theirs = part == number
-                before, count = np.count_nonzero(theirs[: mine.start]), np.count_nonzero(theirs[mine])
+                chosen = part == number
+                before, count = np.count_nonzero(chosen[: own.start]), np.count_nonzero(chosen[own])
                 if count:
-                    yield place[theirs], slice(before, before + count)
+                    yield place[chosen], slice(before, before + count)
 
         with ExitStack() as stack:
             streams: list[Any] = []
             for number, (source, part) in enumerate(zip(parts, data, strict=True)):
-                flip = reading.training and part.flip
-                shares = functools.partial(shares_of, number)
-                theirs = source.read(replace(reading, shares=shares, resize=part.resize, flip=flip))
-                streams.append(stack.enter_context(closing(theirs)))  # type: ignore[type-var]
-            for positions in reading.positions():
-                part_of, _ = locate(positions)
+                flip = spec.training and part.flip
+                shards = functools.partial(shards_of, number)
+                stream = source.read(replace(spec, shards=shards, resize=part.resize, flip=flip))
+                streams.append(stack.enter_context(closing(stream)))  # type: ignore[type-var]
+            for positions in spec.positions():
+                component, _ = locate(positions)
                 found = {}
-                for number in np.unique(part_of).tolist():
-                    rows = next(streams[number], None)
-                    if rows is None or len(rows["key"]) != np.sum(part_of == number):
+                for number in np.unique(component).tolist():
+                    examples = next(streams[number], None)
+                    if examples is None or len(examples["key"]) != np.sum(component == number):
                         raise UserError(f"{parts[number].field}: ended too early; is the data set complete?")
-                    found[number] = rows
-                yield _together(part_of, found, list(sources), provides)
+                    found[number] = {k: v for k, v in examples.items() if k not in dropped[number]}
+                yield _merge(component, found, list(sources), given)
 
     def all_captions() -> Iterator[str]:
         streams = [source.all_captions() for source in parts]  # in turn: a tokenizer may look at the first ones only
-        return (text for row in itertools.zip_longest(*streams) for text in row if text is not None)
+        return (text for texts in itertools.zip_longest(*streams) for text in texts if text is not None)
 
-    return Source("mixture", sum(sizes), provides, all_captions, read, parts=tuple(parts), classes=classes)
+    return Source("mixture", sum(sizes), given, all_captions, read, components=tuple(parts), classes=classes)
 
 
-def provided_by(provided: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What a mixture of parts with these provides: of OF_ANY what any of them does, and else what all do."""
-    names = dict.fromkeys(itertools.chain.from_iterable(provided))
-    return tuple(name for name in names if name in OF_ANY or all(name in others for others in provided))
+def common_features(components: Sequence[Features]) -> dict[str, Feature]:
+    """The features of a mixture: those that all components have, and of OPTIONAL those that any has.
+
+    Raises:
+        UserError: where one has another shape in another component.
+    """
+    found: dict[str, Feature] = {}
+    for name, feature in itertools.chain.from_iterable(features.items() for features in components):
+        having = [features[name] for features in components if name in features]
+        if name in OPTIONAL or len(having) == len(components):
+            found.setdefault(name, feature)
+            if feature != found[name]:
+                raise UserError(f"data.mixture: {name} is {found[name]} in one component and {feature} in another")
+    return {name: feature for name, feature in found.items() if not feature.of or feature.of in found}
 
 
 def _classes(parts: Sequence[Source]) -> tuple[str, ...]:
-    labeled = [part for part in parts if "label" in part.provides]
+    labeled = [part for part in parts if "label" in part.features]
     for part in labeled[1:]:
         if part.classes != labeled[0].classes:
             raise UserError(
                 f"{labeled[0].field}, {part.field}: have {len(labeled[0].classes):,} and {len(part.classes):,} classes "
-                "that are not the same ones, and a model has one set; take the labels of one part"
+                "that are not the same ones, and a model has one set; take the labels of one component"
             )
     return labeled[0].classes if labeled else ()
 
 
 def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
-    """How many slots of a cycle each part has: in the proportion of the weights, to one in LONGEST.
+    """How many slots of a cycle each component has: in the proportion of the weights, to one in MAX_CYCLE.
 
     Weights such as 3 and 1, or 0.7 and 0.3, are met exactly. Others are rounded by largest remainders.
     """
     exact = [Fraction(repr(weight)) for weight in weights]
     whole = sum(exact)
     scale = math.lcm(*((weight / whole).denominator for weight in exact))
-    if scale <= LONGEST:
-        scale *= math.ceil(SHORTEST / scale)
+    if scale <= MAX_CYCLE:
+        scale *= math.ceil(MIN_CYCLE / scale)
         return tuple(int(weight / whole * scale) for weight in exact)
-    shares = [weight / whole * LONGEST for weight in exact]
+    shares = [weight / whole * MAX_CYCLE for weight in exact]
     slots = [int(share) for share in shares]
     largest = sorted(range(len(shares)), key=lambda i: slots[i] - shares[i])
-    for i in largest[: LONGEST - sum(slots)]:
+    for i in largest[: MAX_CYCLE - sum(slots)]:
         slots[i] += 1
     return tuple(slots)
 
 
 def by_cycles(slots: Sequence[int], seed: int) -> Locate:
-    """Training: cycles in which each part has its slots, in an order that follows from the seed and the cycle."""
+    """Training: cycles in which each component has its slots, in an order that follows from the seed and the cycle."""
     length, counts = sum(slots), np.array(slots, np.int64)
     in_order = np.repeat(np.arange(len(slots)), counts)
     before = np.arange(length) - np.repeat(np.cumsum(counts) - counts, counts)
 
-    @functools.lru_cache(maxsize=KEPT)
+    @functools.lru_cache(maxsize=CACHED_CYCLES)
     def cycle(number: int) -> tuple[Int64[np.ndarray, " slots"], Int64[np.ndarray, " slots"]]:
-        """The part of each slot, and how many of its slots come before it."""
+        """The component of each slot, and how many of its slots come before it."""
         # The last number keeps these draws apart from those of orders, crops and captions.
         parts = np.random.default_rng((seed, number, 0, 2)).permutation(in_order)
         places = np.empty_like(before)
@@ -154,8 +223,8 @@ def by_cycles(slots: Sequence[int], seed: int) -> Locate:
     return locate
 
 
-def one_after_the_other(sizes: Sequence[int]) -> Locate:
-    """Evaluation: all examples of the first part, then those of the second."""
+def concatenated(sizes: Sequence[int]) -> Locate:
+    """Evaluation: all examples of the first component, then those of the second."""
     ends = np.cumsum(sizes)
 
     def locate(positions: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
@@ -165,29 +234,32 @@ def one_after_the_other(sizes: Sequence[int]) -> Locate:
     return locate
 
 
-def _together(
-    part_of: Int64[np.ndarray, " b"], found: Mapping[int, Rows], names: Sequence[str], provides: Sequence[str]
-) -> Rows:
-    """The rows of each part at the places of that part; what a part does not provide is blank there."""
-    places = {number: np.flatnonzero(part_of == number) for number in found}
-    rows: Rows = {"part": part_of, "reading": sum(theirs.get("reading", 0.0) for theirs in found.values())}
-    if "question" in provides:
-        rows |= {"questions": [""] * len(part_of), "answers": [[] for _ in part_of]}
-    if "label" in provides:
-        rows["label"] = np.full(part_of.shape, -1, np.int64)
-    for number, theirs in found.items():
-        prefix = f"{names[number]}/"
-        ids = [prefix + name for name in theirs["id"]]
-        told = theirs.get("problem", [f"image {name} cannot be read" for name in theirs["id"]])
-        given = {**theirs, "key": theirs["key"] * len(names) + number, "id": ids, "problem": told}
-        given.pop("reading", None)
-        for name, values in given.items():
+def _merge(
+    component: Int64[np.ndarray, " b"], found: Mapping[int, Examples], names: Sequence[str], features: Features
+) -> Examples:
+    """The examples of each component at its places; what is optional and a component has not is blank there."""
+    places = {number: np.flatnonzero(component == number) for number in found}
+    seconds = sum(examples.get("read_seconds", 0.0) for examples in found.values())
+    merged: Examples = {"component": component, "read_seconds": seconds}
+    if "question" in features:
+        merged |= {"questions": [""] * len(component), "answers": [[] for _ in component]}
+    if "label" in features:
+        merged["label"] = np.full(component.shape, -1, np.int64)
+    for number, examples in found.items():
+        ids = [f"{names[number]}/{name}" for name in examples["id"]]
+        problems = examples.get("problem", [f"image {name} cannot be read" for name in examples["id"]])
+        key = examples["key"] * len(names) + number
+        given = {name: values for name, values in examples.items() if name != "read_seconds"}
+        for name, values in (given | {"key": key, "id": ids, "problem": problems}).items():
             if name in LISTS:
-                column = rows.setdefault(name, [None] * len(part_of))
+                column = merged.setdefault(name, [None] * len(component))
                 for place, value in zip(places[number].tolist(), values, strict=True):
                     column[place] = value
             else:
-                if name not in rows:
-                    rows[name] = np.empty((len(part_of), *values.shape[1:]), values.dtype)
-                rows[name][places[number]] = values
-    return rows
+                if name not in merged:
+                    merged[name] = np.empty((len(component), *values.shape[1:]), values.dtype)
+                merged[name][places[number]] = values
+    return merged
+
+
+SOURCE = SourceSpec(features, open_mixture, check, settings=("mixture",), needs_root=False, gives_clips=True)

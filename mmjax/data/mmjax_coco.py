@@ -1,14 +1,12 @@
-"""Makes `tfds.load("mmjax_coco", data_dir=DIR)` open what `mmjax prepare --to=DIR` wrote: import this module before.
+"""TFDS builder of the data set that `mmjax prepare --to=DIR` writes: import it before `tfds.load("mmjax_coco", ...)`.
 
-Without it `tfds.data_source("mmjax_coco", data_dir=DIR)` and `tfds.builder_from_directory` work as well, but TFDS alone
-makes no tf.data.Dataset from ArrayRecord.
+`tfds.data_source("mmjax_coco", data_dir=DIR)` and `tfds.builder_from_directory` work without it; but TFDS makes no
+tf.data.Dataset from ArrayRecord.
 """
 
 from typing import Any
 
-import numpy as np
-
-from mmjax.data.tfds_layout import DESCRIPTION, NAME, VERSION
+from mmjax.data.tfds_layout import NAME, VERSION, make_info
 from mmjax.data.tfrecord import tensorflow
 
 
@@ -23,18 +21,12 @@ def _builder() -> Any:
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> Any:
-            captions = tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()})
-            names = {"image/filename": tfds.features.Text(), "image/id": np.int64}
-            image = tfds.features.Image(encoding_format="jpeg")
-            features = tfds.features.FeaturesDict({"image": image, **names, "captions": captions})
-            return tfds.core.DatasetInfo(
-                builder=self, description=DESCRIPTION, features=features, disable_shuffling=True
-            )
+            return make_info(self)
 
         def download_and_prepare(self, **_: Any) -> None:
             if not self.data_path.exists():
                 raise tfds.core.DatasetNotFoundError(
-                    f"{self.data_path}: no prepared data set; make one with mmjax prepare --config=CONFIG --to=DIR"
+                    f"{self.data_path}: no packed data set; make one with mmjax prepare --config=CONFIG --to=DIR"
                 )
 
         def _download_and_prepare(self, **_: Any) -> None:
@@ -43,7 +35,7 @@ def _builder() -> Any:
         def _as_dataset(
             self, split: Any, decoders: Any = None, read_config: Any = None, shuffle_files: bool = False
         ) -> Any:
-            """Examples in the order of the data set, or with shuffle_files in any order, another each time."""
+            """Examples in the order of the data set; with shuffle_files in a random order."""
             tf = tensorflow()
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 

@@ -2,22 +2,20 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from mmjax.data.captions import Captions
-from mmjax.data.decoding import decoded
-from mmjax.data.source import Reading, Rows, Source, epoch_order
+from mmjax.data.decoding import Load, decode_examples
+from mmjax.data.source import Examples, Features, ReadSpec, Source, epoch_order
+from mmjax.data.transforms import Transform
 
-PROVIDES = ("image", "text")
-
-# What the examples of some indices have beside their images: `id`, `captions`, and other fields of Rows.
-Columns = Callable[[list[int]], Rows]
+# What the examples of some indices have beside what is loaded: `id`, `captions`, and other fields of Examples.
+Columns = Callable[[list[int]], Examples]
 
 
-def indexed_source(name: str, captions: Captions, image: Callable[[int], bytes]) -> Source:
+def indexed_source(name: str, features: Features, captions: Captions, image: Callable[[int], bytes]) -> Source:
     """A source of encoded images with captions, that are fetched by their index.
 
     Args:
@@ -26,41 +24,49 @@ def indexed_source(name: str, captions: Captions, image: Callable[[int], bytes])
         image: gives the encoded image by its index; called from several threads, may fail.
     """
 
-    def columns(indices: list[int]) -> Rows:
+    def columns(indices: list[int]) -> Examples:
         return {
             "id": list(map(str, captions.keys[indices].tolist())),
             "captions": [captions[index] for index in indices],
         }
 
-    read = read_images(captions.keys, image, columns)
-    return Source(name, len(captions), PROVIDES, lambda: iter(captions), read)
+    read = read_examples(captions.keys, lambda index: {"image": image(index)}, columns, features)
+    return Source(name, len(captions), features, lambda: iter(captions), read)
 
 
-def read_images(
-    keys: Int64[np.ndarray, " n"], image: Callable[[int], bytes], columns: Columns
-) -> Callable[[Reading], Iterator[Rows]]:
-    """How a source reads encoded images that are fetched by their index.
+def read_examples(
+    keys: Int64[np.ndarray, " n"],
+    load: Load,
+    columns: Columns,
+    features: Features,
+    transforms: Sequence[Transform] = (),
+) -> Callable[[ReadSpec], Iterator[Examples]]:
+    """How a source reads examples that are fetched by their index.
 
     Args:
         keys: of all examples, each another.
-        image: as in indexed_source.
+        load: gives the images, masks, boxes and arrays of the example of an index; see mmjax.data.decoding.
+        columns: without `captions` there are none.
+        transforms: applied after crop and flip.
     """
     size = len(keys)
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        def batches() -> Iterator[dict[str, Any]]:
-            for epochs, indices in ordered(reading, size):
-                yield {"epoch": epochs, "key": keys[indices], "image": indices, **columns(indices)}
+    def read(spec: ReadSpec) -> Iterator[Examples]:
+        def batches() -> Iterator[Examples]:
+            for epochs, indices in ordered(spec, size):
+                no_captions: list[list[str]] = [[] for _ in indices]
+                named = {"epoch": epochs, "key": keys[indices], "example": indices, "captions": no_captions}
+                yield named | columns(indices)
 
-        return decoded(batches(), image, reading)
+        return decode_examples(batches(), load, spec, features, transforms)
 
     return read
 
 
-def ordered(reading: Reading, size: int) -> Iterator[tuple[Int64[np.ndarray, " b"], list[int]]]:
+def ordered(spec: ReadSpec, size: int) -> Iterator[tuple[Int64[np.ndarray, " b"], list[int]]]:
     """The epoch and the index of each position, as many at a time as the process reads of a global batch."""
-    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
-    for positions in reading.positions():
+    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, spec, size))
+    for positions in spec.positions():
         epochs, places = np.divmod(positions, size)
         yield epochs, [int(order(e)[p]) for e, p in zip(epochs.tolist(), places.tolist(), strict=True)]
 

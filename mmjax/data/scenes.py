@@ -1,20 +1,42 @@
 """Drawn scenes as a source, images or, where they move, clips: NumPy only."""
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mmjax.config import DataConfig
-from mmjax.data.source import Reading, Rows, Source, epoch_order
+from mmjax.config.schema import require
+from mmjax.data.random_access import ordered
+from mmjax.data.source import TEXT, Examples, ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.scenes import draw, motion, questions
 from mmjax.scenes.grammar import caption
+from mmjax.types import Feature
 
-PROVIDES = ("image", "text", "scene")
-PROVIDES_QUESTIONS = (*PROVIDES, "question")
 EVALUATION_EXAMPLES = 512
-KEPT_BYTES = 2**30  # drawing takes longer than anything else here, so images are kept, up to this much of them
+CACHE_BYTES = 2**30  # of drawn images: drawing takes longer than anything else here
+
+
+def features(config: DataConfig) -> dict[str, Feature]:
+    given = captioned_images(config) | {"scene": TEXT}
+    return given | ({"question": TEXT} if config.scenes.questions else {})
+
+
+def check(config: DataConfig, field: str) -> None:
+    """Raises UserError for what cannot be drawn."""
+    require(
+        not config.flip, f"{field}.flip: a mirrored scene makes its caption false (left of, right of); set it to false"
+    )
+    require(
+        (config.train_split, config.evaluation_split) == ("train", "validation"),
+        f"{field}.train_split, {field}.evaluation_split: scenes have no splits but train and validation",
+    )
+    require(
+        not config.scenes.questions or config.frames == 1,
+        f"{field}.scenes.questions: are asked about images, not clips of {config.frames} frames; "
+        f"set {field}.frames to 1",
+    )
+    require(config.size >= 32, f"{field}.size: scenes are drawn from 32 pixels up, not {config.size}")
 
 
 def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
@@ -25,9 +47,11 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
     With config.scenes.questions there are one, two or three things, a caption only of two, and a question, another
     each epoch.
     """
+    check(config, "data")
+    seed %= 2**32
     size = config.scenes.examples if training else EVALUATION_EXAMPLES
     frames, fully_specified, asking = config.frames, config.scenes.fully_specified, config.scenes.questions
-    keep = KEPT_BYTES // (3 * config.size**2 * frames)
+    keep = CACHE_BYTES // (3 * config.size**2 * frames)
     drawn: dict[int, tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]] = {}
 
     def shown(index: int) -> questions.Shown:
@@ -58,13 +82,11 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
             return (motion.caption(motion.example_scene(i, seed, not training)[0]) for i in range(size))
         return (caption(draw.example_scene(i, seed, fully_specified, not training)[0]) for i in range(size))
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, reading, size))
-        for positions in reading.positions():
-            epochs, places = np.divmod(positions, size)
-            keys = np.array([order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
-            images, captions, scenes = zip(*(example(int(key)) for key in keys), strict=True)
-            rows: Rows = {
+    def read(spec: ReadSpec) -> Iterator[Examples]:
+        for epochs, indices in ordered(spec, size):
+            keys = np.array(indices, np.int64)
+            images, captions, scenes = zip(*map(example, indices), strict=True)
+            examples: Examples = {
                 "image": np.stack(images).astype(np.float32) / np.float32(127.5) - np.float32(1),
                 "mask": np.ones(keys.shape, np.bool_),
                 "key": keys,
@@ -75,7 +97,10 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
             if asking:
                 which = zip(keys.tolist(), epochs.tolist(), scenes, strict=True)
                 asked = [questions.question(key, epoch, seed, scene) for key, epoch, scene in which]
-                rows |= {"questions": [text for text, _ in asked], "answers": [[answer] for _, answer in asked]}
-            yield rows
+                examples |= {"questions": [text for text, _ in asked], "answers": [[answer] for _, answer in asked]}
+            yield examples
 
-    return Source("scenes", size, PROVIDES_QUESTIONS if asking else PROVIDES, all_captions, read)
+    return Source("scenes", size, features(config), all_captions, read)
+
+
+SOURCE = SourceSpec(features, open_scenes, check, settings=("scenes",), needs_root=False, gives_clips=True, drawn=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Float64
 from mmjax.types import UserError
 
 WINDOW, HOP = 0.025, 0.01  # seconds
-LEAST_POWER = 1e-10  # of a mel bin; below it is silence
+MIN_POWER = 1e-10  # of a mel bin; below it is silence
 DECIBELS = (-100.0, 20.0)  # become -1 and 1
 SILENCE = 1e-4  # amplitude of full scale that is not reached by what is silent, -80 dB
 BREAK, SLOPE = 1000.0, 200.0 / 3  # Slaney's mel scale: straight up to here, in Hz, so many Hz a mel
@@ -85,7 +85,7 @@ def log_mel(samples: Float[np.ndarray, " samples"], rate: int, bins: int) -> Flo
     Power in mel bins (Slaney's scale, each filter's area 1, up to half the rate) of Hann windows of 25 ms every 10 ms,
     the first one around the first sample; in decibels, of which -100 become -1 and 20 become 1.
     """
-    decibels = 10 * np.log10(np.maximum(mel_power(samples, rate, bins), LEAST_POWER))
+    decibels = 10 * np.log10(np.maximum(mel_power(samples, rate, bins), MIN_POWER))
     low, high = DECIBELS
     return ((2 * decibels - low - high) / (high - low)).astype(np.float32)[..., None]
 

@@ -7,15 +7,30 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.config import DataConfig
-from mmjax.data.folder_dataset import Kind, check_present, read_captions, read_listed
+from mmjax.config.schema import require
+from mmjax.data.folder_dataset import FolderKind, check_present, read_captions, read_folder
 from mmjax.data.sound import SoundError, check_soundfile, frames_of, log_mel, read_samples
-from mmjax.data.source import Reading, Source
+from mmjax.data.source import TEXT, ReadSpec, Source, SourceSpec
+from mmjax.types import Feature
 
-PROVIDES = ("image", "text")
-KIND = Kind("sound", "name.wav", "what is heard")
+KIND = FolderKind("sound", "name.wav", "what is heard")
 
 
-def open_sounds(config: DataConfig, training: bool) -> Source:
+def features(config: DataConfig) -> dict[str, Feature]:
+    audio = config.audio
+    return {"image": Feature("image", (audio.bins, frames_of(audio.rate, audio.seconds), 1)), "text": TEXT}
+
+
+def check(config: DataConfig, field: str) -> None:
+    """Raises UserError where sounds of this length, rate or resolution are impossible."""
+    audio = config.audio
+    require(audio.rate >= 1000, f"{field}.audio.rate: must be at least 1000 samples a second, not {audio.rate}")
+    require(audio.rate % 100 == 0, f"{field}.audio.rate: must be a multiple of 100, as 16000 is, not {audio.rate}")
+    require(0.1 <= audio.seconds <= 600, f"{field}.audio.seconds: must be from 0.1 to 600, not {audio.seconds:g}")
+    require(not config.flip, f"{field}.flip: sounds are not mirrored; set it to false")
+
+
+def open_sounds(config: DataConfig, training: bool, seed: int) -> Source:
     """Sounds with their captions, in the order of captions.jsonl.
 
     "image" is [b, y, x, 1]: log-mel features, y mel bins from low to high and x frames of 10 ms. Training draws which
@@ -24,8 +39,7 @@ def open_sounds(config: DataConfig, training: bool) -> Source:
     Raises:
         UserError: where something is missing, a line is not as it should be, or soundfile is not installed.
     """
-    audio, split = config.audio, config.train_split if training else config.evaluation_split
-    folder = Path(config.root) / split
+    audio, folder = config.audio, Path(config.root) / config.split(training)
     captions = read_captions(folder, KIND)
     names = list(captions)
     check_present(folder, names, KIND, lambda path, is_folder: check_soundfile(path))
@@ -33,13 +47,13 @@ def open_sounds(config: DataConfig, training: bool) -> Source:
     def all_captions() -> Iterator[str]:
         return (caption for name in names for caption in captions[name])
 
-    def shape(reading: Reading) -> tuple[int, ...]:
-        return audio.bins, frames_of(audio.rate, audio.seconds), 1
-
-    def load(reading: Reading, epoch: int, key: int) -> Float32[np.ndarray, "y x 1"]:
+    def load(spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "y x 1"]:
         # The last number keeps these draws apart from that of the caption.
-        place = np.random.default_rng((reading.seed, epoch, key, 1)).random() if reading.training else 0.5
+        place = np.random.default_rng((spec.seed, epoch, key, 1)).random() if spec.training else 0.5
         return log_mel(read_samples(folder / names[key], audio.rate, audio.seconds, place), audio.rate, audio.bins)
 
-    read = read_listed(captions, KIND, shape, load, SoundError)
-    return Source("audio_folder", len(names), PROVIDES, all_captions, read)
+    read = read_folder(captions, KIND, features(config)["image"].shape, load, SoundError)
+    return Source("audio_folder", len(names), features(config), all_captions, read)
+
+
+SOURCE = SourceSpec(features, open_sounds, check, settings=("audio",))

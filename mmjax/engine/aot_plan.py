@@ -15,16 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from mmjax import models
-from mmjax.config import (
-    Config,
-    MaskedGeneratorConfig,
-    MeshConfig,
-    OptimizerConfig,
-    VisionLanguageConfig,
-    resolve,
-    to_dict,
-)
+from mmjax import losses, models
+from mmjax.config import Config, MeshConfig, resolve, to_dict
+from mmjax.data.source import array_fields
 from mmjax.engine import setup, trainer
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
 from mmjax.plan import estimate, flops, hbm, hlo, search, topology
@@ -32,6 +25,7 @@ from mmjax.plan.network import Network, places_of
 from mmjax.plan.program import parse
 from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
+from mmjax.train.optimizer import AdamConfig
 from mmjax.types import UserError
 
 _TOO_MUCH = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
@@ -59,7 +53,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
     """
     placement = _placement(config, wanted)
     draft = _estimated(config, wanted, placement)
-    training = trainer.build_training(setup.build(config, placement=placement, place=_shapes), _steps(config))
+    training = trainer.build(setup.build(config, placement=placement, place=_shapes), _steps(config))
     begin = time.perf_counter()
     try:
         step, text = _compile(training.lower(batch_shapes(config, config.train.batch, placement.batch)))
@@ -73,7 +67,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
         draft,
         memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
         traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices, wanted.parts)],
-        moved=hbm.moved(program) * wanted.chip.devices,
+        bytes_accessed=hbm.bytes_accessed(program) * wanted.chip.devices,
         compile_seconds=took,
     )
     return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
@@ -105,16 +99,17 @@ def _savings(config: Config, placement: Placement, wanted: Topology) -> list[str
     found = []
     rows = config.train.batch // _parts(config, placement)
     # Contrastive losses see the pairs of a part alone: parts are no way to save memory there.
-    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & set(config.objective.terms):
+    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & {
+        t.kind for t in config.losses.values()
+    }:
         found.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
-    if isinstance(config.model, MaskedGeneratorConfig | VisionLanguageConfig):
-        if not config.model.remat:
-            found.append("--config.model.remat=true")
-        elif config.model.remat_policy != "nothing":
-            found.append("--config.model.remat_policy=nothing")
-    kernel = "splash" if wanted.is_tpu else "cudnn"
-    if kernel in search.kernels(config.model) and getattr(config.model, "attention", kernel) != kernel:
-        found.append(f"--config.model.attention={kernel}")
+    if not config.compute.remat:
+        found.append("--config.compute.remat=true")
+    elif config.compute.remat_policy != "nothing":
+        found.append("--config.compute.remat_policy=nothing")
+    kernel = search.kernels(config, wanted)[0]
+    if config.compute.attention not in (kernel, "auto" if kernel == "splash" else kernel):
+        found.append(f"--config.compute.attention={kernel}")
     return found
 
 
@@ -138,7 +133,7 @@ def _placement(config: Config, wanted: Topology) -> Placement:
     parts = config.optimizer.grad_accum_steps
     name = "train.batch / optimizer.grad_accum_steps" if parts > 1 else "train.batch"
     placement.check_batch(name, config.train.batch // parts)
-    setup.check_attention(config, "tpu" if wanted.is_tpu else "gpu")
+    setup.resolved_compute(config, placement)
     return placement
 
 
@@ -162,23 +157,22 @@ def _size(number: str, unit: str) -> int:
 
 def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, as the pipeline would make it."""
-    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    inputs = models.inputs(config)
+    # Codes are read in place of what they were made of.
+    arrays = {} if "codes" in inputs else array_fields(config.data.features)
     shapes = {
-        "image": jax.ShapeDtypeStruct((1, *frames, config.data.size, config.data.size, 3), jnp.float32),
+        **{name: jax.ShapeDtypeStruct((1, *shape), dtype) for name, (shape, dtype) in arrays.items()},
         "text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32),
         "mask": jax.ShapeDtypeStruct((1,), jnp.bool_),
     }
-    inputs = models.inputs(config)
     shapes |= {name: shape for name, shape in inputs.items() if name not in ("reference", "masked")}
-    if "codes" in inputs:
-        del shapes["image"]
     return {name: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype, sharding=sharding) for name, s in shapes.items()}
 
 
-def _alone(config: Config) -> tuple[setup.Parts, trainer.Training]:
+def _alone(config: Config) -> tuple[setup.Experiment, trainer.Training]:
     """The config's step on one device, to be traced."""
     parts = setup.build(config, placement=Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])))
-    return parts, trainer.build_training(parts, _steps(config))
+    return parts, trainer.build(parts, _steps(config))
 
 
 def count(config: Config) -> float:
@@ -190,21 +184,18 @@ def count(config: Config) -> float:
 
 def of_the_model(config: Config) -> Config:
     """The config without what computes more than the model does: rematerialization, the optimizer's own products."""
-    return dataclasses.replace(_with(config, remat=False, attention="xla"), optimizer=OptimizerConfig())
+    return dataclasses.replace(_with(config, remat=False, attention="xla"), optimizer=AdamConfig("adam"))
 
 
 def _with(config: Config, **fields: Any) -> Config:
-    """The config with other fields of its model, of those that it has."""
-    known = {field.name for field in dataclasses.fields(config.model)}
-    model = dataclasses.replace(config.model, **{name: value for name, value in fields.items() if name in known})
-    return dataclasses.replace(config, model=model)
+    """The config computed in another way."""
+    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **fields))
 
 
 def activations(config: Config) -> int:
     """Bytes that the forward pass of one example keeps for the backward pass."""
     parts, training = _alone(config)
-    weights = {name: w for name, w in parts.objective.weights.items() if name not in config.adversarial_terms}
-    goal = dataclasses.replace(parts.objective, weights=weights)
+    goal = parts.loss.without(losses.adversarial_terms(config))
 
     def kept(rows: int) -> int:
         def backward(params: Any, batch: Any) -> Any:
@@ -249,8 +240,8 @@ def _work(config: Config) -> _Work:
 def _traced(config_dict: str) -> _Work:
     config = resolve(json.loads(config_dict))
     kept, again = activations(config), 0
-    if isinstance(config.model, MaskedGeneratorConfig | VisionLanguageConfig) and config.model.remat:
-        again = max(activations(_with(config, remat=False)) - kept, 0) // config.model.layers
+    if config.compute.remat:
+        again = max(activations(_with(config, remat=False)) - kept, 0) // max(getattr(config.model, "layers", 1), 1)
     return _Work(_by_batch(of_the_model(config)), _by_batch(config), kept, again)
 
 
@@ -290,7 +281,7 @@ def _laid_out(config_dict: str, placement: Placement) -> _Held:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
     params = jax.tree.leaves(state.params)
-    itemsize = jnp.dtype(getattr(config.model, "dtype", "float32")).itemsize
+    itemsize = models.resolve_compute(config.compute, placement.platform).dtype.itemsize
     return _Held(
         sum(x.size for x in params),
         {

@@ -1,4 +1,4 @@
-"""What evaluators see of a model: its outputs, and what it draws or writes where one of them looks at it."""
+"""What evaluators see of a model: its outputs, and what it samples or decodes where one of them reads it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,69 +7,66 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax import data, evaluate
-from mmjax.config import Config, MaskedGeneratorConfig, VisionLanguageConfig
-from mmjax.export.describing import text_decoding
-from mmjax.export.model import decoding_of
-from mmjax.models import masked_generator, vision_language
-from mmjax.nn.partitioner import Partitioner
-from mmjax.sample.masked import make_sampler
-from mmjax.sample.text import make_text_generator
+from mmjax import data, evaluate, models, registry
+from mmjax.config import Config
+from mmjax.models.masked_generator import TOKENIZER
+from mmjax.nn.compute import Compute
+from mmjax.sample.text import TextDecoding, make_text_generator
 from mmjax.types import HOST_FIELDS, PADDING, Batch, Params
 
-Predicted = Callable[..., dict[str, jax.Array]]
-# Outputs of a model of images and texts that evaluators read; the others are large.
-_KEPT = ("image_embedding", "text_embedding", "class_logits", "loss")
+Predict = Callable[..., dict[str, jax.Array]]
 
 
-def seen_by_evaluators(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
-    """The pure function (params, batch, frozen) -> what evaluators see, of the one that gives all outputs.
+def with_predictions(config: Config, predict: Predict, compute: Compute) -> Predict:
+    """The pure function (params, batch, frozen) -> what the config's evaluators read.
 
-    Of a masked generator no logits, but what it draws; of a model that writes, the token ids of "caption" and "answer".
+    Args:
+        predict: the one that gives all outputs of the module, and the losses.
     """
-    if isinstance(config.model, MaskedGeneratorConfig):
-        return _drawing(config, predict, partitioner)
-    if isinstance(config.model, VisionLanguageConfig):
-        return _writing(config, predict, partitioner)
-    return predict
+    spec, given = models.find(config), models.find(config).predictions(config)
+    wanted = {
+        name for each in evaluate.find(config).values() for name in (*each.predictions, *each.shows) if name in given
+    }
+    sample = decode = None
+    if "image" in wanted and "image" not in spec.outputs(config):
+        sample = _sampler(config, compute)
+    if {"caption", "answer"} & wanted:
+        assert spec.model_fns
+        decode = make_text_generator(spec.model_fns(config, compute), TextDecoding.of(config))
 
-
-def _drawing(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
-    draw = make_sampler(masked_generator.model_fns(config, partitioner), decoding_of(config))
-    looks = evaluate.DRAWN.intersection(evaluate.build(config))
-
-    def drawn(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
-        outputs = {name: value for name, value in predict(params, batch).items() if not name.endswith("logits")}
-        if not looks:
-            return outputs
-        codes = batch["codes"]
-        seeds = batch.get("seed", jnp.arange(len(codes), dtype=jnp.int32))
-        everything = jnp.ones_like(codes, jnp.bool_)
-        guidance = jnp.float32(config.sampling.guidance)
-        text = batch["text"] if config.sampling.guidance > 0 else jnp.zeros_like(batch["text"])
-        given = {name: batch[name] for name in ("reference_codes", "text_features") if name in batch}
-        image = draw(params, frozen["tokenizer"], text, codes, everything, seeds, guidance, **given)
-        return outputs | {"image": image}
-
-    return drawn
-
-
-def _writing(config: Config, predict: Predicted, partitioner: Partitioner) -> Predicted:
-    write = make_text_generator(vision_language.model_fns(config, partitioner), text_decoding(config))
-    asked = {evaluate.WRITTEN[name] for name in evaluate.build(config) if name in evaluate.WRITTEN}
-
-    def written(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def predictions(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
         outputs = predict(params, batch, frozen)
-        outputs = {name: x for name, x in outputs.items() if name in _KEPT or name.startswith("terms/")}
-        image = batch.get("image")
+        outputs = {name: x for name, x in outputs.items() if name in (*wanted, "loss") or name.startswith("terms/")}
         seeds = batch.get("seed", jnp.arange(len(batch["mask"]), dtype=jnp.int32))
-        if "caption" in asked:
-            outputs["caption"] = write(params, image, None, seeds)
-        if "answer" in asked:
-            outputs["answer"] = write(params, image, batch["question"], seeds)
+        if sample:
+            outputs["image"] = sample(params, batch, frozen, seeds)
+        if decode and "caption" in wanted:
+            outputs["caption"] = decode(params, batch["image"], None, seeds)
+        if decode and "answer" in wanted:
+            outputs["answer"] = decode(params, batch["image"], batch["question"], seeds)
         return outputs
 
-    return written
+    return predictions
+
+
+def _sampler(config: Config, compute: Compute) -> Callable[..., jax.Array]:
+    """The pure function (params, batch, frozen, seeds) -> images, one for each text of the batch."""
+    spec, sampling = models.find(config), config.sampling
+    assert spec.model_fns
+    make = registry.find("sampler", sampling.kind, "sampling.kind").make
+    draw = make(spec.model_fns(config, compute), sampling)
+    more = [name for name in spec.inputs(config) if name not in ("text", "codes", "masked")]
+
+    def sample(params: Params, batch: Batch, frozen: Mapping[str, Any], seeds: jax.Array) -> jax.Array:
+        codes = batch["codes"]
+        everything = jnp.ones_like(codes, jnp.bool_)
+        text = batch["text"] if sampling.guidance > 0 else jnp.zeros_like(batch["text"])
+        given = {name: batch[name] for name in more if name in batch}
+        guidance = jnp.float32(sampling.guidance)
+        image: jax.Array = draw(params, frozen[TOKENIZER], text, codes, everything, seeds, guidance, **given)
+        return image
+
+    return sample
 
 
 def encoded(batch: Batch, tokenizer: data.Tokenizer, length: int) -> Batch:

@@ -1,6 +1,6 @@
-"""What the commands share: from a config to the parts that evaluate it; trainer.py adds what trains them."""
+"""From a config to what evaluates it; trainer.py adds what trains it."""
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,51 +10,40 @@ from typing import Any
 
 import jax
 
-from mmjax import data, evaluate, losses, models
-from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig
-from mmjax.engine.eval_outputs import decoded, encoded, seen_by_evaluators
+from mmjax import data, evaluate, losses, models, registry
+from mmjax.config import Config, MeshConfig, to_dict
+from mmjax.engine.eval_outputs import decoded, encoded, with_predictions
 from mmjax.export import frozen_text
-from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER
 from mmjax.files import write_file
-from mmjax.losses import adversarial
-from mmjax.losses.perceptual import perceptual
-from mmjax.models import lpips
+from mmjax.losses import TrainingLoss
+from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.progress import progress_bar
+from mmjax.train.batch_stats import make_apply
 from mmjax.train.metrics import check_wandb
-from mmjax.train.statistics import make_apply
 from mmjax.train.step import make_predict
 from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
 
-_OF_OBJECTIVE = (
-    "reference_dropout",
-    "text_dropout",
-    "mask_schedule",
-    "label_smoothing",
-    "unmasked_weight",
-    "mlm_mask_ratio",
-    "mim_mask_ratio",
-    "code_noise_prob",
-)
-
 
 @dataclass(frozen=True)
-class Parts:
+class Experiment:
     """What evaluating needs, laid out on the mesh and compiled when first used.
 
     Attributes:
+        compute: how the model is computed on the mesh.
         apply: the model, apply(params, **inputs).
         params: the shardings of the parameters.
         predict: (params, placed batch) -> outputs.
         evaluators: by name.
-        frozen: what the objective needs that is not trained, by name, on the devices.
+        frozen: parameters of the components and of the networks of losses, by name, on the devices.
     """
 
     config: Config
     placement: Placement
+    compute: Compute
     apply: Callable[..., Outputs]
-    objective: losses.Objective
+    loss: TrainingLoss
     params: Any
     predict: Callable[[Params, Any], dict[str, jax.Array]]
     evaluators: dict[str, Evaluator]
@@ -62,25 +51,25 @@ class Parts:
 
 
 def check(config: Config) -> None:
-    """What only later parts know, of a config that is to be trained: names, devices, extras. Opens nothing.
+    """What only the devices and the extras tell of a config that is to be trained. Opens nothing.
 
     Raises:
         UserError: for the first thing that does not fit.
     """
-    for part in (VISUAL_TOKENIZER, REFERENCE, "pretraining"):
-        theirs = getattr(config, part)
-        if theirs is None or (part != "pretraining" and getattr(config.tokens, part)):
-            continue
-        try:
-            check(theirs)
-        except UserError as error:
-            raise UserError(f"{part}.{error}") from None
+    inner = {f"components.{name}.config": each.config for name, each in config.components.items() if not each.path}
+    for name, theirs in {**inner, "pretraining": config.pretraining}.items():
+        if theirs is not None:
+            try:
+                check(theirs)
+            except UserError as error:
+                raise UserError(f"{name}.{error}") from None
     placement = check_evaluation(config)
-    if config.tokenizer is not None:
-        _shardings(config, placement)  # which would be found out only after the first stage
-    parts = config.optimizer.grad_accum_steps
+    if config.components:
+        _shardings(config, placement)  # which would be found out only after the components were trained
+    microbatches = config.optimizer.grad_accum_steps
     placement.check_batch(
-        "train.batch / optimizer.grad_accum_steps" if parts > 1 else "train.batch", config.train.batch // parts
+        "train.batch / optimizer.grad_accum_steps" if microbatches > 1 else "train.batch",
+        config.train.batch // microbatches,
     )
     best = config.train.best_metric.removeprefix("-")
     known = evaluate.metric_names(config)
@@ -92,26 +81,22 @@ def check(config: Config) -> None:
 
 def check_evaluation(config: Config) -> Placement:
     """The same for a config that is only to be evaluated; returns where batches go."""
-    _objective(config)
     evaluate.build(config)
-    provided, by = data.provides(config.data), f"data.source={config.data.source}"
-    if isinstance(config.model, MaskedGeneratorConfig):
-        provided, by = (
-            ("codes", *(name for name in provided if name in ("text", "scene"))),
-            "the visual tokens of a data set",
-        )
-    for name in config.evaluate.evaluators:
-        for needed in evaluate.NEEDS.get(name, ()):
-            if needed not in provided:
-                raise UserError(
-                    f"evaluate.evaluators: {name} needs {needed!r}, which {by} does not provide (it provides "
-                    f"{', '.join(provided)})"
-                )
-    check_attention(config, jax.default_backend())
+    given, by = tuple(config.data.features), f"data.source={config.data.source}"
+    if is_on_codes(config):
+        given = ("codes", *(name for name in given if name in ("text", "scene")))
+        by = "the visual tokens of a data set"
+    evaluate.check_fields(config, given, by)
     placement = Placement(make_mesh(config.mesh))
+    resolved_compute(config, placement)
     placement.check_batch("evaluate.batch", config.evaluate.batch)
     processes.process_batch_slice(placement.batch)
     return placement
+
+
+def is_on_codes(config: Config) -> bool:
+    """Whether the model is trained on the codes of a visual tokenizer, one of its components."""
+    return "visual_tokenizer" in models.find(config).components
 
 
 def local_placement(config: Config) -> Placement:
@@ -122,14 +107,10 @@ def local_placement(config: Config) -> Placement:
     return Placement(make_mesh(MeshConfig(), devices[: math.gcd(len(devices), config.evaluate.batch)]))
 
 
-def check_attention(config: Config, platform: str) -> None:
-    """Raises UserError where the attention kernel is none of the platform's: "cpu", "gpu" or "tpu"."""
-    kernel = getattr(config.model, "attention", "xla")
-    needs, device = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}.get(kernel, (platform, ""))
-    if needs != platform:
-        raise UserError(
-            f"model.attention: {kernel} needs {device}, and there is none; set --config.model.attention=xla"
-        )
+def resolved_compute(config: Config, placement: Placement) -> Compute:
+    """How a config's model is computed on a mesh."""
+    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
+    return models.resolve_compute(config.compute, placement.platform, partitioner)
 
 
 def _shardings(config: Config, placement: Placement) -> Any:
@@ -137,57 +118,38 @@ def _shardings(config: Config, placement: Placement) -> Any:
     return match_rules(shapes, models.sharding_rules(config), placement.mesh)
 
 
-def _objective(config: Config) -> losses.Objective:
-    return losses.build(
-        config.objective.terms,
-        models.inputs(config),
-        **{name: getattr(config.objective, name) for name in _OF_OBJECTIVE},
-        given=_given_terms(config),
-    )
-
-
-def _given_terms(config: Config) -> dict[str, losses.Term]:
-    """The terms that need a discriminator, or the weights of a network."""
-    matched = adversarial.matched_features
-    return {
-        "adversarial": adversarial.adversarial(config.discriminator.loss),
-        "feature_matching": matched,
-        "perceptual": perceptual(lpips.distance) if config.perceptual.weights else matched,
-    }
-
-
 def build(
     config: Config,
-    tokenizer: Params | None = None,
+    components: Mapping[str, Params] | None = None,
     placement: Placement | None = None,
     place: Callable[[Any, Any], Any] = processes.place,
-) -> Parts:
-    """The parts of a config that was checked.
+) -> Experiment:
+    """What evaluates a config that was checked.
 
     Args:
-        tokenizer: the parameters of the visual tokenizer that a masked generator draws with.
+        components: parameters of the components, by name.
         placement: on other devices than those of this machine.
-        place: puts what the objective needs that is not trained on the devices.
+        place: puts parameters that are not trained on the devices.
     """
     placement = placement or Placement(make_mesh(config.mesh))
-    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
-    goal, apply = _objective(config), make_apply(models.build(config, partitioner))
-    params = _shardings(config, placement)
-    frozen = {name: place(params, placement.replicated) for name, params in _frozen(config).items()}
-    if tokenizer:
-        frozen["tokenizer"] = place(tokenizer, placement.replicated)
+    compute = resolved_compute(config, placement)
+    loss = losses.build(config, functools.partial(models.find(config).prepare, config))
+    apply, params = make_apply(models.build(config, compute)), _shardings(config, placement)
+    parameters = {**(components or {}), **_frozen_networks(config)}
+    frozen = {name: place(theirs, placement.replicated) for name, theirs in parameters.items()}
     # There is no discriminator beside a model that is evaluated.
-    alone = {name: weight for name, weight in goal.weights.items() if name not in config.adversarial_terms}
+    measured = loss.without(losses.adversarial_terms(config))
     predict = jax.jit(
-        seen_by_evaluators(config, make_predict(apply, dataclasses.replace(goal, weights=alone)), partitioner),
+        with_predictions(config, make_predict(apply, measured), compute),
         in_shardings=(params, placement.batch, placement.replicated),
         out_shardings=placement.replicated if processes.is_multiprocess() else placement.batch,
     )
-    return Parts(
+    return Experiment(
         config,
         placement,
+        compute,
         apply,
-        goal,
+        loss,
         params,
         lambda params, batch: predict(params, batch, frozen),
         evaluate.build(config),
@@ -195,40 +157,61 @@ def build(
     )
 
 
-def _frozen(config: Config) -> dict[str, Any]:
-    """What the objective needs that is not trained, by name."""
-    if "perceptual" not in config.objective.terms or not config.perceptual.weights:
-        return {}
-    return {"perceptual": lpips.read(config.perceptual, config.data.size)}
+def _frozen_networks(config: Config) -> dict[str, Any]:
+    """Parameters of the frozen networks of losses, by the kind of the loss."""
+    return {config.losses[name].kind: spec.frozen(config) for name, spec in losses.find(config).items() if spec.frozen}
 
 
 def evaluation(
-    parts: Parts, params: Params, tokenizer: data.Tokenizer, source: data.Source
+    experiment: Experiment, params: Params, tokenizer: data.Tokenizer, source: data.Source
 ) -> tuple[Predict, Callable[[], Iterable[Batch]]]:
     """What evaluators are handed: `predict` with these parameters, and `batches` over the evaluation set."""
-    placed = processes.place(params, parts.params)  # once, not with every batch
+    config, placement = experiment.config, experiment.placement
+    placed = processes.place(params, experiment.params)  # once, not with every batch
 
     def predict(batch: Batch) -> dict[str, Any]:
         # Every process reads all of an evaluation batch, computes its rows, and is handed those of all.
-        fields = encoded(batch, tokenizer, parts.config.text.length)
-        outputs = jax.device_get(parts.predict(placed, processes.place(fields, parts.placement.batch)))
+        fields = encoded(batch, tokenizer, config.text.length)
+        outputs = jax.device_get(experiment.predict(placed, processes.place(fields, placement.batch)))
         return decoded(outputs, tokenizer)
 
     def batches() -> Iterable[Batch]:
-        total = math.ceil(data.evaluation_size(source, parts.config) / parts.config.evaluate.batch)
-        passed = data.evaluation_batches(source, tokenizer, parts.config)
+        total = math.ceil(data.evaluation_size(source, config) / config.evaluate.batch)
+        passed = data.evaluation_batches(source, tokenizer, config)
         return progress_bar(passed, "evaluating", total, unit="batch", disable=not processes.is_primary())
 
     return predict, batches
 
 
-def prepare_tokenizer(workdir: Path, config: Config, source: data.Source) -> data.Tokenizer:
-    """The workdir's tokenizer: that of the frozen text encoder, or else trained on the config's captions."""
+def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given: bytes | None = None) -> data.Tokenizer:
+    """The workdir's text tokenizer: that of the frozen text encoder, that of what training starts from, or else one
+    trained on the config's captions.
+
+    Args:
+        given: that of what training starts from, serialized.
+
+    Raises:
+        UserError: where there are two different ones.
+    """
     path = workdir / "tokenizer.model"
 
     def make() -> None:
-        if config.text_encoder is not None:
-            write_file(path, frozen_text.read(workdir / frozen_text.FILE).tokenizer)
+        if "text_encoder" in config.components:
+            plugins = registry.packages(to_dict(config))
+            theirs = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
+            if given not in (None, theirs):
+                raise UserError(
+                    "train.init_from: has another text tokenizer than components.text_encoder; words would change "
+                    "their meaning: leave one of them out"
+                )
+            write_file(path, theirs)
+        elif given is not None:
+            if path.exists() and path.read_bytes() != given:
+                raise UserError(
+                    f"train.init_from: has another text tokenizer than {path}, so that token ids would change their "
+                    "meaning; name another --workdir"
+                )
+            write_file(path, given)
         elif not path.exists():
             write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
 

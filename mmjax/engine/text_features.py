@@ -9,57 +9,40 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax import data
-from mmjax.config import Config
+from mmjax import data, registry
+from mmjax.config import Config, to_dict
 from mmjax.engine import setup
 from mmjax.export import frozen_text, load
+from mmjax.models import text_encoder
+from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.parallel import processes
-from mmjax.train.workdir import read_config
-from mmjax.types import UserError
+from mmjax.types import Params, UserError
 
 
-def settings(config: Config, workdir: Path) -> dict[str, Any]:
-    """What the frozen text encoder is, as plain data for the config's `text_encoder`.
+def keep(config: Config, workdir: Path, is_gone: bool) -> Params:
+    """The parameters of the frozen text encoder, of which the workdir gets a copy.
 
-    Raises:
-        UserError: where what tokens.text_encoder names is no model, or one without a text encoder.
-    """
-    folder = Path(config.tokens.text_encoder)
-    if _is_gone(folder, workdir):
-        return dataclasses.asdict(frozen_text.read(workdir / frozen_text.FILE).settings)
-    theirs = read_config(folder)
-    found = frozen_text.settings_of(theirs)
-    if found is None:
-        raise UserError(
-            f"tokens.text_encoder: {folder} holds no text encoder but a {theirs.model.kind}; name a model of kind "
-            "masked_generator or direct"
-        )
-    return dataclasses.asdict(found)
-
-
-def keep(config: Config, workdir: Path) -> None:
-    """Puts a copy of the frozen text encoder into the workdir, which from now on needs no other.
+    Args:
+        is_gone: all that is left of it is the workdir's copy.
 
     Raises:
         UserError: where the workdir holds another one.
     """
-    folder, path = Path(config.tokens.text_encoder), workdir / frozen_text.FILE
-    if config.text_encoder is None or _is_gone(folder, workdir):
-        return
-    given = load(folder).frozen_text()
+    component, path = config.components[TEXT_ENCODER], workdir / frozen_text.FILE
+    plugins = registry.packages(to_dict(config))
+    if is_gone:
+        return frozen_text.read(path, plugins).params
+    given = frozen_text.of_model(load(component.path, plugins=plugins))
     if not processes.run_on_primary(path.exists):
         processes.run_on_primary(lambda: frozen_text.write(path, given))
-    elif _address(config, frozen_text.read(path)) != _address(config, given):
-        raise UserError(f"--workdir {workdir}: has another text encoder than {folder}; name another one")
+    elif _key(config, frozen_text.read(path, plugins)) != _key(config, given):
+        raise UserError(f"--workdir {workdir}: has another text encoder than {component.path}; name another one")
+    return given.params
 
 
-def _is_gone(folder: Path, workdir: Path) -> bool:
-    """Whether all that is left of the model is the workdir's copy of its text encoder."""
-    return not folder.exists() and (workdir / frozen_text.FILE).exists()
-
-
-def _address(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
-    return data.text_address(frozen.params, frozen.tokenizer, config)
+def _key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
+    settings = dataclasses.asdict(text_encoder.settings(frozen.config))
+    return data.text_cache_key(frozen.params, frozen.tokenizer, settings, config.text.length)
 
 
 def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: bool = False) -> None:
@@ -73,23 +56,25 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     Raises:
         UserError: where the cache holds the features of another text encoder.
     """
-    if config.text_encoder is None:
+    if TEXT_ENCODER not in config.components:
         return
-    frozen = frozen_text.read(workdir / frozen_text.FILE)
+    frozen = frozen_text.read(workdir / frozen_text.FILE, registry.packages(to_dict(config)))
     tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
     params = jax.device_put(frozen.params, placement.replicated)
-    compiled = jax.jit(frozen_text.encoder(config.text_encoder), out_shardings=placement.batch)
+    compiled = jax.jit(
+        frozen_text.encoder(frozen.config, setup.resolved_compute(config, placement)), out_shardings=placement.batch
+    )
 
     def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = tokenizer.encode(texts, config.text.length)
         return jax.device_get(compiled(params, placement.shard_batch({"text": text})["text"])), text != 0
 
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
-    address, batch = _address(config, frozen), config.evaluate.batch
+    key, batch = _key(config, frozen), config.evaluate.batch
 
     def cached() -> None:
         captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
-        features = data.cached_text_features(folder, address, captions, encode, batch, repair)
+        features = data.cached_text_features(folder, key, captions, encode, batch, repair)
         for source in sources:
             source.text_features = features
 

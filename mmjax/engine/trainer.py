@@ -1,22 +1,21 @@
 """From the parts of a config to what trains them: the step, the state, and when it is evaluated and saved."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mmjax import models
+from mmjax import losses, models
 from mmjax.config import Config
-from mmjax.engine.setup import Parts
-from mmjax.export.load import load
+from mmjax.engine.setup import Experiment
 from mmjax.export.model_folder import flatten
 from mmjax.losses import adversarial
 from mmjax.models import discriminator
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.parallel import Placement, match_rules, processes
 from mmjax.train.adversary import Adversary
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
@@ -43,17 +42,17 @@ class Training:
     lower: Callable[[Any], jax.stages.Lowered]
 
 
-def build_training(parts: Parts, steps: int) -> Training:
-    """What trains the parts for so many steps."""
-    config, placement = parts.config, parts.placement
-    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config)
+def build(experiment: Experiment, steps: int) -> Training:
+    """What trains an experiment for so many steps."""
+    config, placement = experiment.config, experiment.placement
+    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, experiment.compute)
     make = _maker(config, tx, adversary)
     shapes = jax.eval_shape(make)
     shardings = _state_shardings(config, shapes, placement, tx, adversary)
     step = jax.jit(
         make_step(
-            parts.apply,
-            parts.objective,
+            experiment.apply,
+            experiment.loss,
             tx,
             config.optimizer.grad_accum_steps,
             config.optimizer.ema_decay,
@@ -69,8 +68,8 @@ def build_training(parts: Parts, steps: int) -> Training:
     return Training(
         shapes=placed,
         make_state=jax.jit(make, out_shardings=shardings),
-        step=lambda state, batch: step(state, batch, parts.frozen),
-        lower=lambda batch: step.lower(placed, batch, parts.frozen),
+        step=lambda state, batch: step(state, batch, experiment.frozen),
+        lower=lambda batch: step.lower(placed, batch, experiment.frozen),
     )
 
 
@@ -88,7 +87,7 @@ def _maker(config: Config, tx: Any, adversary: Adversary | None) -> Callable[[],
 
 def state_shapes(config: Config, placement: Placement, steps: int) -> State:
     """The shapes of a state, with its shardings."""
-    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config)
+    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, DEFAULT)
     shapes = jax.eval_shape(_maker(config, tx, adversary))
     return _placed(shapes, _state_shardings(config, shapes, placement, tx, adversary))
 
@@ -111,48 +110,91 @@ def _state_shardings(
     return state_shardings(shapes, params, placement.replicated, tx, theirs)
 
 
-def _adversary(config: Config) -> Adversary | None:
-    """The discriminator, where the objective needs one."""
-    if not config.adversarial_terms:
+def _adversary(config: Config, compute: Compute) -> Adversary | None:
+    """The discriminator, where the losses need one."""
+    terms = losses.adversarial_terms(config)
+    if not terms:
         return None
-    second, module = config.discriminator, discriminator.build(config)
+    theirs, module = config.discriminator, discriminator.build(config, compute)
 
     def apply(params: Params, image: jax.Array) -> Any:
         return module.apply({"params": params}, image)
 
     return Adversary(
         init=lambda key: discriminator.init(config, key),
-        tx=optax.adam(second.learning_rate, second.b1, second.b2),
-        loss=adversarial.Adversarial(apply, second.loss, second.regularizer, second.regularizer_weight),
-        terms=config.adversarial_terms,
-        train_from=second.train_from,
-        start=second.start,
+        tx=optax.adam(theirs.learning_rate, theirs.b1, theirs.b2),
+        loss=adversarial.Adversarial(apply, theirs.loss, theirs.regularizer, theirs.regularizer_weight),
+        terms=terms,
+        train_from=theirs.train_from,
+        start=theirs.start,
     )
 
 
-def first_state(start_from: str | Path, parts: Parts, training: Training) -> State:
-    """The state at step 0: fresh parameters, or those of a workdir or model folder to start from, if one is named.
+def first_state(given: Params | None, experiment: Experiment, training: Training) -> State:
+    """The state at step 0, with fresh parameters where none are given.
+
+    Args:
+        given: parameters to start from, of another model; those are taken that have a name of this one's, which
+            train.init_rename may change. What is taken and what is fresh is told.
 
     Raises:
-        UserError: where those are of another architecture.
+        UserError: where a parameter has another shape, or none has a name of this model's.
     """
     state = training.make_state()
-    if not start_from:
+    if given is None:
         return state
-    given, wanted = flatten(load(start_from).params), flatten(training.shapes.params)
-    for name in sorted(set(given) | set(wanted)):
-        was, now = (tree[name].shape if name in tree else "none" for tree in (given, wanted))
-        if was != now:
+    fresh, config = flatten(state.params), experiment.config
+    theirs, taken = flatten(given), {}
+    for name, leaf in fresh.items():
+        source = _renamed(name, config.train.init_rename)
+        if source not in theirs:
+            continue
+        if theirs[source].shape != leaf.shape:
             raise UserError(
-                f"train.init_from: {start_from} is of another architecture: its {name} is {was}, and the "
-                f"config's is {now}"
+                f"train.init_from: {source} of {config.train.init_from or 'pretraining'} has shape "
+                f"{theirs[source].shape}, and {name} has {leaf.shape}; leave it fresh with "
+                f"--config.train.init_rename.{name.partition('/')[0]}=-"
             )
-    params = jax.tree.unflatten(jax.tree.structure(state.params), [given[name] for name in wanted])
-    params = processes.place(params, parts.params)
+        taken[name] = theirs[source]
+    if not taken:
+        raise UserError(
+            f"train.init_from: {config.train.init_from} has no parameter of this model, but "
+            f"{', '.join(sorted(theirs)[:3])}, ...; name them in train.init_rename"
+        )
+    left = ", ".join(_groups([name for name in fresh if name not in taken])) or "none"
+    processes.log_primary(f"{config.name}: starts from {len(taken)} of {len(fresh)} parameters; fresh: {left}")
+    leaves = [taken.get(name, leaf) for name, leaf in fresh.items()]
+    params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
 
 
-def intervals(config: Config, examples: int, history: BatchSizeHistory = ()) -> tuple[int, range, range]:
+def _renamed(name: str, renamed: Mapping[str, str]) -> str:
+    """The name that a parameter has where training starts from; "" for one that stays fresh."""
+    for prefix, theirs in renamed.items():
+        if name == prefix or name.startswith(f"{prefix}/"):
+            return "" if theirs == "-" else theirs + name.removeprefix(prefix)
+    return name
+
+
+def _groups(names: Sequence[str]) -> list[str]:
+    """The first two parts of each name, once."""
+    return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of the whole training, and those after which it evaluates and saves."""
+
+    steps: int
+    evaluating: range
+    saving: range
+
+    def due(self, step: int) -> tuple[bool, bool]:
+        """Whether it evaluates and whether it saves after this step."""
+        return step in self.evaluating or step == self.steps, step in self.saving or step == self.steps
+
+
+def schedule(config: Config, examples: int, history: BatchSizeHistory = ()) -> Schedule:
     """Steps of the whole training, those after which it evaluates, and those after which it saves, from here on.
 
     Epochs count examples: where the batch changed, what the steps before saw is seen, and an epoch ends where it would
@@ -178,4 +220,4 @@ def intervals(config: Config, examples: int, history: BatchSizeHistory = ()) -> 
     warmup = config.optimizer.warmup_steps
     if warmup >= steps:
         raise UserError(f"optimizer.warmup_steps: {warmup} leaves nothing of the {steps} steps of this training")
-    return steps, every(train.evaluate_every), every(train.checkpoint_every)
+    return Schedule(steps, every(train.evaluate_every), every(train.checkpoint_every))

@@ -1,11 +1,13 @@
-"""Whether captions that the model wrote of scenes are true of the image, by the checker of mmjax.scenes."""
+"""Whether the model's captions of scenes are true of the image, by the checker of mmjax.scenes."""
 
+import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec, check_images
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.check import judge
 from mmjax.scenes.grammar import parse
@@ -13,11 +15,10 @@ from mmjax.types import Batch, Predict, Results
 
 
 def caption_faithfulness(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "captions/true": the share of images of which the model's caption is true in shapes, colors, sizes and
-    relation, 0 to 1.
+    """Yields "captions/true": the fraction of images whose generated caption is true in all respects, 0 to 1.
 
-    A text that is not of the grammar is not true, nor is one that leaves sizes open where the scene's own caption
-    names them. Examples without captions do not count.
+    These are shapes, colors, sizes and relation. A text that is not in the grammar is false, as is one without sizes if
+    the scene's own caption names them. Examples without captions are ignored.
     """
     mean = Mean()
     mean.add("captions/true", [])
@@ -33,3 +34,12 @@ def _is_true(image: UInt8[np.ndarray, "y x 3"], caption: str, own: str) -> bool:
     except ValueError:
         return False
     return (said.fully_specified or not parse(own).fully_specified) and judge(image, caption).all
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: caption_faithfulness,
+    metrics=lambda config: ("captions/true",),
+    predictions=("caption",),
+    fields=("image", "scene"),
+    check=functools.partial(check_images, "caption_faithfulness"),
+)

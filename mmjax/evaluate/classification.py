@@ -1,16 +1,16 @@
-"""How often a classifier names the class of an image."""
+"""Classification accuracy."""
 
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
 
 def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "classification/accuracy": the share of examples whose largest of `class_logits` [b, k] is that of their
-    `label`; examples without one (-1) do not count."""
+    """Yields "classification/accuracy": the fraction of labeled examples that `class_logits` [b, k] get right."""
     mean = Mean()
     mean.add("classification/accuracy", [])
     for batch, outputs in predicted(predict, batches):
@@ -18,3 +18,11 @@ def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> 
         chosen = np.argmax(outputs["class_logits"], axis=-1)
         mean.add("classification/accuracy", (chosen == batch["label"])[labeled])
     yield from mean.metrics()
+
+
+EVALUATOR = EvaluatorSpec(
+    build=lambda config: classification,
+    metrics=lambda config: ("classification/accuracy",),
+    predictions=("class_logits",),
+    fields=("label",),
+)

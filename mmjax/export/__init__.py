@@ -1,8 +1,22 @@
-"""From a checkpoint to a model folder, and from either to a model that draws and describes."""
+"""From a checkpoint to a model folder, and from either to a model with the abilities that it was trained for."""
 
-from mmjax.export.describing import AttentionMaps
-from mmjax.export.load import load
-from mmjax.export.model import GenerativeModel
+from mmjax.export.describing import AttentionMaps, Captioner, DualEncoder, QuestionAnswerer
+from mmjax.export.generating import DirectImageGenerator, ImageGenerator
+from mmjax.export.load import load, model_class
+from mmjax.export.loaded import LoadedModel
 from mmjax.export.model_folder import write_model_folder
+from mmjax.export.tokenizing import ImageTokenizer
 
-__all__ = ["AttentionMaps", "GenerativeModel", "load", "write_model_folder"]
+__all__ = [
+    "AttentionMaps",
+    "Captioner",
+    "DirectImageGenerator",
+    "DualEncoder",
+    "ImageGenerator",
+    "ImageTokenizer",
+    "LoadedModel",
+    "QuestionAnswerer",
+    "load",
+    "model_class",
+    "write_model_folder",
+]

@@ -1,15 +1,11 @@
-"""The frozen text encoder: one that was trained before, and that a masked generator takes as it is.
-
-Here is all that knows which encoder it is. Another one, such as T5 or CLIP, is put in by what this file gives for it:
-its settings (`TextEncoder` in mmjax/config/fields.py), fresh parameters in the shape of its own, its text tokenizer,
-whose padding is 0, and the pure function from token ids to features.
-"""
+"""Frozen text encoders: one that was trained with another model, and the file that a workdir keeps of it."""
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -19,13 +15,14 @@ from jaxtyping import Array, Float16, Int
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
-from mmjax.config import Config, DirectGeneratorConfig, MaskedGeneratorConfig, TextEncoderConfig
+from mmjax.config import Config, resolve, to_dict
 from mmjax.export.model_folder import flatten
 from mmjax.files import write_file
 from mmjax.models import text_encoder
+from mmjax.models.masked_generator import TEXT_ENCODER
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.types import Params, UserError
 
-TEXT_ENCODER = "text_encoder"  # where its parameters lie in a model folder
 FILE = "text_encoder.safetensors"  # in a workdir
 
 
@@ -34,42 +31,45 @@ class FrozenText:
     """A trained text encoder.
 
     Attributes:
-        settings: of which architecture it is.
+        config: of the model that it is of.
         params: its parameters.
         tokenizer: its text tokenizer, serialized.
     """
 
-    settings: TextEncoderConfig
+    config: Config
     params: Params
     tokenizer: bytes
 
 
-def settings_of(config: Config) -> TextEncoderConfig | None:
-    """The text encoder of a model by its config, its own or the frozen one it was trained with; None: it has none."""
-    model = config.model
-    if config.text_encoder is not None or not isinstance(model, DirectGeneratorConfig | MaskedGeneratorConfig):
-        return config.text_encoder
-    return TextEncoderConfig(config.text.vocabulary, model.width, model.text_layers, model.heads, model.dtype)
+def of_model(model: Any) -> FrozenText:
+    """The text encoder of a loaded model: its own, or the frozen one that it stands on.
+
+    Raises:
+        UserError: where it has none.
+    """
+    text_encoder.settings(model.config)
+    frozen = model.components.get(TEXT_ENCODER)
+    if frozen is None and "text" not in model.params:
+        raise UserError(f"{model.config.name or 'model'}: was not trained with a text encoder")
+    return FrozenText(model.config, model.params["text"] if frozen is None else frozen, model.tokenizer.proto)
 
 
-def _module(settings: TextEncoderConfig) -> text_encoder.TextEncoder:
-    return text_encoder.TextEncoder(
-        settings.vocabulary, settings.width, settings.layers, settings.heads, jnp.dtype(settings.dtype)
-    )
+def _module(config: Config, compute: Compute) -> text_encoder.TextEncoder:
+    return text_encoder.TextEncoder(**dataclasses.asdict(text_encoder.settings(config)), compute=compute)
 
 
-def init(settings: TextEncoderConfig, key: jax.Array) -> Params:
+def init(config: Config, key: jax.Array) -> Params:
     """Fresh parameters."""
-    params: Params = _module(settings).init(key, jnp.ones((1, 1), jnp.int32))["params"]
+    params: Params = _module(config, DEFAULT).init(key, jnp.ones((1, 1), jnp.int32))["params"]
     return params
 
 
-def encoder(settings: TextEncoderConfig) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
+def encoder(config: Config, compute: Compute) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
     """The pure function (params, token ids) -> features, not compiled.
 
     They are float16, so that those of a cache are those of a prompt, and 0 behind the text.
     """
-    module = _module(settings)
+    module = _module(config, compute)
 
     def encode(params: Params, text: Int[Array, "b t"]) -> Float16[Array, "b t d"]:
         features: jax.Array = module.apply({"params": params}, text)[0]
@@ -86,21 +86,26 @@ def write(path: Path, frozen: FrozenText) -> None:
     """
     arrays = flatten({"encoder": jax.device_get(frozen.params)})
     arrays["tokenizer"] = np.frombuffer(frozen.tokenizer, np.uint8)
-    settings = {"settings": json.dumps(dataclasses.asdict(frozen.settings))}
+    settings = {"config": json.dumps(to_dict(frozen.config))}
     write_file(path, safetensors.save({name: np.ascontiguousarray(x) for name, x in arrays.items()}, settings))
 
 
-def read(path: Path) -> FrozenText:
+def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
     """Reads what `write` wrote.
+
+    Args:
+        plugins: packages whose code its config may name; see mmjax.registry.check_plugins.
 
     Raises:
         UserError: where there is no such file, or it is broken.
     """
     try:
         with safe_open(path, "numpy") as file:
-            settings = TextEncoderConfig(**json.loads(file.metadata()["settings"]))
+            config = resolve(json.loads(file.metadata()["config"]), plugins=plugins)
             arrays = {tuple(name.split("/")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tokenizer = arrays.pop(("tokenizer",)).tobytes()
-        return FrozenText(settings, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)
+        return FrozenText(config, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is no text encoder of mmjax, or only half of one; name another --workdir") from error

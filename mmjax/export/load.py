@@ -1,33 +1,56 @@
 """Loading a model folder or a workdir."""
 
 import dataclasses
-import json
+import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from mmjax import models
-from mmjax.config import Config, MaskedGeneratorConfig
+from mmjax.config import Config
 from mmjax.data.text import load_tokenizer
 from mmjax.export import frozen_text
-from mmjax.export.frozen_text import TEXT_ENCODER
-from mmjax.export.model import GenerativeModel
-from mmjax.export.model_folder import REFERENCE, VISUAL_TOKENIZER, read_params
-from mmjax.train.workdir import read_config
-from mmjax.types import UserError
+from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
+from mmjax.export.generating import DirectImageGenerator, ImageGenerator
+from mmjax.export.loaded import LoadedModel
+from mmjax.export.model_folder import read_params
+from mmjax.export.tokenizing import ImageTokenizer
+from mmjax.models.masked_generator import TEXT_ENCODER
+from mmjax.train.workdir import read_config, read_json
+from mmjax.types import Params, UserError
+
+# What can be done with a model, by the names that its kind has for it.
+ABILITIES: dict[str, type[LoadedModel]] = {
+    "answer": QuestionAnswerer,
+    "caption": Captioner,
+    "embed": DualEncoder,
+    "encode": ImageTokenizer,
+    "generate": ImageGenerator,
+    "generate_directly": DirectImageGenerator,
+}
 
 
-def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
+def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[str] = ()) -> Any:
     """Loads a model folder, or the newest checkpoint of a workdir, or that of a step, or the "best".
+
+    Args:
+        plugins: packages whose code it may name, such as one with a kind of model; no other is imported.
+
+    Returns:
+        An object with the methods of what the model can do, and no others: ImageGenerator, ImageTokenizer, Captioner,
+        QuestionAnswerer, DualEncoder, or several of these in one.
 
     Raises:
         UserError: where the path is neither, or what it holds is broken, or a step is given with a model folder.
     """
-    folder = Path(path)
+    folder, plugins = Path(path), tuple(plugins)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a model folder of mmjax export or a workdir of mmjax train")
-    config = _runnable(read_config(folder))
+    config = _loadable(read_config(folder, plugins=plugins))
     is_workdir = _is_workdir(folder)
     if is_workdir and not config.train.checkpoints and not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: no checkpoint there yet; run mmjax train with this --workdir first")
@@ -37,50 +60,99 @@ def load(path: str | Path, step: int | str | None = None) -> GenerativeModel:
         raise UserError(f"{folder / 'tokenizer.model'}: no such file; run mmjax train, or mmjax export again")
     tokenizer = load_tokenizer(folder / "tokenizer.model")
     if is_workdir:
-        from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
-
-        checkpoints = Checkpoints(folder, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
-        try:
-            _, params = checkpoints.restore_params(step)
-        finally:
-            checkpoints.close()
+        params = _restored(folder, config.train.checkpoints, config.train.best_metric, step)
+        components = {name: _component(folder, name, plugins) for name in config.components}
     else:
-        params = read_params(folder / "model.safetensors", jax.eval_shape(lambda: _all_params(config)))
-    params = dict(params)
-    theirs = {part: load(folder / part).params if is_workdir else params.pop(part) for part in _parts(config)}
-    if config.text_encoder is not None:
-        kept = frozen_text.read(folder / frozen_text.FILE).params if is_workdir else params.pop(TEXT_ENCODER)
-        theirs[TEXT_ENCODER] = kept
-    mine, others = jax.device_put((params, theirs))
-    found = (others.get(part, {}) for part in (VISUAL_TOKENIZER, REFERENCE, TEXT_ENCODER))
-    return GenerativeModel(config, mine, tokenizer, *found)
+        shapes = jax.eval_shape(lambda: _all_params(config))
+        params = dict(read_params(folder / "model.safetensors", shapes))
+        components = {name: params.pop(name) for name in config.components}
+    placed, theirs = jax.device_put((params, components))
+    return model_class(config)(config, placed, tokenizer, theirs)
+
+
+def model_class(config: Config) -> type[LoadedModel]:
+    """The class of a config's model: that of what it can do, or one of several of these."""
+    return _combined(tuple(sorted(models.find(config).abilities(config))))
+
+
+@functools.cache
+def _combined(abilities: tuple[str, ...]) -> type[LoadedModel]:
+    bases = tuple(ABILITIES[name] for name in abilities)
+    if len(bases) <= 1:
+        return bases[0] if bases else LoadedModel
+    name = "And".join(base.__name__ for base in bases)
+    return type(name, bases, {"__doc__": f"A model with the methods of {', '.join(base.__name__ for base in bases)}."})
+
+
+def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Params:
+    from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
+
+    checkpoints = Checkpoints(folder, best=best, read_only=True, at=at)
+    try:
+        return checkpoints.restore_params(step)[1]
+    finally:
+        checkpoints.close()
+
+
+def load_params(path: str | Path) -> Params:
+    """The parameters of a model folder by name, or those of the newest checkpoint of a workdir.
+
+    The code that the model is made of is not needed.
+
+    Raises:
+        UserError: where the path is neither, or what it holds is broken.
+    """
+    folder = Path(path)
+    config = read_json(folder)["config"]
+    try:
+        if _is_workdir(folder):
+            params = _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
+        else:
+            components = tuple(f"{name}/" for name in config["components"])
+            found = load_file(folder / "model.safetensors")
+            params = {name: leaf for name, leaf in found.items() if not name.startswith(components)}
+        return params
+    except (KeyError, TypeError, OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
+
+
+def read_text_tokenizer(path: str | Path) -> bytes:
+    """The text tokenizer of a model folder or a workdir, serialized.
+
+    Raises:
+        UserError: where there is none.
+    """
+    try:
+        return (Path(path) / "tokenizer.model").read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
+
+
+def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
+    if name == TEXT_ENCODER:
+        return frozen_text.read(folder / frozen_text.FILE, plugins).params
+    params: Params = load(folder / name, plugins=plugins).params
+    return params
 
 
 def _all_params(config: Config) -> dict[str, Any]:
     """Fresh parameters of all that a model folder of the config holds."""
     params = dict(models.init(config, jax.random.key(0)))
-    if config.text_encoder is not None:
-        params[TEXT_ENCODER] = frozen_text.init(config.text_encoder, jax.random.key(0))
-    return params | {part: models.init(getattr(config, part), jax.random.key(0)) for part in _parts(config)}
-
-
-def _parts(config: Config) -> list[str]:
-    """The visual tokenizers that a config's model works with."""
-    parts = (VISUAL_TOKENIZER, REFERENCE) if isinstance(config.model, MaskedGeneratorConfig) else ()
-    return [part for part in parts if getattr(config, part) is not None]
+    for name, component in config.components.items():
+        assert component.config is not None
+        init = frozen_text.init if name == TEXT_ENCODER else models.init
+        params[name] = init(component.config, jax.random.key(0))
+    return params
 
 
 def _is_workdir(folder: Path) -> bool:
     """Of a folder whose config.json is one of mmjax: that of a model folder tells its step."""
     if (folder / "model.safetensors").exists():
         return False
-    return "step" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "step" not in read_json(folder)
 
 
-def _runnable(config: Config) -> Config:
-    """The config with a kernel that runs here: a model trained on a GPU or a pod also draws without one."""
-    trained = getattr(config.model, "attention", "xla")
-    if trained == "xla" or (trained == "cudnn" and jax.default_backend() == "gpu"):
-        return config
-    kernel: dict[str, Any] = {"attention": "xla"}  # not every kind of model has the field
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **kernel))
+def _loadable(config: Config) -> Config:
+    """The config with the kernels of these devices: a model that was trained on a pod also runs without one."""
+    kernels: dict[str, Any] = {"attention": "auto", "convolution": "auto", "remat": False}
+    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **kernels))

@@ -1,5 +1,6 @@
 """The model folder: config.json, model.safetensors, tokenizer.model and a model card; all that is needed to run it."""
 
+import dataclasses
 import math
 import os
 import shutil
@@ -12,16 +13,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mmjax import models
-from mmjax.config import Config, DataConfig, VisionLanguageConfig, VisualTokenizerConfig, to_dict
+from mmjax import models, registry
+from mmjax.config import ComputeConfig, Config, DataConfig, to_dict
 from mmjax.files import write_json
-from mmjax.models import needs, visual_tokenizer
-from mmjax.train.workdir import read_config, versions
+from mmjax.models import visual_tokenizer
+from mmjax.models.masked_generator import REFERENCE
+from mmjax.train.workdir import read_json, versions
 from mmjax.types import Params, UserError
 
-# The visual tokenizers of a masked generator, that of its images and that of its references: fields of the config,
-# folders of the workdir, and where their parameters lie among those of the model.
-VISUAL_TOKENIZER, REFERENCE = "tokenizer", "reference"
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 
 
@@ -34,13 +33,14 @@ def write_model_folder(
         UserError: where the folder exists and is something else, or cannot be written.
     """
     folder = folder.resolve()
-    if found := _in_the_way(folder):
+    if found := _in_the_way(folder, registry.packages(to_dict(config))):
         raise UserError(f"--out {folder}: {found}; name another one")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         temporary.mkdir(parents=True)
-        write_json(temporary / "config.json", {"config": to_dict(config), "step": step, "versions": versions()})
+        served = dataclasses.replace(config, compute=ComputeConfig(dtype=config.compute.dtype))
+        write_json(temporary / "config.json", {"config": to_dict(served), "step": step, "versions": versions()})
         # Contiguous, as the library needs them; np.ascontiguousarray would make a number an array of one.
         arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params).items()}
         save_file(arrays, temporary / "model.safetensors", {"format": "mmjax"})
@@ -62,7 +62,7 @@ def write_model_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _in_the_way(folder: Path) -> str:
+def _in_the_way(folder: Path, plugins: tuple[str, ...]) -> str:
     """Why nothing may be written there; "" where there is nothing, or only an empty folder or a model of ours.
 
     Others' models use the same names for their files, so that names alone do not tell.
@@ -76,7 +76,7 @@ def _in_the_way(folder: Path) -> str:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return f"holds other files: {', '.join(others[:3])}{more}"
     try:
-        ours = not names or ("model.safetensors" in names and bool(read_config(folder)))
+        ours = not names or ("model.safetensors" in names and "step" in read_json(folder))
     except UserError:
         ours = False
     return "" if ours else "exists and is no model folder"
@@ -119,8 +119,7 @@ def _card(config: Config, params: Params, step: int, metrics: Mapping[str, float
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(metrics.items())]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
-    cards = {VisualTokenizerConfig: _tokenizer_card, VisionLanguageConfig: _describing_card}
-    kind, code = cards.get(type(config.model), _generator_card)(config)
+    kind, code = _described(config)
     return f"""# {config.name}
 
 {kind} {count:,} parameters, {step:,} steps on {_sources(config.data)}.
@@ -138,14 +137,21 @@ In this folder:
 """
 
 
+def _described(config: Config) -> tuple[str, str]:
+    """What kind of model it is, and code that runs it, by what it can do."""
+    abilities = models.find(config).abilities(config)
+    if {"generate", "generate_directly"} & abilities:
+        return _generator_card(config)
+    return _tokenizer_card(config) if "encode" in abilities else _describing_card(config)
+
+
 def _generator_card(config: Config) -> tuple[str, str]:
-    """What kind of model it is, and code that runs it."""
     size, frames = config.data.size, config.data.frames
     shown = "clip" if frames > 1 else "image"
     reference = f" and a reference {shown}" if {"reference", "reference_codes"} & models.inputs(config).keys() else ""
     example = more = argument = ""
-    if config.reference is not None:
-        low = config.reference.data.size
+    if (theirs := config.component(REFERENCE)) is not None:
+        low = theirs.data.size
         reference += f" of {low} x {low} pixels"
         given = [1, *([frames] if frames > 1 else []), low, low, 3]
         more, argument = "import numpy as np\n", ", reference=reference"
@@ -165,35 +171,38 @@ model = mmjax.load(".")
 
 def _tokenizer_card(config: Config) -> tuple[str, str]:
     size, frames, grid = config.data.size, config.data.frames, visual_tokenizer.grid(config)
-    assert isinstance(config.model, VisualTokenizerConfig)
     named, some = ("clips", f"clips of {frames} frames") if frames > 1 else ("images", "images")
     return (
         f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {' x '.join(map(str, grid))} codes, each "
-        f"one of {math.prod(config.model.levels):,}, and back.",
+        f"one of {math.prod(visual_tokenizer.levels(config)):,}, and back.",
         f"""import mmjax
 import numpy as np
 
 model = mmjax.load(".")
 {named} = np.zeros((1, {f"{frames}, " if frames > 1 else ""}{size}, {size}, 3), np.float32)  # -1 (black) to 1 (white)
-outputs = model.apply(model.params, image={named})
-codes, {named}_again = outputs["codes"], outputs["image"]  # int32 [1, {math.prod(grid)}], float32 as the {named}""",
+codes = model.encode({named})  # int32 {[1, *grid]}
+{named} = model.decode(codes)  # uint8""",
     )
 
 
 def _describing_card(config: Config) -> tuple[str, str]:
-    terms, shape = config.objective.terms, needs.image_shape(config.data)
+    terms, abilities, shape = (
+        config.losses,
+        models.find(config).abilities(config),
+        config.data.image_shape,
+    )
     *frames, rows, columns, channels = shape
     seen = (
         f"clips of {frames[0]} frames of" if frames else "log-mel features of sounds," if channels == 1 else "images of"
     )
     does, lines = [], []
-    if "captioning" in terms:
+    if "caption" in abilities:
         does.append("captions")
         lines.append("captions = model.caption(images)")
-    if "answering" in terms:
+    if "answer" in abilities:
         does.append("answers to questions")
         lines.append('answers = model.answer(images, ["what color is the circle?"])')
-    if needs.has_contrastive(terms):
+    if "embed" in abilities:
         does.append("embeddings that tell which texts go with which")
         lines.append('similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1')
     dtype = "float32" if channels == 1 else "uint8"

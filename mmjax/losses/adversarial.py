@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmjax.losses.feature_matching import feature_matching
+from mmjax.losses.spec import LossSpec
 from mmjax.types import Batch, Outputs, Params
 
 # judge(params, image) -> logits [b, *patches], features of each layer
@@ -79,10 +79,10 @@ class Adversarial:
     regularizer_weight: float = 0.0
 
     def adversarial_outputs(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]:
-        """What the generator's terms need: "fake_logits", "fake_features" and "real_features"."""
+        """What the generator's terms read: "adversarial_loss" [b], "fake_features" and "real_features"."""
         logits, features = self.discriminator(params, outputs["image"])
         return {
-            "fake_logits": logits,
+            "adversarial_loss": generator_loss(logits, self.loss),
             "fake_features": features,
             "real_features": self.discriminator(params, batch["image"])[1],
         }
@@ -106,15 +106,8 @@ class Adversarial:
         }
 
 
-def adversarial(loss: str) -> Callable[[Outputs, Batch], Float[Array, "b"]]:
-    """The generator's term "adversarial"; what the discriminator says lies in the batch."""
-    return lambda outputs, batch: generator_loss(batch["fake_logits"], loss)
-
-
-def matched_features(outputs: Outputs, batch: Batch) -> Float[Array, "b"]:
-    """The generator's term "feature_matching"."""
-    return feature_matching(batch["fake_features"], batch["real_features"])
-
-
 def _mean(logits: Float[Array, "b *patches"]) -> Float[Array, "b"]:
     return jnp.mean(logits, axis=range(1, logits.ndim))
+
+
+LOSS = LossSpec(lambda outputs, batch, config: batch["adversarial_loss"], needs=("image",), adversarial=True)

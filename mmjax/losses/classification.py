@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmjax.config import LossConfig
+from mmjax.losses.spec import LossSpec
 from mmjax.types import Batch, Outputs
 
 
-def classification(outputs: Outputs, batch: Batch) -> Float[Array, "b"]:
+def classification(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
     """The cross-entropy of the class in nats; 0 where there is none.
 
     Args:
@@ -17,3 +19,6 @@ def classification(outputs: Outputs, batch: Batch) -> Float[Array, "b"]:
     logits, label = outputs["class_logits"], batch["label"]
     own = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
     return jnp.where(label >= 0, jax.nn.logsumexp(logits, axis=1) - own, 0.0)
+
+
+LOSS = LossSpec(classification, needs=("class_logits",))

@@ -11,12 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from mmjax.config import Config, LossConfig
+from mmjax.config.schema import require
+from mmjax.losses.spec import LossSpec
 from mmjax.types import MASK, Batch, Outputs
 
 NEVER = -1e9  # a logit
+BLOCK = 1024  # columns of the matrix of similarities that are computed at a time
 
 
-def contrastive(outputs: Outputs, batch: Batch, block: int) -> Float[Array, "b"]:
+def contrastive(
+    outputs: Outputs, batch: Batch, config: LossConfig | None = None, block: int = BLOCK
+) -> Float[Array, "b"]:
     """InfoNCE in both directions (Radford et al. 2021, figure 3), in nats; 0 for an example without a text.
 
     Args:
@@ -37,7 +43,9 @@ def contrastive(outputs: Outputs, batch: Batch, block: int) -> Float[Array, "b"]
     return jnp.where(present, (losses[0] + losses[1]) / 2.0, 0.0)
 
 
-def sigmoid_contrastive(outputs: Outputs, batch: Batch, block: int) -> Float[Array, "b"]:
+def sigmoid_contrastive(
+    outputs: Outputs, batch: Batch, config: LossConfig | None = None, block: int = BLOCK
+) -> Float[Array, "b"]:
     """Whether each image and text belong together, as a decision of its own for each pair (Zhai et al. 2023,
     arXiv:2303.15343, algorithm 1), in nats; 0 for an example without a text.
 
@@ -100,3 +108,15 @@ def text_groups(text: Int[Array, "b t"]) -> UInt32[Array, "b"]:
 def has_text(text: Int[Array, "b t"]) -> Bool[Array, "b"]:
     """Whether there is a word, and not just an end."""
     return jnp.any(text > MASK, axis=1)
+
+
+def _check(_: LossConfig, config: Config) -> None:
+    kinds = {term.kind for term in config.losses.values()}
+    require(
+        not {"contrastive", "sigmoid_contrastive"} <= kinds,
+        "losses: contrastive and sigmoid_contrastive are two losses for the same; take one",
+    )
+
+
+LOSS = LossSpec(contrastive, ("image_embedding", "text_embedding"), check=_check)
+SIGMOID = LossSpec(sigmoid_contrastive, ("image_embedding", "text_embedding", "offset"), check=_check)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmjax.losses.spec import LossSpec
+
 
 def feature_matching(drawn: Sequence[jax.Array], original: Sequence[jax.Array]) -> Float[Array, "b"]:
     """The mean over layers of the mean |difference| of their features (Wang et al. 2018, arXiv:1711.11585, eq. 4).
@@ -18,3 +20,10 @@ def feature_matching(drawn: Sequence[jax.Array], original: Sequence[jax.Array]) 
         difference = jnp.abs(ours.astype(jnp.float32) - theirs.astype(jnp.float32))
         total = total + jnp.mean(difference, axis=range(1, difference.ndim))
     return total / jnp.float32(len(drawn))
+
+
+LOSS = LossSpec(
+    lambda outputs, batch, config: feature_matching(batch["fake_features"], batch["real_features"]),
+    needs=("image",),
+    adversarial=True,
+)

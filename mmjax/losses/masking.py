@@ -11,7 +11,7 @@ from mmjax.types import MASK
 SCHEDULES = ("cosine", "arccos")
 
 
-def masked_share(uniform: Float[Array, "*b"], schedule: str) -> Float[Array, "*b"]:
+def masked_fraction(uniform: Float[Array, "*b"], schedule: str) -> Float[Array, "*b"]:
     """The share of visual tokens to mask, from a uniform number in 0 to 1.
 
     "cosine": cos(pi u / 2), so that after a share u of the steps of sampling as many are still masked (Chang et al.
@@ -39,12 +39,12 @@ def mask_codes(codes: Int[Array, "b *grid"], key: jax.Array, schedule: str) -> B
     strata = jax.random.permutation(order_key, count).astype(jnp.float32)
     uniform = (strata + jax.random.uniform(share_key, (count,))) / count
     flat = codes.reshape(count, -1)
-    number = jnp.maximum(jnp.ceil(masked_share(uniform, schedule) * flat.shape[1]), 1.0)
+    number = jnp.maximum(jnp.ceil(masked_fraction(uniform, schedule) * flat.shape[1]), 1.0)
     places = jnp.argsort(jnp.argsort(jax.random.uniform(place_key, flat.shape), axis=1), axis=1)
     return (places.astype(jnp.float32) < number[:, None]).reshape(codes.shape)
 
 
-def hide_words(text: Int[Array, "b t"], key: jax.Array, share: float) -> Int[Array, "b t"]:
-    """The text with so many of its words replaced by the mask, each drawn by itself (Devlin et al. 2018)."""
-    hidden = jax.random.uniform(key, text.shape) < jnp.float32(share)
+def mask_words(text: Int[Array, "b t"], key: jax.Array, fraction: float) -> Int[Array, "b t"]:
+    """Replaces a fraction of the words by the mask token, each drawn independently (Devlin et al. 2018)."""
+    hidden = jax.random.uniform(key, text.shape) < jnp.float32(fraction)
     return jnp.where(hidden & (text > MASK), MASK, text)

@@ -1,10 +1,5 @@
-"""Models out of the layers in `nn`: encoders, fusion, decoders and generators, each with its sharding rules.
+"""Kinds of models out of the layers in `nn`, one file each, with their configs, checks and sharding rules."""
 
-A model is a file with three functions of the config: `build` gives the module, `inputs` the names and shapes of what it
-is applied to, `sharding_rules` where its parameters lie on the mesh.
-"""
-
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -14,36 +9,36 @@ import jax.numpy as jnp
 from mmjax.config import Config
 from mmjax.models import direct, masked_generator, vision_language, visual_tokenizer
 from mmjax.models.rules import Rules
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.models.spec import ModelSpec, find, resolve_compute
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.types import Params
 
-MODELS: dict[str, ModuleType] = {
-    "direct": direct,
-    "masked_generator": masked_generator,
-    "vision_language": vision_language,
-    "visual_tokenizer": visual_tokenizer,
+__all__ = ["MODELS", "ModelSpec", "build", "find", "init", "inputs", "resolve_compute", "sharding_rules"]
+
+MODELS: dict[str, ModelSpec] = {
+    "direct_generator": direct.MODEL,
+    "masked_generator": masked_generator.MODEL,
+    "vision_language": vision_language.MODEL,
+    "visual_tokenizer": visual_tokenizer.MODEL,
 }
 
 
-def build(config: Config, partitioner: Partitioner = UNSHARDED) -> nn.Module:
-    """The module that a config describes, its activations laid out as told."""
-    module: nn.Module = MODELS[config.model.kind].build(config, partitioner)
-    return module
+def build(config: Config, compute: Compute = DEFAULT) -> nn.Module:
+    """The module that a config describes."""
+    return find(config).build(config, compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the model is applied to, by name: shapes for one example."""
-    found: dict[str, jax.ShapeDtypeStruct] = MODELS[config.model.kind].inputs(config)
-    return found
+    """What the module is applied to, by name: shapes for one example."""
+    return find(config).inputs(config)
 
 
 def sharding_rules(config: Config) -> Rules:
     """The table of sharding rules: (pattern of a parameter's whole name, mesh axis of each of its axes)."""
-    rules: Rules = MODELS[config.model.kind].sharding_rules(config)
-    return rules
+    return find(config).sharding_rules(config)
 
 
 def init(config: Config, key: jax.Array) -> Params:
     """Fresh parameters of the model of a config."""
-    seen: dict[str, Any] = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in inputs(config).items()}
-    return build(config).init(key, **seen)["params"]
+    zeros: dict[str, Any] = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in inputs(config).items()}
+    return build(config).init(key, **zeros)["params"]

@@ -5,14 +5,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution, TransposedConvolution
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.residual import ResidualBlock
-from mmjax.types import FLOAT32
 
 
 class Decoder(nn.Module):
@@ -25,26 +23,24 @@ class Decoder(nn.Module):
         widths: channels after each transposed convolution.
         channels: of the output.
         blocks: residual blocks before each transposed convolution.
-        convolution: implementation of the convolutions.
         time_strides: for clips, whether 1 + k frames stay so many (1) or become 1 + 2 k (2) with each width.
     """
 
     widths: Sequence[int]
     channels: int = 3
     blocks: int = 0
-    convolution: str = "native"
     time_strides: Sequence[int] = ()
-    dtype: np.dtype = FLOAT32
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels c"]:
         causal = bool(self.time_strides)
-        convolve: dict[str, Any] = {"implementation": self.convolution, "dtype": self.dtype}
+        compute = self.compute
+        convolve: dict[str, Any] = {"implementation": compute.convolution, "dtype": compute.dtype}
         for i, width in enumerate(self.widths):
-            x = self.partitioner.with_sharding_constraint(x)
+            x = compute.partitioner.with_sharding_constraint(x)
             for j in range(self.blocks):
-                x = ResidualBlock(causal, **convolve, partitioner=self.partitioner, name=f"block_{i}_{j}")(x)
+                x = ResidualBlock(causal, **convolve, partitioner=compute.partitioner, name=f"block_{i}_{j}")(x)
             if causal and self.time_strides[i] == 1:  # each frame by itself
                 frames = x.shape[:2]
                 x = TransposedConvolution(width, **convolve, name=f"upsample_{i}")(x.reshape(-1, *x.shape[2:]))

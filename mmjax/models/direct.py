@@ -4,22 +4,27 @@ Trained by mean squared error it draws the mean of all images that fit the text:
 image, blurred where it does not. It is the baseline that every other generator must beat.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.config import Config, model_fields
+from mmjax.config import Config, ModelConfig
+from mmjax.config.schema import require, setting
 from mmjax.models import fusion, text_encoder, vision_encoder
+from mmjax.models.checks import check_transformer, check_widths, image_field
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import make_fusion
 from mmjax.models.rules import Rules, joined
+from mmjax.models.spec import ModelSpec, keep_with_probability
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.positions import sincos_2d
+from mmjax.types import Batch, stream
 
 # Where the parameters of both ends lie on the mesh; see models/rules.py.
 _ENDS: Rules = (
@@ -29,23 +34,83 @@ _ENDS: Rules = (
 )
 
 
-def build(config: Config, partitioner: Partitioner = UNSHARDED) -> "DirectGenerator":
-    assert isinstance(config.model, model_fields.DirectGeneratorConfig)
-    return DirectGenerator(config.model, config.text.vocabulary, config.data.size, partitioner)
+@dataclass(frozen=True)
+class DirectGeneratorConfig(ModelConfig):
+    """The direct generator: text and an optional reference image in, an image out.
+
+    Attributes:
+        width: model width d, shared by the encoders and the fusion.
+        heads: attention heads; must divide width.
+        text_layers, vision_layers, fusion_layers: transformer layers of each part.
+        reference: the image of the data set that is the reference, by its name; "": none, and no vision encoder.
+        reference_dropout: fraction of the examples whose reference is dropped in training.
+        fusion: how the visual tokens learn of the text: "cross_attention" in every layer, "joint" attention of all
+            tokens to all, or one vector of the whole text, with each visual token through perceptrons ("mlp") or
+            multiplied ("bilinear").
+        decoder_widths: channels of the transposed convolutions; each doubles the side, so the grid of visual tokens
+            has size / 2 ** len(decoder_widths) rows.
+    """
+
+    width: int = setting(128, above=0)
+    heads: int = setting(4, above=0)
+    text_layers: int = setting(2, above=0)
+    vision_layers: int = setting(2, above=0)
+    fusion_layers: int = setting(4, above=0)
+    reference: str = "image"
+    reference_dropout: float = setting(0.0, at_least=0, at_most=1)
+    fusion: Literal["cross_attention", "joint", "mlp", "bilinear"] = "cross_attention"
+    decoder_widths: tuple[int, ...] = setting((64, 32), above=0)
+
+
+def _own(config: Config) -> DirectGeneratorConfig:
+    assert isinstance(config.model, DirectGeneratorConfig)
+    return config.model
+
+
+def build(config: Config, compute: Compute = DEFAULT) -> "DirectGenerator":
+    return DirectGenerator(_own(config), config.text.vocabulary, config.data.size, compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    assert isinstance(config.model, model_fields.DirectGeneratorConfig)
     found = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
-    if config.model.reference:
+    if _own(config).reference:
         found["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
     return found
 
 
 def sharding_rules(config: Config) -> Rules:
-    assert isinstance(config.model, model_fields.DirectGeneratorConfig)
-    vision = vision_encoder.rules() if config.model.reference else ()
-    return joined(text_encoder.RULES, vision, fusion.RULES[config.model.fusion], _ENDS)
+    model = _own(config)
+    vision = vision_encoder.rules() if model.reference else ()
+    return joined(text_encoder.RULES, vision, fusion.RULES[model.fusion], _ENDS)
+
+
+def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
+    """The text and the reference, which is dropped for some examples in training."""
+    model, found = _own(config), {"text": batch["text"]}
+    if model.reference:
+        found["reference"] = batch[model.reference]
+        if key is not None and model.reference_dropout > 0:
+            kept = keep_with_probability(stream(key, "reference"), batch["mask"], model.reference_dropout)
+            found["reference_mask"] = kept
+    return found
+
+
+def check(config: Config) -> None:
+    model, frames = _own(config), config.data.frames
+    check_transformer(model.width, model.heads)
+    require(frames == 1, f"data.frames: a direct generator draws images, not clips of {frames}")
+    check_widths("decoder_widths", model.decoder_widths, config.data.size)
+    require(
+        bool(model.reference) or model.reference_dropout == 0,
+        "model.reference_dropout: there is no reference to drop where model.reference is empty",
+    )
+    if model.reference:
+        shape, size = image_field(model.reference, config.data).shape, config.data.size
+        require(
+            shape == (size, size, 3),
+            f"model.reference: {model.reference} has the shape {list(shape)}; the reference of a direct generator must "
+            f"have {[size, size, 3]}, by data.size",
+        )
 
 
 class DirectGenerator(nn.Module):
@@ -55,13 +120,13 @@ class DirectGenerator(nn.Module):
         model: the configuration.
         vocabulary: number of token ids.
         size: side of the image in pixels.
-        partitioner: of the activations on the devices.
+        compute: how it is computed.
     """
 
-    model: model_fields.DirectGeneratorConfig
+    model: DirectGeneratorConfig
     vocabulary: int
     size: int
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
@@ -80,27 +145,31 @@ class DirectGenerator(nn.Module):
         Returns:
             {"image": float32 [b, y, x, 3]}, about -1 to 1.
         """
-        m, dtype, partitioner = self.model, jnp.dtype(self.model.dtype), self.partitioner
-        encoder: dict[str, Any] = {"width": m.width, "heads": m.heads, "dtype": dtype, "kernel": m.attention}
-        encoder["partitioner"] = partitioner
-        features, text_mask = TextEncoder(
-            self.vocabulary, layers=m.text_layers, **encoder, unroll=m.text_layers, name="text"
-        )(text)
+        m, compute = self.model, self.compute
+        text_encoder = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, compute, name="text")
+        features, text_mask = text_encoder(text)
         rows = self.size // 2 ** len(m.decoder_widths)
         query_embedding = self.param("query_embedding", nn.initializers.normal(0.02), (m.width,))
-        visual = (query_embedding[None] + sincos_2d(rows, rows, m.width))[None].astype(dtype)
+        visual = (query_embedding[None] + sincos_2d(rows, rows, m.width))[None].astype(compute.dtype)
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
             patch = 2 ** len(m.decoder_widths)
-            form: dict[str, Any] = {"convolution": m.convolution, "unroll": m.vision_layers}
-            seen = VisionEncoder(patch, layers=m.vision_layers, **encoder, **form, name="vision")(reference)
+            seen = VisionEncoder(patch, m.width, m.vision_layers, m.heads, compute, name="vision")(reference)
             given = True if reference_mask is None else reference_mask[:, None, None]
             visual = jnp.where(given, seen, visual)
-        fuse = make_fusion(
-            m.fusion, m.fusion_layers, m.heads, dtype, m.attention, partitioner, unroll=m.fusion_layers, name="fusion"
-        )
+        fuse = make_fusion(m.fusion, m.fusion_layers, m.heads, compute, name="fusion")
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
-        decoder = Decoder(
-            m.decoder_widths, convolution=m.convolution, dtype=dtype, partitioner=partitioner, name="decoder"
-        )
-        return {"image": decoder(grid)}
+        return {"image": Decoder(m.decoder_widths, compute=compute, name="decoder")(grid)}
+
+
+MODEL = ModelSpec(
+    config=DirectGeneratorConfig,
+    build=build,
+    inputs=inputs,
+    sharding_rules=sharding_rules,
+    outputs=lambda config: ("image",),
+    check=check,
+    prepare=prepare,
+    predictions=lambda config: ("image",),
+    abilities=lambda config: frozenset({"generate_directly"}),
+)

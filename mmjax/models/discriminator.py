@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.config import Config
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
 from mmjax.types import FLOAT32, Params
 
 SLOPE = 0.2
 
 
-def build(config: Config) -> "Discriminator":
-    """The discriminator of a config, computing in the model's type and form."""
-    dtype = jnp.dtype(getattr(config.model, "dtype", "float32"))
-    return Discriminator(config.discriminator.widths, getattr(config.model, "convolution", "native"), dtype)
+def build(config: Config, compute: Compute = DEFAULT) -> "Discriminator":
+    """The discriminator of a config."""
+    return Discriminator(config.discriminator.widths, compute.convolution, compute.dtype)
 
 
 def init(config: Config, key: jax.Array) -> Params:

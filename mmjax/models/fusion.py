@@ -6,15 +6,13 @@ changes nothing.
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import POOLING, STACK, Rules
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.pooling import AttentionPooling
 from mmjax.nn.transformer import Stack
-from mmjax.types import FLOAT32
 
 _PERCEPTRON: Rules = (
     *POOLING,
@@ -34,12 +32,7 @@ def make_fusion(
     kind: str,
     layers: int,
     heads: int,
-    dtype: np.dtype = FLOAT32,
-    kernel: str = "xla",
-    partitioner: Partitioner = UNSHARDED,
-    remat: bool = False,
-    unroll: int = 1,
-    policy: str = "nothing",
+    compute: Compute = DEFAULT,
     name: str | None = None,
 ) -> "AttentionFusion | PerceptronFusion":
     """The fusion of a kind.
@@ -48,8 +41,6 @@ def make_fusion(
         kind: "cross_attention": the visual tokens attend to each other and to the text in every layer; "joint": all
             tokens of both attend to each other; "mlp": a perceptron of each visual token and of the text as a whole;
             "bilinear": the same, but what they say is multiplied.
-        kernel: of the attention; a joint one masks the text's padding, for which there is no "splash".
-        remat, unroll, policy: of the layers with attention; see nn/transformer.Stack.
 
     Raises:
         ValueError: for another kind.
@@ -57,8 +48,8 @@ def make_fusion(
     if kind not in RULES:
         raise ValueError(f"fusion {kind!r}: must be one of {', '.join(RULES)}")
     if kind in ("mlp", "bilinear"):
-        return PerceptronFusion(kind == "bilinear", layers, heads, dtype, partitioner, name=name)
-    return AttentionFusion(kind == "joint", layers, heads, dtype, kernel, remat, unroll, policy, partitioner, name=name)
+        return PerceptronFusion(kind == "bilinear", layers, heads, compute, name=name)
+    return AttentionFusion(kind == "joint", layers, heads, compute, name=name)
 
 
 class AttentionFusion(nn.Module):
@@ -70,28 +61,13 @@ class AttentionFusion(nn.Module):
     joint: bool
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
         self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
     ) -> Float[Array, "b n d"]:
-        stack = Stack(
-            self.layers,
-            self.heads,
-            self.dtype,
-            self.kernel,
-            self.remat,
-            self.unroll,
-            self.policy,
-            self.partitioner,
-            name="stack",
-        )
+        stack = Stack(self.layers, self.heads, self.compute, name="stack")
         if not self.joint:
             return layer_norm(stack(visual, context=text, context_mask=text_mask), "norm")
         n, d = visual.shape[1:]
@@ -111,28 +87,26 @@ class PerceptronFusion(nn.Module):
     product: bool
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
         self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
     ) -> Float[Array, "b n d"]:
-        whole = AttentionPooling(self.heads, self.dtype, self.partitioner, name="pool")(text, text_mask)
+        whole = AttentionPooling(self.heads, self.compute.dtype, self.compute.partitioner, name="pool")(text, text_mask)
         for i in range(self.layers):
-            visual = _Perceptron(self.product, self.dtype, self.partitioner, name=f"block_{i}")(visual, whole)
+            visual = _Perceptron(self.product, self.compute, name=f"block_{i}")(visual, whole)
         return layer_norm(visual, "norm")
 
 
 class _Perceptron(nn.Module):
     product: bool
-    dtype: np.dtype
-    partitioner: Partitioner
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], text: Float[Array, "b d"]) -> Float[Array, "b n d"]:
-        d, x = x.shape[-1], self.partitioner.with_sharding_constraint(x)
-        ours = nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
-        theirs = nn.Dense(4 * d, dtype=self.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
+        d, x = x.shape[-1], self.compute.partitioner.with_sharding_constraint(x)
+        ours = nn.Dense(4 * d, dtype=self.compute.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
+        theirs = nn.Dense(4 * d, dtype=self.compute.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
         hidden = jnp.tanh(ours) * jnp.tanh(theirs) if self.product else nn.gelu(ours + theirs)
-        return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden)
+        return x + nn.Dense(d, dtype=self.compute.dtype, name="mlp_out")(hidden)

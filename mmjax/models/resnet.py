@@ -1,19 +1,16 @@
 """Residual network (He et al. 2015, arXiv:1512.03385), by default with 50 layers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import Rules
 from mmjax.nn.batch_norm import BatchNorm
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import sincos_2d
-from mmjax.types import FLOAT32
 
 STRIDE = 32  # pixels between places of the last feature map
 # The sharding rules.
@@ -34,26 +31,23 @@ class ResNet(nn.Module):
     Attributes:
         width: of the features.
         blocks, channels: see ResNetTrunk.
-        convolution: implementation of the convolutions; see nn/convolution.
     """
 
     width: int
     blocks: Sequence[int] = (3, 4, 6, 3)
     channels: int = 64
-    convolution: str = "native"
-    dtype: np.dtype = FLOAT32
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b n d"]:
         """The features; see nn/batch_norm.BatchNorm for `rows` and `training`."""
-        trunk = ResNetTrunk(self.blocks, self.channels, self.convolution, self.dtype, self.partitioner, name="trunk")
+        trunk = ResNetTrunk(self.blocks, self.channels, self.compute, name="trunk")
         grid = trunk(x, rows, training)
         b, high, wide, c = grid.shape
-        projected = nn.Dense(self.width, dtype=self.dtype, name="project")(grid.reshape(b, high * wide, c))
-        return layer_norm(projected + sincos_2d(high, wide, self.width)[None].astype(self.dtype), "norm")
+        projected = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(grid.reshape(b, high * wide, c))
+        return layer_norm(projected + sincos_2d(high, wide, self.width)[None].astype(self.compute.dtype), "norm")
 
 
 class ResNetTrunk(nn.Module):
@@ -69,28 +63,29 @@ class ResNetTrunk(nn.Module):
 
     blocks: Sequence[int] = (3, 4, 6, 3)
     channels: int = 64
-    convolution: str = "native"
-    dtype: np.dtype = FLOAT32
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b high wide d"]:
-        convolve: dict[str, Any] = {
-            "implementation": self.convolution,
-            "dtype": self.dtype,
-            "partitioner": self.partitioner,
-        }
-        x = Convolution(
-            self.channels, 7, 2, implementation=self.convolution, dtype=self.dtype, use_bias=False, name="stem"
-        )(x)
-        x = nn.relu(BatchNorm(name="stem_norm")(self.partitioner.with_sharding_constraint(x), rows, training))
+        compute = self.compute
+        stem = Convolution(
+            self.channels,
+            7,
+            2,
+            implementation=compute.convolution,
+            dtype=compute.dtype,
+            use_bias=False,
+            name="stem",
+        )
+        x = stem(x)
+        x = nn.relu(BatchNorm(name="stem_norm")(compute.partitioner.with_sharding_constraint(x), rows, training))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage and not i else 1
-                block = _Bottleneck(self.channels * 2**stage, stride, **convolve, name=f"stage_{stage}_{i}")
+                block = _Bottleneck(self.channels * 2**stage, stride, compute, name=f"stage_{stage}_{i}")
                 x = block(x, rows, training)
         return x
 
@@ -100,9 +95,7 @@ class _Bottleneck(nn.Module):
 
     channels: int
     stride: int
-    implementation: str
-    dtype: np.dtype
-    partitioner: Partitioner
+    compute: Compute
 
     @nn.compact
     def __call__(
@@ -115,14 +108,14 @@ class _Bottleneck(nn.Module):
                 features,
                 window,
                 stride,
-                implementation=self.implementation,
-                dtype=self.dtype,
+                implementation=self.compute.convolution,
+                dtype=self.compute.dtype,
                 use_bias=False,
                 name=name,
             )
             # Told between all convolutions; see nn/residual.
             return BatchNorm(scale_init, name=f"{name}_norm")(
-                self.partitioner.with_sharding_constraint(layer(x)), rows, training
+                self.compute.partitioner.with_sharding_constraint(layer(x)), rows, training
             )
 
         features = 4 * self.channels

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.rules import STACK, Rules
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack, StackCache
 from mmjax.types import BEGIN, FLOAT32
@@ -37,32 +37,17 @@ class TextDecoder(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width, layers, heads: of the transformer.
-        remat, unroll, policy: see transformer.Stack.
     """
 
     vocabulary: int
     width: int
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     def setup(self) -> None:
         self.embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
-        self.stack = Stack(
-            self.layers,
-            self.heads,
-            self.dtype,
-            self.kernel,
-            self.remat,
-            self.unroll,
-            self.policy,
-            self.partitioner,
-        )
+        self.stack = Stack(self.layers, self.heads, self.compute)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
@@ -85,7 +70,7 @@ class TextDecoder(nn.Module):
     ) -> tuple[Float[Array, "b v"], Cache]:
         """Logits of the first token, and room for a text of `length` tokens."""
         shape = (self.layers, len(context), length, self.heads, self.width // self.heads)
-        room = (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+        room = (jnp.zeros(shape, self.compute.dtype), jnp.zeros(shape, self.compute.dtype))
         first = jnp.full((len(context),), BEGIN, jnp.int32)
         return self._next(first, Cache((room, None), context_mask, jnp.int32(0)), context)
 
@@ -107,10 +92,10 @@ class TextDecoder(nn.Module):
         return self._logits(x)[:, 0], Cache(kv_cache, cache.context_mask, place + 1)
 
     def _embed(self, text: Int[Array, "b t"], positions: Float[Array, "t d"]) -> Float[Array, "b t d"]:
-        return (self.embedding[text] + positions[None]).astype(self.dtype)
+        return (self.embedding[text] + positions[None]).astype(self.compute.dtype)
 
     def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        x = self.norm(x.astype(FLOAT32)).astype(self.dtype)
+        x = self.norm(x.astype(FLOAT32)).astype(self.compute.dtype)
         logits = x @ (self.embedding * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
         return logits.astype(jnp.float32) + self.bias[None, None]
 

@@ -1,20 +1,49 @@
 """Text encoders: a transformer over SentencePiece tokens, and what takes the features of one that is frozen."""
 
+from dataclasses import dataclass
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
+from mmjax.config import Config
 from mmjax.models.rules import STACK, Rules
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
-from mmjax.types import FLOAT32
+from mmjax.types import FLOAT32, UserError
 
 # The sharding rules of one named "text", and of the features of a frozen one.
 RULES: Rules = (*STACK, (r"text/embedding", ("model", "fsdp")))
 FROZEN_RULES: Rules = ((r"text/project/kernel", (None, "fsdp")), (r"text/null_embedding", ("fsdp",)))
+
+
+@dataclass(frozen=True)
+class TextEncoderSettings:
+    """Sizes of a text encoder: of its vocabulary and of its transformer."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+
+
+def settings(config: Config) -> TextEncoderSettings:
+    """The text encoder of a config's model: the frozen one that it stands on, or its own.
+
+    Raises:
+        UserError: for a kind of model that has none: no `text_layers` among its fields.
+    """
+    frozen = config.component("text_encoder")
+    if frozen is not None:
+        return settings(frozen)
+    model = config.model
+    sizes = [getattr(model, name, 0) for name in ("width", "text_layers", "heads")]
+    if not all(sizes):
+        raise UserError(f"{config.name or 'model'}: a {model.kind} has no text encoder")
+    return TextEncoderSettings(config.text.vocabulary, *sizes)
 
 
 class TextEncoder(nn.Module):
@@ -23,17 +52,13 @@ class TextEncoder(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width, layers, heads: of the transformer.
-        unroll: see nn/transformer.Stack.
     """
 
     vocabulary: int
     width: int
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    partitioner: Partitioner = UNSHARDED
-    unroll: int = 1
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
@@ -43,17 +68,9 @@ class TextEncoder(nn.Module):
         """
         mask = ((text != 0) | (np.arange(text.shape[1]) == 0)[None])[:, None, None, :]
         embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
-        x = (embedding[text] + sincos_1d(text.shape[1], self.width)[None]).astype(self.dtype)
+        x = (embedding[text] + sincos_1d(text.shape[1], self.width)[None]).astype(self.compute.dtype)
         angles = rope_angles(text.shape[1:], self.width // self.heads)
-        stack = Stack(
-            self.layers,
-            self.heads,
-            self.dtype,
-            self.kernel,
-            partitioner=self.partitioner,
-            unroll=self.unroll,
-            name="stack",
-        )
+        stack = Stack(self.layers, self.heads, self.compute, name="stack")
         x = stack(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
 
@@ -84,7 +101,7 @@ class FrozenFeatures(nn.Module):
     """
 
     width: int
-    dtype: np.dtype = FLOAT32
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
@@ -97,7 +114,9 @@ class FrozenFeatures(nn.Module):
         """
         mask, first = text != 0, (np.arange(text.shape[1]) == 0)[None]
         none = first & ~jnp.any(mask, axis=1, keepdims=True)
-        x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.dtype)
-        x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
-        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(self.dtype)
+        x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.compute.dtype)
+        x = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(x)
+        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(
+            self.compute.dtype
+        )
         return jnp.where(none[..., None], null_embedding[None, None], x), (mask | none)[:, None, None, :]

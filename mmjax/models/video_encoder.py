@@ -1,16 +1,14 @@
 """Video encoder: a 3-D convolution stem, and a transformer whose attention is factorized over space and time."""
 
 import flax.linen as nn
-import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.models.rules import STACK, Rules
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import rope_angles, sincos_1d, sincos_2d
 from mmjax.nn.transformer import Stack
-from mmjax.types import FLOAT32
 
 # The sharding rules.
 RULES: Rules = (*STACK, (r".*tubelets/kernel", (None, None, None, None, "fsdp")))
@@ -27,9 +25,6 @@ class VideoEncoder(nn.Module):
         patch, time: pixels along each side, and frames, of a tubelet. Where they do not divide the clip, zeros are put
             around.
         width, layers, heads: of the transformer.
-        convolution: implementation of the stem; see nn/convolution.
-        kernel: of the attention.
-        remat, unroll, policy: see nn/transformer.Stack.
     """
 
     patch: int
@@ -37,35 +32,23 @@ class VideoEncoder(nn.Module):
     width: int
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    partitioner: Partitioner = UNSHARDED
-    convolution: str = "native"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f y x c"]) -> Float[Array, "b n d"]:
         window = (self.time, self.patch, self.patch)
         stem = Convolution(
-            self.width, window, window, implementation=self.convolution, dtype=self.dtype, name="tubelets"
+            self.width,
+            window,
+            window,
+            implementation=self.compute.convolution,
+            dtype=self.compute.dtype,
+            name="tubelets",
         )
         grid = stem(x)
         b, frames, rows, columns, d = grid.shape
         places = sincos_2d(rows, columns, d)[None] + sincos_1d(frames, d)[:, None]
-        tokens = grid.reshape(b, frames, -1, d) + places[None].astype(self.dtype)
-        stack = Stack(
-            self.layers,
-            self.heads,
-            self.dtype,
-            self.kernel,
-            self.remat,
-            self.unroll,
-            self.policy,
-            self.partitioner,
-            frames,
-            name="stack",
-        )
+        tokens = grid.reshape(b, frames, -1, d) + places[None].astype(self.compute.dtype)
+        stack = Stack(self.layers, self.heads, self.compute, frames, name="stack")
         angles = rope_angles((rows, columns), d // self.heads)
         return layer_norm(stack(tokens.reshape(b, -1, d), angles=angles), "norm")

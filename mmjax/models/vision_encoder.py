@@ -1,6 +1,7 @@
 """Vision encoder: a vision transformer over square patches (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,13 +9,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import STACK, Rules
+from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import rope_angles, sincos_2d
 from mmjax.nn.residual import ResidualBlock
 from mmjax.nn.transformer import Stack
-from mmjax.types import FLOAT32
 
 
 def rules(registers: int = 0, masking: bool = False, stem: Sequence[int] = ()) -> Rules:
@@ -48,25 +48,16 @@ class VisionEncoder(nn.Module):
         stem: channels of convolutions that halve the sides, each with a residual block, in place of the linear map of
             whole patches, of which as much is left as they leave: small models learn much sooner with them (Xiao et
             al. 2021, arXiv:2106.14881).
-        convolution: implementation of the convolutions; see nn/convolution.
-        kernel: of the attention.
-        remat, unroll, policy: see nn/transformer.Stack.
     """
 
     patch: int
     width: int
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
     registers: int = 0
     masking: bool = False
     stem: Sequence[int] = ()
-    convolution: str = "native"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b y x c"], hidden: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
@@ -78,41 +69,31 @@ class VisionEncoder(nn.Module):
         Raises:
             ValueError: for hidden patches without `masking`.
         """
+        compute = self.compute
+        convolve: dict[str, Any] = {"implementation": compute.convolution, "dtype": compute.dtype}
         if hidden is not None:  # convolutions see more than a patch
             sides = (-(-side // self.patch) for side in x.shape[1:3])
             seen = ~hidden.reshape(-1, *sides).repeat(self.patch, 1).repeat(self.patch, 2)
             x = jnp.where(seen[:, : x.shape[1], : x.shape[2], None], x, 0.0)
         for i, channels in enumerate(self.stem):
-            x = Convolution(channels, 4, 2, implementation=self.convolution, dtype=self.dtype, name=f"stem_{i}")(x)
-            x = self.partitioner.with_sharding_constraint(x)  # see nn/residual
-            x = ResidualBlock(False, self.convolution, self.dtype, self.partitioner, name=f"stem_block_{i}")(x)
+            x = Convolution(channels, 4, 2, **convolve, name=f"stem_{i}")(x)
+            x = compute.partitioner.with_sharding_constraint(x)  # see nn/residual
+            x = ResidualBlock(False, compute.convolution, compute.dtype, compute.partitioner, name=f"stem_block_{i}")(x)
         patch = self.patch // 2 ** len(self.stem)
-        grid = Convolution(self.width, patch, patch, implementation=self.convolution, dtype=self.dtype, name="patches")(
-            x
-        )
+        grid = Convolution(self.width, patch, patch, **convolve, name="patches")(x)
         b, rows, columns, d = grid.shape
         n = rows * columns
         tokens = grid.reshape(b, n, d)
         if self.masking:
-            mask = self.param("mask", nn.initializers.normal(0.02), (d,)).astype(self.dtype)
+            mask = self.param("mask", nn.initializers.normal(0.02), (d,)).astype(compute.dtype)
             tokens = tokens if hidden is None else jnp.where(hidden[..., None], mask[None, None], tokens)
         elif hidden is not None:
             raise ValueError("hidden patches: this encoder was made without masking")
-        tokens += sincos_2d(rows, columns, d)[None].astype(self.dtype)
+        tokens += sincos_2d(rows, columns, d)[None].astype(compute.dtype)
         angles = rope_angles((rows, columns), d // self.heads)
         if self.registers:
-            given = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(self.dtype)
+            given = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(compute.dtype)
             tokens = jnp.concatenate([tokens, jnp.broadcast_to(given[None], (b, *given.shape))], axis=1)
             angles = np.pad(angles, ((0, self.registers), (0, 0)))  # they are nowhere in particular
-        stack = Stack(
-            self.layers,
-            self.heads,
-            self.dtype,
-            self.kernel,
-            self.remat,
-            self.unroll,
-            self.policy,
-            self.partitioner,
-            name="stack",
-        )
+        stack = Stack(self.layers, self.heads, compute, name="stack")
         return layer_norm(stack(tokens, angles=angles)[:, :n], "norm")

@@ -1,1 +1,1 @@
-"""Pure layers: plain ints and dtypes in, arrays out. No configuration and no mesh reaches them."""
+"""Neural network layers. They take plain ints and dtypes, never a config or a mesh."""

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, and the one multi-head module. Self-attention is cross-attention to oneself."""
+"""Scaled dot-product attention and the multi-head attention module."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import apply_rope
 from mmjax.types import FLOAT32
 
-ATTENDED = "attended"  # names what attention gives, for policies of rematerialization
+ATTENDED = "attended"  # checkpoint name of the attention output, for remat policies
 
 KVCache = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
 
@@ -26,17 +26,17 @@ def dot_product_attention(
     kernel: str = "xla",
     partitioner: Partitioner = UNSHARDED,
 ) -> Float[Array, "b t h k"]:
-    """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1); the softmax is computed in float32.
+    """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1), with the softmax in float32.
 
     Args:
         q, k, v: queries, keys and values of each head.
-        mask: True where a query may look; a query that may look nowhere gets the mean of the values.
-        kernel: "xla"; "cudnn" for the fused kernel on NVIDIA GPUs (16-bit dtypes only); "splash" for that on TPUs
-            where it fits (no mask, multiples of 128 tokens), else "xla".
-        partitioner: of the devices that run a kernel which the compiler cannot split.
+        mask: True where a query attends to a key; a query that attends to none gets the mean of the values.
+        kernel: "xla", "cudnn" (fused, NVIDIA GPUs, 16-bit dtypes only) or "splash" (fused, TPUs; falls back to "xla"
+            with a mask or lengths that are not multiples of 128).
+        partitioner: shards the splash kernel, which the compiler cannot partition.
 
     Raises:
-        ValueError: for a kernel of another name.
+        ValueError: for an unknown kernel.
     """
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
@@ -53,10 +53,10 @@ def dot_product_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention from x to context (Vaswani et al. 2017, section 3.2.2).
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
     Attributes:
-        heads: h, must divide the width of x.
+        heads: number of heads, must divide the width of x.
         dtype: of the computation; parameters are float32.
         kernel, partitioner: see dot_product_attention.
     """
@@ -76,14 +76,18 @@ class MultiHeadAttention(nn.Module):
         kv_cache: KVCache | None = None,
         cache_index: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], KVCache]:
-        """What each of x attends to, and the keys and values that it looked at.
+        """Attends from x to the context.
 
         Args:
-            context: what x looks at; None: x itself.
-            mask: True where it may look.
-            angles: for self-attention, the rotary positions of queries and keys; see positions.rope_angles.
-            known: keys and values from a call before, so that they are not computed again: those of the context or,
-                with a `place`, room for those of a sequence, into which those of x are written there.
+            context: the sequence to attend to; None: x itself.
+            mask: True where a query attends to a key.
+            angles: RoPE angles of the queries and keys of self-attention; see positions.rope_angles.
+            kv_cache: without `cache_index`, keys and values of the context from an earlier call, which are reused; with
+                it, those of the sequence so far, which are updated with the keys and values of x.
+            cache_index: the position of x in the sequence.
+
+        Returns:
+            The output, and the keys and values attended to: the next call's kv_cache.
         """
         shape = (self.heads, x.shape[-1] // self.heads)
         q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
@@ -100,6 +104,6 @@ class MultiHeadAttention(nn.Module):
                 )
         else:
             k, v = kv_cache
-        self.sow("attention_maps", "queries_keys", (q, k))  # kept only where somebody asks for it
+        self.sow("attention_maps", "queries_keys", (q, k))  # a no-op unless the collection is mutable
         attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.partitioner), ATTENDED)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended), (k, v)

@@ -1,4 +1,4 @@
-"""Batch normalization, with the statistics of the whole batch wherever its examples lie."""
+"""Batch normalization over the global batch."""
 
 import flax.linen as nn
 import jax
@@ -8,20 +8,20 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.types import FLOAT32
 
-STATISTICS = "statistics"  # the collection in which what the batch has is put
+BATCH_STATS = "batch_stats"  # the collection of the batch's means and variances
 _EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
-    """Normalizes each channel (Ioffe & Szegedy 2015, arXiv:1502.03167) in float32.
+    """Batch normalization (Ioffe & Szegedy 2015, arXiv:1502.03167) in float32.
 
-    In training by the mean and variance of the batch. Written as sums over all examples, these are sums over all
-    devices under jax.jit, however the batch is split. They are put into the collection "statistics", under the names of
-    the parameters "mean" and "variance", which no gradient reaches: whoever trains moves those towards them. Evaluation
-    normalizes by these parameters.
+    The statistics are those of the global batch: under jax.jit their sums are over all devices. In training they are
+    sown into the collection "batch_stats". Unlike in flax.linen.BatchNorm the running averages "mean" and "variance"
+    are parameters without a gradient, which the train step updates (train/batch_stats.py): checkpoints, sharding rules
+    and the parameter EMA need no special case.
 
     Attributes:
-        start: the scale of the channels at first.
+        scale_init: initial value of the scale.
     """
 
     scale_init: float = 1.0
@@ -30,7 +30,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "b *space c"], valid: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b *space c"]:
-        """Normalizes x; `valid` are the examples that count for the statistics, None: all."""
+        """Normalizes x, in training by the statistics of the `valid` examples (None: all), else by running averages."""
         shape = (x.shape[-1],)
         old = self.param("mean", nn.initializers.zeros, shape), self.param("variance", nn.initializers.ones, shape)
         scale = self.param("scale", nn.initializers.constant(self.scale_init), shape)
@@ -38,7 +38,7 @@ class BatchNorm(nn.Module):
         mean, variance = _statistics(x, valid, old) if training else map(jax.lax.stop_gradient, old)
         if training:
             for name, value in (("mean", mean), ("variance", variance)):
-                self.sow(STATISTICS, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+                self.sow(BATCH_STATS, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         factor = scale * jax.lax.rsqrt(variance + _EPSILON)
         shift = bias - mean * factor
         every = range(x.ndim - 1)
@@ -49,12 +49,12 @@ class BatchNorm(nn.Module):
 def _statistics(
     x: Float[Array, "b *space c"], valid: Bool[Array, "b"] | None, old: tuple[Float[Array, "c"], Float[Array, "c"]]
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-    """Mean and variance of each channel over the examples that count; the `old` ones where none does."""
+    """Mean and variance of each channel over the valid examples; `old` if there is none."""
     axes = tuple(range(x.ndim - 1))
     counts = jnp.ones(x.shape[:1], FLOAT32) if valid is None else valid.astype(FLOAT32)
     number = jnp.sum(counts)
     total = jnp.maximum(number, 1.0) * np.float32(np.prod(x.shape[1:-1]))
-    # From the differences to the running mean: squares of what is far from 0 would cancel.
+    # Centered at the running mean: the difference of large squares would lose precision.
     center = jax.lax.stop_gradient(old[0])
     apart = (x.astype(FLOAT32) - jnp.expand_dims(center, axes)) * jnp.expand_dims(counts, range(1, x.ndim))
     offset = jnp.sum(apart, axes) / total

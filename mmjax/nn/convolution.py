@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions of any rank: 1 for sound, 2 for images, 3 for video."""
+"""Convolutions and transposed convolutions of any rank: 1 for audio, 2 for images, 3 for video."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,20 +15,19 @@ from mmjax.types import FLOAT32
 def transposed_convolution(
     x: Float[Array, "b *space c"], kernel: Float[Array, "*window c e"], implementation: str = "native"
 ) -> Float[Array, "b *double e"]:
-    """Doubles every spatial side: transposed convolution with kernel 4, stride 2, one pixel cut at each border.
+    """Transposed convolution with kernel 4, stride 2 and padding 1, which doubles every spatial side.
 
-    output[2 i + a - 1] += x[i] kernel[a] along each axis (Dumoulin & Visin 2016, section 4.3). The kernel is stored
-    in that order, as PyTorch's ConvTranspose stores it.
+    output[2 i + a - 1] += x[i] kernel[a] along each axis (Dumoulin & Visin 2016, section 4.3). The kernel is stored in
+    that order, as in PyTorch's ConvTranspose.
 
     Args:
-        x: the input; as many spatial axes as the kernel has.
+        x: the input, with as many spatial axes as the kernel.
         kernel: 4 along each spatial axis, then input and output channels.
-        implementation: how it is computed, to the same values: "native" as one convolution over the input spread apart by
-            zeros, which TPUs and GPUs do natively; "matmul" as one matrix product whose results are shifted and
-            added, many times faster on a CPU.
+        implementation: "native", one convolution over the dilated input, for TPUs and GPUs; or "matmul", one matrix
+            product whose results are shifted and added, many times faster on a CPU. The values are the same.
 
     Raises:
-        ValueError: for another form, or a kernel that is not 4 long.
+        ValueError: for an unknown implementation, or a kernel size other than 4.
     """
     rank = x.ndim - 2
     if kernel.shape[:rank] != (4,) * rank or kernel.ndim != rank + 2:
@@ -41,7 +40,7 @@ def transposed_convolution(
     if implementation != "matmul":
         raise ValueError(f"transposed convolution implementation {implementation!r}: must be 'native' or 'matmul'")
     # Tap 2 block + phase of x[i] lands on output 2 (i + block) + phase - 1: one matrix product for all taps, then the
-    # blocks are shifted and added, and the phases put between each other.
+    # blocks are shifted and added, and the phases interleaved.
     sides, features = x.shape[1:-1], kernel.shape[-1]
     taps = _product(x, jnp.moveaxis(kernel, rank, 0).reshape(x.shape[-1], -1))
     taps = taps.reshape(*x.shape[:-1], *(4,) * rank, features)
@@ -62,21 +61,21 @@ def convolution(
     causal: bool = False,
     implementation: str = "native",
 ) -> Float[Array, "b *less e"]:
-    """A convolution whose borders are padded with zeros, so that a side n becomes ceil(n / stride).
+    """Convolution with zero "SAME" padding: a side n becomes ceil(n / stride).
 
-    In front as many as would center the first window on the first input, or all that are needed if those are fewer.
+    The front padding centers the first window on the first input, unless less padding is needed in all.
 
     Args:
-        x: the input; as many spatial axes as the kernel has.
-        kernel: the window along each spatial axis, then input and output channels.
+        x: the input, with as many spatial axes as the kernel.
+        kernel: the kernel size along each spatial axis, then input and output channels.
         stride: along each spatial axis.
-        causal: the first spatial axis is time and padded in front only: no output sees a later input, and the first
-            output sees the first input alone (van den Oord et al. 2016, arXiv:1609.03499).
-        implementation: how it is computed, to the same values: "native", or "matmul" as one matrix product over the taps, which
-            uses all cores of a CPU.
+        causal: the first spatial axis is time and padded in front only, so that no output depends on later inputs (van
+            den Oord et al. 2016, arXiv:1609.03499).
+        implementation: "native", or "matmul", one matrix product over the taps, which uses all cores of a CPU. The
+            values are the same.
 
     Raises:
-        ValueError: for another form.
+        ValueError: for an unknown implementation.
     """
     kernel_size = kernel.shape[:-2]
     padding = []
@@ -95,15 +94,15 @@ def convolution(
 
 
 def _product(x: Float[Array, "*space c"], matrix: Float[Array, "c e"]) -> Float[Array, "*space e"]:
-    # As a product of two matrices: XLA on CPUs is twice as slow where the left side has more axes.
+    # Flattened to two axes: with more, XLA on CPUs is twice as slow.
     return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
 
 
 def _columns(
     x: Float[Array, "b y x c"], kernel_size: Sequence[int], stride: Sequence[int]
 ) -> Float[Array, "b rows columns k"]:
-    """What each window sees, side by side."""
-    if tuple(kernel_size) == tuple(stride):  # windows that do not overlap are cut out, however many taps they have
+    """The input patch of each window, flattened (im2col)."""
+    if tuple(kernel_size) == tuple(stride):  # non-overlapping windows: a reshape
         b, rows, columns, c = x.shape
         cut = x.reshape(
             b, rows // kernel_size[0], kernel_size[0], columns // kernel_size[1], kernel_size[1], c
@@ -121,8 +120,10 @@ def _columns(
 def _over_time(
     x: Float[Array, "b f y x c"], kernel: Float[Array, "w h v c e"], stride: Sequence[int]
 ) -> Float[Array, "b g rows columns e"]:
-    """Every frame times the taps of all times at once, then the frames of each time are added up: on a CPU many times
-    faster than windows of three axes side by side."""
+    """Convolves each frame with the taps of all times, then adds up the frames.
+
+    On a CPU many times faster than im2col over three axes.
+    """
     times, features = kernel.shape[0], kernel.shape[-1]
     frames = x.reshape(-1, *x.shape[2:])
     taps = jnp.moveaxis(kernel, 0, -2).reshape(-1, times * features)
@@ -148,13 +149,13 @@ def _convolve(
 
 
 class Convolution(nn.Module):
-    """A convolution over as many axes as the input has between batch and channels; see convolution.
+    """Convolution over all axes between batch and channels; see convolution.
 
     Attributes:
         features: output channels.
         kernel_size, stride: along each axis, or one number for all.
-        causal: the first axis is time.
-        use_bias: add a bias to each channel.
+        causal, implementation: see convolution.
+        use_bias: whether to add a bias.
     """
 
     features: int
@@ -179,10 +180,10 @@ class Convolution(nn.Module):
 
 
 class TransposedConvolution(nn.Module):
-    """Doubles every spatial side; see transposed_convolution.
+    """Transposed convolution that doubles every spatial side; see transposed_convolution.
 
-    Where it is causal, the first axis is time: 1 + k frames become 1 + 2 k, and frame t sees the inputs up to t / 2,
-    rounded up, so the first frame sees the first input alone.
+    With `causal` the first axis is time: 1 + k frames become 1 + 2 k, and output frame t depends on the inputs up to
+    ceil(t / 2), so the first frame on the first input alone.
     """
 
     features: int
@@ -194,7 +195,7 @@ class TransposedConvolution(nn.Module):
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *double e"]:
         rank = x.ndim - 2
         shape = (*(4,) * rank, x.shape[-1], self.features)
-        # Each output sees 2 of the 4 taps along each axis: the variance is that of the taps it sees.
+        # Only 2 of the 4 taps along each axis reach an output: the fan-in is that of these.
         initializer = nn.initializers.variance_scaling(2.0**rank, "fan_in", "truncated_normal")
         kernel = self.param("kernel", initializer, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -1,7 +1,7 @@
-"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): a grid instead of a learned codebook.
+"""Finite scalar quantization, FSQ (Mentzer et al. 2023, arXiv:2309.15505).
 
-A vector of r numbers is bounded and rounded, each to one of a few levels; the combination of levels is the code. With
-levels (8, 5, 5, 5) there are 1,000 codes, and none of them can die.
+Each of the r channels is bounded and rounded to one of a few levels; the combination is the code. Levels (8, 5, 5, 5)
+give an implicit codebook of 1,000 codes.
 """
 
 import math
@@ -16,16 +16,16 @@ MARGIN = 1e-3  # tanh never reaches the outermost levels exactly
 
 
 def quantize(z: Float[Array, "*b r"], levels: Sequence[int]) -> Float[Array, "*b r"]:
-    """Bounds and rounds each number to its level, -1 to 1; gradients pass as if it were not rounded (section 3.1).
+    """Bounds and rounds each channel to its levels, -1 to 1, with straight-through gradients (section 3.1).
 
     Raises:
-        ValueError: where there are not as many levels as numbers, or a level is below 2.
+        ValueError: unless there is a number of levels for each channel, at least 2.
     """
     if len(levels) != z.shape[-1] or min(levels) < 2:
         raise ValueError(f"fsq: levels {tuple(levels)} must be one a channel, {z.shape[-1]}, each at least 2")
     level = np.asarray(levels, np.float32)
     half = (level - 1) * (1 - MARGIN) / 2
-    offset = np.where(level % 2 == 0, 0.5, 0.0)  # an even number of levels has none at 0
+    offset = np.where(level % 2 == 0, 0.5, 0.0)  # with an even number of levels, none is at 0
     each = _along_channels(z.ndim, z.dtype)
     bounded = jnp.tanh(z + each(np.tan(offset / half))) * each(half) - each(offset)
     rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
@@ -33,14 +33,14 @@ def quantize(z: Float[Array, "*b r"], levels: Sequence[int]) -> Float[Array, "*b
 
 
 def to_indices(codes: Float[Array, "*b r"], levels: Sequence[int]) -> Int[Array, "*b"]:
-    """The number of each code, 0 to the product of the levels."""
+    """The codebook index of each code, from 0 to the product of the levels (exclusive)."""
     each = _along_channels(codes.ndim, np.dtype(np.float32))
     digits = jnp.round((codes.astype(jnp.float32) + 1.0) * each(np.asarray(levels) // 2)).astype(jnp.int32)
     return jnp.sum(digits * _along_channels(codes.ndim, np.dtype(np.int32))(_basis(levels)), axis=-1)
 
 
 def to_codes(indices: Int[Array, "*b"], levels: Sequence[int]) -> Float[Array, "*b r"]:
-    """The codes of numbers, float32; the inverse of to_indices."""
+    """The codes of codebook indices, float32; the inverse of to_indices."""
     each = _along_channels(indices.ndim + 1, np.dtype(np.int32))
     digits = (indices[..., None] // each(_basis(levels))) % each(np.asarray(levels))
     return digits.astype(jnp.float32) / each(np.asarray(levels) // 2).astype(jnp.float32) - 1.0
@@ -51,10 +51,10 @@ def _basis(levels: Sequence[int]) -> np.ndarray:
 
 
 def _along_channels(rank: int, dtype: np.dtype) -> Callable[[np.ndarray], jax.Array]:
-    """Puts one number a channel on the last of `rank` axes."""
+    """Broadcasts one value a channel along the last of `rank` axes."""
     return lambda values: jnp.asarray(values, dtype).reshape((1,) * (rank - 1) + (-1,))
 
 
 def size(levels: Sequence[int]) -> int:
-    """How many codes there are."""
+    """The codebook size."""
     return math.prod(levels)

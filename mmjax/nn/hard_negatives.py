@@ -1,11 +1,11 @@
-"""Drawing negatives that are hard to tell from what belongs together."""
+"""Sampling of hard negatives within a batch."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-BLOCK = 1024  # columns compared at a time, so that memory does not grow with the square of the batch
-Best = tuple[jax.Array, jax.Array]  # scores, and numbers of their columns
+BLOCK = 1024  # columns compared at a time, so that memory is linear in the batch size
+Best = tuple[jax.Array, jax.Array]  # scores, and indices of their columns
 
 
 def hard_negatives(
@@ -15,14 +15,14 @@ def hard_negatives(
     present: Bool[Array, "b"],
     key: jax.Array,
 ) -> Int[Array, "b"]:
-    """For each row the number of a column of another group, likelier the larger their product: softmax(row . column).
+    """Samples for each row the index of a column of another group, with probability softmax(row . column).
 
-    Where there is no such column it is one that does not count: of the same group, or not present.
+    If there is no such column, the index is of one in the same group or not present.
 
     Args:
-        rows, columns: embeddings, the temperature in one of them.
-        groups: what belongs together has the same.
-        present: which columns may be drawn.
+        rows, columns: embeddings, the temperature included in one of them.
+        groups: equal for matching rows and columns, which are not negatives.
+        present: which columns may be sampled.
     """
     count = len(rows)
     block = min(BLOCK, count)
@@ -31,11 +31,9 @@ def hard_negatives(
     def blocks(x: jax.Array) -> jax.Array:
         return jnp.pad(x, ((0, -count % block), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:])
 
-    def body_fn(
-        best: tuple[jax.Array, jax.Array], part: tuple[jax.Array, ...]
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def body_fn(best: Best, part: tuple[jax.Array, ...]) -> tuple[Best, None]:
         them, group, there, theirs = part
-        # The largest of logits with Gumbel noise is a draw from their softmax.
+        # Gumbel-max: the argmax of logits plus Gumbel noise is a sample from their softmax.
         noise = jax.random.gumbel(jax.random.fold_in(key, theirs[0]), (count, block))
         scores = jnp.where(there[None] & (group[None] != groups[:, None]), rows @ them.T + noise, -jnp.inf)
         place = jnp.argmax(scores, axis=1)

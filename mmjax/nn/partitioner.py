@@ -1,33 +1,30 @@
-"""Where activations lie on the devices, told by whoever knows the mesh: layers themselves know none."""
+"""How layers shard their activations without knowing the mesh."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
 Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def _same(x: jax.Array) -> jax.Array:
-    return x
-
-
-def _whole(kernel: Kernel) -> Kernel:
-    return kernel
+def _identity(value: Any) -> Any:
+    return value
 
 
 @dataclass(frozen=True)
 class Partitioner:
-    """How a model is spread over devices; the default is one device, or the compiler's choice.
+    """The sharding of a model's activations; by default unsharded, or as the compiler chooses.
 
     Attributes:
-        constrain: says of activations [b, t, d] how they are split, and returns them.
-        per_device: makes a kernel of (q, k, v), each [b, t, h, k], which the compiler cannot split, one that each
-            device runs on its own examples and heads.
+        with_sharding_constraint: constrains activations [b, t, d] to their sharding.
+        shard_map: maps an attention kernel of (q, k, v), each [b, t, h, k], over the devices, each with its own
+            examples and heads.
     """
 
-    with_sharding_constraint: Callable[[jax.Array], jax.Array] = _same
-    shard_map: Callable[[Kernel], Kernel] = _whole
+    with_sharding_constraint: Callable[[jax.Array], jax.Array] = _identity
+    shard_map: Callable[[Kernel], Kernel] = _identity
 
 
 UNSHARDED = Partitioner()

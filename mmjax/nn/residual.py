@@ -1,4 +1,4 @@
-"""Residual blocks of convolutions."""
+"""Residual block of convolutions."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from mmjax.types import FLOAT32
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions on the residual, each after normalization and swish; keeps the shape, any rank.
+    """Pre-activation residual block of two convolutions, of any rank; keeps the shape.
 
-    Normalized over the channels of each place alone, so that places, and frames, do not see each other by it.
+    LayerNorm over the channels, not GroupNorm, so that normalization mixes neither positions nor frames.
     """
 
     causal: bool = False
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
         features = x.shape[-1]
         convolve: dict[str, Any] = {"causal": self.causal, "implementation": self.implementation, "dtype": self.dtype}
         y = Convolution(features, **convolve, name="first")(nn.silu(layer_norm(x, "norm_first")))
-        # Not told, the compiler (jaxlib 0.10) finds a layout here in which some gradients come out wrong.
+        # Without the constraint, jaxlib 0.10 picks a sharding here with which some gradients are wrong.
         y = self.partitioner.with_sharding_constraint(y)
         y = Convolution(features, **convolve, name="second")(nn.silu(layer_norm(y, "norm_second")))
         return x + y

@@ -1,4 +1,4 @@
-"""Splash attention: the kernel of JAX for TPUs that never holds the weights of all pairs of tokens."""
+"""Splash attention: the fused Pallas attention kernel of JAX for TPUs."""
 
 from collections.abc import Callable
 
@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_LANES = 128  # of a TPU's vectors; lengths must be multiples
-_BLOCK = 512  # tokens at once
+_LANES = 128  # vector lanes of a TPU, of which lengths must be multiples
+_BLOCK = 512  # largest block, in tokens
 
 
 def fits(queries: int, keys: int) -> bool:
-    """Whether the kernel takes so many tokens."""
+    """Whether the kernel supports these sequence lengths."""
     return queries % _LANES == 0 and keys % _LANES == 0
 
 
 def make(name: str, interpret: bool = False) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """A function of (q, k, v), [b, t, h, k] each, as dot_product_attention without a mask.
+    """An attention function of (q, k, v), [b, t, h, k] each: dot_product_attention without a mask.
 
     Args:
-        name: of what it gives, for policies of rematerialization.
-        interpret: run it step by step on a CPU, to test it.
+        name: checkpoint name of the output, for remat policies.
+        interpret: run in interpret mode, to test on a CPU.
     """
 
     def attend(
@@ -60,5 +60,5 @@ def make(name: str, interpret: bool = False) -> Callable[[jax.Array, jax.Array, 
 
 
 def _block(length: int) -> int:
-    """The most tokens at once, up to _BLOCK, that divide a length."""
+    """The largest block size up to _BLOCK that divides a length."""
     return int(np.max([size for size in range(_LANES, _BLOCK + 1, _LANES) if length % size == 0]))

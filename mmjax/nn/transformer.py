@@ -1,4 +1,4 @@
-"""The transformer block that every encoder and the fusion are stacks of."""
+"""Transformer blocks, and the scanned stack of them."""
 
 import functools
 from typing import Any
@@ -9,20 +9,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.attention import ATTENDED, MultiHeadAttention
+from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.mlp import mlp
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import rope_angles
 from mmjax.types import FLOAT32
 
-# Keys and values of a layer: of what came before, and of the context.
-_Before = Float[Array, "_ s h k"]
-_About = Float[Array, "_ n h k"]
-BlockCache = tuple[tuple[_Before, _Before], tuple[_About, _About] | None]
-# The same of all layers, whose number is the first axis.
-_AllBefore = Float[Array, "layers b s h k"]
-_AllAbout = Float[Array, "layers b n h k"]
-StackCache = tuple[tuple[_AllBefore, _AllBefore], tuple[_AllAbout, _AllAbout] | None]
-# What of a layer is kept for the backward pass nevertheless, where it is computed anew in it.
+# The KV caches of a block: of self-attention, and of cross-attention.
+_Self = Float[Array, "_ s h k"]
+_Cross = Float[Array, "_ n h k"]
+BlockCache = tuple[tuple[_Self, _Self], tuple[_Cross, _Cross] | None]
+# The same of a stack, with the layers as the first axis.
+_SelfOfLayers = Float[Array, "layers b s h k"]
+_CrossOfLayers = Float[Array, "layers b n h k"]
+StackCache = tuple[tuple[_SelfOfLayers, _SelfOfLayers], tuple[_CrossOfLayers, _CrossOfLayers] | None]
+# Remat policies: which values are saved for the backward pass; the others are recomputed.
 POLICIES = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names(ATTENDED),
@@ -34,14 +36,13 @@ POLICIES = {
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where a context is given, and a two-layer perceptron, each on the residual.
+    """Pre-LN transformer block: self-attention, cross-attention if there is a context, and an MLP.
 
-    Layers are normalized before, not after (Xiong et al. 2020), so that training needs no careful warm-up.
+    LayerNorm precedes each of them (Xiong et al. 2020).
 
     Attributes:
-        frames: of a clip, whose tokens are those of one frame after the other. Where there are several, self-attention
-            is within each frame, and a second one over time at each place follows (Arnab et al. 2021,
-            arXiv:2103.15691, model 3).
+        frames: of a clip whose tokens are concatenated over frames. With several frames, self-attention is within each
+            frame and followed by attention over time at each position (Arnab et al. 2021, arXiv:2103.15691, model 3).
     """
 
     heads: int
@@ -58,7 +59,7 @@ class Block(nn.Module):
         context_mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """`angles` are the rotary positions of the tokens of each frame. Clips of several frames take no mask."""
+        """Applies the block; `angles` are the RoPE angles within a frame. Clips of several frames take no mask."""
         return self.decode(x, mask, context, context_mask, angles)[0]
 
     @nn.compact
@@ -72,31 +73,30 @@ class Block(nn.Module):
         kv_cache: BlockCache | None = None,
         cache_index: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], BlockCache]:
-        """The same, for a sequence that is made token after token.
+        """Applies the block in autoregressive decoding.
 
         Args:
-            known: keys and values of what came before and of the context, from the call before.
-            place: of x in the sequence.
+            kv_cache: of the previous call.
+            cache_index: the position of x in the sequence.
 
         Returns:
-            Also the keys and values for the call after.
+            The output, and the updated KV cache.
         """
         b, t, d = x.shape
         attention = functools.partial(MultiHeadAttention, self.heads, self.dtype, self.kernel, self.partitioner)
-        # Without this the compiler may gather the activations of the whole batch instead of the parameters of a layer.
+        # Without this the compiler may gather activations instead of FSDP parameters.
         x = self.partitioner.with_sharding_constraint(x)
-        before, about = (None, None) if kv_cache is None else kv_cache
+        self_cache, cross_cache = (None, None) if kv_cache is None else kv_cache
         normed = layer_norm(x, "norm_self").reshape(b * self.frames, t // self.frames, d)
-        seen, before = attention(name="self_attention")(normed, None, mask, angles, before, cache_index)
-        x += seen.reshape(b, t, d)
+        attended, self_cache = attention(name="self_attention")(normed, None, mask, angles, self_cache, cache_index)
+        x += attended.reshape(b, t, d)
         if self.frames > 1:
             x += self._over_time(layer_norm(x, "norm_time"), attention(name="time_attention"))
-        if context is not None or about is not None:
+        if context is not None or cross_cache is not None:
             normed = layer_norm(x, "norm_cross")
-            seen, about = attention(name="cross_attention")(normed, context, context_mask, None, about)
-            x += seen
-        hidden = nn.gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
-        return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(hidden), (before, about)
+            attended, cross_cache = attention(name="cross_attention")(normed, context, context_mask, None, cross_cache)
+            x += attended
+        return x + mlp(x, self.dtype), (self_cache, cross_cache)
 
     def _over_time(self, x: Float[Array, "b t d"], attention: nn.Module) -> Float[Array, "b t d"]:
         b, t, d = x.shape
@@ -107,26 +107,18 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks one after the other, as one scanned layer: compiled once, however many there are.
+    """A stack of blocks, as one scanned layer, so that compile time does not grow with the depth.
 
-    The parameters of all layers lie in one array each, the layer its first axis.
+    The parameters of all layers are stacked along a first axis.
 
     Attributes:
-        layers: how many.
-        remat: compute each layer anew in the backward pass, to save the memory of its activations.
-        policy: what is kept for it nevertheless; see POLICIES.
-        unroll: layers in each turn of the loop; the values are the same.
+        layers: number of blocks.
         frames: see Block.
     """
 
     layers: int
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    remat: bool = False
-    unroll: int = 1
-    policy: str = "nothing"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
     frames: int = 1
 
     def __call__(
@@ -137,7 +129,7 @@ class Stack(nn.Module):
         context_mask: Bool[Array, "#b #h #t s"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """As Block."""
+        """Applies all blocks; see Block."""
         return self._run(x, mask, context, context_mask, angles, None, None, keep=False)[0]
 
     def decode(
@@ -150,7 +142,7 @@ class Stack(nn.Module):
         kv_cache: StackCache | None = None,
         cache_index: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], StackCache]:
-        """As Block.decode, for all layers."""
+        """Applies all blocks in autoregressive decoding; see Block.decode."""
         return self._run(x, mask, context, context_mask, angles, kv_cache, cache_index, keep=True)
 
     @nn.compact
@@ -169,14 +161,15 @@ class Stack(nn.Module):
             x, kv_cache = block.decode(x, mask, context, context_mask, angles, kv_cache, cache_index)
             return x, kv_cache if keep else None
 
-        kept = {"prevent_cse": False, "policy": POLICIES[self.policy], "methods": ["decode"]}
-        kind = nn.remat(Block, **kept) if self.remat else Block
-        block = kind(self.heads, self.dtype, self.kernel, self.partitioner, self.frames, name="block")
+        compute = self.compute
+        kept = {"prevent_cse": False, "policy": POLICIES[compute.remat_policy], "methods": ["decode"]}
+        kind = nn.remat(Block, **kept) if compute.remat else Block
+        block = kind(self.heads, compute.dtype, compute.attention, compute.partitioner, self.frames, name="block")
         scan = nn.scan(
             layer,
             variable_axes={"params": 0, "attention_maps": 0},
             split_rngs={"params": True},
             length=self.layers,
-            unroll=self.unroll,
+            unroll=compute.unroll or self.layers,
         )
         return scan(block, x, kv_cache)

@@ -1,4 +1,4 @@
-"""Meshes, sharding rules and placing: the only code that knows Mesh and PartitionSpec."""
+"""Meshes, sharding rules and processes: the only code that knows Mesh and PartitionSpec."""
 
 from mmjax.parallel import processes as processes
 from mmjax.parallel.mesh import BATCH, Placement, make_mesh, mesh_sizes

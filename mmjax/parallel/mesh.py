@@ -1,4 +1,4 @@
-"""The device mesh, and how batches and whole values are placed on it."""
+"""The device mesh, and the placement of batches and parameters on it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _SPLIT = PartitionSpec(BATCH)
 
 
 def make_mesh(axes: config.MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes slice, data, fsdp and model over the given devices (default: all).
+    """The mesh with the axes slice, data, fsdp and model over the given devices (default: all).
 
-    On TPUs neighbors on the mesh are neighbors in the network, and the axis slice alone goes over the data center's.
+    On TPUs, neighbors on the mesh are ICI neighbors, and only the axis slice crosses the data center network (DCN).
 
     Raises:
-        UserError: where the axes do not multiply to the number of devices, or slice is not the number of slices.
+        UserError: if the axes do not multiply to the number of devices, or slice is not the number of slices.
     """
     devices = jax.devices() if devices is None else devices
     slices = _slices(devices)
@@ -37,7 +37,7 @@ def make_mesh(axes: config.MeshConfig, devices: Sequence[jax.Device] | None = No
 
 
 def mesh_sizes(axes: config.MeshConfig, devices: int, slices: int = 1) -> dict[str, int]:
-    """The size of each mesh axis over so many devices in so many slices; see make_mesh."""
+    """The size of each mesh axis for this many devices and slices; see make_mesh."""
     if slices > 1 and axes.slice not in (0, slices):
         raise UserError(f"mesh.slice: {axes.slice}, but the devices are in {slices} slices; take 0 or {slices}")
     given = dict(zip(AXES, (axes.slice or slices, axes.data, axes.fsdp, axes.model), strict=True))
@@ -51,13 +51,13 @@ def mesh_sizes(axes: config.MeshConfig, devices: int, slices: int = 1) -> dict[s
 
 
 def _slices(devices: Sequence[jax.Device]) -> int:
-    """How many slices the devices are in: only TPUs know of any."""
+    """The number of TPU slices that the devices are in; 1 on other platforms."""
     return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Puts values on a mesh: batches split over slice, data and fsdp, everything else whole on each device."""
+    """Places values on a mesh: batches are sharded over slice, data and fsdp, everything else is replicated."""
 
     mesh: Mesh | AbstractMesh
 
@@ -70,25 +70,29 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def compiler_options(self) -> dict[str, str] | None:
-        """What the compiler is told of a training step on these devices.
+    def platform(self) -> str:
+        """ "cpu", "gpu" or "tpu". A mesh without devices is one of GPUs, which are planned by arithmetic alone."""
+        return str(self.mesh.devices.flat[0].platform) if isinstance(self.mesh, Mesh) else "gpu"
 
-        On TPUs: to gather the parameters of a layer before they are used. Of itself it multiplies with one part after
-        the other as they come in, and so reads and writes sums of activations once for each.
+    @property
+    def compiler_options(self) -> dict[str, str] | None:
+        """XLA options for the training step on these devices.
+
+        On TPUs, disables the windowed einsum: parameters are gathered before the matrix product. Otherwise XLA
+        multiplies by one shard at a time, and reads and writes partial sums of the activations once for each.
         """
-        tpu = isinstance(self.mesh, Mesh) and self.mesh.devices.flat[0].platform == "tpu"
-        return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if tpu else None
+        return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if self.platform == "tpu" else None
 
     @property
     def num_batch_shards(self) -> int:
-        """Into how many parts batches are split."""
+        """The number of shards of a batch."""
         return int(np.prod([self.mesh.shape[axis] for axis in BATCH]))
 
     def with_sharding_constraint(self, x: jax.Array) -> jax.Array:
-        """Says of activations that the examples, and the tokens of [b, t, d], are split as far as they divide.
+        """Shards activations over the examples and, for [b, t, d], the tokens, where these divide evenly.
 
-        Between layers each device of the axis model holds other tokens (sequence parallelism: Korthikanti et al. 2022,
-        arXiv:2205.05198); inside of them it holds other heads and hidden units.
+        Between layers the axis model shards tokens (sequence parallelism, Korthikanti et al. 2022, arXiv:2205.05198);
+        within layers it shards heads and hidden units.
         """
         if x.shape[0] % self.num_batch_shards:
             return x
@@ -96,26 +100,26 @@ class Placement:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(BATCH, tokens)))
 
     def shard_map(self, kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        """A kernel of arrays [b, t, h, k] that each device runs on its own examples and heads."""
+        """Maps a kernel of arrays [b, t, h, k] over the devices, each with its own examples and heads."""
 
-        def each(*arrays: jax.Array) -> jax.Array:
+        def sharded(*arrays: jax.Array) -> jax.Array:
             spec = PartitionSpec(None if arrays[0].shape[0] % self.num_batch_shards else BATCH, None, "model")
-            spread: jax.Array = jax.shard_map(kernel, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)(
-                *arrays
-            )
-            return spread
+            mapped = jax.shard_map(kernel, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)
+            output: jax.Array = mapped(*arrays)
+            return output
 
-        return each
+        return sharded
 
     def check_batch(self, name: str, size: int) -> None:
-        """Raises UserError where a batch of this size cannot be split evenly."""
-        if size % self.num_batch_shards:
+        """Raises UserError unless a batch of this size divides evenly over the devices."""
+        shards = self.num_batch_shards
+        if size % shards:
             named = " x ".join(axis for axis in BATCH if axis != "slice" or self.mesh.shape[axis] > 1)
             raise UserError(
-                f"{name}: {size} does not split over {self.num_batch_shards} devices (mesh {named}); take a multiple of {self.num_batch_shards}"
+                f"{name}: {size} does not split over {shards} devices (mesh {named}); take a multiple of {shards}"
             )
 
     def shard_batch(self, batch: Batch) -> dict[str, Any]:
-        """This process's part of a batch, to the devices; fields that stay on the host are left out."""
+        """Places this process's part of a batch on the devices, without the fields that stay on the host."""
         fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
         return {name: jax.make_array_from_process_local_data(self.batch, value) for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""From a table of sharding rules to the sharding of every parameter, strictly."""
+"""Sharding rules: from patterns of parameter names to the sharding of every parameter."""
 
 import re
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
 def match_rules(params: Any, rules: Rules, mesh: Mesh | AbstractMesh) -> Any:
-    """The NamedSharding of each parameter by the first rule whose pattern matches its whole name.
+    """The NamedSharding of each parameter, by the first rule whose pattern matches its whole name.
 
     Args:
         params: a tree of arrays or shapes.
-        rules: (pattern, mesh axis of each array axis or None).
+        rules: pairs of a pattern and, for each array axis, a mesh axis or None.
 
     Raises:
-        UserError: a table of every parameter without a rule, rule without a parameter, axis that does not divide.
+        UserError: a table of all parameters without a rule, rules without a parameter and axes that do not divide.
     """
     problems: list[tuple[str, str]] = []
     used: set[int] = set()

@@ -1,4 +1,4 @@
-"""Computing in chunks of one size, so that an image does not depend on how many are asked for."""
+"""Computation in chunks of a fixed size, so that results do not depend on the number of examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-CHUNK = 16  # always computed together: another size of a batch would round otherwise
+CHUNK = 16  # another batch size would round differently
 
 
 def in_chunks(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
-    """function(*arrays), computed 16 rows at a time; the last ones are filled up by repetition.
+    """function(*arrays), computed 16 rows at a time; the last chunk is padded by repetition.
 
     Args:
         function: compiled, of arrays of 16 rows each, to one array of 16 rows.

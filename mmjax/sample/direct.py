@@ -1,4 +1,4 @@
-"""Drawing with the direct generator: one pass, no randomness."""
+"""Sampling from a direct generator: one deterministic forward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,16 @@ def draw(
     text: Int[np.ndarray, "b t"],
     reference: Float[np.ndarray, "b y x c"] | None = None,
 ) -> UInt8[np.ndarray, "b y x c"]:
-    """One image for each text.
+    """Generates one image for each text.
 
     Args:
         apply: the compiled apply(params, text=..., reference=...) -> {"image": ...}.
         text: token ids.
-        reference: images to start from, -1 to 1.
+        reference: reference images, -1 to 1.
     """
-    seen = {"text": text} if reference is None else {"text": text, "reference": reference}
+    inputs = {"text": text} if reference is None else {"text": text, "reference": reference}
 
     def image(*values: np.ndarray) -> Any:
-        return apply(params, **dict(zip(seen, values, strict=True)))["image"]
+        return apply(params, **dict(zip(inputs, values, strict=True)))["image"]
 
-    return to_uint8(in_chunks(image, *seen.values()))
+    return to_uint8(in_chunks(image, *inputs.values()))

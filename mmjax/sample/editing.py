@@ -1,4 +1,4 @@
-"""What a masked generator starts from: nothing, an image with a mask, an image to vary, a clip to go on with."""
+"""Inpainting, variation and continuation with a masked generator: which tokens are sampled, and what is kept."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from mmjax.types import UserError
 
 @dataclass(frozen=True)
 class Start:
-    """What is kept, and what is drawn.
+    """The initial state of sampling.
 
     Attributes:
-        masked: the visual tokens to draw.
-        image: images or whole clips whose tokens are kept elsewhere, -1 to 1; None where all are drawn.
-        anew: the pixels that are not kept as they are.
+        masked: the visual tokens to sample.
+        image: images or whole clips whose other tokens are kept, -1 to 1; None if all are sampled.
+        resampled: the pixels that are not kept.
     """
 
     masked: Bool[np.ndarray, "n *grid"]
     image: Float32[np.ndarray, "n *pixels 3"] | None = None
-    anew: Bool[np.ndarray, "n *pixels"] | None = None
+    resampled: Bool[np.ndarray, "n *pixels"] | None = None
 
 
 def start(
@@ -36,12 +36,12 @@ def start(
     mask: Any = None,
     variation: float | None = None,
 ) -> Start:
-    """Checks what is asked for, and says which visual tokens are drawn.
+    """Checks the arguments, and says which visual tokens are sampled.
 
     Args:
         grid: shape of an example's tokens, (rows, columns) or (frames, rows, columns).
         size, frames: of the model's images or clips.
-        seeds: what the places that are varied depend on.
+        seeds: of the positions that are varied.
         image, mask, variation: see GenerativeModel.generate.
 
     Raises:
@@ -51,7 +51,7 @@ def start(
     if image is None:
         for name, value in (("mask", mask), ("variation", variation)):
             if value is not None:
-                raise UserError(f"{name}: needs an image to keep the rest of")
+                raise UserError(f"{name}: needs an image")
         return Start(np.ones((count, *grid), np.bool_))
     images = images_of("image", image)
     clip = len(grid) == 3
@@ -63,47 +63,47 @@ def start(
     if given > frames:
         raise UserError(f"image: has {given} frames, and the model's clips have {frames}; give fewer")
     if mask is None and variation is None and not (clip and given < frames):
-        raise UserError("image: give mask or variation too, to say what is to be drawn anew")
-    if clip:  # the last frame stands for those that are missing
+        raise UserError("image: needs a mask or a variation, which say what is sampled anew")
+    if clip:  # missing frames are filled with the last one
         images = np.concatenate([images, np.repeat(images[:, -1:], frames - given, axis=1)], axis=1)
-    anew = np.zeros(images.shape[:-1], np.bool_)
+    resampled = np.zeros(images.shape[:-1], np.bool_)
     if clip:
-        anew[:, given:] = True
+        resampled[:, given:] = True
     if mask is not None:
-        part = anew[:, :given] if clip else anew
+        part = resampled[:, :given] if clip else resampled
         part |= _mask(mask, part.shape)
-    masked = _tokens(anew, grid)
+    masked = _tokens(resampled, grid)
     if variation is not None:
         varied = _varied(grid, seeds, variation)
         masked |= varied
-        anew |= _pixels(varied, anew.shape)
-    return Start(masked, images, anew)
+        resampled |= _pixels(varied, resampled.shape)
+    return Start(masked, images, resampled)
 
 
 def keep(drawn: UInt8[np.ndarray, "n *pixels 3"], begin: Start) -> UInt8[np.ndarray, "n *pixels 3"]:
-    """What was drawn, with the pixels that are kept as they were."""
-    if begin.image is None or begin.anew is None:
+    """The sampled images, with the kept pixels of the original."""
+    if begin.image is None or begin.resampled is None:
         return drawn
-    return np.where(begin.anew[..., None], drawn, to_uint8(begin.image))
+    return np.where(begin.resampled[..., None], drawn, to_uint8(begin.image))
 
 
 def images_of(name: str, values: Any, shape: tuple[int, ...] | None = None) -> Float32[np.ndarray, "n *pixels 3"]:
-    """Images as models take them, -1 to 1.
+    """Images as models take them: float32, -1 to 1.
 
     Raises:
-        UserError: for other than float32 from -1 to 1 or uint8, or another shape.
+        UserError: for a type other than float32 from -1 to 1 or uint8, or another shape.
     """
     try:
         images = np.asarray(values)
     except ValueError as error:
-        raise UserError(f"{name}: must be one array, and these are of different shapes") from error
+        raise UserError(f"{name}: must be one array, not images of different shapes") from error
     if (shape and images.shape != shape) or images.dtype not in (np.float32, np.uint8):
         wanted = f" {list(shape)}" if shape else ""
         raise UserError(f"{name}: must be float32 or uint8{wanted}, not {images.dtype} {list(images.shape)}")
     if images.dtype == np.uint8:
         return from_uint8(images)
     if not np.all(np.abs(images) <= 1):
-        raise UserError(f"{name}: values must be from -1 (black) to 1 (white); a uint8 image may be given as it is")
+        raise UserError(f"{name}: values must be from -1 (black) to 1 (white); or give a uint8 image")
     return images
 
 
@@ -115,32 +115,32 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Bool[np.ndarray, "n *pixels"]:
         others = values[(values != 0) & (values != 255)]
         if others.size:
             raise UserError(
-                f"mask: must hold nothing but 0 (keep) and 255 (draw anew), and {others.size:,} of {values.size:,} "
+                f"mask: must hold only 0 (keep) and 255 (sample anew), but {others.size:,} of {values.size:,} "
                 f"pixels are grey, such as {others[0]}"
             )
     return values.astype(np.bool_)
 
 
-def _varied(grid: Sequence[int], seeds: Int[np.ndarray, "n"], share: float) -> Bool[np.ndarray, "n *grid"]:
-    if not 0 < share <= 1:
-        raise UserError(f"variation: must be above 0 and at most 1, not {share}")
+def _varied(grid: Sequence[int], seeds: Int[np.ndarray, "n"], fraction: float) -> Bool[np.ndarray, "n *grid"]:
+    if not 0 < fraction <= 1:
+        raise UserError(f"variation: must be above 0 and at most 1, not {fraction}")
     count = math.prod(grid)
     places = [np.random.default_rng(int(seed)).permutation(count) for seed in seeds]
-    return (np.stack(places) < max(round(share * count), 1)).reshape(len(seeds), *grid)
+    return (np.stack(places) < max(round(fraction * count), 1)).reshape(len(seeds), *grid)
 
 
-def _tokens(anew: Bool[np.ndarray, "n *pixels"], grid: Sequence[int]) -> Bool[np.ndarray, "n *grid"]:
-    """The tokens any of whose pixels is drawn anew."""
+def _tokens(resampled: Bool[np.ndarray, "n *pixels"], grid: Sequence[int]) -> Bool[np.ndarray, "n *grid"]:
+    """The tokens with any pixel to be sampled."""
     rows, columns = grid[-2:]
-    *lead, y, x = anew.shape
-    cells = np.asarray(anew.reshape(*lead, rows, y // rows, columns, x // columns).any(axis=(-3, -1)))
+    *lead, y, x = resampled.shape
+    cells = np.asarray(resampled.reshape(*lead, rows, y // rows, columns, x // columns).any(axis=(-3, -1)))
     if len(grid) == 2:
         return cells
     return np.stack([cells[:, list(group)].any(axis=1) for group in frame_groups(lead[1], grid[0])], axis=1)
 
 
 def _pixels(tokens: Bool[np.ndarray, "n *grid"], shape: Sequence[int]) -> Bool[np.ndarray, "n *pixels"]:
-    """The pixels of tokens."""
+    """The pixels of the tokens."""
     y, x = shape[-2] // tokens.shape[-2], shape[-1] // tokens.shape[-1]
     cells = tokens.repeat(y, axis=-2).repeat(x, axis=-1)
     if tokens.ndim == 3:
@@ -150,6 +150,6 @@ def _pixels(tokens: Bool[np.ndarray, "n *grid"], shape: Sequence[int]) -> Bool[n
 
 
 def frame_groups(frames: int, grids: int) -> list[range]:
-    """The frames that each grid of codes stands for: the first alone, then equally many; the last may be fewer."""
+    """The frames of each temporal position of the codes: the first alone, then equally many; the last may be fewer."""
     step = -(-(frames - 1) // (grids - 1)) if grids > 1 else 1
     return [range(1)] + [range(1 + j * step, min(1 + (j + 1) * step, frames)) for j in range(grids - 1)]

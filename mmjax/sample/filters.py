@@ -1,4 +1,4 @@
-"""What may be done to drawn images afterwards: sharpening and denoising. Both are off unless asked for."""
+"""Optional post-processing of generated images: sharpening and denoising."""
 
 import importlib.util
 import math
@@ -9,27 +9,27 @@ from PIL import Image, ImageFilter
 
 from mmjax.types import UserError
 
-MOST_SHARPENING = 5.0
-LARGEST_RADIUS = 100.0  # pixels
-MOST_NOISE = 100.0  # of 255
-PATCH, DISTANCE = 5, 6  # pixels: sides of the patches that are compared, and how far away they are looked for
+MAX_SHARPENING = 5.0
+MAX_RADIUS = 100.0  # pixels
+MAX_NOISE = 100.0  # of 255
+PATCH, DISTANCE = 5, 6  # pixels: side of the patches compared, and search distance
 
 
 def sharpen(
     images: UInt8[np.ndarray, "n *f y x 3"], amount: float, radius: float = 2.0
 ) -> UInt8[np.ndarray, "n *f y x 3"]:
-    """Unsharp masking: adds `amount` times the difference of each image to its blurred self; by Pillow.
+    """Unsharp masking: adds `amount` times the difference of each image to its blurred version; by Pillow.
 
     Args:
         images: images or clips.
         amount: from 0, which changes nothing, to 5.
-        radius: of the Gaussian blur, its deviation in pixels, above 0.
+        radius: standard deviation of the Gaussian blur in pixels, above 0.
 
     Raises:
         UserError: for an amount or radius out of range.
     """
-    _check("sharpen: amount", amount, MOST_SHARPENING)
-    _check("sharpen: radius", radius, LARGEST_RADIUS)
+    _check("sharpen: amount", amount, MAX_SHARPENING)
+    _check("sharpen: radius", radius, MAX_RADIUS)
     if radius == 0:
         raise UserError("sharpen: radius must be above 0 pixels")
     if amount == 0:
@@ -40,16 +40,16 @@ def sharpen(
 
 
 def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[np.ndarray, "n *f y x 3"]:
-    """Non-local means (Buades, Coll and Morel 2005): means of places whose neighborhoods look alike; by scikit-image.
+    """Non-local means (Buades, Coll and Morel 2005) of each image or frame; by scikit-image.
 
     Args:
-        images: images or clips, of which each frame is denoised by itself.
-        strength: standard deviation of the noise to take away, from 0, which changes nothing, to 100 (of 255).
+        images: images or clips.
+        strength: standard deviation of the noise to remove, from 0, which changes nothing, to 100 (of 255).
 
     Raises:
         UserError: for a strength out of range, or where scikit-image is missing.
     """
-    _check("denoise: strength", strength, MOST_NOISE)
+    _check("denoise: strength", strength, MAX_NOISE)
     if strength == 0:
         return images
     if importlib.util.find_spec("skimage") is None:
@@ -58,7 +58,7 @@ def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[n
 
     deviation = strength / 255
     frames = images.reshape(-1, *images.shape[-3:]).astype(np.float32) / 255
-    # 0.8: h a little below the deviation, as scikit-image advises where it is told the deviation.
+    # h is a little below sigma, as scikit-image recommends with a given sigma.
     clean = [
         denoise_nl_means(frame, PATCH, DISTANCE, 0.8 * deviation, sigma=deviation, channel_axis=-1) for frame in frames
     ]
@@ -69,6 +69,6 @@ def _like(images: UInt8[np.ndarray, "n *f y x 3"], frames: list[np.ndarray]) -> 
     return np.stack(frames).reshape(images.shape) if frames else images
 
 
-def _check(name: str, value: float, most: float) -> None:
-    if not (math.isfinite(value) and 0 <= value <= most):
-        raise UserError(f"{name} must be from 0 to {most:g}, not {value:g}")
+def _check(name: str, value: float, maximum: float) -> None:
+    if not (math.isfinite(value) and 0 <= value <= maximum):
+        raise UserError(f"{name} must be from 0 to {maximum:g}, not {value:g}")

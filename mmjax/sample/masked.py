@@ -1,40 +1,42 @@
-"""Filling in masked tokens, a few more with every step, as one compiled loop.
+"""Sampling of masked visual tokens: MaskGIT decoding as one compiled loop.
 
-Generating, inpainting, outpainting, variations and the next frames differ only in which tokens are masked at first.
+Generation, inpainting, outpainting, variation and continuation differ only in which tokens are masked at first.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.config import SamplingConfig
 from mmjax.types import Params
 
-BASES = (2, 3, 5)  # of the Halton sequence, one an axis
+BASES = (2, 3, 5)  # of the Halton sequence, one for each axis
 
 
 @dataclass(frozen=True)
 class MaskGITDecoding:
-    """How tokens are drawn; every field is compiled in.
+    """Settings of MaskGIT decoding, all of them static.
 
     Attributes:
-        steps: forward passes.
-        order: "confidence" settles the surest tokens first (Chang et al. 2022, arXiv:2202.04200), "halton" spreads
-            them evenly over the grid (Besnier et al. 2025, arXiv:2503.17076).
-        guided: whether the logits are of 2 b examples, the second half without a text.
-        guidance_schedule: "linear" raises guidance over the steps from 1, "constant" keeps it.
-        temperature: of the tokens drawn.
-        confidence_temperature: of the Gumbel noise on the order by confidence; falls to 0 over the steps.
-        top_k: draw only from so many of the likeliest codes; 0: from all.
-        refinement_steps: forward passes after all is settled, each of which draws a block of tokens anew, a quarter of an
-            image's or an eighth of a clip's, no two of them neighbors, given all others: blocked Gibbs sampling,
-            which mends what tokens that were drawn at the same time did not know of each other.
-        refinement_temperature: of the tokens that it draws.
+        steps: number of forward passes.
+        order: "confidence" unmasks the most confident tokens first (Chang et al. 2022, arXiv:2202.04200), "halton"
+            spreads them evenly over the grid (Besnier et al. 2025, arXiv:2503.17076).
+        guided: use classifier-free guidance, with a second pass without the text.
+        guidance_schedule: "linear" raises the guidance scale over the steps from 1, "constant" keeps it.
+        temperature: of token sampling.
+        confidence_temperature: of the Gumbel noise on the confidence; annealed to 0 over the steps.
+        top_k: sample only from the k likeliest codes; 0: from all.
+        refinement_steps: number of blocked Gibbs steps after all tokens are unmasked. Each resamples a block of tokens
+            (a quarter of an image's, an eighth of a clip's, no two of them adjacent) given all others, which corrects
+            inconsistencies of tokens sampled in parallel.
+        refinement_temperature: of token sampling in refinement.
     """
 
     steps: int
@@ -48,18 +50,40 @@ class MaskGITDecoding:
     refinement_temperature: float = 1.0
 
 
-def make_sampler(model_fns: Any, decoding: MaskGITDecoding) -> Callable[..., jax.Array]:
-    """The pure function draw(params, tokenizer_params, text, codes, masked, seeds, guidance) -> images, not compiled.
+def decoding(config: SamplingConfig) -> MaskGITDecoding:
+    """The decoding settings of a config."""
+    fields = dataclasses.asdict(config)
+    guidance = fields.pop("guidance")
+    del fields["kind"]
+    return MaskGITDecoding(**fields, guided=guidance not in (0, 1))
 
-    What else it is given, by name and an array of b rows each, is handed to `context` with the text. Guidance is away
-    from no text, not from none of that: both halves see it.
+
+@runtime_checkable
+class GeneratorFns(Protocol):
+    """The functions of a masked generator and its visual tokenizer; see models/masked_generator.ModelFns."""
+
+    @property
+    def context(self) -> Callable[..., Any]: ...
+
+    @property
+    def logits(self) -> Callable[..., jax.Array]: ...
+
+    @property
+    def decode(self) -> Callable[..., jax.Array]: ...
+
+
+def make_sampler(model_fns: GeneratorFns, decoding: MaskGITDecoding) -> Callable[..., jax.Array]:
+    """The pure function sample(params, tokenizer_params, text, codes, masked, seeds, guidance) -> images.
+
+    Further keyword arguments, arrays of b rows each, are conditions handed to `context` besides the text. Both passes
+    of classifier-free guidance see these; only the text is dropped.
 
     Args:
-        functions: of the model and its visual tokenizer: context(params, text) gives what the visual tokens look at,
-            logits(params, codes, masked, *context) those of every code, and decode(tokenizer_params, codes) images.
+        model_fns: context(params, text) encodes the conditions, logits(params, codes, masked, *context) predicts the
+            codes, decode(tokenizer_params, codes) gives images.
     """
 
-    def draw(
+    def sample(
         params: Params,
         tokenizer_params: Params,
         text: Int[Array, "b t"],
@@ -67,22 +91,21 @@ def make_sampler(model_fns: Any, decoding: MaskGITDecoding) -> Callable[..., jax
         masked: Bool[Array, "b *grid"],
         seeds: Int[Array, "b"],
         guidance: Float[Array, ""],
-        **given: jax.Array,
+        **conditions: jax.Array,
     ) -> Float[Array, "b *pixels c"]:
         texts = jnp.concatenate([text, jnp.zeros_like(text)]) if decoding.guided else text
-        both = {name: jnp.concatenate([x, x]) if decoding.guided else x for name, x in given.items()}
-        seen = model_fns.context(params, texts, **both)
+        both = {name: jnp.concatenate([x, x]) if decoding.guided else x for name, x in conditions.items()}
+        context = model_fns.context(params, texts, **both)
 
         def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
-            scored: jax.Array = model_fns.logits(params, codes, masked, *seen)
-            return scored
+            logits: jax.Array = model_fns.logits(params, codes, masked, *context)
+            return logits
 
-        drawn: jax.Array = model_fns.decode(
-            tokenizer_params, maskgit_decode(scores, codes, masked, seeds, decoding, guidance)
-        )
-        return drawn
+        codes = maskgit_decode(scores, codes, masked, seeds, decoding, guidance)
+        images: jax.Array = model_fns.decode(tokenizer_params, codes)
+        return images
 
-    return draw
+    return sample
 
 
 def maskgit_decode(
@@ -93,20 +116,19 @@ def maskgit_decode(
     decoding: MaskGITDecoding,
     guidance: Float[Array, ""] | None = None,
 ) -> Int[Array, "b *grid"]:
-    """The codes with the masked ones drawn.
+    """Samples the masked codes.
 
-    After step i of n about cos(pi / 2 * (i + 1) / n) of the tokens masked at first are still masked; each step settles
-    at least one, as long as there is one. Every example draws from a key of its own, so it does not depend on the
-    others.
+    After step i of n about cos(pi / 2 * (i + 1) / n) of the initially masked tokens are still masked; each step unmasks
+    at least one, if any is left. Each example is sampled with its own key, and does not depend on the others.
 
     Args:
-        logits: of every code at every place; called once a step. With decoding.guided it is handed the examples twice,
-            first for their text, then for none: guided logits are none + guidance * (text - none) (Ho and Salimans
-            2022, arXiv:2207.12598).
-        codes: what is at masked places does not matter.
-        masked: the places to fill in.
-        seeds: one an example.
-        guidance: at the last step.
+        logits: predicts every code; called once in each step. With decoding.guided it gets the examples twice, first
+            with their text, then without: guided logits are none + guidance * (text - none) (Ho and Salimans 2022,
+            arXiv:2207.12598).
+        codes: the values at masked positions are ignored.
+        masked: the positions to sample.
+        seeds: one for each example.
+        guidance: scale at the last step.
     """
     count, grid = codes.shape[0], codes.shape[1:]
     wanted, total = masked, jnp.sum(masked.reshape(count, -1), axis=1)
@@ -141,12 +163,12 @@ def maskgit_decode(
         else:
             noise = jax.vmap(lambda key: jax.random.gumbel(key, confidence.shape[1:]))(step_keys[:, 1])
             confidence += decoding.confidence_temperature * (1.0 - done) * noise
-        # The `remaining` least sure of the masked places stay masked.
-        doubt = jnp.where(masked.reshape(count, -1), confidence, jnp.inf)
-        place = jnp.argsort(jnp.argsort(doubt, axis=1), axis=1)
-        return (codes, (place < remaining[:, None]).reshape(masked.shape)), None
+        # The `remaining` least confident tokens stay masked.
+        confidence = jnp.where(masked.reshape(count, -1), confidence, jnp.inf)
+        rank = jnp.argsort(jnp.argsort(confidence, axis=1), axis=1)
+        return (codes, (rank < remaining[:, None]).reshape(masked.shape)), None
 
-    def revise(codes: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+    def refine(codes: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         block = wanted & (blocks == number % 2 ** len(grid))[None]
         found = scores(codes, block, jnp.float32(1.0))
         step_keys = keys_of(decoding.steps + number)
@@ -155,12 +177,12 @@ def maskgit_decode(
 
     (codes, _), _ = jax.lax.scan(step, (codes, masked), jnp.arange(decoding.steps))
     if decoding.refinement_steps:
-        codes, _ = jax.lax.scan(revise, codes, jnp.arange(decoding.refinement_steps))
+        codes, _ = jax.lax.scan(refine, codes, jnp.arange(decoding.refinement_steps))
     return codes
 
 
 def _blocks(grid: Sequence[int]) -> Int[np.ndarray, "*grid"]:
-    """Which block of the refinement_steps each place belongs to: those alike in whether each coordinate is odd."""
+    """The refinement block of each position: positions whose coordinates have the same parities."""
     odd = np.indices(grid) % 2
     return sum(axis << i for i, axis in enumerate(odd))
 
@@ -168,18 +190,18 @@ def _blocks(grid: Sequence[int]) -> Int[np.ndarray, "*grid"]:
 def _draw(
     scores: Float[Array, "b n k"], keys: Any, temperature: float, top_k: int
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
-    """A code a place, and the logarithm of its probability."""
+    """Samples a code at each position, and gives its log-probability."""
     if 0 < top_k < scores.shape[-1]:
         lowest = jax.lax.top_k(scores, top_k)[0][..., -1:]
         scores = jnp.where(scores < lowest, -jnp.inf, scores)
     scores /= temperature
     drawn = jax.vmap(lambda key, rows: jax.random.categorical(key, rows))(keys, scores)
-    chances = jax.nn.log_softmax(scores)
-    return drawn, jnp.take_along_axis(chances, drawn[..., None], axis=-1)[..., 0]
+    log_probs = jax.nn.log_softmax(scores)
+    return drawn, jnp.take_along_axis(log_probs, drawn[..., None], axis=-1)[..., 0]
 
 
 def halton_ranks(grid: Sequence[int]) -> Int[np.ndarray, "n"]:
-    """The order in which the Halton sequence (1960) visits the places of a grid, read row by row.
+    """The order in which the Halton sequence (1960) visits the positions of a grid, in row-major order.
 
     Raises:
         ValueError: for more than 3 axes.
@@ -198,7 +220,7 @@ def halton_ranks(grid: Sequence[int]) -> Int[np.ndarray, "n"]:
 
 
 def _radical_inverse(number: int, base: int) -> float:
-    """The digits of the number in that base, mirrored at the point."""
+    """The digits of the number in that base, mirrored at the point (van der Corput sequence)."""
     result, weight = 0.0, 1.0 / base
     while number:
         number, digit = divmod(number, base)

@@ -1,4 +1,4 @@
-"""Where a model looked, laid over the images that it looked at."""
+"""Attention maps as overlays on images."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,23 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-LEAST_SIDE = 160  # pixels of an image, so that small ones can be seen
-COLUMNS = 10  # images of a line
-LABEL = 26  # pixels below an image
-STRENGTH = 0.75  # of the color where it looked most
+MIN_SIDE = 160  # pixels; smaller images are enlarged
+COLUMNS = 10  # images in a row
+LABEL = 26  # pixels of a label below an image
+STRENGTH = 0.75  # opacity at the maximum
 COLORS = "inferno"
 
 
-def overlay(image: UInt8[np.ndarray, "y x 3"], looked: Float[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "y x 3"]:
-    """The image in gray, and over it the color of how much of the most that was looked at any place it got."""
+def overlay(
+    image: UInt8[np.ndarray, "y x 3"], attention: Float[np.ndarray, "rows columns"]
+) -> UInt8[np.ndarray, "y x 3"]:
+    """The image in gray, blended with the color map of the attention map relative to its maximum."""
     y, x, _ = image.shape
-    relative = Image.fromarray((looked / max(float(looked.max()), 1e-12)).astype(np.float32))
-    share = np.asarray(relative.resize((x, y), Image.Resampling.BILINEAR))[..., None]
-    colors = matplotlib.colormaps[COLORS](share[..., 0])[..., :3] * 255
+    relative = Image.fromarray((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
+    opacity = np.asarray(relative.resize((x, y), Image.Resampling.BILINEAR))[..., None]
+    colors = matplotlib.colormaps[COLORS](opacity[..., 0])[..., :3] * 255
     gray = image.mean(axis=-1, keepdims=True)
-    return np.rint(gray + STRENGTH * share * (colors - gray)).astype(np.uint8)
+    return np.rint(gray + STRENGTH * opacity * (colors - gray)).astype(np.uint8)
 
 
 def draw_attention_maps(
@@ -30,18 +32,18 @@ def draw_attention_maps(
     words: Sequence[Sequence[str]],
     maps: Sequence[Float[np.ndarray, "_ rows columns"]],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """One image of all: each image with its title, followed by what was looked at for each word, the word below.
+    """One sheet of all images: each with its title, followed by the overlay of each word, labelled with the word.
 
     Args:
-        images: of one size; they are drawn several times as large where they are small.
+        images: of one size; small ones are enlarged.
         titles: below the images.
         words, maps: of each image.
     """
     tiles: list[list[tuple[np.ndarray, str]]] = []
-    for image, title, written, looked in zip(images, titles, words, maps, strict=True):
-        times = max(1, round(LEAST_SIDE / min(image.shape[:2])))
+    for image, title, labels, attention in zip(images, titles, words, maps, strict=True):
+        times = max(1, round(MIN_SIDE / min(image.shape[:2])))
         large = image.repeat(times, axis=0).repeat(times, axis=1)
-        row = [(large, title), *((overlay(large, m), word) for m, word in zip(looked, written, strict=True))]
+        row = [(large, title), *((overlay(large, m), word) for m, word in zip(attention, labels, strict=True))]
         tiles += [row[i : i + COLUMNS] for i in range(0, len(row), COLUMNS)]
     high, wide, _ = tiles[0][0][0].shape
     sheet = Image.new("RGB", (wide * max(map(len, tiles)), (high + LABEL) * len(tiles)), "white")
@@ -56,7 +58,7 @@ def draw_attention_maps(
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or its beginning and three dots where it is wider."""
+    """The text, truncated with an ellipsis to the width."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -1,4 +1,4 @@
-"""From a model's floats to images and back, and several images in one."""
+"""Conversion between model outputs and uint8 images, and image grids."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,23 @@ from jaxtyping import Float, Float32, UInt8
 
 
 def to_uint8(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Images of any shape from -1 (black) to 1 (white) as 0 to 255, rounded and clipped; not-a-number is black."""
+    """Converts images of any shape from -1 (black) to 1 (white) to 0 to 255, rounded and clipped; NaN is black."""
     scaled = (np.asarray(image, np.float32) + 1) * 127.5
     return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)).astype(np.uint8)
 
 
 def from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """Images of any shape from 0 to 255 as -1 (black) to 1 (white)."""
+    """Converts images of any shape from 0 to 255 to -1 (black) to 1 (white)."""
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def grid(rows: Sequence[UInt8[np.ndarray, "n *f y x 3"]]) -> UInt8[np.ndarray, "*f height width 3"]:
-    """One image of all, or one clip of all clips: rows below each other, those of a row side by side, no gaps."""
+    """One image (or clip) of all, from rows of images without gaps."""
     return np.concatenate([np.concatenate(list(row), axis=-2) for row in rows], axis=-3)
 
 
 def sheet(images: UInt8[np.ndarray, "n *f y x 3"], columns: int) -> UInt8[np.ndarray, "*f height width 3"]:
-    """One image (or clip) of all, row by row, at most so many in a row, no gaps; what the last row lacks is black."""
+    """One image (or clip) of all in row-major order, at most `columns` in a row, without gaps; the rest is black."""
     columns = min(columns, len(images))
     missing = -len(images) % columns
     filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])

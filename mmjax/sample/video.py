@@ -1,4 +1,4 @@
-"""Clips and images as bytes of files: mp4 by PyAV (the extra `video`), GIF and PNG by Pillow."""
+"""Encoding of clips and images: mp4 with PyAV (the extra `video`), GIF and PNG with Pillow."""
 
 import io
 import math
@@ -12,24 +12,24 @@ from PIL import Image
 
 from mmjax.types import UserError
 
-SHOWN_FROM = 128  # pixels; players show smaller clips poorly, and some encoders refuse them
-HUNDREDTH = 100  # a GIF counts time in hundredths of a second
-SHORTEST = 2  # hundredths: shorter ones are taken for a tenth of a second by browsers
+MIN_SIDE = 128  # pixels; some encoders refuse smaller clips
+HUNDREDTHS = 100  # a GIF's time unit is 1/100 s
+MIN_DURATION = 2  # hundredths; browsers show shorter ones for a tenth of a second
 COLORS = 256
-SAMPLED_PIXELS = 2**18  # of a clip, from which the colors of a GIF are chosen
+SAMPLED_PIXELS = 2**18  # of a clip, for choosing a GIF's palette
 
 
 def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
-    """A clip as an mp4, H.264 where there is an encoder for it, else MPEG-4.
+    """Encodes a clip as mp4: H.264 if there is an encoder for it, else MPEG-4.
 
-    Small clips are enlarged by a whole factor, with their pixels sharp, to at least 128 pixels; odd sides get one more
-    row or column, as their last.
+    Small clips are upscaled by an integer factor (nearest neighbor) to at least 128 pixels; odd sides are padded by
+    repeating the last row or column.
 
     Args:
         frame_rate: frames a second.
 
     Raises:
-        UserError: where PyAV is missing or cannot write it, the clip has no frame or the frame rate is not above 0.
+        UserError: if PyAV is missing or cannot encode it, the clip is empty or the frame rate is not above 0.
     """
     _check(clip, frame_rate)
     try:
@@ -48,8 +48,8 @@ def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
         with av.open(buffer, "w", format="mp4") as container:
             stream: Any = container.add_stream(codec, rate=rate, options=sharp[codec])
             stream.height, stream.width = clip.shape[1:3]
-            stream.pix_fmt = "yuv420p"  # all that every player shows
-            # Players guess otherwise, and guess differently.
+            stream.pix_fmt = "yuv420p"  # the one pixel format that every player supports
+            # Otherwise players guess, each differently.
             context = stream.codec_context
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
@@ -61,33 +61,33 @@ def to_mp4(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
                 frame.pts, frame.time_base = i, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-    except (av.FFmpegError, OverflowError) as error:  # such as for a frame rate that no codec can tell
+    except (av.FFmpegError, OverflowError) as error:  # such as for an unsupported frame rate
         raise UserError(f"mp4: cannot be written: {' '.join(str(error).split())}; write a .gif") from error
     return buffer.getvalue()
 
 
 def to_gif(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> bytes:
-    """A clip as a GIF that loops, of the clip's own size and with at most 256 colors, the same ones for all frames.
+    """Encodes a clip as a looping GIF of the same size, with one palette of at most 256 colors for all frames.
 
-    Colors are exact where the clip has no more of them.
+    Colors are exact if the clip has at most 256.
 
     Args:
-        frame_rate: frames a second; a GIF shows at most 50.
+        frame_rate: frames a second; a GIF supports at most 50.
 
     Raises:
-        UserError: where the clip has no frame or the frame rate is not above 0.
+        UserError: if the clip is empty or the frame rate is not above 0.
     """
     _check(clip, frame_rate)
-    ends = [int(HUNDREDTH * (i + 1) / frame_rate) for i in range(len(clip))]
-    durations = [10 * max(end - begin, SHORTEST) for begin, end in zip([0, *ends], ends, strict=False)]
+    ends = [int(HUNDREDTHS * (i + 1) / frame_rate) for i in range(len(clip))]
+    durations = [10 * max(end - begin, MIN_DURATION) for begin, end in zip([0, *ends], ends, strict=False)]
     return timed_gif(clip, durations)
 
 
 def timed_gif(clip: UInt8[np.ndarray, "f y x 3"], durations: Sequence[int]) -> bytes:
-    """The same with a duration for each frame, in milliseconds."""
+    """Encodes a clip as a GIF with a duration for each frame, in milliseconds."""
     frames = _indexed(clip)
     buffer = io.BytesIO()
-    # Loops for ever. Pillow makes one frame of several alike in a row.
+    # Loops forever. Pillow merges consecutive equal frames.
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=list(durations), loop=0)
     return buffer.getvalue()
 
@@ -100,20 +100,20 @@ def to_png(image: UInt8[np.ndarray, "y x 3"]) -> bytes:
 
 def _check(clip: UInt8[np.ndarray, "f y x 3"], frame_rate: float) -> None:
     if not clip.size:
-        raise UserError(f"a clip of {len(clip)} frames of {clip.shape[1]} x {clip.shape[2]} pixels cannot be written")
+        raise UserError(f"a clip of {len(clip)} frames of {clip.shape[1]} x {clip.shape[2]} pixels cannot be encoded")
     if not (math.isfinite(frame_rate) and frame_rate > 0):
         raise UserError(f"frame rate: must be above 0 frames a second, not {frame_rate:g}")
 
 
 def _enlarged(clip: UInt8[np.ndarray, "f y x 3"]) -> UInt8[np.ndarray, "f y2 x2 3"]:
-    """At least 128 pixels on each side, by a whole factor, and even, by repeating the last row and column."""
-    factor = max(1, math.ceil(SHOWN_FROM / min(clip.shape[1:3])))
+    """Upscales to at least 128 pixels a side by an integer factor, and pads to even sides by edge values."""
+    factor = max(1, math.ceil(MIN_SIDE / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.pad(clip, ((0, 0), (0, clip.shape[1] % 2), (0, clip.shape[2] % 2), (0, 0)), mode="edge")
 
 
 def _indexed(clip: UInt8[np.ndarray, "f y x 3"]) -> list[Image.Image]:
-    """The frames as images with one palette: the clip's own colors, or those that come nearest to them."""
+    """The frames as images with a common palette: the clip's own colors, or the nearest."""
     packed = clip.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colors, indices = np.unique(packed, return_inverse=True)
     if len(colors) <= COLORS:

@@ -1,1 +1,1 @@
-"""State, optimizer, step, loop, checkpoints and metrics. The model, the objective and the evaluators are handed in."""
+"""Training: state, optimizer, step, loop, checkpoints, metrics and guards."""

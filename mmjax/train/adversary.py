@@ -1,4 +1,4 @@
-"""The second player of adversarial training: its part of the state, and its part of a step."""
+"""The discriminator of adversarial training: its state, and its part of the train step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ DECAY = 0.99  # of the running averages
 
 @flax.struct.dataclass
 class AdversaryState:
-    """What the second player carries from step to step.
+    """The discriminator's part of the train state.
 
     Attributes:
         params: parameters, float32.
         opt_state: of its optax transformation.
-        averages: running averages of its logits on originals, "real", and on what was drawn, "fake".
+        averages: running averages of its logits on real ("real") and generated ("fake") examples.
     """
 
     params: Any
@@ -31,7 +31,7 @@ class AdversaryState:
 
 @runtime_checkable
 class DiscriminatorLoss(Protocol):
-    """What the second player minimizes, and what it tells the first; see mmjax/losses/adversarial.py."""
+    """The losses of a discriminator, and its outputs for the generator's losses; see mmjax/losses/adversarial.py."""
 
     def adversarial_outputs(self, params: Params, outputs: Outputs, batch: Batch) -> dict[str, Any]: ...
 
@@ -42,11 +42,11 @@ class DiscriminatorLoss(Protocol):
 
 @dataclass(frozen=True)
 class Adversary:
-    """The second player.
+    """A discriminator with its optimizer and loss.
 
     Attributes:
-        init: makes its parameters from a random key.
-        terms: names of the first player's terms that depend on it; they count from the step `start` on.
+        init: initializes its parameters from a random key.
+        terms: the generator's loss terms that depend on it, which are 0 before the step `start`.
         train_from: the step from which it is trained.
     """
 
@@ -63,17 +63,17 @@ class Adversary:
         return AdversaryState(params, self.tx.init(params), {"real": zero, "fake": zero})
 
     def gated(self, terms: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
-        """The first player's terms as they count at this step."""
+        """The generator's loss terms, with the adversarial ones 0 before `start`."""
         started = step >= self.start
         return {name: jnp.where(started, term, 0.0) if name in self.terms else term for name, term in terms.items()}
 
     def update(
         self, state: AdversaryState, grads: Params, metrics: dict[str, jax.Array], step: jax.Array
     ) -> tuple[AdversaryState, jax.Array]:
-        """The state after one step, and the norm of its update."""
+        """The state after one step, and the norm of the update."""
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to counts
             updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-        # Young averages forget faster, so that the zeros they begin with do not linger.
+        # EMA warm-up: a plain mean at first, so that the initial zeros do not linger.
         count = jnp.maximum(step - self.train_from, 0).astype(jnp.float32)
         decay = jnp.minimum(jnp.float32(DECAY), count / (count + 1.0))
         averages = {

@@ -1,7 +1,7 @@
-"""How far a training is in its stream of examples, where it went on with other batches than it began with.
+"""The batch sizes that a run was trained with, and so how many examples it has seen.
 
-A training's stretches are lists of the first step, counted from 0, and the batch from there on, in the order of steps:
-[[0, 64], [1000, 32]] for 1,000 steps of 64 examples, and of 32 since then.
+A history lists pairs of a first step, counted from 0, and the batch size from there on, by step: [[0, 64], [1000, 32]]
+is 1,000 steps with a batch of 64, and a batch of 32 since then.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ BatchSizeHistory = Sequence[Sequence[int]]
 
 
 def extend(history: BatchSizeHistory, step: int, batch: int) -> list[list[int]]:
-    """The stretches of a training that goes on behind so many steps with a batch.
+    """The history of a run that resumes after `step` steps with this batch size.
 
-    What was recorded from that step on is left out: those steps are done anew, or were never done.
+    Entries from that step on are dropped: those steps are repeated, or never ran.
     """
-    kept = [list(stretch) for stretch in history if stretch[0] < step] or [[0, batch]]
+    kept = [list(entry) for entry in history if entry[0] < step] or [[0, batch]]
     return kept if kept[-1][1] == batch else [*kept, [step, batch]]
 
 
 def examples_seen(history: BatchSizeHistory, step: int) -> int:
-    """Where in the stream of examples the batch of a step begins: how many the steps before it had."""
+    """The number of examples in the first `step` steps."""
     ends = [first for first, _ in history[1:]] + [step]
     return sum(max(min(end, step) - first, 0) * batch for (first, batch), end in zip(history, ends, strict=True))
 
 
 def valid(history: object) -> bool:
-    """Whether something read from a file can be a training's stretches."""
+    """Whether a value read from a file is a valid history."""
     if not isinstance(history, list) or not history:
         return False
     pairs = [s for s in history if isinstance(s, list) and len(s) == 2 and all(type(n) is int for n in s)]

@@ -1,4 +1,4 @@
-"""Checkpoints of the state by Orbax: asynchronous, committed by a marker file, the newest and the best kept."""
+"""Checkpoints of the train state with Orbax: asynchronous, committed by a marker file, the newest and the best kept."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from mmjax.train import fingerprint, storage
 from mmjax.train.state import State
 from mmjax.types import Params, TransientError, UserError, leaf_name
 
-FINGERPRINTS = "fingerprints"  # beside the fields of the state, uint32, one a leaf
+FINGERPRINTS = "fingerprints"  # saved beside the fields of the state: uint32, one a leaf
 DAMAGED = "checkpoints-damaged"  # folder beside the checkpoints
 
 logger = logging.getLogger(__name__)
@@ -31,17 +31,19 @@ class Checkpoints:
     """The checkpoints of a workdir.
 
     Attributes:
-        path: WORKDIR/checkpoints, or where else they lie.
+        path: WORKDIR/checkpoints, or train.checkpoints.
     """
 
     def __init__(self, workdir: Path, keep: int = 3, best: str = "", read_only: bool = False, at: str = ""):
-        """`best` names the metric by which one checkpoint more is kept; "-" before it: smaller is better.
+        """Opens or creates the checkpoints.
 
         Args:
+            keep: number of newest checkpoints to keep.
+            best: metric by which the best one is kept too; with "-" in front, smaller is better.
             at: a folder or bucket instead of WORKDIR/checkpoints.
 
         Raises:
-            UserError: where that cannot be opened.
+            UserError: if that cannot be opened.
         """
         self.path = folder(workdir, at)
         self.best, self.sign = best.removeprefix("-"), -1.0 if best.startswith("-") else 1.0
@@ -50,7 +52,7 @@ class Checkpoints:
             policies.append(
                 preservation_policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
             )
-        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compressing takes cores from the steps
+        uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compression would slow down the steps
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), storage.open_errors(self.path):
             options = ocp.CheckpointManagerOptions(
@@ -69,25 +71,27 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step whose evaluation was the best, the newest of several; None where none was evaluated."""
+        """The newest step with the best evaluation; None if none was evaluated."""
         found = [(self._score(metrics), step) for step in self.steps() if (metrics := self.manager.metrics(step))]
         return max(found)[1] if found else None
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Whether an evaluation is better than that of every checkpoint there is."""
+        """Whether an evaluation is better than that of every checkpoint."""
         if not math.isfinite(metrics.get(self.best, math.nan)):
             return False
         best = self.best_step()
         return best is None or self._score(metrics) > self._score(self.manager.metrics(best) or {})
 
     def _score(self, metrics: Mapping[str, float]) -> float:
-        return self.sign * metrics.get(self.best, -self.sign * math.inf)  # it may have been another metric before
+        return self.sign * metrics.get(
+            self.best, -self.sign * math.inf
+        )  # an earlier config may have had another metric
 
     def save(self, state: State, metrics: Mapping[str, float]) -> None:
-        """Starts to save the state and a fingerprint of each array; the copying goes on behind the next steps.
+        """Starts an asynchronous save of the state, with a fingerprint of each array.
 
         Raises:
-            UserError: where the state is not finite, which is never saved, or cannot be written.
+            UserError: if the state is not finite, and so is not saved, or cannot be written.
         """
         step = int(state.step)
         if step in self.manager.all_steps():
@@ -97,7 +101,7 @@ class Checkpoints:
         bad = [name for name, good in zip(fingerprint.names(fields), jax.device_get(finite), strict=True) if not good]
         if bad:
             raise UserError(
-                f"{self.path}: step {step} is not saved, since {bad[0]} is not finite; try a smaller "
+                f"{self.path}: step {step} is not saved: {bad[0]} is not finite; try a smaller "
                 "optimizer.learning_rate, or optimizer.grad_clip_norm=1.0, in another --workdir"
             )
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
@@ -110,29 +114,29 @@ class Checkpoints:
             )
 
     def restore(self, shapes: State, step: int | str | None = None) -> State:
-        """The state of a step (default: the newest), on the shardings that the shapes carry.
+        """Restores the state of a step (default: the newest), with the shardings of `shapes`.
 
-        Every array is compared with its fingerprint. Where the newest step is damaged, a warning says so, the step
-        before is taken, and the damaged one is put aside.
+        Every array is verified by its fingerprint. If the newest step is damaged, it is quarantined with a warning, and
+        the step before it is restored.
 
         Raises:
-            UserError: where there is no such step, the checkpoint is of another model, or none is whole.
+            UserError: if there is no such step, it is of another model, or none is undamaged.
         """
         read = functools.partial(self._read, shapes=shapes)
-        return self._first_whole(step, read, functools.partial(self._compared, shapes=shapes), quarantine=True)[1]
+        return self._first_intact(step, read, functools.partial(self._verify, shapes=shapes), quarantine=True)[1]
 
-    def _first_whole(
+    def _first_intact(
         self,
         step: int | str | None,
         read: Callable[[int], Any],
         check: Callable[[Any], Any],
         quarantine: bool = False,
     ) -> tuple[int, Any]:
-        """The step that is asked for, or the newest that is whole, and what `check` makes of what `read` returned.
+        """The given step, or the newest intact one, and the result of `check` for it.
 
         Args:
-            read: reads a step, each process for itself.
-            check: raises an error where that is not what was written; the processes may compute it together.
+            read: reads a step, in each process on its own.
+            check: raises an error if what was read is damaged; may be a computation of all processes.
         """
         candidates = [self._known(step)] if step is not None else self._all_known()
         problems: dict[int, str] = {}
@@ -145,36 +149,36 @@ class Checkpoints:
                 for damaged, why in problems.items():
                     aside = self._quarantine(damaged) if quarantine else ""
                     logger.warning(
-                        "%s/%d: is damaged (%s)%s; going on from step %d", self.path, damaged, why, aside, candidate
+                        "%s/%d: is damaged (%s)%s; resuming from step %d", self.path, damaged, why, aside, candidate
                     )
                 return candidate, found
             problems[candidate] = problem
         first = candidates[0]
         others = f", nor can any step before it ({len(candidates) - 1})" if len(candidates) > 1 else ""
-        anew = "" if step is not None else f"; another --workdir, or this one without {self.path}, begins anew"
-        raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}{anew}")
+        hint = "" if step is not None else f"; to start over, take another --workdir or remove {self.path}"
+        raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}{hint}")
 
     def _tried(self, step: int, action: Callable[[], Any]) -> tuple[Any, str]:
-        """What an action returns, and what went wrong with it in any process: one alone may read what is damaged.
+        """The result of an action, and the first error in any process: only one may have read the damaged part.
 
-        No process goes on before all of them have ended the action.
+        All processes wait for each other.
 
         Raises:
-            TransientError: where a disk or bucket did not answer one of them: that says nothing of the checkpoint.
+            TransientError: if a disk or bucket did not respond, which does not mean that the checkpoint is damaged.
         """
         value, problem, transient = None, "", False
         try:
             value = action()
-        except Exception as error:  # whatever Orbax makes of damaged files
+        except Exception as error:  # Orbax raises many types for damaged files
             problem, transient = storage.first_line(error), storage.is_transient(error)
-        told = [each for each in processes.all_gather_objects([problem, transient]) if each[0]]
-        for why, transient in told:
+        errors = [each for each in processes.all_gather_objects([problem, transient]) if each[0]]
+        for why, transient in errors:
             if transient:
-                raise TransientError(f"{self.path}/{step}: could not be read just now: {why}")
-        return value, told[0][0] if told else ""
+                raise TransientError(f"{self.path}/{step}: could not be read: {why}")
+        return value, errors[0][0] if errors else ""
 
     def _quarantine(self, step: int) -> str:
-        """Moves a damaged step out of the way of the one that will take its place; it may still tell what happened."""
+        """Moves a damaged step to checkpoints-damaged, to make way for a new one of that number."""
 
         def move() -> str:
             damaged = self.path.with_name(DAMAGED)
@@ -189,39 +193,39 @@ class Checkpoints:
         return f" and was moved to {aside}"
 
     def _read(self, step: int, shapes: State) -> dict[str, Any]:
-        """The fields of a step's state, and their fingerprints if it has any, on the shardings of the shapes."""
-        saved = self._check_shapes(step, shapes)  # first: a restoring that fails leaves half-done reads behind
+        """The fields of a step's state, and their fingerprints if it has any, with the shardings of the shapes."""
+        saved = self._check_shapes(step, shapes)  # first: a failed restore leaves reads pending
         fields = _fields(shapes)
         if FINGERPRINTS in saved:
             whole = shapes.step.sharding
             fields |= {FINGERPRINTS: jax.ShapeDtypeStruct(saved[FINGERPRINTS], np.uint32, sharding=whole)}
         wanted = ocp.args.PyTreeRestore(fields, ocp.checkpoint_utils.construct_restore_args(fields))
-        # Not by the manager, where a process that has read its part would wait for one that could not.
+        # Not by the manager: there, processes that succeeded would wait for one that failed.
         return self.reader.restore(self._state_of(step), args=wanted)
 
-    def _compared(self, fields: dict[str, Any], shapes: State) -> State:
-        """The state of the fields that were read, whose fingerprints are those that were written."""
+    def _verify(self, fields: dict[str, Any], shapes: State) -> State:
+        """The state, after comparing its fingerprints with the saved ones."""
         if FINGERPRINTS in fields:
-            told = jax.device_get(fields.pop(FINGERPRINTS)).tolist()
+            saved = jax.device_get(fields.pop(FINGERPRINTS)).tolist()
             found = jax.device_get(fingerprint.summarize(fields, shapes.step.sharding)[0]).tolist()
-            _check(dict(zip(fingerprint.names(fields), zip(told, found, strict=True), strict=True)))
+            _check(dict(zip(fingerprint.names(fields), zip(saved, found, strict=True), strict=True)))
         return State(**fields)
 
     def _state_of(self, step: int) -> epath.Path:
         return self.path / str(step) / "state"
 
     def restore_params(self, step: int | str | None = None) -> tuple[int, Params]:
-        """The step, and its averaged parameters (where there are none, the parameters), as NumPy arrays.
+        """The step and its EMA parameters (without an EMA, its parameters), as NumPy arrays.
 
-        They are compared with their fingerprints. Where no step is named, a damaged one is passed over with a warning.
+        Verified by their fingerprints. Unless a step is given, damaged ones are skipped with a warning.
 
         Args:
             step: a number, "best", or None for the newest.
         """
-        return self._first_whole(step, self._read_params, _compared_params)
+        return self._first_intact(step, self._read_params, _verify_params)
 
     def _read_params(self, step: int) -> dict[str, Any]:
-        """The parameters of a step, and the fingerprints of all that it holds by their names."""
+        """The parameters of a step, and its fingerprints by name."""
         found = self._tree(step)
         wanted = "params" if found.get("ema") is None else "ema"
         parts = {name: found[name] for name in (wanted, FINGERPRINTS) if name in found}
@@ -235,7 +239,7 @@ class Checkpoints:
         return restored
 
     def _check_shapes(self, step: int, shapes: State) -> dict[str, tuple[int, ...]]:
-        """The shapes of what a step holds, by name; ValueError where they are not those of the config's model."""
+        """The shapes of a step's arrays, by name. Raises ValueError if they are not those of the config's model."""
         found = _shapes_by_name(self._tree(step))
         wanted = _shapes_by_name(shapes)
         for name in sorted((set(found) | set(wanted)) - {FINGERPRINTS}):
@@ -245,11 +249,11 @@ class Checkpoints:
         return found
 
     def _tree(self, step: int) -> Any:
-        """What a checkpoint says that it holds."""
+        """The tree of array metadata of a step."""
         return self.reader.metadata(self._state_of(step)).tree
 
     def wait(self) -> None:
-        """Until all is on the disk."""
+        """Waits until all saves are committed."""
         with storage.write_errors(self.path):
             self.manager.wait_until_finished()
 
@@ -259,10 +263,10 @@ class Checkpoints:
             self.reader.close()
 
     def _all_known(self) -> list[int]:
-        """Committed steps, the newest first."""
+        """Committed steps, newest first."""
         steps = self.steps()
         if not steps:
-            raise UserError(f"{self.path}: no checkpoint there yet; run mmjax train with this --workdir first")
+            raise UserError(f"{self.path}: no checkpoint yet; run mmjax train with this --workdir first")
         return steps[::-1]
 
     def _known(self, step: int | str) -> int:
@@ -278,7 +282,7 @@ class Checkpoints:
 
 
 def folder(workdir: Path, at: str = "") -> epath.Path:
-    """Where the checkpoints of a workdir lie: in it, or at a folder or bucket."""
+    """The checkpoint folder: in the workdir, or at a folder or bucket."""
     return epath.Path(at) if "://" in at else epath.Path((Path(at) if at else workdir / "checkpoints").resolve())
 
 
@@ -289,7 +293,7 @@ def step_argument(text: str) -> int | str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax from warning of the options that are chosen here."""
+    """Silences Orbax's warnings about the options chosen here."""
     log = logging.getLogger("absl")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -299,26 +303,26 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _compared_params(read: dict[str, Any]) -> Params:
-    """The parameters that were read, whose fingerprints are those that were written."""
-    told = read.pop(FINGERPRINTS, None)
-    if told is not None:
+def _verify_params(read: dict[str, Any]) -> Params:
+    """The parameters, after comparing their fingerprints with the saved ones."""
+    saved = read.pop(FINGERPRINTS, None)
+    if saved is not None:
         leaves = jax.tree_util.tree_leaves_with_path(read)
-        _check({(name := leaf_name(where)): (told[name], fingerprint.of_array(leaf)) for where, leaf in leaves})
+        _check({(name := leaf_name(where)): (saved[name], fingerprint.of_array(leaf)) for where, leaf in leaves})
     (params,) = read.values()
     return params
 
 
 def _check(fingerprints: Mapping[str, tuple[int, int]]) -> None:
-    """Raises ValueError where an array is not what was written, by its fingerprint then and now."""
-    changed = sorted(name for name, (then, now) in fingerprints.items() if then != now)
+    """Raises ValueError for arrays whose saved and current fingerprints differ."""
+    changed = sorted(name for name, (saved, current) in fingerprints.items() if saved != current)
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ValueError(f"{changed[0]}{more}: its bits are not those that were written")
+        raise ValueError(f"{changed[0]}{more}: its bits differ from those saved")
 
 
 def _fields(state: State) -> dict[str, Any]:
-    """A state by the names of its fields; the adversary and the norms only where there are any."""
+    """The fields of a state by name, without optional ones that are None."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     optional = ("adversary", "grad_norm_ema")
     return {name: value for name, value in fields.items() if name not in optional or value is not None}

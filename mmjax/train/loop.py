@@ -30,17 +30,18 @@ def train(
     stop: Callable[[int], bool],
     timeline: Timeline,
 ) -> State:
-    """Runs steps until `last` are done or `stop` says so, and returns the state.
+    """Runs training steps until `last` are done or `stop` says so, and returns the state.
 
     Args:
         step_fn: the compiled step; it may donate the state.
         batches: the batches from this state's step on.
         put: places a batch on the devices.
-        after: is handed the state after each step, before the next batch is drawn, to evaluate and save it.
-        log: is handed the metrics of a step, "wait", the seconds it waited for data, and "transfer", those that it took
-            to hand its batch to the devices; one step late, so that the devices never wait for it.
-        stop: is asked before each step, and told how many are done.
-        timeline: is told what goes on.
+        last: the number of the last step.
+        after: called with the state after each step, before the next batch is drawn, to evaluate and save.
+        log: called with the metrics of each step, and the seconds spent waiting for data ("wait") and copying the batch
+            to the devices ("transfer"); one step late, so that the devices are never idle for it.
+        stop: called with the number of steps done before each step.
+        timeline: accounts the time.
     """
     done = int(state.step)
     late: tuple[int, Any, float, float] | None = None
@@ -73,26 +74,27 @@ def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any
 
 
 def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bool = False) -> None:
-    """Raises UserError once `limit` steps in a row were skipped: not finite, or spikes where those are skipped too."""
+    """Raises UserError after `limit` consecutive skipped steps: not finite or, where those are skipped too, spikes."""
     if metrics["nonfinite_steps"] >= limit:
-        spike = " or, by train.skip_grad_spikes, a spike" if spikes else ""
+        spike = ", or the gradient was a spike (train.skip_grad_spikes)," if spikes else ""
         raise UserError(
-            f"step {step}: the loss, its gradient or the update was not finite{spike} {limit} steps in a row "
-            "(train.max_nonfinite_steps); try a smaller optimizer.learning_rate, or optimizer.grad_clip_norm=1.0, in another --workdir"
+            f"step {step}: the loss, gradient or update was not finite{spike} for {limit} consecutive steps "
+            "(train.max_nonfinite_steps); try a smaller optimizer.learning_rate, or optimizer.grad_clip_norm=1.0, in "
+            "another --workdir"
         )
 
 
 class Stopped(Exception):
-    """What goes on between two steps is to end, since the training is to stop."""
+    """Raised between two steps when the training is to stop."""
 
 
 @dataclass
 class Stop:
-    """Says, asked at every step and batch, whether to stop there: the same in all processes, whichever was told to.
+    """Whether to stop, asked at every step; all processes agree on the answer.
 
     Attributes:
-        signal: that this process was sent, 0 for none.
-        reached: whether it said yes.
+        signal: the signal that this process received, 0 for none.
+        reached: whether the answer was yes.
     """
 
     signal: int = 0
@@ -103,23 +105,23 @@ class Stop:
         return self.reached
 
     def before(self, function: Callable[..., Any], step: int) -> Callable[..., Any]:
-        """The function, which asks first at each call, in all processes, and raises Stopped where it is to stop."""
+        """Wraps a function to raise Stopped at the first call at which to stop; all processes must call it alike."""
 
-        def asking(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any) -> Any:
             if self(step):
                 raise Stopped
             return function(*arguments)
 
-        return asking
+        return wrapped
 
     @property
     def status(self) -> int:
-        """The exit status of a training that stopped, as a shell has it; see `exit_status`."""
+        """The exit status of a run stopped by a signal, 128 + signal, else 0."""
         return 128 + (self.signal or signal.SIGTERM) if self.reached else 0
 
 
 def exit_status(status: int) -> int:
-    """That of the command: to be told to go, and to save and go, is no failure, but Ctrl-C ends scripts too."""
+    """The command's exit status: SIGTERM, which saves and stops, is no failure, but Ctrl-C is to end scripts too."""
     return processes.stopped_status() if status == 128 + signal.SIGTERM else status
 
 
@@ -131,7 +133,7 @@ def _tell(text: str) -> None:
 
 @contextmanager
 def interrupted() -> Iterator[Stop]:
-    """Notes Ctrl-C and SIGTERM; Ctrl-C pressed once more ends the process at once."""
+    """Handles Ctrl-C and SIGTERM in the block: the first stops after this step, another Ctrl-C exits immediately."""
     stop = Stop()
 
     def note(number: int, frame: Any) -> None:
@@ -140,12 +142,12 @@ def interrupted() -> Iterator[Stop]:
             _tell("stopping after this step")
             return
         if processes.is_primary():
-            _tell("stopping after this step; press Ctrl-C again to end at once, without saving")
+            _tell("stopping after this step; press Ctrl-C again to exit immediately, without saving")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if processes.is_multiprocess():
-            os.kill(os.getpid(), signal.SIGTERM)  # which JAX hears, and tells the other processes
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX's handler, which tells the other processes
 
-    # With several processes SIGTERM is JAX's own.
+    # With several processes, JAX handles SIGTERM.
     numbers = [signal.SIGINT] if processes.is_multiprocess() else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, note) for number in numbers}
     try:

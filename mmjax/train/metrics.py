@@ -1,4 +1,4 @@
-"""Metrics written as training goes: metrics.jsonl, TensorBoard and, where asked for, Weights & Biases."""
+"""Training metrics: metrics.jsonl, TensorBoard and optionally Weights & Biases."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from mmjax.types import UserError
 
 
 class Metrics:
-    """Writes metrics of a workdir. Lines of steps after `start`, left by a run that was killed, are dropped first."""
+    """Writes the metrics of a workdir. Lines after step `start`, left by an interrupted run, are dropped first."""
 
     def __init__(
         self, workdir: Path, start: int, wandb_project: str = "", config_dict: Mapping[str, Any] | None = None
@@ -29,7 +29,7 @@ class Metrics:
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl; a metric that is not finite is written as null."""
+        """Writes one line of metrics.jsonl; a non-finite value becomes null."""
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.file.write(json.dumps({"step": step, "split": split, **line}) + "\n")
         self.file.flush()
@@ -40,16 +40,16 @@ class Metrics:
             self.wandb.log({f"{split}/{name}": value for name, value in metrics.items()}, step=step)
 
     def write_time(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A line of what the time went to, which belongs to no step and is drawn nowhere; see timeline."""
+        """Writes a line of the time accounting to metrics.jsonl only; see timeline."""
         self.file.write(json.dumps({"step": step, "split": SPLIT, **metrics}) + "\n")
         self.file.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """An image, uint8 [y, x, c], or the middle one of a clip [f, y, x, c], to TensorBoard and Weights & Biases."""
+        """Writes an image, uint8 [y, x, c], or a clip's middle frame, [f, y, x, c], to TensorBoard and W&B."""
         image = image[len(image) // 2] if image.ndim == 4 else image
         self.board.add_image(name, image, step, dataformats="HWC")
         if self.wandb:
-            import wandb  # slow, and installed only where it is asked for
+            import wandb  # slow to import, and an extra
 
             self.wandb.log({name: wandb.Image(image)}, step=step)
 
@@ -61,7 +61,7 @@ class Metrics:
 
 
 class NoMetrics(Metrics):
-    """Writes nothing: what there is to write, the first of several processes writes."""
+    """Writes nothing: of several processes only the primary one writes."""
 
     def __init__(self) -> None:
         pass
@@ -80,9 +80,9 @@ class NoMetrics(Metrics):
 
 
 def check_wandb(project: str) -> None:
-    """Raises UserError where a project is named (train.wandb_project) and wandb is not installed; imports nothing."""
+    """Raises UserError if train.wandb_project is set and wandb is not installed; imports nothing."""
     found = importlib.util.find_spec("wandb") if project else None
-    # Where wandb was used before there is a folder of its name, which is a package of a sort, without an origin.
+    # wandb leaves a folder "wandb" behind, which is a namespace package: found, but without an origin.
     if project and (found is None or found.origin is None):
         raise UserError("train.wandb_project: wandb is not installed; run pip install '.[wandb]', or leave it empty")
 
@@ -93,7 +93,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def _wandb_run(project: str, workdir: Path, config_dict: Mapping[str, Any] | None) -> Any:
-    """The workdir's run; its id is kept in WORKDIR/wandb/run_id, so that a training that goes on is one run there."""
+    """The workdir's run; its id is kept in WORKDIR/wandb/run_id, so that a resumed run is the same run there."""
     check_wandb(project)
     import wandb
 
@@ -103,7 +103,7 @@ def _wandb_run(project: str, workdir: Path, config_dict: Mapping[str, Any] | Non
     run_id = path.read_text(encoding="utf-8").strip()
     try:
         return wandb.init(project=project, dir=str(workdir), config=dict(config_dict or {}), id=run_id, resume="allow")
-    except Exception as error:  # of the login, the network, the names: each has a type of its own
+    except Exception as error:  # login, network, names: each has its own type
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"train.wandb_project: Weights & Biases cannot be started ({reason}); run wandb login, set "

@@ -1,19 +1,80 @@
-"""From the optimizer's configuration to an optax transformation."""
+"""Optimizers: their fields in a config, and the optax transformations that they are."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from mmjax import config
+from mmjax import registry
+from mmjax.config import OptimizerConfig
+from mmjax.config.schema import setting
 from mmjax.types import Params, leaf_name
 
-NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 learn no more a step here, and take longer
-ADAM_RMS = 0.2  # root mean square of Muon's updates before the learning rate, about that of Adam's
+NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 did not learn faster here, and take longer
+ADAM_RMS = 0.2  # RMS of Muon's updates before the learning rate, about that of Adam's
 
 
-def make_schedule(optimizer: config.OptimizerConfig, steps: int) -> optax.Schedule:
+@dataclass(frozen=True)
+class AdamConfig(OptimizerConfig):
+    """Adam (Kingma and Ba 2014).
+
+    Attributes:
+        b1, b2: decay of the averages of the gradient and of its square.
+    """
+
+    b1: float = setting(0.9, at_least=0, below=1)
+    b2: float = setting(0.999, at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class AdamWConfig(AdamConfig):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017).
+
+    Attributes:
+        weight_decay: of matrices and kernels only.
+    """
+
+    weight_decay: float = setting(0.0, at_least=0)
+
+
+@dataclass(frozen=True)
+class MuonConfig(AdamWConfig):
+    """Muon (Jordan et al. 2024) on kernels, and Adam with Nesterov's momentum on everything else.
+
+    It learns more a step than Adam and costs more a step; its learning rate is several times that of Adam.
+
+    Attributes:
+        b1, b2: of the Adam part.
+        weight_decay: of kernels only.
+    """
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer that a config may name.
+
+    Attributes:
+        make: (config, schedule of the learning rate) -> the optax transformation, the learning rate included.
+        config: class of its fields.
+    """
+
+    make: Callable[[Any, optax.Schedule], optax.GradientTransformation]
+    config: type[OptimizerConfig] = OptimizerConfig
+
+
+def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping of the gradient, then the optimizer with its schedule."""
+    spec: OptimizerSpec = registry.find("optimizer", optimizer.kind, "optimizer.kind")
+    transformation = spec.make(optimizer, make_schedule(optimizer, steps))
+    if not optimizer.grad_clip_norm:
+        return transformation
+    return optax.chain(optax.clip_by_global_norm(optimizer.grad_clip_norm), transformation)
+
+
+def make_schedule(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate at each step: linear warm-up, then the schedule down to step `steps`."""
     peak, warmup = optimizer.learning_rate, optimizer.warmup_steps
     rest = max(steps - warmup, 1)
@@ -28,32 +89,30 @@ def make_schedule(optimizer: config.OptimizerConfig, steps: int) -> optax.Schedu
     return optax.join_schedules([rise, after], [warmup])
 
 
-def make_optimizer(optimizer: config.OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam or Muon, decoupled weight decay on everything that is no vector, and the schedule, in this order.
+def _adam(config: AdamConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(config.b1, config.b2), optax.scale_by_learning_rate(schedule))
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as Liu et al. 2025, arXiv:2502.16982)
-    moves each kernel by the orthogonal matrix nearest to its momentum, and everything else as Adam with Nesterov's
-    momentum does.
-    """
-    schedule = make_schedule(optimizer, steps)
-    parts = [optax.clip_by_global_norm(optimizer.grad_clip_norm)] if optimizer.grad_clip_norm else []
-    if optimizer.name == "muon":
-        parts.append(
-            muon(
-                schedule,
-                ns_steps=NEWTON_SCHULZ_STEPS,
-                adam_b1=optimizer.b1,
-                adam_b2=optimizer.b2,
-                weight_decay=optimizer.weight_decay,
-                consistent_rms=ADAM_RMS,
-                muon_weight_dimension_numbers=kernel_axes,
-            )
-        )
-        return optax.chain(*parts)
-    parts.append(optax.scale_by_adam(optimizer.b1, optimizer.b2))
-    if optimizer.name == "adamw":
-        parts.append(optax.add_decayed_weights(optimizer.weight_decay, _matrices))
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(config.b1, config.b2),
+        optax.add_decayed_weights(config.weight_decay, _matrices),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _muon(config: MuonConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Each kernel moves by the orthogonal matrix nearest to its momentum (https://kellerjordan.github.io/posts/muon),
+    scaled as Liu et al. 2025 (arXiv:2502.16982)."""
+    return muon(
+        schedule,
+        ns_steps=NEWTON_SCHULZ_STEPS,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        weight_decay=config.weight_decay,
+        consistent_rms=ADAM_RMS,
+        muon_weight_dimension_numbers=kernel_axes,
+    )
 
 
 def _matrices(params: Params) -> Params:
@@ -61,14 +120,14 @@ def _matrices(params: Params) -> Params:
 
 
 def _is_stacked(path: jax.tree_util.KeyPath) -> bool:
-    """Whether the first axis of a parameter is the layer: of all that lies in the "block" of a scanned stack."""
+    """Whether a parameter belongs to a scanned stack, "block", and has the layers as its first axis."""
     return "block" in leaf_name(path).split("/")
 
 
 def kernel_axes(params: Any) -> Any:
-    """Which axes of each kernel are its inputs and its outputs, as a matrix; None for what is no kernel.
+    """The input and output axes of each kernel as a matrix, for Muon; None for other parameters.
 
-    The layers of a scanned stack are matrices of their own.
+    The layers of a scanned stack are separate matrices.
     """
 
     def axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> MuonDimensionNumbers | None:
@@ -81,3 +140,10 @@ def kernel_axes(params: Any) -> Any:
         return MuonDimensionNumbers(tuple(own[:split]), tuple(own[split:]))
 
     return jax.tree_util.tree_map_with_path(axes, params)
+
+
+OPTIMIZERS = {
+    "adam": OptimizerSpec(_adam, AdamConfig),
+    "adamw": OptimizerSpec(_adamw, AdamWConfig),
+    "muon": OptimizerSpec(_muon, MuonConfig),
+}

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and what a checkpoint holds."""
+"""The train state: what training carries from step to step and what a checkpoint holds."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,24 +9,24 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary, AdversaryState
+from mmjax.train.batch_stats import ema_update
 from mmjax.train.spikes import GradNormEMA, init_grad_norm_ema
-from mmjax.train.statistics import ema_update
 from mmjax.types import Params
 
 
 @flax.struct.dataclass
 class State:
-    """All that determines the rest of the training, given the config.
+    """The train state. Together with the config it determines the rest of the training.
 
     Attributes:
-        step: steps done, int32.
+        step: number of steps done, int32.
         params: parameters, float32.
         opt_state: of the optax transformation.
         ema: exponential moving average of the parameters, or None.
-        rng: data of a random key, uint32; each step folds its number in.
-        nonfinite_steps: how many steps in a row, up to now, had a loss or gradient that was not finite, int32.
-        adversary: the second player of adversarial training, or None.
-        norms: how large gradients usually are, or None where no step is skipped for its spike.
+        rng: data of the base random key, uint32; each step folds in its number.
+        nonfinite_steps: number of consecutive steps skipped up to now, int32.
+        adversary: the state of the discriminator in adversarial training, or None.
+        grad_norm_ema: running average of the gradient norm, or None if spikes are not skipped.
     """
 
     # Arrays; the same tree also carries their shapes, and their shardings.
@@ -44,7 +44,7 @@ class State:
         return jax.random.fold_in(jax.random.wrap_key_data(self.rng), self.step)
 
     def eval_params(self) -> Params:
-        """The parameters to evaluate and export."""
+        """The parameters to evaluate and export: the EMA, if there is one."""
         return self.params if self.ema is None else self.ema
 
     def update(
@@ -55,25 +55,27 @@ class State:
         ema_decay: float,
         adversary: AdversaryState | None = None,
         grad_norm_ema: GradNormEMA | None = None,
-        moves: Mapping[str, jax.Array] | None = None,
+        deltas: Mapping[str, jax.Array] | None = None,
     ) -> "State":
-        """The state after one step, with the second player's and the norms as they shall be then.
+        """The state after one step.
 
-        `moves` are how far the statistics of the batch are from their running averages, which are parameters.
+        If the step is not `finite`, or the norm of the update or of `deltas` is not, only the step counters and the
+        gradient norm change.
 
-        Where the step is not `finite`, or the norm of its update is not, everything stays as it was, but for the
-        counters and the norms.
+        Args:
+            adversary, grad_norm_ema: their new values.
+            deltas: differences of batch statistics from their running averages; see batch_stats.
         """
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to counts
             updates, opt_state = tx.update(grads, self.opt_state, self.params)
         finite &= jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(self.params, updates)
-        if moves:
-            finite &= jnp.isfinite(optax.tree.norm(moves))
-            params = ema_update(params, moves)
+        if deltas:
+            finite &= jnp.isfinite(optax.tree.norm(deltas))
+            params = ema_update(params, deltas)
         ema = self.ema
         if ema is not None:
-            # Young averages forget faster, so that the initial parameters do not linger (Adam's bias, in short).
+            # EMA warm-up, so that the initial parameters do not linger.
             count = self.step.astype(jnp.float32)
             decay = jnp.minimum(jnp.float32(ema_decay), (1.0 + count) / (10.0 + count))
             ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, params)
@@ -92,11 +94,11 @@ def make_state(
     adversary: Adversary | None = None,
     spikes: bool = False,
 ) -> Callable[[], State]:
-    """A function, to be jit-compiled with shardings, that makes the state at step 0; no host ever holds it whole.
+    """A function that initializes the state at step 0, to be jit-compiled with output shardings.
 
     Args:
-        averaged: with an average of the parameters.
-        spikes: with the norms that tell them.
+        with_ema: with an EMA of the parameters.
+        spikes: with the running average of the gradient norm.
     """
 
     def make() -> State:
@@ -104,8 +106,8 @@ def make_state(
         params = init(init_key)
         zero = jnp.zeros((), jnp.int32)
         ema = jax.tree.map(jnp.copy, params) if with_ema else None
-        # A key of its own: the first player begins as it would alone.
-        second = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
+        # Its own key, so that the generator is initialized as without a discriminator.
+        adversary_state = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
         return State(
             zero,
             params,
@@ -113,7 +115,7 @@ def make_state(
             ema,
             jax.random.key_data(step_key),
             zero,
-            second,
+            adversary_state,
             init_grad_norm_ema() if spikes else None,
         )
 
@@ -123,43 +125,44 @@ def make_state(
 def state_shardings(
     state: State,
     params: Any,
-    whole: Any,
+    replicated: Any,
     tx: optax.GradientTransformation,
     adversary: tuple[Any, optax.GradientTransformation] | None = None,
 ) -> State:
-    """Shardings of a whole state: whatever mirrors the parameters lies as they do, the rest is whole everywhere.
+    """The shardings of a state: what mirrors the parameters is sharded like them, everything else is replicated.
 
     Args:
-        state: its shapes.
-        params: the shardings of the parameters.
-        whole: the sharding of what is not split.
-        adversary: the shardings of the second player's parameters, and its transformation.
+        state: shapes of the state.
+        params: shardings of the parameters.
+        replicated: the sharding of everything else.
+        adversary: shardings of the discriminator's parameters, and its optax transformation.
     """
 
     def like(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
-        def absent(part: Any) -> bool:  # of a transformation that another part of the parameters goes through
+        def masked(part: Any) -> bool:  # a parameter of another transformation of the partition
             return isinstance(part, optax.MaskedNode)
 
         def mirrored(part: Any, sharding: Any) -> Any:
-            return part if absent(part) else sharding
+            return part if masked(part) else sharding
 
         return optax.tree_map_params(
-            tx, mirrored, opt_state, params, transform_non_params=lambda _: whole, is_leaf=absent
+            tx, mirrored, opt_state, params, transform_non_params=lambda _: replicated, is_leaf=masked
         )
 
     ema = None if state.ema is None else params
-    second = None
+    adversary_shardings = None
     if adversary:
-        theirs, their_tx = adversary
-        averages = jax.tree.map(lambda _: whole, state.adversary.averages)
-        second = AdversaryState(theirs, like(their_tx, state.adversary.opt_state, theirs), averages)
+        adversary_params, adversary_tx = adversary
+        averages = jax.tree.map(lambda _: replicated, state.adversary.averages)
+        opt_state = like(adversary_tx, state.adversary.opt_state, adversary_params)
+        adversary_shardings = AdversaryState(adversary_params, opt_state, averages)
     return State(
-        whole,
+        replicated,
         params,
         like(tx, state.opt_state, params),
         ema,
-        whole,
-        whole,
-        second,
-        jax.tree.map(lambda _: whole, state.grad_norm_ema),
+        replicated,
+        replicated,
+        adversary_shardings,
+        jax.tree.map(lambda _: replicated, state.grad_norm_ema),
     )

@@ -1,4 +1,4 @@
-"""The training step: one for every objective, with one player or two."""
+"""The train step: one for every objective, with or without a discriminator."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary
+from mmjax.train.batch_stats import collect, ema_deltas
 from mmjax.train.spikes import is_spike
 from mmjax.train.state import State
-from mmjax.train.statistics import collect, deltas
 from mmjax.types import Batch, Outputs, Params
 
-Apply = Callable[..., Outputs]  # apply(params, **seen)
+Apply = Callable[..., Outputs]  # apply(params, **inputs)
 Metrics = dict[str, jax.Array]
-# What the objective needs that is not trained, by name; it finds it in the batch.
+# Frozen parameters that the objective needs, by name; they are added to the batch.
 Frozen = Mapping[str, Any]
-NOTHING: Frozen = {}
+NO_FROZEN: Frozen = {}
 
 
 @runtime_checkable
@@ -38,20 +38,18 @@ def make_step(
     adversary: Adversary | None = None,
     skip_grad_spikes: float = 0.0,
 ) -> Callable[..., tuple[State, Metrics]]:
-    """The pure function (state, batch, frozen={}) -> (state, metrics), not yet compiled.
+    """The pure function (state, batch, frozen={}) -> (state, metrics), to be compiled.
 
-    The loss is the mean over the examples of the batch whose mask is True, also where the batch is computed in
-    `accumulate` parts: the sum of the parts is divided by the number of examples of the whole.
+    The loss is the mean over the batch's examples whose mask is True, for any `grad_accum_steps`: the sum over the
+    microbatches is divided by the number of examples in the whole batch. Batch statistics are averaged over
+    microbatches, weighted by their number of examples; see batch_stats.
 
-    With an adversary both players take their step at once, each against the other as it was before.
+    The generator and the discriminator of adversarial training are updated simultaneously.
 
-    What the model found of the batch itself (see mmjax/train/statistics.py) moves the running averages; of a batch in
-    parts, the mean over the parts, each as often as it has examples.
-
-    A step whose gradient is more than `skip_grad_spikes` times as large as usual is skipped like one that is not finite.
+    A step whose gradient norm is above `skip_grad_spikes` times its running average is skipped like a non-finite one.
     """
 
-    def step(state: State, batch: Batch, frozen: Frozen = NOTHING) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, frozen: Frozen = NO_FROZEN) -> tuple[State, Metrics]:
         key = state.key()
         count = jnp.maximum(jnp.sum(batch["mask"].astype(jnp.float32)), 1.0)
 
@@ -59,9 +57,9 @@ def make_step(
             return {name: jnp.sum(jnp.where(mask, values, 0.0)) / count for name, values in each.items()}
 
         def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, tuple[Metrics, Outputs]]:
-            seen = objective.prepare(part, jax.random.fold_in(key, number))
-            outputs = apply(params, **seen)
-            given = part | seen
+            inputs = objective.prepare(part, jax.random.fold_in(key, number))
+            outputs = apply(params, **inputs)
+            given = part | inputs
             if adversary:
                 given |= adversary.loss.adversarial_outputs(state.adversary.params, outputs, part)
             terms = means(objective.terms(outputs, given), part["mask"])
@@ -71,42 +69,42 @@ def make_step(
         def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any, Metrics], Metrics]:
             part = {**part, **frozen}
             grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
-            share = jnp.sum(part["mask"].astype(jnp.float32)) / count
-            moves = deltas(params, collect(outputs), share)
+            weight = jnp.sum(part["mask"].astype(jnp.float32)) / count
+            deltas = ema_deltas(params, collect(outputs), weight)
             if not adversary:
-                return (grads, None, moves), metrics
+                return (grads, None, deltas), metrics
 
-            def against(params: Params) -> tuple[jax.Array, Metrics]:
+            def discriminator_loss(params: Params) -> tuple[jax.Array, Metrics]:
                 each = adversary.loss.losses(params, outputs, part, state.adversary.averages)
                 adversarial = means(each, part["mask"])
                 return adversarial["discriminator/loss"], adversarial
 
-            second, adversarial = jax.grad(against, has_aux=True)(state.adversary.params)
-            return (grads, second, moves), metrics | adversarial
+            adversary_grads, adversarial = jax.grad(discriminator_loss, has_aux=True)(state.adversary.params)
+            return (grads, adversary_grads, deltas), metrics | adversarial
 
-        (grads, second, moves), metrics = _accumulated(gradients, state.params, batch, grad_accum_steps)
+        (grads, adversary_grads, deltas), metrics = _accumulated(gradients, state.params, batch, grad_accum_steps)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        opponent = None
+        new_adversary = None
         if adversary:
-            opponent, moved = adversary.update(state.adversary, second, metrics, state.step)
-            finite &= jnp.isfinite(metrics["discriminator/loss"]) & jnp.isfinite(moved)
+            new_adversary, update_norm = adversary.update(state.adversary, adversary_grads, metrics, state.step)
+            finite &= jnp.isfinite(metrics["discriminator/loss"]) & jnp.isfinite(update_norm)
         grad_norm_ema = state.grad_norm_ema
         if grad_norm_ema is not None:
             grad_norm_ema, spike = is_spike(grad_norm_ema, norm, skip_grad_spikes)
             finite &= ~spike
-        state = state.update(tx, grads, finite, ema_decay, opponent, grad_norm_ema, moves)
-        read = jnp.sum(batch["mask"].astype(jnp.int32))
-        return state, metrics | {"gradient_norm": norm, "nonfinite_steps": state.nonfinite_steps, "examples": read}
+        state = state.update(tx, grads, finite, ema_decay, new_adversary, grad_norm_ema, deltas)
+        examples = jnp.sum(batch["mask"].astype(jnp.int32))
+        return state, metrics | {"gradient_norm": norm, "nonfinite_steps": state.nonfinite_steps, "examples": examples}
 
     return step
 
 
 def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: int) -> tuple[Any, Metrics]:
-    """Gradients and metrics of the batch, computed part after part and added up."""
+    """Gradients and metrics of the batch, accumulated over microbatches."""
     if parts == 1:
         return grad(params, batch, jnp.int32(0))
-    # Part i takes every parts-th row, so that each device keeps computing on the rows that it holds.
+    # Microbatch i takes every parts-th row, so that each device keeps its own rows.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:
@@ -122,14 +120,14 @@ def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: 
 def make_predict(apply: Apply, objective: Objective) -> Callable[..., dict[str, jax.Array]]:
     """The pure function (params, batch, frozen={}) -> outputs, with "loss" and "terms/NAME" of each example.
 
-    Nothing is withheld from the model.
+    As in evaluation: nothing is dropped out or withheld from the model.
     """
 
-    def predict(params: Params, batch: Batch, frozen: Frozen = NOTHING) -> dict[str, jax.Array]:
+    def predict(params: Params, batch: Batch, frozen: Frozen = NO_FROZEN) -> dict[str, jax.Array]:
         batch = {**batch, **frozen}
-        seen = objective.prepare(batch, None)
-        outputs = apply(params, **seen)
-        terms = objective.terms(outputs, batch | seen)
+        inputs = objective.prepare(batch, None)
+        outputs = apply(params, **inputs)
+        terms = objective.terms(outputs, batch | inputs)
         named = {f"terms/{name}": term for name, term in terms.items()}
         return outputs | named | {"loss": objective.loss(terms)}
 

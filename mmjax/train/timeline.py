@@ -1,4 +1,4 @@
-"""What a training spends its time on, over all its starts, and what it is doing now."""
+"""Time accounting of a training run, over all its restarts."""
 
 import os
 import time
@@ -10,37 +10,36 @@ from typing import Any
 import jax
 import numpy as np
 
-# Steps make progress; the rest is what keeps the training from it. "lost" is what a start that ended before its time
-# had done since its last checkpoint, and the time until the next start.
+# Only "steps" is progress. "lost" is the time from the last checkpoint before a crash until the next start.
 KINDS = ("steps", "start", "compile", "data", "evaluation", "checkpoint", "lost")
-SPLIT = "time"  # of the lines in metrics.jsonl
+SPLIT = "time"  # of its lines in metrics.jsonl
 COMPILING = "/jax/core/compile/backend_compile_duration"
-RECENT = 50  # steps whose duration says what is usual
+RECENT = 50  # steps of which the median duration is taken
 
 
 class Timeline:
-    """Seconds by kind. One kind goes on at any time, from the process's start on.
+    """Seconds by kind of activity since the start of the process. There is always one current kind.
 
     Attributes:
-        kind: what goes on now.
+        kind: the current kind.
         since: when it began, by time.monotonic.
-        step: how many steps are done.
-        longest: seconds that each kind took at most, in one go.
+        step: number of steps done.
+        longest: the longest uninterrupted time of each kind, in seconds.
     """
 
     def __init__(self, begin: float):
-        """`begin` is when this start of the training began, by time.time."""
+        """`begin` is when this run started, by time.time."""
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self.longest: dict[str, float] = {}
         self.steps: deque[float] = deque(maxlen=RECENT)
         self.kind, self.step = "start", 0
         self.since = time.monotonic() - max(time.time() - begin, 0.0)
         self._counted = self._stepped = self.since
-        self._apart = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        self._other = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
 
     def resume(self, rows: Iterable[Mapping[str, Any]], start: int) -> None:
-        """Takes over what earlier starts counted up to the step that this one goes on from; what came after is lost."""
+        """Continues the accounts of earlier runs up to the step resumed from; the time after it is lost."""
         lines = [row for row in rows if row.get("split") == SPLIT and isinstance(row.get("step"), int)]
         kept = [row for row in lines if row["step"] <= start]
         if not kept or not isinstance(kept[-1].get("at"), (int, float)):
@@ -52,24 +51,24 @@ class Timeline:
             self.seconds["lost"] += max(began - kept[-1]["at"], 0.0)
 
     def enter(self, kind: str) -> None:
-        """What begins now; what went on before ends."""
+        """Ends the current kind and begins another."""
         now = time.monotonic()
         self._count(now)
         if kind != self.kind:
             self.longest[self.kind] = max(self.longest.get(self.kind, 0.0), now - self.since)
         if self.kind not in ("steps", "data"):
-            self._apart += now - self.since
+            self._other += now - self.since
         self.kind, self.since = kind, now
 
     def step_done(self, step: int) -> None:
-        """A step is done; notes how long it took, without what is no part of steps."""
+        """Records a finished step and its duration, without other activities in between."""
         now = time.monotonic()
         if self.step:
-            self.steps.append(max(now - self._stepped - self._apart, 0.0))
-        self._stepped, self._apart, self.step = now, 0.0, step
+            self.steps.append(max(now - self._stepped - self._other, 0.0))
+        self._stepped, self._other, self.step = now, 0.0, step
 
     def median_step(self) -> float | None:
-        """Seconds that a step usually takes; None as long as that is not known."""
+        """The median duration of recent steps in seconds; None before three steps."""
         return float(np.median(self.steps)) if len(self.steps) >= 3 else None
 
     @contextmanager
@@ -82,33 +81,33 @@ class Timeline:
             self.enter(before)
 
     def metrics(self, stopped: bool = False) -> dict[str, float]:
-        """Seconds by kind, the share of the wall clock that made progress, and when that was measured.
+        """Seconds by kind, "goodput", the fraction of the wall-clock time spent in steps, and when this was measured.
 
         Args:
-            stopped: the training ends here on purpose; the time until its next start is not lost.
+            stopped: the run ends here on purpose, so that the time until the next start is not lost.
         """
         self._count(time.monotonic())
         total = sum(self.seconds.values())
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
-        share = self.seconds["steps"] / total if total else 0.0
-        metrics = {"goodput": round(share, 4), **seconds, "at": round(time.time(), 3)}
+        goodput = self.seconds["steps"] / total if total else 0.0
+        metrics = {"goodput": round(goodput, 4), **seconds, "at": round(time.time(), 3)}
         return metrics | ({"stopped": 1.0} if stopped else {})
 
     def close(self) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._heard)
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
 
     def _count(self, now: float) -> None:
         self.seconds[self.kind] += now - self._counted
         self._counted = now
 
-    def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == COMPILING:
             self.seconds["compile"] += duration_secs
             self.seconds[self.kind] -= duration_secs
 
 
 def process_start() -> float:
-    """When this process started, by time.time; where the system does not tell, now."""
+    """When this process started, by time.time; now, where the system does not tell."""
     try:
         with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:
             ticks = int(stat.read().rpartition(")")[2].split()[19])

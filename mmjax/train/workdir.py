@@ -1,14 +1,16 @@
-"""The workdir: which config it belongs to, and what it ran with."""
+"""The workdir: its config, lock and versions."""
 
 import importlib.metadata
 import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from mmjax import registry
 from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.files import write_json
 from mmjax.lock import locked
@@ -16,17 +18,13 @@ from mmjax.parallel import processes
 from mmjax.train import batch_size_history
 from mmjax.types import UserError
 
-# What may change between two starts of one training: how long, how much a step, how often, what is looked at,
-# how it is computed.
+# Fields that may change when a run is resumed: its length, batch size and intervals, evaluation, and computation.
 MUTABLE_FIELDS = (
     "name",
     "data.root",
     "mesh.",
     "evaluate.",
-    "model.attention",
-    "model.convolution",
-    "model.unroll",
-    "model.remat",
+    "compute.",
     "data.evaluation_examples",
     "data.max_corrupt_fraction",
     "train.batch",
@@ -41,32 +39,29 @@ MUTABLE_FIELDS = (
     "train.max_nonfinite_steps",
     "train.wandb_project",
     "sampling.",
-    "tokens.tokenizer",
-    "tokens.reference",
-    "tokens.text_encoder",
+    "text_decoding.",
+    "path",
     "tokens.cache",
 )
-# What may be another for evaluating than it was for training.
+# Fields that may be overridden for evaluation.
 EVAL_OVERRIDES = (
     "data.root",
     "data.evaluation",
     "mesh.",
     "evaluate.",
-    "model.attention",
-    "model.convolution",
-    "model.unroll",
-    "model.remat",
+    "compute.",
     "perceptual.",
     "sampling.",
+    "text_decoding.",
     "tokens.cache",
 )
 LOCK = "training.lock"
-TOKENIZER_FIELDS = ("data.", "text.", "text_encoder", "seed")  # what the text tokenizer depends on
+TOKENIZER_FIELDS = ("data.", "text.", "components.text_encoder.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -77,17 +72,17 @@ def versions() -> dict[str, str]:
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
-    """Makes the workdir where it is missing, and refuses that of another config.
+    """Creates the workdir if it is missing, and checks that it belongs to this config.
 
     Raises:
-        UserError: where the folder cannot be written, or see check_config.
+        UserError: if the folder cannot be written, or see check_config.
     """
     _check_writable(workdir)
     check_config(workdir, config)
 
 
 def _check_writable(workdir: Path) -> None:
-    if re.match(r"[a-z0-9]+:/", str(workdir)):  # of which Path has made a folder's name
+    if re.match(r"[a-z0-9]+:/", str(workdir)):  # Path has collapsed the slashes
         raise UserError(
             f"--workdir {workdir}: must be a folder; mount the bucket, or keep the checkpoints alone there with "
             "--config.train.checkpoints=gs://BUCKET/FOLDER"
@@ -101,18 +96,16 @@ def _check_writable(workdir: Path) -> None:
 
 
 def check_config(workdir: Path, config: Config) -> None:
-    """Refuses the workdir of another config; makes none.
+    """Checks that the workdir, if there is one, belongs to this config.
 
-    Before the first checkpoint nothing was learned yet: then a workdir takes any config, and a tokenizer that was made
-    for other data is made anew.
+    A workdir without a checkpoint takes any config; a text tokenizer of other data is then deleted and made again.
 
     Raises:
-        UserError: where the folder holds a training whose config differs in more than its length and what is logged,
-            evaluated and kept.
+        UserError: if it holds a run whose config differs in more than MUTABLE_FIELDS.
     """
     if not (workdir / "config.json").exists():
         return
-    before = read_config(workdir)
+    before = read_config(workdir, plugins=registry.packages(to_dict(config)))
     old, new = to_dict(before), to_dict(config)
     changed = [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
     if not _has_begun(workdir, before):
@@ -126,7 +119,7 @@ def check_config(workdir: Path, config: Config) -> None:
 
 
 def _has_begun(workdir: Path, config: Config) -> bool:
-    """Whether there is a checkpoint; one in a bucket is not looked for, and taken to be there."""
+    """Whether there is a checkpoint; in a bucket, one is assumed."""
     at = config.train.checkpoints
     return "://" in at or any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*"))
 
@@ -134,22 +127,22 @@ def _has_begun(workdir: Path, config: Config) -> bool:
 def unqualified(name: str) -> str:
     """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
     the name in any data."""
-    own = re.sub(r"^((tokenizer|reference|pretraining)\.)+", "", name)
+    own = re.sub(r"^(pretraining\.|components\.\w+\.(config\.)?)+", "", name)
     return re.sub(r"^data\.mixture\.[^.]+\.", "data.", own)
 
 
 @contextmanager
 def workdir_lock(workdir: Path) -> Iterator[None]:
-    """Keeps other trainings out of a workdir, which is made where it is missing, while the block runs.
+    """Locks the workdir against other training processes while the block runs; creates it if it is missing.
 
     Raises:
-        UserError: where another process trains there, or the folder cannot be written.
+        UserError: if another process trains there, or the folder cannot be written.
     """
     with ExitStack() as stack:
 
         def lock() -> None:
             if not workdir.exists():
-                stack.callback(_remove_empty, workdir)  # a mistake that is found only then leaves nothing behind
+                stack.callback(_remove_empty, workdir)  # a later error leaves no empty folder
             _check_writable(workdir)
             stack.enter_context(locked(workdir / LOCK, f"--workdir {workdir}: is in use"))
 
@@ -166,7 +159,7 @@ def open_workdir(workdir: Path, config: Config, batches: batch_size_history.Batc
     """Checks the workdir and writes config.json.
 
     Args:
-        batches: the training's stretches; None: those that the workdir has.
+        batches: the batch size history; None: that of the workdir.
     """
     check_workdir(workdir, config)
     batches = batches or read_batch_size_history(workdir) or batch_size_history.extend([], 0, config.train.batch)
@@ -174,18 +167,15 @@ def open_workdir(workdir: Path, config: Config, batches: batch_size_history.Batc
 
 
 def read_batch_size_history(workdir: Path) -> list[list[int]]:
-    """With which batches a training went, see mmjax.train.batch_size_history; none where there is no config.json.
-
-    Where config.json tells of none, the batch was always that of its config.
+    """The batch size history of config.json; empty without a config.json.
 
     Raises:
-        UserError: where it is no config.json of mmjax.
+        UserError: if it is not a config.json of mmjax.
     """
     path = workdir / "config.json"
     if not path.exists():
         return []
-    config_dict = read_config(workdir)
-    found: list[list[int]] = json.loads(path.read_text(encoding="utf-8")).get("batches", [[0, config_dict.train.batch]])
+    found: list[list[int]] = read_json(workdir).get("batches", [])
     if not batch_size_history.valid(found):
         raise UserError(
             f"{path}: batches: must list [first step, batch], from step 0 on and in the order of steps, not {found!r}"
@@ -194,28 +184,43 @@ def read_batch_size_history(workdir: Path) -> list[list[int]]:
 
 
 def check_overrides(overrides: Mapping[str, str]) -> None:
-    """Raises UserError for a field that may not be another for evaluating than it was for training."""
+    """Raises UserError for a field that may not be overridden for evaluation."""
     for name in overrides:
         if not unqualified(name).startswith(EVAL_OVERRIDES):
-            raise UserError(f"--config.{name}: is what the model was trained with; it may not change afterwards")
+            raise UserError(f"--config.{name}: cannot be overridden after training")
 
 
-def read_config(folder: Path, overrides: Mapping[str, str] | None = None) -> Config:
+def read_config(folder: Path, overrides: Mapping[str, str] | None = None, plugins: Iterable[str] = ()) -> Config:
     """The config of a workdir or a model folder; overrides as on the command line.
 
+    Args:
+        plugins: packages whose code it may name; see mmjax.registry.check_plugins.
+
     Raises:
-        UserError: where there is none, or it is of a version of mmjax with other fields.
+        UserError: if there is none, or it has other fields than this version of mmjax.
+    """
+    config_dict = read_json(folder)["config"]
+    try:
+        return resolve(config_dict, overrides, plugins=plugins)
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """The content of config.json, not resolved: "config" and what else was written.
+
+    Raises:
+        UserError: if there is none, or it is not one of mmjax.
     """
     path = folder / "config.json"
     try:
-        config_dict = json.loads(path.read_text(encoding="utf-8"))["config"]
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["config"], dict):
+            raise TypeError
     except OSError:
         raise UserError(
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f"{path}: is no config.json of mmjax, or only half of one") from None
-    try:
-        return resolve(config_dict, overrides)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a config.json of mmjax, or a truncated one") from None
+    return found

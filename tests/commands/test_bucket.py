@@ -82,7 +82,7 @@ def test_a_bucket_is_as_a_disk(made: Bucket) -> None:
     assert out == "steps 1 best 1 restored 1 1\n"
     assert "gs://bucket/run/checkpoints: not read after 0 s; still trying\n" in err
     assert "gs://bucket/run/checkpoints/2: is damaged (" in err
-    assert "and was moved to gs://bucket/run/checkpoints-damaged/2; going on from step 1\n" in err
+    assert "and was moved to gs://bucket/run/checkpoints-damaged/2; resuming from step 1\n" in err
     assert not any(name.startswith("run/checkpoints/2/") for name in made.objects)
 
     made.refuses = 403
@@ -109,7 +109,7 @@ def test_training_evaluating_and_exporting(made: Bucket, tmp_path: Path) -> None
     assert "stopped after step 8" in out
     flip_a_bit(made, "run/8/state/")
     out, err = run(made, "-m", "mmjax", *train)
-    assert "gs://bucket/run/8: is damaged" in err and "going on from step 4" in out and "all steps done" in out
+    assert "gs://bucket/run/8: is damaged" in err and "resuming from step 4" in out and "all steps done" in out
     out, _ = run(made, "-m", "mmjax", "evaluate", "--workdir", tmp_path / "run", "--step=best")
     assert "reconstruction/psnr" in out
     run(made, "-m", "mmjax", "export", "--workdir", tmp_path / "run", "--out", tmp_path / "model")

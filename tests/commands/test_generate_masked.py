@@ -207,11 +207,11 @@ def test_images_and_masks_that_are_wrong(folder: Path, image: Path, tmp_path: Pa
     for options, what in [
         (("--mask", small), f"{small}: has 32 x 16 pixels; a mask must be as large as its image, {image}, which "
                             "has 32 x 32"),
-        (("--mask", grey), "mask: must hold nothing but 0 (keep) and 255 (draw anew), and 1,024 of 1,024 pixels are "
+        (("--mask", grey), "mask: must hold only 0 (keep) and 255 (sample anew), but 1,024 of 1,024 pixels are "
                            "grey, such as 130"),
         (("--mask", broken), f"{broken}: cannot be read as an image: "),
         (("--mask", tmp_path / "none.png"), f"{tmp_path / 'none.png'}: no such file; give the path of an image"),
-        ((), "image: give mask or variation too, to say what is to be drawn anew"),
+        ((), "image: needs a mask or a variation"),
         (("--variation=0",), "variation: must be above 0 and at most 1, not 0"),
         (("--variation=nan",), "variation: must be above 0 and at most 1, not nan"),
         (("--clip", image), "--clip, --image: give one of them"),
@@ -219,7 +219,7 @@ def test_images_and_masks_that_are_wrong(folder: Path, image: Path, tmp_path: Pa
         assert mistake(*command, "--image", image, *options).startswith(what)
     for options, what in [
         (("--mask", good), "--mask: says what of an image is drawn anew; name the image with --image"),
-        (("--variation=0.5",), "variation: needs an image to keep the rest of"),
+        (("--variation=0.5",), "variation: needs an image"),
         (("--clip", image), "--clip: this model draws images, not clips"),
         (
             ("--reference", image),

@@ -120,7 +120,7 @@ def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: P
     wait_for(process, lambda: committed(tmp_path)[-1] > step)
     os.kill(children(process)[0], signal.SIGKILL)
     out, err = ended(process)
-    assert f"on 2 cpu devices of 2 processes, 64 examples, {STEPS} steps, going on from step {step}\n" in out
+    assert f"on 2 cpu devices of 2 processes, 64 examples, {STEPS} steps, resuming from step {step}\n" in out
     assert "process 0 ended by signal 9" in err and "restart 1 of 10" in err and "all steps done" in out
     assert_same_state(tmp_path, one, STEPS)
     assert metrics(tmp_path) == metrics(one)
@@ -135,7 +135,7 @@ def test_told_to_stop_while_they_evaluate(one: Path, tmp_path: Path, launch: Lau
     assert "stopped after step 15; start again to go on" in out
     assert committed(tmp_path)[-1] == 15 and not (tmp_path / "evaluation" / "15.json").exists()
     out, _ = ended(launch(*train))
-    assert "going on from step 15" in out and (tmp_path / "evaluation" / "15.json").exists()
+    assert "resuming from step 15" in out and (tmp_path / "evaluation" / "15.json").exists()
     assert_same_state(tmp_path, one, STEPS)
 
 
@@ -144,7 +144,7 @@ def test_what_one_of_them_cannot_read_is_read_by_none(one: Path, tmp_path: Path,
     """The other one, which read it well, does not wait for it for ever."""
     workdir = shutil.copytree(one, tmp_path / "copy")
     out, err = ended(launch("train", *CONFIG, "--workdir", workdir, program=CANNOT_READ))
-    assert f"checkpoints/{STEPS}: is damaged (half a file)" in err and f"going on from step {STEPS - 5}" in out
+    assert f"checkpoints/{STEPS}: is damaged (half a file)" in err and f"resuming from step {STEPS - 5}" in out
     assert_same_state(workdir, one, STEPS)
 
 

@@ -34,7 +34,7 @@ from mmjax.cli import main
 from mmjax.types import Batch, UserError
 
 STEPS = 16
-STOPPING = "stopping after this step; press Ctrl-C again to end at once, without saving"
+STOPPING = "stopping after this step; press Ctrl-C again to exit immediately, without saving"
 CONFIG = (
     "--config=configs/scenes_direct.py:tiny",
     f"--config.train.steps={STEPS}",
@@ -91,7 +91,7 @@ def test_stopped_and_started_again_is_the_same(whole: Path, half_copy: Path, run
     assert committed(half_copy) == [4, 6]
     assert [row["step"] for row in metrics(half_copy)] == [1, 2, 3, 4, 5, 6]
     done = run("train", *CONFIG, "--workdir", half_copy)
-    assert "going on from step 6" in done.stdout
+    assert "resuming from step 6" in done.stdout
     assert_same_state(half_copy, whole, STEPS)
     assert metrics(half_copy) == metrics(whole)
 
@@ -103,7 +103,7 @@ def test_killed_and_started_again_is_the_same(whole: Path, tmp_path: Path, start
         process.communicate()
     assert process.returncode == -signal.SIGKILL and 4 <= committed(tmp_path)[-1] < STEPS
     done = run("train", *CONFIG, "--workdir", tmp_path)
-    assert "going on from step " in done.stdout and noise(done.stderr) == []
+    assert "resuming from step " in done.stdout and noise(done.stderr) == []
     assert_same_state(tmp_path, whole, STEPS)
     assert metrics(tmp_path) == metrics(whole)
 
@@ -244,7 +244,7 @@ def test_another_batch_neither_repeats_nor_skips_an_example(
     (tmp_path / "config.json").write_text(json.dumps(config))
     then, told = trained(16, "--stop-at=5")
     assert told == [[0, 8], [3, 16]] and committed(tmp_path) == [3, 5]
-    assert "64 examples, 10 steps, going on from step 3" in capsys.readouterr().out
+    assert "64 examples, 10 steps, resuming from step 3" in capsys.readouterr().out
     assert len(first) == 24 and len(then) == 32 and len(set(first + then)) == 56
     assert json.loads((tmp_path / "evaluation" / "5.json").read_text())  # the end of the epoch
 
@@ -252,7 +252,7 @@ def test_another_batch_neither_repeats_nor_skips_an_example(
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 50])
     again, told = trained(8)
     assert told == [[0, 8]] and committed(tmp_path)[-1] == 16
-    assert "64 examples, 16 steps, going on from step 3" in capsys.readouterr().out
+    assert "64 examples, 16 steps, resuming from step 3" in capsys.readouterr().out
     whole = first + again
     assert again[:32] == then and len(whole) == 128 and set(whole[:64]) == set(whole[64:]) and len(set(whole)) == 64
     trained(16)
@@ -291,7 +291,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_training(tmp_
     done = run("train", *CONFIG, *settings, "--workdir", tmp_path, status=2)
     lines = noise(done.stderr)
     assert len(lines) == 1 and lines[0].startswith("mmjax: step ")
-    assert "was not finite 5 steps in a row (train.max_nonfinite_steps)" in lines[0]
+    assert "5 consecutive steps (train.max_nonfinite_steps)" in lines[0]
     rows = metrics(tmp_path)
     skipped = [row["skipped_steps"] for row in rows if row["split"] == "train"]
     assert skipped[0] == 0 and skipped[-4:] == [1.0] * 4

@@ -56,7 +56,7 @@ def test_on_other_devices_than_the_training(workdir: Path, tmp_path: Path, run: 
     out = run("evaluate", "--workdir", copy, "--config.data.evaluation_examples=3").stdout  # on one
     assert "scenes_direct, step 4:" in out
     line = mistake("evaluate", "--workdir", copy, "--config.model.width=64")
-    assert line == "--config.model.width: is what the model was trained with; it may not change afterwards"
+    assert line == "--config.model.width: cannot be overridden after training"
 
 
 def test_one_step_of_a_training_that_counts_epochs(workdir: Path, tmp_path: Path, run: Run) -> None:
@@ -144,13 +144,13 @@ def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_
     (copy / "tokenizer.model").unlink()
     assert "tokenizer.model: No such file" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
     shutil.rmtree(copy / "checkpoints")
-    assert f"{copy}: no checkpoint there yet; run" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
+    assert f"{copy}: no checkpoint yet; run" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
     assert json.loads((tmp_path / "m" / "config.json").read_text())["step"] == 4
 
 
 def test_evaluate_tells_what_is_wrong(workdir: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
     assert "no config.json there" in mistake("evaluate", "--workdir", tmp_path)
-    assert f"{model}/checkpoints: no checkpoint there yet; run mmjax train" in mistake("evaluate", "--workdir", model)
+    assert f"{model}/checkpoints: no checkpoint yet; run mmjax train" in mistake("evaluate", "--workdir", model)
     line = mistake("evaluate", "--workdir", workdir, "--step", 7)
     assert line == f"{workdir / 'checkpoints'}: no checkpoint of step 7; there are 2, 4"
 
@@ -164,4 +164,4 @@ def test_a_broken_checkpoint_is_told_and_the_one_before_still_loads(workdir: Pat
     done = run("export", "--workdir", copy, "--out", tmp_path / "m")
     assert ", step 2: " in done.stdout
     (line,) = noise(done.stderr)
-    assert line.startswith(f"mmjax: {copy / 'checkpoints'}/4: is damaged (") and line.endswith("; going on from step 2")
+    assert line.startswith(f"mmjax: {copy / 'checkpoints'}/4: is damaged (") and line.endswith("; resuming from step 2")

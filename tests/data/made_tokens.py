@@ -13,11 +13,12 @@ from made_data import config_dict
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.data.source import Reading, Rows, Source
+from mmjax.data.source import Examples, ReadSpec, Source
+from mmjax.types import Feature
 
 SIZE, VIEWS, BATCH, POSITIONS = 23, 3, 4, 9  # 9 positions a shard become 8: two batches
 UNREADABLE = 7
-ADDRESS = {"format": 1, "data": {"size": 16}, "tokenizer": {"parameters": "12"}}
+KEY = {"data": {"size": 16}, "tokenizer": {"params": "12" * 32}}
 PROGRAM = "import sys; sys.path.insert(0, 'tests/data'); from made_tokens import *\n"
 
 
@@ -31,14 +32,17 @@ def make_image(key: int, epoch: int) -> np.ndarray:
     return np.array([key / 1024, epoch / 8, 0], np.float32) + np.zeros((3, 2, 3), np.float32)
 
 
+FEATURES = {"image": Feature("image", (3, 2, 3)), "text": Feature("text")}
+
+
 def made_source(size: int = SIZE) -> Source:
     """Images that say which view they are, one of them unreadable in every view, with 0, 1 or 2 captions."""
 
-    def read(reading: Reading) -> Iterator[Rows]:
-        for positions in reading.positions():
+    def read(spec: ReadSpec) -> Iterator[Examples]:
+        for positions in spec.positions():
             epochs, places = np.divmod(positions, size)
             pairs = list(zip(epochs, places, strict=True))
-            keys = np.array([key_of(int(e), int(p)) if reading.training else 10 + 3 * p for e, p in pairs])
+            keys = np.array([key_of(int(e), int(p)) if spec.training else 10 + 3 * p for e, p in pairs])
             mask = keys != 10 + 3 * UNREADABLE
             image = np.stack([make_image(int(k), int(e)) for k, e in zip(keys, epochs, strict=True)])
             image[~mask] = 0
@@ -46,7 +50,7 @@ def made_source(size: int = SIZE) -> Source:
             rows = {"image": image, "mask": mask, "key": keys, "epoch": epochs, "captions": captions}
             yield {**rows, "id": [f"number {k}" for k in keys.tolist()]}
 
-    return Source("made", size, ("image", "text"), lambda: iter([]), read)
+    return Source("made", size, FEATURES, lambda: iter([]), read)
 
 
 def encode(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,11 +63,11 @@ def encode(image: np.ndarray) -> dict[str, np.ndarray]:
 
 def made_config(batch: int = 4, seed: int = 3, views: int = VIEWS, **fields: Any) -> Config:
     config = config_dict("scenes", batch=batch, seed=seed, **fields)
-    return dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, views=views))
+    return dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, num_augmentations=views))
 
 
 def write(folder: Path, split: str = "train", **changes: Any) -> Path:
-    given = {"source": made_source(), "config": made_config(), "encode": encode, "address": ADDRESS, **changes}
+    given = {"source": made_source(), "config": made_config(), "encode": encode, "key": KEY, **changes}
     data.write_tokens(folder, split=split, batch=BATCH, positions=POSITIONS, **given)
     return folder
 

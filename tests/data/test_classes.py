@@ -11,7 +11,7 @@ import pytest
 from made_data import config_dict, encoded, jpeg, make_image, write_classes
 from PIL import Image
 
-from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
+from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
 from mmjax.types import UserError
 
 TOKENIZER = load_tokenizer(train_tokenizer(["some words"] * 9, 300))
@@ -27,7 +27,8 @@ def test_images_are_those_of_the_files_with_their_class(tmp_path: Path) -> None:
     config = config_dict("classes_folder", make(tmp_path), resize=16)
     source = open_source(config.data, False, 0)
     assert (source.name, source.size, source.classes) == ("classes_folder", 3, ("a bird", "cat", "dog"))
-    assert source.provides == provides(config.data) == ("image", "label") and not list(source.all_captions())
+    assert source.features == config.data.features and tuple(source.features) == ("image", "label")
+    assert not list(source.all_captions())
     (batch,) = evaluation_batches(source, TOKENIZER, config)
     assert set(batch) == {"image", "text", "mask", "label", "id", "captions"}
     assert batch["id"] == ["cat/005.jpg", "cat/006.jpg", "dog/003.jpg", "", ""]
@@ -64,7 +65,7 @@ def test_what_is_no_image_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert source.size == 7 and source.classes == ("a bird", "cat", "dog", "zebra")
     assert [record.getMessage() for record in caplog.records] == [
         f"{root}/train/zebra: holds no image (.jpg, .jpeg, .png)",
-        f"{root}/train: 1 files are no images and left out",
+        f"{root}/train: 1 files are not images and left out",
     ]
     caplog.clear()
     batches = training_batches(source, TOKENIZER, config)
@@ -80,7 +81,7 @@ def test_what_is_no_image_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     (lambda root: shutil.rmtree(root / "validation"), "classes/validation: No such file or directory; data"),
     (lambda root: [shutil.rmtree(path) for path in (root / "train").iterdir()], "classes/train: holds no folder; the"),
     (lambda root: os.rename(root / "validation" / "dog", root / "validation" / "wolf"),
-     "validation/wolf: is no class of the training images, which are in .*/classes/train"),
+     "validation/wolf: .*/classes/train"),
     (lambda root: [path.unlink() for path in (root / "validation").glob("*/*")],
      r"classes/validation: its classes hold no images \(\.jpg"),
     (lambda root: (shutil.rmtree(root / "validation"), (root / "validation").write_text("")), "Not a directory; data"),

@@ -29,7 +29,7 @@ def test_clips_are_those_of_the_files(tmp_path: Path) -> None:
     made = {f"{number}": moving(7, number, 16, 16) for number in (5, 1, 3)}
     root = write_clips(tmp_path, "validation", made)
     source = open_source(clips_config(root).data, False, 0)
-    assert source.name == "clips_folder" and source.size == 3 and source.provides == ("image", "text")
+    assert source.name == "clips_folder" and source.size == 3 and tuple(source.features) == ("image", "text")
     assert list(source.all_captions()) == [f"clip {n} caption {i}" for n in range(3) for i in range(2)]
     batch = next(evaluation_batches(source, TOKENIZER, clips_config(root, resize=16)))
     middle = np.stack([clip[2:5] for clip in made.values()]).astype(np.float32) / 127.5 - 1
@@ -71,7 +71,7 @@ def test_clips_of_no_use_are_masked_counted_and_named(tmp_path: Path, caplog: py
     source = open_source(config.data, False, 0)
     with caplog.at_level(logging.WARNING, "mmjax"):
         batch = next(evaluation_batches(source, TOKENIZER, config))
-    assert batch["mask"].tolist() == [True, False, False, True, False] and source.rejected == 3
+    assert batch["mask"].tolist() == [True, False, False, True, False] and source.num_corrupt == 3
     assert [(image == 0).all() for image in batch["image"]] == [not mask for mask in batch["mask"]]
     invalid = "cannot be read as a clip: Invalid data found when processing input"
     assert [record.getMessage() for record in caplog.records] == [

@@ -2,7 +2,7 @@
 
 import io
 import threading
-from concurrent.futures import Future
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,13 +10,15 @@ from made_data import encoded, jpeg, make_image
 from PIL import Image, ImageOps
 from skimage.transform import resize as skimage_resize
 
-from mmjax.data import decoding
+from mmjax.data.decoding import decode_examples
 from mmjax.data.image import decode
 from mmjax.data.resize import crop_window, resized_crop
-from mmjax.data.source import Reading
-from mmjax.types import UserError
+from mmjax.data.source import ReadSpec
+from mmjax.data.transforms import draw_flip, draw_place
+from mmjax.types import Feature, UserError
 
-READING = Reading(shares=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
+SPEC = ReadSpec(shards=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
+FEATURES = {"image": Feature("image", (31, 31, 3))}
 COLOR = Image.fromarray(make_image(3))
 FORMATS = {
     "jpeg": encoded(COLOR, "JPEG"),
@@ -82,8 +84,9 @@ def test_a_jpeg_is_decoded_smaller_where_the_target_is() -> None:
 def test_resize_and_crop_are_near_the_antialiased_triangle(height: int, width: int, place: tuple[float, float]) -> None:
     original = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
     seen = resized_crop(original, 37, 31, place).astype(float)
-    top, left, side = crop_window(height, width, 37, 31, place)
-    box = (left, top, left + side, top + side)
+    top, left, rows, columns = crop_window(height, width, (31, 31), Fraction(37, 31), place)
+    assert rows == columns == max(round(31 * min(height, width) / 37), 1)
+    box = (left, top, left + columns, top + rows)
     expected = np.asarray(Image.fromarray(original).resize((31, 31), Image.Resampling.BILINEAR, box), float)
     plain = np.asarray(Image.fromarray(original).resize((31, 31), Image.Resampling.NEAREST, box), float)
     error = np.abs(seen - expected)[1:-1, 1:-1]
@@ -111,28 +114,27 @@ def test_training_is_a_pure_function_of_seed_epoch_and_key() -> None:
     calls = [(5, 0, 1), (5, 0, 2), (5, 1, 1), (6, 0, 1), (2**32 - 1, 10**6, 2**62)]
 
     def draws() -> list[tuple[tuple[float, float], bool]]:
-        return [decoding.draw(epoch, key, Reading(**{**vars(READING), "seed": seed})) for seed, epoch, key in calls]
+        return [(draw_place(key), draw_flip(key)) for key in calls]
 
     assert draws() == draws() and len(set(draws())) == len(calls)
 
 
-def filled(content: bytes, key: int, reading: Reading) -> np.ndarray:
-    future: Future[bytes] = Future()
-    future.set_result(content)
-    image = np.zeros((31, 31, 3), np.float32)
-    assert decoding._prepare(future, 0, key, image, reading) is not None
-    return image
+def prepared(content: bytes, key: int, spec: ReadSpec) -> np.ndarray:
+    batch = {"epoch": np.zeros(1, np.int64), "key": np.array([key]), "example": [content]}
+    (seen,) = decode_examples(iter([batch]), lambda content: {"image": content}, spec, FEATURES)
+    assert seen["mask"].all()
+    return seen["image"][0]
 
 
 def test_half_of_the_training_images_are_mirrored_and_no_evaluation_image() -> None:
     ramp = Image.fromarray(np.broadcast_to(np.arange(0, 222, 6, dtype=np.uint8)[None, :, None], (37, 37, 3)).copy())
-    unflipped, evaluation = (Reading(**{**vars(READING), name: False}) for name in ("flip", "training"))
+    unflipped, evaluation = (ReadSpec(**{**vars(SPEC), name: False}) for name in ("flip", "training"))
     for image in (ramp, ImageOps.mirror(ramp)):
         content = encoded(image, "PNG")
-        crops = [filled(content, key, READING) for key in range(97)]
+        crops = [prepared(content, key, SPEC) for key in range(97)]
         assert 30 < sum(bool(crop[0, 0, 0] < crop[0, -1, 0]) for crop in crops) < 67
-        evaluated = filled(content, 0, evaluation)
-        for crop in (*(filled(content, key, unflipped) for key in range(7)), evaluated):
+        evaluated = prepared(content, 0, evaluation)
+        for crop in (*(prepared(content, key, unflipped) for key in range(7)), evaluated):
             assert (crop[0, 0, 0] < crop[0, -1, 0]) == (image is ramp)
         np.testing.assert_allclose(evaluated, np.asarray(image, np.float32)[3:34, 3:34] / 127.5 - 1, atol=1e-6)
         assert len({crop.tobytes() for crop in crops}) == 14  # 7 columns, mirrored or not
@@ -152,11 +154,11 @@ def test_batches_come_in_order_whatever_is_ready_first_and_threads_end() -> None
             raise RuntimeError("cannot be read")
         return FORMATS["png"] if name % 2 else FORMATS["bmp"]
 
-    batches = ({"epoch": np.zeros(7, np.int64), "key": keys, "image": keys} for keys in names)
-    seen = list(decoding.decoded(batches, read, READING))
+    batches = ({"epoch": np.zeros(7, np.int64), "key": keys, "example": keys} for keys in names)
+    seen = list(decode_examples(batches, lambda name: {"image": read(name)}, SPEC, FEATURES))
     assert [batch["key"][0] for batch in seen] == [0, 7, 14, 21, 28]
     for batch in seen:
         assert batch["mask"].tolist() == [True] * 5 + [False, True]
         assert not batch["image"][5].any() and batch["image"][batch["mask"]].any(axis=(1, 2, 3)).all()
-        assert batch["image"].dtype == np.float32 and batch["reading"] >= 0
+        assert batch["image"].dtype == np.float32 and batch["read_seconds"] >= 0
     assert set(threading.enumerate()) <= others

@@ -9,7 +9,7 @@ import pytest
 from every_source import NAMES, TOKENIZER, joined, of, same, take
 
 from mmjax.data import clips, decoding, evaluation_batches, pipeline, scenes, sounds, tokens, training_batches
-from mmjax.data.source import Rows
+from mmjax.data.source import Examples
 
 SOURCES = pytest.mark.parametrize("name", NAMES)
 PROCESSES = (1, 2, 3, 8)
@@ -44,7 +44,7 @@ def count_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def read_parts(name: str, roots: dict[str, Path], opened: Counter[str], processes: int) -> list[list[Rows]]:
+def read_parts(name: str, roots: dict[str, Path], opened: Counter[str], processes: int) -> list[list[Examples]]:
     """What each process reads for three steps, which must be what it opens."""
     parts = []
     for process in range(processes):
@@ -52,8 +52,8 @@ def read_parts(name: str, roots: dict[str, Path], opened: Counter[str], processe
         rows = BATCH // processes
         opened.clear()
         start = 5 * BATCH
-        reading = pipeline.make_reading(config.data, start, start + 3 * BATCH, BATCH, process * rows, rows, True, 3)
-        parts.append(list(source.read(reading)))
+        spec = pipeline.make_read_spec(config.data, start, start + 3 * BATCH, BATCH, process * rows, rows, True, 3)
+        parts.append(list(source.read(spec)))
         known = len({key for part in parts[-1] for key in part["key"].tolist()})
         # Scenes that were drawn are kept; all else is opened anew each epoch.
         assert known <= opened[name] <= 3 * rows if name in DRAWN else opened[name] == 3 * rows
@@ -69,7 +69,9 @@ def test_each_process_opens_its_part_alone_and_all_together_have_the_global_batc
         parts = read_parts(name, roots, opened, processes)
         assert len(whole) == 3 and {len(part) for part in parts} == {3}
         for batch, *shares in zip(whole, *parts, strict=True):
-            timeless = [{key: value for key, value in rows.items() if key != "reading"} for rows in (batch, *shares)]
+            timeless = [
+                {key: value for key, value in rows.items() if key != "read_seconds"} for rows in (batch, *shares)
+            ]
             assert same(timeless[0], joined(timeless[1:]))
 
 

@@ -1,7 +1,6 @@
 import io
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 from made_data import encoded, make_image
 from PIL import Image
 
-from mmjax.data import decoding, read_image
-from mmjax.data.source import Reading
-from mmjax.types import UserError
+from mmjax.data import read_image
+from mmjax.data.decoding import decode_examples
+from mmjax.data.source import ReadSpec
+from mmjax.types import Feature, UserError
 
 COLOR = Image.fromarray(make_image(3, 37, 37))
 
@@ -101,11 +101,14 @@ def test_resize_is_by_default_as_in_a_config(tmp_path: Path) -> None:
 
 
 def as_evaluated(content: bytes, size: int, resize: int) -> np.ndarray:
-    future: Future[bytes] = Future()
-    future.set_result(content)
-    image = np.zeros((size, size, 3), np.float32)
-    assert decoding._prepare(future, 0, 0, image, Reading(lambda: iter(()), False, 0, size, resize, False)) is not None
-    return image
+    batch = {"epoch": np.zeros(1, np.int64), "key": np.zeros(1, np.int64), "example": [content]}
+    spec, features = (
+        ReadSpec(lambda: iter(()), False, 0, size, resize, False),
+        {"image": Feature("image", (size, size, 3))},
+    )
+    (seen,) = decode_examples(iter([batch]), lambda content: {"image": content}, spec, features)
+    assert seen["mask"].all()
+    return seen["image"][0]
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from made_data import config_dict, jpeg, write_classes, write_coco, write_vqa
 
 from mmjax import data
-from mmjax.data.mixture import LONGEST, SHORTEST, by_cycles, one_after_the_other, provided_by, slots_of
-from mmjax.types import UserError
+from mmjax.data.mixture import MAX_CYCLE, MIN_CYCLE, by_cycles, common_features, concatenated, slots_of
+from mmjax.types import Feature, UserError
 
 TWO = {
     "exact": {"source": "scenes", "weight": 3.0, "scenes": {"examples": 11}},
@@ -22,7 +22,7 @@ TWO = {
 
 
 def mixture(parts: dict[str, Any] = TWO, **fields: Any) -> Any:
-    return config_dict("mixture", size=32, parts=parts, **fields)
+    return config_dict("mixture", size=32, mixture=parts, **fields)
 
 
 @settings(max_examples=31)
@@ -71,13 +71,13 @@ def test_weights_in_simple_proportions_are_met_exactly(weights: list[float], slo
 @given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=7))
 def test_any_weights_are_met_to_one_slot(weights: list[float]) -> None:
     slots = slots_of(weights)
-    assert SHORTEST <= sum(slots) <= LONGEST + SHORTEST
+    assert MIN_CYCLE <= sum(slots) <= MAX_CYCLE + MIN_CYCLE
     for share, weight in zip(slots, weights, strict=True):
-        assert abs(share / sum(slots) - weight / sum(weights)) < 1.001 / LONGEST
+        assert abs(share / sum(slots) - weight / sum(weights)) < 1.001 / MAX_CYCLE
 
 
 def test_an_evaluation_takes_one_part_after_the_other() -> None:
-    parts, places = one_after_the_other([3, 1, 2])(np.arange(6))
+    parts, places = concatenated([3, 1, 2])(np.arange(6))
     assert parts.tolist() == [0, 0, 0, 1, 2, 2] and places.tolist() == [0, 1, 2, 0, 0, 1]
 
 
@@ -105,9 +105,9 @@ def test_each_part_gives_in_its_order_what_it_gives_alone(roots: dict[str, Path]
 def test_keys_and_ids_differ_between_parts() -> None:
     config = mixture()
     source = data.open_source(config.data, True, config.seed)
-    assert (source.size, source.provides) == (16, ("image", "text", "scene"))
-    reading = data.pipeline.make_reading(config.data, 0, 64, 64, 0, 64, True, 3)  # type: ignore[attr-defined]
-    (rows,) = source.read(reading)
+    assert (source.size, tuple(source.features)) == (16, ("image", "text", "scene"))
+    spec = data.pipeline.make_read_spec(config.data, 0, 64, 64, 0, 64, True, 3)  # type: ignore[attr-defined]
+    (rows,) = source.read(spec)
     named = {(i, key) for i, key in zip(rows["id"], rows["key"].tolist(), strict=True)}
     assert len(named) == len({i for i, _ in named}) == len({key for _, key in named}) == 16
     assert Counter(i.partition("/")[0] for i in rows["id"]) == {"exact": 48, "open": 16}
@@ -135,15 +135,15 @@ def test_cached_tokens_mix_as_images_do(roots: dict[str, Path]) -> None:
     parts = {
         name: {"source": "coco_folder", "root": "/gone", "weight": weight} for name, weight in (("a", 3.0), ("b", 1.0))
     }
-    config = config_dict("mixture", size=16, parts=parts, batch=64)
+    config = config_dict("mixture", size=16, mixture=parts, batch=64)
     opened = {name: data.open_tokens(roots["tokens"] / "train", {}) for name in parts}
     source = data.mix(opened, config.data, training=True)
-    assert (source.size, source.provides) == (2 * TRAINING, ("codes", "text"))
+    assert (source.size, tuple(source.features)) == (2 * TRAINING, ("codes", "text"))
     (batch,) = take(data.training_batches(source, TOKENIZER, config), 1)
     assert batch["codes"].shape == (64, 4, 6) and "image" not in batch
     assert Counter(i.partition("/")[0] for i in batch["id"]) == {"a": 48, "b": 16}
     alone, codes = opened["a"], {}
-    for rows in alone.read(data.pipeline.make_reading(config.data, 0, TRAINING, 1, 0, 1, False, 0)):  # type: ignore[attr-defined]
+    for rows in alone.read(data.pipeline.make_read_spec(config.data, 0, TRAINING, 1, 0, 1, False, 0)):  # type: ignore[attr-defined]
         codes[rows["id"][0]] = rows["codes"][0]
     assert all(np.array_equal(c, codes[i.partition("/")[2]]) for i, c in zip(batch["id"], batch["codes"], strict=True))
 
@@ -163,21 +163,38 @@ def test_what_a_part_cannot_read_is_counted_for_it_alone(tmp_path: Path, caplog:
         "data.mixture.coco.source coco_folder: 11 of the first 11 could not be read, more than data."
     )
     assert "raise data.mixture.coco.max_corrupt_fraction" in message and "coco/" in message and "\n" not in message
-    assert "data.mixture.coco: image " in caplog.text and source.parts[0].rejected == source.parts[1].rejected == 0
+    assert (
+        "data.mixture.coco: image " in caplog.text
+        and source.components[0].num_corrupt == source.components[1].num_corrupt == 0
+    )
 
 
 def test_a_mixture_provides_text_questions_and_labels_of_any_part_and_else_what_all_do() -> None:
-    scenes, asked, classes = ("image", "text", "scene"), ("image", "question"), ("image", "label")
-    assert provided_by([scenes, (*scenes, "question")]) == ("image", "text", "scene", "question")
-    assert provided_by([asked, scenes, classes]) == ("image", "question", "text", "label")
-    assert provided_by([("codes", "text"), ("image", "text")]) == ("text",)
+    scenes, asked, classes, tokens = (
+        ("image", "text", "scene"),
+        ("image", "question"),
+        ("image", "label"),
+        ("codes", "text"),
+    )
+
+    def common(*components: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(common_features([{name: Feature("text") for name in names} for names in components]))
+
+    assert common(scenes, (*scenes, "question")) == ("image", "text", "scene", "question")
+    assert common(asked, scenes, classes) == ("image", "question", "text", "label")
+    assert common(tokens, ("image", "text")) == ("text",)
+    image, smaller = ({"image": Feature("image", (size, size, 3))} for size in (31, 29))
+    with pytest.raises(UserError, match=r"image .*31.*29"):
+        common_features([image, smaller])
+    with_mask = {**image, "sky": Feature("mask", (31, 31), "image")}
+    assert common_features([with_mask, with_mask, image]) == image
     config = mixture({"a": {"source": "scenes", "scenes": {"questions": True}}, "b": {"source": "scenes"}})
-    assert data.provides(config.data) == ("image", "text", "scene", "question")
+    assert tuple(config.data.features) == ("image", "text", "scene", "question")
 
 
 def test_what_a_part_lacks_is_blank(roots: dict[str, Path]) -> None:
     source, config = of("lacking", roots, batch=24)
-    assert source.provides == data.provides(config.data) == ("image", "text", "question", "label")
+    assert tuple(source.features) == tuple(config.data.features) == ("image", "text", "question", "label")
     assert source.classes == ("class 0", "class 1", "class 2")
     counted: Counter[str] = Counter()
     for batch in take(data.training_batches(source, TOKENIZER, config), 4):
@@ -217,7 +234,7 @@ def test_parts_with_other_classes_are_one_line(tmp_path: Path) -> None:
     for name, classes in (("a", ("x", "y")), ("b", ("x", "z")), ("c", ("x", "y"))):
         write_classes(tmp_path / name, "train", {one: [number] for number, one in enumerate(classes)})
     parts = {name: {"source": "classes_folder", "root": str(tmp_path / name)} for name in "abc"}
-    with pytest.raises(UserError, match=r"data\.mixture\.a, data\.mixture\.b: have 2 and 2 classes that are not the same"):
+    with pytest.raises(UserError, match=r"data\.mixture\.a, data\.mixture\.b: .* 2 and 2 classes"):
         data.open_source(mixture(parts).data, True, 0)
     del parts["b"]
     write_coco(tmp_path / "q", "train2017", {1: jpeg(1)})
@@ -225,4 +242,4 @@ def test_parts_with_other_classes_are_one_line(tmp_path: Path) -> None:
     asked = {"source": "vqa", "root": str(tmp_path / "q"), "questions": questions, "evaluation_questions": questions}
     assert data.open_source(mixture({**parts, "q": asked}).data, True, 0).classes == ("x", "y")
     with pytest.raises(UserError, match="have 2 and 1 classes"):
-        data.open_source(mixture({**parts, "q": asked | {"answers": 3}}).data, True, 0)
+        data.open_source(mixture({**parts, "q": asked | {"num_answer_classes": 3}}).data, True, 0)

@@ -97,7 +97,7 @@ def test_so_many_clips_are_kept_as_memory_is_for(room: int, kept: int, monkeypat
         return example(index, *arguments)
 
     monkeypatch.setattr(motion, "example", counting)
-    monkeypatch.setattr(scenes, "KEPT_BYTES", room * 3 * 32 * 32 * 3 + 1)
+    monkeypatch.setattr(scenes, "CACHE_BYTES", room * 3 * 32 * 32 * 3 + 1)
     config = clips(scenes={"examples": 23})
     source = open_source(config.data, True, config.seed)
     batches = training_batches(source, TOKENIZER, config)

@@ -8,7 +8,7 @@ import pytest
 from made_data import config_dict
 
 from mmjax.config import Config
-from mmjax.data import evaluation_batches, load_tokenizer, open_source, provides, train_tokenizer, training_batches
+from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
 from mmjax.data.text import END
 from mmjax.scenes.questions import example_scene, question
 from mmjax.types import HOST_FIELDS, Batch, UserError
@@ -35,7 +35,8 @@ def evaluation(config: Config) -> list[Batch]:
 
 def test_a_batch_is_what_the_types_say() -> None:
     config = asking()
-    assert open_source(config.data, True, 3).provides == provides(config.data) == ("image", "text", "scene", "question")
+    assert open_source(config.data, True, 3).features == config.data.features
+    assert tuple(config.data.features) == ("image", "text", "scene", "question")
     for batch in (training(config, 1)[0], evaluation(config)[0]):
         assert {
             name: (batch[name].dtype, batch[name].shape) for name in ("text", "question", "answer")

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmjax.data import streams
-from mmjax.data.source import Reading, Share, share
+from mmjax.data.source import ProcessShard, ReadSpec, process_shards
 
-READING = Reading(shares=lambda: share(0, None, 8, 0, 8), training=True, seed=5, size=31, resize=37, flip=True)
+READING = ReadSpec(
+    shards=lambda: process_shards(0, None, 8, 0, 8), training=True, seed=5, size=31, resize=37, flip=True
+)
 LENGTHS = st.lists(st.integers(0, 23), min_size=1, max_size=11).filter(any)
 
 
-def reading(**fields: object) -> Reading:
+def read_spec(**fields: object) -> ReadSpec:
     return dataclasses.replace(READING, **fields)
 
 
@@ -28,7 +30,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
         positions = [p for p in range(epoch * size, (epoch + 1) * size) if p % streams.STREAMS == stream]
         assert streams.stream_length(size, epoch, stream) == len(positions)
         assert not positions or streams.first_position(size, epoch, stream) == positions[0]
-        parts = streams.stream_parts(lengths, reading(training=training), epoch, stream)
+        parts = streams.stream_slices(lengths, read_spec(training=training), epoch, stream)
         records = [(file, record) for file, first, count in parts for record in range(first, first + count)]
         assert len(records) == len(positions)
         seen += records
@@ -38,7 +40,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
 
 def test_files_come_in_another_order_each_epoch_and_seed() -> None:
     def order(epoch: int, seed: int = 5) -> tuple[int, ...]:
-        parts = [streams.stream_parts([8] * 16, reading(seed=seed), epoch, stream) for stream in range(8)]
+        parts = [streams.stream_slices([8] * 16, read_spec(seed=seed), epoch, stream) for stream in range(8)]
         return tuple(file for part in parts for file, _, _ in part)
 
     assert len({order(0), order(1), order(2), order(0, 6)}) == 4 and order(1) == order(1)
@@ -47,7 +49,7 @@ def test_files_come_in_another_order_each_epoch_and_seed() -> None:
 @pytest.mark.parametrize(("length", "buffer"), [(0, 7), (1, 7), (211, 1), (211, 13), (211, 1000)])
 def test_a_record_comes_near_where_it_lies(length: int, buffer: int) -> None:
     def order(epoch: int, stream: int, seed: int = 5) -> np.ndarray:
-        return streams.stream_order(length, buffer, reading(seed=seed), epoch, stream)
+        return streams.stream_order(length, buffer, read_spec(seed=seed), epoch, stream)
 
     assert sorted(order(0, 0)) == list(range(length))
     assert length == 0 or np.abs(order(0, 0) - np.arange(length)).max() < buffer
@@ -55,7 +57,7 @@ def test_a_record_comes_near_where_it_lies(length: int, buffer: int) -> None:
     assert (read - np.arange(1, length + 1) < buffer).all()
     different = {tuple(order(*which)) for which in [(0, 0), (1, 0), (0, 1), (0, 0, 6)]}
     assert len(different) == (4 if min(length, buffer) > 1 else 1)
-    evaluation = streams.stream_order(length, buffer, reading(training=False), 0, 0)
+    evaluation = streams.stream_order(length, buffer, read_spec(training=False), 0, 0)
     assert evaluation.tolist() == list(range(length))
 
 
@@ -73,7 +75,7 @@ def test_processes_hold_the_positions_of_a_global_batch(
     start, stop = step * batch, step * batch + length
 
     def positions(first: int, rows: int) -> Iterator[np.ndarray]:
-        return streams.stream_positions(reading(shares=lambda: share(start, stop, batch, first, rows)), size)
+        return streams.stream_positions(read_spec(shards=lambda: process_shards(start, stop, batch, first, rows)), size)
 
     expected = [np.arange(begin, min(begin + batch, stop)) for begin in range(start, stop, batch)]
     found = list(positions(0, batch))
@@ -85,9 +87,9 @@ def test_processes_hold_the_positions_of_a_global_batch(
         assert (np.diff(two // size) >= 0).all()  # what reads epoch after epoch finds them so
 
 
-def streams_of(shares: Iterator[Share]) -> set[int]:
+def streams_of(shards: Iterator[ProcessShard]) -> set[int]:
     """The streams of the first positions of a process, within an epoch."""
-    positions = itertools.islice(streams.stream_positions(reading(shares=lambda: shares), 10**6), 9)
+    positions = itertools.islice(streams.stream_positions(read_spec(shards=lambda: shards), 10**6), 9)
     return set((np.concatenate(list(positions)) % streams.STREAMS).tolist())
 
 
@@ -95,11 +97,11 @@ def streams_of(shares: Iterator[Share]) -> set[int]:
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_each_process_has_streams_of_its_own(batch: int, processes: int) -> None:
     rows = batch // processes
-    first = [streams_of(share(3 * batch, None, batch, p * rows, rows)) for p in range(processes)]
+    first = [streams_of(process_shards(3 * batch, None, batch, p * rows, rows)) for p in range(processes)]
     assert all(not a & b for a, b in itertools.combinations(first, 2))
     assert set().union(*first) == set(range(streams.STREAMS))
 
 
 def test_a_small_batch_also_leaves_each_process_its_streams() -> None:
-    seen = [streams_of(share(0, None, 4, p, 1)) for p in range(4)]
+    seen = [streams_of(process_shards(0, None, 4, p, 1)) for p in range(4)]
     assert seen == [{0, 4}, {1, 5}, {2, 6}, {3, 7}]

@@ -71,11 +71,11 @@ def test_only_so_many_captions_are_read() -> None:
 
     import mmjax.data.text as text
 
-    most, text.MOST_CAPTIONS = text.MOST_CAPTIONS, len(CAPTIONS)
+    most, text.MAX_CAPTIONS = text.MAX_CAPTIONS, len(CAPTIONS)
     try:
         assert train_tokenizer(endless(), 400) == PROTO
     finally:
-        text.MOST_CAPTIONS = most
+        text.MAX_CAPTIONS = most
 
 
 @pytest.mark.parametrize("extra", ["word " * 10_000, "", "\n", "два\nряда", "\0", "\ud800"])

@@ -65,9 +65,9 @@ def computed(mesh, devices):
     module = Everything(Partitioner(placement.with_sharding_constraint, placement.shard_map))
 
     def total(params, batch):
-        y, put = module.apply({"params": params}, **batch, mutable=["statistics"])
+        y, put = module.apply({"params": params}, **batch, mutable=["batch_stats"])
         each = jnp.where(batch["mask"], jnp.sum(jnp.sin(y), axis=1), 0.0)
-        return jnp.sum(each) / 13.0, put["statistics"]
+        return jnp.sum(each) / 13.0, put["batch_stats"]
 
     compiled = jax.jit(
         jax.value_and_grad(total, has_aux=True),

@@ -105,12 +105,12 @@ def test_evaluated_it_equals_torchvisions(params, implementation):
 
 def test_in_training_it_equals_torchvisions(params):
     module = ResNetTrunk(BLOCKS)
-    train = jax.jit(lambda params, x: module.apply({"params": params}, x, None, True, mutable=["statistics"]))
+    train = jax.jit(lambda params, x: module.apply({"params": params}, x, None, True, mutable=["batch_stats"]))
     found, put = train(params, X)
     assert_features(found, TRAINED)
     normalizations = (
-        (params["stem_norm"], put["statistics"]["stem_norm"], STEM, 2 * 31 * 24),
-        (params["stage_1_0"]["spatial_norm"], put["statistics"]["stage_1_0"]["spatial_norm"], SPATIAL, 2 * 8 * 6),
+        (params["stem_norm"], put["batch_stats"]["stem_norm"], STEM, 2 * 31 * 24),
+        (params["stage_1_0"]["spatial_norm"], put["batch_stats"]["stage_1_0"]["spatial_norm"], SPATIAL, 2 * 8 * 6),
     )
     for old, new, expected, number in normalizations:
         mean, variance = (
@@ -135,7 +135,7 @@ def test_features_of_places():
     """One a place of the map; and what each block learns begins at nothing."""
     module = ResNet(24, (1, 1), channels=8)
     params = jax.jit(module.init)(jax.random.key(0), X)["params"]
-    features = jax.jit(lambda x, *seen: module.apply({"params": params}, x, *seen, mutable=["statistics"])[0])
+    features = jax.jit(lambda x, *seen: module.apply({"params": params}, x, *seen, mutable=["batch_stats"])[0])
     found = features(X)
     assert found.shape == (2, 8 * 6, 24)
     np.testing.assert_allclose(found.mean(-1), 0, atol=1e-5)

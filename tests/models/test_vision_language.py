@@ -58,7 +58,7 @@ def terms_of_each(config: Any, *batches: dict[str, Any], train: bool = True) -> 
     @functools.partial(jax.grad, has_aux=True)
     def gradients_of(params: Any, given: dict[str, Any]) -> Any:
         seen = goal.prepare(given, jax.random.key(1) if train else None)
-        outputs, _ = module.apply({"params": params}, **seen, mutable=["statistics"])
+        outputs, _ = module.apply({"params": params}, **seen, mutable=["batch_stats"])
         terms = goal.terms(outputs, given | seen)
         return sum(jnp.sum(values) for values in terms.values()), terms
 

@@ -34,13 +34,13 @@ def test_equals_the_definition(qkv):
     np.testing.assert_allclose(dot_product_attention(q, k, v, mask), reference(q, k, v, np.asarray(mask)), atol=1e-5)
 
 
-def test_equals_the_kernel_of_jax(qkv):
+def test_equals_jax_dot_product_attention(qkv):
     q, k, v, mask = qkv
     theirs = jax.nn.dot_product_attention(q, k, v, mask=mask)
     np.testing.assert_allclose(dot_product_attention(q, k, v, mask), theirs, atol=1e-5)
 
 
-def test_what_is_masked_has_no_influence(qkv):
+def test_masked_keys_have_no_influence(qkv):
     q, k, v, mask = qkv
     mask = mask.at[..., 4].set(False)
     far = v.at[:, 4].set(1e6)
@@ -49,25 +49,25 @@ def test_what_is_masked_has_no_influence(qkv):
     )
 
 
-def test_a_query_that_may_look_nowhere_stays_finite(qkv):
+def test_fully_masked_query_stays_finite(qkv):
     q, k, v, mask = qkv
     out = dot_product_attention(q, k, v, jnp.zeros_like(mask))
     np.testing.assert_allclose(out, jnp.broadcast_to(v.mean(1, keepdims=True), out.shape), atol=1e-5)
 
 
-def test_bfloat16_is_near(qkv):
+def test_bfloat16_is_close(qkv):
     q, k, v, mask = qkv
     near = dot_product_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), mask)
     assert near.dtype == jnp.bfloat16
     np.testing.assert_allclose(near.astype(jnp.float32), dot_product_attention(q, k, v, mask), atol=0.05)
 
 
-def test_unknown_kernel_is_named(qkv):
+def test_unknown_kernel(qkv):
     with pytest.raises(ValueError, match="'flash'"):
         dot_product_attention(*qkv, kernel="flash")
 
 
-def test_self_attention_is_cross_attention_to_oneself():
+def test_self_attention_is_cross_attention_to_x():
     x = jax.random.normal(jax.random.key(1), (2, 5, 6))
     attention = MultiHeadAttention(heads=3)
     params = attention.init(jax.random.key(0), x)
@@ -108,6 +108,6 @@ def test_splash_equals_the_definition_forward_and_backward():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), found, expected)
 
 
-def test_splash_is_for_long_rows_of_tokens_without_a_mask(qkv):
+def test_splash_falls_back_to_xla(qkv):
     assert splash.fits(128, 384) and not splash.fits(128, 48) and not splash.fits(7, 128)
     np.testing.assert_array_equal(dot_product_attention(*qkv, kernel="splash"), dot_product_attention(*qkv))

@@ -1,4 +1,4 @@
-"""Batch normalization against NumPy in float64: which examples count, and what is known when it is evaluated."""
+"""Batch normalization against NumPy in float64: valid examples, running averages, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ PARAMS = {
 
 @jax.jit
 def trained(x, rows=None):
-    y, put = BatchNorm().apply({"params": PARAMS}, x, rows, True, mutable=["statistics"])
-    return y, put["statistics"]
+    y, put = BatchNorm().apply({"params": PARAMS}, x, rows, True, mutable=["batch_stats"])
+    return y, put["batch_stats"]
 
 
 def expected(x, mean, variance):
@@ -28,7 +28,7 @@ def expected(x, mean, variance):
 
 
 @pytest.mark.parametrize("rows", [None, ROWS])
-def test_training_normalizes_by_the_examples_that_count(rows):
+def test_training_normalizes_by_valid_examples(rows):
     counted = X.astype(np.float64)[slice(None) if rows is None else rows]
     mean, variance = counted.mean((0, 1, 2)), counted.var((0, 1, 2))
     y, put = trained(X, rows)
@@ -37,7 +37,7 @@ def test_training_normalizes_by_the_examples_that_count(rows):
     np.testing.assert_allclose(y, expected(X, mean, variance), atol=1e-5)
 
 
-def test_what_does_not_count_has_no_influence():
+def test_invalid_examples_have_no_influence():
     other = np.where(ROWS[:, None, None, None], X, np.float32(1e6))
     jax.tree.map(np.testing.assert_array_equal, trained(other, ROWS)[1], trained(X, ROWS)[1])
     none = trained(X, np.zeros(7, bool))[1]
@@ -45,16 +45,16 @@ def test_what_does_not_count_has_no_influence():
 
 
 def test_evaluation_normalizes_by_the_running_averages():
-    y, put = jax.jit(lambda x: BatchNorm().apply({"params": PARAMS}, x, mutable=["statistics"]))(X)
+    y, put = jax.jit(lambda x: BatchNorm().apply({"params": PARAMS}, x, mutable=["batch_stats"]))(X)
     assert not put
     np.testing.assert_allclose(y, expected(X, np.arange(1, 5), np.arange(4, 0, -1)), atol=1e-5)
 
 
-def test_no_gradient_reaches_the_running_averages():
+def test_running_averages_have_no_gradient():
     for training in (True, False):
 
         def total(params, training=training):
-            y, _ = BatchNorm().apply({"params": params}, jnp.asarray(X), None, training, mutable=["statistics"])
+            y, _ = BatchNorm().apply({"params": params}, jnp.asarray(X), None, training, mutable=["batch_stats"])
             return jnp.sum(jnp.sin(y))
 
         grads = jax.jit(jax.grad(total))(PARAMS)
@@ -67,7 +67,7 @@ def test_gradients_equal_those_of_the_formula():
     """Those of the inputs too, which the mean and variance depend on."""
 
     def ours(x):
-        y, _ = BatchNorm().apply({"params": PARAMS}, x, jnp.asarray(ROWS), True, mutable=["statistics"])
+        y, _ = BatchNorm().apply({"params": PARAMS}, x, jnp.asarray(ROWS), True, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(y[np.flatnonzero(ROWS)]))
 
     def plain(x):

@@ -1,4 +1,4 @@
-"""Transposed convolutions against their definition as a scatter, and against the adjoint of a convolution."""
+"""Transposed convolutions against their definition as a scatter, and the adjoint of a convolution."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def scatter(x, kernel):
 @pytest.mark.parametrize("implementation", FORMS)
 @settings(max_examples=6)
 @given(sides=st.sampled_from([(1,), (5,), (3, 2), (2, 1, 5)]), seed=st.integers(0, 99))  # few shapes: each compiles
-def test_equals_the_definition_in_any_rank(implementation, sides, seed):
+def test_equals_the_definition_for_any_rank(implementation, sides, seed):
     rng = np.random.default_rng(seed)
     x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((2, *sides, 3), (*(4,) * len(sides), 3, 5)))
     found = jax.jit(transposed_convolution, static_argnums=2)(x, kernel, implementation)
@@ -37,7 +37,7 @@ def test_equals_the_definition_in_any_rank(implementation, sides, seed):
 
 
 @pytest.mark.parametrize("implementation", FORMS)
-def test_is_the_adjoint_of_the_strided_convolution(implementation):
+def test_transposed_convolution_is_the_adjoint(implementation):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 5, 7, 3))
     y = jax.random.normal(keys[1], (2, 10, 14, 5))
@@ -49,7 +49,7 @@ def test_is_the_adjoint_of_the_strided_convolution(implementation):
     np.testing.assert_allclose(jnp.vdot(up, y), jnp.vdot(x, down), rtol=1e-4)
 
 
-def test_both_forms_have_the_same_gradients():
+def test_implementations_have_equal_gradients():
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (2, 5, 3, 3))
     kernel = jax.random.normal(keys[1], (4, 4, 3, 2))
@@ -62,7 +62,7 @@ def test_both_forms_have_the_same_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *grads)
 
 
-def test_wrong_kernel_and_form_are_named():
+def test_invalid_kernel_and_implementation():
     with pytest.raises(ValueError, match="needs a kernel of 4"):
         transposed_convolution(jnp.zeros((1, 2, 3)), jnp.zeros((3, 3, 5)))
     with pytest.raises(ValueError, match="'fast'"):
@@ -70,7 +70,7 @@ def test_wrong_kernel_and_form_are_named():
 
 
 @pytest.mark.parametrize("sides", [(7,), (5, 7), (3, 5, 7)])
-def test_modules_keep_and_double_any_rank(sides):
+def test_modules_of_any_rank(sides):
     x = jnp.ones((2, *sides, 3))
     same, params = jax.jit(Convolution(5).init_with_output)(jax.random.key(0), x)
     assert same.shape == (2, *sides, 5)
@@ -79,7 +79,7 @@ def test_modules_keep_and_double_any_rank(sides):
     assert double.shape == (2, *(2 * n for n in sides), 5)
 
 
-def test_transposed_convolution_keeps_the_variance_at_the_start():
+def test_transposed_convolution_keeps_the_variance_at_initialization():
     x = jax.random.normal(jax.random.key(1), (16, 8, 8, 64))
     y, _ = jax.jit(TransposedConvolution(64).init_with_output)(jax.random.key(0), x)
     assert 0.9 < float(jnp.std(y[:, 2:-2, 2:-2])) < 1.1
@@ -87,7 +87,7 @@ def test_transposed_convolution_keeps_the_variance_at_the_start():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("window", "stride"), [((3, 3), (1, 1)), ((4, 4), (2, 2)), ((2, 3), (2, 1)), ((1, 5), (1, 3))])
-def test_the_forms_of_a_convolution_are_equal(window: tuple[int, int], stride: tuple[int, int], causal: bool) -> None:
+def test_implementations_are_equal(window: tuple[int, int], stride: tuple[int, int], causal: bool) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 7, 11, 3))
     kernel = jax.random.normal(jax.random.key(1), (*window, 3, 5))
     compiled = jax.jit(convolution, static_argnums=(2, 3, 4))

@@ -1,4 +1,4 @@
-"""Finite scalar quantization against the code in the paper's appendix, and what it promises."""
+"""Finite scalar quantization against the code in the paper's appendix."""
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,12 @@ def papers(z, levels):
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_equals_the_papers_code(levels):
+def test_equals_the_code_of_the_paper(levels):
     z = np.random.default_rng(0).normal(size=(997, len(levels))) * 3
     np.testing.assert_allclose(fsq.quantize(jnp.asarray(z, jnp.float32), levels), papers(z, levels), atol=1e-6)
 
 
-def test_values_of_the_papers_example():
+def test_example_of_the_paper():
     """The example of the paper's code: levels 3, 5, 4 and one vector."""
     code = fsq.quantize(jnp.array([0.25, 0.6, -7.0]), (3, 5, 4))
     np.testing.assert_allclose(code, [0.0, 0.5, -1.0], atol=1e-6)
@@ -33,7 +33,7 @@ def test_values_of_the_papers_example():
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_round_trip_is_exact_and_all_codes_can_be_reached(levels):
+def test_round_trip_is_exact_and_all_codes_are_reachable(levels):
     numbers = jnp.arange(fsq.size(levels))
     codes = fsq.to_codes(numbers, levels)
     np.testing.assert_array_equal(fsq.to_indices(codes, levels), numbers)
@@ -43,14 +43,14 @@ def test_round_trip_is_exact_and_all_codes_can_be_reached(levels):
     np.testing.assert_allclose(fsq.to_codes(reached, levels), fsq.quantize(z, levels), atol=1e-6)
 
 
-def test_gradients_are_those_of_the_bound():
+def test_straight_through_gradients():
     z = jnp.array([[0.3, -1.2]])
     found = jax.grad(lambda z: jnp.sum(fsq.quantize(z, (5, 3))))(z)
     half = (np.array([5, 3]) - 1) * (1 - 1e-3) / 2
     np.testing.assert_allclose(found, (1 - np.tanh(np.asarray(z)) ** 2) * half / np.array([2, 1]), rtol=1e-5)
 
 
-def test_levels_that_do_not_fit():
+def test_invalid_levels():
     with pytest.raises(ValueError, match="one a channel, 3"):
         fsq.quantize(jnp.zeros((2, 3)), (8, 5))
     with pytest.raises(ValueError, match="each at least 2"):

@@ -1,4 +1,4 @@
-"""Hard negatives are drawn as often as the softmax of the products says."""
+"""Hard negatives are sampled with the softmax probabilities of the products."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ PRESENT = np.array([True, True, True, True, False, True, True])
 
 
 @pytest.mark.parametrize("block", [3, 1024])
-def test_as_often_as_the_softmax_says(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frequencies_match_the_softmax(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", block)
     draws = 6000
     given = tuple(map(jnp.asarray, (ROWS, COLUMNS, GROUPS, PRESENT)))
@@ -31,7 +31,7 @@ def test_as_often_as_the_softmax_says(block: int, monkeypatch: pytest.MonkeyPatc
         assert (share[~allowed] == 0).all()
 
 
-def test_where_there_is_no_other_it_is_one_that_does_not_count() -> None:
+def test_without_a_negative_the_index_is_masked() -> None:
     given = tuple(map(jnp.asarray, (ROWS, COLUMNS)))
     same = jnp.zeros(COUNT, jnp.uint32)
     found = jax.jit(hard_negatives)(*given, same, jnp.asarray(PRESENT), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Positions against the formula of the paper."""
+"""Position encodings against the papers' formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,21 @@ def test_equals_the_formula():
             np.testing.assert_allclose(table[t, [i, 3 + i]], [np.sin(angle), np.cos(angle)], atol=1e-6)
 
 
-def test_grid_tells_row_and_column_apart():
+def test_sincos_2d_separates_row_and_column():
     grid = np.asarray(sincos_2d(3, 5, 8)).reshape(3, 5, 8)
     np.testing.assert_array_equal(grid[:, 0, :4], grid[:, 4, :4])
     np.testing.assert_array_equal(grid[0, :, 4:], grid[2, :, 4:])
     assert len({row.tobytes() for row in grid.reshape(15, 8)}) == 15
 
 
-def test_widths_that_do_not_fit():
+def test_invalid_widths():
     with pytest.raises(ValueError, match="even width"):
         sincos_1d(3, 5)
     with pytest.raises(ValueError, match="multiple of 4"):
         sincos_2d(3, 3, 6)
 
 
-def test_rotation_equals_complex_numbers():
+def test_rope_equals_complex_rotation():
     """Su et al. 2021, equation 34: each pair is a complex number, turned by its angle."""
     x = np.random.default_rng(0).normal(size=(2, 15, 3, 11)).astype(np.float32)
     angles = rope_angles((3, 5), 11)
@@ -44,7 +44,7 @@ def test_rotation_equals_complex_numbers():
 
 # Few shapes, since each compiles.
 @given(st.sampled_from([(5,), (3, 5), (1, 3, 2)]), st.sampled_from([1, 3]), st.data())
-def test_products_of_rotated_features_tell_displacements_only(sides, pairs, data):
+def test_rope_products_depend_on_displacements_only(sides, pairs, data):
     q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 2 * pairs * len(sides))).astype(np.float32)
     n = int(np.prod(sides))
     shape = (1, n, 1, q.shape[-1])

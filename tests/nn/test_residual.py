@@ -11,7 +11,7 @@ from mmjax.nn.residual import ResidualBlock
 from mmjax.parallel import Placement, make_mesh
 
 
-def test_gradients_on_eight_devices_are_those_of_one():
+def test_gradients_on_eight_devices_equal_one():
     """A size at which the compiler, left alone, lays the second convolution out so that gradients come out wrong."""
     x = jax.random.normal(jax.random.key(0), (16, 4, 4, 16))
     params = ResidualBlock().init(jax.random.key(1), x)["params"]

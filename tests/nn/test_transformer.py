@@ -1,4 +1,4 @@
-"""Layers over the frames of a clip: attention over space and over time is attention to some of all tokens."""
+"""Attention over space and time of clips, against masked attention over all tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ X = jax.random.normal(jax.random.key(0), (2, FRAMES * PLACES, 12))
 SPACE = rope_angles((1, PLACES), 6)
 
 
-def test_a_layer_of_a_clip_attends_to_its_frame_and_then_to_its_place():
+def test_factorized_attention_over_space_and_time():
     module = Block(2, frames=FRAMES)
     params = jax.jit(module.init)(jax.random.key(1), X, angles=SPACE)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), params)

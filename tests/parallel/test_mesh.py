@@ -1,4 +1,4 @@
-"""Meshes that fit the devices, and those that do not."""
+"""Meshes that fit the devices and those that do not, and placement on them."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def test_axes_that_do_not_multiply_to_the_devices(axes):
         make_mesh(axes)
 
 
-def test_batches_are_split_and_strings_stay():
+def test_batches_are_sharded_and_host_fields_dropped():
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     value = np.arange(12, dtype=np.float32).reshape(4, 3)
     placed = placement.shard_batch({"image": value, "id": ["a"] * 4, "captions": [["b"]] * 4})
@@ -38,20 +38,20 @@ def test_batches_are_split_and_strings_stay():
     assert {shard.data.shape for shard in placed["image"].addressable_shards} == {(1, 3)}
 
 
-def test_batch_that_does_not_split():
+def test_batch_must_divide_evenly():
     placement = Placement(make_mesh(MeshConfig()))
     placement.check_batch("train.batch", 16)
     with pytest.raises(UserError, match=r"train.batch: 12 does not split over 8 devices"):
         placement.check_batch("train.batch", 12)
 
 
-def test_slices_must_be_those_that_there_are():
+def test_slice_axis_must_match_the_devices():
     assert mesh_sizes(MeshConfig(-1, 4, 1), 16, 2) == {"slice": 2, "data": 2, "fsdp": 4, "model": 1}
     with pytest.raises(UserError, match=r"mesh.slice: 4, but the devices are in 2 slices"):
         mesh_sizes(MeshConfig(slice=4), 16, 2)
 
 
-def test_activations_are_split_as_far_as_they_divide():
+def test_activations_are_sharded_where_they_divide():
     placement = Placement(make_mesh(MeshConfig(1, 2, 2, slice=2)))
     shapes = {(8, 6, 5): (2, 3, 5), (8, 3, 5): (2, 3, 5), (8, 6, 5, 3): (2, 6, 5, 3), (6, 6, 5): (6, 6, 5)}
     for whole, part in shapes.items():
@@ -59,7 +59,7 @@ def test_activations_are_split_as_far_as_they_divide():
         assert {shard.data.shape for shard in found.addressable_shards} == {part}
 
 
-def test_a_kernel_runs_on_each_device():
+def test_shard_map_runs_the_kernel_on_each_device():
     placement = Placement(make_mesh(MeshConfig(2, 1, 4)))
     seen = []
 

@@ -1,4 +1,4 @@
-"""Sharding rules: first match wins, and everything that does not fit is told at once."""
+"""Sharding rules: the first match wins, and all problems are listed at once."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_first_match_wins():
     assert found["out"]["bias"].spec == PartitionSpec(None)
 
 
-def test_every_problem_is_told():
+def test_all_problems_are_listed():
     rules = ((r"text/embedding", ("model", "fsdp")), (r"vision/.*", ()), (r"out/kernel", (None, "model")))
     with pytest.raises(UserError) as error:
         match_rules(PARAMS, rules, make_mesh(MeshConfig(1, 2, 4)))
@@ -40,6 +40,6 @@ def test_every_problem_is_told():
 
 
 @pytest.mark.parametrize("axes", [(), (None, "model")])
-def test_a_rule_with_other_axes_than_the_parameter(axes):
+def test_rule_of_another_rank(axes):
     with pytest.raises(UserError, match=f"names {len(axes)} axes"):
         match_rules(PARAMS, (*RULES[:2], (r".*bias", axes)), make_mesh(MeshConfig()))

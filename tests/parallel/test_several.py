@@ -1,4 +1,4 @@
-"""Which part of the batch a process makes, and what one process does for all."""
+"""The batch slice of a process, and a single process."""
 
 from typing import Any
 
@@ -45,20 +45,20 @@ def parts(mesh: MeshConfig, owners: list[int], monkeypatch: pytest.MonkeyPatch) 
     (MeshConfig(4, 1, 2), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
     (MeshConfig(1, 1, 8), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 1), (0, 1)]),  # the model is split, the batch is not
 ])  # fmt: skip
-def test_each_process_makes_its_part(
+def test_process_batch_slice(
     mesh: MeshConfig, owners: list[int], expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert parts(mesh, owners, monkeypatch) == expected
 
 
-def test_parts_that_are_not_equal_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unequal_process_slices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="2 processes cannot each hold an equal part of the batch"):
         parts(MeshConfig(8, 1, 1), [0, 0, 0, 1, 1, 1, 1, 1], monkeypatch)
     with pytest.raises(UserError, match="cannot each hold an equal part"):
         parts(MeshConfig(4, 1, 2), [0, 1, 1, 1, 0, 0, 0, 1], monkeypatch)
 
 
-def test_one_process_does_everything_itself() -> None:
+def test_single_process() -> None:
     assert processes.run_on_primary(lambda: [1, "two"]) == [1, "two"]
     assert processes.all_gather_objects({"a": 1}) == [{"a": 1}]
     with pytest.raises(UserError, match="no"):
@@ -66,13 +66,13 @@ def test_one_process_does_everything_itself() -> None:
 
 
 @pytest.mark.parametrize("status", ["yes", "-1", "256", ""])
-def test_a_status_that_is_none(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_stopped_status(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMJAX_STOPPED_STATUS", status)
     with pytest.raises(UserError, match="MMJAX_STOPPED_STATUS: must be an exit status from 0 to 255, not"):
         processes.stopped_status()
 
 
-def test_values_are_placed_as_they_are() -> None:
+def test_place() -> None:
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     tree = {"a": np.arange(16.0, dtype=np.float32).reshape(8, 2), "b": np.int32(3)}
     placed = processes.place(tree, placement.replicated)
@@ -83,7 +83,7 @@ def test_values_are_placed_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "soon", "-3"])
-def test_a_heartbeat_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_heartbeat(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(processes.HEARTBEAT, text)
     with pytest.raises(UserError, match=f"^MMJAX_HEARTBEAT_SECONDS: must be a number of seconds .*, not '{text}'"):
         processes.connect()

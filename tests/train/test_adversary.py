@@ -1,4 +1,4 @@
-"""Two players in one step: the known game, who moves when, and that neither moves the other."""
+"""Adversarial training: the Dirac-GAN, the schedule of both networks, and separate gradients."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax import losses
-from mmjax.config import MeshConfig
-from mmjax.losses import adversarial
+from mmjax.config import LossConfig, MeshConfig
+from mmjax.losses import LOSSES, TrainingLoss, adversarial
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.adversary import Adversary
 from mmjax.train.checkpoint import Checkpoints
@@ -24,14 +23,19 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def training_loss(weights):
+    """The sum of terms, weighted, of a generator that maps `x` of the batch."""
+    configs = {name: LossConfig(name, weight) for name, weight in weights.items()}
+    return TrainingLoss({name: LOSSES[name] for name in weights}, configs, lambda batch, key: {"x": batch["x"]})
+
+
 def game(loss="non_saturating", regularizer="none", weight=0.0, tx=None, grad_accum_steps=1, **when):
     """Mescheder et al. 2018's Dirac-GAN: originals lie at 0, the generator draws theta, and D(x) = psi x."""
     tx = tx or optax.sgd(RATE)
     judge = lambda params, x: (params["psi"] * x, [x])  # noqa: E731
     goal = adversarial.Adversarial(judge, loss, regularizer, weight)
     second = Adversary(lambda key: {"psi": jnp.float32(0.9)}, tx, goal, ("adversarial",), **when)
-    terms = {"adversarial": adversarial.adversarial(loss)}
-    first = losses.build({"adversarial": 1.0}, ("x",), given=terms)
+    first = training_loss({"adversarial": 1.0})
     make = make_state(lambda key: {"theta": jnp.float32(1.3)}, tx, 0, True, second)
     apply = lambda params, x: {"image": params["theta"] * jnp.ones_like(x)}  # noqa: E731
     return make(), jax.jit(make_step(apply, first, tx, grad_accum_steps, 0.9, second))
@@ -52,7 +56,7 @@ def played(state, step, count, batch=None):
 
 
 @pytest.mark.parametrize(("regularizer", "weight"), [("none", 0.0), ("r1", 0.7)])
-def test_moves_are_those_of_the_dirac_gan(regularizer, weight):
+def test_updates_match_the_dirac_gan(regularizer, weight):
     """Equation 3 there, with R1's gradient, weight times psi; both move at once."""
     found, _, _ = played(*game(regularizer=regularizer, weight=weight), 7)
     theta, psi = 1.3, 0.9
@@ -64,7 +68,7 @@ def test_moves_are_those_of_the_dirac_gan(regularizer, weight):
         np.testing.assert_allclose(move, (theta, psi), rtol=1e-5)
 
 
-def test_hinge_moves():
+def test_hinge_updates():
     found, _, _ = played(*game("hinge"), 3)
     theta, psi = 1.3, 0.9
     for move in found[1:]:
@@ -72,7 +76,7 @@ def test_hinge_moves():
         np.testing.assert_allclose(move, (theta, psi), rtol=1e-5)
 
 
-def test_regularized_it_ends_at_the_originals_and_bare_it_circles():
+def test_regularized_training_converges_and_unregularized_cycles():
     """Mescheder et al. 2018, section 2 and theorem 4.1: the equilibrium is (0, 0)."""
     regularized, _, _ = played(*game(regularizer="r1", weight=1.0), 90)
     assert np.abs(regularized[-1]).max() < 1e-3
@@ -80,7 +84,7 @@ def test_regularized_it_ends_at_the_originals_and_bare_it_circles():
     assert np.abs(bare[-1]).max() > 0.3
 
 
-def test_lecam_uses_the_averages_of_the_steps_before():
+def test_lecam_uses_averages_of_earlier_steps():
     state, step = game(regularizer="lecam", weight=0.3)
     values = (0.5, -1.0, 9.0, 2.0)
     real = np.array([0.5, -1.0, 2.0])
@@ -96,7 +100,7 @@ def test_lecam_uses_the_averages_of_the_steps_before():
         theta, psi = float(state.params["theta"]), float(state.adversary.params["psi"])
 
 
-def test_a_player_waits_for_its_step():
+def test_losses_start_at_their_step():
     state, step = game(train_from=2, start=4, regularizer="lecam", weight=0.1, tx=optax.adam(0.1))
     moves, _, state = played(state, step, 6)
     np.testing.assert_array_equal(np.diff(moves[:, 1]) != 0, [False, False, True, True, True, True])
@@ -115,19 +119,17 @@ def compiled_as_for_users() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("optimized")
-def test_until_start_the_generator_learns_as_it_would_alone():
+def test_generator_before_start_trains_as_without_discriminator():
     """And beside it the discriminator learns."""
     tx = optax.adam(0.1)
     judge = lambda params, x: (params["psi"] * x, [params["psi"] * x])  # noqa: E731
-    terms = {"adversarial": adversarial.adversarial("hinge"), "feature_matching": adversarial.matched_features}
-    second = Adversary(
-        lambda key: {"psi": jnp.float32(0.9)}, tx, adversarial.Adversarial(judge, "hinge"), tuple(terms), start=3
-    )
+    terms, goal = ("adversarial", "feature_matching"), adversarial.Adversarial(judge, "hinge")
+    second = Adversary(lambda key: {"psi": jnp.float32(0.9)}, tx, goal, terms, start=3)
     apply = lambda params, x: {"image": params["theta"] * x}  # noqa: E731
     batch = batch_of((0.3, -1.0, 2.0, 0.7))
 
-    def run(weights, given, adversary):
-        first = losses.build(weights, ("x",), given=given)
+    def run(weights, adversary):
+        first = training_loss(weights)
         state = make_state(lambda key: {"theta": jax.random.normal(key)}, tx, 5, False, adversary)()
         step, states = jax.jit(make_step(apply, first, tx, adversary=adversary)), []
         for _ in range(4):
@@ -135,8 +137,8 @@ def test_until_start_the_generator_learns_as_it_would_alone():
             states.append((state, metrics))
         return states
 
-    alone = run({"mean_squared_error": 1.0}, {}, None)
-    both = run({"mean_squared_error": 1.0, "adversarial": 0.5, "feature_matching": 2.0}, terms, second)
+    alone = run({"mean_squared_error": 1.0}, None)
+    both = run({"mean_squared_error": 1.0, "adversarial": 0.5, "feature_matching": 2.0}, second)
     for (one, _), (two, metrics) in zip(alone[:3], both[:3], strict=True):
         np.testing.assert_array_equal(one.params["theta"], two.params["theta"])
         assert float(metrics["loss"]) == float(metrics["mean_squared_error"])
@@ -145,7 +147,7 @@ def test_until_start_the_generator_learns_as_it_would_alone():
     assert len({float(state.adversary.params["psi"]) for state, _ in both}) == 4
 
 
-def test_neither_players_gradient_moves_the_other():
+def test_gradients_do_not_cross_between_generator_and_discriminator():
     """Alone each would make its loss as small as it likes; a shared gradient would show in the other's parameter."""
     state, step = game(tx=optax.sgd(RATE))
     frozen = state.replace(adversary=state.adversary.replace(params={"psi": jnp.float32(0.0)}))
@@ -159,7 +161,7 @@ def test_neither_players_gradient_moves_the_other():
 
 
 @pytest.mark.parametrize("spoiled", ["first", "second"])
-def test_a_step_that_is_not_finite_leaves_both_as_they_were(spoiled):
+def test_nonfinite_step_changes_neither_network(spoiled):
     state, step = game(regularizer="lecam", weight=0.1, tx=optax.adam(0.1))
     _, _, before = played(state, step, 2)
     bad = jnp.full((4, 1), jnp.nan)
@@ -175,7 +177,7 @@ def test_a_step_that_is_not_finite_leaves_both_as_they_were(spoiled):
 
 
 @pytest.mark.parametrize("regularizer", ["r1", "lecam"])
-def test_parts_add_up_to_the_whole(regularizer):
+def test_gradient_accumulation_equals_the_whole_batch(regularizer):
     batch = batch_of((0.5, -1.0, 9.0, 2.0, 0.1, 0.4, -0.7, 1.1), (True, True, False, True, False, True, True, True))
     whole = played(*game(regularizer=regularizer, weight=0.3), 3, batch)
     parts = played(*game(regularizer=regularizer, weight=0.3, grad_accum_steps=4), 3, batch)
@@ -185,7 +187,7 @@ def test_parts_add_up_to_the_whole(regularizer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts[2].adversary, whole[2].adversary)
 
 
-def test_going_on_from_a_checkpoint_is_exact_and_evaluating_needs_no_discriminator(tmp_path):
+def test_resume_is_bitwise_identical_and_evaluation_needs_no_discriminator(tmp_path):
     state, step = game(regularizer="lecam", weight=0.1, tx=optax.adam(0.1), start=4)
     _, _, halfway = played(state, step, 3, batch_of((0.5, -1.0, 9.0, 2.0)))
     checkpoints = Checkpoints(tmp_path)

@@ -1,4 +1,4 @@
-"""Where a training is in its examples follows from the batches that it went with."""
+"""The number of examples seen follows from the batch sizes of a run."""
 
 import pytest
 from hypothesis import given
@@ -21,22 +21,22 @@ STARTS = st.lists(st.tuples(st.integers(0, 7), st.integers(1, 5)), min_size=1, m
         (0, 16, [[0, 16]]),
     ],
 )
-def test_going_on(step: int, batch: int, expected: list[list[int]]) -> None:
+def test_extend(step: int, batch: int, expected: list[list[int]]) -> None:
     assert extend([[0, 8], [6, 16]], step, batch) == expected
 
 
-def test_a_training_that_begins_and_one_whose_batches_are_not_known() -> None:
+def test_extend_an_empty_history() -> None:
     assert extend([], 0, 8) == [[0, 8]]
     assert extend([], 5, 8) == [[0, 8]]
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0), (1, 8), (6, 48), (7, 64), (9, 96), (11, 100)])
-def test_position(step: int, expected: int) -> None:
+def test_examples_seen(step: int, expected: int) -> None:
     assert examples_seen([[0, 8], [6, 16], [9, 2]], step) == expected
 
 
 @given(STARTS)
-def test_position_counts_what_each_step_had(starts: list[tuple[int, int]]) -> None:
+def test_examples_seen_equals_the_sum_over_steps(starts: list[tuple[int, int]]) -> None:
     """Each start goes back some steps and takes a batch for its own; the list of all steps' batches says the rest."""
     history: list[list[int]] = []
     done: list[int] = []
@@ -70,5 +70,5 @@ def test_position_counts_what_each_step_had(starts: list[tuple[int, int]]) -> No
         [[0, 8], [5, 1], [4, 2]],
     ],
 )
-def test_what_are_no_stretches(found: object) -> None:
+def test_invalid_history(found: object) -> None:
     assert not valid(found)

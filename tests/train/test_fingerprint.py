@@ -1,4 +1,4 @@
-"""Fingerprints: the sum that they are said to be, the same on any mesh, another for any bit."""
+"""Fingerprints: their definition, independence of the mesh, and sensitivity to any bit."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def on(
     return jax.device_put(tree, where), placement.replicated
 
 
-def test_are_the_sum_they_are_said_to_be() -> None:
+def test_fingerprint_equals_the_definition() -> None:
     tree, whole = on(MeshConfig(1, 1, 1), LEAVES)
     numbers, finite = fingerprint.summarize(tree, whole)
     expected = [by_hand(LEAVES[name]) for name in fingerprint.names(LEAVES)]
@@ -46,7 +46,7 @@ def test_are_the_sum_they_are_said_to_be() -> None:
     assert [fingerprint.of_array(LEAVES[name]) for name in sorted(LEAVES)] == expected
 
 
-def test_do_not_depend_on_where_the_array_lies() -> None:
+def test_fingerprint_does_not_depend_on_the_sharding() -> None:
     one = fingerprint.summarize(*on(MeshConfig(1, 1, 1), LEAVES))[0]
     spread = on(MeshConfig(1, 4, 2), LEAVES, float32=PartitionSpec("fsdp"), columns=PartitionSpec(None, "model"))
     two = fingerprint.summarize(*spread)[0]
@@ -54,7 +54,7 @@ def test_do_not_depend_on_where_the_array_lies() -> None:
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int32", "scalar"])
-def test_tell_any_flipped_bit(name: str) -> None:
+def test_fingerprint_detects_any_flipped_bit(name: str) -> None:
     leaf = LEAVES[name]
     rng = np.random.default_rng(1)
     for _ in range(50):
@@ -64,7 +64,7 @@ def test_tell_any_flipped_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(1, 1, 1), MeshConfig(1, 4, 2)])
-def test_tell_which_leaf_is_not_finite(mesh: MeshConfig) -> None:
+def test_nonfinite_leaf_is_identified(mesh: MeshConfig) -> None:
     tree = {"a": np.ones(3, np.float32), "b": np.array([[1, 1], [1, np.nan]], np.float32), "c": np.float32([np.inf])}
     finite = fingerprint.summarize(*on(mesh, tree, b=PartitionSpec(None, "model")))[1]
     assert np.asarray(finite).tolist() == [True, False, False]

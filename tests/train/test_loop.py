@@ -1,4 +1,4 @@
-"""The loop: what is called when."""
+"""The training loop: the order of its calls, signals, and non-finite steps."""
 
 import os
 import signal
@@ -38,19 +38,19 @@ def run(start, last, stop=lambda step: False):
     return int(state.step), calls
 
 
-def test_metrics_come_one_step_late_and_saving_before_the_next_batch():
+def test_metrics_come_one_step_late_and_saving_precedes_the_next_batch():
     step, calls = run(3, 5)
     assert step == 5
     assert calls == [("batch", 3), ("after", 4), ("batch", 4), ("log", 4, 3.0), ("after", 5), ("log", 5, 4.0)]
 
 
-def test_stops_when_told():
+def test_stops_when_asked():
     asked = []
     assert run(0, 9, lambda step: asked.append(step) or step == 2)[0] == 2
     assert asked == [0, 1, 2]
 
 
-def test_ctrl_c_is_noted_and_the_second_one_ends():
+def test_second_ctrl_c_exits():
     with loop.interrupted() as stop:
         assert not stop(0) and stop.status == 0
         os.kill(os.getpid(), signal.SIGINT)
@@ -60,7 +60,7 @@ def test_ctrl_c_is_noted_and_the_second_one_ends():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_to_be_told_to_go_is_no_failure():
+def test_sigterm_exit_status():
     with loop.interrupted() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop(0) and stop.status == 143
@@ -68,9 +68,9 @@ def test_to_be_told_to_go_is_no_failure():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_too_many_bad_steps_are_told():
+def test_too_many_nonfinite_steps_raise():
     loop.check_finite({"nonfinite_steps": 9.0}, 7, 10)
-    with pytest.raises(UserError, match=r"step 7: .*the update was not finite 10 steps in a row"):
+    with pytest.raises(UserError, match=r"step 7: .*10 consecutive steps"):
         loop.check_finite({"nonfinite_steps": 10.0}, 7, 10)
-    with pytest.raises(UserError, match=r"not finite or, by train.skip_grad_spikes, a spike 10 steps"):
+    with pytest.raises(UserError, match=r"train.skip_grad_spikes.* 10 consecutive steps"):
         loop.check_finite({"nonfinite_steps": 10.0}, 7, 10, True)

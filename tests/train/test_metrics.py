@@ -1,4 +1,4 @@
-"""metrics.jsonl: whole lines, and none of steps that are to be done again."""
+"""metrics.jsonl: complete lines, and none of steps that will be repeated."""
 
 import importlib.machinery
 import json
@@ -15,7 +15,7 @@ from mmjax.train.metrics import Metrics, check_wandb
 from mmjax.types import UserError
 
 
-def test_writes_lines_and_null_for_what_is_not_finite(tmp_path):
+def test_nonfinite_values_are_written_as_null(tmp_path):
     metrics = Metrics(tmp_path, 0)
     metrics.write(1, "train", {"loss": 0.5, "psnr": float("inf")})
     metrics.close()
@@ -23,7 +23,7 @@ def test_writes_lines_and_null_for_what_is_not_finite(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_lines_after_the_step_to_go_on_from_are_dropped(tmp_path):
+def test_lines_after_the_resumed_step_are_dropped(tmp_path):
     lines = [json.dumps({"step": step, "split": "train", "loss": 1.0}) for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "spl')
     metrics = Metrics(tmp_path, 2)
@@ -36,7 +36,7 @@ def test_lines_after_the_step_to_go_on_from_are_dropped(tmp_path):
     ]
 
 
-def test_lines_without_a_step_do_not_stop_a_training_from_going_on(tmp_path):
+def test_lines_without_a_step_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 1.0}\n{"step": "2"}\n{"step": null}\n')
     Metrics(tmp_path, 2).close()
     assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"step": 1, "loss": 2.0}]
@@ -72,7 +72,7 @@ def stub_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StubRun]:
     return runs
 
 
-def test_wandb_gets_metrics_and_images_and_goes_on_with_the_same_run(tmp_path: Path, wandb_runs: list[StubRun]):
+def test_wandb_resumes_the_same_run(tmp_path: Path, wandb_runs: list[StubRun]):
     image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     for start in (0, 3):
         metrics = Metrics(tmp_path, start, "project", {"seed": 7})
@@ -88,7 +88,7 @@ def test_wandb_gets_metrics_and_images_and_goes_on_with_the_same_run(tmp_path: P
     assert first.finished and second.logged[0] == ({"train/loss": 0.5}, 4)
 
 
-def test_of_a_clip_the_middle_frame_is_written(tmp_path: Path, wandb_runs: list[StubRun]):
+def test_middle_frame_of_a_clip_is_written(tmp_path: Path, wandb_runs: list[StubRun]):
     clip = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8)
     metrics = Metrics(tmp_path, 0, "project", {})
     metrics.write_image(1, "samples", clip)
@@ -96,7 +96,7 @@ def test_of_a_clip_the_middle_frame_is_written(tmp_path: Path, wandb_runs: list[
     assert wandb_runs[0].logged == [({"samples": ("image", clip[1].tolist())}, 1)]
 
 
-def test_wandb_that_cannot_start_is_told_in_one_line(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
+def test_wandb_start_error_is_one_line(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
     def refused(**settings: Any) -> None:
         raise RuntimeError("api_key not configured\n(no tty)")
 
@@ -107,7 +107,7 @@ def test_wandb_that_cannot_start_is_told_in_one_line(tmp_path: Path, wandb_runs:
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 9}\n'
 
 
-def test_wandb_is_asked_for_before_it_is_needed(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
+def test_missing_wandb_is_reported_at_the_start(tmp_path: Path, wandb_runs: list[StubRun], monkeypatch):
     check_wandb("project")
     missing = r"^train.wandb_project: wandb is not installed; run pip install '\.\[wandb\]'"
     monkeypatch.setitem(sys.modules, "wandb", None)

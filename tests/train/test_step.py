@@ -1,4 +1,4 @@
-"""The step: the same on any mesh and in any number of parts, and safe from what is not finite."""
+"""The train step: equal on any mesh and for any gradient accumulation, and robust to non-finite values."""
 
 import functools
 import itertools
@@ -13,6 +13,7 @@ from jax.tree_util import DictKey, keystr
 
 from mmjax import losses, models
 from mmjax.config import MeshConfig, resolve
+from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.spikes import WARMUP
@@ -25,7 +26,7 @@ TOKENIZER = {
     "data": {"size": 32},
     "text": TEXT,
     "model": {"kind": "visual_tokenizer", "widths": (8, 16), "levels": (4, 4, 4)},
-    "objective": {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}},
+    "losses": {"mean_absolute_error": {}, "mean_squared_error": {}},
     "train": {"steps": 1},
 }
 CONFIGS = {
@@ -38,9 +39,10 @@ CONFIGS = {
     "masked generator": {
         "data": {"size": 32},
         "text": TEXT,
-        "tokenizer": TOKENIZER,
-        "model": {**TRANSFORMER, "kind": "masked_generator", "layers": 2, "local_blocks": 1, "remat": True},
-        "objective": {"terms": {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.1}},
+        "components": {"visual_tokenizer": TOKENIZER},
+        "model": {**TRANSFORMER, "kind": "masked_generator", "layers": 2, "local_blocks": 1, "text_dropout": 0.3},
+        "losses": {"masked_visual_modeling": {}, "masked_language_modeling": {"weight": 0.1}},
+        "compute": {"remat": True},
         "train": {"steps": 1},
     },
     "visual tokenizer": TOKENIZER,
@@ -59,16 +61,14 @@ CONFIGS = {
             "classify": "question",
             "classes": 5,
         },
-        "objective": {
-            "terms": {
-                "contrastive": 1.0,
-                "matching": 1.0,
-                "captioning": 1.0,
-                "answering": 1.0,
-                "classification": 1.0,
-                "masked_language_modeling": 1.0,
-                "masked_patch_modeling": 1.0,
-            }
+        "losses": {
+            "contrastive": {},
+            "matching": {},
+            "captioning": {},
+            "answering": {},
+            "classification": {},
+            "masked_language_modeling": {},
+            "masked_patch_modeling": {},
         },
         "train": {"steps": 1},
     },
@@ -119,10 +119,11 @@ def placed(mesh: MeshConfig, devices: int, kind: str):
 def gradients(mesh: MeshConfig, devices: int, grad_accum_steps: int = 1, kind: str = "direct generator"):
     """Loss and gradients of one step: differences of parameters would round them."""
     config, tx, _, state = beginning(kind)
-    goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
+    loss = losses.build(config, functools.partial(models.find(config).prepare, config))
     placement, shardings = placed(mesh, devices, kind)
-    module = models.build(config, Partitioner(placement.with_sharding_constraint, placement.shard_map))
-    step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, grad_accum_steps)
+    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
+    module = models.build(config, Compute(remat=config.compute.remat, partitioner=partitioner))
+    step = make_step(lambda params, **inputs: module.apply({"params": params}, **inputs), loss, tx, grad_accum_steps)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.replicated))
     state, metrics = compiled(jax.device_put(state, shardings), placement.shard_batch(BATCH))
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
@@ -165,7 +166,7 @@ def test_eight_devices_equal_one(kind, name):
     assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // (mesh.fsdp * mesh.model)}
 
 
-def test_the_state_is_made_in_parts():
+def test_state_is_initialized_sharded():
     _, _, make, expected = beginning("masked generator")
     _, shardings = placed(MESHES["data=2, fsdp=2, model=2"], 8, "masked generator")
     made = jax.jit(make, out_shardings=shardings)()
@@ -175,7 +176,7 @@ def test_the_state_is_made_in_parts():
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_parts_add_up_to_the_whole(parts):
+def test_gradient_accumulation_equals_the_whole_batch(parts):
     # The mask leaves the parts with different numbers of examples.
     assert_near(gradients(MeshConfig(1, 1, 1), 1, parts), on_one_device("direct generator"))
 
@@ -192,7 +193,7 @@ def test_masked_examples_have_no_influence():
 
 
 class Line:
-    """The smallest objective: outputs are params["w"] times x, the loss is their square."""
+    """The smallest training loss: outputs are params["w"] times x, the loss is their square."""
 
     def prepare(self, batch, rng):
         return {"x": batch["x"]}
@@ -219,7 +220,7 @@ def run_line(values, ema_decay=0.0, skip_grad_spikes=0.0):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_steps_that_are_not_finite_change_nothing(bad):
+def test_nonfinite_steps_change_nothing(bad):
     states, metrics = run_line([1.0, bad, bad])
     assert int(states[-1].step) == 3 and int(metrics["nonfinite_steps"]) == 2
     jax.tree.map(np.testing.assert_array_equal, (states[1].params, states[1].opt_state),
@@ -229,7 +230,7 @@ def test_steps_that_are_not_finite_change_nothing(bad):
     np.testing.assert_array_equal(after[-1].params["w"], run_line([1.0, 1.0])[0][-1].params["w"])
 
 
-def test_spikes_change_nothing_where_they_are_skipped():
+def test_skipped_spikes_change_nothing():
     usual = [1.0] * WARMUP
     assert run_line([*usual, 30.0])[1]["nonfinite_steps"] == 0
     states, metrics = run_line([*usual, 30.0], skip_grad_spikes=10.0)
@@ -239,7 +240,7 @@ def test_spikes_change_nothing_where_they_are_skipped():
     np.testing.assert_array_equal(states[-2].params["w"], run_line(usual)[0][-1].params["w"])
 
 
-def test_average_follows_the_formula():
+def test_ema_equals_the_formula():
     states, _ = run_line([1.0, 2.0, 1.0, 3.0], ema_decay=0.15)
     average = 1.0
     for count, state in enumerate(states[1:]):

@@ -1,4 +1,4 @@
-"""Where the time went, over several starts."""
+"""Time accounting over several restarts."""
 
 import jax
 import pytest
@@ -44,7 +44,7 @@ def test_every_second_belongs_to_one_kind(clock: Clock) -> None:
     assert line.metrics()["compile"] == 4
 
 
-def test_what_was_done_since_the_checkpoint_is_lost(clock: Clock) -> None:
+def test_time_since_the_last_checkpoint_is_lost(clock: Clock) -> None:
     rows = [{"step": 0, "split": "time", "steps": 0.0, "start": 4.0, "at": 1004.0},
             {"step": 10, "split": "train", "loss": 1.0},
             {"step": 10, "split": "time", "steps": 20.0, "start": 4.0, "at": 1024.0},
@@ -56,14 +56,14 @@ def test_what_was_done_since_the_checkpoint_is_lost(clock: Clock) -> None:
     line.close()
 
 
-def test_the_time_after_a_stop_on_purpose_is_not_lost(clock: Clock) -> None:
+def test_time_after_a_planned_stop_is_not_lost(clock: Clock) -> None:
     line = Timeline(1095.0)
     line.resume([{"step": 10, "split": "time", "steps": 20.0, "at": 1024.0, "stopped": 1.0}], 10)
     assert line.metrics()["lost"] == 0
     line.close()
 
 
-def test_usual_steps_are_without_what_is_none(clock: Clock) -> None:
+def test_median_step_excludes_other_activities(clock: Clock) -> None:
     line = Timeline(1095.0)
     for step in range(1, 6):
         line.enter("data")
@@ -77,7 +77,7 @@ def test_usual_steps_are_without_what_is_none(clock: Clock) -> None:
     line.close()
 
 
-def test_when_a_process_started() -> None:
+def test_process_start() -> None:
     import time
 
     assert 0 < time.time() - timeline.process_start() < 3600

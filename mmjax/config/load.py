@@ -1,0 +1,87 @@
+"""Reads config files."""
+
+import importlib.util
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax.config.fields import Config
+from mmjax.config.parse import from_text, nearest, resolve
+from mmjax.types import UserError
+
+
+def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """Reads `FILE[:argument]`, calls its get_config(argument), applies overrides and returns the checked config.
+
+    Args:
+        path_and_argument: as in `configs/coco_direct.py:size=64`.
+        overrides: dotted field names to values as text, as given on the command line.
+
+    Raises:
+        UserError: for anything wrong with the file, a field or a value.
+    """
+    name = Path(path_and_argument.partition(":")[0]).stem
+    return resolve(read_config_dict(path_and_argument), overrides or {}, default_name=name)
+
+
+def read_config_dict(path_and_argument: str) -> dict[str, Any]:
+    """What the get_config(argument) of `FILE[:argument]` returns, as nested plain data, not checked.
+
+    Raises:
+        UserError: for anything wrong with the file.
+    """
+    path, _, argument = path_and_argument.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config: no file {path}; a config is a Python file such as configs/quickstart.py")
+    spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
+    if not (spec and spec.loader):
+        raise UserError(f"--config: {path} is no Python file; a config is one such as configs/quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))  # configs build on each other
+    try:
+        spec.loader.exec_module(module)
+        config_dict = module.get_config(argument)
+    except UserError:
+        raise
+    except AttributeError as error:
+        if hasattr(module, "get_config"):
+            raise UserError(f"{path}: {_one_line(error)}") from error
+        raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py") from error
+    except Exception as error:  # the config is the user's program; whatever it raises is theirs to read
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(config_dict, ConfigDict):
+        raise UserError(
+            f"{path}: get_config must return an ml_collections.ConfigDict, not {type(config_dict).__name__}"
+        )
+    found: dict[str, Any] = config_dict.to_dict()
+    return found
+
+
+def parse_arguments(argument: str | None, **defaults: Any) -> Any:
+    """What follows the colon of `--config=FILE:size=64,tiny`, as a namespace with the given defaults.
+
+    A bare word is a flag: its default must be a bool. Every config has the flag `tiny`.
+
+    Raises:
+        UserError: for a name that is not among the defaults, or a value of another type.
+    """
+    values = {"tiny": False, **defaults}
+    for item in filter(None, (argument or "").split(",")):
+        name, equals, text = item.partition("=")
+        if name not in values:
+            raise UserError(f"no config argument {name}; {nearest(name, values) or 'known: ' + ', '.join(values)}")
+        kind = type(values[name])
+        if not equals and kind is not bool:
+            raise UserError(f"config argument {name}: needs a value, as in {name}={values[name]}")
+        values[name] = from_text(f"config argument {name}", kind, text if equals else "true")
+    return types.SimpleNamespace(**values)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,155 @@
+"""Transforms of one example: its images are cropped and mirrored, and its masks and boxes follow them.
+
+A transform is a function of (example, key). An example is a dict by feature: images and masks as uint8 [y, x, c] and
+[y, x], boxes as float [n, 4]. The key is all that its random draws depend on. What it drew it adds to the example, for
+those after it: `windows`, the part of each image that was kept, and `flip`, whether all of them were mirrored.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from mmjax.data.resize import crop_window, opencv, resize_window
+from mmjax.data.source import Features, ReadSpec
+from mmjax.types import Feature
+
+Example = dict[str, Any]
+Key = tuple[int, int, int]  # seed, epoch, key of the example
+Transform = Callable[[Example, Key], Example]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an image, as fractions of its height and width from its upper left corner."""
+
+    y_min: float
+    x_min: float
+    y_max: float
+    x_max: float
+
+
+def crop_and_flip(spec: ReadSpec, features: Features) -> tuple[Transform, ...]:
+    """The transforms of a source of images: random ones for training, else the center crop."""
+    cropped = functools.partial(crop, features=features, zoom=Fraction(spec.resize, spec.size), random=spec.training)
+    mirrored = functools.partial(flip, features=features)
+    return (cropped, mirrored) if spec.training and spec.flip else (cropped,)
+
+
+def crop(example: Example, key: Key, *, features: Features, zoom: Fraction, random: bool) -> Example:
+    """Crops each image and resizes it to its feature's shape.
+
+    Images without `of` have windows of their own, drawn apart from each other. What is `of` an image takes the same
+    part of it: other images whatever their own resolution, masks by nearest neighbor, boxes clipped.
+
+    Args:
+        zoom: how many times larger than the crop the image is, along the side that limits it.
+        random: draw the window; otherwise it is the center.
+    """
+    result, windows = dict(example), dict[str, Window]()
+    for name, feature in features.items():
+        if feature.kind == "image" and not feature.of:
+            height, width, _ = example[name].shape
+            place = draw_place(key, name) if random else (0.5, 0.5)
+            top, left, rows, columns = crop_window(height, width, feature.shape[:2], zoom, place)
+            result[name] = resize_window(example[name], (top, left, rows, columns), feature.shape[:2])
+            windows[name] = Window(top / height, left / width, (top + rows) / height, (left + columns) / width)
+    for name, feature in features.items():
+        if feature.of and example.get(name) is not None:
+            result[name] = _follow(example[name], feature, windows[feature.of])
+    return result | {"windows": windows}
+
+
+def flip(example: Example, key: Key, *, features: Features) -> Example:
+    """Mirrors all images of half of the examples left to right, with their masks and boxes."""
+    if not draw_flip(key):
+        return example | {"flip": False}
+    result = example | {"flip": True}
+    for name, feature in features.items():
+        value = example.get(name)
+        if value is None:
+            continue
+        if feature.kind == "image":
+            result[name] = opencv().flip(value, 1)
+        elif feature.kind == "mask":
+            result[name] = value[:, ::-1]
+        elif feature.kind == "boxes":
+            result[name] = flip_boxes(value)
+    return result
+
+
+def draw_place(key: Key, name: str = "image") -> tuple[float, float]:
+    """Where an image is cropped, down and across (as of resize.crop_window); each image has draws of its own."""
+    own = () if name == "image" else (zlib.crc32(name.encode()),)
+    down, across, _ = _draws(key, *own)
+    return down, across
+
+
+def draw_flip(key: Key) -> bool:
+    """Whether an example is mirrored: all of its images alike."""
+    return _draws(key)[2] < 0.5
+
+
+@functools.lru_cache(maxsize=64)  # several transforms of an example ask for them
+def _draws(key: Key, *own: int) -> tuple[float, float, float]:
+    """Three numbers from 0 to 1: down, across, mirrored."""
+    seed, epoch, name = key
+    # The 1 keeps these draws apart from that of the caption.
+    down, across, mirrored = np.random.default_rng((seed, epoch, name % 2**63, 1, *own)).random(3).tolist()
+    return down, across, mirrored
+
+
+def _follow(value: Any, feature: Feature, window: Window) -> Any:
+    """What an image, a mask or boxes become when the image they are of is cropped to a window."""
+    if feature.kind == "image":
+        height, width, _ = value.shape
+        top, left = round(window.y_min * height), round(window.x_min * width)
+        rows = max(round(window.y_max * height) - top, 1)
+        columns = max(round(window.x_max * width) - left, 1)
+        return resize_window(value, (min(top, height - 1), min(left, width - 1), rows, columns), feature.shape[:2])
+    if feature.kind == "mask":
+        return crop_mask(value, window, (feature.shape[0], feature.shape[1]))
+    return crop_boxes(value, window) if feature.kind == "boxes" else value
+
+
+def crop_mask(
+    mask: UInt8[np.ndarray, "rows columns"], window: Window, shape: tuple[int, int]
+) -> UInt8[np.ndarray, "y x"]:
+    """A window of a mask, of whatever resolution, at `shape`: the value under the center of each pixel."""
+    places = []
+    for length, size, low, high in zip(
+        mask.shape, shape, (window.y_min, window.x_min), (window.y_max, window.x_max), strict=True
+    ):
+        centers = low + (np.arange(size) + 0.5) / size * (high - low)
+        places.append(np.minimum((centers * length).astype(np.int64), length - 1))
+    return mask[np.ix_(*places)]
+
+
+def crop_boxes(boxes: Float[np.ndarray, "n 4"], window: Window) -> Float[np.ndarray, "n 4"]:
+    """Boxes within a window, as fractions of it; one that lies outside becomes empty, in its place."""
+    low = np.array([window.y_min, window.x_min] * 2)
+    size = np.array([window.y_max - window.y_min, window.x_max - window.x_min] * 2)
+    return np.clip((boxes - low) / size, 0.0, 1.0)
+
+
+def flip_boxes(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Boxes of the image that is mirrored left to right."""
+    y_min, x_min, y_max, x_max = np.moveaxis(boxes, -1, 0)
+    return np.stack([y_min, 1 - x_max, y_max, 1 - x_min], axis=-1)
+
+
+def pad_boxes(
+    boxes: Float[np.ndarray, "k 4"] | None, count: int
+) -> tuple[Float32[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
+    """The first `count` boxes, each in its place, and which there are: an empty one is none, and 0."""
+    padded, valid = np.zeros((count, 4), np.float32), np.zeros(count, np.bool_)
+    if boxes is not None and len(boxes):
+        kept = np.asarray(boxes)[:count]
+        there = (kept[:, 0] < kept[:, 2]) & (kept[:, 1] < kept[:, 3])
+        padded[: len(kept)][there], valid[: len(kept)] = kept[there], there
+    return padded, valid

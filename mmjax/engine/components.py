@@ -1,0 +1,245 @@
+"""Components: the frozen models that a model stands on, trained first or copied from elsewhere, and what they give.
+
+What they give of a data set, codes and text features, is computed once and cached.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from mmjax import data, models, registry
+from mmjax.config import ComponentConfig, Config, differences, resolve, to_dict
+from mmjax.data.shard_cache import is_complete, params_digest, read_cache
+from mmjax.data.tokens import KIND, Split
+from mmjax.engine import setup, text_features
+from mmjax.export import frozen_text, load, write_model_folder
+from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
+from mmjax.parallel import processes
+from mmjax.train.workdir import check_config, read_config
+from mmjax.types import Batch, Params, UserError
+
+
+def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -> Config:
+    """The config with those of its components that are given as a path.
+
+    Args:
+        plugins: packages whose code these may name, beside those that the config names; see registry.check_plugins.
+
+    Raises:
+        UserError: where a path holds no such model, or one that does not fit.
+    """
+    given = {name: each for name, each in config.components.items() if each.path}
+    if not given:
+        return config
+    plugins = (*plugins, *registry.packages(to_dict(config)))
+    found = {name: to_dict(_given_config(name, each, workdir, plugins)) for name, each in given.items()}
+    tree = to_dict(config)
+    for name, theirs in found.items():
+        tree["components"][name]["config"] = theirs
+    return resolve(tree)
+
+
+def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins: tuple[str, ...]) -> Config:
+    """The config of a trained component; of a model that stands on one of that name, that one's."""
+    if name == TEXT_ENCODER and _is_gone(component, workdir / frozen_text.FILE):
+        return frozen_text.read(workdir / frozen_text.FILE, plugins).config
+    theirs = read_config(_folder(component, workdir / name), plugins=plugins)
+    if name == TEXT_ENCODER:
+        models.text_encoder.settings(theirs)  # else it has none
+        return theirs
+    return theirs.component(TOKENIZER) or theirs
+
+
+def _is_gone(component: ComponentConfig, copy: Path) -> bool:
+    """Whether all that is left of a trained component is the workdir's copy."""
+    return not Path(component.path).exists() and copy.exists()
+
+
+def _folder(component: ComponentConfig, copy: Path) -> Path:
+    """The folder of a trained component; the workdir's own copy of it where it is gone."""
+    return copy if _is_copy(copy) and _is_gone(component, copy) else Path(component.path)
+
+
+def _is_copy(folder: Path) -> bool:
+    """Whether a component in a workdir was trained elsewhere."""
+    return (folder / "model.safetensors").exists()
+
+
+def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int]) -> tuple[int, dict[str, Params]]:
+    """The parameters of the trained components, which from now on lie in the workdir, by their names.
+
+    Args:
+        config: with the configs of all components; see resolve_config.
+        train: trains a config in a workdir, and returns an exit status.
+
+    Returns:
+        The exit status of their training, other than 0 if it was interrupted, and the parameters.
+
+    Raises:
+        UserError: where the workdir holds another component, or the training of another config.
+    """
+    if not config.components:
+        return 0, {}
+    processes.run_on_primary(lambda: check_config(workdir, config))
+    found = {}
+    # Those that are given first: what does not fit is told before anything is trained.
+    for name, component in sorted(config.components.items(), key=lambda item: not item[1].path):
+        folder = workdir / name
+        if name == TEXT_ENCODER:
+            if not component.path:
+                raise UserError(
+                    "components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR"
+                )
+            found[name] = text_features.keep(config, workdir, _is_gone(component, workdir / frozen_text.FILE))
+        elif component.path:
+            found[name] = _copied(name, component, folder)
+        else:
+            if _is_copy(folder):
+                raise UserError(
+                    f"--workdir {workdir}: has a {name} that was trained elsewhere; name it again with "
+                    f"--config.components.{name}=DIR, or name another workdir"
+                )
+            assert component.config is not None
+            if status := train(component.config, folder):
+                return status, {}
+            found[name] = load(folder, plugins=registry.packages(to_dict(component))).params
+    return 0, found
+
+
+def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
+    """The parameters of a component that was trained elsewhere, of which the workdir gets a copy."""
+    plugins = registry.packages(to_dict(component))
+    given = load(_folder(component, folder), plugins=plugins)
+    config, params = given.config, given.params
+    if (inner := config.component(TOKENIZER)) is not None:
+        config, params = inner, given.components[TOKENIZER]
+    if not processes.run_on_primary((folder / "config.json").exists):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        proto = given.tokenizer.proto
+        processes.run_on_primary(lambda: write_model_folder(folder, config, jax.device_get(params), proto, 0, {}))
+    elif not _holds(folder, params, plugins):
+        raise UserError(f"--workdir {folder.parent}: has another {name} than {component.path}; name another one")
+    return params
+
+
+def _holds(folder: Path, params: Params, plugins: tuple[str, ...]) -> bool:
+    try:
+        return params_digest(load(folder, plugins=plugins).params) == params_digest(params)
+    except UserError:  # a training that has only begun
+        return False
+
+
+def trained(config: Config, workdir: Path) -> dict[str, Params]:
+    """The parameters of the components in a workdir whose training has begun, by their names."""
+    plugins = registry.packages(to_dict(config))
+    return {
+        name: frozen_text.read(workdir / frozen_text.FILE, plugins).params
+        if name == TEXT_ENCODER
+        else load(workdir / name, plugins=plugins).params
+        for name in config.components
+    }
+
+
+def codes(
+    config: Config, workdir: Path, split: Split, params: Mapping[str, Params], repair: bool = False
+) -> data.Source:
+    """The codes of a split as a source; encoded first, where that was not done before.
+
+    Once they are there, neither the data set nor TensorFlow is needed any more. Of several processes the first encodes.
+    Each part of a mixture has codes of its own, so that its weight does not change them.
+
+    Args:
+        params: of the visual tokenizers, by their names.
+        repair: encode again what is damaged.
+
+    Raises:
+        UserError: where the cache holds the codes of another tokenizer or of other data.
+    """
+    folder = Path(config.tokens.cache or workdir / "tokens") / split
+    if not config.data.mixture:
+        return _codes(config, folder, split, params, repair)
+    parts = {
+        name: _codes(dataclasses.replace(config, data=part), folder / name, split, params, repair)
+        for name, part in config.data.mixture.items()
+    }
+    return data.mix(parts, config.data, training=split == "train")
+
+
+def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params], repair: bool) -> data.Source:
+    tokenizer = config.component(TOKENIZER)
+    assert tokenizer is not None
+    ours, theirs = jax.device_get((params[TOKENIZER], params.get(REFERENCE)))
+    key = data.token_cache_key(ours, tokenizer, config, split, theirs)
+    folder = Path(processes.run_on_primary(lambda: str(_cache(root, key))))
+
+    def encode() -> None:
+        if not is_complete(folder, KIND, verify=repair):
+            _encode(config, folder, key, split, params)
+
+    processes.run_on_primary(encode)
+    return data.open_tokens(folder, key)
+
+
+def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, params: Mapping[str, Params]) -> None:
+    """Writes the cached tokens of a split, on this process's devices."""
+    source = data.open_source(config.data, training=split == "train", seed=config.seed)
+    placement = setup.local_placement(config)
+    placed = jax.device_put(dict(params), placement.replicated)
+    spec = models.find(config)
+    assert spec.model_fns
+    model_fns = spec.model_fns(config, setup.resolved_compute(config, placement))
+
+    refers = model_fns.encode_reference is not None
+    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if refers else ("image",)
+
+    def encode(params: Mapping[str, Params], images: Batch) -> dict[str, jax.Array]:
+        found = {"codes": model_fns.encode(params[TOKENIZER], images["image"])}
+        if model_fns.encode_reference is not None:
+            found["reference_codes"] = model_fns.encode_reference(params[REFERENCE], images[model_fns.reference])
+        return found
+
+    compiled = jax.jit(encode, out_shardings=placement.batch)
+
+    def encoded(*images: np.ndarray) -> dict[str, np.ndarray]:
+        batch = placement.shard_batch(dict(zip(fields, images, strict=True)))
+        found: dict[str, np.ndarray] = jax.device_get(compiled(placed, batch))
+        return found
+
+    data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch, fields=fields)
+
+
+def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
+    """Where the codes of a split lie: evaluation examples chosen otherwise than at first have a folder of their own."""
+    cache = read_cache(folder, KIND)
+    if cache is None or not cache.complete:
+        return folder
+    changed = {name: now for name, _, now in differences(cache.key, key)}
+    if not changed or not all(name.startswith("data.evaluation_") for name in changed):
+        return folder
+    chosen = (str(key["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
+    return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
+
+
+def sources(
+    config: Config, workdir: Path, params: Mapping[str, Params], repair: bool = False
+) -> tuple[data.Source, data.Source]:
+    """What the config's model is trained and evaluated on: the data set, or its codes; see tokens."""
+    if setup.is_on_codes(config):
+        training, held_out = (codes(config, workdir, split, params, repair) for split in get_args(Split))
+        text_features.add(config, workdir, (training, held_out), repair)
+        return training, held_out
+    opened = [data.open_source(config.data, training=training, seed=config.seed) for training in (True, False)]
+    return opened[0], opened[1]
+
+
+def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
+    """The second of `sources` alone."""
+    if setup.is_on_codes(config):
+        source = codes(config, workdir, "evaluation", params)
+        text_features.add(config, workdir, [source])
+        return source
+    return data.open_source(config.data, training=False, seed=config.seed)

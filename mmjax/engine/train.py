@@ -1,0 +1,246 @@
+"""Trains a config in a workdir: its components first, then from the newest checkpoint on, evaluating and saving."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mmjax import data
+from mmjax.config import Config, to_dict
+from mmjax.engine import components, setup, trainer
+from mmjax.engine.setup import Experiment
+from mmjax.engine.trainer import Schedule, Training
+from mmjax.evaluate import runner
+from mmjax.evaluate.report import write_report
+from mmjax.export.load import load_params, read_text_tokenizer
+from mmjax.files import read_lines
+from mmjax.parallel import processes
+from mmjax.progress import write
+from mmjax.train import loop
+from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
+from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.metrics import Metrics, NoMetrics
+from mmjax.train.progress import Progress
+from mmjax.train.state import State
+from mmjax.train.timeline import Timeline, process_start
+from mmjax.train.watchdog import watching
+from mmjax.train.workdir import check_workdir, open_workdir, read_batch_size_history, workdir_lock
+from mmjax.types import Params, Samples
+
+
+@dataclass
+class Run:
+    """A training from where it starts this time.
+
+    Attributes:
+        state: the restored one; None at step 0.
+        history: the batch sizes that it went with; see mmjax.train.batch_size_history.
+        last: the step that it ends with this time.
+    """
+
+    config: Config
+    workdir: Path
+    source: data.Source
+    evaluation_source: data.Source
+    checkpoints: Checkpoints
+    experiment: Experiment
+    training: Training
+    schedule: Schedule
+    history: BatchSizeHistory
+    state: State | None
+    last: int
+    latest: dict[int, dict[str, float]] = field(default_factory=dict)  # metrics of the newest evaluation, by its step
+
+    @property
+    def start(self) -> int:
+        return int(self.state.step) if self.state is not None else 0
+
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether it was stopped before or while it evaluated the state that it starts from."""
+        due = self.start > 0 and self.schedule.due(self.start)[0]
+        return due and not processes.run_on_primary(lambda: runner.is_written(self.workdir, self.start))
+
+
+def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
+    """Trains a config in a workdir, and before it what it stands on; returns a status; see loop.exit_status."""
+    setup.check(config)
+    with workdir_lock(workdir):
+        status, frozen = components.prepare(config, workdir, train)
+        if status:
+            return status
+        begin = time.time() if config.components else process_start()  # what came before has its own timeline
+        sources = components.sources(config, workdir, frozen)
+        processes.run_on_primary(lambda: check_workdir(workdir, config))
+        with ExitStack() as stack, loop.interrupted() as stop:
+            kept = Checkpoints(workdir, config.train.max_to_keep, config.train.best_metric, at=config.train.checkpoints)
+            checkpoints = stack.enter_context(closing(kept))
+            known = _known_history(config, workdir, sources[0])
+            if config.pretraining is not None and not checkpoints.steps():
+                if status := train(config.pretraining, workdir / "pretraining"):
+                    return status
+                begin = time.time()
+            timeline = stack.enter_context(closing(Timeline(begin)))
+            run = _restored(config, workdir, sources, frozen, checkpoints, known, stop_at)
+            if run.start >= run.last and run.state is not None and not run.owes_evaluation:
+                processes.log_primary(
+                    f"{config.name}: step {run.start:,} of {run.last:,} is done already{_reported(workdir)}"
+                )
+                return 0
+            done = _train(run, timeline, stop)
+    all_done = done == run.schedule.steps and not stop.reached
+    ended = "all steps done" if all_done else f"stopped after step {done:,}; start again to resume"
+    processes.log_primary(f"{config.name}: {ended}{_reported(workdir)}")
+    return stop.status
+
+
+def _known_history(config: Config, workdir: Path, source: data.Source) -> BatchSizeHistory:
+    """The batch sizes that the training went with so far. A schedule that cannot be is told before anything is made."""
+    known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
+    if not known:
+        trainer.schedule(config, source.size)
+    return known
+
+
+def _restored(
+    config: Config,
+    workdir: Path,
+    sources: tuple[data.Source, data.Source],
+    frozen: dict[str, Params],
+    checkpoints: Checkpoints,
+    known: BatchSizeHistory,
+    stop_at: int | None,
+) -> Run:
+    """The training as the newest checkpoint has it."""
+    saved = checkpoints.steps()
+    history = extend(known, saved[-1] if saved else 0, config.train.batch)
+    schedule = trainer.schedule(config, sources[0].size, history)
+    experiment = setup.build(config, frozen)
+    training = trainer.build(experiment, schedule.steps)
+    state = checkpoints.restore(training.shapes) if saved else None
+    if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
+        history = extend(history, int(state.step), config.train.batch)
+        schedule = trainer.schedule(config, sources[0].size, history)
+        training = trainer.build(experiment, schedule.steps)
+    last = min(schedule.steps, stop_at or schedule.steps)
+    return Run(config, workdir, *sources, checkpoints, experiment, training, schedule, history, state, last)
+
+
+def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
+    """Trains to the end, or until it is told to stop; returns the step that it ended with."""
+    config, workdir, start = run.config, run.workdir, run.start
+    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history))
+    owed, state, tokenizer = run.owes_evaluation, *_first_state(run)
+    _introduce(run, state)
+    with ExitStack() as stack:
+        timeline.resume(read_lines(workdir / "metrics.jsonl"), start)
+        writer = stack.enter_context(closing(_metrics(workdir, start, config)))
+        writer.write_time(start, timeline.metrics())
+        steps = (start, run.last, run.schedule.steps)
+        progress = Progress(config.train, writer, *steps, run.source.input_stats, timeline)
+        stack.enter_context(closing(progress))
+        stack.enter_context(watching(timeline))
+        after = _after_step(run, tokenizer, writer, progress, timeline, stop)
+        placement, seen = run.experiment.placement, examples_seen(run.history, start)
+        process_slice = processes.process_batch_slice(placement.batch)
+        stream = data.training_batches(run.source, tokenizer, config, start, *process_slice, seen)
+        with setup.closing(stream) as batches:
+            if owed:
+                after(state, start)
+            step, put = run.training.step, placement.shard_batch
+            state = loop.train(state, step, batches, put, run.last, after, progress.log, stop, timeline)
+        done = int(state.step)
+        with timeline.during("checkpoint"):
+            run.checkpoints.save(state, run.latest.get(done, {}))
+            run.checkpoints.wait()
+        writer.write_time(done, timeline.metrics(stopped=True))
+    return done
+
+
+def _first_state(run: Run) -> tuple[State, data.Tokenizer]:
+    """The state that training starts from this time, and the text tokenizer."""
+    config, workdir = run.config, run.workdir
+    if run.state is not None:
+        return run.state, setup.prepare_tokenizer(workdir, config, run.source)
+    start_from = starts_from(config, workdir)
+    given = load_params(start_from) if start_from else None
+    text_tokenizer = read_text_tokenizer(start_from) if start_from else None
+    tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
+    return trainer.first_state(given, run.experiment, run.training), tokenizer
+
+
+def starts_from(config: Config, workdir: Path) -> str:
+    """The workdir or model folder whose parameters and text tokenizer training starts from; "": none."""
+    return config.train.init_from if config.pretraining is None else str(workdir / "pretraining")
+
+
+def _after_step(
+    run: Run, tokenizer: data.Tokenizer, writer: Metrics, progress: Progress, timeline: Timeline, stop: loop.Stop
+) -> Callable[[State, int], None]:
+    """What evaluates and saves a state where that is due."""
+    latest, checkpoints = run.latest, run.checkpoints
+
+    def evaluate(state: State, done: int) -> bool:
+        experiment = run.experiment
+        with timeline.during("evaluation"):
+            predict, batches = setup.evaluation(experiment, state.eval_params(), tokenizer, run.evaluation_source)
+            try:
+                latest[done], samples = runner.run(experiment.evaluators, stop.before(predict, done), batches)
+            except loop.Stopped:
+                return False  # to save the state in time; it is evaluated when the training resumes
+            if processes.is_primary():
+                report_evaluation(run.workdir, done, latest[done], samples, writer)
+        return True
+
+    def after(state: State, done: int) -> None:
+        evaluates, saves = run.schedule.due(done)
+        if not (evaluates or saves):
+            return
+        jax.block_until_ready(state.step)
+        with progress.paused():
+            latest.clear()
+            if evaluates and not evaluate(state, done):
+                return
+            with timeline.during("checkpoint"):
+                if saves or processes.run_on_primary(lambda: checkpoints.improves(latest.get(done, {}))):
+                    checkpoints.save(state, latest.get(done, {}))
+            writer.write_time(done, timeline.metrics())
+
+    return after
+
+
+def _reported(workdir: Path) -> str:
+    """Writes the report, in the first process, and says where."""
+    return f"; report: {write_report(workdir)}" if processes.is_primary() else ""
+
+
+def _metrics(workdir: Path, start: int, config: Config) -> Metrics:
+    if not processes.is_primary():
+        return NoMetrics()
+    return Metrics(workdir, start, config.train.wandb_project, to_dict(config))
+
+
+def _introduce(run: Run, state: State) -> None:
+    count: Any = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    of = f" of {jax.process_count()} processes" if processes.is_multiprocess() else ""
+    processes.log_primary(
+        f"{run.config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices{of}, "
+        f"{run.source.size:,} examples, {run.schedule.steps:,} steps"
+        + (f", resuming from step {run.start:,}" if run.start else "")
+    )
+
+
+def report_evaluation(
+    workdir: Path, step: int, metrics: dict[str, float], samples: dict[str, Samples], writer: Metrics
+) -> None:
+    """Writes the metrics and samples of an evaluation wherever they belong."""
+    runner.write(workdir, step, metrics, samples)
+    writer.write(step, "evaluation", metrics)
+    for name, sample in samples.items():
+        writer.write_image(step, name, runner.grid(list(sample.rows.values())))
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    write(f"step {step:,}: {shown}")

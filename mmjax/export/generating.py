@@ -1,0 +1,172 @@
+"""What a trained generator does: images or clips from text, and from what of them is given."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int32, Shaped, UInt8
+
+from mmjax import models, registry
+from mmjax.config import SamplingConfig, resolve, to_dict
+from mmjax.export import frozen_text
+from mmjax.export.loaded import LoadedModel
+from mmjax.export.validation import seeds_of, texts_of
+from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
+from mmjax.sample import editing
+from mmjax.sample.chunks import in_chunks
+from mmjax.sample.direct import draw
+from mmjax.sample.editing import images_of
+from mmjax.sample.postprocess import to_uint8
+from mmjax.types import UserError
+
+
+class DirectImageGenerator(LoadedModel):
+    """A model that draws one image a text, without randomness."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
+        reference: Shaped[np.ndarray, "n *pixels 3"] | None = None,
+    ) -> UInt8[np.ndarray, "n y x 3"]:
+        """Draws an image for each prompt.
+
+        Args:
+            prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
+            seed, guidance: change nothing; they are those of models that sample.
+            reference: n images to start from, float32 from -1 to 1, or uint8 such as these are, of the config's size.
+
+        Raises:
+            UserError: for no prompts or other than texts, and for references of the wrong shape or range, or where the
+                model takes none.
+        """
+        texts, size = texts_of("prompts", prompts), self.config.data.size
+        text = self.encode_text("prompt", texts)
+        if reference is not None:
+            if "reference" not in models.inputs(self.config):
+                raise UserError("reference: this model was built without a vision encoder (model.reference is empty)")
+            reference = images_of("reference", reference, (len(texts), size, size, 3))
+        return draw(self.apply, self.params, text, reference)
+
+
+class ImageGenerator(LoadedModel):
+    """A model that samples images or clips, by visual tokens."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
+        reference: Shaped[np.ndarray, "n *referred 3"] | None = None,
+        *,
+        image: Shaped[np.ndarray, "n *given 3"] | None = None,
+        mask: Shaped[np.ndarray, "n *masked"] | None = None,
+        variation: float | None = None,
+        **sampling: Any,
+    ) -> UInt8[np.ndarray, "n *pixels 3"]:
+        """Draws an image, or a clip, for each prompt.
+
+        A direct generator gives one image a prompt, whatever the seed. A masked generator draws at random: image i
+        depends on its prompt and its seed alone, not on what else is drawn. Given an `image`, it keeps what is not
+        asked for anew: with a `mask` what is masked (inpainting, outpainting), with `variation` a share of the visual
+        tokens here and there, and of a clip that is too short the frames it lacks.
+
+        Args:
+            prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
+            seed: one an example, or the first of n consecutive ones.
+            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the config says. It
+                is of the text alone: a masked generator looks at the reference with the text and without.
+            reference: n images to start from, float32 from -1 to 1, or uint8 such as these are: for a direct
+                generator of the config's size, for a masked generator with a `reference` of that config's size, such
+                as those to be enlarged. Without one it draws from the text, if it learned to (reference_dropout).
+            image: for a masked generator: n images, or clips of at most the config's frames, as `reference`.
+            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
+            variation: the share drawn anew, above 0 to 1.
+            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature, top_k,
+                guidance_schedule.
+
+        Returns:
+            uint8 [n, y, x, 3], clips [n, f, y, x, 3].
+
+        Raises:
+            UserError: for no prompts or other than texts, for images of the wrong shape or range, and for what this
+                kind of model does not take, or lacks.
+        """
+        texts = texts_of("prompts", prompts)
+        text = self.encode_text("prompt", texts)
+        given: dict[str, np.ndarray] = self._reference(reference, len(texts))
+        if TEXT_ENCODER in self.components:
+            frozen = self.components[TEXT_ENCODER]
+            given["text_features"] = in_chunks(lambda part: self._text_features(frozen, part), text)
+        seeds = seeds_of(seed, len(texts))
+        guidance = self.config.sampling.guidance if guidance is None else guidance
+        chosen = self._sampling(sampling, guidance)
+        data, model_fns, tokenizer = self.config.data, self.model_fns, self.components[TOKENIZER]
+        begin = editing.start(model_fns.grid, data.size, data.frames, seeds, image, mask, variation)
+        codes = np.zeros(begin.masked.shape, np.int32)
+        if begin.image is not None:
+            codes = in_chunks(lambda part: self._encode(tokenizer, part), begin.image)
+        seen = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
+        program, scale = self._program(chosen), np.float32(guidance)
+
+        def drawn(*part: np.ndarray) -> Any:
+            more = dict(zip(given, part[len(seen) :], strict=True))
+            return program(self.params, tokenizer, *part[: len(seen)], scale, **more)
+
+        return editing.keep(to_uint8(in_chunks(drawn, *seen, *given.values())), begin)
+
+    def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
+        """What a masked generator is told of its references; nothing where it is to draw without."""
+        config = self.config.component(REFERENCE)
+        if config is None:
+            if reference is not None:
+                raise UserError(
+                    "reference: this model takes none, since it has no reference_tokenizer; it takes image, and "
+                    "mask or variation"
+                )
+            return {}
+        size, frames = config.data.size, config.data.frames
+        shape = (count, *([frames] if frames > 1 else []), size, size, 3)
+        if reference is None:
+            if getattr(self.config.model, "reference_dropout", 0.0) > 0:
+                return {}
+            raise UserError(f"reference: this model never learned to draw without one; give it {list(shape)}")
+        images = images_of("reference", reference, shape)
+        encode = self._encode_reference
+        return {"reference_codes": in_chunks(lambda part: encode(self.components[REFERENCE], part), images)}
+
+    def _sampling(self, changes: dict[str, Any], guidance: float) -> SamplingConfig:
+        """How to sample, checked as a config is."""
+        tree = to_dict(self.config)
+        return resolve(tree | {"sampling": tree["sampling"] | changes | {"guidance": guidance}}).sampling
+
+    def _program(self, sampling: SamplingConfig) -> Any:
+        # Guidance is an argument of the program; only whether there is any is compiled in.
+        key = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
+        if key not in self._programs:
+            make = registry.find("sampler", key.kind, "sampling.kind").make
+            self._programs[key] = jax.jit(make(self.model_fns, key))
+        return self._programs[key]
+
+    @functools.cached_property
+    def _programs(self) -> dict[SamplingConfig, Any]:
+        return {}
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        return jax.jit(self.model_fns.encode)
+
+    @functools.cached_property
+    def _text_features(self) -> Any:
+        theirs = self.config.component(TEXT_ENCODER)
+        assert theirs is not None
+        return jax.jit(frozen_text.encoder(theirs, self.compute))
+
+    @functools.cached_property
+    def _encode_reference(self) -> Any:
+        assert self.model_fns.encode_reference is not None
+        return jax.jit(self.model_fns.encode_reference)

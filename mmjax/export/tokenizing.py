@@ -1,0 +1,59 @@
+"""What a trained visual tokenizer does: images or clips to grids of codes, and back."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int32, Shaped, UInt8
+
+from mmjax import models
+from mmjax.export.loaded import LoadedModel
+from mmjax.models import visual_tokenizer
+from mmjax.sample.chunks import in_chunks
+from mmjax.sample.editing import images_of
+from mmjax.sample.postprocess import to_uint8
+from mmjax.types import UserError
+
+
+class ImageTokenizer(LoadedModel):
+    """A visual tokenizer. Images are uint8, or float32 from -1 to 1, of the config's size."""
+
+    def encode(self, images: Shaped[np.ndarray, "n *pixels 3"]) -> Int32[np.ndarray, "n *grid"]:
+        """The grid of codes of each image or clip, from 0 to the product of the levels.
+
+        Raises:
+            UserError: for images of the wrong shape or range.
+        """
+        shape = models.inputs(self.config)["image"].shape[1:]
+        count = len(images) if hasattr(images, "__len__") else 0
+        if not count:
+            raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")
+        given = images_of("images", images, (count, *shape))
+        return in_chunks(lambda part: self._encode(self.params, part), given)
+
+    def decode(self, codes: Shaped[np.ndarray, "n *grid"]) -> UInt8[np.ndarray, "n *pixels 3"]:
+        """The images or clips that grids of codes, of any integer type, stand for.
+
+        Raises:
+            UserError: for another grid, or codes that are none.
+        """
+        grid, count = visual_tokenizer.grid(self.config), int(np.prod(visual_tokenizer.levels(self.config)))
+        given = np.asarray(codes)
+        if given.ndim == 0 or given.shape[1:] != grid or not len(given) or not np.issubdtype(given.dtype, np.integer):
+            raise UserError(f"codes: must be whole numbers {['n', *grid]}, not {given.dtype} {list(given.shape)}")
+        if given.min() < 0 or given.max() >= count:
+            raise UserError(f"codes: must be from 0 to {count - 1}, not {given.min()} to {given.max()}")
+        images = in_chunks(lambda part: self._decode(self.params, part), given.astype(np.int32))
+        frames = self.config.data.frames
+        return to_uint8(images[:, :frames] if images.ndim == 5 else images)
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        module = models.build(self.config, self.compute)
+        return jax.jit(lambda params, image: module.apply({"params": params}, image, method="encode"))
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        module = models.build(self.config, self.compute)
+        return jax.jit(lambda params, codes: module.apply({"params": params}, codes, method="decode"))

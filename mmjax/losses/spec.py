@@ -1,0 +1,76 @@
+"""What a loss term is, and how terms add up to the training loss."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmjax.config import Config, LossConfig
+from mmjax.types import Batch, Outputs, stream
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss term that a config may name.
+
+    Attributes:
+        loss: (outputs of the model, batch, config of the term) -> loss per example, float32 [b]. The batch also holds
+            what `prepare` returned.
+        needs: names of the outputs of the model that it reads; a model builds what gives them.
+        config: class of its fields.
+        prepare: (batch, random key, config of the term) -> what the term adds to the batch, such as which tokens are
+            masked; the model is given what it has arguments for.
+        check: (config of the term, whole config) raises UserError for what cannot be.
+        adversarial: it depends on the discriminator.
+        frozen: (whole config) -> parameters of a frozen network, which `loss` finds in the batch under the term's kind.
+    """
+
+    loss: Callable[[Outputs, Batch, Any], Float[Array, "b"]]
+    needs: tuple[str, ...]
+    config: type[LossConfig] = LossConfig
+    prepare: Callable[[Batch, jax.Array, Any], dict[str, Any]] | None = None
+    check: Callable[[Any, Config], None] | None = None
+    adversarial: bool = False
+    frozen: Callable[[Config], Any] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """The weighted sum of loss terms.
+
+    Attributes:
+        specs, configs: of each term, by its name in the config.
+        inputs: (batch, random key or None) -> the inputs of the model that do not depend on the terms.
+    """
+
+    specs: Mapping[str, LossSpec]
+    configs: Mapping[str, LossConfig]
+    inputs: Callable[[Batch, jax.Array | None], dict[str, Any]]
+
+    def prepare(self, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
+        """The inputs of the model.
+
+        Without a key as in evaluation: nothing is dropped, and the same tokens are masked in every call.
+        """
+        inputs = self.inputs(batch, None if key is None else stream(key, "model"))
+        for name, spec in self.specs.items():
+            if spec.prepare:
+                own = stream(jax.random.key(0) if key is None else key, name)
+                inputs |= spec.prepare(batch, own, self.configs[name])
+        return inputs
+
+    def terms(self, outputs: Outputs, batch: Batch) -> dict[str, Float[Array, "b"]]:
+        """Each term of each example, not weighted."""
+        return {name: spec.loss(outputs, batch, self.configs[name]) for name, spec in self.specs.items()}
+
+    def loss(self, terms: Mapping[str, jax.Array]) -> jax.Array:
+        """The weighted sum of the terms."""
+        return sum((jnp.float32(self.configs[name].weight) * terms[name] for name in self.specs), jnp.float32(0))
+
+    def without(self, names: Iterable[str]) -> "TrainingLoss":
+        """The same without some of the terms."""
+        kept = {name: spec for name, spec in self.specs.items() if name not in set(names)}
+        return TrainingLoss(kept, self.configs, self.inputs)
