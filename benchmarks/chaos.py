@@ -1,12 +1,12 @@
-"""Trains again and again in two processes, disturbed at a random moment, and compares with an undisturbed training.
+"""Disturbs trainings of two processes at random moments, and compares them with an undisturbed one.
 
     python benchmarks/chaos.py --runs=100 --seed=0
 
-Each run is one of: kill -9 of a process, SIGTERM to a process, SIGSTOP of a process for good, or a kill -9 of all and a
-bit flipped in the newest checkpoint, once there are two, also of a training that has ended. It goes on until all steps
-are done. A run passes where every array of the last checkpoint is bit for bit that of the undisturbed training. A
-flipped bit counts as told where a warning says so; where none does, the values read must have been those that were
-written, which the comparison shows.
+Each run is one of: kill -9 of a process, SIGTERM to a process, SIGSTOP of a process for good, or kill -9 of all and a
+flipped bit in the newest of at least two checkpoints, also of a finished training. It is resumed until all steps are
+done. A run passes if every array of the last checkpoint is bitwise equal to that of the undisturbed training. A
+flipped bit counts as detected if a warning says so; without one, the values restored must have been those saved, which
+the comparison shows.
 """
 
 import argparse
@@ -36,8 +36,8 @@ CONFIG = (
     "--config.train.evaluate_every=12",
     "--config.train.best_metric=",
 )
-HEARTBEAT = 10  # seconds after which a process that was stopped is taken for dead
-LONGEST = 1800  # seconds of one run
+HEARTBEAT = 10  # seconds after which a stopped process is considered dead
+TIMEOUT = 1800  # seconds of one run
 ENDED = ", when all was done"
 
 
@@ -151,7 +151,7 @@ def finish(workdir: Path, process: subprocess.Popen[str], log: list[str]) -> Non
     """Until all steps are done: a training that was told to go is started again."""
     for _ in range(5):
         try:
-            log.append(process.communicate(timeout=LONGEST)[0])
+            log.append(process.communicate(timeout=TIMEOUT)[0])
         finally:
             process.kill()  # where it does not end
         if process.returncode:

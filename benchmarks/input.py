@@ -1,18 +1,17 @@
-"""Images a second from COCO's JPEGs to training batches, beside other ways to make them, on this machine.
+"""Images per second from COCO's JPEGs to training batches, compared with other input pipelines.
 
     python benchmarks/input.py [FOLDER] [--rounds N] [--seconds S]
 
-FOLDER is a COCO folder; without it images of 640 x 480 are made. Every way reads the files, brings the short
-side to 293 pixels, crops 256 x 256 at random, mirrors half of them and gives float32 batches of 32:
+FOLDER is a COCO folder; without it images of 640 x 480 are made. Every pipeline reads the files, resizes the short side
+to 293 pixels, crops 256 x 256 at random, flips half of them and gives float32 batches of 32:
 
     mmjax     training_batches, with captions and their tokens
-    torch     PyTorch's DataLoader with Pillow, as many workers as cores (left out where PyTorch is not installed)
-    tf.data   decode_jpeg, resize with antialias, random crop and flip, all of it mapped in parallel
-    decode    nothing but libjpeg-turbo, at the smallest scale above 293 pixels, a thread a core: the ceiling
+    torch     PyTorch's DataLoader with Pillow, a worker per core (left out if PyTorch is not installed)
+    tf.data   decode_jpeg, resize with antialias, random crop and flip, mapped in parallel
+    decode    libjpeg-turbo alone, at the smallest scale above 293 pixels, a thread per core: the upper bound
 
-They take turns, some seconds each, so that what else the machine does disturbs all alike; a turn begins once the
-batches that the one before makes ahead are made. Told are the medians over the rounds: images a second, the time that
-the cores spent on an image (which hardly depends on what else runs), and both as ratios to mmjax's. At last the mean
+They run alternately, some seconds each, so that other load affects all alike. Printed are medians over the rounds:
+images per second, CPU seconds per image (which hardly depend on other load), both relative to mmjax, and the mean
 difference of mmjax's pixels from a full decode with antialiased resize.
 """
 
@@ -25,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -130,11 +130,11 @@ def measure(batches: Iterator[object], seconds: float) -> tuple[float, float]:
         count += BATCH
     passed = time.perf_counter() - begin
     found = count / passed, (cpu_seconds() - cpu) / count
-    settle()
+    wait_until_idle()
     return found
 
 
-def settle() -> None:
+def wait_until_idle() -> None:
     """Waits until nothing is made ahead any more: it would count as work of whatever comes next."""
     before = -1.0
     while (now := cpu_seconds()) - before > IDLE * PAUSE:
@@ -149,9 +149,10 @@ def difference(paths: list[Path]) -> float:
         content = path.read_bytes()
         seen = decode(content, RESIZE, str(path))
         whole = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float32)
-        top, left, side = np.array(crop_window(*seen.shape[:2], RESIZE, SIZE, (0.5, 0.5)))
+        height, width, _ = seen.shape
+        top, left, rows, columns = crop_window(height, width, (SIZE, SIZE), Fraction(RESIZE, SIZE))
         scale = min(whole.shape[:2]) / min(seen.shape[:2])
-        box = tuple(scale * value for value in (left, top, left + side, top + side))
+        box = tuple(scale * value for value in (left, top, left + columns, top + rows))
         for channel in range(3):
             exact = Image.fromarray(whole[..., channel]).resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
             errors.append(np.abs(resized_crop(seen, RESIZE, SIZE)[..., channel] - np.asarray(exact)).mean())

@@ -1,10 +1,9 @@
-"""What a closed form reaches in retrieval: ridge regression from colors and edges of images to words of captions.
+"""A linear baseline for retrieval: ridge regression from colors and edges of images to words of captions.
 
     python benchmarks/linear_retrieval.py FOLDER
 
-Prints R@5 on the evaluation images of `configs/coco_contrastive.py:size=64` for some strengths of the penalty, judged
-by the evaluator that judges models. Where a model that is trained on as few images stays behind, it has learned them
-by heart.
+Prints R@5 on the evaluation images of `configs/coco_contrastive.py:size=64` for several penalties, by the same
+evaluator as for models. A model trained on as few images that is worse has overfitted.
 """
 
 import argparse
@@ -23,13 +22,13 @@ from mmjax.types import Batch
 
 CONFIG = "configs/coco_contrastive.py:size=64"
 PENALTIES = (1000, 3000, 10_000, 30_000)
-PARTS = 4  # of each side of an image
+PARTS = 4  # along each side of an image
 BRIGHT, HUES, DIRECTIONS = 4, 8, 9
 COMMON = {"a", "an", "and", "are", "at", "by", "for", "in", "is", "it", "of", "on", "that", "the", "this", "to", "with"}
 
 
 def features(image: np.ndarray) -> np.ndarray:
-    """Of an image, float32 [y, x, 3] from -1 to 1: mean and deviation of its parts' colors, its colors, its edges."""
+    """Features of an image, float32 [y, x, 3] from -1 to 1: color means and deviations by part, colors, and edges."""
     lab = cv2.cvtColor((image + 1) / 2, cv2.COLOR_RGB2Lab)
     side = len(lab) // PARTS
     parts = lab.reshape(PARTS, side, PARTS, side, 3).swapaxes(1, 2).reshape(PARTS**2, side**2, 3)

@@ -19,7 +19,7 @@ BATCH = 32
 
 
 def resident() -> float:
-    """Memory that this process holds now, in MB."""
+    """The resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

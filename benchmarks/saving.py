@@ -1,14 +1,14 @@
-"""How much saving delays the next step: the copy to the disk should go on behind it.
+"""How much saving a checkpoint delays the next steps.
 
     python benchmarks/saving.py                                      300M parameters: 16 GB of memory, 8 GB of disk
-    python benchmarks/saving.py --layers=1 --batch=8 --grad_accum_steps=1  in a minute, to see that it works
+    python benchmarks/saving.py --layers=1 --batch=8 --grad-accum-steps=1  in a minute, to see that it works
 
-A direct generator with Adam is trained as `mmjax train` does. Now and then it is saved: the state's fingerprints are
-computed, the arrays copied to the host where they are not there already, and written while the next steps run. The
-delay is what the step with the save and the one after it take longer than two other steps do. As a share of a step it
-depends on the batch, which should be one that people train with.
+A direct generator with Adam is trained as in `mmjax train`, and saved now and then: the state's fingerprints are
+computed, the arrays copied to the host if they are not there already, and written while the next steps run. The delay
+is how much longer the step with the save and the next one take than two other steps. Relative to the step time it
+depends on the batch size, which should be a realistic one.
 
-An allocator that hands memory back to the system takes it anew at each step and save. This keeps it:
+An allocator that returns memory to the system allocates it again at each step and save. This one keeps it:
 
     LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4 TCMALLOC_RELEASE_RATE=0 python benchmarks/saving.py
 """
@@ -35,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=17, help="of the fusion, 17M parameters each")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--accumulate", type=int, default=8, help="parts of a batch, one after the other")
+    parser.add_argument("--grad-accum-steps", type=int, default=8)
     parser.add_argument("--saves", type=int, default=2, help="that are measured, after one that warms up")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -43,15 +43,15 @@ def main() -> int:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> int:
-    model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": arguments.layers}
-    model |= {"reference": False, "convolution": "matmul"}
+    model = {"kind": "direct_generator", "width": WIDTH, "heads": 16, "text_layers": 1, "reference": ""}
+    model |= {"fusion_layers": arguments.layers}
     train = {"batch": arguments.batch, "steps": 1000}
-    optimizer = {"grad_accum_steps": arguments.accumulate}
+    optimizer = {"grad_accum_steps": arguments.grad_accum_steps}
     config = resolve({"model": model, "data": {"size": 32}, "train": train, "optimizer": optimizer})
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
-    parts = setup.build(config)
-    training = trainer.build_training(parts, config.train.steps)
+    experiment = setup.build(config)
+    training = trainer.build(experiment, config.train.steps)
     state = training.make_state()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{count / 1e6:.0f}M parameters, batches of {arguments.batch}", flush=True)
@@ -62,7 +62,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
         def step(save: bool) -> float:
             nonlocal state
             begin = time.perf_counter()
-            state, _ = training.step(state, parts.placement.shard_batch(next(batches)))
+            state, _ = training.step(state, experiment.placement.shard_batch(next(batches)))
             jax.block_until_ready(state.step)
             done = time.perf_counter()
             if save:

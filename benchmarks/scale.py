@@ -1,18 +1,18 @@
-"""COCO's own scale: how long the index, the first batch and the opening of a million captions take, and what memory.
+"""Time and memory to open a data set of COCO's size: the index, the first batch and a million captions.
 
     python benchmarks/scale.py FOLDER [--rounds N]
 
-FOLDER is made if it is not there: a COCO folder of 120,000 images of 64 x 48 pixels (hard links to 1,000 different
-files) with 600,000 captions as long as COCO's, another of 200,000 images with a million, and what mmjax prepare --to
-makes of both. About 2 GB; kept for the next time. Each metric is the median over N fresh processes, of the time that
-passed and of the CPU seconds, all threads together, which hardly depend on what else the machine does:
+FOLDER is made if it is missing: a COCO folder of 120,000 images of 64 x 48 pixels (hard links to 1,000 different files)
+with 600,000 captions as long as COCO's, another of 200,000 images with a million, and what mmjax prepare --to makes of
+both. About 2 GB, kept for the next run. Each metric is the median over N fresh processes, of wall-clock time and of CPU
+seconds over all threads, which hardly depend on other load:
 
-    open        from the call of open_source, mmjax imported before, to the source: the index
-    first       from there to the first batch of 32 at 32 pixels in the hands of the program: whatever is imported
-                or begun only now, the order of the epoch, reading, decoding, resizing, captions drawn and tokenized
+    open        from the call of open_source, with mmjax imported, to the source: the index
+    first       from there to the first batch of 32 at 32 pixels: lazy imports, the order of the epoch, reading,
+                decoding, resizing, captions sampled and tokenized
     next        from there to the second batch
-    command     from the start of the process to the first batch, Python and JAX among it
-    memory      the most that the process held until it was open, above what it held with everything imported (MB)
+    command     from the start of the process to the first batch, including Python and JAX
+    memory      peak memory until it was open, above that with everything imported (MB)
 """
 
 import argparse
@@ -92,15 +92,16 @@ def make(folder: Path, images: int) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """What a command would do beforehand: the text tokenizer, and the shards, here without decoding every image."""
+    """Makes the text tokenizer, and the shards without recompressing every image."""
     from mmjax import data
     from mmjax.config import resolve
+    from mmjax.data import recompress
 
-    shrink.shrink = lambda content, name, resize: content
+    recompress.shrink = lambda content, name, resize: content
     config = resolve({"data": {"source": "coco_folder", "root": str(folder / "coco")}, "train": {"steps": 1}})
     source = data.open_source(config.data, True, 0)
     (folder / "tokenizer.model").write_bytes(data.train_tokenizer(source.all_captions(), 1000))
-    data.write_prepared(folder / "prepared", data.open_raw(config.data))
+    data.write_packed(folder / "prepared", data.open_raw(config.data))
 
 
 def measure(source: str, root: Path) -> dict[str, list[float]]:
@@ -122,7 +123,7 @@ def main() -> None:
                 run(folder)
                 (folder / f".{step}").touch()
                 print(f"{folder}: {step} in {time.time() - begin:.0f} s")
-        cases += [(images, "coco_folder", folder / "coco"), (images, "coco_prepared", folder / "prepared")]
+        cases += [(images, "coco_folder", folder / "coco"), (images, "coco_packed", folder / "prepared")]
     rows: dict[tuple[int, str], list[dict[str, list[float]]]] = {case[:2]: [] for case in cases}
     for _ in range(arguments.rounds):
         for images, source, root in cases:

@@ -1,4 +1,4 @@
-"""How often the checkers of scenes are right: on the renderer's own images and clips, disturbed ones, and false ones.
+"""Accuracy of the scene checkers on rendered images and clips, disturbed ones, and false captions.
 
 python benchmarks/scene_checker.py --images=2000 --clips=1000
 """

@@ -1,4 +1,4 @@
-"""What it costs to ask, at every step, whether all processes are to stop.
+"""The cost of asking at every step whether all processes are to stop.
 
 python launch/processes.py -n 2 -- python benchmarks/stopping.py
 """

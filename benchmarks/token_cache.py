@@ -1,9 +1,9 @@
-"""Batches a second from cached tokens beside those from decoding images, on this machine.
+"""Batches per second from cached tokens, compared with decoding images.
 
     python benchmarks/token_cache.py [FOLDER]
 
-Takes a COCO folder's validation images at 256 pixels, or makes as many JPEG images of 640 x 480 as it needs, and
-codes of 16 x 16 from 1,024 for them; the values do not matter to the speed. Prints both rates and their ratio.
+Takes a COCO folder's validation images at 256 pixels, or makes JPEG images of 640 x 480, and random codes of 16 x 16
+from 1,024. Prints both rates and their ratio.
 """
 
 import json
@@ -60,10 +60,10 @@ def main() -> None:
         config = resolve({"data": fields, "train": {"batch": BATCH, "steps": 1}})
         images = data.open_source(config.data, training=True, seed=0)
         tokenizer = data.load_tokenizer(data.train_tokenizer(images.all_captions(), 500))
-        folder, address = Path(temporary) / "tokens", {"made": "here"}
-        data.write_tokens(folder, address, images, config, "train", encode)
+        folder, key = Path(temporary) / "tokens", {"made": "here"}
+        data.write_tokens(folder, key, images, config, "train", encode)
         begin = time.perf_counter()
-        tokens = data.open_tokens(folder, address)
+        tokens = data.open_tokens(folder, key)
         opened = time.perf_counter() - begin
         decoding = rate(images, tokenizer, config, BATCHES)
         cached = rate(tokens, tokenizer, config, 50 * BATCHES)

@@ -5,7 +5,7 @@
         --topology=v5e:4x4 --image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmjax:TAG > job.yaml
     kubectl apply -f job.yaml
 
-The config is resolved first and checked against the slices; docs/launch.md has how the cluster and the image are made.
+The config is resolved and checked against the slices first; see docs/launch.md for the cluster and the image.
 """
 
 import sys
@@ -28,9 +28,9 @@ from training import (
 
 CONTAINER = "train"
 SPOT = "cloud.google.com/gke-spot"
-# Mounts the bucket beside the training, with whatever of the node's CPU, memory and disk it takes.
+# The sidecar that mounts the bucket, without limits on CPU, memory and disk.
 SIDECAR = {f"gke-gcsfuse/{limit}-limit": "0" for limit in ("cpu", "memory", "ephemeral-storage")}
-# Hosts must see what another one wrote: on large machines gcsfuse would look once only. Folders are renamed.
+# No metadata cache, since hosts read each other's files; and folders are renamed.
 MOUNT_OPTIONS = (
     "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0,file-system:rename-dir-limit:200000"
 )
@@ -50,12 +50,12 @@ def jobset(
     restarts: int = 100,
     grace: int = 120,
 ) -> dict[str, Any]:
-    """The manifest: one Job a slice, one pod a host, all of them made anew when one of them dies.
+    """The manifest: one Job a slice, one pod a host; all are restarted when one dies.
 
-    A pod that ends with 2, the user's mistake, fails the JobSet at once. Every other end counts as one of `restarts`.
+    Exit status 2, a user error, fails the JobSet immediately. Any other failure counts as one of `restarts`.
 
     Args:
-        bucket: is mounted in every pod, by the Cloud Storage FUSE CSI driver.
+        bucket: mounted in every pod by the Cloud Storage FUSE CSI driver.
         grace: seconds between SIGTERM and SIGKILL.
     """
     generation = slices.generation
@@ -74,7 +74,7 @@ def jobset(
                 # Kubernetes replaces $(NAME), and $$ by $
                 "command": ["launch/keep_running.sh", "0", *(word.replace("$", "$$") for word in command)],
                 "env": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": compiled_folder(bucket)}],
-                "ports": [{"containerPort": 8471}, {"containerPort": 8431}],  # of libtpu, and of its metrics
+                "ports": [{"containerPort": 8471}, {"containerPort": 8431}],  # libtpu, and its metrics
                 "resources": {"limits": {"google.com/tpu": CHIPS_PER_HOST}},
                 "volumeMounts": [{"name": "bucket", "mountPath": mount_folder(bucket)}],
             }
@@ -86,13 +86,13 @@ def jobset(
         pod["tolerations"] = [{"key": SPOT, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     if service_account:
         pod["serviceAccountName"] = service_account
-    if slices.count > 1:  # traffic between slices goes over the hosts' network
+    if slices.count > 1:  # slices communicate over the hosts' network
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
-        volume["hostNetworkPodKSA"] = "true"  # there the driver knows the service account only when asked to
+        volume["hostNetworkPodKSA"] = "true"  # else the driver does not know the service account
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     if queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": queue}
-    if slices.hosts > 1:  # a node pool is a slice, and takes one Job whole
+    if slices.hosts > 1:  # one Job per node pool, which is a slice
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     mistake = {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [2]}}
     job = {
@@ -118,7 +118,7 @@ def jobset(
 
 
 def node_pool_command(slices: Slices, spot: bool) -> str:
-    """What makes the node pool of a slice."""
+    """The command that creates the node pool of a slice."""
     words = ["gcloud container node-pools create POOL --cluster=CLUSTER --location=LOCATION"]
     words.append(f"--machine-type={slices.generation.machine} --num-nodes={slices.hosts}")
     if slices.hosts > 1:
@@ -131,12 +131,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--name", required=True, help="of the JobSet")
     add_training_arguments(parser)
     add_slice_arguments(parser)
-    parser.add_argument("--image", required=True, help="made from launch/Dockerfile, with a tag that never moves")
+    parser.add_argument("--image", required=True, help="built from launch/Dockerfile, with an immutable tag")
     parser.add_argument("--namespace", default="default")
-    parser.add_argument("--queue", default="", help="Kueue's LocalQueue; without, the JobSet starts at once")
+    parser.add_argument("--queue", default="", help="Kueue's LocalQueue; default: start immediately")
     parser.add_argument("--service-account", default="", help="Kubernetes service account that may write the workdir")
-    parser.add_argument("--restarts", type=int, default=100, help="how often all pods may be started again")
-    parser.add_argument("--grace", type=int, default=120, help="seconds a pod has to save after SIGTERM")
+    parser.add_argument("--restarts", type=int, default=100, help="maximum restarts of all pods")
+    parser.add_argument("--grace", type=int, default=120, help="seconds to save after SIGTERM")
     arguments, rest = parser.parse_known_args(argv)
     check_name(arguments.name)
     slices = parse_topology(arguments.topology)

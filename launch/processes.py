@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Starts a command in several processes on this machine, as a pod starts it on several hosts.
+"""Starts a command in several processes on this machine, as on the hosts of a pod.
 
     python launch/processes.py -n 2 -- python -m mmjax train --config=configs/quickstart.py:tiny --workdir=runs/two
 
-When one of them dies, all are ended and started again, each time after a longer pause. A user's mistake (exit status 2)
-is not tried again. Ctrl-C and SIGTERM are passed on, and the exit status is that of the processes. On a CPU each has
-one device, or as many as JAX_NUM_CPU_DEVICES says; on GPUs each has the one of its number.
+If one of them dies, all are killed and restarted, with exponential backoff. A user error (exit status 2) is not
+retried. Ctrl-C and SIGTERM are passed on, and the exit status is that of the processes. On a CPU each process has one
+device, or JAX_NUM_CPU_DEVICES; on GPUs each has the one of its number.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-MISTAKE = 2  # exit status that a second try would not change
-LASTED = 600.0  # seconds after which the processes count as having run well
-LONGEST_PAUSE = 60.0
-HELD_BACK = 3.0  # seconds in which the first process may say the same
+USER_ERROR = 2  # exit status that is not retried
+STABLE = 600.0  # seconds after which the count of restarts is reset
+MAX_PAUSE = 60.0
+DELAY = 3.0  # seconds in which the first process may print the same line
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
@@ -35,47 +35,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("-n", "--processes", type=int, required=True, help="how many")
-    parser.add_argument("--restarts", type=int, default=10, help="give up after so many in a row (default 10)")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds before the first restart, then doubled")
+    parser.add_argument("-n", "--processes", type=int, required=True, help="number of processes")
+    parser.add_argument("--restarts", type=int, default=10, help="consecutive restarts before giving up (default 10)")
+    parser.add_argument(
+        "--pause", type=float, default=1.0, help="seconds before the first restart, doubled for each next"
+    )
     parser.add_argument(
         "--grace",
         type=float,
         default=60.0,
-        help="seconds that the others may take once one has ended well (default 60)",
+        help="seconds for the others to end after the first (default 60)",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     arguments = parser.parse_args(argv)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
-        parser.error("no command; give one behind --, as in -- mmjax train --config=FILE --workdir=DIR")
+        parser.error("no command; give one after --, as in -- mmjax train --config=FILE --workdir=DIR")
     if arguments.processes < 1 or arguments.restarts < 0 or arguments.pause < 0:
         parser.error("-n must be 1 or more, --restarts and --pause not below 0")
     return Launcher(command, arguments.processes, arguments.restarts, arguments.pause, arguments.grace).run()
 
 
 @dataclass
-class Heard:
-    """What of the processes' output counts: lines that the first one wrote, which process died first, and when."""
+class Output:
+    """Which output of the processes to show: not lines of the first process again, nor errors that follow from a death.
+
+    Attributes:
+        said: lines of the first process.
+        dead: the process that died first.
+        died: when.
+    """
 
     said: set[bytes] = field(default_factory=set)
     dead: int = -1
     died: float = float("inf")
 
     def counts(self, number: int, since: float) -> bool:
-        """What the others write once one died is about nothing but that."""
+        """Whether a line is shown: after a death, only lines of the dead process are."""
         return number == self.dead or since < self.died
 
 
 class Launcher:
-    """Keeps the processes of one command going."""
+    """Runs the processes of one command, and restarts them."""
 
     def __init__(self, command: list[str], count: int, restarts: int, pause: float, grace: float):
         self.command, self.count, self.restarts, self.pause, self.grace = command, count, restarts, pause, grace
         self.children: list[subprocess.Popen[bytes]] = []
-        self.told = 0  # the signal that was passed on
+        self.forwarded = 0  # the signal passed on
         self.wake = threading.Event()
-        self.heard = Heard()
+        self.output = Output()
 
     def run(self) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -87,24 +95,24 @@ class Launcher:
                 status = self._run_once()
             except OSError as error:
                 say(f"{self.command[0]}: cannot be started: {error.strerror or error}")
-                return MISTAKE
-            if status in (0, MISTAKE) or self.told:
+                return USER_ERROR
+            if status in (0, USER_ERROR) or self.forwarded:
                 return status
-            failures = 1 if time.monotonic() - begin > LASTED else failures + 1
+            failures = 1 if time.monotonic() - begin > STABLE else failures + 1
             if failures > self.restarts:
-                say(f"gave up after {self.restarts} restarts in a row")
+                say(f"gave up after {self.restarts} consecutive restarts")
                 return status
-            pause = min(self.pause * 2 ** (failures - 1), LONGEST_PAUSE)
+            pause = min(self.pause * 2 ** (failures - 1), MAX_PAUSE)
             say(f"restart {failures} of {self.restarts} in {pause:g} s")
             self.wake.wait(pause)
-            if self.told:
-                return 128 + self.told if self.told == signal.SIGINT else 0
+            if self.forwarded:
+                return 128 + self.forwarded if self.forwarded == signal.SIGINT else 0
 
     def _run_once(self) -> int:
-        """Runs the processes until all have ended; when one dies, the others are killed. Returns the exit status."""
+        """Runs the processes until all have ended, or one dies and the others are killed. Returns the exit status."""
         address = f"127.0.0.1:{free_port()}"
         outputs = []
-        self.heard = Heard()
+        self.output = Output()
         self.children = []
         try:
             for number in range(self.count):
@@ -118,14 +126,14 @@ class Launcher:
                 )
                 self.children.append(child)
                 for stream in filter(None, (child.stdout, child.stderr)):
-                    outputs.append(threading.Thread(target=copy_lines, args=(stream, number, self.heard), daemon=True))
+                    outputs.append(threading.Thread(target=copy_lines, args=(stream, number, self.output), daemon=True))
                     outputs[-1].start()
-            if self.told:
-                self._pass_on(self.told, None)
+            if self.forwarded:
+                self._pass_on(self.forwarded, None)
             status = self._wait()
         finally:
             for child in self.children:
-                with contextlib.suppress(ProcessLookupError):  # neither it nor what it started is left
+                with contextlib.suppress(ProcessLookupError):  # the process group is gone
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         for thread in outputs:
@@ -137,7 +145,7 @@ class Launcher:
         latest = float("inf")
         while waiting:
             if time.monotonic() > latest:
-                say(f"process {min(waiting)} does not end, as others did {self.grace:g} s ago")
+                say(f"process {min(waiting)} has not ended {self.grace:g} s after the others")
                 return 1
             for number, child in list(waiting.items()):
                 status = child.poll()
@@ -146,18 +154,18 @@ class Launcher:
                 del waiting[number]
                 latest = min(latest, time.monotonic() + self.grace)
                 if status:
-                    self.heard.dead, self.heard.died = number, time.monotonic()
+                    self.output.dead, self.output.died = number, time.monotonic()
                     died = f"by signal {-status}" if status < 0 else f"with status {status}"
-                    if status != MISTAKE and not self.told:
+                    if status != USER_ERROR and not self.forwarded:
                         say(f"process {number} ended {died}")
-                    if status != 128 + self.told:
+                    if status != 128 + self.forwarded:
                         return 128 - status if status < 0 else status
             time.sleep(0.02)
         statuses = [child.returncode for child in self.children]
         return next(filter(None, statuses), 0)
 
     def _pass_on(self, number: int, frame: object) -> None:
-        self.told = number
+        self.forwarded = number
         self.wake.set()
         for child in self.children:
             if child.poll() is None:
@@ -165,7 +173,7 @@ class Launcher:
 
 
 def environment(address: str, number: int, count: int) -> dict[str, str]:
-    """What tells JAX, in the words of Open MPI, which of how many processes this is."""
+    """Environment variables that tell JAX, as Open MPI does, the number and rank of this process."""
     host, port = address.rsplit(":", 1)
     return {
         "OMPI_MCA_orte_hnp_uri": f"0.0;tcp://{host}:{port}",
@@ -184,23 +192,23 @@ def free_port() -> int:
 
 
 def end_with_parent() -> None:
-    """Lets the kernel end this process where the launcher is killed (Linux)."""
+    """Makes the kernel kill this process if the launcher is killed (Linux)."""
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def copy_lines(stream: IO[bytes], number: int, heard: Heard) -> None:
-    """Shows what a process writes: of the first one as it comes, of the others what it does not say itself."""
+def copy_lines(stream: IO[bytes], number: int, output: Output) -> None:
+    """Shows the output of a process: of the first one immediately, of the others only lines that it does not print."""
     if number == 0:
         line = b""
         while part := os.read(stream.fileno(), 65536):
-            if heard.counts(number, time.monotonic()):
+            if output.counts(number, time.monotonic()):
                 os.write(2, part)
             *whole, line = (line + part.replace(b"\r", b"\n")).split(b"\n")
-            heard.said.update(whole)
+            output.said.update(whole)
         return
     lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
-    shown = threading.Thread(target=show_later, args=(lines, number, heard))
+    shown = threading.Thread(target=show_later, args=(lines, number, output))
     shown.start()
     for line in stream:
         lines.put((time.monotonic(), line))
@@ -208,11 +216,11 @@ def copy_lines(stream: IO[bytes], number: int, heard: Heard) -> None:
     shown.join()
 
 
-def show_later(lines: queue.Queue[tuple[float, bytes]], number: int, heard: Heard) -> None:
+def show_later(lines: queue.Queue[tuple[float, bytes]], number: int, output: Output) -> None:
     while (written := lines.get())[1]:
         since, line = written
-        time.sleep(max(since + HELD_BACK - time.monotonic(), 0.0))
-        if line.strip() and line.rstrip(b"\n") not in heard.said and heard.counts(number, since):
+        time.sleep(max(since + DELAY - time.monotonic(), 0.0))
+        if line.strip() and line.rstrip(b"\n") not in output.said and output.counts(number, since):
             os.write(2, b"[%d] " % number + line)
 
 

@@ -1,4 +1,4 @@
-"""TPU slices: what a topology such as v5e:4x4 is called by TPU VMs and by GKE, and how many hosts it has.
+"""TPU slices: names of topologies such as v5e:4x4 in TPU VMs and GKE, and their hosts.
 
 Sources: https://cloud.google.com/tpu/docs/runtimes and .../tpu/docs/v4, v5e, v5p, v6e, tpu7x (names, shapes),
 https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (machine types, node labels, chips a host).
@@ -17,11 +17,11 @@ _2D = "2x2 2x4 4x4 4x8 8x8 8x16 16x16"
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation of TPUs.
+    """A TPU generation.
 
     Attributes:
-        accelerator: what comes before the number in an accelerator type; "" where there are no TPU VMs of it.
-        counted: what that number counts for each chip: cores, of which v4 and v5p have two, or chips.
+        accelerator: prefix of its accelerator types; "" without TPU VMs.
+        counted: number that accelerator types count for a chip: 2 cores on v4 and v5p, else 1.
         runtime: software version of its TPU VMs.
         label: GKE's node label cloud.google.com/gke-tpu-accelerator.
         machine: GKE's machine type of hosts with four chips.
@@ -56,10 +56,10 @@ GENERATIONS = {
 
 @dataclass(frozen=True)
 class Slices:
-    """Equal slices that train one model together, as who rents them out knows them.
+    """Equal slices that train one model together, by their names at the cloud provider.
 
     Attributes:
-        topology: as who plans knows them.
+        topology: by `mmjax plan`.
     """
 
     topology: Topology
@@ -79,12 +79,12 @@ class Slices:
 
     @property
     def chips(self) -> int:
-        """Chips a slice."""
+        """Chips in a slice."""
         return math.prod(self.topology.shape)
 
     @property
     def hosts(self) -> int:
-        """Hosts a slice, where hosts have four chips: everywhere but in v5litepod-8 and v6e-8 of TPU VMs."""
+        """Hosts in a slice, of four chips each (not true of v5litepod-8 and v6e-8 on TPU VMs)."""
         return self.chips // CHIPS_PER_HOST
 
     @property
@@ -94,15 +94,15 @@ class Slices:
 
     @property
     def accelerator_type(self) -> str:
-        """What `gcloud compute tpus` calls a slice."""
+        """The accelerator type of a slice in `gcloud compute tpus`."""
         return f"{self.generation.accelerator}-{self.chips * self.generation.counted}"
 
 
 def parse_topology(text: str) -> Slices:
-    """What `text` names, as `mmjax plan` does: v5e:4x4, or 2xv5e:4x4 for two slices.
+    """Parses a topology as `mmjax plan` does: v5e:4x4, or 2xv5e:4x4 for two slices.
 
     Raises:
-        UserError: naming what is known.
+        UserError: for an unknown topology.
     """
     slices = Slices(parse(text))
     name = slices.topology.chip.kind

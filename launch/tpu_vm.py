@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Trains a config on TPU VMs: queued resources, all hosts by ssh, restarts after preemption, and the teardown.
+"""Trains a config on TPU VMs: queued resources, ssh to all hosts, restarts after preemption, and teardown.
 
     launch/tpu_vm.py run --name=masked --project=PROJECT --zone=us-west4-a --topology=v5e:4x4 --spot \\
         --config=configs/coco_masked.py:size=256 --workdir=gs://BUCKET/masked --dry-run
 
-`run` does all of it until the training is done: create, setup, start, a look every minute, again from the start where
-the TPUs were taken away, and delete. The others do one thing each. --dry-run prints every command and runs none.
+`run` does everything until the training is done: create, setup, start, poll every minute, start over after preemption,
+and delete. The other actions are its single steps. --dry-run prints all commands and runs none.
 """
 
 import shlex
@@ -34,21 +34,21 @@ from training import (
 from mmjax.types import UserError
 
 ACTIONS = {
-    "run": "all of it, until the training is done; deletes the TPUs at the end",
-    "create": "ask for the TPUs, and wait until they are there",
-    "setup": "bring this checkout, as it is, to all hosts and install it",
-    "start": "start the training on all hosts, and leave it running there",
-    "status": "where the TPUs and the training stand",
-    "logs": "the end of the log of every host",
-    "stop": "SIGTERM to all hosts: the training saves, and ends",
-    "delete": "give the TPUs back, which ends what they cost",
+    "run": "everything, until the training is done; deletes the TPUs at the end",
+    "create": "request the TPUs, and wait until they are active",
+    "setup": "copy this checkout to all hosts and install it",
+    "start": "start the training on all hosts, in the background",
+    "status": "the state of the TPUs and of the training",
+    "logs": "the last lines of every host's log",
+    "stop": "SIGTERM to all hosts: the training saves and stops",
+    "delete": "delete the TPUs, which ends their cost",
 }
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 DONE, STOPPED = "0", "143"  # exit statuses of keep_running.sh
 ENDING = "ending"
-TRIES = 10  # of a question that gcloud fails to answer
-ABSENT, UNKNOWN = "ABSENT", "UNKNOWN"  # no queued resource; or it could not be asked just now
-# On every host; the folder is in the home.
+TRIES = 10  # of a gcloud command that fails
+ABSENT, UNKNOWN = "ABSENT", "UNKNOWN"  # no queued resource; its state could not be read
+# On every host, in the home folder.
 FOLDER = "~/mmjax-run"
 INSTALL_GCSFUSE = (
     "command -v gcsfuse > /dev/null || { key=/usr/share/keyrings/cloud.google.asc; "
@@ -63,7 +63,7 @@ SETUP = (
     "~/.local/bin/uv venv --quiet --clear --python 3.13 ~/mmjax-venv; "
     "~/.local/bin/uv pip install --quiet --python ~/mmjax-venv/bin/python '.[tpu,gcs]'; " + INSTALL_GCSFUSE
 )
-# Hosts must see what another one wrote: on large machines gcsfuse would look once only. Folders are renamed.
+# No metadata cache, since hosts read each other's files; and folders are renamed.
 GCSFUSE_FLAGS = (
     "--implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 --rename-dir-limit=200000"
 )
@@ -73,7 +73,7 @@ STATUS = f"cd {FOLDER} && {{ cat status || {{ kill -0 $(cat pid) && echo running
 
 
 def mount_command(bucket: str) -> str:
-    """A shell command that mounts a bucket where it is not mounted, or no longer, as after a reboot."""
+    """A shell command that mounts a bucket unless it is mounted, also after a reboot."""
     folder = mount_folder(bucket)
     return (
         f"{{ mountpoint -q {folder} || {{ sudo umount -l {folder} 2> /dev/null; sudo mkdir -p {folder} && "
@@ -82,9 +82,11 @@ def mount_command(bucket: str) -> str:
 
 
 def start_command(command: Sequence[str], bucket: str) -> str:
-    """A shell command that ends what an earlier one left, mounts the bucket, and leaves `command` running: its log,
-    process id and, at the end, exit status are in FOLDER; no status where it was cut short without having been told to
-    stop by STOP, as by a host that is started anew."""
+    """A shell command that kills an earlier run, mounts the bucket, and runs `command` in the background.
+
+    Its log, process id and, at the end, exit status are in FOLDER; no status if it was interrupted other than by STOP,
+    such as by a reboot of the host.
+    """
     kept = shlex.join(["launch/keep_running.sh", "20", *command])
     inner = f"echo $$ > {FOLDER}/group; {kept} & echo $! > {FOLDER}/pid; wait $!; status=$?; "
     inner += f"[ $status -eq 143 -a ! -e {FOLDER}/stopped ] || echo $status > {FOLDER}/status"
@@ -103,9 +105,9 @@ class TpuVms:
 
     Attributes:
         where: --project and --zone of every command.
-        slices: what to ask for; None where nothing is asked for.
+        slices: what to request; None if nothing is.
         dry_run: print commands, run none.
-        pause: seconds between two looks.
+        pause: seconds between polls.
     """
 
     name: str
@@ -116,7 +118,7 @@ class TpuVms:
     pause: float = 60
 
     def gcloud(self, action: str, *words: str, read: bool = False) -> subprocess.CompletedProcess[str]:
-        """Runs `gcloud compute tpus queued-resources ACTION NAME`, and keeps what it printed where `read`."""
+        """Runs `gcloud compute tpus queued-resources ACTION NAME`, and captures its output if `read`."""
         command = ["gcloud", "compute", "tpus", "queued-resources", action, *words, *self.where]
         print(shlex.join(command), flush=True)
         if self.dry_run:
@@ -124,9 +126,9 @@ class TpuVms:
         return subprocess.run(command, text=True, capture_output=read)
 
     def must(self, action: str, *words: str) -> None:
-        """Raises UserError where it fails."""
+        """Raises UserError if the command fails."""
         if status := self.gcloud(action, *words).returncode:
-            raise UserError(f"gcloud {action} ended with status {status}; what it said stands above")
+            raise UserError(f"gcloud {action} ended with status {status}; see its output above")
 
     def on_hosts(self, command: str) -> None:
         self.must("ssh", self.name, "--worker=all", "--node=all", f"--command={command}")
@@ -136,40 +138,40 @@ class TpuVms:
         done = self.gcloud("describe", self.name, "--format=value(state.state)", read=True)
         if done.returncode and "NOT_FOUND" in done.stderr:
             return ABSENT
-        return self._told(done) or UNKNOWN
+        return self._output(done) or UNKNOWN
 
     def training(self) -> str:
-        """Of all hosts: an exit status, ENDING where some of them are done, none where one has no training, or running.
+        """The state of the training: an exit status, ENDING if some hosts are done, none if one has none, or running.
 
-        A host that gave up ends it for all. UNKNOWN where not all of them answer.
+        The error status of one host is that of all. UNKNOWN unless all of them answer.
         """
         done = self.gcloud("ssh", self.name, "--worker=all", "--node=all", f"--command={STATUS}", read=True)
-        answers, told = done.stdout.split(), self._told(done).split()
+        answers, complete = done.stdout.split(), self._output(done).split()
         for answer in answers:
             if answer.isdigit() and answer not in (DONE, STOPPED):
                 return answer
         if DONE in answers:
-            return DONE if set(told) == {DONE} else ENDING
-        return next((answer for answer in ("none", "running", STOPPED) if answer in told), UNKNOWN)
+            return DONE if set(complete) == {DONE} else ENDING
+        return next((answer for answer in ("none", "running", STOPPED) if answer in complete), UNKNOWN)
 
-    def _told(self, done: subprocess.CompletedProcess[str]) -> str:
-        """What gcloud printed; nothing, and why, where it failed."""
+    def _output(self, done: subprocess.CompletedProcess[str]) -> str:
+        """The output of gcloud; "", after printing its error, if it failed."""
         if done.returncode:
             print(done.stderr.strip(), flush=True)
             return ""
         return done.stdout.strip()
 
     def answered(self, ask: Callable[[], str]) -> str:
-        """What `state` or `training` says, once gcloud knows.
+        """The result of `state` or `training`, retried while it is UNKNOWN.
 
         Raises:
-            UserError: where it does not for long, as without a valid login.
+            UserError: after TRIES, such as without a valid login.
         """
         for _ in range(TRIES):
             if (answer := ask()) != UNKNOWN or self.dry_run:
                 return answer
             time.sleep(self.pause)
-        raise UserError(f"{self.name}: gcloud gives no answer; what it said stands above")
+        raise UserError(f"{self.name}: gcloud does not answer; see its output above")
 
     def create(self) -> None:
         assert self.slices is not None
@@ -179,7 +181,7 @@ class TpuVms:
         self.must("create", self.name, *words, *nodes, *(["--spot"] if self.spot else []))
 
     def wait_until_active(self) -> bool:
-        """False where the TPUs were refused or taken away."""
+        """Waits for the TPUs; False if the request failed or they were preempted."""
         while (state := self.state()) != "ACTIVE" and not self.dry_run:
             if state in (*GONE, ABSENT):
                 return False
@@ -202,10 +204,10 @@ class TpuVms:
         self.must("delete", self.name, "--force", "--quiet")
 
     def run(self, start: str, restarts: int, keep: bool) -> int:
-        """Trains until it is done, or goes on watching what an earlier run started; returns the exit status.
+        """Trains until done, or resumes watching what an earlier run started; returns the exit status.
 
         Args:
-            start: what starts the training on a host, of start_command.
+            start: the command of start_command.
         """
         for left in range(restarts, -1, -1):
             status = self.attempt(start)
@@ -214,13 +216,13 @@ class TpuVms:
                 if not keep:
                     self.delete()
                 return int(status or 0)
-            print(f"{self.name}: the TPUs are gone; {left} more tries", flush=True)
+            print(f"{self.name}: the TPUs are gone; {left} tries left", flush=True)
             self.gcloud("delete", self.name, "--force", "--quiet")
             time.sleep(self.pause)
         raise UserError(f"{self.name}: the TPUs went away {restarts + 1} times; see --restarts")
 
     def attempt(self, start: str) -> str:
-        """The exit status of the training on one set of TPUs; "" where they went away before it ended."""
+        """The exit status of the training on one set of TPUs; "" if they were preempted before it ended."""
         state = self.answered(self.state)
         if state in GONE:
             return ""
@@ -236,11 +238,11 @@ class TpuVms:
             while self.state() not in (*GONE, ABSENT):
                 status = self.training()
                 ending = ending + 1 if status == ENDING else 0
-                if ending == TRIES:  # the steps are done, and what a host has left to do is no training
+                if ending == TRIES:  # the steps are done
                     return DONE
                 if status.isdigit() or self.dry_run:
                     return status if status.isdigit() else ""
-                if status == "none":  # a host was started anew, or one of them was told to end
+                if status == "none":  # a host was rebooted, or its process stopped
                     self.on_hosts(start)
                 time.sleep(self.pause)
         except UserError:
@@ -263,7 +265,7 @@ def main(argv: Sequence[str]) -> int:
         if action in ("run", "start"):
             add_training_arguments(sub)
         if action == "run":
-            sub.add_argument("--restarts", type=int, default=50, help="how often to ask for TPUs that were taken away")
+            sub.add_argument("--restarts", type=int, default=50, help="how often to request preempted TPUs again")
             sub.add_argument("--keep", action="store_true", help="do not delete the TPUs at the end")
     arguments, rest = parser.parse_known_args(argv)
     check_name(arguments.name)
@@ -284,7 +286,7 @@ def main(argv: Sequence[str]) -> int:
             try:
                 return vms.run(start, arguments.restarts, arguments.keep)
             except BaseException:
-                print(f"{vms.name}: may still be there, and cost money; run again to go on, or delete", flush=True)
+                print(f"{vms.name}: may still exist, and cost money; run again to resume, or delete", flush=True)
                 raise
         case "start":
             vms.on_hosts(start)
@@ -298,7 +300,7 @@ def main(argv: Sequence[str]) -> int:
         case "create":
             vms.create()
             if not vms.wait_until_active():
-                raise UserError(f"{vms.name}: the TPUs were refused; delete it and ask again")
+                raise UserError(f"{vms.name}: the request failed; delete it and try again")
         case "setup":
             vms.setup()
         case "delete":

@@ -1,4 +1,4 @@
-"""The training command that every launcher starts, checked before a machine costs anything."""
+"""The training command of the launchers, checked before any machine is created."""
 
 import argparse
 import re
@@ -14,20 +14,20 @@ from mmjax.parallel.mesh import mesh_sizes
 from mmjax.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-_MOUNTS = "/gcs"  # on every machine: buckets by their names
-# Of a Kubernetes name with room for what JobSet appends, and of a TPU node.
+_MOUNTS = "/gcs"  # mount point of buckets on every machine
+# Valid as a TPU node, and as a Kubernetes name with room for JobSet's suffixes.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong argument as a UserError."""
+    """An ArgumentParser that raises UserError."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to train; --config.FIELD=VALUE is taken from what the parser leaves over."""
+    """Adds --config and --workdir; overrides --config.FIELD=VALUE are left over by the parser."""
     parser.add_argument("--config", required=True, metavar="FILE[:ARGUMENTS]", help="a config in this checkout")
     parser.add_argument("--workdir", required=True, metavar="gs://BUCKET/DIR", help="where the run lives")
     parser.epilog = "--config.FIELD=VALUE overrides a field, as for mmjax train"
@@ -39,7 +39,7 @@ def add_slice_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for a name that TPU VMs or Kubernetes would refuse later."""
+    """Raises UserError for a name that is invalid for TPU VMs or Kubernetes."""
     if not _NAME.fullmatch(name):
         raise UserError(f"--name {name}: must be up to 40 of a-z, 0-9 and -, beginning with a letter, as in my-run")
 
@@ -48,35 +48,35 @@ def bucket_folder(workdir: str) -> tuple[str, str]:
     """BUCKET and DIR of gs://BUCKET/DIR.
 
     Raises:
-        UserError: where the workdir is no such folder.
+        UserError: for another workdir.
     """
     matched = re.fullmatch(r"gs://([a-z0-9][-._a-z0-9]+)/(.+?)/*", workdir)
     if not matched or {"", ".", ".."} & set(matched[2].split("/")):
-        raise UserError(f"--workdir {workdir}: machines come and go; name a place such as gs://BUCKET/DIR")
+        raise UserError(f"--workdir {workdir}: must be in a bucket, as machines are not kept: gs://BUCKET/DIR")
     return matched[1], matched[2]
 
 
 def mount_folder(bucket: str) -> str:
-    """Where a bucket is mounted on every machine."""
+    """The mount point of a bucket on every machine."""
     return f"{_MOUNTS}/{bucket}"
 
 
 def compiled_folder(bucket: str) -> str:
-    """Where compiled programs are kept: all machines read what the first of them writes, also those that come later."""
+    """The folder of the persistent compilation cache, shared by all machines."""
     return f"{mount_folder(bucket)}/mmjax-compiled"
 
 
 def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices: Slices) -> list[str]:
     """`mmjax train` with a config that resolves and fits the slices, in a workdir on the mounted bucket.
 
-    The checkpoints, which all hosts write, go past the mount, unless the config or an override says where they lie.
+    Checkpoints, which all hosts write, bypass the mount, unless the config or an override says where they are.
 
     Args:
         arguments: of add_training_arguments.
-        rest: what the parser left over: overrides `--config.FIELD=VALUE`.
+        rest: left over by the parser: overrides `--config.FIELD=VALUE`.
 
     Raises:
-        UserError: where the machines would stand there and find the mistake themselves.
+        UserError: for what would fail on the machines.
     """
     overrides = {}
     for word in rest:
@@ -88,7 +88,7 @@ def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices:
     try:
         inside = Path(path).resolve().relative_to(ROOT)
     except ValueError:
-        raise UserError(f"--config {path}: lies outside of {ROOT}, which is all the machines get") from None
+        raise UserError(f"--config {path}: is outside of {ROOT}, which is all that the machines get") from None
     bucket, folder = bucket_folder(arguments.workdir)
     config_dict = load_config(arguments.config, overrides)
     check_fits(config_dict, slices.devices, slices.count)
@@ -100,23 +100,24 @@ def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices:
 
 
 def check_fits(config: Config, devices: int, slices: int = 1, part: str = "") -> None:
-    """Raises UserError where the mesh or the batch of a config, or of one that it is built on, does not fit."""
+    """Raises UserError if the mesh or batch of a config, or of one that it is built on, does not fit the devices."""
     try:
-        ways = devices // mesh_sizes(config.mesh, devices, slices)["model"]
+        shards = devices // mesh_sizes(config.mesh, devices, slices)["model"]
     except UserError as error:
         raise UserError(f"{part}{error}") from None
-    if config.train.batch % ways:
+    if config.train.batch % shards:
         raise UserError(
-            f"{part}train.batch: {config.train.batch} does not split over {ways} devices; take a multiple of {ways}"
+            f"{part}train.batch: {config.train.batch} does not split over {shards} devices; take a multiple of {shards}"
         )
-    for name in ("tokenizer", "reference", "pretraining"):
-        built_on = getattr(config, name)
-        if built_on is not None and not (name != "pretraining" and getattr(config.tokens, name)):  # trained elsewhere
-            check_fits(built_on, devices, slices, f"{part}{name}.")
+    for name, component in config.components.items():
+        if component.config is not None and not component.path:  # else it is already trained
+            check_fits(component.config, devices, slices, f"{part}components.{name}.config.")
+    if config.pretraining is not None:
+        check_fits(config.pretraining, devices, slices, f"{part}pretraining.")
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Ends the process with main's exit status: 0 done, 2 the user's mistake in one line, 130 on Ctrl-C."""
+    """Exits with main's status: 0 done, 2 a one-line user error, 130 on Ctrl-C."""
     try:
         status = main(sys.argv[1:])
     except UserError as error:

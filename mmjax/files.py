@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and lines of JSON read as far as they are whole."""
+"""Files written atomically, and JSON Lines read as far as they are complete."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ from mmjax.types import UserError
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there as a whole or not at all; makes its folder.
+    """Writes a file atomically; makes its folder.
 
     Raises:
-        UserError: where it cannot be written; what was there before stays.
+        UserError: where it cannot be written; a previous file is kept.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,12 +28,12 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON; see write_file."""
+    """Writes a value as indented JSON, atomically."""
     write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Yields the objects of a JSON-lines file. A line that is no object, such as one half-written, is left out."""
+    """Yields the objects of a JSON Lines file. Lines that are not objects, such as a half-written one, are skipped."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:

@@ -1,4 +1,4 @@
-"""What every part of mmjax agrees on: the axis alphabet, what a batch holds, what an evaluator is.
+"""Common types: the axis alphabet, batches, model outputs and evaluators.
 
 One alphabet of axis letters serves annotations, einsum and comments everywhere:
 
@@ -64,28 +64,28 @@ class Feature:
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one line: what is wrong, where, and what would be right.
+    """A user-facing error. The message is one line: what is wrong, where, and what would be right.
 
     Attributes:
-        status: that the command exits with; launchers do not start it again after a 2.
+        status: exit status of the command; launchers do not retry after 2.
     """
 
     status = 2
 
 
 class TransientError(UserError):
-    """What is outside, and may be there again later, as it is: other processes, a network, a bucket."""
+    """An error of another process, a network or a bucket that may be gone on a retry."""
 
     status = 1
 
 
 @dataclass
 class InputStats:
-    """How the making of batches goes, beside the steps.
+    """Statistics of the input pipeline.
 
     Attributes:
-        seconds: spent so far on each operation.
-        ready: batches that waited for the step when it asked for its last one.
+        seconds: time spent so far in each operation.
+        ready: batches ready when the last one was taken.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -97,12 +97,13 @@ class InputStats:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images or clips to look at: rows of equally many, a prompt a column.
+    """Images or clips to look at, as rows of equally many; a prompt for each column.
 
     Attributes:
         prompts: n texts.
-        rows: what each row shows ("drawn", "original") and its images, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
-        frame_rate: of clips, frames a second.
+        rows: what each row shows ("generated", "original"), and its images, uint8 [n, y, x, 3], or clips [n, f, y, x,
+            3].
+        frame_rate: of clips, in frames a second.
     """
 
     prompts: list[str]
@@ -124,5 +125,5 @@ def stream(key: jax.Array, name: str) -> jax.Array:
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, its keys joined by slashes: `text/stack/block/mlp_in/kernel`."""
+    """The name of a leaf, with its keys joined by slashes: `text/stack/block/mlp_in/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,13 +1,14 @@
 """What holds for every test: eight simulated devices, strict ranks and types, shapes in annotations checked.
 
 Nearly all the time of the suite is compiling. So nothing is optimized that only costs time to compile, and what was
-compiled is kept for all processes of one run of the suite: those of pytest-xdist and the commands that tests start.
+compiled is kept for all processes, those of pytest-xdist and the commands that tests start, and for the next run.
 """
 
+import hashlib
 import os
 import signal
-import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,9 +22,6 @@ os.environ["MMJAX_TESTS_XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = os.environ["MMJAX_TESTS_XLA_FLAGS"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process; it removes the folder in the end
-    _compiled = tempfile.TemporaryDirectory(prefix="mmjax-compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 # One process may read what another is writing: it says so, and compiles.
 os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache"
 
@@ -40,6 +38,28 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 install_import_hook("mmjax", "beartype.beartype")
+
+from mmjax.cli import _processor  # programs are made of the instructions that a processor has
+
+COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjax-tests"
+MAX_COMPILED = 2 << 30  # bytes of it at the beginning of a run
+
+
+def remove_least_recently_used(folder: Path, size: int) -> None:
+    """Removes files until those left are at most so many bytes together."""
+    found = [(path.stat(), path) for path in folder.rglob("*") if path.is_file()]
+    for stat, path in sorted(found, key=lambda each: max(each[0].st_atime, each[0].st_mtime), reverse=True):
+        size -= stat.st_size
+        if size < 0:
+            path.unlink(missing_ok=True)
+
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process
+    remove_least_recently_used(COMPILED, MAX_COMPILED)
+    folder = COMPILED / f"{version('jaxlib')}-{hashlib.sha256(_processor().encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 # Whoever starts the suite in the background has Ctrl-C ignored, here and in every process that is started from here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -78,9 +78,9 @@ def _data() -> Iterator[tuple[str, str]]:
     tensorflow = next((f"{name} {version}" for name in TENSORFLOW if (version := _version(name))), None)
     yield "tensorflow", tensorflow or "not installed: no data.source=coco_tfds (pip install tensorflow)"
     datasets = _version("tensorflow-datasets")
-    yield "tfds", datasets or "not installed: no data.source=coco_tfds, coco_prepared (pip install tensorflow-datasets)"
+    yield "tfds", datasets or "not installed: no data.source=coco_tfds, coco_packed (pip install tensorflow-datasets)"
     records = _version("array_record")
-    yield "array_record", records or "not installed: no data.source=coco_prepared (pip install array_record)"
+    yield "array_record", records or "not installed: no data.source=coco_packed (pip install array_record)"
     free = shutil.disk_usage(Path.cwd()).free
     yield "free disk", f"{free / 1e9:,.1f} GB in {Path.cwd()}"
 

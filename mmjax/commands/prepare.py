@@ -16,7 +16,7 @@ from mmjax.types import UserError
 HELP = (
     "check a config's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
     "and encode the data set with it (mmjax train does by itself what was not done). With --to: write the data set "
-    "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_prepared "
+    "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_packed "
     "--config.data.root=DIR or by TFDS. Either goes on where it was interrupted, and repairs what is damaged."
 )
 
@@ -62,11 +62,12 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
             "enlarge images again"
         )
-    index = data.write_prepared(arguments.to, data.open_raw(config.data), **options)
+    raw = data.open_raw(config.data)
+    cache = data.write_packed(arguments.to, raw, **options)
     counts = ", ".join(
-        f"{name} {split.examples:,} kept, {len(split.rejected):,} rejected" for name, split in index.splits.items()
+        f"{name} {data.num_examples(cache, name):,} kept, {len(data.rejected(cache, name)):,} rejected" for name in raw
     )
-    print(f"{arguments.to}: {counts}; train with --config.data.source=coco_prepared --config.data.root={arguments.to}")
+    print(f"{arguments.to}: {counts}; train with --config.data.source=coco_packed --config.data.root={arguments.to}")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from mmjax.commands.index import Index, Stamp, address, nearest, read_index, update, write_index
+from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
 from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
 from mmjax.commands.loading import load_able
 from mmjax.export import DualEncoder
@@ -22,7 +22,7 @@ from mmjax.types import UserError
 
 HELP = "find the images of a folder that go with a text or with images, or the texts that go with an image"
 COLUMNS = 8
-INDEX = "mmjax-index.safetensors"
+INDEX = "mmjax-index"
 Embedded = Iterator[tuple[list[str], Float32[np.ndarray, "m e"]]]
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         type=Path,
-        metavar="FILE",
+        metavar="DIR",
         help=f"where the embeddings are kept (default: .{INDEX} in the folder, .FILE.txt.{INDEX} beside a text file)",
     )
     parser.add_argument("--rebuild", action="store_true", help="embed all anew, as after the model has changed")
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     kept = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
     index = _indexed(model, source, texts, kept, arguments.rebuild)
-    places, cosines = nearest(index, kept, query, arguments.top)
+    places, cosines = nearest(index, query, arguments.top)
     found = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
     for name, cosine in zip(found, cosines.tolist(), strict=True):
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
@@ -132,9 +132,7 @@ def _query(
 
 
 def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Path, rebuild: bool) -> Index:
-    """The index of all that is there now, kept in a file."""
-    bound = address(model, "images" if texts is None else "texts")
-    old = None if rebuild else read_index(kept, bound)
+    """The index of all that is there now, kept in a folder."""
     if texts is None:
         files = files_in(source, model.config)
         wanted = {file.relative_to(source).as_posix(): stamp for file in files if (stamp := _stamp(file))}
@@ -145,7 +143,7 @@ def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Pa
         with progress_bar(None, "embedding", len(names), unit="image" if texts is None else "text") as bar:
             yield from _of_images(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
 
-    index = update(old, wanted, embed, lambda index: write_index(kept, index, bound))
+    index = update(kept, index_cache_key(model, "images" if texts is None else "texts"), wanted, embed, rebuild)
     if index is None:
         raise UserError(f"--index {source}: none of its {len(wanted):,} files can be read")
     return index

@@ -6,13 +6,14 @@ The only place for TensorFlow, which is imported where a bucket is read and not 
 from mmjax.data.clip import read_clip
 from mmjax.data.image import read_image, read_mask
 from mmjax.data.mixture import mix
+from mmjax.data.packed import num_examples, rejected
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.sound import read_sound
 from mmjax.data.source import Source, SourceSpec, open_raw, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
-from mmjax.data.text_features import cached_text_features, text_address
-from mmjax.data.tokens import open_tokens, token_address
-from mmjax.data.write_packed import SHARD_SIZE, write_prepared
+from mmjax.data.text_features import cached_text_features, text_cache_key
+from mmjax.data.tokens import open_tokens, token_cache_key
+from mmjax.data.write_packed import SHARD_SIZE, write_packed
 from mmjax.data.write_tokens import write_tokens
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "evaluation_size",
     "load_tokenizer",
     "mix",
+    "num_examples",
     "open_raw",
     "open_source",
     "open_tokens",
@@ -32,10 +34,11 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_sound",
-    "text_address",
-    "token_address",
+    "rejected",
+    "text_cache_key",
+    "token_cache_key",
     "train_tokenizer",
     "training_batches",
-    "write_prepared",
+    "write_packed",
     "write_tokens",
 ]

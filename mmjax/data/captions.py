@@ -1,19 +1,15 @@
-"""The captions of a data set in a few flat arrays, in memory or mapped from a file: 60 bytes a caption, not 200."""
+"""The captions of a data set as a few flat arrays, in memory or memory-mapped: 60 bytes a caption rather than 200."""
 
-import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from safetensors import numpy as safetensors
 
-from mmjax.files import write_file
-
-AT_ONCE = 4096  # examples
+CHUNK = 4096  # examples decoded at a time
 
 
 @dataclass(frozen=True)
@@ -21,9 +17,9 @@ class Captions:
     """All captions, without the images.
 
     Attributes:
-        keys: names each example, in the order of the data set.
+        keys: of each example, in the order of the data set.
         ends: the captions of example i are those from ends[i] to ends[i + 1].
-        text_ends: caption j takes the bytes from text_ends[j] to text_ends[j + 1].
+        text_ends: caption j is the bytes from text_ends[j] to text_ends[j + 1].
         text: UTF-8.
     """
 
@@ -41,8 +37,8 @@ class Captions:
 
     def __iter__(self) -> Iterator[str]:
         """Every caption, example by example."""
-        for start in range(0, len(self), AT_ONCE):
-            yield from self._texts(int(self.ends[start]), int(self.ends[min(start + AT_ONCE, len(self))]))
+        for start in range(0, len(self), CHUNK):
+            yield from self._texts(int(self.ends[start]), int(self.ends[min(start + CHUNK, len(self))]))
 
     def _texts(self, first: int, last: int) -> Iterator[str]:
         bounds = self.text_ends[first : last + 1].tolist()
@@ -62,32 +58,16 @@ def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
             lengths.append(len(content))
             text += content
     ends, text_ends = (np.cumsum(np.array(values, np.int64)) for values in (counts, lengths))
-    return Captions(np.array(keys, np.int64), ends, text_ends, np.frombuffer(bytes(text), np.uint8))
+    return Captions(np.array(keys, np.int64), ends, text_ends, np.frombuffer(text, np.uint8))
 
 
 def utf8(text: str) -> bytes:
-    """A text as UTF-8; halves of characters, which JSON can name and UTF-8 cannot, become question marks."""
+    """A text as UTF-8; lone surrogates, which JSON can hold and UTF-8 cannot, become question marks."""
     return text.encode("utf-8", "replace")
 
 
-def write_captions(path: Path, captions: Captions, told: Mapping[str, str]) -> str:
-    """Writes a safetensors file with `told` in its header; returns its SHA-256.
-
-    Raises:
-        UserError: where it cannot be written.
-    """
-    names = ("keys", "ends", "text_ends", "text")
-    content = safetensors.save({name: np.asarray(getattr(captions, name)) for name in names}, dict(told))
-    write_file(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def map_captions(path: Path) -> tuple[Captions, dict[str, str]]:
-    """Captions that stay in their file, read where they are used, and what its header tells.
-
-    Raises:
-        OSError, ValueError, KeyError: where the file is none of write_captions.
-    """
+def map_captions(path: Path) -> Captions:
+    """Captions whose arrays stay in a safetensors file, read where they are used."""
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
@@ -97,4 +77,4 @@ def map_captions(path: Path) -> tuple[Captions, dict[str, str]]:
         return np.asarray(content[start + begin : start + end]).view(dtype)
 
     keys, ends, text_ends = (array(name, np.int64) for name in ("keys", "ends", "text_ends"))
-    return Captions(keys, ends, text_ends, array("text", np.uint8)), header.get("__metadata__", {})
+    return Captions(keys, ends, text_ends, array("text", np.uint8))

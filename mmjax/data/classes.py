@@ -1,4 +1,4 @@
-"""A folder of images by class: ROOT/SPLIT/CLASS/ holds the images of one."""
+"""A folder of images by class: ROOT/SPLIT/CLASS/ holds the images of a class."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
     The classes are those of the training split, sorted by name.
 
     Raises:
-        UserError: where a folder is missing, holds no class, or has one that the training split has not.
+        UserError: where a folder is missing, holds no class, or has one that the training split lacks.
     """
     root = Path(config.root)
     folder, classes = root / config.split(training), _classes(root / config.train_split)
@@ -35,9 +35,7 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
     names, labels, other = [], [], 0
     for name in _classes(folder):
         if name not in numbers:
-            raise UserError(
-                f"{folder / name}: is no class of the training images, which are in {root / config.train_split}"
-            )
+            raise UserError(f"{folder / name}: not a class of the training images in {root / config.train_split}")
         files = _files(folder / name)
         images = [file for file in files if file.lower().endswith(SUFFIXES)]
         names += [f"{name}/{file}" for file in images]
@@ -46,7 +44,7 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
         if not images:
             logger.warning("%s: holds no image (%s)", folder / name, ", ".join(SUFFIXES))
     if other:
-        logger.warning("%s: %s files are no images and left out", folder, f"{other:,}")
+        logger.warning("%s: %s files are not images and left out", folder, f"{other:,}")
     if not names:
         raise UserError(f"{folder}: its classes hold no images ({', '.join(SUFFIXES)})")
     label = np.array(labels, np.int64)

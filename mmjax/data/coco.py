@@ -1,4 +1,4 @@
-"""A COCO folder in the official layout, used as it is."""
+"""A COCO folder in its official layout."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from mmjax.config import DataConfig
 from mmjax.data.annotations import read_annotations
 from mmjax.data.captions import Captions, pack
 from mmjax.data.random_access import indexed_source
-from mmjax.data.raw import Original, Originals, Rejected
+from mmjax.data.raw import RawImage, RawSplit, Rejected
 from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}
-EXPECTED = "data.root must hold train2017/ and annotations/captions_train2017.json, or another split of COCO alike"
+EXPECTED = "data.root must hold train2017/ and annotations/captions_train2017.json, or those of another split"
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
     (of 2017, else 2014), or has a name of its own such as "val2017".
 
     Raises:
-        UserError: where something is missing, the JSON is broken or of another kind, or no image is left.
+        UserError: where something is missing, the JSON is broken or of another layout, or no image is left.
     """
     found = find_coco(config.root, config.split(training))
 
@@ -43,15 +43,15 @@ def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The images of a split that are there and have captions, in order of their id.
+class CocoSplit:
+    """The images of a split that have a file and captions, in order of their id.
 
     Attributes:
         folder: of the images.
-        names: the file of each image, by its id; also of those left out.
-        captions: of the images that are there.
-        caption_ids: of each caption.
-        left_out: the other images by their id, and why.
+        names: file name of each image, by its id; also of those left out.
+        captions: of the images that are kept.
+        caption_ids: id of each caption.
+        left_out: why the other images are left out, by their id.
     """
 
     folder: Path
@@ -61,30 +61,32 @@ class Found:
     left_out: dict[int, str]
 
 
-def find_coco(root: str, split: str) -> Found:
-    """What open_coco opens; see there."""
-    folder, path = _find(Path(root), split)
+def find_coco(root: str, split: str) -> CocoSplit:
+    """The split that open_coco opens; see there."""
+    folder, path = _find_files(Path(root), split)
     annotations = read_annotations(path)
     names = annotations.names
-    present = set(os.listdir(folder))  # once: a question per image would take minutes on a network disk
+    present = set(os.listdir(folder))  # once: asking for each image would take minutes on a network disk
     with_captions = sorted(annotations.captions.keys() & names.keys())
     kept = [key for key in with_captions if names[key] in present]
-    absent = [key for key in with_captions if names[key] not in present]
-    silent = sorted(names.keys() - annotations.captions.keys())
-    if absent:
-        logger.warning("%s: %d images are absent and left out, the first is %s", folder, len(absent), names[absent[0]])
-    if silent:
-        logger.warning("%s: %d images have no caption and are left out", path, len(silent))
+    missing = [key for key in with_captions if names[key] not in present]
+    uncaptioned = sorted(names.keys() - annotations.captions.keys())
+    if missing:
+        logger.warning(
+            "%s: %d images are missing and left out, the first is %s", folder, len(missing), names[missing[0]]
+        )
+    if uncaptioned:
+        logger.warning("%s: %d images have no caption and are left out", path, len(uncaptioned))
     if not kept:
-        raise UserError(f"{folder}: holds none of the {len(absent)} images with captions in {path}")
+        raise UserError(f"{folder}: holds none of the {len(missing)} images with captions in {path}")
     rows = [annotations.captions[key] for key in kept]
     captions = pack((key, [text for _, text in row]) for key, row in zip(kept, rows, strict=True))
     ids = np.array([number for row in rows for number, _ in row], np.int64)
-    left_out = dict.fromkeys(absent, "no such file") | dict.fromkeys(silent, "has no caption")
-    return Found(folder, names, captions, ids, left_out)
+    left_out = dict.fromkeys(missing, "no such file") | dict.fromkeys(uncaptioned, "has no caption")
+    return CocoSplit(folder, names, captions, ids, left_out)
 
 
-def coco_originals(root: str, split: str) -> Originals:
+def raw_coco(root: str, split: str) -> RawSplit:
     """The files of the images that open_coco opens; see there."""
     found = find_coco(root, split)
     captions = found.captions
@@ -93,22 +95,22 @@ def coco_originals(root: str, split: str) -> Originals:
     for values in (captions.keys, captions.ends, captions.text_ends, captions.text, found.caption_ids):
         digest.update(values.data)
 
-    def read(start: int, stop: int) -> Iterator[Original]:
+    def read(start: int, stop: int) -> Iterator[RawImage]:
         for index in range(start, stop):
             name = found.names[keys[index]]
             numbers = found.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
             texts = list(zip(numbers, captions[index], strict=True))
-            yield Original(keys[index], name, texts, (found.folder / name).read_bytes)
+            yield RawImage(keys[index], name, texts, (found.folder / name).read_bytes)
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((key, captions[index]) for index, key in enumerate(keys))
 
     left_out = [Rejected(key, found.names[key], problem) for key, problem in found.left_out.items()]
-    return Originals(len(keys), read, all_captions, left_out, {"source": "coco_folder", "sha256": digest.hexdigest()})
+    return RawSplit(len(keys), read, all_captions, left_out, {"source": "coco_folder", "sha256": digest.hexdigest()})
 
 
-def _find(root: Path, split: str) -> tuple[Path, Path]:
-    """The folder of images and the file of captions."""
+def _find_files(root: Path, split: str) -> tuple[Path, Path]:
+    """The folder of images and the captions file."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; {EXPECTED}")
     names = SPLITS.get(split, (split,))
@@ -122,4 +124,4 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
     raise UserError(f"{' or '.join(str(images) for images, _ in pairs)}: no such folder; {EXPECTED}")
 
 
-SOURCE = SourceSpec(captioned_images, open_coco, raw=coco_originals)
+SOURCE = SourceSpec(captioned_images, open_coco, raw=raw_coco)

@@ -72,7 +72,7 @@ def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "y x"]:
         UserError: as load_image.
     """
     return np.asarray(
-        load_image(name, 1 << 30, content, lambda image: image if image.mode == "P" else image.convert("L"))
+        load_image(name, 1 << 30, content, lambda image: image.copy() if image.mode == "P" else image.convert("L"))
     )
 
 

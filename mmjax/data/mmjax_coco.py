@@ -1,7 +1,7 @@
-"""Makes `tfds.load("mmjax_coco", data_dir=DIR)` open what `mmjax prepare --to=DIR` wrote: import this module before.
+"""TFDS builder of the data set that `mmjax prepare --to=DIR` writes: import it before `tfds.load("mmjax_coco", ...)`.
 
-Without it `tfds.data_source("mmjax_coco", data_dir=DIR)` and `tfds.builder_from_directory` work as well, but TFDS alone
-makes no tf.data.Dataset from ArrayRecord.
+`tfds.data_source("mmjax_coco", data_dir=DIR)` and `tfds.builder_from_directory` work without it; but TFDS makes no
+tf.data.Dataset from ArrayRecord.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def _builder() -> Any:
         def download_and_prepare(self, **_: Any) -> None:
             if not self.data_path.exists():
                 raise tfds.core.DatasetNotFoundError(
-                    f"{self.data_path}: no prepared data set; make one with mmjax prepare --config=CONFIG --to=DIR"
+                    f"{self.data_path}: no packed data set; make one with mmjax prepare --config=CONFIG --to=DIR"
                 )
 
         def _download_and_prepare(self, **_: Any) -> None:
@@ -35,7 +35,7 @@ def _builder() -> Any:
         def _as_dataset(
             self, split: Any, decoders: Any = None, read_config: Any = None, shuffle_files: bool = False
         ) -> Any:
-            """Examples in the order of the data set, or with shuffle_files in any order, another each time."""
+            """Examples in the order of the data set; with shuffle_files in a random order."""
             tf = tensorflow()
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 

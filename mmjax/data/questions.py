@@ -1,4 +1,4 @@
-"""Files of questions about COCO's images: VQAv2's two, and A-OKVQA's one."""
+"""Questions about COCO's images: the files of VQAv2 and of A-OKVQA."""
 
 import logging
 from collections import Counter
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Questions:
-    """All questions of a file that have a text and an answer.
+    """The questions of a file that have a text and an answer.
 
     Attributes:
-        packed: of each question a row of texts, its id, itself and its answers; the key is the image's id.
-        left_out: how many others there are, by what is wrong with them.
+        packed: texts of each question: its id, the question, its answers; the key is the image's id.
+        left_out: how many others there are, by what they lack.
     """
 
     packed: Captions
@@ -54,7 +54,7 @@ def read_questions(path: Path) -> Questions:
     A-OKVQA's, the answers are the direct ones, and where there are none the correct choice.
 
     Raises:
-        UserError: for a file that is missing, no UTF-8, no JSON, cut off or of another kind, or without any answer.
+        UserError: for a file that is missing, not UTF-8, not JSON, cut off or of another layout, or has no answer.
     """
     left_out: Counter[str] = Counter()
     try:
@@ -66,45 +66,43 @@ def read_questions(path: Path) -> Questions:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{path}: not a file of questions ({type(error).__name__}: {error}); {EXPECTED}") from error
     if not len(packed):
-        told = "".join(f", {count:,} {what}" for what, count in left_out.items())
-        raise UserError(f"{path}: has no question with an answer{told}")
+        counts = "".join(f", {count:,} {what}" for what, count in left_out.items())
+        raise UserError(f"{path}: has no question with an answer{counts}")
     return Questions(packed, dict(left_out))
 
 
 def normalized(answer: str) -> str:
-    """In small letters, with one space between words: answers alike are one class."""
+    """In lower case, with one space between words."""
     return " ".join(answer.lower().split())
 
 
 def most_frequent(answers: list[str]) -> str:
-    """Of answers that are there equally often, the first; of none an empty one."""
+    """The most frequent answer, the first of several; "" without answers."""
     return Counter(answers).most_common(1)[0][0] if answers else ""
 
 
-def to_classify(answers: list[str]) -> str:
-    """The answer that makes a question's class."""
+def class_answer(answers: list[str]) -> str:
+    """The answer that is a question's class."""
     return most_frequent([normalized(answer) for answer in answers])
 
 
 def frequent_answers(questions: Questions, count: int) -> tuple[str, ...]:
-    """The answers, one of each question, that most questions have, the most frequent first, and then by letters."""
-    counted = Counter(to_classify(questions[index][2]) for index in range(len(questions)))
+    """The class answers that most questions have, by frequency and then by alphabet."""
+    counted = Counter(class_answer(questions[index][2]) for index in range(len(questions)))
     return tuple(sorted(counted, key=lambda answer: (-counted[answer], answer))[:count])
 
 
 def _rows(path: Path, left_out: Counter[str]) -> Iterator[tuple[int, list[str]]]:
-    """The rows of Questions.packed."""
-    given, places = None, {}
+    """Rows of Questions.packed; counts the questions left out."""
     name = "" if is_list(path) else "questions"
-    if name:
-        given = _answers(path)
-        places = {key: place for place, key in enumerate(given.keys.tolist())}
+    vqa = _read_answers(path) if name else None  # VQAv2
+    index = {key: place for place, key in enumerate(vqa.keys.tolist())} if vqa else {}
     for item in read_items(path, name):
         question, answers = item["question"], []
-        if given is None:
-            answers = _of_choices(item)
-        elif (place := places.get(int(item["question_id"]))) is not None:
-            answers = given[place]
+        if vqa is None:
+            answers = _aokvqa_answers(item)
+        elif (place := index.get(int(item["question_id"]))) is not None:
+            answers = vqa[place]
         answers = [answer for answer in answers if answer.strip()]
         if not isinstance(question, str) or not question.strip():
             left_out["without a text"] += 1
@@ -114,17 +112,17 @@ def _rows(path: Path, left_out: Counter[str]) -> Iterator[tuple[int, list[str]]]
             yield int(item["image_id"]), [str(item["question_id"]), question.strip(), *answers]
 
 
-def _of_choices(item: dict[str, Any]) -> list[str]:
-    """The answers of a question of A-OKVQA's; its test questions have none."""
+def _aokvqa_answers(item: dict[str, Any]) -> list[str]:
+    """The answers of a question of A-OKVQA; its test questions have none."""
     direct, correct = item.get("direct_answers"), item.get("correct_choice_idx")
     if direct:
         return [str(answer) for answer in direct]
     return [] if correct is None else [str(item["choices"][correct])]
 
 
-def _answers(path: Path) -> Captions:
-    """The answers of VQAv2's annotations, by the question's id."""
-    other = annotations_of(path)
+def _read_answers(path: Path) -> Captions:
+    """VQAv2's answers; the keys are the questions' ids."""
+    other = annotations_path(path)
 
     def row(item: dict[str, Any]) -> tuple[int, list[str]]:
         return int(item["question_id"]), [str(answer["answer"]) for answer in item["answers"]]
@@ -142,7 +140,7 @@ def _answers(path: Path) -> Captions:
         ) from error
 
 
-def annotations_of(questions: Path) -> Path:
-    """Where VQAv2 has the answers of a file of questions."""
+def annotations_path(questions: Path) -> Path:
+    """VQAv2's file of answers beside a file of questions."""
     name = questions.name.replace("OpenEnded_", "").replace("questions", "annotations")
     return questions.with_name(name if name != questions.name else f"{questions.stem}_annotations{questions.suffix}")

@@ -6,7 +6,7 @@ from mmjax.data.source import SourceSpec
 SOURCES: dict[str, SourceSpec] = {
     "scenes": scenes.SOURCE,
     "coco_folder": coco.SOURCE,
-    "coco_prepared": packed.SOURCE,
+    "coco_packed": packed.SOURCE,
     "coco_tfds": tfds.SOURCE,
     "clips_folder": clips.SOURCE,
     "vqa": vqa.SOURCE,

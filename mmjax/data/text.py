@@ -14,7 +14,7 @@ from mmjax.types import BEGIN, END, MASK, PADDING, UNKNOWN, UserError
 MASK_PIECE = "<mask>"
 SPACE = "\u2581"  # what a piece that begins a word starts with
 MAX_CAPTIONS = 200_000  # the first so many train the vocabulary: more change it little and take long
-LONGEST_CAPTION = 2_000  # characters of a caption that train the vocabulary
+MAX_CAPTION_LENGTH = 2_000  # characters of a caption that train the vocabulary
 
 
 class Tokenizer:
@@ -95,7 +95,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
     Raises:
         UserError: where there is no text at all, or the vocabulary is too small for the captions' letters.
     """
-    texts = (_plain(caption)[:LONGEST_CAPTION] for caption in itertools.islice(captions, MAX_CAPTIONS))
+    texts = (_plain(caption)[:MAX_CAPTION_LENGTH] for caption in itertools.islice(captions, MAX_CAPTIONS))
     written = (text for text in texts if text.strip())
     first = next(written, None)
     if first is None:
@@ -115,7 +115,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
             bos_id=BEGIN,
             eos_id=END,
             user_defined_symbols=[MASK_PIECE],
-            max_sentence_length=4 * LONGEST_CAPTION,
+            max_sentence_length=4 * MAX_CAPTION_LENGTH,
             num_threads=2,  # fixed: the order of floating-point sums depends on it
             minloglevel=3,
         )

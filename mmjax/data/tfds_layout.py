@@ -69,7 +69,8 @@ def make_info(builder: Any) -> Any:
 
 
 @functools.cache
-def _protos() -> tuple[ModuleType, ModuleType]:
+def protos() -> tuple[ModuleType, ModuleType]:
+    """TFDS's modules of tf.train.Example. To be imported before there are threads, whose imports TFDS would disturb."""
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
     return tf_example_pb2, tf_feature_pb2
@@ -82,7 +83,7 @@ def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]
         image: the encoded image.
         captions: each with its id.
     """
-    example, feature = _protos()
+    example, feature = protos()
 
     def of_bytes(*values: bytes) -> Any:
         return feature.Feature(bytes_list=feature.BytesList(value=values))
@@ -110,7 +111,7 @@ def read_record(content: bytes) -> dict[str, list[Any]]:
     from google.protobuf.message import DecodeError
 
     try:
-        features = _protos()[0].Example.FromString(content).features.feature
+        features = protos()[0].Example.FromString(content).features.feature
     except DecodeError as error:
         raise ValueError("not a serialized tf.train.Example") from error
     kinds = {name: feature.WhichOneof("kind") for name, feature in features.items()}

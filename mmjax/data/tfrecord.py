@@ -1,4 +1,4 @@
-"""TFRecord files, on a disk or in a bucket, from any record on, by tf.data; and TensorFlow itself."""
+"""Reading TFRecord files, on a disk or in a bucket, by tf.data."""
 
 import contextlib
 import functools
@@ -11,26 +11,24 @@ from typing import Any
 
 from mmjax.types import UserError
 
-AHEAD = 8  # records read ahead of each file
+AHEAD = 8  # records of a stream read at a time
 
 
 @functools.cache
 def tensorflow() -> ModuleType:
-    """TensorFlow, kept away from the accelerators, which are JAX's."""
+    """TensorFlow, without access to the accelerators, which are JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "0"
-    )  # TensorFlow tells on stderr where it is on; nothing here uses it
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not used here, and TensorFlow logs where it is on
     import tensorflow
 
     for kind in ("GPU", "TPU"):
-        with contextlib.suppress(RuntimeError, ValueError):  # in use already, by whoever imported TensorFlow before
+        with contextlib.suppress(RuntimeError, ValueError):  # in use already, by whatever imported TensorFlow before
             tensorflow.config.set_visible_devices([], kind)
     return tensorflow
 
 
 def read_records(name: str, path: str, skip: int, take: int) -> Iterator[bytes]:
-    """So many records of a file from the one of number `skip` on, by tf.data, each compared with its checksum.
+    """`take` records of a file after the first `skip`, each compared with its checksum.
 
     Args:
         name: of the source, for messages.
@@ -54,21 +52,21 @@ def read_records(name: str, path: str, skip: int, take: int) -> Iterator[bytes]:
 
 
 def _where(number: int, skip: int) -> str:
-    """What is passed over is not counted on the way."""
+    """Where reading ended; skipped records are not counted on the way."""
     return f"in record {number:,}" if number > skip else f"in record {number:,} or before"
 
 
 def read_ahead(pool: ThreadPoolExecutor, records: Iterator[Any]) -> Iterator[Any]:
-    """The same, some of them read by the pool while others are used; the first from now on."""
+    """Iterates over the records, AHEAD at a time in the pool; the first ones are read at once."""
 
-    def more() -> list[Any]:
+    def read() -> list[Any]:
         return list(itertools.islice(records, AHEAD))
 
-    def waited_for() -> Iterator[Any]:
+    def results() -> Iterator[Any]:
         chunk = first
-        while some := chunk.result():
-            chunk = pool.submit(more)
-            yield from some
+        while found := chunk.result():
+            chunk = pool.submit(read)
+            yield from found
 
-    first = pool.submit(more)
-    return waited_for()
+    first = pool.submit(read)
+    return results()

@@ -11,7 +11,7 @@ import numpy as np
 from mmjax.config import DataConfig
 from mmjax.config.schema import require
 from mmjax.data.coco import SPLITS
-from mmjax.data.questions import Questions, frequent_answers, read_questions, to_classify
+from mmjax.data.questions import Questions, class_answer, frequent_answers, read_questions
 from mmjax.data.random_access import labels_of, read_examples
 from mmjax.data.source import TEXT, Examples, Source, SourceSpec, image_feature
 from mmjax.types import Feature, UserError
@@ -40,31 +40,29 @@ def open_vqa(config: DataConfig, training: bool, seed: int) -> Source:
     """Questions with their answers and images, in the order of the file; one example is one question.
 
     The images lie in ROOT/SPLIT/, their names ending with COCO's id. With config.num_answer_classes above 0 a question
-    has a label: which of the most frequent training answers its own most frequent one is, -1 where it is none of them.
+    has a label: the index of its most frequent answer among the most frequent training answers, -1 for other answers.
 
     Raises:
-        UserError: where something is missing, a file is broken or of another kind, or no image is there.
+        UserError: where something is missing, a file is broken or of another layout, or no image is found.
     """
     path = Path(config.root) / (config.questions if training else config.evaluation_questions)
     files = _images(Path(config.root), config.split(training))
     questions = read_questions(path)
     images = questions.images.tolist()
     chosen = np.array([index for index, image in enumerate(images) if image in files], np.int64)
-    _tell(path, questions, len(images) - len(chosen))
+    _log_left_out(path, questions, len(images) - len(chosen))
     if not len(chosen):
         raise UserError(f"{files.folder}: holds none of the images of the {len(images):,} questions in {path}")
-    of_training = (
-        questions if training or not config.num_answer_classes else read_questions(Path(config.root) / config.questions)
-    )
-    classes = frequent_answers(of_training, config.num_answer_classes) if config.num_answer_classes else ()
+    classes: tuple[str, ...] = ()
     labels = np.zeros(0, np.int64)
     if config.num_answer_classes:
-        labels = labels_of([to_classify(questions[index][2]) for index in chosen.tolist()], classes)
-        share = np.mean(labels < 0)
-        if share:
+        of_training = questions if training else read_questions(Path(config.root) / config.questions)
+        classes = frequent_answers(of_training, config.num_answer_classes)
+        labels = labels_of([class_answer(questions[index][2]) for index in chosen.tolist()], classes)
+        if (unlabeled := np.mean(labels < 0)) > 0:
             logger.warning(
-                "%s: %.1f%% of the questions have an answer that is none of the %s most frequent of training, and no "
-                "label", path, 100 * share, f"{len(classes):,}"
+                "%s: %.1f%% of the questions have no label: their answers are not among the %s most frequent of "
+                "training", path, 100 * unlabeled, f"{len(classes):,}"
             )  # fmt: skip
 
     def load(index: int) -> Examples:
@@ -93,10 +91,10 @@ SOURCE = SourceSpec(features, open_vqa, check, settings=("questions", "evaluatio
 
 
 class _Images(dict[int, str]):
-    """The files of a folder by the id of the image."""
+    """File names of a folder, by the image's id."""
 
     def __init__(self, folder: Path) -> None:
-        found = ((FILE.fullmatch(name), name) for name in sorted(os.listdir(folder)))  # a question each would take long
+        found = ((FILE.fullmatch(name), name) for name in sorted(os.listdir(folder)))  # asking for each would take long
         super().__init__({int(match[1]): name for match, name in found if match})
         self.folder = folder
 
@@ -115,8 +113,8 @@ def _images(root: Path, split: str) -> _Images:
     )
 
 
-def _tell(path: Path, questions: Questions, absent: int) -> None:
-    counts = {**questions.left_out, **({"whose image is absent": absent} if absent else {})}
+def _log_left_out(path: Path, questions: Questions, missing: int) -> None:
+    counts = {**questions.left_out, **({"whose image is missing": missing} if missing else {})}
     if counts:
-        told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-        logger.warning("%s: questions are left out: %s", path, told)
+        listed = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+        logger.warning("%s: questions are left out: %s", path, listed)

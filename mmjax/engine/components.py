@@ -13,8 +13,8 @@ import numpy as np
 
 from mmjax import data, models, registry
 from mmjax.config import ComponentConfig, Config, differences, resolve, to_dict
-from mmjax.data.tokens import INDEX, Split, read_index
-from mmjax.data.tokens import fingerprint as params_digest
+from mmjax.data.shard_cache import is_complete, params_digest, read_cache
+from mmjax.data.tokens import KIND, Split
 from mmjax.engine import setup, text_features
 from mmjax.export import frozen_text, load, write_model_folder
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
@@ -160,7 +160,7 @@ def codes(
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
     folder = Path(config.tokens.cache or workdir / "tokens") / split
-    if config.data.source != "mixture":
+    if not config.data.mixture:
         return _codes(config, folder, split, params, repair)
     parts = {
         name: _codes(dataclasses.replace(config, data=part), folder / name, split, params, repair)
@@ -173,20 +173,18 @@ def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params
     tokenizer = config.component(TOKENIZER)
     assert tokenizer is not None
     ours, theirs = jax.device_get((params[TOKENIZER], params.get(REFERENCE)))
-    address = data.token_address(ours, tokenizer, config, split, theirs)
-    folder = Path(processes.run_on_primary(lambda: str(_cache(root, address))))
+    key = data.token_cache_key(ours, tokenizer, config, split, theirs)
+    folder = Path(processes.run_on_primary(lambda: str(_cache(root, key))))
 
     def encode() -> None:
-        if repair or not (folder / INDEX).exists():
-            _encode(config, folder, address, split, params)
+        if not is_complete(folder, KIND, verify=repair):
+            _encode(config, folder, key, split, params)
 
     processes.run_on_primary(encode)
-    return data.open_tokens(folder, address)
+    return data.open_tokens(folder, key)
 
 
-def _encode(
-    config: Config, folder: Path, address: Mapping[str, Any], split: Split, params: Mapping[str, Params]
-) -> None:
+def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, params: Mapping[str, Params]) -> None:
     """Writes the cached tokens of a split, on this process's devices."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = setup.local_placement(config)
@@ -211,17 +209,18 @@ def _encode(
         found: dict[str, np.ndarray] = jax.device_get(compiled(placed, batch))
         return found
 
-    data.write_tokens(folder, address, source, config, split, encoded, batch=config.evaluate.batch, fields=fields)
+    data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch, fields=fields)
 
 
-def _cache(folder: Path, address: Mapping[str, Any]) -> Path:
+def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
     """Where the codes of a split lie: evaluation examples chosen otherwise than at first have a folder of their own."""
-    if not (folder / INDEX).exists():
+    cache = read_cache(folder, KIND)
+    if cache is None or not cache.complete:
         return folder
-    changed = {name: now for name, _, now in differences(read_index(folder / INDEX).address, address)}
+    changed = {name: now for name, _, now in differences(cache.key, key)}
     if not changed or not all(name.startswith("data.evaluation_") for name in changed):
         return folder
-    chosen = (str(address["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
+    chosen = (str(key["data"].get(name, "")) for name in ("evaluation_split", "evaluation_examples"))
     return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
 
 

@@ -1,5 +1,6 @@
 """Configs with a frozen text encoder: it is taken from a trained model, and every caption is encoded once."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmjax import data, registry
 from mmjax.config import Config, to_dict
 from mmjax.engine import setup
 from mmjax.export import frozen_text, load
+from mmjax.models import text_encoder
 from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.parallel import processes
 from mmjax.types import Params, UserError
@@ -33,13 +35,14 @@ def keep(config: Config, workdir: Path, is_gone: bool) -> Params:
     given = frozen_text.of_model(load(component.path, plugins=plugins))
     if not processes.run_on_primary(path.exists):
         processes.run_on_primary(lambda: frozen_text.write(path, given))
-    elif _address(config, frozen_text.read(path, plugins)) != _address(config, given):
+    elif _key(config, frozen_text.read(path, plugins)) != _key(config, given):
         raise UserError(f"--workdir {workdir}: has another text encoder than {component.path}; name another one")
     return given.params
 
 
-def _address(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
-    return data.text_address(frozen.params, frozen.tokenizer, config)
+def _key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
+    settings = dataclasses.asdict(text_encoder.settings(frozen.config))
+    return data.text_cache_key(frozen.params, frozen.tokenizer, settings, config.text.length)
 
 
 def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: bool = False) -> None:
@@ -67,11 +70,11 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
         return jax.device_get(compiled(params, placement.shard_batch({"text": text})["text"])), text != 0
 
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
-    address, batch = _address(config, frozen), config.evaluate.batch
+    key, batch = _key(config, frozen), config.evaluate.batch
 
     def cached() -> None:
         captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
-        features = data.cached_text_features(folder, address, captions, encode, batch, repair)
+        features = data.cached_text_features(folder, key, captions, encode, batch, repair)
         for source in sources:
             source.text_features = features
 

@@ -1,7 +1,7 @@
-"""VQA accuracy of answers, as the official evaluation computes it, and that of the best guess without an image.
+"""VQA accuracy, as in the official evaluation, and that of the best question-only baseline.
 
-Antol et al. 2015, Goyal et al. 2017; the text at visualqa.org/evaluation, and where it leaves something open, or says
-something else, what the script vqaEval.py does.
+Antol et al. 2015, Goyal et al. 2017; by the text at visualqa.org/evaluation, and where that is unclear or differs, by
+the script vqaEval.py.
 """
 
 import re
@@ -12,8 +12,8 @@ from mmjax.evaluate.rows import Mean, predicted
 from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.types import Batch, Predict, Results
 
-NAMES = ("vqa/accuracy", "vqa/guess")
-ENOUGH = 3  # so many other people must have said the same
+NAMES = ("vqa/accuracy", "vqa/question_only")
+ENOUGH = 3  # annotators with the same answer for full accuracy
 
 ARTICLES = ("a", "an", "the")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -21,7 +21,7 @@ DIGITS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"none": "0"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither apostrophes ("girl's") nor colons ("2:50")
 _COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-MAX_PERIODS = 32  # re.UNICODE, handed to the script's re.sub where a count belongs
+MAX_PERIODS = 32  # the script passes re.UNICODE as the count of re.sub
 
 _SHORT = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -32,17 +32,17 @@ _SHORT = """
     what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-# Each of them with any one of its apostrophes forgotten; and one that the script has the wrong way round.
+# Each without any one of its apostrophes; and one that is reversed in the script.
 CONTRACTIONS = {
     word[:i] + word[i + 1 :]: word for word in _SHORT.split() for i, sign in enumerate(word) if sign == "'"
 } | {"somebody'd": "somebodyd"}
 
 
 def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "vqa/accuracy" of the model's answers, `answer` of its outputs, and "vqa/guess", the most that answers
-    could have reached that are the same wherever the question's words are the same; both 0 to 1.
+    """Yields "vqa/accuracy" of the model's answers, and "vqa/question_only", both 0 to 1.
 
-    Examples without a question, or to which no one gave an answer, do not count.
+    The latter is the highest accuracy of any answers that depend only on the words of the question. Examples without a
+    question or without reference answers are ignored.
     """
     mean = Mean()
     for name in NAMES:
@@ -55,36 +55,36 @@ def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results
                 mean.add("vqa/accuracy", [scores.of(answer)])
                 asked[" ".join(question.lower().split())].append((given, scores))
     for examples in asked.values():
-        guesses = dict.fromkeys(answer for given, _ in examples for answer in given)
-        totals = _totals([scores for _, scores in examples], guesses)
-        mean.add("vqa/guess", [max(totals) / len(examples)] * len(examples))
+        candidates = dict.fromkeys(answer for given, _ in examples for answer in given)
+        totals = _totals([scores for _, scores in examples], candidates)
+        mean.add("vqa/question_only", [max(totals) / len(examples)] * len(examples))
     yield from mean.metrics()
 
 
 class Scores:
-    """What answers to one question are worth.
+    """The accuracies of the possible answers to one question.
 
-    Where several people answered: the mean, over leaving out each of them, of a third for each of the others who said
-    the same, at most 1. Where they disagree, all answers are normalized first; where all say the same, words are
-    compared as they stand, but for case. Where there is one answer alone: 1 if it is the same, normalized.
+    With several reference answers: the mean over leaving out each of them of min(n / 3, 1), where n of the others are
+    the same. If they differ, all answers are normalized; if all are the same, they are compared case-insensitively as
+    they are. With one reference answer: 1 if it is the same, normalized.
     """
 
     def __init__(self, given: Sequence[str]) -> None:
         given = [_one_line(answer) for answer in given]
-        self.form = _lower if len(set(given)) == 1 < len(given) else normalize
+        self.normalize = _lower if len(set(given)) == 1 < len(given) else normalize
         counts: dict[str, int] = defaultdict(int)
         for answer in given:
-            counts[self.form(answer).lower()] += 1
+            counts[self.normalize(answer).lower()] += 1
         self.by_answer = {answer: _accuracy(count, len(given)) for answer, count in counts.items()}
 
     def of(self, answer: str) -> float:
-        return self.by_answer.get(self.form(_one_line(answer)).lower(), 0.0)
+        return self.by_answer.get(self.normalize(_one_line(answer)).lower(), 0.0)
 
 
 def normalize(answer: str) -> str:
-    """An answer without case, punctuation and articles, its numbers up to ten as digits, its apostrophes in place."""
-    # A sign with a space on one of its sides anywhere is dropped everywhere, and so is every sign where a comma stands
-    # between digits anywhere; else it becomes a space.
+    """Removes case, punctuation and articles, writes numbers up to ten as digits, and restores apostrophes."""
+    # A sign next to a space anywhere is removed everywhere, and so is every sign if there is a comma between digits
+    # anywhere; else it becomes a space.
     drop = bool(_COMMA.search(answer))
     text = answer
     for sign in PUNCTUATION:
@@ -102,14 +102,15 @@ def _accuracy(same: int, people: int) -> float:
     return (without_one_of_them + without_another) / people
 
 
-def _totals(examples: Sequence[Scores], guesses: Iterable[str]) -> list[float]:
-    """What each guess is worth over all examples of a question."""
-    worth: dict[tuple[Callable[[str], str], str], float] = defaultdict(float)
+def _totals(examples: Sequence[Scores], candidates: Iterable[str]) -> list[float]:
+    """The total score of each candidate over all examples of a question."""
+    totals: dict[tuple[Callable[[str], str], str], float] = defaultdict(float)
     for scores in examples:
         for answer, score in scores.by_answer.items():
-            worth[scores.form, answer] += score
+            totals[scores.normalize, answer] += score
     return [
-        sum(worth.get((form, form(_one_line(guess)).lower()), 0.0) for form in (normalize, _lower)) for guess in guesses
+        sum(totals.get((how, how(_one_line(candidate)).lower()), 0.0) for how in (normalize, _lower))
+        for candidate in candidates
     ]
 
 

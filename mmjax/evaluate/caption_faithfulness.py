@@ -1,4 +1,4 @@
-"""Whether captions that the model wrote of scenes are true of the image, by the checker of mmjax.scenes."""
+"""Whether the model's captions of scenes are true of the image, by the checker of mmjax.scenes."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -15,11 +15,10 @@ from mmjax.types import Batch, Predict, Results
 
 
 def caption_faithfulness(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "captions/true": the share of images of which the model's caption is true in shapes, colors, sizes and
-    relation, 0 to 1.
+    """Yields "captions/true": the fraction of images whose generated caption is true in all respects, 0 to 1.
 
-    A text that is not of the grammar is not true, nor is one that leaves sizes open where the scene's own caption
-    names them. Examples without captions do not count.
+    These are shapes, colors, sizes and relation. A text that is not in the grammar is false, as is one without sizes if
+    the scene's own caption names them. Examples without captions are ignored.
     """
     mean = Mean()
     mean.add("captions/true", [])

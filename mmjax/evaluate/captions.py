@@ -1,4 +1,4 @@
-"""How near captions that the model wrote are to those that people wrote, by the metrics of the COCO evaluation."""
+"""Caption metrics of the COCO evaluation: BLEU, ROUGE-L, CIDEr-D and METEOR."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -16,38 +16,37 @@ METEOR = "captions/meteor"
 
 
 def metric_names() -> tuple[str, ...]:
-    """The metrics there are on this machine: METEOR's only where its program is installed."""
+    """The metrics available on this machine: METEOR only if its program is installed."""
     return NAMES if java_meteor.missing() else (*NAMES, METEOR)
 
 
 def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Results]:
-    """An evaluator that yields captions/bleu_1 to bleu_4, rouge_l (0 to 1), cider (0 to 10) and, where Java and
-    pycocoevalcap are installed, meteor (0 to 1); the values of pycocoevalcap.
+    """An evaluator that yields captions/bleu_1 to bleu_4, rouge_l (0 to 1), cider (0 to 10) and meteor (0 to 1).
 
-    The model's caption, `caption` of its outputs, is compared with all captions of the example. Examples without
-    captions do not count.
+    The values are those of pycocoevalcap; METEOR needs it and Java. The model's `caption` is compared with all captions
+    of the example. Examples without captions are ignored.
     """
-    told = False
+    warned = False
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-        nonlocal told
-        written, references = [], []
+        nonlocal warned
+        generated, references = [], []
         for batch, outputs in predicted(predict, batches):
             for caption, others in zip(outputs["caption"], batch["captions"], strict=True):
                 if others:
-                    written.append(tokenize(caption))
+                    generated.append(tokenize(caption))
                     references.append([tokenize(other) for other in others])
-        if not written:
+        if not generated:
             yield from ((name, float("nan")) for name in metric_names())
             return
-        values = [*bleu(written, references), rouge_l(written, references), cider(written, references)]
+        values = [*bleu(generated, references), rouge_l(generated, references), cider(generated, references)]
         yield from zip(NAMES, values, strict=True)
         try:
-            yield METEOR, java_meteor.meteor(written, references)
+            yield METEOR, java_meteor.meteor(generated, references)
         except RuntimeError as error:
-            if not told:
+            if not warned:
                 logger.warning("%s is left out: %s", METEOR, error)
-            told = True
+            warned = True
 
     return evaluate
 

@@ -1,4 +1,4 @@
-"""How often a classifier names the class of an image."""
+"""Classification accuracy."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,8 +10,7 @@ from mmjax.types import Batch, Predict, Results
 
 
 def classification(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "classification/accuracy": the share of examples whose largest of `class_logits` [b, k] is that of their
-    `label`; examples without one (-1) do not count."""
+    """Yields "classification/accuracy": the fraction of labeled examples that `class_logits` [b, k] get right."""
     mean = Mean()
     mean.add("classification/accuracy", [])
     for batch, outputs in predicted(predict, batches):

@@ -1,4 +1,4 @@
-"""How many of a visual tokenizer's codes are in use."""
+"""Codebook usage of a visual tokenizer."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from mmjax.types import Batch, Evaluator, Predict, Results
 
 
 def codes(count: int) -> Evaluator:
-    """An evaluator that yields tokenizer/code_usage: the share of `count` codes that some image of the set uses."""
+    """An evaluator that yields "tokenizer/code_usage": the fraction of `count` codes that occur in the set."""
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         used = np.zeros(count, np.bool_)

@@ -26,9 +26,9 @@ ACCURACIES = (
     "reconstruction/ssim",
     "tokenizer/code_usage",
 )
-NO_ACCURACIES = ("scenes/diversity", "captions/cider")  # may be more than 1
+NO_ACCURACIES = ("scenes/diversity", "captions/cider")  # may exceed 1
 
-# Stand-ins that matplotlib takes for colors; the page's own take their place, so that curves follow light and dark.
+# Placeholder colors for matplotlib, replaced by the page's CSS variables, so that curves follow light and dark mode.
 _INK, _LINE = "#010203", "#040506"
 _STAND_INS = {_INK: "currentColor", _LINE: "var(--line)"}
 _STAND_INS |= {f"#0a0b{i:02x}": f"var(--color-{i})" for i in range(COLORS)}
@@ -36,7 +36,7 @@ _STAND_INS |= {f"#0a0b{i:02x}": f"var(--color-{i})" for i in range(COLORS)}
 
 @dataclass
 class Series:
-    """One metric of one split: values by step, NaN where it was not finite."""
+    """A metric of one split: values by step, NaN where not finite."""
 
     name: str
     split: str
@@ -45,8 +45,11 @@ class Series:
 
 @dataclass
 class Chart:
-    """Series that share their axes. The values' axis goes from 0 to 1 for accuracies, and is logarithmic for losses
-    that fall far. `group` is LOSS, ACCURACY or another metric's name; it is the title where there are several."""
+    """Series on common axes.
+
+    The y axis is 0 to 1 for accuracies, and logarithmic for losses of a wide range. `group` is LOSS, ACCURACY or the
+    name of another metric; it is the title if there are several series.
+    """
 
     group: str
     series: list[Series]
@@ -58,11 +61,11 @@ class Chart:
 
 
 def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[Chart]:
-    """Groups what metrics.jsonl holds: losses together, accuracies together, each other metric by itself.
+    """Groups the metrics of metrics.jsonl: losses, accuracies, and each other metric by itself.
 
     Args:
-        metrics: the lines; a later line of the same step and split replaces the earlier one's metrics.
-        terms: names of the objective's terms, which belong to the losses.
+        metrics: the lines; a later line of the same step and split replaces an earlier one's values.
+        terms: names of the objective's terms, which are losses.
     """
     found: dict[tuple[str, str], Series] = {}
     for row in metrics:
@@ -79,13 +82,13 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[C
     def group(name: str, belongs: Callable[[str], bool]) -> Chart:
         return Chart(name, [series for series in every if belongs(series.name)])
 
-    # A sole term with weight 1 is the loss: one curve says it.
+    # A single term of weight 1 equals the loss, and needs no curve of its own.
     is_loss = {"loss", *(term for term in terms if not _equals_loss(term, found))}
     repeated = set(terms) - is_loss
     others = sorted({s.name for s in every} - is_loss - repeated - {s.name for s in every if _is_accuracy(s.name)})
     grouped = [group(LOSS, is_loss.__contains__), group(ACCURACY, _is_accuracy)]
     singles = [group(name, name.__eq__) for name in others]
-    # Counts of mishaps that never happened are no news.
+    # Metrics that are always 0, such as skipped steps, are left out.
     return [c for c in grouped if c.series] + [c for c in singles if any(any(s.points.values()) for s in c.series)]
 
 
@@ -107,10 +110,10 @@ def _alike(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
 
 
 def to_html(chart: Chart) -> str:
-    """The chart as a <figure> with its title, its SVG and its legend."""
+    """The chart as a <figure> with title, SVG and legend."""
     names = list(dict.fromkeys(series.name for series in chart.series))
     splits = list(dict.fromkeys(series.split for series in chart.series))
-    # Colors tell names apart; where there is one name, they tell splits apart.
+    # Colors are by name or, if there is only one name, by split.
     by_split = len(names) == 1
     keys = splits if by_split else names
     color = {key: i % COLORS for i, key in enumerate(keys)}
@@ -153,7 +156,7 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
                 marker="o" if len(steps) < 30 and not (train and len(steps) > 1) else "",
                 markersize=3,
             )
-        _dress(axes, chart)
+        _style(axes, chart)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -163,7 +166,7 @@ def _svg(chart: Chart, colors: Sequence[int]) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(chart.title)} over steps" ', 1)
 
 
-def _dress(axes: Axes, chart: Chart) -> None:
+def _style(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.6)
     axes.tick_params(which="both", length=0)
@@ -183,7 +186,7 @@ def _dress(axes: Axes, chart: Chart) -> None:
 
 
 def _short(value: float, position: int | None = None) -> str:
-    """1500 as 1500, 20000 as 20k, 0.00012 as 0.00012 and 0.0000012 as 1.2e-06."""
+    """Formats 1500 as 1500, 20000 as 20k, 0.00012 as 0.00012 and 0.0000012 as 1.2e-06."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * size or (size > 1e3 and abs(value) >= size):
             return f"{value / size:.4g}{letter}"
@@ -191,7 +194,7 @@ def _short(value: float, position: int | None = None) -> str:
 
 
 def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
-    """Steps in order and their values; beyond MAX_POINTS, means over equally many neighbors."""
+    """The steps in order and their values; more than MAX_POINTS are averaged over neighbors."""
     steps = sorted(points)
     width = math.ceil(len(steps) / MAX_POINTS)
     groups = [steps[i : i + width] for i in range(0, len(steps), max(width, 1))]

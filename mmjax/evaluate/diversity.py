@@ -1,4 +1,4 @@
-"""How different the images are that the model draws for one caption, beside real scenes with that caption."""
+"""Diversity of the images generated for a caption, relative to real scenes of that caption."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -18,37 +18,37 @@ SEEDS = 16
 
 
 def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "scenes/diversity": 1 where the model's images differ as real ones do, 0 where they are all the same.
+    """Yields "scenes/diversity": 1 if generated images vary like real ones, 0 if all are the same.
 
-    For each of the first 8 different captions of the evaluation set, the mean distance between two of 16 images that
-    the model draws with the seeds 0 to 15 (`seed` of the batch, int32 [b]), divided by that between two of 16 real
-    scenes with that caption; then the mean over captions. The captions must leave the image open.
+    For each of the first 8 different captions of the evaluation set: the mean distance between two of 16 images
+    generated with seeds 0 to 15 (`seed` of the batch, int32 [b]), divided by that between two of 16 real scenes of the
+    caption; then the mean over captions. The captions must not determine the image.
     """
     mean = Mean()
     mean.add("scenes/diversity", [])
-    for number, (caption, drawn) in enumerate(_drawn(predict, batches)):
+    for number, (caption, generated) in enumerate(_generated(predict, batches)):
         scene = parse(caption)
-        real = [draw(scene, drawn.shape[1], np.random.default_rng((number, seed))) for seed in range(SEEDS)]
-        mean.add("scenes/diversity", [distance(drawn) / distance(np.stack(real))])
+        real = [draw(scene, generated.shape[1], np.random.default_rng((number, seed))) for seed in range(SEEDS)]
+        mean.add("scenes/diversity", [distance(generated) / distance(np.stack(real))])
     yield from mean.metrics()
 
 
 def distance(images: UInt8[np.ndarray, "n y x 3"]) -> float:
-    """The mean over all pairs of the root mean square over pixels and channels, of values from 0 to 1."""
+    """The mean over all pairs of images of the RMS difference of their values, from 0 to 1."""
     from scipy.spatial.distance import pdist  # slow to import, and needed by few commands
 
     values = images.reshape(len(images), -1) / 255
     return float(pdist(values).mean() / np.sqrt(values.shape[1]))
 
 
-def _drawn(
+def _generated(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "n y x 3"]]]:
-    """Yields each caption with the images of all seeds."""
+    """Yields each caption with its images of all seeds."""
     examples, size = _first_examples(batches)
     asked = [row | {"seed": np.array([seed], np.int32)} for row in examples.values() for seed in range(SEEDS)]
     images = []
-    # As many rows at a time as the evaluation has, so that the model is not compiled anew; the last are filled up.
+    # In batches of the evaluation's size, to avoid recompilation; the last is padded.
     for start in range(0, len(asked), max(size, 1)):
         rows = asked[start : start + size]
         images.append(to_uint8(predict(_joined(rows + rows[-1:] * (size - len(rows))))["image"]))
@@ -58,7 +58,7 @@ def _drawn(
 
 
 def _first_examples(batches: Callable[[], Iterable[Batch]]) -> tuple[dict[str, Batch], int]:
-    """By caption, the first examples that count, each a batch of one row; and how many rows the batches have."""
+    """The first valid examples by caption, as batches of one row; and the batch size."""
     examples: dict[str, Batch] = {}
     size = 0
     for batch in batches():

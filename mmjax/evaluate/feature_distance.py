@@ -1,8 +1,8 @@
-"""How far the drawn images are from the originals as a set: the Fréchet distance of their features.
+"""Fréchet distance between the features of generated and original images.
 
-By default the features are those of a small convolutional network with random weights, the same in every run. They
-notice blur, noise, wrong colors and missing texture, but nothing of what an image shows: metrics by them compare with
-each other alone, never with an FID. With `perceptual.weights` they are the last features of that network.
+By default the features are those of a small convolutional network with fixed random weights. They respond to blur,
+noise, wrong colors and missing texture, but not to content: the metric compares only with itself, never with an FID.
+With `perceptual.weights` they are the last features of that network.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,33 +24,33 @@ WIDTHS = (16, 32, 64)
 
 
 def feature_distance(features: Features, params: Any) -> Evaluator:
-    """An evaluator that yields "reconstruction/feature_distance"; each frame of a clip is an image of its own.
+    """An evaluator that yields "reconstruction/feature_distance"; each frame of a clip is an image.
 
     Args:
-        features: one vector an image, from images -1 to 1; `params` are handed to it.
+        features: (params, images from -1 to 1) -> one vector for each image.
     """
     compiled = jax.jit(features)
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-        drawn: list[np.ndarray] = []
+        generated: list[np.ndarray] = []
         original: list[np.ndarray] = []
         for batch, outputs in predicted(predict, batches):
-            for kept, image in ((drawn, outputs["image"]), (original, batch["image"])):
+            for kept, image in ((generated, outputs["image"]), (original, batch["image"])):
                 if len(image):
                     images = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
                     kept.append(np.asarray(compiled(params, images), np.float64))
-        enough = sum(len(part) for part in drawn) >= 2  # a covariance needs two
-        value = frechet_distance(np.concatenate(drawn), np.concatenate(original)) if enough else float("nan")
+        enough = sum(len(part) for part in generated) >= 2  # a covariance needs two
+        value = frechet_distance(np.concatenate(generated), np.concatenate(original)) if enough else float("nan")
         yield "reconstruction/feature_distance", value
 
     return evaluate
 
 
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
-    """The squared Fréchet distance of the normal distributions with the means and covariances of two sets.
+    """The squared Fréchet distance between Gaussians fitted to two sets of features.
 
     |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, arXiv:1706.08500,
-    equation 6). The trace of the root is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric.
+    equation 6). The trace is computed as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric.
     """
     covariance_a, covariance_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     values, vectors = np.linalg.eigh(covariance_a)
@@ -62,14 +62,14 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
 
 
 def random_kernels() -> list[Float[np.ndarray, "4 4 c d"]]:
-    """The weights for random_features, always the same: normal, of He et al. 2015's deviation."""
+    """The fixed weights of random_features, with He initialization (He et al. 2015)."""
     rng, channels = np.random.default_rng(0), (3, *WIDTHS)
     shapes = [(4, 4, *pair) for pair in zip(channels, WIDTHS, strict=False)]
     return [rng.normal(0, np.sqrt(2 / (16 * shape[2])), shape).astype(np.float32) for shape in shapes]
 
 
 def random_features(kernels: Sequence[Any], image: Float[Array, "b y x c"]) -> Float[Array, "b d"]:
-    """Strided convolutions with ReLU; the mean over the places of each layer."""
+    """Strided convolutions with ReLU; each layer's features are averaged over positions."""
     x, found = image.astype(jnp.float32), []
     for kernel in kernels:
         x = jax.nn.relu(

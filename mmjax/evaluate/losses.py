@@ -1,4 +1,4 @@
-"""The objective on the evaluation set: the loss and each of its terms."""
+"""The objective on the evaluation set."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,7 +10,7 @@ from mmjax.types import Batch, Predict, Results
 
 
 def losses(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "loss" and each term's name with its mean over the examples; NaN where there is no example.
+    """Yields the mean over examples of "loss" and of each term by its name; NaN without examples.
 
     `predict` gives "loss" [b], weighted as in training, and "terms/NAME" [b], unweighted.
     """

@@ -1,4 +1,4 @@
-"""METEOR (Denkowski and Lavie 2014) by its authors' Java program, which pycocoevalcap brings."""
+"""METEOR (Denkowski and Lavie 2014), by its authors' Java program from pycocoevalcap."""
 
 import contextlib
 import importlib.util
@@ -12,7 +12,7 @@ from mmjax.evaluate.caption_scores import Tokens
 
 
 def missing() -> str:
-    """What METEOR lacks here, and how to get it; "" where nothing is missing."""
+    """What METEOR lacks here, and how to install it; "" if nothing."""
     lacks = []
     if shutil.which("java") is None:
         lacks.append("Java (Debian's package default-jre-headless)")
@@ -29,51 +29,51 @@ def _jar() -> Path | None:
 
 
 def meteor(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
-    """METEOR 1.5 of the whole corpus, as the COCO caption evaluation computes it; arguments as in caption_scores.
+    """METEOR 1.5 of the whole corpus, as in the COCO caption evaluation; arguments as in caption_scores.
 
     Raises:
-        RuntimeError: where the program is not there, or fails.
+        RuntimeError: if the program is missing or fails.
     """
     jar = _jar()
     if missing() or jar is None:
         raise RuntimeError(f"METEOR needs {missing()}")
-    # Numbers with points and text in UTF-8, whatever the machine's language.
+    # Decimal points and UTF-8 in any locale.
     java = ["java", "-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US", "-jar", str(jar)]
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
         subprocess.Popen(
             [*java, "-", "-", "-stdio", "-l", "en", "-norm"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=stderr,
             encoding="utf-8",
         ) as process,
     ):
         requests, replies = process.stdin, process.stdout
         assert requests is not None and replies is not None
 
-        def say(*parts: str) -> None:
+        def send(*parts: str) -> None:
             requests.write(" ||| ".join(parts) + "\n")
             requests.flush()
 
         try:
             statistics = []
             for one, others in zip(written, references, strict=True):
-                say("SCORE", *map(_text, others), _text(one))
+                send("SCORE", *map(_text, others), _text(one))
                 statistics.append(replies.readline().strip())
-            say("EVAL", *statistics)
+            send("EVAL", *statistics)
             requests.close()
             *each, total = map(float, replies.read().split())
             if len(each) != len(statistics):
-                raise ValueError(f"it scored {len(each)} of {len(statistics)} captions")
+                raise ValueError(f"scored {len(each)} of {len(statistics)} captions")
             return total
         except (OSError, ValueError) as error:
             process.kill()
             process.wait()
             with contextlib.suppress(OSError):  # of what was not yet written
                 requests.close()
-            complaints.seek(0)
-            why = complaints.readline().strip() or str(error)
+            stderr.seek(0)
+            why = stderr.readline().strip() or str(error)
             raise RuntimeError(f"METEOR's program failed: {why}") from error
 
 

@@ -1,4 +1,4 @@
-"""Whether clips of moving scenes show what their captions say, by the checker of mmjax.scenes."""
+"""Whether generated clips of moving scenes match their captions, by the checker of mmjax.scenes."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,8 +13,10 @@ ASPECTS = ("motion", "color", "shape", "consistency", "all")
 
 
 def motion(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "scenes/motion", "scenes/color", "scenes/shape", "scenes/consistency" and "scenes/all": the share of clips
-    of which the first caption is true in that respect, 0 to 1; the model gives "image" float32 [b, f, y, x, c]."""
+    """Yields "scenes/motion", "scenes/color", "scenes/shape", "scenes/consistency" and "scenes/all", 0 to 1.
+
+    Each is the fraction of clips, "image" float32 [b, f, y, x, c], that match their first caption in that respect.
+    """
     mean = Mean()
     for aspect in ASPECTS:
         mean.add(f"scenes/{aspect}", [])

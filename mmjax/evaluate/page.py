@@ -1,4 +1,4 @@
-"""The frame of the report: one HTML file that needs no network, for light and dark, narrow and wide, and paper."""
+"""The HTML template of the report: a single file, for light and dark mode, narrow and wide screens, and print."""
 
 import html
 from collections.abc import Iterable
@@ -61,7 +61,7 @@ footer { margin-top: 44px; color: var(--soft); font-size: 13px; }
 
 
 def page(title: str, subtitle: str, sections: Iterable[str], footer: str) -> str:
-    """A whole HTML document. `sections` are HTML; the other arguments are text."""
+    """A complete HTML document. `sections` are HTML; the other arguments are plain text."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,13 +1,13 @@
-"""Captions as tokens of the Penn Treebank, as Stanford's tokenizer cuts them for the COCO caption evaluation.
+"""Penn Treebank tokenization of captions, equal to Stanford's tokenizer in the COCO caption evaluation.
 
-Metrics over words depend on what a word is. The reference (pycocoevalcap) runs Stanford's PTBTokenizer 3.4.1, a Java
-program, and drops punctuation; the rules here give the same on captions and need no Java. Contractions become two
-tokens ("do n't", "man 's"), hyphens, slashes and dots within a word stay, abbreviations keep their dot.
+The reference (pycocoevalcap) runs Stanford's PTBTokenizer 3.4.1, a Java program, and drops punctuation; these rules
+give the same tokens for captions without Java. Contractions become two tokens ("do n't", "man 's"), hyphens, slashes
+and dots within a word stay, abbreviations keep their dot.
 """
 
 import re
 
-# What the reference drops. It writes brackets in lower case ("-lrb-") and looks for them in upper case: they stay.
+# Tokens that the reference drops. Brackets stay: it lists them in upper case, but writes them in lower case ("-lrb-").
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _ABBREVIATIONS = """
@@ -16,7 +16,7 @@ _ABBREVIATIONS = """
     mich minn mme mo mon mont mr mrs ms mt neb nev nov oct okla ph.d pfc pres prof pvt rd rep rev rt sen sep sept sgt sq
     sr st ste supt tel tenn thu thurs tue tues univ va vs vt wed wis wm wyo
 """
-_STATES = "Ark Del Ill La Mass Me Ore Pa Tex Wash"  # in lower case most of them are words
+_STATES = "Ark Del Ill La Mass Me Ore Pa Tex Wash"  # most are words in lower case
 
 _LETTER, _SIGN = r"[^\W\d_]", r"[^\W_]"
 _APOSTROPHE = "['’]"
@@ -55,12 +55,12 @@ _WRITTEN = {
 
 
 def tokenize(caption: str) -> list[str]:
-    """The tokens of a caption, in lower case, without punctuation."""
+    """The tokens of a caption, in lower case and without punctuation."""
     words = (_word(token) for token in _TOKEN.findall(caption))
     return [word for word in words if word not in PUNCTUATION]
 
 
 def _word(token: str) -> str:
     if token[0] in ".-" and set(token) <= {".", "-", " ", "\t", "\n"}:
-        return token[0]  # however many of them, it is punctuation
+        return token[0]  # punctuation, however long
     return "".join(_WRITTEN.get(sign, sign) for sign in token).lower()

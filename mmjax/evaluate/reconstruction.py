@@ -1,4 +1,4 @@
-"""How close the images are to the originals: PSNR, SSIM."""
+"""Reconstruction quality: PSNR and SSIM."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,25 +11,25 @@ from mmjax.types import Batch, Predict, Results, UserError
 
 WINDOW = 11
 SIGMA = 1.5
-SMALLEST_ERROR = 1e-10  # so that equal images have a PSNR: 100 dB
+MIN_ERROR = 1e-10  # PSNR of equal images is 100 dB
 
 
 def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
     """Yields "reconstruction/psnr" (dB) and "reconstruction/ssim".
 
-    Both are means over examples of the metric of one image, or of the mean over the frames of one clip; images from
-    0 to 1, the model's clipped to that.
+    Both are means over examples, and over the frames of a clip. Images are scaled to 0 to 1, the model's clipped to
+    that.
     """
     mean = Mean()
     names = "reconstruction/psnr", "reconstruction/ssim"
     for name in names:
         mean.add(name, [])
     for batch, outputs in predicted(predict, batches):
-        drawn, original = outputs["image"], batch["image"]
-        if drawn.ndim == 4:
-            both = np.stack(_quality(drawn, original))
-        else:  # one by one: clips are large
-            means = [[x.mean() for x in _quality(*pair)] for pair in zip(drawn, original, strict=True)]
+        generated, original = outputs["image"], batch["image"]
+        if generated.ndim == 4:
+            both = np.stack(_quality(generated, original))
+        else:  # one at a time: clips are large
+            means = [[x.mean() for x in _quality(*pair)] for pair in zip(generated, original, strict=True)]
             both = np.array(means).reshape(-1, 2).T
         for name, values in zip(names, both, strict=True):
             mean.add(name, values)
@@ -37,24 +37,24 @@ def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> 
 
 
 def _quality(
-    drawn: Float[np.ndarray, "b y x c"], original: Float[np.ndarray, "b y x c"]
+    generated: Float[np.ndarray, "b y x c"], original: Float[np.ndarray, "b y x c"]
 ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
     """PSNR and SSIM of images from -1 to 1."""
-    drawn, original = _unit_range(drawn), _unit_range(original)
-    return psnr(((drawn - original) ** 2).mean(axis=(1, 2, 3))), ssim(drawn, original)
+    generated, original = _unit_range(generated), _unit_range(original)
+    return psnr(((generated - original) ** 2).mean(axis=(1, 2, 3))), ssim(generated, original)
 
 
 def psnr(mean_squared_error: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
     """Peak signal-to-noise ratio in dB for images from 0 to 1, at most 100 dB."""
-    return -10 * np.log10(np.maximum(mean_squared_error, SMALLEST_ERROR))
+    return -10 * np.log10(np.maximum(mean_squared_error, MIN_ERROR))
 
 
 def ssim(a: Float[np.ndarray, "b y x c"], b: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b"]:
-    """Structural similarity of images from 0 to 1, the mean over places and channels.
+    """Structural similarity (SSIM) of images from 0 to 1, averaged over positions and channels.
 
     Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity"
-    (2004), equation 13, with the paper's Gaussian window of 11 x 11 and deviation 1.5, and K1 = 0.01, K2 = 0.03. The
-    window lies wholly inside the image.
+    (2004), equation 13, with the paper's Gaussian window of 11 x 11 and standard deviation 1.5, K1 = 0.01 and K2 =
+    0.03, at positions where the window lies within the image.
 
     Raises:
         UserError: for images smaller than the window.
@@ -71,7 +71,7 @@ def ssim(a: Float[np.ndarray, "b y x c"], b: Float[np.ndarray, "b y x c"]) -> Fl
 
 
 def check_size(side: int) -> None:
-    """Raises UserError where images are smaller than SSIM's window."""
+    """Raises UserError if images are smaller than SSIM's window."""
     if side < WINDOW:
         raise UserError(
             f"evaluate.evaluators: reconstruction needs images of at least {WINDOW} pixels (the window of SSIM), and "
@@ -84,7 +84,7 @@ def _unit_range(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y x
 
 
 def _blur(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y2 x2 c"]:
-    """The Gaussian window at every place where it lies wholly inside: along y, then along x."""
+    """Applies the separable Gaussian window with "VALID" padding."""
     taps = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / SIGMA**2)
     taps /= taps.sum()
     y, x = image.shape[1] - WINDOW + 1, image.shape[2] - WINDOW + 1

@@ -1,4 +1,4 @@
-"""The report of a workdir: metrics, curves and images in one HTML file that needs no network."""
+"""The report of a workdir: metrics, curves and images in one HTML file."""
 
 import base64
 import datetime
@@ -18,7 +18,7 @@ from mmjax.files import read_lines, write_file
 from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
 
-PIXELATED_BELOW = 128  # smaller images are shown enlarged, with their pixels sharp
+PIXELATED_BELOW = 128  # smaller images are upscaled without interpolation
 STRIPS, STRIP_IMAGES = 12, 8
 TILES = (
     "scenes/all",
@@ -33,21 +33,21 @@ TILES = (
     "loss",
 )
 UNITS = {"reconstruction/psnr": "dB"}
-# What metrics.jsonl tells in its lines of the split "time".
+# Labels of the time accounting in metrics.jsonl, split "time".
 KINDS_OF_TIME = {
-    "steps": "steps that count",
-    "start": "starting",
-    "compile": "compiling",
+    "steps": "training steps",
+    "start": "startup",
+    "compile": "compilation",
     "data": "waiting for data",
-    "evaluation": "evaluating",
-    "checkpoint": "saving",
+    "evaluation": "evaluation",
+    "checkpoint": "checkpointing",
     "lost": "lost to restarts",
 }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation wrote: its metrics, None where not finite, and the files of its samples by name."""
+    """The metrics of one evaluation, None where not finite, and the files of its samples by name."""
 
     step: int
     metrics: dict[str, float | None]
@@ -55,12 +55,12 @@ class Evaluation:
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes WORKDIR/report.html from what a training and its evaluations left there, and returns its path.
+    """Writes WORKDIR/report.html, and returns its path.
 
-    Works from the first moment of a training on: what is not there yet, or half-written, is left out.
+    Works at any time of a run: what is missing or incomplete is left out.
 
     Raises:
-        UserError: where there is no such folder, or the report cannot be written.
+        UserError: if there is no such folder, or the report cannot be written.
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder; name the --workdir of a training")
@@ -94,7 +94,7 @@ def write_report(workdir: Path) -> Path:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """The evaluations of a workdir in the order of their steps."""
+    """The evaluations of a workdir by step."""
     found = []
     for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem)):
         if path.stem.isdecimal():
@@ -121,10 +121,7 @@ def _is_image(path: Path) -> bool:
 
 
 def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation | None:
-    """The evaluation with the largest metric `best`, the smallest where it is written with "-" before its name.
-
-    Of several alike it is the last.
-    """
+    """The evaluation with the largest metric `best`, or the smallest with "-" before its name; of ties, the last."""
     name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
     measured = [(sign * value, e.step, e) for e in evaluations if (value := e.metrics.get(name)) is not None]
     return max(measured, key=lambda entry: entry[:2])[2] if measured else None
@@ -193,7 +190,7 @@ def _curves(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> str:
 
 
 class _Cells:
-    """Cuts the images of one file of samples."""
+    """Cuts single images out of a file of samples."""
 
     def __init__(self, about: Mapping[str, Any], path: Path):
         self.height, self.width = about["cell"]
@@ -205,7 +202,7 @@ class _Cells:
                 self.durations.append(frame.info.get("duration", 0))
 
     def cut(self, row: int, column: int, columns: int = 1) -> str:
-        """An <img> with so many neighbors of a row."""
+        """An <img> of `columns` adjacent images in a row."""
         rows = slice(row * self.height, (row + 1) * self.height)
         across = slice(column * self.width, (column + columns) * self.width)
         frames = np.stack([frame[rows, across] for frame in self.frames])
@@ -219,7 +216,7 @@ class _Cells:
 def _samples(evaluations: Sequence[Evaluation]) -> str:
     latest = next((e for e in reversed(evaluations) if e.samples), None)
     if latest is None:
-        return _section("Samples", "<p class=empty>None drawn yet.</p>")
+        return _section("Samples", "<p class=empty>No samples yet.</p>")
     sections = []
     for name, (about, path) in latest.samples.items():
         cells = _Cells(about, path)
@@ -237,7 +234,7 @@ def _samples(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _progress(evaluations: Sequence[Evaluation]) -> str:
-    """The first row of the first samples, one strip for each of up to twelve evaluations, evenly chosen."""
+    """The first row of samples of up to twelve evaluations at equal distances."""
     drawn = [e for e in evaluations if e.samples]
     if len(drawn) < 2:
         return ""
@@ -256,7 +253,7 @@ def _progress(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _time(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the wall clock went to, over all starts of the training; the steps are what made progress."""
+    """The wall-clock time by activity, over all restarts."""
     if not rows:
         return ""
     spent = {name: rows[-1].get(name) for name in KINDS_OF_TIME}

@@ -1,4 +1,4 @@
-"""How often an image finds its captions among those of all images, and a caption its image."""
+"""Image-text retrieval."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,17 +13,19 @@ CAPTIONS = 5
 AMONG = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
 NAMES = tuple(f"retrieval/{direction}_r{k}" for direction in DIRECTIONS for k in AMONG)
-ROWS = 256  # compared at a time with all others
-TIE = 1e-6  # cosines nearer than this are the same, but for rounding
+ROWS = 256  # queries compared at a time
+TIE = 1e-6  # cosines closer than this are ties
 
 
 def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields retrieval/image_to_text_r1, r5 and r10: the share of images of which a caption of their own is among the
-    first 1, 5 and 10 of all captions, in the order of the cosine; and text_to_image_r1, r5, r10: the share of captions
-    of which the image is among the first of all images.
+    """Yields retrieval/image_to_text_r1, r5 and r10 (recall at k), and text_to_image_r1, r5 and r10.
 
-    The protocol of COCO: the first five captions of each image. A caption with the words of one of an image's own
-    is its own as well. Of equal cosines what is wrong comes first. Examples without captions do not count.
+    Image to text: the fraction of images with one of their own captions among the k captions of highest cosine
+        similarity;
+    text to image: the fraction of captions with their image among the first k.
+
+    As for COCO, with the first five captions of each image. Equal captions belong to all of their images. Ties count as
+    wrong. Examples without captions are ignored.
     """
     images, texts, owners, captions = _embed(predict, batches)
     if not len(images):
@@ -40,18 +42,18 @@ def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Resul
 def ranks(
     queries: Float32[np.ndarray, "q e"], gallery: Float32[np.ndarray, "g e"], asked: Any, held: Any
 ) -> Int64[np.ndarray, "q"]:
-    """How many wrong ones of the gallery come before the first right one, for each query.
+    """The number of wrong gallery items before the first correct one, for each query.
 
     Args:
         queries, gallery: embeddings of unit length.
-        asked, held: sparse matrices [q, words] and [g, words]; what has a word in common with a query is right for it.
+        asked, held: sparse matrices [q, words] and [g, words]; an item is correct for a query with a common word.
     """
     found = []
     for start in range(0, len(queries), ROWS):
         cosines = queries[start : start + ROWS] @ gallery.T
         right = (asked[start : start + ROWS] @ held.T).toarray() > 0
         best = np.where(right, cosines, -np.inf).max(axis=1, keepdims=True)
-        before = ~(cosines < best - TIE) & ~right  # what is not a number comes before all
+        before = ~(cosines < best - TIE) & ~right  # NaN comes before all
         found.append(before.sum(axis=1))
     return np.concatenate(found)
 
@@ -59,7 +61,7 @@ def ranks(
 def _embed(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> tuple[np.ndarray, np.ndarray, list[int], list[str]]:
-    """Embeddings of the images [n, e] and of their captions [m, e]; each caption's image, and the caption."""
+    """Embeddings of images [n, e] and captions [m, e], each caption's image, and the captions."""
     images: list[np.ndarray] = []
     texts: list[np.ndarray] = []
     owners: list[int] = []
@@ -67,7 +69,7 @@ def _embed(
     for batch in batches():
         counts = np.array([len(own[:CAPTIONS]) for own in batch["captions"]]) * np.asarray(batch["mask"], bool)
         numbers = len(images) + np.cumsum(counts > 0) - 1
-        for i in range(max(counts.max(initial=0), 1)):  # at least once, since all processes must take part
+        for i in range(max(counts.max(initial=0), 1)):  # at least once: all processes must take part
             rows = np.flatnonzero(counts > i).tolist()
             asked = [own[i] if i < len(own) else "" for own in batch["captions"]]
             outputs = predict({**batch, "text": asked})
@@ -80,7 +82,7 @@ def _embed(
 
 
 def _words(owners: Sequence[int], captions: Sequence[str]) -> tuple[Any, Any]:
-    """Which of the different captions each image has, and which of them each caption is."""
+    """Which of the distinct captions each image has, and which each caption is."""
     from scipy.sparse import csr_array  # slow to import, and needed by few commands
 
     known: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What every evaluator reads: the examples of a pass that count, with the model's outputs for them."""
+"""The common input of evaluators: valid examples with the model's outputs."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ def predicted(
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """One pass over the evaluation set: batches and outputs without the rows that `mask` marks as padding.
 
-    The model runs on every batch, also where no row is left: with several processes all must take part.
+    The model runs on every batch, even if no row is left, since all processes must take part.
     """
     for batch in batches():
         outputs = predict(batch)
@@ -30,19 +30,19 @@ def _rows(fields: Mapping[str, Any], keep: np.ndarray) -> dict[str, Any]:
 
 
 class Mean:
-    """Means of named values over examples, summed in double precision. Without examples there is no mean: NaN."""
+    """Means of named values over examples, in double precision; NaN without examples."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, values: Any) -> None:
-        """Adds one value an example, [b]; no values make the name known."""
+        """Adds one value for each example, [b]; an empty list registers the name."""
         values = np.asarray(values, np.float64)
         self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
         self._counts[name] = self._counts.get(name, 0) + values.size
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        """Yields (name, mean) in the order in which the names came."""
+        """Yields (name, mean) in the order of registration."""
         for name, total in self._sums.items():
             yield name, total / self._counts[name] if self._counts[name] else float("nan")

@@ -1,4 +1,4 @@
-"""Runs evaluators over an evaluation set, and writes what they give."""
+"""Runs evaluators over an evaluation set, and writes their results."""
 
 import itertools
 import json
@@ -21,15 +21,14 @@ KEPT_BYTES = 1 << 29
 def run(
     evaluators: Mapping[str, Evaluator], predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> tuple[dict[str, float], dict[str, Samples]]:
-    """Runs evaluators one after the other and returns their metrics and their samples by name.
+    """Runs evaluators one after another, and returns their metrics and samples by name.
 
-    The first 512 MiB of batches and outputs are kept, so that a small evaluation set is read and run through the model
-    once, however many evaluators there are.
+    The first 512 MiB of batches and outputs are cached, so that a small evaluation set is read and predicted only once.
 
     Raises:
-        ValueError: where two evaluators yield the same name.
+        ValueError: if two evaluators yield the same name.
     """
-    predict, batches = _remember(predict, batches, KEPT_BYTES)
+    predict, batches = _cached(predict, batches, KEPT_BYTES)
     metrics: dict[str, float] = {}
     samples: dict[str, Samples] = {}
     for evaluator_name, evaluator in evaluators.items():
@@ -44,14 +43,14 @@ def run(
 
 
 def write(workdir: Path, step: int, metrics: Mapping[str, float], samples: Mapping[str, Samples]) -> None:
-    """Writes WORKDIR/evaluation/STEP.json, and for each samples STEP.NAME.png and STEP.NAME.json, each atomically.
+    """Writes WORKDIR/evaluation/STEP.json, and STEP.NAME.png and STEP.NAME.json for samples, each atomically.
 
-    STEP.json holds names and numbers, null where a number is not finite. In the image each row of samples is a row
-    without gaps; the JSON beside it has the prompts, the names of the rows and the cell's size [y, x] in pixels. Clips
-    are an animated STEP.NAME.gif instead, and the JSON has their number of "frames" too.
+    STEP.json holds the metrics, null where not finite. The image has the rows of samples without gaps; its JSON has the
+    prompts, the names of the rows and the cell size [y, x] in pixels. Clips are an animated STEP.NAME.gif, and their
+    JSON has the number of "frames" too.
 
     Raises:
-        UserError: where a file cannot be written, such as on a full disk.
+        UserError: if a file cannot be written, such as on a full disk.
     """
     folder = workdir / "evaluation"
     for name, value in samples.items():
@@ -70,19 +69,19 @@ def write(workdir: Path, step: int, metrics: Mapping[str, float], samples: Mappi
 
 
 def is_written(workdir: Path, step: int) -> bool:
-    """Whether a step was evaluated to the end."""
+    """Whether the evaluation of a step is complete."""
     return (workdir / "evaluation" / f"{step}.json").exists()
 
 
-def _remember(
+def _cached(
     predict: Predict, batches: Callable[[], Iterable[Batch]], limit: int
 ) -> tuple[Predict, Callable[[], Iterator[Batch]]]:
-    """`predict` and `batches` that keep what they gave, from the start of the evaluation set up to `limit` bytes."""
+    """`predict` and `batches` with a cache of up to `limit` bytes, from the start of the evaluation set on."""
     kept: list[Batch] = []
     outputs: dict[int, dict[str, np.ndarray]] = {}  # by id: a kept batch lives as long as this does
     size, complete = 0, False
 
-    def remembering_predict(batch: Batch) -> dict[str, np.ndarray]:
+    def cached_predict(batch: Batch) -> dict[str, np.ndarray]:
         nonlocal size
         if id(batch) in outputs:
             return outputs[id(batch)]
@@ -108,7 +107,7 @@ def _remember(
             yield batch
         complete = seen == len(kept)
 
-    return remembering_predict, replayed
+    return cached_predict, replayed
 
 
 def _bytes(fields: Mapping[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""Images or clips to look at: drawn, beside the originals, or those that something was written about."""
+"""Samples to look at: generated images or clips beside the originals, or images with generated text."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,11 +12,12 @@ from mmjax.types import Batch, Evaluator, Predict, Results, Samples
 
 
 def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
-    """An evaluator that yields "samples": the first `count` examples, drawn by the model and, where the batches have
-    them, as they are. Of a model that writes: the images, with what it wrote.
+    """An evaluator that yields "samples": the first `count` examples, generated and, if in the batch, original.
+
+    For a model that generates text: the original images, with their texts as prompts.
 
     Args:
-        frame_rate: of clips, frames a second.
+        frame_rate: of clips, in frames a second.
     """
 
     def evaluator(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
@@ -26,7 +27,7 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
             for batch, outputs in predicted(predict, batches):
                 if "image" in outputs:
                     prompts += [captions[0] if captions else "" for captions in batch["captions"]]
-                    shown.setdefault("drawn", []).append(to_uint8(outputs["image"]))
+                    shown.setdefault("generated", []).append(to_uint8(outputs["image"]))
                 else:
                     prompts += _written(batch, outputs)
                 if "image" in batch:  # a batch may hold codes alone
@@ -41,7 +42,7 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
 
 
 def _written(batch: Batch, outputs: dict[str, Any]) -> list[str]:
-    """What the model wrote of each example: its caption, and its answer behind the question."""
+    """The generated texts of each example: its caption, and its question with the answer."""
     captions, answers = (outputs.get(name, [""] * len(batch["id"])) for name in ("caption", "answer"))
     questions = batch.get("questions", [""] * len(batch["id"]))
     asked = [f"{question} {answer}" if question else "" for question, answer in zip(questions, answers, strict=True)]

@@ -1,4 +1,4 @@
-"""Whether drawn scenes show what their captions say, by the checker of mmjax.scenes."""
+"""Whether generated images of scenes match their captions, by the checker of mmjax.scenes."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -13,8 +13,11 @@ ASPECTS = ("shape", "color", "size", "relation", "all")
 
 
 def scenes(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "scenes/shape", "scenes/color", "scenes/size", "scenes/relation" and "scenes/all": the share of images
-    of which the first caption is true in that respect, 0 to 1. Examples without captions do not count."""
+    """Yields "scenes/shape", "scenes/color", "scenes/size", "scenes/relation" and "scenes/all", 0 to 1.
+
+    Each is the fraction of images that match their first caption in that respect. Examples without captions are
+    ignored.
+    """
     mean = Mean()
     for aspect in ASPECTS:
         mean.add(f"scenes/{aspect}", [])

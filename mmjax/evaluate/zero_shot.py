@@ -1,4 +1,4 @@
-"""How often the class of an image is that whose name, put into words, lies nearest to the image."""
+"""Zero-shot classification."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,15 +12,16 @@ from mmjax.types import Batch, Evaluator, Predict, Results, UserError
 
 
 def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
-    """An evaluator that yields "zero_shot/accuracy" (Radford et al. 2021): a class is the mean of the embeddings of its
-    prompts, brought back to unit length, and an image is of the class with the largest cosine.
+    """An evaluator that yields "zero_shot/accuracy" (Radford et al. 2021).
+
+    The embedding of a class is the normalized mean over its prompts; an image is classified by the largest cosine.
 
     Args:
         classes: the name of each label.
-        prompts: with {} where the name goes, as in "a photo of a {}".
+        prompts: templates with {} for the name, as in "a photo of a {}".
 
     Raises:
-        UserError: where a label has no name.
+        UserError: for a label without a name.
     """
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
@@ -31,8 +32,8 @@ def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
             label = batch["label"]
             if label.max(initial=-1) >= len(classes):
                 raise UserError(
-                    f"evaluate.classes: there is a label {label.max()}, and names of {len(classes)} classes, which are "
-                    "the labels from 0 on"
+                    f"evaluate.classes: names {len(classes)} classes, the labels from 0 on, but there is a label "
+                    f"{label.max()}"
                 )
             if embedded is None:
                 embedded = _embed(predict, batch, classes, prompts)
@@ -46,7 +47,7 @@ def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
 def _embed(
     predict: Predict, batch: Batch, classes: Sequence[str], prompts: Sequence[str]
 ) -> Float[np.ndarray, "classes e"]:
-    """The embedding of each class. The images of the batch fill the model's other input."""
+    """The embedding of each class; the batch's images are the model's other input."""
     texts = [prompt.replace("{}", name) for name in classes for prompt in prompts]
     rows = len(batch["mask"])
     found = []

@@ -105,5 +105,7 @@ def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
             arrays = {tuple(name.split("/")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tokenizer = arrays.pop(("tokenizer",)).tobytes()
         return FrozenText(config, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: is no text encoder of mmjax, or only half of one; name another --workdir") from error

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mmjax import models
+from mmjax import models, registry
 from mmjax.config import ComputeConfig, Config, DataConfig, to_dict
 from mmjax.files import write_json
 from mmjax.models import visual_tokenizer
@@ -33,7 +33,7 @@ def write_model_folder(
         UserError: where the folder exists and is something else, or cannot be written.
     """
     folder = folder.resolve()
-    if found := _in_the_way(folder):
+    if found := _in_the_way(folder, registry.packages(to_dict(config))):
         raise UserError(f"--out {folder}: {found}; name another one")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -62,7 +62,7 @@ def write_model_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _in_the_way(folder: Path) -> str:
+def _in_the_way(folder: Path, plugins: tuple[str, ...]) -> str:
     """Why nothing may be written there; "" where there is nothing, or only an empty folder or a model of ours.
 
     Others' models use the same names for their files, so that names alone do not tell.

@@ -1,1 +1,1 @@
-"""What a training step will cost on devices that are not here: compiled for them, read and timed by arithmetic."""
+"""Planning: the memory, traffic and time of a training step on devices that are not here, compiled ahead of time."""

@@ -1,6 +1,6 @@
-"""Chips and their published rates.
+"""Accelerator chips and their published rates.
 
-Rates are the makers' peaks, in bytes and bfloat16 floating-point operations (dense) a second; none is measured here.
+Rates are the vendors' peaks, in bytes and dense bfloat16 floating-point operations per second; none is measured here.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,14 @@ class Chip:
     """A chip and its networks.
 
     Attributes:
-        kind: as libtpu, or people, call it.
+        kind: its usual name.
         flops: bfloat16 operations a second.
         hbm_bytes, hbm_rate: capacity, and bytes a second.
-        link_rate: bytes a second in one direction: of one link to a neighbor (TPU), or of all NVLinks together (GPU).
-        network_rate: bytes a second in one direction, of a chip's share of the data center's network.
-        axes: of the torus that the TPUs of a slice form; 0 for GPUs, of which those of a host all see each other.
-        ring: an axis of a slice closes to a ring where its length is a multiple of so many chips; of three axes all do,
-            or none.
-        devices: devices of JAX in a chip.
+        link_rate: bytes a second in one direction: of one ICI link (TPU), or of all NVLinks together (GPU).
+        network_rate: bytes a second in one direction: a chip's share of the data center network.
+        axes: of the torus of a TPU slice; 0 for GPUs, of which those of a host are fully connected.
+        ring: an axis of a slice is a ring if its length is a multiple of this; with three axes, all are or none is.
+        devices: JAX devices in a chip.
         sources: where the rates are published.
     """
 
@@ -39,11 +38,11 @@ class Chip:
 
 _GIB = 2**30
 
-# TPUs: flops, HBM and "Inter Chip Interconnect" (both directions of all links) as each page's table of specifications
-# has them: v5e 400 GB/s over 4 links, v5p 1,200 over 6, v6e 800 over 4, tpu7x 1,200 over 6. v4: 50 GB/s a link (Jouppi
-# et al. 2023, table 4). The data center's network: v5e 6.4 Tb/s a pod of 256; v5p 50 and v6e, tpu7x 100 Gb/s a chip;
-# v4 has no published metric: as v5e.
-# GPUs: the data sheets' metrics without sparsity, NVLink in one direction, and the network of the DGX system.
+# TPUs: flops, HBM and "Inter Chip Interconnect" (both directions of all links) from the table of specifications of each
+# page: v5e 400 GB/s over 4 links, v5p 1,200 over 6, v6e 800 over 4, tpu7x 1,200 over 6. v4: 50 GB/s a link (Jouppi et
+# al. 2023, table 4). Data center network: v5e 6.4 Tb/s for a pod of 256; v5p 50 and v6e, tpu7x 100 Gb/s a chip; v4 is
+# not published: as v5e.
+# GPUs: from the data sheets, without sparsity, NVLink in one direction, and the network of the DGX system.
 CHIPS = {
     chip.kind: chip
     for chip in (

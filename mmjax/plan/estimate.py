@@ -1,4 +1,4 @@
-"""What can be said of memory and traffic by arithmetic, before and beside the compiler."""
+"""Analytical estimates of memory and traffic, before and beside the compiler's."""
 
 import dataclasses
 import math
@@ -13,22 +13,22 @@ from mmjax.plan.report import Plan
 PARAMETERS, OPTIMIZER, AVERAGE = "parameters", "optimizer", "average"
 GRADIENTS, ACTIVATIONS, TEMPORARIES, BATCH = "gradients", "activations", "temporaries", "batch and program"
 _STATE = (PARAMETERS, OPTIMIZER, AVERAGE)
-USABLE = 0.98  # of a chip's memory: the compiler for v5e takes 15.75 of 16 GiB
+USABLE = 0.98  # fraction of a chip's HBM: XLA uses 15.75 of 16 GiB on v5e
 
 
 def collectives(
     parameters: Iterable[tuple[Sequence[int], Any]], mesh: Mapping[str, int], itemsize: int, accumulate: int = 1
 ) -> list[Collective]:
-    """What data and fully sharded data parallelism send in a step, in the type that is computed in.
+    """The collectives of data parallelism and fully sharded data parallelism (FSDP) in a step.
 
-    A parameter that is split over fsdp is gathered forward and backward, and its gradient is summed up by parts; over
-    data and slice gradients are summed up whole. What splitting the layers themselves over the axis model sends is
+    Parameters sharded over fsdp are all-gathered in the forward and backward pass, and their gradients
+    reduce-scattered; over data and slice gradients are all-reduced. Those of tensor parallelism, the axis model, are
     left out.
 
     Args:
         parameters: shape, and mesh axis of each array axis.
-        itemsize: bytes of a number of the type that is computed in.
-        accumulate: parts of a batch, each of which sends all of this.
+        itemsize: bytes of a number in the computation's dtype.
+        accumulate: number of microbatches, each of which sends all of this.
     """
     gathered, summed = 0, 0
     for shape, axes in parameters:
@@ -56,12 +56,12 @@ def _group(mesh: Mapping[str, int], axes: Sequence[str]) -> tuple[int, ...]:
 
 
 def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[str, int]:
-    """Bytes of a chip by what they hold, which together are exactly what the compiler says.
+    """A chip's memory in bytes by content, which sums up to the compiler's total.
 
     Args:
-        draft: what arithmetic says.
-        stats: the compiler's `memory_analysis()`, of one of the chip's devices.
-        devices: how many of these a chip has.
+        draft: the analytical estimate.
+        stats: the compiler's `memory_analysis()`, for one device.
+        devices: devices in a chip.
     """
     state = {name: draft[name] for name in _STATE if name in draft}
     arguments = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -72,14 +72,14 @@ def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[
 
 
 def largest_batch(plan: Plan, parts: int) -> int:
-    """About the largest batch that fits into memory: what grows with the batch is taken to grow in proportion.
+    """The largest batch that fits in memory, by extrapolation of what grows with the batch.
 
     Args:
-        parts: that a batch divides into, devices times parts that are accumulated.
+        parts: that the batch is a multiple of: devices times microbatches.
     """
     fixed = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
     grows = plan.hbm_bytes - fixed
-    if GRADIENTS not in plan.memory:  # the compiler's temporaries hold them
+    if GRADIENTS not in plan.memory:  # they are part of the compiler's temporaries
         held = min(plan.memory.get(PARAMETERS, 0), plan.memory.get(TEMPORARIES, 0))
         fixed, grows = fixed + held, grows - held
     room = USABLE * plan.topology.chip.hbm_bytes - fixed
@@ -90,34 +90,34 @@ def largest_batch(plan: Plan, parts: int) -> int:
 
 
 def too_much(plan: Plan, used: int, parts: int, options: Sequence[str]) -> str:
-    """In one line: what does not fit into a chip's memory, and what would.
+    """A one-line error: what does not fit in a chip's memory, and what would.
 
     Args:
-        plan: by arithmetic.
-        used: bytes a device that the compiler wanted, or that the plan has.
-        parts: as of largest_batch.
-        options: of the command line, that take less memory with this config.
+        plan: an analytical one.
+        used: bytes a device, by the compiler or the plan.
+        parts: as in largest_batch.
+        options: of the command line, that reduce memory with this config.
     """
     capacity, chip = plan.topology.chip.hbm_bytes, plan.topology.chip
     state = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
     sizes = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in plan.memory.items())
-    wanted = f"the step wants {used * chip.devices / 2**30:.2f} GiB of a chip's {capacity / 2**30:.0f} GiB ({sizes})"
+    wanted = f"the step needs {used * chip.devices / 2**30:.2f} GiB of a chip's {capacity / 2**30:.0f} GiB ({sizes})"
     if state > USABLE * capacity:
-        return f"{wanted}; parameters and optimizer alone do not fit: {_split_further(plan, state)}"
+        return f"{wanted}; parameters and optimizer alone do not fit; {_split_further(plan, state)}"
     temporaries = max(used * chip.devices - plan.hbm_bytes + plan.memory.get(TEMPORARIES, 0), 0)
     fits = largest_batch(dataclasses.replace(plan, memory={**plan.memory, TEMPORARIES: temporaries}), parts)
     smaller = [f"--config.train.batch={fits}"] if 0 < fits < plan.batch else []
     tried = ", ".join([*smaller, *options]) or "a larger slice"
-    return f"{wanted}; activations do not fit: try {tried}"
+    return f"{wanted}; activations do not fit; try {tried}"
 
 
 def _split_further(plan: Plan, state: int) -> str:
-    """Over how many devices a state of so many bytes a chip is to be split, of those that there are."""
-    least = math.ceil(state * plan.mesh["fsdp"] / (USABLE * plan.topology.chip.hbm_bytes))
+    """How to shard a state of this many bytes a chip over more devices."""
+    needed = math.ceil(state * plan.mesh["fsdp"] / (USABLE * plan.topology.chip.hbm_bytes))
     each = math.prod(size for axis, size in plan.mesh.items() if axis != "slice")
-    for fsdp in range(least, each // plan.mesh["model"] + 1):
+    for fsdp in range(needed, each // plan.mesh["model"] + 1):
         if each % (fsdp * plan.mesh["model"]) == 0:
             data = each // (fsdp * plan.mesh["model"])
-            return f"split them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={data}"
+            return f"shard them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={data}"
     room = each // plan.mesh["model"]
-    return f"they take {least} devices along mesh.fsdp, where a slice has room for {room}: take a larger one"
+    return f"they need {needed} devices along mesh.fsdp, but a slice has {room}: take a larger one"

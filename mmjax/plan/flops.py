@@ -1,4 +1,4 @@
-"""Floating-point operations of a program, counted from the shapes of its matrix products and convolutions."""
+"""Floating-point operations of a program, from the shapes of its matrix products and convolutions."""
 
 import math
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import jax
 
 
 def count(closed: Any) -> float:
-    """Operations of a traced program (what jax.make_jaxpr gives): 2 for each multiplication with its addition.
+    """The operations of a traced program (from jax.make_jaxpr), 2 for each multiply-add.
 
-    Loops count as often as they turn; elementwise operations are left out, which are few beside these.
+    Loops count by their trip count; elementwise operations are ignored.
 
     Raises:
-        ValueError: for a matrix product in a loop that turns an unknown number of times.
+        ValueError: for a matrix product in a loop of unknown trip count.
     """
     return _count(closed.jaxpr)
 
@@ -30,17 +30,17 @@ def _count(jaxpr: Any) -> float:
             total += equation.params["length"] * _count(equation.params["jaxpr"].jaxpr)
         elif name == "cond":
             total += max(map(_count, inner), default=0.0)
-        elif name == "pallas_call":  # a kernel runs once for each place of its grid
+        elif name == "pallas_call":  # a kernel runs once for each point of its grid
             total += math.prod(equation.params["grid_mapping"].grid) * sum(map(_count, inner))
         elif name == "while" and any(map(_count, inner)):
-            raise ValueError("cannot count the products of a loop that turns an unknown number of times")
+            raise ValueError("cannot count the operations of a while loop of unknown trip count")
         else:
             total += sum(map(_count, inner))
     return total
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs inside of an operation: of a call, the branches of a choice, the body of a loop."""
+    """The jaxprs inside of an equation: of a call, the branches of a cond, the body of a loop."""
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             part = getattr(part, "jaxpr", part)
@@ -55,7 +55,7 @@ def _product(equation: Any) -> float:
 
 
 def _convolution(equation: Any) -> float:
-    """Each output sums over the window and the input's features; zeros spread between the inputs are not counted."""
+    """Each output sums over the kernel and the input's features; zeros of a dilated input are not counted."""
     kernel, params = equation.invars[1].aval.shape, equation.params
     _, features, *window = (kernel[axis] for axis in params["dimension_numbers"].rhs_spec)
     outputs = math.prod(equation.outvars[0].aval.shape)
@@ -63,5 +63,5 @@ def _convolution(equation: Any) -> float:
 
 
 def traced(function: Any, *arguments: Any) -> float:
-    """Operations of one call of a function, of arrays or their shapes."""
+    """The operations of one call of a function, with arrays or their shapes."""
     return count(jax.make_jaxpr(function)(*arguments))

@@ -1,25 +1,25 @@
-"""How much a compiled program reads from and writes to the HBM of a chip, at the least."""
+"""HBM traffic of a compiled program: a lower bound."""
 
 from collections.abc import Mapping
 
 from mmjax.plan.instruction import Instruction
 from mmjax.plan.program import Program, parts, size
 
-# Move nothing: they name what is there, wait for what was begun, or run other computations.
+# These access no memory: they name or await values, or run other computations.
 _FREE = frozenset((
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast",
     "while", "conditional", "call", "after-all", "partition-id",
     "replica-id", "iota", "opt-barrier", "async-start", "async-update",
     "async-done", "copy-done", "send-done", "recv-done",
 ))  # fmt: skip
-_PARTS = frozenset(("dynamic-slice", "slice", "gather"))  # read of their operand only what they give
+_PARTS = frozenset(("dynamic-slice", "slice", "gather"))  # read only as much of their operand as they return
 
 
 def bytes_accessed(program: Program) -> int:
-    """Bytes that a device moves in a run: each instruction reads its operands once and writes its result once.
+    """The bytes of HBM that a device reads and writes in one run: operands are read and results written once.
 
-    A fusion that takes only parts of an operand reads those, and one that replaces a part writes that; what lies in
-    the cores' own memory costs nothing.
+    A fusion that slices an operand reads only the slice, and one that updates a slice writes only that. Values in the
+    cores' own memory are free.
     """
     total = 0
     results = {
@@ -49,7 +49,7 @@ def _read(program: Program, instruction: Instruction, results: Mapping[str, str]
 
 
 def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
-    """Bytes that a fusion reads of an operand."""
+    """The bytes of an operand that a fusion reads."""
     numbered = [each.name for each in inside if each.operation == "parameter" and each.arguments == str(number)]
     name = "".join(numbered)
     users = [each for each in inside if name in each.operands]
@@ -63,7 +63,7 @@ def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
 
 
 def _written(program: Program, instruction: Instruction) -> int:
-    if instruction.operation.endswith("-start"):  # what comes out, and what goes in; of copies the other way round
+    if instruction.operation.endswith("-start"):  # (input, output); of copies (output, input)
         both = parts(instruction.result)
         return size(both[0 if instruction.operation == "copy-start" else 1 % len(both)], hbm_only=True)
     whole = size(instruction.result, hbm_only=True)

@@ -1,4 +1,4 @@
-"""Reads what a compiled program sends between devices."""
+"""The collectives of a compiled program, parsed from its HLO text."""
 
 import json
 import math
@@ -19,7 +19,7 @@ _AXIS = re.compile(r"'(\w+)'(?:=(\d+))?(?::\((\d+)\)(\d+))?")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _PERMUTED = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
 _PAIR = re.compile(r"\{(\d+),(\d+)\}")
-# Between slices TPUs send through their hosts, as in `_xla_megascale_target="{1,2}x{0:3}"`: slices, devices of each.
+# TPU slices communicate through their hosts, e.g. `_xla_megascale_target="{1,2}x{0:3}"`: slices, devices of each.
 _HOW = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
 _BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}
@@ -31,9 +31,9 @@ class Collective:
 
     Attributes:
         kind: "all-gather", "all-reduce", "reduce-scatter", ...
-        size: bytes of the whole: what is gathered, summed up or sent, on each device.
-        group: the devices that take part, one group of all alike, by their place on the mesh.
-        times: how often it runs in a step.
+        size: bytes of the gathered, reduced or permuted array on each device.
+        group: one of the groups of participating devices, by their index in the mesh.
+        times: number of runs in a step.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in a step, where every other one needs its part once."""
+        """The bytes that each device sends in a step, at least."""
         n = len(self.group)
         if self.kind == "collective-permute":
             return float(self.size * self.times)
@@ -52,16 +52,16 @@ class Collective:
 
 
 def collectives(program: Program, devices: int, slices: int = 1) -> list[Collective]:
-    """The collectives of a program, those in loops as often as these turn.
+    """The collectives of a program, those in loops with their trip count.
 
-    What TPUs do bit by bit beside other work stands in several places with the same channel: it counts once.
+    An asynchronous collective on TPUs is spread over several instructions of one channel, and counted once.
 
     Args:
-        devices: how many it runs on, those of a slice next to each other.
-        slices: of TPUs that these are in.
+        devices: number of devices, those of a slice adjacent.
+        slices: number of TPU slices.
 
     Raises:
-        ValueError: where a loop does not say how often it turns, or slices would send each other nothing.
+        ValueError: for a loop of unknown trip count, or if there is no traffic between slices.
     """
     found: dict[str, Collective] = {}
     between = 0
@@ -75,17 +75,19 @@ def collectives(program: Program, devices: int, slices: int = 1) -> list[Collect
             if name not in found or found[name].sent < each.sent:
                 found[name] = each
     if slices > 1 and not between:
-        raise ValueError("the program says nothing of what slices send each other; is this version of libtpu known?")
+        raise ValueError(
+            "no traffic between slices found in the program; this version of libtpu may spell it differently"
+        )
     return list(found.values())
 
 
 def _between_slices(instruction: Instruction, each: int, times: int) -> Collective | None:
-    """The part of a collective that goes from slice to slice of so many devices each, if an instruction is one."""
+    """The part of a collective between slices of `each` devices, if an instruction is one."""
     how = _HOW.search(instruction.attributes)
     if instruction.operation != "send" or not how:
         return None
     slices = _SLICES.search(instruction.attributes)
-    count = len(slices[1].split(",")) if slices else 2  # the pairs of a permutation are listed one by one
+    count = len(slices[1].split(",")) if slices else 2  # pairs of a permutation are listed singly
     kind = _BETWEEN_SLICES.get(how[1], how[1].lower().replace("_", "-"))
     given = size(parts(instruction.result)[0])
     return Collective(
@@ -94,7 +96,7 @@ def _between_slices(instruction: Instruction, each: int, times: int) -> Collecti
 
 
 def _collective(instruction: Instruction, computation: str, devices: int, times: int) -> Collective | None:
-    """The collective that an instruction is, if it is one: its beginning, where it has a beginning and an end."""
+    """The collective of an instruction, if it is one, or starts one."""
     kind = instruction.operation.removesuffix("-start")
     if kind not in _KINDS:
         return None
@@ -103,19 +105,19 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
         return None
     whole = size(instruction.result)
     if instruction.operation in ("all-gather-start", "collective-permute-start"):
-        whole = size(parts(instruction.result)[1])  # a tuple of what goes in, what comes out, and perhaps flags
+        whole = size(parts(instruction.result)[1])  # a tuple: input, output, maybe flags
     elif kind == "reduce-scatter":
-        whole *= len(group)  # the result is a part
+        whole *= len(group)  # the result is a shard
     elif kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # how TPUs spell it: a sum of which each takes its part
+        kind = "reduce-scatter"  # how it is spelled on TPUs
     return Collective(kind, whole, group, times)
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
-    """The first group of devices, written as lists, as a reshaped and transposed array, or as axes of a mesh."""
+    """The first replica group, written as lists, as an iota (reshape and transpose), or as mesh axes."""
     if permuted := _PERMUTED.search(attributes):
         pairs = [(int(one), int(other)) for one, other in _PAIR.findall(permuted[1])]
-        return next((pair for pair in pairs if pair[0] != pair[1]), ())  # the others keep what they have
+        return next((pair for pair in pairs if pair[0] != pair[1]), ())  # the others are no communication
     if iota := _IOTA.search(attributes):
         shape, sides = _numbers(iota[1]), _numbers(iota[2])
         ids = np.arange(math.prod(sides)).reshape(sides)
@@ -124,7 +126,7 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
     if mesh := _MESH.search(attributes):
         return _on_mesh(mesh[1], mesh[2])
     if "replica_groups=mesh" in attributes:
-        raise ValueError(f"unknown form of groups of devices: {attributes[:200]}")
+        raise ValueError(f"unknown form of replica groups: {attributes[:200]}")
     listed = _LISTED.search(attributes)
     if listed and listed[1]:
         return tuple(json.loads(listed[1].split("}")[0].replace("{", "[") + "]"))
@@ -132,7 +134,7 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
 
 
 def _on_mesh(axes: str, along: str) -> tuple[int, ...]:
-    """The first group of devices along axes of a mesh, or along parts of them: of `'a'=2,'b'=8` along `'b':(2)4`."""
+    """The first group along mesh axes, or factors of them: of `'a'=2,'b'=8` along `'b':(2)4`."""
     taken = {name: (int(before or 1), int(size or 0)) for name, _, before, size in _AXIS.findall(along)}
     sides: list[int] = []
     chosen: list[bool] = []

@@ -1,4 +1,4 @@
-"""An instruction of a compiled program."""
+"""An instruction of an HLO program."""
 
 import re
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ _OPERAND = re.compile(r"%([\w.\-]+)")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program.
+    """One instruction of an HLO program.
 
     Attributes:
-        result: the text of its result's type.
-        arguments: the text between its parentheses: the names of operands, the number of a parameter.
-        attributes: what follows behind the operands.
+        result: the type of its result, as text.
+        arguments: the text in its parentheses: operands, or a parameter's number.
+        attributes: the text after the operands.
     """
 
     name: str
@@ -25,10 +25,10 @@ class Instruction:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        """The names of the instructions whose results it takes."""
+        """The names of its operands."""
         return tuple(_OPERAND.findall(self.arguments))
 
     @property
     def called(self) -> dict[str, str]:
-        """The computations that it runs, by what they are to it: calls, body, condition, to_apply."""
+        """The computations it calls, by attribute: calls, body, condition, to_apply."""
         return dict(_CALLED.findall(self.attributes))

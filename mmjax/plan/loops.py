@@ -1,4 +1,4 @@
-"""How often a loop of a compiled program turns where the program does not say: its counters, followed by hand."""
+"""Trip counts of while loops that XLA does not annotate, by evaluating their integer counters."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,24 @@ _DIRECTION = re.compile(r"\bdirection=(\w+)")
 _SAME = ("copy", "convert", "bitcast")
 _LIMIT = 100_000
 
-State = Sequence[int | None]  # the whole numbers of a loop's state, None for all else
+State = Sequence[int | None]  # the integers of a loop's state, None for other values
 
 
 def trip_count(
     loop: Instruction, around: Sequence[Instruction], condition: Sequence[Instruction], body: Sequence[Instruction]
 ) -> int | None:
-    """How often a loop turns; None: not to be found out.
+    """The trip count of a loop; None if it cannot be found.
 
     Args:
-        around: the computation that the loop is in.
-        condition, body: the loop's.
+        around: the computation that contains the loop.
+        condition, body: of the loop.
     """
     state = _elements(loop.operands[0], around, ())
     for count in range(_LIMIT):
-        goes_on = _value(condition[-1].name, _by_name(condition), state)
-        if goes_on is None:
+        continues = _value(condition[-1].name, _by_name(condition), state)
+        if continues is None:
             return None
-        if not goes_on:
+        if not continues:
             return count
         state = _elements(body[-1].name, body, state)
     return None
@@ -39,14 +39,14 @@ def _by_name(computation: Sequence[Instruction]) -> dict[str, Instruction]:
 
 
 def _elements(name: str, computation: Sequence[Instruction], state: State) -> State:
-    """The whole numbers of a tuple."""
+    """The integers of a tuple."""
     known = _by_name(computation)
     made = known[name]
     return [_value(part, known, state) for part in made.operands] if made.operation == "tuple" else ()
 
 
 def _value(name: str, known: Mapping[str, Instruction], state: State) -> int | None:
-    """The whole number that an instruction gives; None where it is none, or none that is followed."""
+    """The integer value of an instruction; None for other values."""
     made = known.get(name)
     if made is None:
         return None

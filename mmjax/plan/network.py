@@ -1,4 +1,4 @@
-"""How long collectives take at the rates of the links that they go over."""
+"""The time of collectives, by the rates of the links they use."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ ICI, DCN = "interconnect", "data center network"
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one kind of collective sends over some axes of the mesh, a step.
+    """The collectives of one kind over the same mesh axes, in one step.
 
     Attributes:
         kind: of the collectives.
-        axes: of the mesh, those along which the devices of a group differ, as in "data+fsdp".
+        axes: the mesh axes along which the devices of a group differ, as in "data+fsdp".
         sent: bytes that each device sends.
         seconds: by network: ICI within a slice (or NVLink within a host), DCN between them.
     """
@@ -36,7 +36,7 @@ class Network:
 
     Attributes:
         mesh: sizes of its axes by name, in order.
-        places: of each device of the mesh in its order: slice, then the coordinates of its chip, then its core.
+        places: of each device in mesh order: slice, coordinates of its chip, core.
     """
 
     topology: Topology
@@ -44,7 +44,7 @@ class Network:
     places: Sequence[tuple[int, ...]]
 
     def axes(self, group: Sequence[int]) -> str:
-        """The axes of the mesh along which the devices of a group differ."""
+        """The mesh axes along which the devices of a group differ."""
         indices = np.unravel_index(np.asarray(group), tuple(self.mesh.values()))
         return "+".join(name for name, along in zip(self.mesh, indices, strict=True) if len(set(along)) > 1)
 
@@ -52,10 +52,10 @@ class Network:
         return Traffic(collective.kind, self.axes(collective.group), collective.sent, self.seconds(collective))
 
     def seconds(self, collective: Collective) -> dict[str, float]:
-        """The least time that a collective takes, all of it in a step, by network.
+        """The least time of all runs of a collective in a step, by network.
 
-        Rings in both directions along each axis of the torus that the group lies along (of an axis that is no ring,
-        one direction). Over several slices, each chip sends its share of what its slice has gathered or summed up.
+        Bidirectional rings along each torus axis of the group (one direction, if the axis is not a ring). Over several
+        slices, each chip sends its share of its slice's gathered or reduced array.
         """
         places = [self.places[i] for i in collective.group]
         slices = len({place[0] for place in places})
@@ -63,7 +63,7 @@ class Network:
         if slices == 1:
             return {ICI: collective.sent / self._rate(collective.kind, places)}
         chip = self.topology.chip
-        # Each device sends what it is responsible for of the whole, of which there are `near` parts in a slice.
+        # Each of the `near` devices in a slice sends its share of the array.
         across = Collective(collective.kind, collective.size, tuple(range(slices)), collective.times).sent / near
         found = {DCN: across * chip.devices / chip.network_rate}
         if near > 1:
@@ -73,26 +73,26 @@ class Network:
         return found
 
     def _rate(self, kind: str, places: Sequence[tuple[int, ...]]) -> float:
-        """Bytes a second of a device to others of its slice or host."""
+        """The bytes a second of a device to others in its slice or host."""
         chip = self.topology.chip
         if not self.topology.is_tpu:
             return chip.link_rate
         spans = [len(set(along)) for along in zip(*places, strict=True)][1 : 1 + chip.axes]
         if kind == "collective-permute":
-            return 2 * chip.link_rate / chip.devices  # they come in pairs, one in each direction
+            return 2 * chip.link_rate / chip.devices  # permutations come in pairs, one in each direction
         shape = self.topology.shape
-        # Of three axes none closes unless all do: switches join whole cubes of 4 x 4 x 4 chips (Jouppi et al. 2023).
+        # Three axes are rings only together: optical switches join cubes of 4 x 4 x 4 chips (Jouppi et al. 2023).
         rings = [side % chip.ring == 0 for side in shape]
         rings = [all(rings)] * 3 if chip.axes == 3 else rings
         links = sum(
             2 if span == side and ring else 1 for span, side, ring in zip(spans, shape, rings, strict=True) if span > 1
         )
-        # The cores of one chip reach each other over the chip, about as fast as over all its links.
+        # The cores of a chip communicate within it, taken to be as fast as all its links.
         return chip.link_rate * (links or 2 * chip.axes) / chip.devices
 
 
 def places_of(topology: Topology, devices: Sequence[Any]) -> list[tuple[int, ...]]:
-    """Where the devices of a mesh are; GPUs are numbered host by host."""
+    """The place of each device of a mesh; GPUs are numbered host by host."""
     if topology.is_tpu:
         return [(getattr(d, "slice_index", 0) or 0, *d.coords, d.core_on_chip) for d in devices]
     each = math.prod(topology.shape)

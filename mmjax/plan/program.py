@@ -1,4 +1,4 @@
-"""Takes the text of a compiled program (HLO) apart: its instructions, and how often each of them runs."""
+"""A parser of HLO text: instructions, and how often each of them runs."""
 
 import math
 import re
@@ -13,21 +13,21 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
 _BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ELSEWHERE = re.compile(r"S\(\d+\)")  # a layout outside of the chip's HBM
+_NOT_HBM = re.compile(r"S\(\d+\)")  # memory space of a layout, other than HBM
 
 
 @dataclass(frozen=True)
 class Program:
-    """The instructions of each computation by its name, and the name of the one that is run."""
+    """The computations of a program by name, as instructions, and the name of the entry computation."""
 
     computations: Mapping[str, tuple[Instruction, ...]]
     entry: str
 
     def runs(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
-        """Each instruction that runs, behind the computation that it is in, and how often in a run of the program.
+        """Each instruction with its computation and the number of its runs in one run of the program.
 
         Raises:
-            ValueError: where a loop does not say how often it turns.
+            ValueError: for a loop of unknown trip count.
         """
         waiting = [(self.entry, 1)]
         while waiting:
@@ -38,30 +38,30 @@ class Program:
                     waiting += [(name, times * often) for name, often in self._calls(computation, instruction)]
 
     def _calls(self, computation: str, instruction: Instruction) -> Iterator[tuple[str, int]]:
-        """The computations that an instruction of a computation runs, and how often."""
+        """The computations that an instruction calls, and how often."""
         if instruction.operation in ("async-done", "async-update"):
-            return  # async-start has run it
-        often = self._turns(computation, instruction) if instruction.operation == "while" else 1
+            return  # called by async-start
+        often = self._trip_count(computation, instruction) if instruction.operation == "while" else 1
         for how, name in instruction.called.items():
-            if how != "to_apply" or instruction.operation == "call":  # others apply an addition of two numbers
+            if how != "to_apply" or instruction.operation == "call":  # other to_apply are scalar reducers
                 yield name, often
-        for several, one in _BRANCHES.findall(instruction.attributes):
-            for name in filter(None, [one, *(part.strip().lstrip("%") for part in several.split(","))]):
+        for branches, branch in _BRANCHES.findall(instruction.attributes):
+            for name in filter(None, [branch, *(part.strip().lstrip("%") for part in branches.split(","))]):
                 yield name, 1
 
-    def _turns(self, computation: str, loop: Instruction) -> int:
-        told = _TRIPS.search(loop.attributes)
-        if told:
-            return int(told[1])
+    def _trip_count(self, computation: str, loop: Instruction) -> int:
+        annotated = _TRIPS.search(loop.attributes)
+        if annotated:
+            return int(annotated[1])
         condition, body = (self.computations[loop.called[part]] for part in ("condition", "body"))
         found = trip_count(loop, self.computations[computation], condition, body)
         if found is None:
-            raise ValueError(f"the loop {loop.name} does not say how often it turns")
+            raise ValueError(f"the trip count of the loop {loop.name} is unknown")
         return found
 
 
 def parse(text: str) -> Program:
-    """The program of a text, `compiled.as_text()`."""
+    """Parses HLO text, `compiled.as_text()`."""
     found: dict[str, list[Instruction]] = {}
     entry, current = "", ""
     for line in text.splitlines():
@@ -75,20 +75,20 @@ def parse(text: str) -> Program:
 
 
 def size(result: str, hbm_only: bool = False) -> int:
-    """Bytes of the arrays in the text of a type, without padding: of `(f32[2,3]{1,0}, u8[4])` 28.
+    """The bytes of the arrays in a type, without padding: 28 for `(f32[2,3]{1,0}, u8[4])`.
 
     Args:
-        in_main_memory: count only those that lie there, and not in a memory of the chip's cores.
+        hbm_only: ignore arrays in other memories, such as a core's own.
     """
     return sum(
         math.prod(map(int, filter(None, sides.split(",")))) * _width(kind)
         for kind, sides, layout in _ARRAY.findall(result)
-        if not (hbm_only and _ELSEWHERE.search(layout))
+        if not (hbm_only and _NOT_HBM.search(layout))
     )
 
 
 def parts(result: str) -> list[str]:
-    """The types in the text of a tuple's type; that of anything else alone."""
+    """The element types of a tuple type; of another type, itself."""
     if not result.startswith("("):
         return [result]
     found, depth, start, inside = [], 0, 0, result[1:-1]
@@ -102,11 +102,11 @@ def parts(result: str) -> list[str]:
 
 def _width(kind: str) -> int:
     bits = re.search(r"\d+", kind)
-    return max(int(bits[0]) // 8, 1) if bits else 1  # a truth value is a byte
+    return max(int(bits[0]) // 8, 1) if bits else 1  # a bool is a byte
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    """Takes `f32[2]{0} add(%a, %b), attributes` apart; a type may be a tuple, and holds parentheses then."""
+    """Parses `f32[2]{0} add(%a, %b), attributes`; a tuple type is in parentheses itself."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     result, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")
@@ -120,4 +120,4 @@ def _closing(text: str, opening: int) -> int:
         depth += {"(": 1, ")": -1}.get(text[place], 0)
         if not depth:
             return place
-    raise ValueError(f"parentheses do not match: {text[:80]}")
+    raise ValueError(f"unbalanced parentheses: {text[:80]}")

@@ -1,4 +1,4 @@
-"""What a plan finds, as a table for people and as numbers for programs."""
+"""Plans, as tables and JSON."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ COMPUTE, MEMORY = "MXU", "HBM"
 
 @dataclass(frozen=True)
 class Plan:
-    """What one training step takes on a topology. Bytes are those of one chip.
+    """The cost of one training step on a topology. Bytes are of one chip.
 
     Attributes:
         name: of the config.
         mesh: sizes of its axes.
-        batch: examples a step.
-        parameters: how many the model has.
-        step_flops: floating-point operations of the model in a step, forward and backward, on all chips.
-        hardware_flops: those and what is computed anew in the backward pass, and the optimizer's.
-        memory: bytes a chip by what they hold; together they are what the compiler says.
-        traffic: what is sent between devices.
-        moved: bytes read from and written to memory in a step; 0: not known.
-        compile_seconds: how long the compiler took; 0: nothing was compiled.
-        largest_batch: that fits in memory, by extrapolation; 0: none, or not known.
+        batch: examples in a step.
+        parameters: number of the model's parameters.
+        step_flops: model FLOPs of a step, forward and backward, on all chips.
+        hardware_flops: with those of rematerialization and the optimizer.
+        memory: bytes of a chip by content; by the compiler, if compiled.
+        traffic: between devices.
+        bytes_accessed: of HBM in a step; 0: unknown.
+        compile_seconds: 0: not compiled.
+        largest_batch: that fits in memory, by extrapolation; 0: none, or unknown.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The least time that each part of the machine is busy in a step."""
+        """The least busy time of each unit and network in a step."""
         peak = self.topology.chips * self.topology.chip.flops
         found = {COMPUTE: self.hardware_flops / peak}
         if self.bytes_accessed:
@@ -60,21 +60,21 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """No step is shorter, were all parts of the machine busy at once: the busiest part's time.
+        """A lower bound on the step time: that of the busiest unit, if all work in parallel.
 
-        Collectives go one after the other here, also where they use different axes of the torus. Main memory does not
-        count: how much is moved depends on what the compiler finds to do in the cores' own.
+        Collectives are taken to run one after another, even on different axes of the torus. HBM is left out: its
+        traffic depends on what XLA can keep in the cores' own memory.
         """
         return max(seconds for part, seconds in self.seconds.items() if part != MEMORY)
 
     @property
     def mfu(self) -> float:
-        """The share of the chips' peak that the operations of the model have in a step of step_seconds."""
+        """The model FLOPs utilization (MFU) at step_seconds."""
         return self._utilization(self.step_seconds)
 
     @property
     def mfu_with_memory(self) -> float:
-        """The same where this program's use of the HBM counts as well."""
+        """The MFU with this program's HBM traffic as a bound, too."""
         return self._utilization(max(self.seconds.values()))
 
     def _utilization(self, seconds: float) -> float:
@@ -110,7 +110,7 @@ class Plan:
 
 
 def table(plan: Plan) -> str:
-    """The plan in lines to be read."""
+    """The plan as a table."""
     chip, topology = plan.topology.chip, plan.topology
     mesh = " x ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1) or "one device"
     lines = [
@@ -118,26 +118,26 @@ def table(plan: Plan) -> str:
         "",
         _row("parameters", f"{plan.parameters:,}"),
         "",
-        f"memory of a chip, of {_bytes(chip.hbm_bytes)}",
+        f"memory of a chip, {_bytes(chip.hbm_bytes)}",
         *(_row(name, _bytes(size), f"{size / chip.hbm_bytes:7.1%}") for name, size in plan.memory.items()),
-        _row("together", _bytes(plan.hbm_bytes), f"{plan.hbm_bytes / chip.hbm_bytes:7.1%}"),
+        _row("total", _bytes(plan.hbm_bytes), f"{plan.hbm_bytes / chip.hbm_bytes:7.1%}"),
     ]
     if plan.largest_batch:
         lines.append(_row("largest batch", f"about {plan.largest_batch:,}"))
-    lines += ["", "sent by a device in a step", *_traffic(plan.traffic)]
+    lines += ["", "sent by each device in a step", *_traffic(plan.traffic)]
     lines += ["", "a step at published rates"]
     rates = {COMPUTE: f"{plan.hardware_flops:.4g} FLOPs at {chip.flops / 1e12:,.0f} T/s a chip"}
     rates[MEMORY] = f"{_bytes(plan.bytes_accessed)} at {chip.hbm_rate / 1e9:,.0f} GB/s"
     rates |= {ICI: f"{chip.link_rate / 1e9:,.0f} GB/s a link", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
     lines += [_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()]
     lines += [
-        _row("at least", _seconds(plan.step_seconds), "if all of these but HBM go on at once"),
-        _row("one after another", _seconds(sum(plan.seconds.values()))),
+        _row("at least", _seconds(plan.step_seconds), "all of these but HBM in parallel"),
+        _row("without overlap", _seconds(sum(plan.seconds.values()))),
         "",
         _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} an image"),
-        _row("utilization", f"at most {plan.mfu:.1%}", "of the chips' peak, by the model's FLOPs"),
+        _row("utilization", f"at most {plan.mfu:.1%}", "model FLOPs utilization"),
         *(
-            [_row("with HBM", f"about {plan.mfu_with_memory:.1%}", "as this program uses it")]
+            [_row("with HBM", f"about {plan.mfu_with_memory:.1%}", "by this program's HBM traffic")]
             if plan.bytes_accessed
             else []
         ),

@@ -1,4 +1,4 @@
-"""Which mesh, batch, rematerialization and kernel make the most of a topology: guessed, compiled, ranked."""
+"""Search for the best mesh, batch size, rematerialization and attention kernel: estimated, compiled, ranked."""
 
 import dataclasses
 import itertools
@@ -13,12 +13,12 @@ from mmjax.plan.topology import Topology
 from mmjax.types import UserError
 
 Planner = Callable[[Config, Topology], Plan]
-_FULL = 0.92  # of a chip's memory: what estimates may fill
+_MAX_ESTIMATE = 0.92  # of a chip's memory, for estimates
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Changes of a config by their field's name, and what came of them: a plan, or why there is none."""
+    """Config overrides by field name, with their plan or the reason why there is none."""
 
     changes: dict[str, Any]
     plan: Plan | None = None
@@ -36,12 +36,12 @@ def search(
     compile_: Planner,
     tell: Callable[[str], None],
 ) -> list[Candidate]:
-    """The candidates that were compiled (for GPUs, estimated), the best first, those that do not fit last.
+    """The compiled candidates (for GPUs: the estimated ones), best first, failures last.
 
     Args:
-        compilations: how many, at most.
-        estimate, compile_: plans of a config by arithmetic, and by the compiler.
-        tell: is told what is being done.
+        compilations: how many to compile at most.
+        estimate, compile_: planners, analytical and with the compiler.
+        tell: prints progress.
     """
     problem = "parameters or activations are too large"
     best: dict[str, _Ranked] = {}
@@ -50,15 +50,15 @@ def search(
         try:
             plan = estimate(changed, topology)
         except UserError as error:
-            problem = str(error)  # such as an axis that does not divide; there are many others
+            problem = str(error)  # such as an axis that does not divide
             continue
-        if plan.hbm_bytes > _FULL * topology.chip.hbm_bytes:
+        if plan.hbm_bytes > _MAX_ESTIMATE * topology.chip.hbm_bytes:
             continue
-        # Of those that differ in their batch alone the one that takes least, unless another is a percent better.
+        # Of those that differ in batch size only, keep the smallest within one percent of the best.
         rank = _rank(plan)
-        alike = describe({name: value for name, value in changes.items() if name != "train.batch"})
-        if alike not in best or rank < best[alike][0]:
-            best[alike] = (rank, Candidate(changes, plan), changed)
+        key = describe({name: value for name, value in changes.items() if name != "train.batch"})
+        if key not in best or rank < best[key][0]:
+            best[key] = (rank, Candidate(changes, plan), changed)
     if not best:
         raise UserError(f"--search: no candidate fits {topology}: {problem}")
     ranked = sorted(best.values(), key=lambda item: item[0])
@@ -69,18 +69,18 @@ def search(
         tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(candidate.changes)}")
         try:
             found.append(Candidate(candidate.changes, compile_(changed, topology)))
-        except (UserError, ValueError, RuntimeError) as error:  # whatever it is, the others stand
+        except (UserError, ValueError, RuntimeError) as error:  # the others are unaffected
             found.append(Candidate(candidate.changes, None, (str(error) or type(error).__name__).splitlines()[0]))
     return sorted(found, key=lambda each: _rank(each.plan) if each.plan else (1.0, 0))
 
 
 def _rank(plan: Plan) -> tuple[float, int]:
-    """The smaller the better: by whole percents of utilization, with HBM once it is known, then by memory."""
+    """Smaller is better: by whole percents of MFU, with HBM once known, then by memory."""
     return -round(plan.mfu_with_memory, 2), plan.hbm_bytes
 
 
 def _varied(ranked: Iterable[_Ranked]) -> list[_Ranked]:
-    """The best mesh of each kind first, then the second best: arithmetic does not know what a kind costs in memory."""
+    """The best mesh of each kind first, then the second best, since estimates of memory by kind are inaccurate."""
     before: Counter[str] = Counter()
     places = []
     for item in ranked:
@@ -91,7 +91,7 @@ def _varied(ranked: Iterable[_Ranked]) -> list[_Ranked]:
 
 
 def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
-    """Changes worth a look: mesh shapes, rematerialization, the kernel of the platform, batches a chip."""
+    """Overrides worth trying: mesh shapes, rematerialization, attention kernels, batch sizes."""
     slices = topology.parts if topology.is_tpu else 1
     each = topology.devices // slices
     meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
@@ -113,7 +113,7 @@ def kernels(config: Config, topology: Topology) -> Sequence[str]:
 
 
 def apply(config: Config, changes: dict[str, Any]) -> Config:
-    """The config with other values of some fields, `compute.remat` and the like."""
+    """The config with overrides of some fields, such as `compute.remat`."""
     for name, value in changes.items():
         group, _, field = name.rpartition(".")
         inner = dataclasses.replace(getattr(config, group), **{field: value}) if group else value
@@ -122,7 +122,7 @@ def apply(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def describe(changes: dict[str, Any]) -> str:
-    """The changes as they are given on the command line."""
+    """The overrides as on the command line."""
     words = []
     for name, value in changes.items():
         if isinstance(value, MeshConfig):
@@ -133,7 +133,7 @@ def describe(changes: dict[str, Any]) -> str:
 
 
 def table(found: list[Candidate]) -> str:
-    """The candidates in lines to be read, the best first."""
+    """The candidates as a table, best first."""
     lines = [f"{'utilization':>12} {'with HBM':>9} {'a step':>10} {'memory':>10} {'images/s':>11}  with"]
     for candidate in found:
         options = describe(candidate.changes)

@@ -1,4 +1,4 @@
-"""Slices of TPUs and hosts of GPUs by name, and their devices."""
+"""TPU slices and GPU hosts by name, and their devices."""
 
 import functools
 import importlib.util
@@ -11,7 +11,7 @@ from typing import Any
 from mmjax.plan.chips import CHIPS, Chip
 from mmjax.types import UserError
 
-# What can be had, by the number of axes; larger ones of three axes are multiples of 4.
+# Available shapes, by the number of axes; larger ones of three axes are multiples of 4.
 _SHAPES = {
     2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     3: ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16"),
@@ -19,7 +19,7 @@ _SHAPES = {
 }
 _NAME = re.compile(r"(?:([1-9]\d*)x)?([a-z]+\d+[a-z]*):([1-9]\d*(?:x[1-9]\d*)*)")
 
-# Several processes may plan at once; there is no pod to be looked for here, and nothing to be told about that.
+# Lets several processes compile at once, and keeps libtpu from looking for a pod.
 _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -31,12 +31,12 @@ _LIBTPU = {
 
 @dataclass(frozen=True)
 class Topology:
-    """Chips that are close to each other, `parts` times over, joined by the data center's network.
+    """TPU slices or GPU hosts, joined by the data center network.
 
     Attributes:
-        chip: their kind.
-        shape: of a slice of TPUs, chips along each axis; (n,) for a host of n GPUs.
-        parts: how many slices, or hosts.
+        chip: its kind of chip.
+        shape: of a TPU slice, chips along each axis; (n,) for a host of n GPUs.
+        parts: number of slices or hosts.
     """
 
     chip: Chip
@@ -44,12 +44,12 @@ class Topology:
     parts: int = 1
 
     def __str__(self) -> str:
-        several = f"{self.parts}x" if self.parts > 1 else ""
-        return f"{several}{self.slice}"
+        prefix = f"{self.parts}x" if self.parts > 1 else ""
+        return f"{prefix}{self.slice}"
 
     @property
     def slice(self) -> str:
-        """The name of one slice, or host."""
+        """The name of one slice or host."""
         return f"{self.chip.kind}:{'x'.join(map(str, self.shape))}"
 
     @property
@@ -58,7 +58,7 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """How many devices JAX sees."""
+        """The number of JAX devices."""
         return self.chips * self.chip.devices
 
     @property
@@ -67,21 +67,23 @@ class Topology:
 
 
 def known() -> str:
-    """The kinds of chips and the shapes of their slices, to be shown to people."""
+    """The known chips and slice shapes, for messages."""
     tpus = {axes: [name for name, chip in CHIPS.items() if chip.axes == axes] for axes in _SHAPES}
     return "; ".join(f"{', '.join(tpus[axes])}: {', '.join(shapes)}" for axes, shapes in _SHAPES.items())
 
 
 def parse(name: str) -> Topology:
-    """`v5e:4x4`, `2xv5e:16x16` (two slices), `h100:8`, `4xh100:8` (four hosts).
+    """Parses `v5e:4x4`, `2xv5e:16x16` (two slices), `h100:8`, `4xh100:8` (four hosts).
 
     Raises:
-        UserError: for a name that is none of these.
+        UserError: for an unknown name.
     """
     found = _NAME.fullmatch(name)
     chip = CHIPS.get(found[2]) if found else None
     if not found or chip is None:
-        raise UserError(f"--topology {name}: unknown; say v5e:4x4, 2xv5e:16x16, h100:8. Known: {known()}")
+        raise UserError(
+            f"--topology {name}: unknown; give v5e:4x4, 2xv5e:16x16 or h100:8, for example. Known: {known()}"
+        )
     shape = tuple(map(int, found[3].split("x")))
     if len(shape) != (chip.axes or 1) or (not chip.axes and shape[0] > 8):
         raise UserError(f"--topology {name}: {chip.kind} has no such shape; known: {', '.join(_SHAPES[chip.axes])}")
@@ -89,13 +91,13 @@ def parse(name: str) -> Topology:
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The devices of slices of TPUs that are not here, to compile for.
+    """The devices of TPU slices that are not here, to compile for.
 
     Raises:
-        UserError: where libtpu is not installed, or knows no such slice.
+        UserError: if libtpu is not installed, or does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("libtpu, which compiles for TPUs, is not installed; pip install '.[plan]' brings it")
+        raise UserError("libtpu, which compiles for TPUs, is not installed; run pip install '.[plan]'")
     return list(_described(topology))
 
 

@@ -51,7 +51,7 @@ class MaskGITDecoding:
 
 
 def decoding(config: SamplingConfig) -> MaskGITDecoding:
-    """How tokens are drawn by a config."""
+    """The decoding settings of a config."""
     fields = dataclasses.asdict(config)
     guidance = fields.pop("guidance")
     del fields["kind"]

@@ -1,1 +1,1 @@
-"""Images drawn by our own code with captions, and a checker that says what is true of an image."""
+"""Synthetic scenes: images and clips of simple shapes with captions and questions, and checkers for them."""

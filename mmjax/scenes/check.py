@@ -1,8 +1,8 @@
-"""Finds the things in an image of a scene and says what of a caption is true of it.
+"""A checker: detects the things in an image of a scene and compares them with a caption.
 
-Analysis by synthesis: each spot that stands out from the background is fitted by every shape, with place, radius,
-softness of the edge and strength free (Gauss-Newton). It is the shape that leaves the least error, if that is small
-and no other shape comes near. What fits no shape, color or size gets None there, and nothing is true of it.
+Analysis by synthesis: each spot that differs from the background is fitted by every shape, with free position, radius,
+edge softness and strength (Gauss-Newton). The shape with the smallest error is taken, if the error is small and no
+other shape comes close. A shape, color or size that fits none is None, which matches no caption.
 """
 
 import dataclasses
@@ -17,35 +17,35 @@ from mmjax.scenes.draw import relation as relation_of
 from mmjax.scenes.grammar import COLORS, SHAPES, Scene, parse
 from mmjax.types import UserError
 
-# Features: luminance and two color differences (ITU-R BT.601), these at less weight: JPEG and models blur them most.
+# Features: luma and two color differences (ITU-R BT.601); these have less weight, as JPEG and models blur them most.
 TO_FEATURES = np.diag([1.0, 0.6, 0.6]) @ [[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]]
 PALETTE = np.array(list(COLORS.values())) @ TO_FEATURES.T
-MIN_CONTRAST = 30.0  # distance of a color from the background below which nothing stands out
+MIN_CONTRAST = 30.0  # least distance of a color from the background
 
-# What stands out, as a part of a color's distance from the background. A soft edge crosses the outline at one half; a
-# ghost (seen on a smoothed image, which has less noise) is a thing too many however pale.
+# Detection thresholds, as fractions of a color's distance from the background. A soft edge is at one half at the
+# outline; a ghost (detected on a smoothed image, which has less noise) is an extra thing, however pale.
 SPOT, GHOST = 0.5, 0.2
-MIN_PIXELS = 4  # less is noise
+MIN_PIXELS = 4  # fewer are noise
 MAX_SPOTS = 16  # more is texture, not things
-REACH = 2.5  # pixels around a spot that are fitted with it: soft edges, JPEG's colors beyond the outline
+REACH = 2.5  # pixels around a spot to fit as well: soft edges, and JPEG's colors beyond the outline
 
-# The fit: steps, the nudge that measures slopes, damping, and bounds of an edge's width, all in pixels.
-STEPS, NUDGE, DAMPING = 3, 0.2, 0.3
+# The fit: steps, finite difference, damping, and bounds of the edge's width, all in pixels.
+STEPS, DELTA, DAMPING = 3, 0.2, 0.3
 SOFTNESS = (0.7, 4.0)
 # Area at radius 1, by shape.
 AREA = np.array([math.pi, math.pi, math.sqrt(3), math.pi * (1 - (1 - 2 * RING_HALF_WIDTH) ** 2)])
 
-# What is good enough. Errors are parts of the thing's own energy; JPEG at quality 75 and 32 pixels reaches 0.03 for
-# the shape (with the next shape at twice that), 0.11 for the color. A thing cut by a third, or halfway between two
-# shapes or colors, lies beyond.
-SHAPE_ERROR, SHAPE_RATIO = 0.05, 1.6  # of the best shape; of the second best to the best
-COLOR_ERROR, COLOR_RATIO = 0.14, 0.5  # unevenness; of the distance to the nearest color to that to the next
-SIZE_RANGES = {"small": (0.115, 0.16), "large": (0.185, 0.235)}  # radius; between the two it is neither
+# Acceptance thresholds. Errors are fractions of the thing's energy: with JPEG at quality 75 and 32 pixels up to 0.03
+# for the shape (the next shape at twice that) and 0.11 for the color. A thing with a third cut off, or halfway between
+# two shapes or colors, is above.
+SHAPE_ERROR, SHAPE_RATIO = 0.05, 1.6  # of the best shape; second best to best
+COLOR_ERROR, COLOR_RATIO = 0.14, 0.5  # unevenness; distance to the nearest color relative to the next
+SIZE_RANGES = {"small": (0.115, 0.16), "large": (0.185, 0.235)}  # radius; in between it is neither
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A thing in an image; None where it is none of the shapes, colors or sizes.
+    """A detected thing; None for a shape, color or size that matches none.
 
     Attributes:
         center: (x, y) of its bounding box, as fractions of the image's width and height.
@@ -61,7 +61,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What of a caption is true of an image; `all` is true where the other four are."""
+    """Which parts of a caption are true of an image; `all` if all four are."""
 
     shape: bool
     color: bool
@@ -74,10 +74,10 @@ class Verdict:
 
 
 def find(image: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
-    """The things in an image of any origin, uint8 [y, x, 3], at least 32 pixels each way.
+    """Detects the things in any image, uint8 [y, x, 3], of at least 32 pixels a side.
 
     Raises:
-        UserError: for a smaller one.
+        UserError: for a smaller image.
     """
     if min(image.shape[:2]) < 32:
         raise UserError(f"image: must be at least 32 pixels each way, not {image.shape[1]} x {image.shape[0]}")
@@ -110,27 +110,27 @@ def find(image: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
 
 
 def judge(image: UInt8[np.ndarray, "y x 3"], caption: str) -> Verdict:
-    """Says what of the caption is true of the image.
+    """Checks which parts of a caption are true of an image.
 
-    Where there are exactly two things they are taken for subject and object in the way that agrees best. Color, shape
-    and size are true where they are right for both (a size left open is right); the relation is judged by the centers.
-    Where there are not exactly two things nothing else is true than sizes left open.
+    If there are exactly two things, they are assigned to subject and object in the way that agrees best. Color, shape
+    and size are true if correct for both (an unspecified size is correct); the relation is that of the centers.
+    Otherwise only unspecified sizes are true.
 
     Raises:
-        ValueError: for a caption that is not of the grammar.
+        ValueError: for a caption that is not in the grammar.
         UserError: for an image below 32 pixels.
     """
     scene = parse(caption)
     found = find(image)
     if len(found) != 2:
-        size_is_open = scene.subject.size is None and scene.object.size is None
-        return Verdict(False, False, size_is_open, False)
+        size_is_free = scene.subject.size is None and scene.object.size is None
+        return Verdict(False, False, size_is_free, False)
     first, second = found
     return max(_compare(scene, first, second), _compare(scene, second, first), key=lambda pair: pair[0])[1]
 
 
 def _compare(scene: Scene, subject: Found, object: Found) -> tuple[tuple[int, bool], Verdict]:
-    """How many words agree (then, the relation), and the verdict."""
+    """The number of correct words and whether the relation is correct, and the verdict."""
     pairs = ((scene.subject, subject), (scene.object, object))
     shape = [said.shape == seen.shape for said, seen in pairs]
     color = [said.color == seen.color for said, seen in pairs]
@@ -140,7 +140,7 @@ def _compare(scene: Scene, subject: Found, object: Found) -> tuple[tuple[int, bo
 
 
 def _features(image: UInt8[np.ndarray, "_ _ 3"], factor: int) -> Float[np.ndarray, "y x 3"]:
-    """The image in the features above, averaged over blocks: 32 to 63 pixels are enough to tell shapes apart."""
+    """The image in feature space, averaged over blocks to 32 to 63 pixels, which are enough to tell shapes apart."""
     height, width = (n // factor for n in image.shape[:2])
     blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
     return blocks.mean(axis=(1, 3)) @ TO_FEATURES.T
@@ -151,7 +151,7 @@ def _lengths(palette: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k"]:
 
 
 def _strength(pixels: Float[np.ndarray, "y x 3"], palette: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "y x"]:
-    """Distance from the background (0), relative to that of the color in whose direction it lies (1)."""
+    """Distance from the background (0), relative to that of the color in its direction (1)."""
     lengths = _lengths(palette)
     best = np.argmax(pixels @ (palette / lengths[:, None]).T, axis=-1)
     return np.sqrt(np.sum(pixels * pixels, axis=-1)) / lengths[best]
@@ -163,7 +163,7 @@ def _identify(
     region: Bool[np.ndarray, "y x"],
     scale: tuple[float, float],
 ) -> Found:
-    """What the pixels of a region show; `scale` turns pixels into fractions of width and height."""
+    """The thing in a region; `scale` converts pixels to fractions of width and height."""
     rows, columns = np.nonzero(region)
     values = pixels[rows, columns]
     total = values.sum(axis=0)
@@ -178,7 +178,7 @@ def _identify(
     x, y, radius, softness = fits[best].tolist()
     is_shape = errors[best] < SHAPE_ERROR and errors[second] > SHAPE_RATIO * errors[best] and softness < SOFTNESS[1]
 
-    # The color by sums, which blurring does not change.
+    # The color is a sum over pixels, which blur does not change.
     color = total / max(np.sum(shapes[best]), 1.0)
     distances = np.linalg.norm(palette - color, axis=1)
     near, next_near = np.argsort(distances)[:2]
@@ -195,17 +195,17 @@ def _identify(
 
 
 def _weights(shapes: Float[np.ndarray, "s n"], cover: Float[np.ndarray, "n"]) -> Float[np.ndarray, "s 1"]:
-    """The factor that brings each shape nearest to the cover."""
+    """The least-squares scale of each shape to the cover."""
     return (shapes @ cover / np.maximum(np.sum(shapes * shapes, axis=1), 1.0))[:, None]
 
 
 def _fit_shapes(
     cover: Float[np.ndarray, "n"], x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "s 4"], Float[np.ndarray, "s n"]]:
-    """Fits every shape to how far each pixel is covered, by damped Gauss-Newton steps.
+    """Fits every shape to the coverage of the pixels by damped Gauss-Newton steps.
 
     Returns:
-        For each shape x, y, radius and softness, in pixels; and the cover of each pixel that they give.
+        For each shape x, y, radius and softness in pixels, and the coverage of each pixel.
     """
     area = max(cover.sum(), 1.0)
     fits = np.tile([np.mean(x), np.mean(y), 0.0, 2.0], (len(SHAPES), 1))
@@ -214,12 +214,12 @@ def _fit_shapes(
     fits[:, 2] = np.sqrt(area / AREA)
     triangle = SHAPES.index("triangle")
     fits[triangle, 1] -= TRIANGLE_HALF_HEIGHT / 3 * fits[triangle, 2]  # from the centroid to the middle of the box
-    nudges = NUDGE * np.concatenate([np.zeros((1, 4)), np.eye(4)])
+    deltas = DELTA * np.concatenate([np.zeros((1, 4)), np.eye(4)])
     for _ in range(STEPS):
-        plain, nudged = np.split(_cover(fits[:, None] + nudges, x, y), [1], axis=1)
+        plain, shifted = np.split(_cover(fits[:, None] + deltas, x, y), [1], axis=1)
         weight = _weights(plain[:, 0], cover)
-        # The strength of the color is a fifth unknown: without it in the steps, radius and strength would fight.
-        slopes = np.concatenate([(nudged - plain) / NUDGE * weight[..., None], plain], axis=1)
+        # The strength of the color is a fifth unknown, since it is correlated with the radius.
+        slopes = np.concatenate([(shifted - plain) / DELTA * weight[..., None], plain], axis=1)
         normal = slopes @ slopes.transpose(0, 2, 1) + DAMPING * np.eye(5)
         steps = np.linalg.solve(normal, slopes @ (cover - weight * plain[:, 0])[..., None])
         fits += np.clip(steps[:, :4, 0], -1.5, 1.5)
@@ -231,7 +231,7 @@ def _fit_shapes(
 def _cover(
     fits: Float[np.ndarray, "s p 4"], x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "s p n"]:
-    """How far each shape, at p settings each, covers each pixel."""
+    """The coverage of each pixel by each shape, at p settings each."""
     center_x, center_y, radius, softness = (fits[..., i, None] for i in range(4))
     away = [signed_distance(shape, x - center_x[i], y - center_y[i], radius[i]) for i, shape in enumerate(SHAPES)]
     return np.clip(0.5 - np.stack(away) / softness, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Says what of a caption is true of a clip: finds the thing in every frame, and follows its path."""
+"""A checker of clips: detects the thing in every frame, and follows its path."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from jaxtyping import UInt8
 from mmjax.scenes.check import Found, find
 from mmjax.scenes.motion import DIRECTIONS, parse
 
-# What is a plain motion, of the straight line that comes nearest to the path. A thing that jumps once, goes to and fro
-# or stands still most of the time lies farther off that line.
+# Thresholds on the straight line fitted to the path. A thing that jumps, goes back and forth or mostly stands still is
+# farther from its line.
 MIN_TRAVEL = 0.15  # in the direction, over the clip, as a fraction of the side
-SLANT = 0.5  # across the direction, as a part of that in it
-UNSTEADINESS = 0.15  # distance from the line (root mean square), as a part of the travel
+SLANT = 0.5  # across the direction, relative to the travel
+UNSTEADINESS = 0.15  # RMS distance from the line, relative to the travel
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipVerdict:
-    """What of a caption is true of a clip; `all` is true where the other four are.
+    """Which parts of a caption are true of a clip; `all` if all four are.
 
     Attributes:
-        motion: the thing goes in the direction, plainly, straight and steadily.
-        color, shape: as said, in more than half of the frames.
-        consistency: in every frame there is one thing, of the same color and the same shape throughout, whichever.
+        motion: the thing moves straight and steadily in the direction.
+        color, shape: as in the caption, in more than half of the frames.
+        consistency: every frame has exactly one thing, always of the same color and shape.
     """
 
     motion: bool
@@ -37,12 +37,12 @@ class ClipVerdict:
 
 
 def judge_clip(clip: UInt8[np.ndarray, "f y x 3"], caption: str) -> ClipVerdict:
-    """Says what of the caption is true of the clip, uint8 [f, y, x, 3], at least 32 pixels each way.
+    """Checks which parts of a caption are true of a clip, uint8 [f, y, x, 3], of at least 32 pixels a side.
 
-    Only frames in which exactly one thing is found count; nothing is true of the others.
+    Frames without exactly one thing count as wrong.
 
     Raises:
-        ValueError: for a caption that is not of the grammar of motion.
+        ValueError: for a caption that is not in the grammar of motion.
         UserError: for frames below 32 pixels.
     """
     scene = parse(caption)

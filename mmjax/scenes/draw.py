@@ -1,6 +1,7 @@
-"""Draws scenes: flat shapes with smooth edges on a dark, neutral background, from 32 pixels up.
+"""A renderer of scenes: flat shapes with antialiased edges on a dark, neutral background, from 32 pixels up.
 
-Lengths and positions are fractions of the image's side, x to the right and y down: a scene looks alike at any size.
+Lengths and positions are fractions of the image's side, x to the right and y down, so that a scene looks the same at
+any size.
 """
 
 import dataclasses
@@ -16,10 +17,10 @@ from mmjax.types import UserError
 
 BACKGROUND = (22, 22, 24)
 RADIUS = {"small": 0.14, "large": 0.205}
-NEAR_RADIUS = {"small": (0.13, 0.15), "large": (0.19, 0.21), None: (0.13, 0.21)}  # where the image is left open
+NEAR_RADIUS = {"small": (0.13, 0.15), "large": (0.19, 0.21), None: (0.13, 0.21)}  # if not fully specified
 BORDER = 0.032  # between a thing and the edge of the image
-GAP = 0.075  # between things
-SLANT = 0.6  # displacement across the relation's axis, at most so much of that along it
+GAP = 0.075  # between two things
+SLANT = 0.6  # largest displacement across the relation's axis, relative to that along it
 AXIS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}  # axis; 1 where the subject is first
 
 # A square of the same area as the circle of that radius, and an equilateral triangle of its width.
@@ -30,7 +31,7 @@ RING_MIDDLE, RING_HALF_WIDTH = 0.77, 0.23
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A thing with its place: the center (x, y) of its bounding box, and its radius, about half of that box."""
+    """A thing with its position: the center (x, y) of its bounding box, and its radius, about half of that box."""
 
     shape: str
     color: str
@@ -41,7 +42,7 @@ class Placed:
 def signed_distance(
     shape: str, x: Float[np.ndarray, "..."], y: Float[np.ndarray, "..."], radius: float | Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "..."]:
-    """Distance to the outline of the shape around (0, 0), negative inside; exact along edges, less beyond corners."""
+    """Signed distance to the outline of a shape at the origin, negative inside; exact along edges, less at corners."""
     if shape == "circle":
         distance = np.sqrt(x * x + y * y) - radius
     elif shape == "ring":
@@ -60,7 +61,7 @@ def _pixel_centers(size: int) -> Float[np.ndarray, "n"]:
 
 
 def draw_things(things: Sequence[Placed], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Draws things where they are, later ones over earlier ones, with edges one pixel soft.
+    """Renders things, later ones over earlier ones, with antialiased edges.
 
     Raises:
         UserError: for an image below 32 pixels.
@@ -78,7 +79,7 @@ def draw_things(things: Sequence[Placed], size: int) -> UInt8[np.ndarray, "{size
 
 
 def place(scene: Scene, rng: np.random.Generator) -> tuple[Placed, Placed]:
-    """Subject and object with a place and a radius; drawn from `rng` only where the caption does not determine them."""
+    """Positions and radii of subject and object; sampled from `rng` unless the caption determines them."""
     axis, sign = AXIS[scene.relation]
     things = (scene.subject, scene.object)
     if scene.fully_specified:
@@ -106,7 +107,7 @@ def _random_places(radii: Sequence[float], rng: np.random.Generator) -> tuple[li
 
 
 def relation(subject: tuple[float, float], object: tuple[float, float]) -> str:
-    """Where a thing lies, seen from another one, by their centers (x, y): by the axis along which they differ most."""
+    """The relation of a subject to an object, by their centers (x, y): along the axis on which they differ most."""
     right, down = (a - b for a, b in zip(subject, object, strict=True))
     if abs(right) > abs(down):
         return "right of" if right > 0 else "left of"
@@ -114,16 +115,16 @@ def relation(subject: tuple[float, float], object: tuple[float, float]) -> str:
 
 
 def draw(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The scene as uint8 [y, x, 3].
+    """Renders the scene as uint8 [y, x, 3].
 
-    Where the caption names both sizes the image follows from it alone and `rng` is not used. Otherwise radii and
-    places are drawn from `rng`: things lie wholly inside, do not touch, and the relation is plainly true.
+    If the caption names both sizes it determines the image, and `rng` is not used. Otherwise radii and positions are
+    sampled: things lie within the image and do not touch, and the relation is unambiguous.
     """
     return draw_things(place(scene, rng), size)
 
 
 def example_scene(index: int, seed: int, fully_specified: bool, held_out: bool) -> tuple[Scene, np.random.Generator]:
-    """The index-th scene, and the generator that its image is then drawn with."""
+    """The index-th scene, and the generator to render its image with."""
     rng = np.random.default_rng((seed, index, fully_specified, held_out))
     return random_scene(rng, fully_specified, held_out), rng
 
@@ -131,6 +132,6 @@ def example_scene(index: int, seed: int, fully_specified: bool, held_out: bool) 
 def example(
     index: int, size: int, seed: int, fully_specified: bool, held_out: bool
 ) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], str]:
-    """The index-th image and its caption: a pure function of the arguments, all numbers 0 or above."""
+    """The index-th image and its caption: a pure function of the arguments, all of them non-negative."""
     scene, rng = example_scene(index, seed, fully_specified, held_out)
     return draw(scene, size, rng), caption(scene)

@@ -1,7 +1,7 @@
-"""The captions of scenes: two things and where the first lies, seen from the second.
+"""Captions of scenes: two things, and the position of the first relative to the second.
 
 "a small red circle left of a large blue square" names both sizes and determines the image; "a red circle left of a
-blue square" leaves sizes and positions open.
+blue square" leaves sizes and positions free.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _CAPTION = re.compile(rf"{_THING} ({'|'.join(RELATIONS)}) {_THING}")
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """A shape of a color; `size` is None where the caption leaves it open."""
+    """A shape of a color; `size` is None if the caption does not name it."""
 
     shape: str
     color: str
@@ -38,7 +38,7 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """`subject` lies `relation` (as in "left of") `object`; the two differ in color or shape, else ValueError."""
+    """`subject` is `relation` (such as "left of") `object`. Raises ValueError if both are of one color and shape."""
 
     subject: Thing
     relation: str
@@ -59,15 +59,15 @@ def _words(thing: Thing) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """The scene in words; `parse` reads them back."""
+    """The caption of a scene; `parse` is the inverse."""
     return f"{_words(scene.subject)} {scene.relation} {_words(scene.object)}"
 
 
 def parse(caption: str) -> Scene:
-    """The scene that a caption tells of.
+    """The scene of a caption.
 
     Raises:
-        ValueError: for a text that is not exactly of this grammar, or tells of two things alike.
+        ValueError: for a text that is not in the grammar, or of two equal things.
     """
     match = _CAPTION.fullmatch(caption)
     if not match:
@@ -78,17 +78,17 @@ def parse(caption: str) -> Scene:
 
 @functools.cache
 def _triple_held_out(shape: str, color: str, relation: str) -> bool:
-    # A fixed formula, not a draw: 12 of the 96 triples, in which each shape and each relation comes three times, each
-    # color twice, and no pair of words more than once. So all pairs are learned from, but not these triples.
+    # 12 of the 96 triples, with each shape and relation three times, each color twice, and no pair of words more than
+    # once. So all pairs of words are trained on, but not these triples.
     position = 2 * SHAPES.index(shape) + tuple(COLORS).index(color) + 3 * RELATIONS.index(relation)
     return position % 8 == 0
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether the scene is kept for evaluation, whatever the sizes: about 23 in 100 scenes are.
+    """Whether a scene is held out for evaluation, for any sizes: about 23% of scenes are.
 
-    It is where the subject with its relation, or the object with the inverse relation (the same image told the other
-    way round), is one of 12 in 96 triples of shape, color and relation that are never trained on.
+    That is if the subject with its relation, or the object with the inverse relation (the same image described from the
+    other side), is one of 12 held-out triples of shape, color and relation.
     """
     subject, object = scene.subject, scene.object
     return _triple_held_out(subject.shape, subject.color, scene.relation) or _triple_held_out(
@@ -100,7 +100,7 @@ _is_held_out = held_out  # random_scene has an argument of that name
 
 
 def random_scene(rng: np.random.Generator, fully_specified: bool, held_out: bool) -> Scene:
-    """A scene drawn uniformly from those that are held out, or from the others; with sizes where `fully_specified`."""
+    """Samples a scene uniformly from the held-out or the other ones, with sizes if `fully_specified`."""
     counts = (len(SHAPES), len(COLORS), len(SIZES), len(RELATIONS), len(SHAPES), len(COLORS), len(SIZES))
     colors = tuple(COLORS)
     while True:

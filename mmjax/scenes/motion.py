@@ -1,7 +1,7 @@
-"""Moving scenes: clips of one thing that moves straight in one direction, with captions.
+"""Moving scenes: clips of one thing in linear motion, with captions.
 
-"a red circle moving left" leaves radius, place and speed open. Drawn by mmjax.scenes.draw: lengths are fractions of the
-side, x to the right and y down.
+"a red circle moving left" leaves radius, position and speed free. Lengths are fractions of the side, x to the right and
+y down.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _CAPTION = re.compile(rf"a ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) moving ({'|
 
 @dataclasses.dataclass(frozen=True)
 class Moving:
-    """A thing and where it goes."""
+    """A thing and its direction of motion."""
 
     shape: str
     color: str
@@ -31,15 +31,15 @@ class Moving:
 
 
 def caption(scene: Moving) -> str:
-    """The scene in words; `parse` reads them back."""
+    """The caption of a scene; `parse` is the inverse."""
     return f"a {scene.color} {scene.shape} moving {scene.direction}"
 
 
 def parse(caption: str) -> Moving:
-    """The scene that a caption tells of.
+    """The scene of a caption.
 
     Raises:
-        ValueError: for a text that is not exactly of this grammar.
+        ValueError: for a text that is not in the grammar.
     """
     match = _CAPTION.fullmatch(caption)
     if not match:
@@ -50,10 +50,10 @@ def parse(caption: str) -> Moving:
 
 @functools.cache
 def scenes(held_out: bool) -> tuple[Moving, ...]:
-    """The 12 scenes that are kept for evaluation, or the 84 others.
+    """The 12 held-out scenes, or the 84 others.
 
-    Held out by a fixed formula as in mmjax.scenes.grammar: each shape and each direction three times, each color twice,
-    no two words together more than once. So all pairs of words are trained on, but not these triples.
+    As in mmjax.scenes.grammar each shape and direction is held out three times, each color twice, and no two words
+    together more than once: all pairs of words are trained on, but not these triples.
     """
     return tuple(
         Moving(shape, color, direction)
@@ -65,12 +65,12 @@ def scenes(held_out: bool) -> tuple[Moving, ...]:
 
 
 def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
-    """The thing in each frame: wholly inside, at constant speed, from the first place to the last.
+    """The thing in each frame: within the image, at constant speed.
 
-    Radius and path are drawn from `rng`, the same ones for any number of frames.
+    Radius and path are sampled from `rng`, and are the same for any number of frames.
 
     Raises:
-        UserError: for less than 2 frames.
+        UserError: for fewer than 2 frames.
     """
     if frames < 2:
         raise UserError(f"data.frames: a scene moves from 2 frames on, not in {frames}")
@@ -90,16 +90,16 @@ def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
 def draw(
     scene: Moving, size: int, frames: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "{frames} {size} {size} 3"]:
-    """The scene as uint8 [f, y, x, 3], placed by `rng`.
+    """Renders the scene as uint8 [f, y, x, 3].
 
     Raises:
-        UserError: for less than 2 frames, or frames below 32 pixels.
+        UserError: for fewer than 2 frames, or frames below 32 pixels.
     """
     return np.stack([draw_things([thing], size) for thing in place(scene, frames, rng)])
 
 
 def example_scene(index: int, seed: int, held_out: bool) -> tuple[Moving, np.random.Generator]:
-    """The index-th scene, and the generator that its clip is then drawn with."""
+    """The index-th scene, and the generator to render its clip with."""
     rng = np.random.default_rng((seed, index, held_out))
     known = scenes(held_out)
     return known[rng.integers(len(known))], rng
@@ -108,6 +108,6 @@ def example_scene(index: int, seed: int, held_out: bool) -> tuple[Moving, np.ran
 def example(
     index: int, size: int, frames: int, seed: int, held_out: bool
 ) -> tuple[UInt8[np.ndarray, "{frames} {size} {size} 3"], str]:
-    """The index-th clip and its caption: a pure function of the arguments, all numbers 0 or above."""
+    """The index-th clip and its caption: a pure function of the arguments, all of them non-negative."""
     scene, rng = example_scene(index, seed, held_out)
     return draw(scene, size, frames, rng), caption(scene)

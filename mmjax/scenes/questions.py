@@ -1,4 +1,4 @@
-"""Scenes of one, two or three things, and questions about them that have one right answer, which is one word.
+"""Scenes of one to three things, and questions about them with one correct, one-word answer.
 
 "what color is the circle?", "what shape is the red thing?", "how many objects?", "how many circles are there?",
 "is the square left of the ring?", "is there a blue ring?".
@@ -16,21 +16,21 @@ from jaxtyping import Float
 from mmjax.scenes.draw import BORDER, GAP, NEAR_RADIUS, SLANT, Placed, place, relation
 from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption, held_out, random_scene
 
-COUNTS = (1, 2, 2, 3)  # how many things a scene has, each of these as likely
-TRIES = 64  # of placing three things at a time; one in thirty will do
-_SCENE, _QUESTION = 3, 4  # keep these draws apart from each other and from those of the data pipeline
+COUNTS = (1, 2, 2, 3)  # numbers of things, sampled uniformly
+TRIES = 64  # placements of three things sampled at a time; one in thirty is valid
+_SCENE, _QUESTION = 3, 4  # separate random streams
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What an image shows.
+    """The content of an image.
 
     Attributes:
-        things: which lie wholly inside and do not touch. Of any two, one lies plainly in one direction of the other.
-        captions: of two things one, in the grammar of mmjax.scenes.grammar; of one or three none.
-        held_out: kept for evaluation.
+        things: within the image and not touching; of any two, their relation is unambiguous.
+        captions: one of two things, in the grammar of mmjax.scenes.grammar; none of one or three.
+        held_out: for evaluation.
     """
 
     things: tuple[Placed, ...]
@@ -39,25 +39,24 @@ class Shown:
 
 
 def example_scene(index: int, seed: int, fully_specified: bool, held_out: bool) -> Shown:
-    """The index-th scene, with one, two or three things: a pure function of the arguments, all numbers 0 or above.
+    """The index-th scene of one to three things: a pure function of the arguments, all of them non-negative.
 
-    A scene of two things is one of `random_scene`, its caption specifying the image if `fully_specified`. Held out
-    are one thing of three of the 24 pairs of shape and color, and three things any two of which are held out as a
-    scene of two.
+    A scene of two things is one of `random_scene`. Held out are single things of 3 of the 24 pairs of shape and color,
+    and three things any two of which are held out as a scene of two.
     """
     rng = np.random.default_rng((seed, index, fully_specified, held_out, _SCENE))
     return random_shown(COUNTS[rng.integers(len(COUNTS))], rng, fully_specified, held_out)
 
 
 def random_shown(count: int, rng: np.random.Generator, fully_specified: bool, held_out: bool) -> Shown:
-    """One of all scenes of so many things, 1 to 3, that are held out, or of all that are not."""
+    """Samples a scene of this many things, 1 to 3, from the held-out or the other ones."""
     if count == 2:
         scene = random_scene(rng, fully_specified, held_out)
         return Shown(place(scene, rng), [caption(scene)], held_out)
     while True:
         kinds = rng.choice(len(SHAPES) * len(COLORS), count, replace=False).tolist()
         words = [(SHAPES[kind // len(COLORS)], tuple(COLORS)[kind % len(COLORS)]) for kind in kinds]
-        # One thing is of any size; three are small, else there is no room for all of them.
+        # A single thing has any size; three are small, to fit in the image.
         radii = rng.uniform(*NEAR_RADIUS[None if count == 1 else "small"], count)
         centers = _places(radii, rng).tolist()
         things = tuple(
@@ -79,12 +78,12 @@ def _kept(things: Sequence[Placed]) -> bool:
 
 
 def single_held_out(shape: str, color: str) -> bool:
-    """Whether images of this thing alone are kept for evaluation: 3 of 24, no two of one shape or color."""
+    """Whether images of this thing alone are held out: 3 of 24, no two of one shape or color."""
     return (2 * SHAPES.index(shape) + tuple(COLORS).index(color)) % 8 == 0
 
 
 def _places(radii: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
-    """Centers (x, y): any two things are apart along one axis, and lie at most SLANT of that from each other across."""
+    """Centers (x, y) such that any two things are apart along one axis, and at most SLANT of that across it."""
     first, second = np.triu_indices(len(radii), 1)
     apart = radii[first] + radii[second] + GAP
     room = 1 - 2 * (BORDER + radii)
@@ -98,22 +97,21 @@ def _places(radii: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[n
 
 
 def question(index: int, epoch: int, seed: int, shown: Shown) -> tuple[str, str]:
-    """A question about the index-th scene and its answer: a pure function of the arguments, all numbers 0 or above.
+    """A question about the index-th scene and its answer: a pure function of the arguments, all of them non-negative.
 
-    Each kind of question that has one right answer there is as likely. What is answered by yes or no is answered by
-    either as often.
+    The kinds of questions with one correct answer are equally likely, and so are the answers yes and no.
     """
     rng = np.random.default_rng((seed, index, epoch, shown.held_out, _QUESTION))
     asked = (_KINDS[kind](shown, rng) for kind in rng.permutation(len(_KINDS)))
     return next(pair for pair in asked if pair)
 
 
-def _picked(items: Sequence[T], rng: np.random.Generator) -> T:
+def _choice(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
 def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:
-    """Those that are the only ones of their shape, or of their color."""
+    """The things that are unique in their shape or color."""
     counts = Counter(getattr(thing, attribute) for thing in things)
     return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
 
@@ -121,14 +119,14 @@ def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:
 def _color(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
     if not (lone := _lone(shown.things, "shape")):
         return None
-    thing = _picked(lone, rng)
+    thing = _choice(lone, rng)
     return f"what color is the {thing.shape}?", thing.color
 
 
 def _shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
     if not (lone := _lone(shown.things, "color")):
         return None
-    thing = _picked(lone, rng)
+    thing = _choice(lone, rng)
     return f"what shape is the {thing.color} thing?", thing.shape
 
 
@@ -138,7 +136,7 @@ def _count(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 
 def _count_of_shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     there = [thing.shape for thing in shown.things]
-    shape = _picked(there if rng.random() < 0.5 else SHAPES, rng)
+    shape = _choice(there if rng.random() < 0.5 else SHAPES, rng)
     return f"how many {shape}s are there?", str(there.count(shape))
 
 
@@ -154,10 +152,11 @@ def _presence(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     there = {(thing.shape, thing.color) for thing in shown.things}
     yes, other = rng.random() < 0.5, shown
     while True:
-        thing = _picked(other.things, rng)
+        thing = _choice(other.things, rng)
         if ((thing.shape, thing.color) in there) == yes:
             return f"is there a {thing.color} {thing.shape}?", "yes" if yes else "no"
-        # Of another scene alike, so that no question tells its answer: in evaluation some things are shown more often.
+        # From another scene of the same split, so that the question does not give away the answer: held-out scenes have
+        # some things more often.
         other = random_shown(len(shown.things), rng, False, shown.held_out)
 
 

@@ -1,16 +1,19 @@
-"""Indices of embeddings: what is embedded when, what is kept, and the nearest by a library and by hand."""
+"""The index of embeddings: what is embedded when, what is kept, and the nearest by a library and by hand."""
 
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mmjax.commands import index as index_module
-from mmjax.commands.index import Index, nearest, read_index, update, write_index
+from mmjax.commands.index import Index, nearest, update
 from mmjax.types import UserError
 
-BOUND = {"format": index_module.FORMAT, "of": "images", "model": "abc"}
+KEY = {"of": "images", "model": {"params": "abc"}}
 
 
 def vector(name: str) -> np.ndarray:
@@ -18,69 +21,119 @@ def vector(name: str) -> np.ndarray:
 
 
 class Embedding:
-    """Embeds by hand, two at a time, and remembers what it was asked for."""
+    """Embeds by hand, two at a time, and remembers what it was asked for; stops after so many batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, batches: int = 1000) -> None:
+        self.folder, self.batches = folder, batches
         self.asked: list[list[str]] = []
-        self.written: list[Index] = []
 
     def __call__(self, names: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray]]:
         self.asked.append(list(names))
         good = [name for name in names if name != "broken"]
         for start in range(0, len(good), 2):
+            if not self.batches:
+                raise KeyboardInterrupt
+            self.batches -= 1
             yield good[start : start + 2], np.stack([vector(name) for name in good[start : start + 2]])
 
-    def update(self, old: Index | None, **wanted: int) -> Index | None:
-        return update(old, {name: (time, 7) for name, time in wanted.items()}, self, self.written.append)
+    def update(self, **wanted: int) -> Index | None:
+        return update(self.folder, KEY, {name: (time, 7) for name, time in wanted.items()}, self)
 
 
-def test_only_what_is_new_or_changed_is_embedded() -> None:
-    embed = Embedding()
-    first = embed.update(None, a=1, broken=1, c=1, bb=1)
-    assert first is not None and first.names == ["a", "c", "bb"] and embed.written == [first]
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def shard_sizes(folder: Path) -> list[int]:
+    shards = json.loads((folder / "index.json").read_text())["shards"]
+    assert {shard["file"] for shard in shards} == {path.name for path in folder.glob("*.safetensors")}
+    return [shard["size"] for shard in shards]
+
+
+def test_only_what_is_new_or_changed_is_embedded(tmp_path: Path) -> None:
+    embed = Embedding(tmp_path)
+    first = embed.update(a=1, broken=1, c=1, bb=1)
+    assert first is not None and first.names == ["a", "c", "bb"]
     np.testing.assert_array_equal(first.embeddings, np.stack([vector(name) for name in first.names]))
-    again = embed.update(first, a=1, broken=1, c=1, bb=1)
-    assert again is not None and again.names == first.names and len(embed.written) == 1  # nothing new to write
-    later = embed.update(first, d=1, a=1, bb=2)  # c is gone, bb has changed
+    before = times(tmp_path)
+    again = embed.update(a=1, broken=1, c=1, bb=1)
+    assert again is not None and again.names == first.names and times(tmp_path) == before  # nothing new to write
+    later = embed.update(d=1, a=1, bb=2)  # c is gone, bb has changed
     assert later is not None and later.names == ["d", "a", "bb"] and later.stamps.tolist() == [[1, 7], [1, 7], [2, 7]]
-    gone = embed.update(later, a=1)
-    assert gone is not None and gone.names == ["a"] and embed.written[1:] == [later, gone]
+    np.testing.assert_array_equal(later.embeddings, np.stack([vector(name) for name in later.names]))
+    gone = embed.update(a=1)
+    assert gone is not None and gone.names == ["a"] and gone.key == first.key
     assert embed.asked == [["a", "broken", "c", "bb"], ["broken"], ["d", "bb"]]
-    assert embed.update(None, broken=1) is None and len(embed.written) == 3
+    assert Embedding(tmp_path / "none").update(broken=1) is None
 
 
-def test_an_index_that_takes_long_is_kept_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_takes_long_is_kept_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "WRITE_SECONDS", 0.0)
-    embed = Embedding()
-    embed.update(None, a=1, b=1, c=1)
-    assert [index.names for index in embed.written] == [["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
+    with pytest.raises(KeyboardInterrupt):
+        Embedding(tmp_path, batches=2).update(a=1, b=1, c=1, d=1, e=1)
+    assert shard_sizes(tmp_path) == [2, 2]
+    embed = Embedding(tmp_path)
+    index = embed.update(a=1, b=1, c=1, d=1, e=1)
+    assert embed.asked == [["e"]] and index is not None and index.names == list("abcde")
 
 
-def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "index"
-    assert read_index(path, BOUND) is None
-    index = Index(["a b", "ü\n", "\udcff"], np.array([[2**62, 3], [0, 0], [1, 1]]), np.eye(3, 5, dtype=np.float32))
-    write_index(path, index, BOUND)
-    found = read_index(path, BOUND)
-    assert found is not None and found.names == index.names
-    np.testing.assert_array_equal(found.stamps, index.stamps)
-    np.testing.assert_array_equal(found.embeddings, index.embeddings)
+def test_what_is_gone_and_many_small_shards_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = Embedding(tmp_path)
+    for time in range(3):
+        embed.update(a=time, b=0, c=0)
+    assert shard_sizes(tmp_path) == [3, 1, 1]
+    index = embed.update(a=3, b=0, c=0)  # of five rows two are still wanted
+    assert shard_sizes(tmp_path) == [2, 1] and index is not None and index.stamps[:, 0].tolist() == [3, 0, 0]
+    monkeypatch.setattr(index_module, "MAX_SHARDS", 1)
+    index = embed.update(a=3, b=0, c=0, d=0)
+    assert shard_sizes(tmp_path) == [3, 1] and index is not None and index.names == list("abcd")
+    np.testing.assert_array_equal(index.embeddings, np.stack([vector(name) for name in index.names]))
+    assert embed.asked[-2:] == [["a"], ["d"]]
 
-    def told(**changes: str) -> str:
+
+def test_a_folder_holds_all_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("mmjax").propagate = True
+    folder = tmp_path / "deep" / "index"
+    wanted = {"a b": (2**62, 3), "ü\n": (0, 0), "\udcff": (1, 1)}
+    rows = np.eye(3, 5, dtype=np.float32)
+
+    def embed(names: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+        yield list(names), rows[[list(wanted).index(name) for name in names]]
+
+    def never(names: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+        raise AssertionError("embedded again")
+
+    def check(embed: Any) -> None:
+        found = update(folder, KEY, wanted, embed)
+        assert found is not None and found.names == list(wanted)
+        np.testing.assert_array_equal(found.stamps, list(wanted.values()))
+        np.testing.assert_array_equal(found.embeddings, rows)
+
+    check(embed)
+    check(never)
+
+    def told(**changes: Any) -> str:
         with pytest.raises(UserError) as error:
-            read_index(path, BOUND | changes)
+            update(folder, KEY | changes, wanted, never)
         return str(error.value)
 
-    assert told(model="other") == (
-        f"{path}: was made by another model; make it anew with --rebuild, or name another with --keep"
+    assert told(model={"params": "other"}) == (
+        f"{folder}: holds other embeddings: model.params was abc and now is other; remove the folder, or name another "
+        "with --keep=DIR; --rebuild embeds everything again"
     )
-    assert "is an index of images, not of texts" in told(of="texts")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert "cannot be read" in told() and "--rebuild" in told()
-    path.write_bytes(b"")
-    assert "cannot be read" in told()
-    with pytest.raises(UserError, match="name another file with --keep"):
-        write_index(path / "below", index, BOUND)
+    assert "of was images and now is texts" in told(of="texts")
+    (shard,) = folder.glob("*.safetensors")
+    for content in (shard.read_bytes()[:-1], b""):
+        shard.write_bytes(content)
+        caplog.clear()
+        check(embed)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{shard}: holds {len(content):,} bytes instead of {shard.stat().st_size:,}; it is written again"
+        ]
+    with pytest.raises(UserError, match=r"cannot be written: .*; name another folder with --keep"):
+        update(shard / "below", KEY, wanted, embed)
+    other = update(folder, KEY | {"of": "texts"}, wanted, embed, rebuild=True)
+    assert other is not None and other.names == list(wanted)
 
 
 def embeddings(count: int, seed: int) -> np.ndarray:
@@ -91,37 +144,41 @@ def embeddings(count: int, seed: int) -> np.ndarray:
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 
+def made_index(folder: Path, rows: np.ndarray, key: str = "") -> Index:
+    return Index(folder, key, [str(i) for i in range(len(rows))], np.zeros((len(rows), 2), np.int64), rows)
+
+
 def test_the_nearest_are_those_with_the_largest_cosine(tmp_path: Path) -> None:
-    index = Index(list("abcd"), np.zeros((4, 2), np.int64), np.eye(4, dtype=np.float32))
+    index = made_index(tmp_path, np.eye(4, dtype=np.float32))
     query = np.array([0.6, 0, 0.8, 0])
-    places, cosines = nearest(index, tmp_path / "index", query, 3)
+    places, cosines = nearest(index, query, 3)
     assert places.tolist() == [2, 0, 1] and cosines.tolist() == pytest.approx([0.8, 0.6, 0])
-    assert len(nearest(index, tmp_path / "index", query, 9)[0]) == 4
+    assert len(nearest(index, query, 9)[0]) == 4
 
 
 def test_among_many_a_library_finds_nearly_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("usearch")
-    count, top, path = 3001, 10, tmp_path / "index"
-    index = Index([str(i) for i in range(count)], np.zeros((count, 2), np.int64), embeddings(count, 1))
+    count, top = 3001, 10
+    index = made_index(tmp_path, embeddings(count, 1))
     queries = embeddings(29, 2)
-    exact = [nearest(index, path, query, top) for query in queries]
+    exact = [nearest(index, query, top) for query in queries]
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(index_module, "MAX_COMPARED", 1000)
-    write_index(path, index, BOUND)
-    found = [nearest(index, path, query, top) for query in queries]
-    assert (tmp_path / "index.usearch").exists()
+    found = [nearest(index, query, top) for query in queries]
+    (graph,) = tmp_path.glob("*.usearch")
     shared = [len(set(one[0].tolist()) & set(two[0].tolist())) / top for one, two in zip(exact, found, strict=True)]
     assert np.mean(shared) > 0.97
     for (places, cosines), query in zip(found, queries, strict=True):
         np.testing.assert_allclose(cosines, index.embeddings[places] @ query, rtol=1e-5)
         assert (np.diff(cosines) <= 0).all()
-    written = (tmp_path / "index.usearch").stat().st_mtime_ns
-    nearest(index, path, queries[0], top)
-    assert (tmp_path / "index.usearch").stat().st_mtime_ns == written  # kept, not made anew
-    (tmp_path / "index.usearch").write_bytes(b"broken")
-    np.testing.assert_array_equal(nearest(index, path, queries[0], top)[0], found[0][0])
-    write_index(path, index, BOUND)
-    assert not (tmp_path / "index.usearch").exists()  # it would be that of other embeddings
+    written = graph.stat().st_mtime_ns
+    nearest(index, queries[0], top)
+    assert graph.stat().st_mtime_ns == written  # kept, not made anew
+    graph.write_bytes(b"broken")
+    np.testing.assert_array_equal(nearest(index, queries[0], top)[0], found[0][0])
+    other = made_index(tmp_path, embeddings(count, 3), "another key")  # the same names
+    best = [nearest(other, row, 1)[0][0] for row in other.embeddings[:5]]
+    assert best == [0, 1, 2, 3, 4] and [path != graph for path in tmp_path.glob("*.usearch")] == [True]
 
 
 def test_without_the_library_all_are_compared(
@@ -130,7 +187,7 @@ def test_without_the_library_all_are_compared(
     index_module.logger.parent.propagate = True  # type: ignore[union-attr]
     monkeypatch.setattr(index_module, "MAX_COMPARED", 100)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    index = Index([str(i) for i in range(101)], np.zeros((101, 2), np.int64), embeddings(101, 1))
-    places, _ = nearest(index, tmp_path / "index", index.embeddings[37], 3)
+    index = made_index(tmp_path, embeddings(101, 1))
+    places, _ = nearest(index, index.embeddings[37], 3)
     assert places[0] == 37 and not list(tmp_path.iterdir())
     assert "pip install '.[search]'" in caplog.text

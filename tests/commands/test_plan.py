@@ -94,7 +94,7 @@ def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -
         (["--topology=h100:8", "--config.train.batch=12"], "train.batch: 12 does not split over 8 devices"),
         (["--topology=h100:8", "--config.mesh.model=2"], "mesh.model: GPUs are planned by arithmetic"),
         (["--topology=h100:8", "--config.model.attention=splash"], "splash needs a TPU"),
-        (["--topology=h100:8", "--config.train.batch=8000000"], "h100:8: the step wants "),
+        (["--topology=h100:8", "--config.train.batch=8000000"], "h100:8: the step needs "),
         (["--topology=h100:8", "--config.train.batch=8000000"], "--config.optimizer.grad_accum_steps=2"),
         (["--topology=h100:8", "--compilations=0"], "--compilations 0: must be above 0"),
         (["--topology=h100:8", "--config.tokens.tokenizer=nowhere"], "nowhere"),

@@ -38,13 +38,13 @@ def test_shards_are_prepared_without_tensorflow_and_told(coco: Path, tmp_path: P
     for _ in range(2):
         done = run(*arguments, "--jobs=2", "--shard-size=5")
         counts = "train 11 kept, 2 rejected, validation 3 kept, 0 rejected"
-        with_them = f"train with --config.data.source=coco_prepared --config.data.root={tmp_path / 'to'}"
+        with_them = f"train with --config.data.source=coco_packed --config.data.root={tmp_path / 'to'}"
         assert done.stdout == f"{tmp_path / 'to'}: {counts}; {with_them}\n"
         told = [line for line in done.stderr.splitlines() if "rejected" in line]
         assert len(told) == 1 and "train: 11 kept, 2 rejected: 000000000003.jpg (no such file), " in told[0]
     folder = tmp_path / "to" / "mmjax_coco" / "1.0.0"
     index = json.loads((folder / "index.json").read_text())
-    assert [shard["examples"] for shard in index["splits"]["train"]["shards"]] == [4, 5, 2]
+    assert [s["info"]["examples"] for s in index["shards"] if s["part"] == "train"] == [4, 5, 2]
 
 
 def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, start: Start, mistake: Mistake) -> None:
@@ -55,12 +55,12 @@ def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, s
     with start(*arguments) as process:
         wait_for(process, lambda: bool(list(folder.glob("*train*-00001-of-00012"))))
         process.send_signal(signal.SIGSTOP)  # so that it is not done before the second one has begun
-        assert f"{folder}: is being prepared by process {process.pid} on " in mistake(*arguments)
+        assert f"{folder}: is being written by process {process.pid} on " in mistake(*arguments)
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, process.communicate()
-    rows = json.loads((folder / "unfinished.json").read_text())["splits"]["train"]["shards"]
-    shards = {path: path.stat().st_mtime_ns for row in rows if row for path in [folder / row["file"]]}
+    index = json.loads((folder / "index.json").read_text())
+    shards = {path: path.stat().st_mtime_ns for row in index["shards"] for path in [folder / row["file"]]}
     assert 1 <= len(shards) < 12 and not list(folder.glob(".*"))
     assert "train 120 kept, 0 rejected" in run(*arguments).stdout
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
@@ -74,8 +74,8 @@ def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, s
     (["--to=a", "--resize=0"], "--resize: must be 1 or more, not 0"),
     (["--to=a", "--jobs=-1"], "--jobs: must be 1 or more, not -1"),
     (["--to=a", "--shard-size=x"], "--shard-size: invalid int value"),
-    (["--to=a", "--config.data.source=scenes", "--config.data.flip=false"], "takes coco_folder and coco_tfds, not sce"),
-    (["--to=gs://bucket/coco"], "prepared data sets are read from a disk"),
+    (["--to=a", "--config.data.source=scenes", "--config.data.flip=false"], "takes coco_folder, coco_tfds, not sce"),
+    (["--to=gs://bucket/coco"], "packed data sets are read from a disk"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments: list[str], hint: str, coco: Path, mistake: Mistake) -> None:
     assert hint in mistake("prepare", CONFIG, f"--config.data.root={coco}", *arguments)
@@ -84,6 +84,6 @@ def test_mistakes_are_one_line(arguments: list[str], hint: str, coco: Path, mist
 def test_training_on_shards(coco: Path, tmp_path: Path, run: Run) -> None:
     pytest.importorskip("tensorflow")
     run("prepare", CONFIG, f"--config.data.root={coco}", "--to", tmp_path / "to")
-    settings = ("--config.data.source=coco_prepared", f"--config.data.root={tmp_path / 'to'}")
+    settings = ("--config.data.source=coco_packed", f"--config.data.root={tmp_path / 'to'}")
     run("train", CONFIG, *settings, "--workdir", tmp_path / "run")
     assert (tmp_path / "run" / "report.html").exists()

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax import models
-from mmjax.config import Config, MaskedGeneratorConfig, MeshConfig, load_config
+from mmjax import losses, models
+from mmjax.config import Config, MeshConfig, load_config
 from mmjax.engine import setup, trainer
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
@@ -82,7 +82,7 @@ def test_resolves_and_says_what_it_is(path: Path) -> None:
     full, tiny = read(path), read(path, "tiny")
     assert full.name == tiny.name == path.stem
     assert tiny.train.steps <= 10 and not tiny.train.epochs
-    assert (tiny.reference or tiny).data.size <= 32
+    assert (tiny.component("reference_tokenizer") or tiny).data.size <= 32
     told = ast.get_docstring(ast.parse(path.read_text()))
     assert told and "Arguments:" in told and "tiny" in told
     for argument in ARGUMENTS[path.stem]:
@@ -94,26 +94,28 @@ def test_resolves_and_says_what_it_is(path: Path) -> None:
 def test_the_arguments_that_the_config_offers_resolve(path: Path) -> None:
     for argument in (*ARGUMENTS[path.stem], "size=64", "size=64,tiny"):
         config = read(path, argument)
-        assert config.reference is None or config.reference.data.size < config.data.size
-        for part in (config, *([config.tokenizer] if config.tokenizer else [])):
+        tokenizer, reference = (config.component(f"{name}_tokenizer") for name in ("visual", "reference"))
+        assert reference is None or reference.data.size < config.data.size
+        for part in (config, *([tokenizer] if tokenizer else [])):
             for name in ("size", "frames"):
                 asked = re.search(rf"{name}=(\d+)", argument)
                 assert not asked or getattr(part.data, name) == int(asked[1])
-        assert bool(config.adversarial_terms) == ("adversarial" in argument)
+        assert bool(losses.adversarial_terms(config)) == ("adversarial" in argument)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 def test_a_config_of_two_stages_is_one_of_each(path: Path) -> None:
     config = read(path)
-    assert (config.tokenizer is not None) == isinstance(config.model, MaskedGeneratorConfig)
-    if config.tokenizer is None:
+    tokenizer = config.component("visual_tokenizer")
+    assert (tokenizer is not None) == (config.model.kind == "masked_generator")
+    if tokenizer is None:
         return
-    assert config.tokenizer.name == f"{path.stem}-tokenizer"
-    assert config.tokenizer.data.root == config.data.root == "/nowhere"
+    assert tokenizer.name == f"{path.stem}-visual_tokenizer"
+    assert tokenizer.data.root == config.data.root == "/nowhere"
     own = ROOT / "configs" / f"{path.stem.removesuffix('_masked')}_tokenizer.py"
     if own.exists():  # the tokenizer is that of its own config, so that one trained by it can be named as well
         alone = read(own, f"size={config.data.size}")
-        assert (config.tokenizer.model, config.tokenizer.data) == (alone.model, alone.data)
+        assert (tokenizer.model, tokenizer.data) == (alone.model, alone.data)
 
 
 @pytest.mark.parametrize(("size", "millions"), [(64, 45), (128, 120), (256, 300)])
@@ -146,11 +148,12 @@ def test_matches_its_sharding_rules(path: Path, argument: str, mesh: MeshConfig)
     ids=name_of,
 )
 def test_takes_a_step_on_eight_devices(path: Path, mesh: MeshConfig) -> None:
-    """On random numbers: the parameters move, the loss is that of the objective, and nothing is skipped."""
+    """On random numbers: the parameters move, the loss is that of its terms, and nothing is skipped."""
     config = dataclasses.replace(read(path, "tiny"), mesh=mesh)
     rng = np.random.default_rng(0)
-    parts = setup.build(config, random_params(config.tokenizer, rng) if config.tokenizer else None)
-    training = trainer.build_training(parts, config.train.steps)
+    components = {name: random_params(each.config, rng) for name, each in config.components.items() if each.config}
+    experiment = setup.build(config, components)
+    training = trainer.build(experiment, config.train.steps)
     size, batch = config.data.size, config.train.batch
     text = rng.integers(1, config.text.vocabulary, (batch, config.text.length)).astype(np.int32)
     frames = (config.data.frames,) if config.data.frames > 1 else ()
@@ -164,14 +167,14 @@ def test_takes_a_step_on_eight_devices(path: Path, mesh: MeshConfig) -> None:
     host: dict[str, Any] = {**seen, **rest}
     state = training.make_state()
     before = jax.device_get(state.params)
-    outputs = jax.device_get(parts.predict(state.params, parts.placement.shard_batch(host)))
-    state, metrics = training.step(state, parts.placement.shard_batch(host))
+    outputs = jax.device_get(experiment.predict(state.params, experiment.placement.shard_batch(host)))
+    state, metrics = training.step(state, experiment.placement.shard_batch(host))
     assert int(state.step) == 1 and int(metrics["nonfinite_steps"]) == 0 and int(metrics["examples"]) == batch - 1
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params)))
     assert np.mean(moved) > 0.9
     assert outputs["loss"].shape == (batch,)
     assert outputs["image"].shape == image.shape if "image" in outputs else config.model.kind == "vision_language"
-    # Else the step hides other codes or words than the prediction, and withholds some references and texts.
-    hides = any(name.startswith("masked") for name in config.objective.terms)
-    if not config.objective.reference_dropout and not hides:
+    # Else the step masks other codes or words than the prediction, and drops some references and texts.
+    masks = any(term.kind.startswith("masked") for term in config.losses.values())
+    if not getattr(config.model, "reference_dropout", 0) and not masks:
         assert float(metrics["loss"]) == pytest.approx(outputs["loss"][host["mask"]].mean(), rel=1e-5)

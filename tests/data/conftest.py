@@ -8,9 +8,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from made_tokens import cached_tokens, copied_tokens
-from prepared_data import coco, copy, prepared, smaller
+from packed_data import coco, copy, packed, smaller
 
-__all__ = ["cached_tokens", "coco", "copied_tokens", "copy", "prepared", "roots", "smaller"]
+__all__ = ["cached_tokens", "coco", "copied_tokens", "copy", "packed", "roots", "smaller"]
 
 
 @pytest.fixture(scope="session")

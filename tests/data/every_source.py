@@ -31,7 +31,7 @@ NAMES = (
     "scenes",
     "questions",
     "coco_folder",
-    "coco_prepared",
+    "coco_packed",
     "coco_tfds",
     "clips_folder",
     "vqa",
@@ -68,7 +68,7 @@ def make_roots(folder: Path) -> dict[str, Path]:
     for split, numbers in (("train2017", training), ("val2017", evaluation)):
         write_coco(whole, split, {n: jpeg(n) for n in numbers})
     originals = config_dict("coco_folder", whole)
-    data.write_prepared(roots["coco_prepared"], data.open_raw(originals.data), shard_size=7)
+    data.write_packed(roots["coco_packed"], data.open_raw(originals.data), shard_size=7)
     for split in ("train", "evaluation"):
         source = open_source(originals.data, split == "train", 0)
         data.write_tokens(roots["tokens"] / split, {}, source, originals, split, encode, 4, 9)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from mmjax.types import Feature
 
 SIZE, VIEWS, BATCH, POSITIONS = 23, 3, 4, 9  # 9 positions a shard become 8: two batches
 UNREADABLE = 7
-ADDRESS = {"format": 1, "data": {"size": 16}, "tokenizer": {"parameters": "12"}}
+KEY = {"data": {"size": 16}, "tokenizer": {"params": "12" * 32}}
 PROGRAM = "import sys; sys.path.insert(0, 'tests/data'); from made_tokens import *\n"
 
 
@@ -67,7 +67,7 @@ def made_config(batch: int = 4, seed: int = 3, views: int = VIEWS, **fields: Any
 
 
 def write(folder: Path, split: str = "train", **changes: Any) -> Path:
-    given = {"source": made_source(), "config": made_config(), "encode": encode, "address": ADDRESS, **changes}
+    given = {"source": made_source(), "config": made_config(), "encode": encode, "key": KEY, **changes}
     data.write_tokens(folder, split=split, batch=BATCH, positions=POSITIONS, **given)
     return folder
 

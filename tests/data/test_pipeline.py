@@ -31,7 +31,7 @@ CAPTIONS = ["a", "b", "c"]
 FEATURES = {"image": Feature("image", (1, 1, 3)), "text": Feature("text")}
 
 
-SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_prepared", "coco_tfds", "clips_folder"])
+SOURCES = pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_packed", "coco_tfds", "clips_folder"])
 
 
 @SOURCES
@@ -238,13 +238,13 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
 
 
-@pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_prepared"])
+@pytest.mark.parametrize("name", ["scenes", "coco_folder", "coco_packed"])
 def test_these_need_no_tensorflow(name: str, roots: dict[str, Path]) -> None:
     done = run(
         """
 import sys
 from importlib.machinery import PathFinder
-absent = {"tensorflow"} | ({"tensorflow_datasets"} if sys.argv[1] != "coco_prepared" else set())
+absent = {"tensorflow"} | ({"tensorflow_datasets"} if sys.argv[1] != "coco_packed" else set())
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in absent else find(name, *rest)
 sys.path.insert(0, "tests/data")

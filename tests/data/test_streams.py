@@ -30,7 +30,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
         positions = [p for p in range(epoch * size, (epoch + 1) * size) if p % streams.STREAMS == stream]
         assert streams.stream_length(size, epoch, stream) == len(positions)
         assert not positions or streams.first_position(size, epoch, stream) == positions[0]
-        parts = streams.stream_parts(lengths, read_spec(training=training), epoch, stream)
+        parts = streams.stream_slices(lengths, read_spec(training=training), epoch, stream)
         records = [(file, record) for file, first, count in parts for record in range(first, first + count)]
         assert len(records) == len(positions)
         seen += records
@@ -40,7 +40,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
 
 def test_files_come_in_another_order_each_epoch_and_seed() -> None:
     def order(epoch: int, seed: int = 5) -> tuple[int, ...]:
-        parts = [streams.stream_parts([8] * 16, read_spec(seed=seed), epoch, stream) for stream in range(8)]
+        parts = [streams.stream_slices([8] * 16, read_spec(seed=seed), epoch, stream) for stream in range(8)]
         return tuple(file for part in parts for file, _, _ in part)
 
     assert len({order(0), order(1), order(2), order(0, 6)}) == 4 and order(1) == order(1)
@@ -89,7 +89,7 @@ def test_processes_hold_the_positions_of_a_global_batch(
 
 def streams_of(shards: Iterator[ProcessShard]) -> set[int]:
     """The streams of the first positions of a process, within an epoch."""
-    positions = itertools.islice(streams.stream_positions(read_spec(shards=lambda: shares), 10**6), 9)
+    positions = itertools.islice(streams.stream_positions(read_spec(shards=lambda: shards), 10**6), 9)
     return set((np.concatenate(list(positions)) % streams.STREAMS).tolist())
 
 
@@ -97,11 +97,11 @@ def streams_of(shards: Iterator[ProcessShard]) -> set[int]:
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_each_process_has_streams_of_its_own(batch: int, processes: int) -> None:
     rows = batch // processes
-    first = [streams_of(share(3 * batch, None, batch, p * rows, rows)) for p in range(processes)]
+    first = [streams_of(process_shards(3 * batch, None, batch, p * rows, rows)) for p in range(processes)]
     assert all(not a & b for a, b in itertools.combinations(first, 2))
     assert set().union(*first) == set(range(streams.STREAMS))
 
 
 def test_a_small_batch_also_leaves_each_process_its_streams() -> None:
-    seen = [streams_of(share(0, None, 4, p, 1)) for p in range(4)]
+    seen = [streams_of(process_shards(0, None, 4, p, 1)) for p in range(4)]
     assert seen == [{0, 4}, {1, 5}, {2, 6}, {3, 7}]

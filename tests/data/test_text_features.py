@@ -12,12 +12,11 @@ from made_data import config_dict
 from safetensors.numpy import load_file
 
 from mmjax import data
-from mmjax.config import Config, TextEncoderConfig, resolve, to_dict
 from mmjax.data.text_features import _name
 from mmjax.types import UserError
 
 LENGTH, WIDTH, BATCH = 7, 5, 3
-ADDRESS = {"format": 1, "length": LENGTH, "encoder": {"settings": {"width": WIDTH}, "parameters": "1"}}
+KEY = {"text": {"length": LENGTH}, "text_encoder": {"width": WIDTH, "params": "1"}}
 CAPTIONS = [f"{n} é cats"[: 3 + n % 5] + "!" * (n % 3) + f"{n}" for n in range(11)]
 PARAMS = {"block": {"kernel": np.ones((2, 3), np.float32)}, "table": np.zeros(5, np.float32)}
 
@@ -45,8 +44,8 @@ def expected(text: str) -> np.ndarray:
     return found
 
 
-def cached(folder: Path, captions: Sequence[str], encode: Any = None, address: Any = ADDRESS, **options: Any) -> Any:
-    return data.cached_text_features(folder, address, captions, encode or Encoder(), BATCH, per_shard=7, **options)
+def cached(folder: Path, captions: Sequence[str], encode: Any = None, key: Any = KEY, **options: Any) -> Any:
+    return data.cached_text_features(folder, key, captions, encode or Encoder(), BATCH, per_shard=7, **options)
 
 
 @pytest.fixture(name="folder")
@@ -55,10 +54,10 @@ def written(tmp_path: Path) -> Path:
     return tmp_path / "text"
 
 
-def refused(folder: Path, address: Any = ADDRESS) -> str:
+def refused(folder: Path, key: Any = KEY) -> str:
     before = {path: path.read_bytes() for path in folder.rglob("*")}
     with pytest.raises(UserError) as error:
-        cached(folder, CAPTIONS, address=address)
+        cached(folder, CAPTIONS, key=key)
     assert {path: path.read_bytes() for path in folder.rglob("*")} == before
     return str(error.value)
 
@@ -107,7 +106,7 @@ def test_damage_is_told_and_repaired(folder: Path, tmp_path: Path) -> None:
     shard = folder / "000000000000.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    message = f"{shard}: its bytes are not those that were written; run mmjax prepare to encode it again"
+    message = f"{shard}: its bytes are not those that were written; run mmjax prepare to repair it"
     assert refused(folder) == message
     shard.unlink()
     assert refused(folder).startswith(f"{shard}: cannot be read")
@@ -117,43 +116,32 @@ def test_damage_is_told_and_repaired(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_cache_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
-    other = "remove the folder, or take another with --config.tokens.cache=DIR"
-    encoder = {**ADDRESS["encoder"], "parameters": "2"}  # type: ignore[dict-item]
-    assert refused(folder, {**ADDRESS, "encoder": encoder}) == (
-        f"{folder}: holds the features of another text encoder; {other}"
+    other = "name another with --config.tokens.cache=DIR"
+    encoder = {**KEY["text_encoder"], "params": "2"}
+    assert refused(folder, {**KEY, "text_encoder": encoder}) == (
+        f"{folder}: holds other text features: text_encoder.params was 1 and now is 2; remove the folder, or {other}"
     )
-    assert refused(folder, {**ADDRESS, "length": 8}) == (
-        f"{folder}: holds features of texts of 7 tokens, and text.length now is 8; {other}"
+    assert refused(folder, {**KEY, "text": {"length": 8}}) == (
+        f"{folder}: holds other text features: text.length was 7 and now is 8; remove the folder, or {other}"
     )
     (folder / "index.json").write_text("{")
-    assert refused(folder).startswith(f"{folder / 'index.json'}: no index of cached text features; remove")
+    assert refused(folder).startswith(f"{folder / 'index.json'}: not an index of text features, version 1; remove")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
-    message = f"{tmp_path / 'photos'}: holds no cached text features, but something else; {other}"
-    assert refused(tmp_path / "photos") == message
+    assert refused(tmp_path / "photos").startswith(f"{tmp_path / 'photos'}: holds other files than text features; ")
 
 
-def with_encoder(**changes: Any) -> Config:
-    """A config with a frozen text encoder, which only a masked generator may have."""
-    tree = to_dict(config_dict("scenes", batch=4, seed=0))
-    settings = {"vocabulary": 300, "width": WIDTH, "layers": 1, "heads": 1, "dtype": "float32"}
-    tokenizer = {"data": tree["data"], "model": {"kind": "visual_tokenizer", "widths": [8]}, "train": {"steps": 1}}
-    tree |= {"model": {"kind": "masked_generator"}, "tokenizer": tokenizer, "tokens": {"text_encoder": "somewhere"}}
-    tree |= {"objective": {"terms": {"masked_visual_modeling": 1.0}}}
-    return resolve({**tree, "text": {"length": 7}, "text_encoder": settings, **changes})
-
-
-def test_the_address_tells_encoders_apart() -> None:
-    address = data.text_address(PARAMS, b"pieces", with_encoder())
-    assert address == data.text_address(PARAMS, b"pieces", with_encoder(seed=3, tokens={"text_encoder": "moved"}))
-    settings = to_dict(TextEncoderConfig(300, WIDTH, 2, 1, "float32"))
-    others = [
-        data.text_address({**PARAMS, "table": np.full(5, 1e-7, np.float32)}, b"pieces", with_encoder()),
-        data.text_address(PARAMS, b"other pieces", with_encoder()),
-        data.text_address(PARAMS, b"pieces", with_encoder(text={"length": 8})),
-        data.text_address(PARAMS, b"pieces", with_encoder(text_encoder=settings)),
+def test_the_key_tells_encoders_apart() -> None:
+    settings = {"vocabulary": 300, "width": WIDTH}
+    keys = [
+        data.text_cache_key(PARAMS, b"pieces", settings, 7),
+        data.text_cache_key({**PARAMS, "table": np.full(5, 1e-7, np.float32)}, b"pieces", settings, 7),
+        data.text_cache_key(PARAMS, b"other pieces", settings, 7),
+        data.text_cache_key(PARAMS, b"pieces", settings, 8),
+        data.text_cache_key(PARAMS, b"pieces", settings | {"width": 2}, 7),
     ]
-    assert len({json.dumps(a) for a in [address, *others]}) == 5
+    assert keys[0] == data.text_cache_key(PARAMS, b"pieces", dict(settings), 7)
+    assert len({json.dumps(key) for key in keys}) == 5
 
 
 def test_a_batch_has_the_features_of_the_caption_that_was_drawn(tmp_path: Path) -> None:

@@ -104,12 +104,12 @@ def test_what_is_held_is_less_than_the_buffer(monkeypatch: pytest.MonkeyPatch) -
     rng = np.random.default_rng(7)
     order = np.argsort(np.arange(500) + 13 * rng.random(500))
     monkeypatch.setattr(tfds, "read_ahead", lambda pool, records: records)
-    monkeypatch.setattr(tfds, "_numbered", lambda files, parts, first: ((n, b"%d" % n) for n in range(first, 500)))
+    monkeypatch.setattr(tfds, "_read_slices", lambda files, slices, first: ((n, b"%d" % n) for n in range(first, 500)))
     for start, apart in ((0, 1), (100, 1), (250, 3), (250, 90)):
         stream = _Stream(ThreadPoolExecutor(1), [], [], order, start)
         for place in range(start, 500, apart):
             assert stream.take(place) == b"%d" % order[place]
-            assert len(stream._held) < 13
+            assert len(stream._buffer) < 13
 
 
 def test_a_process_that_passes_over_places_gives_the_same(root: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_one_line(damage: str, root: Path, tmp_path: Path) -> 
                     writer.write(b"no example")
         else:
             path.write_bytes({"flipped": content, "cut": content[:-9], "shorter": content[:length]}[damage])
-    hint = "holds a record that is no example" if damage == "another" else "cannot be read: .*is the data set complete"
+    hint = "a record is not an example" if damage == "another" else "cannot be read: .*is the data set complete"
     config = config_dict("coco_tfds", copy)
     source = open_source(config.data, True, 0)
     for use in (lambda: ids(copy, 16, 0, SIZE // 16), lambda: list(source.all_captions())):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_data import config_dict, jpeg, write_coco
-from made_tokens import ADDRESS, BATCH, SIZE, UNREADABLE, VIEWS, made_config, run, write
+from made_tokens import BATCH, KEY, SIZE, UNREADABLE, VIEWS, made_config, run, write
 
 from mmjax import data
 from mmjax.data.source import ReadSpec, process_shards
@@ -41,7 +41,7 @@ def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def test_each_row_is_the_encoding_of_one_view_of_its_image(cached_tokens: Path) -> None:
-    source = data.open_tokens(cached_tokens, ADDRESS)
+    source = data.open_tokens(cached_tokens, KEY)
     assert (source.name, source.size, tuple(source.features)) == ("made", SIZE, ("codes", "text"))
     count = 0
     for rows in itertools.islice(source.read(read_spec()), 4 * VIEWS):
@@ -60,7 +60,7 @@ def test_each_row_is_the_encoding_of_one_view_of_its_image(cached_tokens: Path) 
 
 
 def test_every_epoch_has_every_example_once_and_the_views_take_turns(cached_tokens: Path) -> None:
-    source = data.open_tokens(cached_tokens, ADDRESS)
+    source = data.open_tokens(cached_tokens, KEY)
     parts = list(source.read(read_spec(stop=SIZE * 2 * VIEWS)))
     keys, views, epochs = (np.concatenate([part[n].ravel() for part in parts]) for n in ("key", "view", "epoch"))
     assert np.array_equal(epochs, np.repeat(np.arange(2 * VIEWS), SIZE))
@@ -76,17 +76,17 @@ def test_every_epoch_has_every_example_once_and_the_views_take_turns(cached_toke
 
 
 def test_in_order_it_is_the_first_view(cached_tokens: Path, tmp_path: Path) -> None:
-    evaluation = data.open_tokens(write(tmp_path, "evaluation"), ADDRESS)
+    evaluation = data.open_tokens(write(tmp_path, "evaluation"), KEY)
     parts = list(evaluation.read(read_spec(stop=SIZE, training=False)))
     assert [len(part["id"]) for part in parts] == [7, 7, 7, 2]
     assert np.concatenate([part["key"] for part in parts]).tolist() == [10 + 3 * n for n in range(SIZE)]
-    (part,) = data.open_tokens(cached_tokens, ADDRESS).read(read_spec(stop=SIZE, training=False, rows=SIZE))
+    (part,) = data.open_tokens(cached_tokens, KEY).read(read_spec(stop=SIZE, training=False, rows=SIZE))
     assert np.all(part["view"] == 0) and len(set(part["id"])) == SIZE
 
 
 def test_an_evaluation_may_take_the_first_examples_only(tmp_path: Path) -> None:
     write(tmp_path, "evaluation", config=made_config(evaluation_examples=5))
-    source = data.open_tokens(tmp_path, ADDRESS)
+    source = data.open_tokens(tmp_path, KEY)
     assert source.size == 5
     assert list(source.all_captions()) == [f"image {k} caption {i}, é\n" for k in range(10, 25, 3) for i in range(1)]
 
@@ -97,35 +97,44 @@ def test_the_type_of_codes_holds_the_largest(value: int, kind: type, tmp_path: P
 
     write(tmp_path, encode=lambda image: {"codes": np.full((BATCH, 2), value, np.int32)})
     assert load_file(tmp_path / "000000000000.safetensors")["codes"].dtype == kind
-    rows = next(data.open_tokens(tmp_path, ADDRESS).read(read_spec()))
+    rows = next(data.open_tokens(tmp_path, KEY).read(read_spec()))
     assert np.all(rows["codes"][rows["mask"]] == value) and rows["codes"].dtype == np.int32
 
 
 def test_a_missing_cache_and_a_broken_index_are_one_line(copied_tokens: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path / 'absent'}: the cached tokens are missing; run mmjax prepare"):
-        data.open_tokens(tmp_path / "absent", ADDRESS)
+    with pytest.raises(UserError, match=f"{tmp_path / 'absent'}: no visual tokens; run mmjax prepare"):
+        data.open_tokens(tmp_path / "absent", KEY)
     whole = json.loads((copied_tokens / "index.json").read_text())
-    for broken in (b"", b"[]", b"{}", b'{"shards": 3}', json.dumps(whole)[:-2].encode()):
+    for broken in (b"[]", b"{}", b'{"shards": 3}', b"", json.dumps(whole)[:-2].encode()):
         (copied_tokens / "index.json").write_bytes(broken)
-        for use in (lambda: data.open_tokens(copied_tokens, ADDRESS), lambda: write(copied_tokens)):
-            with pytest.raises(UserError, match=r"index\.json: not an index of cached tokens; remove"):
-                use()
-    for wrong in (dict(whole, size=22), dict(whole, shards=[]), dict(whole, shards=whole["shards"][1:])):
+        with pytest.raises(UserError, match=r"index\.json: not an index of visual tokens, version 1; remove"):
+            data.open_tokens(copied_tokens, KEY)
+        if broken.endswith((b"]", b"3}", b"{}")):
+            with pytest.raises(UserError, match=r"index\.json: not an index of visual tokens, version 1; remove"):
+                write(copied_tokens)
+    write(copied_tokens)  # one that is cut off, as where the machine went down
+    assert json.loads((copied_tokens / "index.json").read_text()) == whole
+    for other in (dict(whole, version=7), dict(whole, kind="text features")):
+        (copied_tokens / "index.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match="not an index of visual tokens, version 1"):
+            data.open_tokens(copied_tokens, KEY)
+    info = whole["info"] | {"size": 22}
+    for wrong in (dict(whole, info=info), dict(whole, shards=[]), dict(whole, shards=whole["shards"][1:])):
         (copied_tokens / "index.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=r"its shards are not those of index\.json"):
-            data.open_tokens(copied_tokens, ADDRESS)
+            data.open_tokens(copied_tokens, KEY)
 
 
 def test_training_batches_are_the_same_for_any_number_of_processes_and_resumed(
     cached_tokens: Path, tokenizer: data.Tokenizer
 ) -> None:
     config = made_config(batch=8)
-    source = data.open_tokens(cached_tokens, ADDRESS)
+    source = data.open_tokens(cached_tokens, KEY)
     whole = take(data.training_batches(source, tokenizer, config), 13)
     assert set(whole[0]) == {"codes", "view", "mask", "text", "id", "captions"}
     for processes in (1, 2, 4):
         shares = [
-            take(data.training_batches(data.open_tokens(cached_tokens, ADDRESS), tokenizer, config, 9, p, processes), 4)
+            take(data.training_batches(data.open_tokens(cached_tokens, KEY), tokenizer, config, 9, p, processes), 4)
             for p in range(processes)
         ]
         for batch, *parts in zip(whole[9:], *shares, strict=True):
@@ -141,7 +150,7 @@ def test_training_batches_are_the_same_for_any_number_of_processes_and_resumed(
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_an_evaluation_has_each_example_once(processes: int, tmp_path: Path, tokenizer: data.Tokenizer) -> None:
     config = made_config(batch=20)
-    source = data.open_tokens(write(tmp_path, "evaluation"), ADDRESS)
+    source = data.open_tokens(write(tmp_path, "evaluation"), KEY)
     passes = [list(data.evaluation_batches(source, tokenizer, config, p, processes)) for p in range(processes)]
     assert {len(batches) for batches in passes} == {2}
     batches = [batch for parts in zip(*passes, strict=True) for batch in parts]
@@ -158,7 +167,7 @@ def test_reading_needs_no_tensorflow(cached_tokens: Path) -> None:
     done = run(
         """
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them raises ImportError
-source = data.open_tokens(Path(sys.argv[1]), ADDRESS)
+source = data.open_tokens(Path(sys.argv[1]), KEY)
 tokenizer = data.load_tokenizer(data.train_tokenizer([f"image {n} caption {n}" for n in range(300)], 300))
 print(next(data.training_batches(source, tokenizer, made_config()))["codes"].shape, len(list(source.all_captions())))
 """,
@@ -174,14 +183,14 @@ def test_views_are_the_crops_and_flips_of_the_training_stream(tmp_path: Path, to
     config = config_dict("coco_folder", root, batch=11, seed=0, flip=True)  # a batch is an epoch
     source = data.open_source(config.data, True, 0)
     drawn = take(data.training_batches(source, tokenizer, config), 3)
-    other = dataclasses.replace(config, seed=9, tokens=dataclasses.replace(config.tokens, views=3))
+    other = dataclasses.replace(config, seed=9, tokens=dataclasses.replace(config.tokens, num_augmentations=3))
 
     def pixels(image: np.ndarray) -> dict[str, np.ndarray]:
         return {"codes": np.rint((image + 1) * 127.5).astype(np.int32)}
 
-    data.write_tokens(tmp_path / "train", ADDRESS, source, other, "train", pixels, batch=4, positions=8)
+    data.write_tokens(tmp_path / "train", KEY, source, other, "train", pixels, batch=4, positions=8)
     assert len(list((tmp_path / "train").glob("*.safetensors"))) == 5
-    cached = data.open_tokens(tmp_path / "train", ADDRESS)
+    cached = data.open_tokens(tmp_path / "train", KEY)
     assert sorted(cached.all_captions()) == sorted(source.all_captions())
     seen = set()
     for batch in take(data.training_batches(cached, tokenizer, other), 6):

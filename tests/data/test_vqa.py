@@ -14,7 +14,7 @@ from made_data import config_dict, jpeg, make_image, write_coco, write_vqa
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
-from mmjax.data.questions import annotations_of, most_frequent, normalized, read_questions
+from mmjax.data.questions import annotations_path, most_frequent, normalized, read_questions
 from mmjax.types import Batch, UserError
 
 ROWS = [
@@ -96,11 +96,9 @@ def test_the_most_frequent_training_answers_are_classes(tmp_path: Path, caplog: 
     assert evaluation.classes == source.classes
     (batch,) = evaluation_batches(evaluation, TOKENIZER, config)
     assert batch["label"].tolist() == [-1, 2, 0, -1, -1] and batch["label"].dtype == np.int32
-    told, path = [record.getMessage() for record in caplog.records], tmp_path / config.data.evaluation_questions
-    assert told == [
-        f"{path}: questions are left out: 1 whose image is absent",
-        f"{path}: 50.0% of the questions have an answer that is none of the 3 most frequent of training, and no label",
-    ]
+    path, (left_out, unlabeled) = tmp_path / config.data.evaluation_questions, caplog.records
+    assert left_out.getMessage().startswith(f"{path}: ") and "1 whose image" in left_out.getMessage()
+    assert unlabeled.getMessage().startswith(f"{path}: 50.0% ") and " 3 most frequent" in unlabeled.getMessage()
 
 
 def test_rows_that_fill_up_have_no_label(tmp_path: Path) -> None:
@@ -165,7 +163,7 @@ def test_what_is_of_no_use_is_left_out_and_counted(tmp_path: Path, caplog: pytes
     assert source.size == 5
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.endswith(
-        "questions.json: questions are left out: 2 without a text, 2 without an answer, 1 whose image is absent"
+        "questions.json: questions are left out: 2 without a text, 2 without an answer, 1 whose image is missing"
     )
 
 
@@ -217,9 +215,9 @@ def test_a_config_names_both_files() -> None:
     for field in ("questions", "evaluation_questions"):
         with pytest.raises(UserError, match=rf"data\.{field}: vqa needs a file of questions below data\.root"):
             vqa(Path("x"), **{field: ""})
-    with pytest.raises(UserError, match=r"data\.answers: must not be below 0"):
+    with pytest.raises(UserError, match=r"data\.num_answer_classes: .*-1"):
         vqa(Path("x"), num_answer_classes=-1)
-    with pytest.raises(UserError, match=r"data\.frames: vqa holds images"):
+    with pytest.raises(UserError, match=r"data\.frames: vqa .* 2 "):
         vqa(Path("x"), frames=2)
 
 
@@ -228,7 +226,7 @@ def test_answers_lie_beside_the_questions() -> None:
              "OpenEnded_mscoco_val2014_questions.json": "mscoco_val2014_annotations.json",
              "mine.json": "mine_annotations.json"}  # fmt: skip
     for questions, annotations in names.items():
-        assert annotations_of(Path("a") / questions) == Path("a") / annotations
+        assert annotations_path(Path("a") / questions) == Path("a") / annotations
 
 
 def test_answers_alike_are_one() -> None:

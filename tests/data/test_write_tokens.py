@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tokens import ADDRESS, BATCH, SIZE, VIEWS, contents, encode, made_source, run, write
-from prepared_data import change
+from made_tokens import BATCH, KEY, SIZE, VIEWS, contents, encode, made_source, run, write
+from packed_data import change
 
 from mmjax import data
 from mmjax.data.source import Examples, ReadSpec
@@ -20,8 +20,9 @@ def test_shards_hold_whole_batches_in_the_smallest_type_and_texts_once(cached_to
     from safetensors.numpy import load_file
 
     index = json.loads((cached_tokens / "index.json").read_text())
-    assert index["address"] == ADDRESS and index["size"] == SIZE and index["views"] == VIEWS
-    counts = [shard["positions"] for shard in index["shards"]]
+    assert index["key"] == KEY and index["complete"]
+    assert (index["info"]["size"], index["info"]["num_augmentations"]) == (SIZE, VIEWS)
+    counts = [shard["size"] for shard in index["shards"]]
     assert counts == [8] * 8 + [SIZE * VIEWS - 64]
     assert {path.name for path in cached_tokens.iterdir()} == {
         "index.json",
@@ -29,7 +30,7 @@ def test_shards_hold_whole_batches_in_the_smallest_type_and_texts_once(cached_to
     }
     shards = [load_file(cached_tokens / shard["file"]) for shard in index["shards"]]
     assert all(s["codes"].dtype == s["view"].dtype == np.uint8 for s in shards)
-    assert [len(s["text_ends"]) - 1 for s in shards] == [8, 8, 7, 0, 0, 0, 0, 0, 0]
+    assert [len(s["texts.ends"]) - 1 for s in shards] == [8, 8, 7, 0, 0, 0, 0, 0, 0]
     assert sum(len(s["texts"]) for s in shards[3:]) == 0
 
 
@@ -37,7 +38,7 @@ def test_shards_hold_whole_batches_in_the_smallest_type_and_texts_once(cached_to
 def test_an_encoding_other_than_counts_is_refused(values: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="codes"):
         write(tmp_path, encode=lambda image: {"codes": values})
-    assert not (tmp_path / "index.json").exists()
+    assert not json.loads((tmp_path / "index.json").read_text())["complete"]
 
 
 @pytest.mark.parametrize("batches", [1, 5, 18])
@@ -54,10 +55,10 @@ write(Path(sys.argv[1]), encode=killed)
 """
     done = run(program, tmp_path / "train")
     assert done.returncode == -9, done.stderr
-    left = contents(tmp_path / "train")
-    assert "index.json" not in left and len(left) == 1 + (batches - 1) // 2
-    with pytest.raises(UserError, match="not finished; run mmjax prepare"):
-        data.open_tokens(tmp_path / "train", ADDRESS)
+    left = {name: content for name, content in contents(tmp_path / "train").items() if not name.startswith(".")}
+    assert not json.loads(left["index.json"])["complete"] and len(left) == 1 + (batches - 1) // 2
+    with pytest.raises(UserError, match="not complete: visual tokens; run mmjax prepare, which resumes"):
+        data.open_tokens(tmp_path / "train", KEY)
     calls = []
 
     def counted(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,18 +97,18 @@ def test_a_damaged_shard_is_one_line_and_prepared_again(
     damage, message = DAMAGES[kind]
     path = copied_tokens / f"{number:012d}.safetensors"
     damage(path)
-    with pytest.raises(UserError, match=f"^{path}: {message}.*; run mmjax prepare to encode it again$"):
-        data.open_tokens(copied_tokens, ADDRESS)
+    with pytest.raises(UserError, match=f"^{path}: {message}.*; run mmjax prepare to repair it$"):
+        data.open_tokens(copied_tokens, KEY)
     write(copied_tokens)
     assert contents(copied_tokens) == contents(cached_tokens)
 
 
 def test_another_data_set_or_a_folder_of_something_else_is_one_line(copied_tokens: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="was made from 23 examples of made, and made now has 19"):
+    with pytest.raises(UserError, match="holds other visual tokens: size was 23 and now is 19"):
         write(copied_tokens, source=made_source(19))
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "cat.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="holds no cached tokens, but something else"):
+    with pytest.raises(UserError, match="images: holds other files than visual tokens"):
         write(tmp_path / "images")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):
@@ -129,7 +130,8 @@ def test_a_data_set_that_ends_or_changes_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="the data set changed while it was encoded"):
         write(tmp_path / "b", source=dataclasses.replace(source, read=twice))
-    assert not (tmp_path / "b" / "index.json").exists()
+    with pytest.raises(UserError, match="not complete"):
+        data.open_tokens(tmp_path / "b", KEY)
 
 
 def test_unreadable_images_are_named_while_they_are_encoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

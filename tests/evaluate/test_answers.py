@@ -54,7 +54,7 @@ def test_normalized(answer: str) -> None:
     assert normalize(answer) == NORMALIZED[answer]
 
 
-def test_every_contraction_is_brought_back_with_any_one_apostrophe_missing() -> None:
+def test_contractions_are_restored() -> None:
     assert len(CONTRACTIONS) == 114
     right = {short for short in CONTRACTIONS.values() if short != "somebodyd"}
     for short in right:
@@ -76,7 +76,7 @@ WORDS = st.sampled_from(["yes", "Yes", "no", "two", "2", "the dog", "dog", "dont
 
 @settings(max_examples=200)
 @given(WORDS, st.lists(WORDS, min_size=2, max_size=10))
-def test_accuracy_as_on_the_page(answer: str, people: list[str]) -> None:
+def test_accuracy_equals_the_published_formula(answer: str, people: list[str]) -> None:
     assert Scores(people).of(answer) == pytest.approx(by_the_page(answer, people))
 
 
@@ -120,7 +120,7 @@ def metrics(rows: list[tuple[str, list[str], str]]) -> dict[str, float]:
     return dict(answers(lambda batch: {"answer": batch["said"]}, lambda: batches))
 
 
-def test_means_over_questions_and_the_best_guess_of_each() -> None:
+def test_accuracy_and_question_only_baseline() -> None:
     rows = [
         ("How many?", ["2"] * 10, "2"),
         ("how  many?", ["two"] * 4 + ["3"] * 6, "four"),
@@ -131,10 +131,10 @@ def test_means_over_questions_and_the_best_guess_of_each() -> None:
         ("Why?", [], "because"),
     ]
     # "3" is right of the second and the third, "red" of the fourth, or "green" of the fifth.
-    assert metrics(rows) == pytest.approx({"vqa/accuracy": (1 + 0 + 1 + 0 + 0.9) / 5, "vqa/guess": (2 + 1) / 5})
+    assert metrics(rows) == pytest.approx({"vqa/accuracy": (1 + 0 + 1 + 0 + 0.9) / 5, "vqa/question_only": (2 + 1) / 5})
 
 
-def test_the_guess_is_the_best_of_all_that_people_said() -> None:
+def test_question_only_baseline_is_the_best_answer() -> None:
     rng = np.random.default_rng(0)
     words = ["yes", "Yes.", "no", "two", "2", "the dog", "dog"]
     rows = []
@@ -145,18 +145,18 @@ def test_the_guess_is_the_best_of_all_that_people_said() -> None:
         max(sum(by_one_or_the_page(guess, people) for asked, people, _ in rows if asked == question) for guess in words)
         for question in ("why?", "who?")
     )
-    assert metrics(rows)["vqa/guess"] == pytest.approx(best / len(rows))
+    assert metrics(rows)["vqa/question_only"] == pytest.approx(best / len(rows))
 
 
 def by_one_or_the_page(answer: str, people: list[str]) -> float:
     return float(normalize(answer) == normalize(people[0])) if len(people) == 1 else by_the_page(answer, people)
 
 
-def test_one_answer_each() -> None:
+def test_single_reference_answers() -> None:
     rows = [("is it?", ["yes"], "Yes"), ("is it?", ["no"], "yes"), ("is it?", ["no"], "no"), ("what?", ["cat"], "cat")]
-    assert metrics(rows) == {"vqa/accuracy": 3 / 4, "vqa/guess": 3 / 4}
+    assert metrics(rows) == {"vqa/accuracy": 3 / 4, "vqa/question_only": 3 / 4}
 
 
-def test_without_questions_there_are_no_metrics() -> None:
+def test_no_questions_gives_nan() -> None:
     found = metrics([("", [], "yes"), (" ", ["yes"], "yes")])
-    assert tuple(found) == ("vqa/accuracy", "vqa/guess") and np.isnan(list(found.values())).all()
+    assert tuple(found) == ("vqa/accuracy", "vqa/question_only") and np.isnan(list(found.values())).all()

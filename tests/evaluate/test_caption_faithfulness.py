@@ -21,12 +21,12 @@ def metric(written: list[str], own: list[list[str]]) -> float:
     return value
 
 
-def test_what_is_true_of_the_image() -> None:
+def test_true_captions() -> None:
     # The same said the other way round is as true.
     assert metric([OWN, "a large blue square right of a small red circle"], [[OWN]] * 2) == 1
 
 
-def test_each_mistake_makes_a_caption_untrue() -> None:
+def test_any_wrong_word_makes_a_caption_false() -> None:
     wrong = [
         "a small red ring left of a large blue square",
         "a small green circle left of a large blue square",
@@ -42,13 +42,13 @@ def test_each_mistake_makes_a_caption_untrue() -> None:
     assert metric([*wrong, OWN], [[OWN]] * 9) == 1 / 9
 
 
-def test_sizes_may_be_left_open_where_the_scenes_own_caption_leaves_them_open() -> None:
+def test_sizes_are_required_only_if_the_own_caption_has_them() -> None:
     assert metric([OPEN], [[OWN]]) == 0
     assert metric([OPEN], [[OPEN, OWN]]) == 1
     assert metric([OWN], [[OPEN]]) == 1
     assert metric(["a large red circle left of a large blue square"], [[OPEN]]) == 0
 
 
-def test_examples_without_captions_do_not_count() -> None:
+def test_examples_without_captions_are_ignored() -> None:
     assert metric(["no caption", OWN], [[], [OWN]]) == 1
     assert np.isnan(metric(["no caption"], [[]]))

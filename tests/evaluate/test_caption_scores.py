@@ -64,7 +64,7 @@ def test_corner_cases(name: str) -> None:
     check(corpus(CORNERS[name]))
 
 
-def test_a_perfect_caption_in_a_set_of_several_has_all_points() -> None:
+def test_perfect_captions_have_maximal_scores() -> None:
     written, references = corpus([("a cat on a mat", ["a cat on a mat"]), ("two dogs run far", ["two dogs run far"])])
     assert bleu(written, references) == pytest.approx([1, 1, 1, 1])
     assert rouge_l(written, references) == pytest.approx(1) and cider(written, references) == pytest.approx(10)
@@ -84,7 +84,7 @@ def test_rouge_l_by_hand() -> None:
     assert rouge_l(*corpus([("the gunman kill police", ["police killed the gunman"])])) == pytest.approx(2 / 4)
 
 
-def test_cider_counts_rarity_over_images() -> None:
+def test_cider_document_frequency_is_over_images() -> None:
     alone = corpus([("a cat", ["a cat"])])
     assert cider(*alone) == 0
     same = corpus([("a cat", ["a cat"])] * 3)

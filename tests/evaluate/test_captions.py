@@ -1,4 +1,4 @@
-"""The evaluator of captions: which examples count, what it yields, and what it says where METEOR is not installed."""
+"""The caption evaluator: valid examples, metrics, and missing METEOR."""
 
 import logging
 
@@ -58,7 +58,7 @@ def with_meteor(monkeypatch: pytest.MonkeyPatch) -> list:
     return seen
 
 
-def test_all_captions_of_all_examples_that_count_are_compared_as_tokens(with_meteor: list) -> None:
+def test_all_captions_of_valid_examples_are_compared(with_meteor: list) -> None:
     found = metrics(EXAMPLES)
     assert tuple(found) == (*NAMES, "captions/meteor") == metric_names()
     assert [found[f"captions/bleu_{n}"] for n in (1, 2, 3, 4)] == bleu(*TOKENS)
@@ -67,14 +67,14 @@ def test_all_captions_of_all_examples_that_count_are_compared_as_tokens(with_met
 
 
 @pytest.mark.usefixtures("without_meteor")
-def test_ten_is_the_most() -> None:
+def test_cider_is_at_most_ten() -> None:
     right = [("a cat on a mat", ["a cat on a mat"]), ("two dogs run far", ["two dogs run far"])]
     assert metrics(right)["captions/cider"] == pytest.approx(10)
     assert metrics([(text.replace("a", "the"), own) for text, own in right])["captions/cider"] < 5
 
 
 @pytest.mark.usefixtures("without_meteor")
-def test_without_its_program_there_is_no_meteor_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_meteor_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     evaluator = captions()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -86,7 +86,7 @@ def test_without_its_program_there_is_no_meteor_and_the_log_says_so_once(caplog:
 
 
 @pytest.mark.usefixtures("without_meteor")
-def test_without_captions_there_are_no_metrics() -> None:
+def test_no_captions_gives_nan() -> None:
     found = metrics([("a cat", []), ("a dog", [])])
     assert tuple(found) == NAMES and np.isnan(list(found.values())).all()
 
@@ -96,10 +96,11 @@ def test_registered() -> None:
     config = resolve(
         {
             "model": {"kind": "vision_language"},
-            "objective": {"terms": {"captioning": 1.0}},
+            "losses": {"captioning": {}},
             "train": {"steps": 1},
             "evaluate": {"evaluators": ["captions"], "samples": 0},
         }
     )
-    assert list(evaluate.build(config)) == ["captions"] and evaluate.WRITTEN["captions"] == "caption"
+    assert list(evaluate.build(config)) == ["captions"]
+    assert evaluate.EVALUATORS["captions"].predictions == ("caption",)
     assert evaluate.metric_names(config) == NAMES

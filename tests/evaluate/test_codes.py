@@ -1,4 +1,4 @@
-"""The share of codes in use, counted by hand."""
+"""Codebook usage, counted by hand."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mmjax.evaluate.codes import codes
 from mmjax.types import UserError
 
 
-def test_share_of_codes_in_use() -> None:
+def test_code_usage() -> None:
     batches = [{"mask": np.array([True, True])}, {"mask": np.array([True, False])}]
     found = {id(batches[0]): np.array([[0, 1, 1], [1, 2, 2]]), id(batches[1]): np.array([[2, 6, 6], [3, 4, 5]])}
     metrics = dict(codes(8)(lambda batch: {"codes": found[id(batch)]}, lambda: batches))
@@ -19,5 +19,5 @@ def test_share_of_codes_in_use() -> None:
 def test_only_for_visual_tokenizers() -> None:
     evaluators = {"evaluate": {"evaluators": ("codes",)}, "train": {"steps": 1}}
     assert "codes" in build(resolve(evaluators | {"model": {"kind": "visual_tokenizer"}}))
-    with pytest.raises(UserError, match=r"codes is for a visual_tokenizer, not for model.kind=direct"):
+    with pytest.raises(UserError, match=r"evaluate\.evaluators: codes .*model\.kind=direct_generator"):
         build(resolve(evaluators))

@@ -43,7 +43,7 @@ def test_metrics_of_clips_are_accuracies() -> None:
     assert chart.title == "accuracies" and len(chart.series) == 3
 
 
-def test_a_group_of_one_metric_has_its_name() -> None:
+def test_chart_of_one_metric_has_its_name() -> None:
     rows = [{"step": 1, "split": "evaluation", "scenes/all": 0.5, "scenes/shape": 0.25}]
     assert [chart.title for chart in curves.charts(rows, [])] == ["accuracies"]
     (chart,) = curves.charts([{"step": step, "split": "evaluation", "scenes/all": 0.5} for step in (1, 2)], [])
@@ -52,23 +52,23 @@ def test_a_group_of_one_metric_has_its_name() -> None:
     assert chart.title == "loss"
 
 
-def test_terms_that_are_not_the_loss_are_shown_with_it() -> None:
+def test_terms_are_shown_with_the_loss() -> None:
     rows = [{"step": 1, "split": "train", "loss": 3.0, "a": 1.0, "b": 2.0}]
     (chart,) = curves.charts(rows, ["a", "b"])
     assert [series.name for series in chart.series] == ["loss", "a", "b"]
 
 
-def test_a_later_line_of_a_step_counts_and_null_is_a_gap() -> None:
+def test_later_lines_replace_and_null_is_a_gap() -> None:
     chart = curves.charts(METRICS, ["mean_squared_error"])[0]
     assert chart.series[0].points[10] == 0.9 and math.isnan(chart.series[0].points[20])
 
 
-def test_nothing_to_show() -> None:
+def test_no_charts() -> None:
     assert curves.charts([], []) == []
     assert curves.charts([{"step": 1, "split": "train", "loss": None}], []) == []
 
 
-def test_long_runs_are_thinned_to_means() -> None:
+def test_long_runs_are_averaged() -> None:
     steps, values = curves._thinned({step: float(step) for step in range(100_003)})
     assert len(steps) <= curves.MAX_POINTS
     assert steps == sorted(steps) and steps[-1] == 100_002
@@ -80,11 +80,11 @@ def test_long_runs_are_thinned_to_means() -> None:
     ("value", "text"),
     [(1500.0, "1500"), (2e4, "20k"), (3e6, "3M"), (2.5e9, "2.5G"), (-2e4, "-20k"), (0.25, "0.25"), (0.0, "0")],
 )
-def test_short_numbers(value: float, text: str) -> None:
+def test_tick_labels(value: float, text: str) -> None:
     assert curves._short(value) == text
 
 
-def test_svg_is_well_formed_takes_the_colors_of_the_page_and_names_are_escaped() -> None:
+def test_svg_is_well_formed_uses_css_colors_and_escapes_names() -> None:
     rows = [
         {"step": step, "split": split, "<b>&": value}
         for split in ("train", "evaluation<i>")
@@ -99,6 +99,6 @@ def test_svg_is_well_formed_takes_the_colors_of_the_page_and_names_are_escaped()
     assert curves.to_html(chart) == text  # the same metrics give the same file
 
 
-def test_losses_that_fall_far_get_a_logarithmic_axis() -> None:
+def test_wide_losses_have_a_logarithmic_axis() -> None:
     rows = [{"step": step, "split": "train", "loss": 10.0**-step} for step in range(5)]
     assert ">0.01<" in curves.to_html(curves.charts(rows, [])[0])

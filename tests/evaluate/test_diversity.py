@@ -1,4 +1,4 @@
-"""Diversity: 1 for real scenes, 0 for a model that knows one image a caption, and what the model is asked for."""
+"""Diversity: 1 for real scenes, 0 for a single image per caption, and how the model is called."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def real(caption: str, seed: int) -> np.ndarray:
     return draw(parse(caption), 37, np.random.default_rng((100, seed)))
 
 
-def test_the_distance_is_the_root_mean_square_of_all_pairs() -> None:
+def test_distance_equals_the_definition() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 7, 11, 3), dtype=np.uint8)
     pairs = [np.sqrt(np.mean((a / 255 - b / 255) ** 2)) for a, b in itertools.combinations(images, 2)]
     assert distance(images) == pytest.approx(np.mean(pairs))
@@ -64,22 +64,22 @@ def test_the_distance_is_the_root_mean_square_of_all_pairs() -> None:
     assert distance(black_white) == pytest.approx(1)
 
 
-def test_real_scenes_are_as_diverse_as_real_ones() -> None:
+def test_real_scenes_have_diversity_one() -> None:
     assert Asked(real).metric() == pytest.approx(1, abs=0.05)
 
 
-def test_one_image_a_caption_is_none() -> None:
+def test_one_image_per_caption_has_diversity_zero() -> None:
     assert Asked(lambda caption, seed: real(caption, 0)).metric() == 0
 
 
-def test_half_the_contrast_is_half() -> None:
+def test_half_the_contrast_has_diversity_one_half() -> None:
     full, half = (
         Asked(lambda caption, seed, c=c: np.uint8(np.rint(c * real(caption, seed)))).metric() for c in (1, 0.5)
     )
     assert half == pytest.approx(full / 2, rel=0.01)
 
 
-def test_two_images_taken_in_turn() -> None:
+def test_two_alternating_images() -> None:
     # Of the 120 pairs of 16 images 64 differ.
     model = Asked(lambda caption, seed: np.full((37, 37, 3), 51 * (seed % 2), np.uint8), captions=CAPTIONS[:1])
     truth = [draw(parse(CAPTIONS[0]), 37, np.random.default_rng((0, seed))) for seed in range(16)]
@@ -87,7 +87,7 @@ def test_two_images_taken_in_turn() -> None:
 
 
 @pytest.mark.parametrize("rows", [3, 16, 131])
-def test_the_model_is_asked_for_every_seed_of_the_first_captions_in_batches_as_large_as_ever(rows: int) -> None:
+def test_every_seed_is_generated_in_full_batches(rows: int) -> None:
     captions = [CAPTIONS[0], CAPTIONS[0], *CAPTIONS[1:]]
     model = Asked(real, rows, captions)
     assert model.metric() == pytest.approx(Asked(real).metric())
@@ -106,7 +106,7 @@ def test_the_model_is_asked_for_every_seed_of_the_first_captions_in_batches_as_l
         assert [row[0] for row in batch["captions"]] == told
 
 
-def test_no_more_is_read_than_needed_and_fewer_captions_will_do() -> None:
+def test_reads_only_what_is_needed() -> None:
     model = Asked(real)
     model.metric()
     assert model.batches_read == 2
@@ -114,12 +114,12 @@ def test_no_more_is_read_than_needed_and_fewer_captions_will_do() -> None:
     assert few.metric() == pytest.approx(1, abs=0.1) and len(few.batches_asked) == 7
 
 
-def test_without_examples_there_is_no_metric() -> None:
+def test_no_examples_gives_nan() -> None:
     model = Asked(real, captions=[])
     assert np.isnan(model.metric()) and not model.batches_asked
 
 
-def test_examples_without_captions_are_passed_over() -> None:
+def test_examples_without_captions_are_ignored() -> None:
     model = Asked(real, captions=CAPTIONS[:2])
     (batch,) = model.batches()
     blank = {**batch, "captions": [[], [], *batch["captions"][2:]]}

@@ -1,4 +1,4 @@
-"""The distance of features: closed forms, SciPy's root, and what it notices in images."""
+"""The Fréchet distance of features: closed forms, SciPy's matrix root, and sensitivity to distortions."""
 
 import time
 
@@ -11,13 +11,13 @@ from scipy.ndimage import gaussian_filter
 from mmjax.evaluate.feature_distance import feature_distance, frechet_distance, random_features, random_kernels
 
 
-def test_distance_of_numbers_is_that_of_two_normal_distributions():
+def test_distance_of_one_dimensional_gaussians():
     """|mean - mean|^2 + (deviation - deviation)^2 in one dimension."""
     a = np.array([[-1.0], [1.0], [3.0]])
     assert frechet_distance(a, 3 * a + 5) == pytest.approx((1 - 8) ** 2 + (2 - 6) ** 2)
 
 
-def test_distance_equals_scipys_root():
+def test_distance_equals_scipy_sqrtm():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(31, 7))
     b = rng.normal(size=(29, 7)) @ rng.normal(size=(7, 7)) + 0.3
@@ -35,7 +35,7 @@ def measured(evaluation):
     return metrics["reconstruction/feature_distance"]
 
 
-def test_it_notices_noise_and_blur_more_where_there_is_more(evaluation_set):
+def test_distance_grows_with_noise_and_blur(evaluation_set):
     evaluation = evaluation_set(23, side=16)
     noise = evaluation.drawn - evaluation.original
     values = []
@@ -50,7 +50,7 @@ def test_it_notices_noise_and_blur_more_where_there_is_more(evaluation_set):
     assert values[0] < blurred[0] < blurred[1] < blurred[2]
 
 
-def test_padding_counts_for_nothing_and_one_image_has_no_spread(evaluation_set):
+def test_padding_is_ignored_and_one_image_gives_nan(evaluation_set):
     evaluation = evaluation_set(7)
     images = (jnp.asarray(image) for image in (evaluation.drawn.clip(-1, 1), evaluation.original))
     expected = frechet_distance(*(np.asarray(random_features(random_kernels(), x), np.float64) for x in images))
@@ -67,7 +67,7 @@ def test_frames_of_clips_are_images(evaluation_set):
     assert measured(clips) == pytest.approx(measured(images), rel=1e-4)
 
 
-def test_it_is_cheap(evaluation_set):
+def test_random_features_are_fast(evaluation_set):
     """512 images of 64 pixels in seconds."""
     evaluation = evaluation_set(512, side=64)
     batches = [

@@ -15,7 +15,7 @@ def test_means_over_examples_without_padding(evaluation_set, examples: int) -> N
     assert metrics == pytest.approx({"loss": mean, "mean_squared_error": 2 * mean, "other": mean + 1}, rel=1e-6)
 
 
-def test_no_example_gives_no_number(evaluation_set) -> None:
+def test_no_examples_gives_nan(evaluation_set) -> None:
     data = evaluation_set(0)
     assert math.isnan(dict(losses(data.predict, data.batches))["loss"])
 

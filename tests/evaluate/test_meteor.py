@@ -42,12 +42,12 @@ def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
-def test_every_caption_is_scored_and_all_of_them_together(java) -> None:
+def test_each_caption_and_the_corpus_are_scored(java) -> None:
     java(STAND_IN)
     assert meteor.meteor(WRITTEN, REFERENCES) == (5 + 4 + 0 + 1) / 4
 
 
-def test_one_image_and_many(java) -> None:
+def test_one_and_many_images(java) -> None:
     java(STAND_IN)
     assert meteor.meteor(WRITTEN[:1], REFERENCES[:1]) == 5
     assert meteor.meteor(WRITTEN[1:2] * 3000, REFERENCES[1:2] * 3000) == 4
@@ -58,17 +58,17 @@ def test_one_image_and_many(java) -> None:
     [
         ("import sys; sys.exit('Error: Could not reserve enough space\\nmore')", "Could not reserve enough space$"),
         ("for line in __import__('sys').stdin: print('what?', flush=True)", "could not convert string to float"),
-        ("for line in __import__('sys').stdin: print('1', flush=True)", "it scored 0 of 4000 captions"),
+        ("for line in __import__('sys').stdin: print('1', flush=True)", "scored 0 of 4000 captions"),
         ("", "METEOR's program failed"),
     ],
 )
-def test_a_program_that_fails_is_told_in_a_line(java, program: str, message: str) -> None:
+def test_program_error_is_one_line(java, program: str, message: str) -> None:
     java(program)
     with pytest.raises(RuntimeError, match=message):
         meteor.meteor(WRITTEN * 1000, REFERENCES * 1000)
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
     assert (
@@ -78,18 +78,18 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         meteor.meteor(WRITTEN, REFERENCES)
 
 
-def test_nothing_is_missing_where_both_are_there(java) -> None:
+def test_nothing_is_missing(java) -> None:
     java(STAND_IN)
     assert meteor.missing() == ""
 
 
-def test_the_package_brings_the_program() -> None:
+def test_package_contains_the_program() -> None:
     package = pytest.importorskip("pycocoevalcap")
     assert meteor._jar() == Path(package.__path__[0]) / "meteor" / "meteor-1.5.jar"
 
 
 @pytest.mark.slow  # the program reads 60 MB of paraphrases when it starts
-def test_as_pycocoevalcap() -> None:
+def test_equals_pycocoevalcap() -> None:
     pytest.importorskip("pycocoevalcap")
     if shutil.which("java") is None:
         pytest.skip("needs Java, such as Debian's default-jre-headless")

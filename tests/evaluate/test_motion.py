@@ -22,11 +22,11 @@ def metrics(clips: list[np.ndarray]) -> dict[str, float]:
     return dict(motion(lambda batch: {"image": images}, lambda: [batch]))
 
 
-def test_clips_of_their_captions_are_right() -> None:
+def test_matching_clips_are_correct() -> None:
     assert metrics([clip(caption) for caption in CAPTIONS]) == ALL_RIGHT
 
 
-def test_each_mistake_counts_where_it_was_made() -> None:
+def test_each_error_affects_its_own_metric() -> None:
     changing = clip(CAPTIONS[2])
     changing[3:] = clip("a cyan ring moving down")[3:]
     wrong = metrics([clip("a red circle moving right"), clip("a purple triangle moving up"), changing])
@@ -34,10 +34,10 @@ def test_each_mistake_counts_where_it_was_made() -> None:
     assert wrong == expected | {"scenes/all": 0.0}
 
 
-def test_nothing_drawn_is_wrong_in_all() -> None:
+def test_empty_images_are_wrong_in_all() -> None:
     assert set(metrics([np.full((5, 41, 41, 3), -1, np.float32)]).values()) == {0.0}
 
 
-def test_without_examples_there_is_no_metric() -> None:
+def test_no_examples_gives_nan() -> None:
     found = dict(motion(lambda batch: {}, list))
     assert found.keys() == ALL_RIGHT.keys() and list(found.values()) == pytest.approx([np.nan] * 5, nan_ok=True)

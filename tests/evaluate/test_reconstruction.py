@@ -23,7 +23,7 @@ def test_ssim_equals_scikit_image(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(ssim(a, a), 1, rtol=1e-12)
 
 
-def test_metrics_equal_those_of_scikit_image(evaluation_set) -> None:
+def test_metrics_equal_scikit_image(evaluation_set) -> None:
     data = evaluation_set(7)
     metrics = dict(reconstruction(data.predict, data.batches))
     original = (data.original.astype(np.float64) + 1) / 2
@@ -38,23 +38,23 @@ def test_metrics_equal_those_of_scikit_image(evaluation_set) -> None:
     )
 
 
-def test_equal_images_have_a_psnr() -> None:
+def test_psnr_of_equal_images() -> None:
     np.testing.assert_allclose(psnr(np.array([0.0, 0.01])), [100, 20])
 
 
-def test_images_that_are_not_finite_give_no_number(evaluation_set) -> None:
+def test_nonfinite_images_give_nan(evaluation_set) -> None:
     data = evaluation_set(3)
     data.drawn[1] = np.nan
     assert all(map(math.isnan, dict(reconstruction(data.predict, data.batches)).values()))
 
 
-def test_images_smaller_than_the_window_are_refused(evaluation_set) -> None:
+def test_too_small_images(evaluation_set) -> None:
     data = evaluation_set(3, side=7)
     with pytest.raises(UserError, match=r"at least 11 pixels .* they have 7; take a larger data\.size"):
         dict(reconstruction(data.predict, data.batches))
 
 
-def test_of_clips_the_mean_over_the_frames_is_taken(evaluation_set) -> None:
+def test_clips_are_averaged_over_frames(evaluation_set) -> None:
     data = evaluation_set(7, frames=(3,))
     metrics = dict(reconstruction(data.predict, data.batches))
     original = (data.original.astype(np.float64) + 1) / 2
@@ -65,7 +65,7 @@ def test_of_clips_the_mean_over_the_frames_is_taken(evaluation_set) -> None:
     assert metrics["reconstruction/ssim"] == pytest.approx(np.mean([reference_ssim(a, b) for a, b in pairs]), rel=1e-6)
 
 
-def test_no_clips_that_count_give_no_number(evaluation_set) -> None:
+def test_no_valid_clips_gives_nan(evaluation_set) -> None:
     data = evaluation_set(0, frames=(3,))
     assert all(map(math.isnan, dict(reconstruction(data.predict, data.batches)).values()))
     batch = next(evaluation_set(3, frames=(3,)).batches()) | {"mask": np.zeros(5, bool)}

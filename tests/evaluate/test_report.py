@@ -17,7 +17,7 @@ from mmjax.types import Samples, UserError
 
 def make_samples(side: int = 31, seed: int = 0) -> Samples:
     rng = np.random.default_rng(seed)
-    rows = {name: rng.integers(0, 256, (3, side, side, 3), np.uint8) for name in ("drawn", "original")}
+    rows = {name: rng.integers(0, 256, (3, side, side, 3), np.uint8) for name in ("generated", "original")}
     return Samples(["a <script>alert(1)</script> ring", "ein grüner Kreis", "第三"], rows)
 
 
@@ -37,7 +37,7 @@ def workdir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
+def test_report_is_complete_and_self_contained(workdir: Path) -> None:
     path = write_report(workdir)
     text = path.read_text(encoding="utf-8")
     assert path == workdir / "report.html"
@@ -51,7 +51,7 @@ def test_report_shows_all_and_needs_no_network(workdir: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
 
 
-def test_report_tells_where_the_time_went(workdir: Path) -> None:
+def test_report_of_time(workdir: Path) -> None:
     assert "<h2>Time" not in write_report(workdir).read_text(encoding="utf-8")
     spent = {"goodput": 0.75, "steps": 5400.0, "compile": 600.0, "lost": 1200.0, "at": 9.0}
     lines = [{"step": 10, "split": "time", "steps": 1.0}, {"step": 20, "split": "time", **spent}]
@@ -59,21 +59,21 @@ def test_report_tells_where_the_time_went(workdir: Path) -> None:
         file.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
     text = write_report(workdir).read_text(encoding="utf-8")
     assert "<h2>Time<small>2:00:00 in all" in text
-    assert "<td>steps that count</td><td>75.0%</td><td>1:30:00</td>" in text
+    assert "<td>training steps</td><td>75.0%</td><td>1:30:00</td>" in text
     assert "<td>lost to restarts</td><td>16.7%</td><td>0:20:00</td>" in text
     assert text.count("<svg ") == 1 and "goodput" not in text  # it is no curve
 
 
-def test_images_are_those_of_the_last_evaluation_then_of_all(workdir: Path) -> None:
+def test_images_of_the_last_and_of_all_evaluations(workdir: Path) -> None:
     text = write_report(workdir).read_text(encoding="utf-8")
     sources = re.findall(r'<img class=pixels alt="" width=(\d+) height=31 src="data:image/png;base64,([^"]+)"', text)
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for _, data in sources]
     last = make_samples(seed=100)
     for column in range(3):
-        np.testing.assert_array_equal(images[2 * column], last.rows["drawn"][column])
+        np.testing.assert_array_equal(images[2 * column], last.rows["generated"][column])
         np.testing.assert_array_equal(images[2 * column + 1], last.rows["original"][column])
     assert len(images) == 6 + 4  # then a strip for each evaluation and one of the originals
-    np.testing.assert_array_equal(images[6][:, 31:62], make_samples(seed=9).rows["drawn"][1])
+    np.testing.assert_array_equal(images[6][:, 31:62], make_samples(seed=9).rows["generated"][1])
     np.testing.assert_array_equal(images[9][:, :31], last.rows["original"][0])
 
 
@@ -85,10 +85,10 @@ def test_large_images_are_not_pixelated(workdir: Path) -> None:
 def test_empty_workdir(tmp_path: Path) -> None:
     text = write_report(tmp_path).read_text(encoding="utf-8")
     assert tmp_path.name in text and "no step logged yet" in text
-    assert "No evaluation yet." in text and "Nothing logged yet." in text and "None drawn yet." in text
+    assert "No evaluation yet." in text and "Nothing logged yet." in text and "No samples yet." in text
 
 
-def test_half_written_files_are_left_out(workdir: Path) -> None:
+def test_incomplete_files_are_left_out(workdir: Path) -> None:
     folder = workdir / "evaluation"
     (folder / "300.json").write_text('{"loss": 0.')
     (folder / "100.samples.png").write_bytes((folder / "100.samples.png").read_bytes()[:200])
@@ -104,14 +104,14 @@ def test_no_such_folder(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_lines_that_are_no_objects_are_left_out(tmp_path: Path) -> None:
+def test_invalid_lines_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert list(read_lines(path)) == []
     path.write_bytes(b'{"step": 1}\n\n7\n{"step": \xff\n{"step": 2}')
     assert list(read_lines(path)) == [{"step": 1}, {"step": 2}]
 
 
-def test_evaluations_come_in_the_order_of_their_steps_and_the_best_is_found(workdir: Path) -> None:
+def test_evaluations_are_sorted_and_the_best_is_found(workdir: Path) -> None:
     evaluations = read_evaluations(workdir / "evaluation")
     assert [evaluation.step for evaluation in evaluations] == [9, 10, 100]
     assert best_evaluation(evaluations, "scenes/all").step == 10
@@ -125,13 +125,13 @@ def moving_samples(seed: int) -> Samples:
     """Clips of few colors; nothing moves between their second and their third frame."""
     rng = np.random.default_rng(seed)
     table = rng.integers(0, 256, (50, 3)).astype(np.uint8)
-    rows = {name: table[rng.integers(0, 50, (3, 5, 31, 31))] for name in ("drawn", "original")}
+    rows = {name: table[rng.integers(0, 50, (3, 5, 31, 31))] for name in ("generated", "original")}
     for clips in rows.values():
         clips[:, 2] = clips[:, 1]
     return Samples(["one", "two & three", "four"], rows, 8.0)
 
 
-def test_clips_are_shown_moving(workdir: Path) -> None:
+def test_clips_are_animated(workdir: Path) -> None:
     for step in (200, 300):
         write(workdir, step, {}, {"samples": moving_samples(step)})
     text = write_report(workdir).read_text(encoding="utf-8")
@@ -152,7 +152,7 @@ def test_clips_are_shown_moving(workdir: Path) -> None:
     assert "two &amp; three" in text and not re.search(r'(src|href)="(?!data:|#)', text)
 
 
-def test_clips_half_written_are_left_out(workdir: Path) -> None:
+def test_incomplete_clips_are_left_out(workdir: Path) -> None:
     write(workdir, 200, {}, {"samples": moving_samples(1)})
     path = workdir / "evaluation" / "200.samples.gif"
     path.write_bytes(path.read_bytes()[:900])

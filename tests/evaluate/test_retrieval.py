@@ -1,4 +1,4 @@
-"""Retrieval against a brute force over sorted lists, chance, ties, and captions that several images have."""
+"""Retrieval against brute force over sorted lists, chance, ties, and shared captions."""
 
 import importlib
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ def brute_force(data: Embedded) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("noise", "vocabulary"), [(0.3, 10**9), (1.0, 10**9), (1.0, 60)])
-def test_as_brute_force(noise: float, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_brute_force(noise: float, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("mmjax.evaluate.retrieval"), "ROWS", 13)
     data = random_set(47, 3, noise, vocabulary)
     found = data.metrics()
@@ -97,14 +97,14 @@ def test_as_brute_force(noise: float, vocabulary: int, monkeypatch: pytest.Monke
     assert 0.02 < found["retrieval/image_to_text_r1"] < 1 and 0.02 < found["retrieval/text_to_image_r1"] < 1
 
 
-def test_perfect_embeddings_find_all_and_mirrored_ones_none() -> None:
+def test_perfect_and_mirrored_embeddings() -> None:
     data = random_set(47, 0, 0.0)
     assert set(data.metrics().values()) == {1.0}
     data.texts = {text: -embedding for text, embedding in data.texts.items()}
     assert set(data.metrics().values()) == {0.0}
 
 
-def test_chance() -> None:
+def test_random_embeddings_are_at_chance() -> None:
     rng = np.random.default_rng(0)
     captions = [[f"{i} {j}" for j in range(5)] for i in range(400)]
     texts = {text: unit(rng.normal(size=32)) for own in captions for text in own}
@@ -119,7 +119,7 @@ def test_chance() -> None:
             assert found[f"retrieval/{name}_r{k}"] == pytest.approx(chance, abs=error)
 
 
-def test_what_makes_no_difference_finds_nothing() -> None:
+def test_constant_embeddings_find_nothing() -> None:
     captions = [[f"{i} {j}" for j in range(5)] for i in range(47)]
     same = unit(np.random.default_rng(0).normal(size=11))
     data = Embedded(np.tile(same, (47, 1)), captions, {text: same for own in captions for text in own})
@@ -129,7 +129,7 @@ def test_what_makes_no_difference_finds_nothing() -> None:
     assert set(data.metrics().values()) == {0.0}
 
 
-def test_a_caption_that_several_images_have_is_each_ones_own() -> None:
+def test_shared_captions_belong_to_all_their_images() -> None:
     # Two images side by side, both "a cat" in other words' case; a third far away.
     images = unit(np.array([[1, 0, 0], [1, 0.1, 0], [0, 0, 1]]))
     near, far = unit(np.array([1, 0.1, 0])), unit(np.array([0, 0, 1]))
@@ -139,7 +139,7 @@ def test_a_caption_that_several_images_have_is_each_ones_own() -> None:
     assert set(found.values()) == {1.0}
 
 
-def test_the_first_five_captions_are_embedded_and_no_others() -> None:
+def test_only_the_first_five_captions_are_embedded() -> None:
     data = random_set(7, 1, 0.5)
     data.captions[0] = [f"caption {i}" for i in range(9)]
     data.texts |= {f"caption {i}": data.images[0] for i in range(9)}
@@ -148,7 +148,7 @@ def test_the_first_five_captions_are_embedded_and_no_others() -> None:
     assert {text for own in data.captions for text in own[:5]} | {"", "padding"} == asked
 
 
-def test_without_captions_there_are_no_metrics() -> None:
+def test_no_captions_gives_nan() -> None:
     data = Embedded(unit(np.ones((3, 5))), [[], [], []], {})
     assert np.isnan(list(data.metrics().values())).all()
     assert len(data.asked) == 1  # all processes must take part

@@ -18,11 +18,11 @@ EVALUATORS = {"samples": samples(3), "losses": losses, "reconstruction": reconst
 
 def make_samples(count: int = 3) -> Samples:
     rng = np.random.default_rng(0)
-    rows = {name: rng.integers(0, 256, (count, 5, 7, 3), np.uint8) for name in ("drawn", "original")}
+    rows = {name: rng.integers(0, 256, (count, 5, 7, 3), np.uint8) for name in ("generated", "original")}
     return Samples([f"prompt {i} <ü>" for i in range(count)], rows)
 
 
-def test_same_as_each_evaluator_by_itself_with_one_pass_of_the_model(evaluation_set) -> None:
+def test_one_pass_equals_single_evaluators(evaluation_set) -> None:
     data = evaluation_set(13)
     metrics, drawn = runner.run(EVALUATORS, data.predict, data.batches)
     assert data.calls == 3
@@ -32,7 +32,7 @@ def test_same_as_each_evaluator_by_itself_with_one_pass_of_the_model(evaluation_
 
 
 @pytest.mark.parametrize("batches_kept", [0, 1, 2])
-def test_same_where_little_can_be_kept(evaluation_set, monkeypatch, batches_kept: int) -> None:
+def test_small_cache_gives_the_same(evaluation_set, monkeypatch, batches_kept: int) -> None:
     data = evaluation_set(17)
     expected = runner.run(EVALUATORS, data.predict, data.batches)[0]
     batch = next(data.batches())
@@ -43,7 +43,7 @@ def test_same_where_little_can_be_kept(evaluation_set, monkeypatch, batches_kept
     assert data.calls == {0: 1 + 4 + 4, 1: 4 + 3, 2: 4 + 2}[batches_kept]
 
 
-def test_name_given_twice_is_an_error(evaluation_set) -> None:
+def test_duplicate_names(evaluation_set) -> None:
     data = evaluation_set(3)
     with pytest.raises(ValueError, match="evaluator b: loss was yielded before"):
         runner.run({"a": losses, "b": losses}, data.predict, data.batches)
@@ -62,13 +62,13 @@ def test_files(tmp_path: Path) -> None:
     ]
     assert json.loads((folder / "70.json").read_text()) == {"loss": 0.5, "bad": None, "worse": None}
     about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
-    assert about == {"prompts": given.prompts, "rows": ["drawn", "original"], "cell": [5, 7]}
+    assert about == {"prompts": given.prompts, "rows": ["generated", "original"], "cell": [5, 7]}
     image = np.asarray(Image.open(folder / "70.samples.png"))
     assert image.shape == (10, 21, 3)
     np.testing.assert_array_equal(image[5:10, 7:14], given.rows["original"][1])
 
 
-def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
     runner.write(tmp_path, 70, {"loss": 0.5}, {})
 
     def full(self: Path, content: bytes) -> int:
@@ -82,7 +82,7 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
     assert json.loads((tmp_path / "evaluation" / "70.json").read_text()) == {"loss": 0.5}
 
 
-def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "evaluation").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot be written"):
         runner.write(tmp_path, 1, {"loss": 0.4}, {})
@@ -91,12 +91,12 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_clips_are_an_animated_grid(tmp_path: Path) -> None:
     colors = np.random.default_rng(0).integers(0, 256, (200, 3)).astype(np.uint8)
     chosen = np.random.default_rng(1).integers(0, 200, (2, 3, 11, 5, 7))
-    rows = {"drawn": colors[chosen[0]], "original": colors[chosen[1]]}
+    rows = {"generated": colors[chosen[0]], "original": colors[chosen[1]]}
     runner.write(tmp_path, 70, {}, {"samples": Samples(["a", "b", "c"], rows, 12.5)})
     folder = tmp_path / "evaluation"
     assert sorted(path.name for path in folder.iterdir()) == ["70.json", "70.samples.gif", "70.samples.json"]
     about = json.loads((folder / "70.samples.json").read_text(encoding="utf-8"))
-    assert about == {"prompts": ["a", "b", "c"], "rows": ["drawn", "original"], "cell": [5, 7], "frames": 11}
+    assert about == {"prompts": ["a", "b", "c"], "rows": ["generated", "original"], "cell": [5, 7], "frames": 11}
     with Image.open(folder / "70.samples.gif") as animation:
         assert animation.size == (21, 10) and animation.n_frames == 11 and animation.info["loop"] == 0
         for f in range(11):

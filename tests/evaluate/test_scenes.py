@@ -26,12 +26,12 @@ def metrics(drawn: list[np.ndarray], captions: list[str]) -> dict[str, float]:
     return dict(scenes(lambda batch: {"image": images}, lambda: [batch]))
 
 
-def test_images_of_their_captions_are_right() -> None:
+def test_matching_images_are_correct() -> None:
     right = metrics([make_image(caption) for caption in CAPTIONS], CAPTIONS)
     assert right == {f"scenes/{aspect}": 1.0 for aspect in ("shape", "color", "size", "relation", "all")}
 
 
-def test_each_mistake_counts_where_it_was_made() -> None:
+def test_each_error_affects_its_own_metric() -> None:
     drawn = [
         "a small red circle right of a large blue square",  # the relation
         "a large green triangle above a small purple ring",  # a color
@@ -47,11 +47,11 @@ def test_each_mistake_counts_where_it_was_made() -> None:
     }
 
 
-def test_nothing_drawn_is_wrong_in_all() -> None:
+def test_empty_images_are_wrong_in_all() -> None:
     assert set(metrics([np.full((47, 47, 3), -1, np.float32)], CAPTIONS[:1]).values()) == {0.0}
 
 
-def test_images_without_captions_do_not_count() -> None:
+def test_images_without_captions_are_ignored() -> None:
     images = np.stack([make_image(CAPTIONS[0]), make_image(CAPTIONS[1])])
     batch = {"mask": np.array([True, True]), "id": ["a", "b"], "captions": [[], [CAPTIONS[1]]]}
     found = dict(scenes(lambda batch: {"image": images}, lambda: [batch]))

@@ -14,7 +14,7 @@ from made_folder import CONFIG, PROMPTS
 import mmjax
 from mmjax import data, models
 from mmjax.config import Config, resolve
-from mmjax.export import GenerativeModel, write_model_folder
+from mmjax.export import DirectImageGenerator, write_model_folder
 from mmjax.types import Params
 
 
@@ -41,7 +41,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, config: Config, param
 
 
 @pytest.fixture(name="model", scope="session")
-def loaded(folder: Path) -> GenerativeModel:
+def loaded(folder: Path) -> DirectImageGenerator:
     return mmjax.load(folder)
 
 

@@ -12,11 +12,11 @@ from made_folder import CONFIG, PROMPTS, REFERENCE, ROOT, told
 
 from mmjax import data
 from mmjax.config import resolve
-from mmjax.export import GenerativeModel
+from mmjax.export import DirectImageGenerator
 from mmjax.export.validation import texts_of
 
 
-def test_a_image_does_not_depend_on_the_others(model: GenerativeModel) -> None:
+def test_an_image_does_not_depend_on_the_others(model: DirectImageGenerator) -> None:
     many = [f"{i} red circles" for i in range(19)]
     images = model.generate(many)
     assert images.shape == (19, 32, 32, 3) and images.dtype == np.uint8
@@ -28,12 +28,12 @@ def test_a_image_does_not_depend_on_the_others(model: GenerativeModel) -> None:
     assert (seen != model.generate(PROMPTS)).any()
 
 
-def test_the_first_words_of_a_long_prompt_count(model: GenerativeModel) -> None:
+def test_the_first_words_of_a_long_prompt_count(model: DirectImageGenerator) -> None:
     images = model.generate([word + " red circle" * 5000 for word in ("a", "the")] + ["", "红色的圆 \U0001f534 \0"])
     assert (images[0] != images[1]).any()
 
 
-def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeModel) -> None:
+def test_loads_without_what_is_slow_or_large(folder: Path, model: DirectImageGenerator) -> None:
     program = (
         "import sys\n"
         "for name in ('tensorflow', 'tensorflow_datasets', 'orbax', 'orbax.checkpoint', 'matplotlib'):\n"
@@ -58,13 +58,13 @@ def test_loads_without_what_is_slow_or_large(folder: Path, model: GenerativeMode
     (["a red circle", None], "prompts: each must be a text, and number 1 (from 0) is a NoneType"),
     ([["a red circle"]], "prompts: each must be a text, and number 0 (from 0) is a list"),
 ])  # fmt: skip
-def test_prompts_that_are_none(model: GenerativeModel, prompts: Any, what: str) -> None:
+def test_prompts_that_are_none(model: DirectImageGenerator, prompts: Any, what: str) -> None:
     assert what in told(texts_of, "prompts", prompts)
     if prompts in ([], "a red circle"):  # the others are refused before, where types are checked as here
         assert what in told(model.generate, prompts)
 
 
-def test_a_drawn_image_may_be_given_back(model: GenerativeModel) -> None:
+def test_a_drawn_image_may_be_given_back(model: DirectImageGenerator) -> None:
     images = model.generate(PROMPTS)
     # In float32 throughout: a last bit that differs in the input can round to the next level in the output.
     floats = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -73,7 +73,7 @@ def test_a_drawn_image_may_be_given_back(model: GenerativeModel) -> None:
     assert (again != images).any()
 
 
-def test_parameters_go_to_the_device_once(model: GenerativeModel) -> None:
+def test_parameters_go_to_the_device_once(model: DirectImageGenerator) -> None:
     model.generate(PROMPTS)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
     text = jax.device_put(np.zeros((16, 11), np.int32))
@@ -89,11 +89,11 @@ def test_parameters_go_to_the_device_once(model: GenerativeModel) -> None:
     (REFERENCE * 1.01 + 0.5, "reference: values must be from -1 (black) to 1 (white)"),
     (np.full_like(REFERENCE, np.nan), "reference: values must be from -1 (black) to 1 (white)"),
 ])  # fmt: skip
-def test_references_that_are_wrong(model: GenerativeModel, reference: np.ndarray, what: str) -> None:
+def test_references_that_are_wrong(model: DirectImageGenerator, reference: np.ndarray, what: str) -> None:
     assert what in told(model.generate, PROMPTS, reference=reference)
 
 
-def test_a_reference_to_a_model_that_takes_none(model: GenerativeModel, tokenizer: bytes) -> None:
-    blind = resolve(CONFIG, {"model.reference": "false"})
-    model = GenerativeModel(blind, {}, data.load_tokenizer(tokenizer))
-    assert "without a vision encoder" in told(model.generate, PROMPTS, reference=REFERENCE)
+def test_a_reference_to_a_model_that_takes_none(model: DirectImageGenerator, tokenizer: bytes) -> None:
+    blind = resolve(CONFIG, {"model.reference": ""})
+    model = DirectImageGenerator(blind, {}, data.load_tokenizer(tokenizer))
+    assert told(model.generate, PROMPTS, reference=REFERENCE).startswith("reference: ")

@@ -68,7 +68,7 @@ if len(tries.read()) < 3:
 def test_gives_up(tmp_path: Path) -> None:
     status, _, err = ended(start("time.sleep(60 * rank); sys.exit(7)", "--restarts", "2"))
     assert status == 7 and err.count("process 0 ended with status 7") == 3
-    assert err.endswith("launch/processes.py: gave up after 2 restarts in a row\n")
+    assert err.endswith("launch/processes.py: gave up after 2 consecutive restarts\n")
 
 
 def test_one_that_does_not_end_with_the_others_is_no_end(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ if rank == 1 and not os.path.exists({str(tmp_path / "again")!r}):
     os.kill(os.getpid(), signal.SIGSTOP)
 """
     status, _, err = ended(start(program, "--grace", "1"))
-    assert status == 0 and "process 1 does not end, as others did 1 s ago" in err and "restart 1 of 10" in err
+    assert status == 0 and "process 1 has not ended 1 s after the others" in err and "restart 1 of 10" in err
 
 
 def test_a_mistake_is_not_tried_again_and_told_once() -> None:
@@ -136,7 +136,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["-n", "2"], "no command; give one behind --"),
+    (["-n", "2"], "no command; give one after --"),
     (["-n", "0", "--", "true"], "-n must be 1 or more"),
     (["-n", "2", "--", "/no/such/program"], "/no/such/program: cannot be started: No such file or directory"),
 ])  # fmt: skip

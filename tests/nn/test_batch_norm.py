@@ -1,4 +1,4 @@
-"""Batch normalization against NumPy in float64: which examples count, and what is known when it is evaluated."""
+"""Batch normalization against NumPy in float64: valid examples, running averages, gradients."""
 
 import jax
 import jax.numpy as jnp

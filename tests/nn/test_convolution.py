@@ -1,4 +1,4 @@
-"""Transposed convolutions against their definition as a scatter, and against the adjoint of a convolution."""
+"""Transposed convolutions against their definition as a scatter, and the adjoint of a convolution."""
 
 import itertools
 

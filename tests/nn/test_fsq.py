@@ -1,4 +1,4 @@
-"""Finite scalar quantization against the code in the paper's appendix, and what it promises."""
+"""Finite scalar quantization against the code in the paper's appendix."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Hard negatives are drawn as often as the softmax of the products says."""
+"""Hard negatives are sampled with the softmax probabilities of the products."""
 
 import jax
 import jax.numpy as jnp

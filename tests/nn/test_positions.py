@@ -1,4 +1,4 @@
-"""Positions against the formula of the paper."""
+"""Position encodings against the papers' formulas."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Layers over the frames of a clip: attention over space and over time is attention to some of all tokens."""
+"""Attention over space and time of clips, against masked attention over all tokens."""
 
 import jax
 import jax.numpy as jnp

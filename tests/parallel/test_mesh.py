@@ -1,4 +1,4 @@
-"""Meshes that fit the devices, and those that do not."""
+"""Meshes that fit the devices and those that do not, and placement on them."""
 
 import jax
 import numpy as np

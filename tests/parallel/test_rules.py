@@ -1,4 +1,4 @@
-"""Sharding rules: first match wins, and everything that does not fit is told at once."""
+"""Sharding rules: the first match wins, and all problems are listed at once."""
 
 import jax
 import jax.numpy as jnp

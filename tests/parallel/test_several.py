@@ -1,4 +1,4 @@
-"""Which part of the batch a process makes, and what one process does for all."""
+"""The batch slice of a process, and a single process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Memory and traffic by arithmetic, against sums done by hand."""
+"""Analytical memory and traffic, against sums by hand."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ def plan(**memory: int) -> Plan:
     return Plan("made", parse("v5e:4x4"), MESH, 64, 10, 1e12, 1e12, memory, ())
 
 
-def test_what_data_parallelism_sends() -> None:
+def test_collectives_of_data_parallelism() -> None:
     parameters = [((8, 6), ("fsdp", "model")), ((5, 4), (None, "fsdp")), ((7,), (None,))]
     gathered = 8 * 6 // 2 + 5 * 4
     assert estimate.collectives(parameters, MESH, 2) == [
@@ -29,7 +29,7 @@ def test_what_data_parallelism_sends() -> None:
     assert estimate.collectives(parameters, dict.fromkeys(MESH, 1), 2) == []
 
 
-def test_memory_of_a_compiled_step_sums_up_to_what_the_compiler_says() -> None:
+def test_compiled_memory_sums_up_to_the_total() -> None:
     stats = SimpleNamespace(
         argument_size_in_bytes=120,
         output_size_in_bytes=110,
@@ -51,7 +51,7 @@ def test_memory_of_a_compiled_step_sums_up_to_what_the_compiler_says() -> None:
     assert estimate.compiled_memory(draft | {"activations": 70}, stats, 1)["temporaries"] == 0
 
 
-def test_the_largest_batch_fills_what_the_state_leaves() -> None:
+def test_largest_batch() -> None:
     found = plan(parameters=GIB, optimizer=2 * GIB, gradients=GIB, activations=3 * GIB)
     # 64 examples take 3 GiB, and there are 0.98 * 16 - 4 of them: 249.2 examples, in whole parts.
     assert estimate.largest_batch(found, 8) == 248
@@ -60,7 +60,7 @@ def test_the_largest_batch_fills_what_the_state_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "options", "told"),
+    ("memory", "options", "message"),
     [
         (  # 24 GiB on 4 devices take 7; 8 are there for each of the two along model
             {"parameters": 6 * GIB, "optimizer": 12 * GIB, "gradients": 6 * GIB},
@@ -70,7 +70,7 @@ def test_the_largest_batch_fills_what_the_state_leaves() -> None:
         (
             {"parameters": 16 * GIB, "optimizer": 32 * GIB, "gradients": 16 * GIB},
             [],
-            "they take 17 devices along mesh.fsdp, where a slice has room for 8: take a larger one",
+            "they need 17 devices along mesh.fsdp, but a slice has 8: take a larger one",
         ),
         (
             {"parameters": GIB, "gradients": GIB, "activations": 7 * GIB},
@@ -80,6 +80,6 @@ def test_the_largest_batch_fills_what_the_state_leaves() -> None:
         ({"parameters": 15 * GIB, "activations": 9 * GIB}, [], "try a larger slice"),
     ],
 )
-def test_what_does_not_fit_and_what_would(memory: dict[str, int], options: list[str], told: str) -> None:
+def test_too_much_suggests_what_fits(memory: dict[str, int], options: list[str], message: str) -> None:
     found = estimate.too_much(plan(**memory), 24 * GIB, 16, options)
-    assert "wants 24.00 GiB of a chip's 16 GiB" in found and found.endswith(told) and "\n" not in found
+    assert "needs 24.00 GiB of a chip's 16 GiB" in found and found.endswith(message) and "\n" not in found

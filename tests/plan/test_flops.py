@@ -11,14 +11,14 @@ def zeros(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def test_products_forward_and_backward() -> None:
+def test_matrix_products_forward_and_backward() -> None:
     a, b = zeros(3, 5, 7), zeros(3, 7, 11)
     assert traced(jnp.matmul, a, b) == 2 * 3 * 5 * 7 * 11
     both = jax.grad(lambda a, b: jnp.sum(a @ b), argnums=(0, 1))
     assert traced(both, a, b) == 2 * 2 * 3 * 5 * 7 * 11 + traced(jnp.matmul, a, b)
 
 
-def test_loops_count_as_often_as_they_turn_and_remat_counts_again() -> None:
+def test_loops_count_by_trip_count_and_remat_twice() -> None:
     def layers(x: jax.Array, keep: bool) -> jax.Array:
         def layer(x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return jnp.tanh(x @ x), None
@@ -45,7 +45,7 @@ def test_convolutions_forward_and_backward(stride: int) -> None:
     assert traced(both, x, w) == 3 * once
 
 
-def test_a_kernel_counts_once_for_each_place_of_its_grid() -> None:
+def test_pallas_kernels_count_by_their_grid() -> None:
     from jax.experimental import pallas as pl
 
     def kernel(x: jax.Array, y: jax.Array, out: jax.Array) -> None:
@@ -63,9 +63,9 @@ def test_a_kernel_counts_once_for_each_place_of_its_grid() -> None:
     assert traced(product, zeros(24, 8), zeros(8, 8)) == 2 * 24 * 8 * 8
 
 
-def test_products_in_a_loop_of_unknown_length() -> None:
+def test_while_loop_of_unknown_trip_count() -> None:
     def until(x: jax.Array) -> jax.Array:
         return jax.lax.while_loop(lambda x: jnp.sum(x) < 1.0, lambda x: x @ x, x)
 
-    with pytest.raises(ValueError, match="unknown number of times"):
+    with pytest.raises(ValueError, match="unknown trip count"):
         traced(until, zeros(3, 3))

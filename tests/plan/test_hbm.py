@@ -1,4 +1,4 @@
-"""Bytes moved by a small program, counted by hand."""
+"""HBM traffic of a small program, counted by hand."""
 
 from mmjax.plan.hbm import bytes_accessed
 from mmjax.plan.program import parse
@@ -47,7 +47,7 @@ ENTRY %main (p: (s32[], f32[8,4], f32[5,8,4]), q: f32[8,16], r: bf16[16,4]) -> f
 """
 
 
-def test_moved() -> None:
+def test_bytes_accessed() -> None:
     part, index = 8 * 4 * 4, 4
     cut = part + index + part  # a part of the stack, where, and x; the result stays in the cores' memory
     put = 0 + index + part  # what is kept is not read, y is in the cores' memory; one part is written

@@ -1,4 +1,4 @@
-"""Collectives read from programs: written by hand in the form of XLA, and compiled for eight devices of a CPU."""
+"""Collectives of programs, written by hand in HLO and compiled for eight CPU devices."""
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ source_target_pairs={{1,0},{0,1}}
 PROGRAM = PROGRAM.replace("TRIPS", '{"known_trip_count":{"n":"14"}}')
 
 
-def test_every_collective_is_found_once_and_in_loops_as_often_as_they_turn() -> None:
+def test_collectives_and_their_trip_counts() -> None:
     assert sorted(collectives(parse(PROGRAM), 6), key=lambda found: (found.kind, found.size)) == [
         Collective("all-gather", 36, (0, 1, 2)),
         Collective("all-gather", 42, (0, 2, 4), 14),
@@ -125,7 +125,7 @@ frontend_attributes={_xla_megascale_target={{200000->100001}},_xla_megascale_tra
 """
 
 
-def test_what_goes_from_slice_to_slice() -> None:
+def test_collectives_between_slices() -> None:
     """As libtpu compiles for three slices of four devices: each sends to those at its place in the other slices."""
     assert collectives(parse(BETWEEN_SLICES), 12, slices=3) == [
         Collective("all-reduce", 120, (0, 4, 8)),
@@ -133,19 +133,19 @@ def test_what_goes_from_slice_to_slice() -> None:
         Collective("collective-permute", 120, (0, 4)),
         Collective("collective-permute", 120, (1, 2)),
     ]
-    with pytest.raises(ValueError, match="nothing of what slices send each other"):
+    with pytest.raises(ValueError, match="no traffic between slices"):
         collectives(parse(PROGRAM), 6, slices=2)
 
 
 @pytest.mark.parametrize(
     ("along", "group"), [("'a'", (0, 8)), ("'b'", tuple(range(8))), ("'b':(2)4", (0, 1, 2, 3)), ("'b':(1)2", (0, 4))]
 )
-def test_groups_along_the_axes_of_a_mesh(along: str, group: tuple[int, ...]) -> None:
+def test_replica_groups_along_mesh_axes(along: str, group: tuple[int, ...]) -> None:
     text = PROGRAM.replace("mesh['a'=2,'b'=3] {'b'}", f"mesh['a'=2,'b'=8] {{{along}}}")
     assert group in {each.group for each in collectives(parse(text), 16)}
 
 
-def test_a_loop_that_does_not_say_how_often_it_turns() -> None:
+def test_unknown_trip_count() -> None:
     with pytest.raises(ValueError, match=r"while\.1"):
         collectives(parse(PROGRAM.replace("known_trip_count", "unknown")), 6)
 
@@ -153,16 +153,16 @@ def test_a_loop_that_does_not_say_how_often_it_turns() -> None:
 @pytest.mark.parametrize(
     ("kind", "sent"), [("all-gather", 80), ("reduce-scatter", 80), ("all-reduce", 160), ("collective-permute", 100)]
 )
-def test_what_each_device_sends(kind: str, sent: float) -> None:
+def test_bytes_sent(kind: str, sent: float) -> None:
     assert Collective(kind, 100, (0, 1, 2, 3, 4)).sent == sent
     assert Collective(kind, 100, (0, 1, 2, 3, 4), 3).sent == 3 * sent
 
 
-def test_bytes() -> None:
+def test_size() -> None:
     assert size("(f32[2,3]{1,0:T(8,128)}, bf16[5], pred[7], s32[], u8[4], f8e4m3fn[3])") == 24 + 10 + 7 + 4 + 4 + 3
 
 
-def test_a_compiled_program_of_layers_in_a_loop() -> None:
+def test_compiled_scan_over_layers() -> None:
     """Fully sharded layers, 3 of 16 x 16 in float32: gathered forward and backward, their gradients summed up."""
     mesh = make_mesh(MeshConfig(1, 8, 1))
     x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))

@@ -22,7 +22,7 @@ def network(name: str, **mesh: int) -> Network:
     return Network(topology, mesh, places)
 
 
-def test_axes_along_which_a_group_differs() -> None:
+def test_axes_of_a_group() -> None:
     found = network("v5e:4x4", slice=1, data=2, fsdp=4, model=2)
     assert found.axes((0, 1)) == "model"
     assert found.axes((0, 2, 4, 6)) == "fsdp"
@@ -54,7 +54,7 @@ def test_rates_of_groups(name: str, group: range, rate: float) -> None:
     assert found == {ICI: pytest.approx(3 * 8e9 * (n - 1) / n / rate)}
 
 
-def test_between_slices_each_chip_sends_its_share() -> None:
+def test_traffic_between_slices() -> None:
     found = network("2xv5e:4x4", slice=2, data=16)
     apart = found.seconds(Collective("all-reduce", 10**9, (0, 16)))
     assert apart == {DCN: pytest.approx(1e9 / 3.125e9)}  # half of it there and half of it back

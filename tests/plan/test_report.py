@@ -1,4 +1,4 @@
-"""Bounds that follow from what a step computes and sends."""
+"""Bounds that follow from computation and traffic of a step."""
 
 import pytest
 
@@ -21,7 +21,7 @@ PLAN = Plan(
 )
 
 
-def test_the_busiest_part_bounds_the_step() -> None:
+def test_step_time_is_that_of_the_busiest_unit() -> None:
     assert PLAN.seconds == {"MXU": pytest.approx(0.040), ICI: pytest.approx(0.035), DCN: pytest.approx(0.001)}
     assert PLAN.step_seconds == pytest.approx(0.040) and PLAN.mfu == pytest.approx(0.75)
     found = PLAN.to_json()
@@ -31,7 +31,7 @@ def test_the_busiest_part_bounds_the_step() -> None:
     assert found["hbm_bytes_per_chip"] == 3 * 2**29
 
 
-def test_the_table_says_it_all() -> None:
+def test_table() -> None:
     shown = table(PLAN)
     for part in ("2xv5e:4x4", "32 chips", "slice=2 x fsdp=16", "1.50 GiB", "9.4%", "at most 75.0%", "at most 1,600"):
         assert part in shown

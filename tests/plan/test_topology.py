@@ -19,7 +19,7 @@ from mmjax.types import UserError
         ("4xh100:8", "h100", (8,), 4, 32, 32),
     ],
 )
-def test_names(name: str, kind: str, shape: tuple[int, ...], parts: int, chips: int, devices: int) -> None:
+def test_parse(name: str, kind: str, shape: tuple[int, ...], parts: int, chips: int, devices: int) -> None:
     found = topology.parse(name)
     assert (found.chip.kind, found.shape, found.parts, found.chips, found.devices) == (
         kind,
@@ -32,19 +32,19 @@ def test_names(name: str, kind: str, shape: tuple[int, ...], parts: int, chips: 
 
 
 @pytest.mark.parametrize("name", ["v5e-16", "v9:4x4", "v5e:4x", "0xv5e:4x4", "", "v5e:4x4x4", "v5p:4x4", "h100:16"])
-def test_unknown_names_are_told_with_those_that_are_known(name: str) -> None:
+def test_unknown_names(name: str) -> None:
     with pytest.raises(UserError, match=r"known: .*4x4|known: 1, 2, 4, 8|Known: .*16x16.*h100") as error:
         topology.parse(name)
     assert "\n" not in str(error.value)
 
 
-def test_without_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install '\.\[plan\]'"):
         topology.devices(topology.parse("v5e:4x4"))
 
 
-def test_rates_are_those_that_jax_has_too() -> None:
+def test_rates_agree_with_jax() -> None:
     """JAX's own table of what kernels reckon with, in other units: within 2%, of v5p's HBM within 12%."""
     from jax._src.pallas.mosaic.tpu_info import chip_version_from_device_kind
     from jax.experimental.pallas import tpu as pallas

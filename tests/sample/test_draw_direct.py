@@ -1,4 +1,4 @@
-"""Drawing is done in chunks of one size, so that an image is computed the same however many are asked for."""
+"""Sampling in chunks of one size gives the same image for any number of prompts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mmjax.sample.direct import draw
 
 
 @pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
-def test_every_chunk_is_full_and_the_filling_is_dropped(count: int) -> None:
+def test_chunks_are_padded_and_padding_is_dropped(count: int) -> None:
     sizes = []
 
     def apply(params: Any, text: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What is kept and what is drawn anew: by mask, by variation, and the frames that a clip lacks."""
+"""What is kept and what is sampled: masks, variations, and missing frames of clips."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ def clips(**given: Any) -> Any:
     return start((3, 5, 5), 20, 6, SEEDS, **given)  # the first frame, 3 frames, and the 2 that are left
 
 
-def test_from_nothing_everything_is_drawn() -> None:
+def test_all_tokens_are_sampled_without_an_image() -> None:
     begin = images()
     assert begin.masked.shape == (2, 5, 5) and begin.masked.all() and begin.image is None
     np.testing.assert_array_equal(keep(IMAGES, begin), IMAGES)
 
 
-def test_a_masked_pixel_redraws_its_token_and_nothing_else_changes() -> None:
+def test_masked_pixel_resamples_its_token_only() -> None:
     begin = images(image=IMAGES, mask=MASK)
     assert np.argwhere(begin.masked).tolist() == [[0, 1, 3]]
     result = keep(np.full_like(IMAGES, 7), begin)
@@ -42,19 +42,19 @@ def test_a_masked_pixel_redraws_its_token_and_nothing_else_changes() -> None:
     np.testing.assert_array_equal(both.masked, begin.masked)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
-def test_a_variation_redraws_so_many_tokens_by_its_seed(share: float) -> None:
-    begin = images(image=IMAGES, variation=share)
-    assert (begin.masked.sum((1, 2)) == max(round(25 * share), 1)).all()
-    assert (begin.anew.sum((1, 2)) == 16 * max(round(25 * share), 1)).all()
-    alone = start((5, 5), 20, 1, SEEDS[1:], image=IMAGES[1:], variation=share)
+@pytest.mark.parametrize("fraction", [0.01, 0.4, 1.0])
+def test_variation_resamples_a_fraction_by_seed(fraction: float) -> None:
+    begin = images(image=IMAGES, variation=fraction)
+    assert (begin.masked.sum((1, 2)) == max(round(25 * fraction), 1)).all()
+    assert (begin.resampled.sum((1, 2)) == 16 * max(round(25 * fraction), 1)).all()
+    alone = start((5, 5), 20, 1, SEEDS[1:], image=IMAGES[1:], variation=fraction)
     np.testing.assert_array_equal(alone.masked[0], begin.masked[1])
-    if share == 0.4:
+    if fraction == 0.4:
         assert (begin.masked[0] != begin.masked[1]).any()
 
 
 @pytest.mark.parametrize(("given", "kept"), [(1, 1), (3, 1), (4, 2), (5, 2)])
-def test_the_frames_that_a_clip_lacks_are_drawn(given: int, kept: int) -> None:
+def test_missing_frames_are_sampled(given: int, kept: int) -> None:
     begin = clips(image=CLIPS[:, :given])
     assert not begin.masked[:, :kept].any() and begin.masked[:, kept:].all()
     result = keep(np.full_like(CLIPS, 7), begin)
@@ -62,14 +62,14 @@ def test_the_frames_that_a_clip_lacks_are_drawn(given: int, kept: int) -> None:
     assert (result[:, given:] == 7).all()
 
 
-def test_a_clip_is_masked_frame_by_frame() -> None:
+def test_clip_masks_are_by_frame() -> None:
     mask = np.zeros((2, 6, 20, 20), np.bool_)
     mask[1, 2, 0, 0] = True
     assert np.argwhere(clips(image=CLIPS, mask=mask).masked).tolist() == [[1, 1, 0, 0]]
 
 
 @pytest.mark.parametrize(("frames", "grids"), [(1, 1), (6, 3), (8, 3), (9, 3), (8, 5), (16, 5)])
-def test_groups_of_frames_are_all_frames_once(frames: int, grids: int) -> None:
+def test_frame_groups_partition_the_frames(frames: int, grids: int) -> None:
     groups = frame_groups(frames, grids)
     assert len(groups) == grids and [i for group in groups for i in group] == list(range(frames))
     assert len(groups[0]) == 1

@@ -15,7 +15,7 @@ def smooth(count: int = 3, height: int = 29, width: int = 31) -> np.ndarray:
     return np.clip(4 * (gaussian_filter(noise, (0, 2, 2, 0)) - 127) + 127, 0, 255).astype(np.uint8)
 
 
-def test_sharpening_adds_the_difference_to_the_blurred_image() -> None:
+def test_sharpen_equals_unsharp_masking() -> None:
     images = smooth()
     blurred = gaussian_filter(images.astype(float), (0, 2, 2, 0), mode="nearest")
     expected = np.clip(images + 1.5 * (images - blurred), 0, 255)
@@ -23,7 +23,7 @@ def test_sharpening_adds_the_difference_to_the_blurred_image() -> None:
     assert sharp.dtype == np.uint8 and np.abs(sharp - expected).mean() < 1 < np.abs(sharp.astype(float) - images).mean()
 
 
-def test_denoising_brings_back_what_was_there() -> None:
+def test_denoise_reduces_noise() -> None:
     steps = np.kron(np.array([[40, 200], [120, 90]]), np.ones((16, 16)))[None, ..., None].repeat(3, -1)
     noisy = np.clip(steps + np.random.default_rng(0).normal(0, 12, steps.shape), 0, 255).astype(np.uint8)
     clean = denoise(noisy, 12.0)
@@ -33,14 +33,14 @@ def test_denoising_brings_back_what_was_there() -> None:
 
 
 @pytest.mark.parametrize("apply", [lambda x: sharpen(x, 2.0), lambda x: denoise(x, 20.0)], ids=["sharpen", "denoise"])
-def test_clips_are_taken_frame_by_frame(apply) -> None:
+def test_clips_are_filtered_by_frame(apply) -> None:
     frames = smooth(6, 13, 17)
     clips = frames.reshape(2, 3, 13, 17, 3)
     np.testing.assert_array_equal(apply(clips), apply(frames).reshape(clips.shape))
     assert (apply(frames) != frames).any()
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
+def test_zero_strength_changes_nothing() -> None:
     images = smooth()
     np.testing.assert_array_equal(sharpen(images, 0.0), images)
     np.testing.assert_array_equal(denoise(images, 0.0), images)
@@ -56,13 +56,13 @@ def test_nothing_asked_for_changes_nothing() -> None:
     (lambda x: denoise(x, -2.0), "denoise: strength must be from 0 to 100, not -2"),
     (lambda x: denoise(x, float("inf")), "denoise: strength must be from 0 to 100, not inf"),
 ])  # fmt: skip
-def test_out_of_range_is_one_line(call, line: str) -> None:
+def test_out_of_range_values(call, line: str) -> None:
     with pytest.raises(UserError) as told:
         call(smooth())
     assert str(told.value) == line
 
 
-def test_without_scikit_image_it_says_what_to_install() -> None:
+def test_missing_scikit_image() -> None:
     program = """
 import sys
 sys.modules["skimage"] = None  # importing it raises ImportError

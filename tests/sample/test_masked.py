@@ -1,4 +1,4 @@
-"""The sampler on distributions that are known, and what it promises about seeds, batches and kept tokens."""
+"""MaskGIT decoding on known distributions: seeds, batches and kept tokens."""
 
 import types
 from typing import Any
@@ -35,7 +35,7 @@ def drawn(decoding: MaskGITDecoding, count: int = 6000, **changes: Any) -> np.nd
 
 
 @pytest.mark.parametrize("order", ["halton", "confidence"])
-def test_one_token_a_step_draws_from_the_joint_distribution(order: Any) -> None:
+def test_one_token_a_step_samples_the_joint_distribution(order: Any) -> None:
     # In an order that does not depend on what was drawn, drawing from exact conditionals draws from the joint. So it is
     # with confidences that are nothing but noise.
     codes = drawn(MaskGITDecoding(2, order, confidence_temperature=1e6))
@@ -44,7 +44,7 @@ def test_one_token_a_step_draws_from_the_joint_distribution(order: Any) -> None:
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
 
 
-def test_all_tokens_at_once_draw_from_the_marginals() -> None:
+def test_single_step_samples_the_marginals() -> None:
     codes = drawn(MaskGITDecoding(1))
     independent = np.outer(JOINT.sum(1), JOINT.sum(0))
     counts = np.zeros_like(JOINT)
@@ -53,21 +53,21 @@ def test_all_tokens_at_once_draw_from_the_marginals() -> None:
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue < 1e-9  # the test can tell the two apart
 
 
-def test_revisions_bring_back_the_joint_distribution() -> None:
+def test_refinement_recovers_the_joint_distribution() -> None:
     codes = drawn(MaskGITDecoding(1, refinement_steps=16))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
 
 
-def test_temperature_sharpens_as_the_softmax_says() -> None:
+def test_temperature_scales_the_logits() -> None:
     codes = drawn(MaskGITDecoding(1, temperature=0.5))
     sharpened = JOINT.sum(1) ** 2 / (JOINT.sum(1) ** 2).sum()
     counts = np.bincount(codes[:, 0], minlength=K)
     assert chisquare(counts, sharpened * len(codes)).pvalue > 1e-3
 
 
-def test_top_k_leaves_the_others_out() -> None:
+def test_top_k_excludes_other_codes() -> None:
     assert (
         set(np.unique(drawn(MaskGITDecoding(1, top_k=2))[:, 0]))
         == {0, 2}
@@ -76,7 +76,7 @@ def test_top_k_leaves_the_others_out() -> None:
     assert (drawn(MaskGITDecoding(1, top_k=1))[:, 0] == JOINT.sum(1).argmax()).all()
 
 
-def test_kept_tokens_are_kept_and_looked_at() -> None:
+def test_unmasked_tokens_are_kept_and_conditioned_on() -> None:
     masked = jnp.zeros((6000, 1, 2), jnp.bool_).at[:, 0, 1].set(True)
     codes = drawn(MaskGITDecoding(3, refinement_steps=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
     assert (codes[:, 0] == 1).all()
@@ -90,7 +90,7 @@ def flat(codes: jax.Array, masked: jax.Array) -> jax.Array:
 
 
 @pytest.mark.parametrize("order", ["halton", "confidence"])
-def test_an_example_depends_on_its_seed_alone(order: Any) -> None:
+def test_examples_depend_on_their_seed_only(order: Any) -> None:
     masked = jnp.ones((7, 3, 5), jnp.bool_)
     seeds = jnp.arange(7, dtype=jnp.int32)
     compiled = jax.jit(maskgit_decode, static_argnums=(0, 4))
@@ -102,7 +102,7 @@ def test_an_example_depends_on_its_seed_alone(order: Any) -> None:
 
 @pytest.mark.parametrize("order", ["halton", "confidence"])
 @pytest.mark.parametrize("steps", range(1, 12))
-def test_the_masked_tokens_fall_as_a_cosine(steps: int, order: Any) -> None:
+def test_masked_tokens_follow_the_cosine_schedule(steps: int, order: Any) -> None:
     """An example with each number of masked tokens there is, all at once."""
     seen: list[list[int]] = []
 
@@ -124,7 +124,7 @@ def test_the_masked_tokens_fall_as_a_cosine(steps: int, order: Any) -> None:
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_guidance_is_one_call_a_step_and_follows_its_formula() -> None:
+def test_guidance_equals_the_formula_in_one_call_a_step() -> None:
     text, none = np.array([0.0, 1.0, -1.0]), np.array([0.5, 0.0, 0.0])
     sizes: list[int] = []
 
@@ -145,7 +145,7 @@ def test_guidance_is_one_call_a_step_and_follows_its_formula() -> None:
     assert chisquare(np.bincount(codes.ravel(), minlength=K), expected).pvalue > 1e-3
 
 
-def test_guidance_takes_away_the_text_and_nothing_else() -> None:
+def test_guidance_drops_the_text_only() -> None:
     """Code 1 is as likely as the text says, code 2 as the rest does; the decoder gives the codes."""
 
     def context(params: Any, text: jax.Array, extra: jax.Array) -> tuple[jax.Array, ...]:
@@ -167,7 +167,7 @@ def test_guidance_takes_away_the_text_and_nothing_else() -> None:
     assert chisquare(counts, mixed / mixed.sum() * count).pvalue > 1e-3
 
 
-def test_linear_guidance_begins_near_the_conditional_and_ends_at_its_value() -> None:
+def test_linear_guidance_schedule() -> None:
     # One place is settled a step; the weight of code 1 tells the guidance at that step.
     count, steps, guidance = 8000, 2, 5.0
 
@@ -190,7 +190,7 @@ def test_linear_guidance_begins_near_the_conditional_and_ends_at_its_value() -> 
 
 
 @pytest.mark.parametrize("grid", [(7,), (5, 3), (8, 8), (2, 3, 5)])
-def test_halton_order_is_that_of_the_sequence(grid: tuple[int, ...]) -> None:
+def test_halton_order_equals_scipy(grid: tuple[int, ...]) -> None:
     points = qmc.Halton(len(grid), scramble=False).random(5000)[1:]  # SciPy's begins with 0
     visited = list(dict.fromkeys(map(tuple, (points * grid).astype(int).tolist())))
     expected = np.empty(grid, int)

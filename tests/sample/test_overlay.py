@@ -1,4 +1,4 @@
-"""Overlays of where a model looked."""
+"""Overlays of attention maps."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from mmjax.sample.overlay import COLUMNS, LABEL, draw_attention_maps, overlay
 IMAGE = np.random.default_rng(0).integers(0, 256, (22, 44, 3)).astype(np.uint8)
 
 
-def test_what_was_not_looked_at_is_gray_and_the_most_is_bright() -> None:
+def test_overlay_is_gray_at_zero_and_bright_at_the_maximum() -> None:
     looked = np.zeros((2, 4), np.float32)
     looked[1, 3] = 0.25
     seen = overlay(np.full((22, 44, 3), 50, np.uint8), looked)
@@ -18,7 +18,7 @@ def test_what_was_not_looked_at_is_gray_and_the_most_is_bright() -> None:
     np.testing.assert_allclose(gray, np.repeat(IMAGE.mean(axis=-1, keepdims=True), 3, axis=-1), atol=0.51)
 
 
-def test_a_sheet_has_each_image_with_a_place_for_each_word() -> None:
+def test_sheet_has_a_tile_for_each_word() -> None:
     maps = np.random.default_rng(1).random((11, 2, 4)).astype(np.float32)
     images, titles = [IMAGE, IMAGE[::-1]], ["one.png", "a name that is much too long for its place.png"]
     sheet = draw_attention_maps(images, titles, [[f"word{i}" for i in range(11)], []], [maps, maps[:0]])

@@ -12,14 +12,14 @@ def test_known_values() -> None:
 
 
 @given(arrays.arrays(np.uint8, (3, 5, 7, 3), elements=st.integers(0, 255)))
-def test_images_survive_the_way_to_floats_and_back(image: np.ndarray) -> None:
+def test_uint8_round_trip(image: np.ndarray) -> None:
     floats = from_uint8(image)
     assert floats.dtype == np.float32 and np.abs(floats).max() <= 1
     np.testing.assert_allclose(floats, (image - 127.5) / 127.5, atol=1e-6)
     np.testing.assert_array_equal(to_uint8(floats), image)
 
 
-def test_a_grid_has_its_rows_below_each_other() -> None:
+def test_grid() -> None:
     one, two = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7, 3), np.uint8)
     image = grid([one, two])
     assert image.shape == (10, 21, 3)
@@ -27,7 +27,7 @@ def test_a_grid_has_its_rows_below_each_other() -> None:
 
 
 @given(st.integers(1, 23), st.integers(1, 11))
-def test_a_sheet_has_every_image_in_its_place_and_is_black_behind_the_last(count: int, columns: int) -> None:
+def test_sheet_is_row_major_and_padded_with_black(count: int, columns: int) -> None:
     images = np.random.default_rng(count).integers(1, 256, (count, 2, 3, 3), np.uint8)
     image = sheet(images, columns)
     wide = min(count, columns)
@@ -38,7 +38,7 @@ def test_a_sheet_has_every_image_in_its_place_and_is_black_behind_the_last(count
         assert np.array_equal(cell, images[i]) if i < count else not cell.any()
 
 
-def test_clips_side_by_side_are_one_clip() -> None:
+def test_grid_of_clips() -> None:
     """Frame by frame what a grid and a sheet of the frames would be."""
     clips = np.random.default_rng(0).integers(1, 256, (2, 3, 11, 5, 7, 3), np.uint8)
     whole, below = grid(list(clips)), sheet(clips[0], 2)

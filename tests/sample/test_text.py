@@ -1,4 +1,4 @@
-"""Writing, against enumeration of all texts and the definition of each way to choose."""
+"""Text generation against enumeration of all texts and the definition of each method."""
 
 import itertools
 from typing import Any
@@ -58,7 +58,7 @@ def all_texts() -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0])
-def test_beam_search_finds_the_best_of_all_texts(penalty: float) -> None:
+def test_full_beam_search_finds_the_optimum(penalty: float) -> None:
     first, after = toy(1, count=13)
     found = written(first, after, TextDecoding(LENGTH, beams=VOCABULARY**LENGTH, length_penalty=penalty))
     lengths = set()
@@ -69,7 +69,7 @@ def test_beam_search_finds_the_best_of_all_texts(penalty: float) -> None:
     assert len(lengths) > 1  # texts of several lengths, or the penalty would not show
 
 
-def test_more_beams_never_find_less() -> None:
+def test_more_beams_are_never_worse() -> None:
     for seed in range(5):
         first, after = toy(seed, count=7)
         scores = []
@@ -80,7 +80,7 @@ def test_more_beams_never_find_less() -> None:
         assert (np.array(scores) <= np.array(scores[-1]) + 1e-5).all()  # the last one is exhaustive
 
 
-def test_greedy_takes_the_likeliest_at_each_place() -> None:
+def test_greedy_takes_the_likeliest_token() -> None:
     first, after = toy(2, count=11)
     found = written(first, after, TextDecoding(LENGTH))
     for row, mine in enumerate(found):
@@ -93,7 +93,7 @@ def test_greedy_takes_the_likeliest_at_each_place() -> None:
         assert list(mine) == expected + [0] * (LENGTH - len(expected))
 
 
-def test_nucleus_is_the_smallest_set_with_that_probability() -> None:
+def test_nucleus_is_the_smallest_set() -> None:
     logits = np.random.default_rng(3).normal(size=(7, 11))
     for share in (0.01, 0.3, 0.9, 1.0):
         kept = np.isfinite(np.asarray(jax.jit(nucleus, static_argnums=1)(jnp.asarray(logits, jnp.float32), share)))
@@ -104,7 +104,7 @@ def test_nucleus_is_the_smallest_set_with_that_probability() -> None:
             assert sorted(np.flatnonzero(mask)) == sorted(order[:count])
 
 
-def test_draws_as_often_as_the_probabilities_say_and_each_from_its_own_seed() -> None:
+def test_samples_match_the_probabilities_and_depend_on_their_seed() -> None:
     first, after = toy(4, count=1)
     count = 4000
     many = [np.repeat(x, count, axis=0) for x in (first, after)]
@@ -120,7 +120,7 @@ def test_draws_as_often_as_the_probabilities_say_and_each_from_its_own_seed() ->
     np.testing.assert_array_equal(truncated, np.repeat(truncated[:1], count, axis=0))  # the likeliest alone
 
 
-def test_stops_once_all_have_ended() -> None:
+def test_stops_once_all_texts_ended() -> None:
     turns = []
 
     def step(token: jax.Array, cache: Any) -> Any:

@@ -32,7 +32,7 @@ def decoded(content: bytes) -> tuple[np.ndarray, list[float], str]:
     ((128, 131), (128, 132), 1),
     ((17, 300), (136, 2400), 8),
 ])  # fmt: skip
-def test_an_mp4_shows_the_clip(size: tuple[int, int], shape: tuple[int, int], factor: int) -> None:
+def test_mp4_round_trip(size: tuple[int, int], shape: tuple[int, int], factor: int) -> None:
     clip = moving(7, *size)
     shown, times, codec = decoded(to_mp4(clip, 8.0))
     assert shown.shape == (7, *shape, 3) and codec == "h264"
@@ -45,17 +45,17 @@ def test_an_mp4_shows_the_clip(size: tuple[int, int], shape: tuple[int, int], fa
 
 
 @pytest.mark.parametrize("frame_rate", [23.976, 0.5, 60.0, 1e-3])
-def test_an_mp4_keeps_the_time(frame_rate: float) -> None:
+def test_mp4_frame_rate(frame_rate: float) -> None:
     times = decoded(to_mp4(moving(5, 16, 16), frame_rate))[1]
     assert times == pytest.approx([i / frame_rate for i in range(5)], rel=1e-4)
 
 
-def test_an_mp4_that_the_encoder_refuses_is_one_line() -> None:
+def test_mp4_encoder_error() -> None:
     with pytest.raises(UserError, match=r"^mp4: cannot be written: .*; write a \.gif$"):
         to_mp4(moving(3, 16, 16), 1e12)
 
 
-def test_an_mp4_is_mpeg4_where_there_is_no_encoder_for_h264(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mp4_falls_back_to_mpeg4(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = moving(5, 32, 32)
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
     shown, _, codec = decoded(to_mp4(clip, 8.0))
@@ -75,7 +75,7 @@ def frames_of(content: bytes) -> tuple[np.ndarray, list[int], dict]:
 
 
 @pytest.mark.parametrize("colors", [2, 256])
-def test_a_gif_of_few_colors_is_exact_and_loops(colors: int) -> None:
+def test_gif_of_few_colors_is_exact_and_loops(colors: int) -> None:
     rng = np.random.default_rng(colors)
     table = rng.integers(0, 256, (colors, 3)).astype(np.uint8)  # some of them closer than Pillow tells apart
     table[1::2] = table[::2] ^ 1
@@ -85,19 +85,19 @@ def test_a_gif_of_few_colors_is_exact_and_loops(colors: int) -> None:
     assert information["loop"] == 0 and durations == [120, 130, 120, 130, 120, 130, 120]
 
 
-def test_a_gif_of_many_colors_comes_close() -> None:
+def test_gif_of_many_colors_is_close() -> None:
     y, x = np.mgrid[0:64, 0:64]
     clip = np.stack([np.stack([4 * x, 4 * y, np.full_like(x, 60 * f)], -1) for f in range(4)]).astype(np.uint8)
     shown = frames_of(to_gif(clip, 8.0))[0]
     assert shown.shape == clip.shape and np.abs(shown.astype(int) - clip).mean() < 15
 
 
-def test_a_gif_shows_at_most_fifty_frames_a_second() -> None:
+def test_gif_frame_rate_is_at_most_fifty() -> None:
     assert frames_of(to_gif(moving(5, 16, 16), 1000.0))[1] == [20] * 5
 
 
 @pytest.mark.parametrize("write", [to_mp4, to_gif])
-def test_what_cannot_be_written_is_one_line(write) -> None:
+def test_invalid_clips_and_frame_rates(write) -> None:
     with pytest.raises(UserError, match=r"^a clip of 0 frames of 16 x 16 pixels cannot be encoded$"):
         write(moving(0, 16, 16), 8.0)
     for rate in (0.0, -3.0, float("nan"), float("inf")):
@@ -105,7 +105,7 @@ def test_what_cannot_be_written_is_one_line(write) -> None:
             write(moving(3, 16, 16), rate)
 
 
-def test_without_pyav_gifs_are_written_and_mp4_says_what_to_install() -> None:
+def test_missing_pyav() -> None:
     program = """
 import sys
 sys.modules["av"] = None  # importing it raises ImportError

@@ -1,4 +1,4 @@
-"""The checker: right on the renderer's images, however stored; wrong images and false captions are called so."""
+"""The checker: correct on rendered images, however stored; wrong images and false captions are detected."""
 
 import dataclasses
 import io
@@ -62,7 +62,7 @@ def drawn(index: int, size: int, fully_specified: bool) -> tuple[np.ndarray, str
         pytest.param(128, jpeg(75), id="128-jpeg75"),
     ],
 )
-def test_right_on_our_own_images(size: int, change: Change, fully_specified: bool) -> None:
+def test_rendered_images_are_correct(size: int, change: Change, fully_specified: bool) -> None:
     wrong = []
     for index in range(EXAMPLES):
         image, text = drawn(index, size, fully_specified)
@@ -93,7 +93,7 @@ def falsified(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
 
 @pytest.mark.parametrize("change", [plain, noisy, jpeg(75)], ids=["plain", "noisy", "jpeg75"])
 @pytest.mark.parametrize("fully_specified", [True, False], ids=["fully_specified", "open"])
-def test_false_captions_are_called_false(fully_specified: bool, change: Change) -> None:
+def test_false_captions_are_false(fully_specified: bool, change: Change) -> None:
     rng = np.random.default_rng(23)
     for index in range(EXAMPLES):
         image, text = drawn(index, 32, fully_specified)
@@ -103,7 +103,7 @@ def test_false_captions_are_called_false(fully_specified: bool, change: Change) 
         assert not verdict.all
 
 
-def test_a_wrong_word_spoils_only_its_own_verdict() -> None:
+def test_wrong_word_changes_its_own_verdict_only() -> None:
     image = draw_things([Placed("circle", "red", (0.25, 0.5), 0.14), Placed("square", "blue", (0.75, 0.5), 0.205)], 53)
     right = {"shape": True, "color": True, "size": True, "relation": True}
     for text, kind in [
@@ -120,7 +120,7 @@ def test_a_wrong_word_spoils_only_its_own_verdict() -> None:
         assert judge(image, text) == Verdict(**expected), text
 
 
-def test_where_a_thing_is_and_how_large() -> None:
+def test_center_and_extent() -> None:
     things = [Placed("triangle", "yellow", (0.31, 0.26), 0.14), Placed("ring", "purple", (0.63, 0.71), 0.205)]
     for size in (32, 59, 97, 131):
         found = sorted(find(draw_things(things, size)), key=lambda thing: thing.extent)
@@ -133,7 +133,7 @@ def test_where_a_thing_is_and_how_large() -> None:
             assert seen.extent == pytest.approx(2 * thing.radius, rel=0.04)
 
 
-def test_images_that_pillow_drew_wider_than_high_on_gray() -> None:
+def test_wide_images_by_pillow_on_gray() -> None:
     image = Image.new("RGB", (149 * 4, 83 * 4), (60, 60, 60))
     canvas = ImageDraw.Draw(image)
     canvas.ellipse((60, 90, 176, 206), fill=(220, 30, 50))
@@ -154,7 +154,7 @@ def rate(make: Callable[[Scene, np.random.Generator], np.ndarray], attribute: st
     return right / count
 
 
-def test_a_little_blur_is_forgiven_a_blob_is_not() -> None:
+def test_slight_blur_is_accepted_but_a_blob_is_not() -> None:
     def blurred(sigma: float) -> Callable[[Scene, np.random.Generator], np.ndarray]:
         return lambda scene, rng: ndimage.gaussian_filter(
             draw_things(place(scene, rng), 32).astype(float), (sigma, sigma, 0)
@@ -165,7 +165,7 @@ def test_a_little_blur_is_forgiven_a_blob_is_not() -> None:
     assert rate(blurred(3.0), "shape") == 0
 
 
-def test_the_average_of_two_images_is_neither() -> None:
+def test_average_of_two_images_matches_neither() -> None:
     def averaged(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         other = random_scene(rng, scene.fully_specified, held_out=False)
         first, second = (draw_things(place(s, rng), 32).astype(float) for s in (scene, other))
@@ -186,7 +186,7 @@ def changed_thing(scene: Scene, rng: np.random.Generator, attribute: str) -> tup
 
 
 @pytest.mark.parametrize("attribute", ["shape", "color"])
-def test_halfway_between_two_shapes_or_colors_is_neither(attribute: str) -> None:
+def test_halfway_between_shapes_or_colors_matches_neither(attribute: str) -> None:
     def halfway(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         before, after, _ = changed_thing(scene, rng, attribute)
         return (before + after) / 2
@@ -194,7 +194,7 @@ def test_halfway_between_two_shapes_or_colors_is_neither(attribute: str) -> None
     assert rate(halfway, attribute) <= 0.02
 
 
-def test_a_thing_of_two_colors_has_none() -> None:
+def test_two_colored_thing_has_no_color() -> None:
     def split(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         before, after, thing = changed_thing(scene, rng, "color")
         column = round(thing.center[0] * 32)
@@ -203,7 +203,7 @@ def test_a_thing_of_two_colors_has_none() -> None:
     assert rate(split, "color") <= 0.02
 
 
-def test_a_spotted_thing_has_no_color() -> None:
+def test_spotted_thing_has_no_color() -> None:
     spot = [Placed("circle", "red", (0.5, 0.5), 0.205), Placed("circle", "blue", (0.5, 0.5), 0.09)]
     green = draw_things([Placed("square", "green", (0.5, 0.5), 0.205)], 47).astype(float)
     checkers = np.where((np.indices((47, 47)) // 4).sum(0) % 2, 0.55, 1.45)[..., None]
@@ -212,7 +212,7 @@ def test_a_spotted_thing_has_no_color() -> None:
         assert thing.color is None
 
 
-def test_a_faded_color_has_no_name() -> None:
+def test_faded_color_is_none() -> None:
     for color in COLORS:
         image = draw_things([Placed("circle", color, (0.5, 0.5), 0.205)], 47).astype(float)
         for strength, name in [(0.55, None), (0.62, None), (0.9, color)]:
@@ -220,7 +220,7 @@ def test_a_faded_color_has_no_name() -> None:
             assert (thing.shape, thing.color) == ("circle", name)
 
 
-def test_a_half_drawn_thing_has_no_shape() -> None:
+def test_cut_off_thing_has_no_shape() -> None:
     def halved(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         things = place(scene, rng)
         image = draw_things(things, 64).astype(float)
@@ -239,7 +239,7 @@ def test_a_half_drawn_thing_has_no_shape() -> None:
     assert rate(halved, "shape") == 0
 
 
-def test_other_shapes_have_no_name() -> None:
+def test_other_shapes_are_none() -> None:
     masks = {
         "diamond": lambda x, y: abs(x) + abs(y) < 1.1,
         "triangle on its tip": lambda x, y: (abs(x) < (0.866 - y) * 0.577) & (y > -0.866),
@@ -260,7 +260,7 @@ def test_other_shapes_have_no_name() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
-def test_a_third_thing_however_pale_spoils_all(strength: float) -> None:
+def test_pale_third_thing_makes_all_false(strength: float) -> None:
     pair = [Placed("circle", "red", (0.25, 0.6), 0.16), Placed("square", "blue", (0.75, 0.6), 0.16)]
     pale = draw_things([Placed("ring", "green", (0.5, 0.2), 0.14)], 32).astype(float) - BACKGROUND
     text = "a red circle left of a blue square"
@@ -270,23 +270,23 @@ def test_a_third_thing_however_pale_spoils_all(strength: float) -> None:
     assert judge(as_image(image + strength * pale), "a small red circle left of a blue square").size is False
 
 
-def test_one_thing_is_no_scene() -> None:
+def test_single_thing_is_not_a_scene() -> None:
     image = draw_things([Placed("circle", "red", (0.25, 0.5), 0.14)], 32)
     assert judge(image, "a small red circle left of a small blue square") == Verdict(False, False, False, False)
 
 
-def test_sizes_in_between_and_beyond_have_no_name() -> None:
+def test_sizes_out_of_range_are_none() -> None:
     for radius, name in [(0.08, None), (0.14, "small"), (0.172, None), (0.205, "large"), (0.28, None)]:
         (thing,) = find(draw_things([Placed("circle", "cyan", (0.5, 0.5), radius)], 43))
         assert (thing.shape, thing.size) == ("circle", name)
 
 
 @pytest.mark.parametrize("color", [(0, 0, 0), (22, 22, 24), (128, 128, 128), (255, 255, 255), *COLORS.values()])
-def test_nothing_is_found_in_an_empty_image(color: tuple[int, int, int]) -> None:
+def test_empty_image(color: tuple[int, int, int]) -> None:
     assert find(np.full((37, 41, 3), color, np.uint8)) == []
 
 
-def test_white_gray_and_orange_are_none_of_the_colors() -> None:
+def test_other_colors_are_none() -> None:
     for color in [(255, 255, 255), (128, 128, 128), (250, 125, 30), (120, 70, 30)]:
         image = np.full((41, 41, 3), BACKGROUND, np.uint8)
         image[13:26, 13:26] = color
@@ -303,11 +303,11 @@ def test_any_image_is_judged(blocks: np.ndarray, noise: int, seed: int) -> None:
     assert not judge(image, "a red circle left of a blue square").all
 
 
-def test_too_small_a_image_is_refused() -> None:
+def test_too_small_image_is_refused() -> None:
     with pytest.raises(UserError, match="not 53 x 31"):
         judge(np.zeros((31, 53, 3), np.uint8), "a red circle left of a blue square")
 
 
-def test_a_caption_that_is_none_is_refused() -> None:
+def test_invalid_caption() -> None:
     with pytest.raises(ValueError, match="must be like"):
         judge(np.zeros((32, 32, 3), np.uint8), "two dogs on a bench")

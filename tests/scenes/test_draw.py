@@ -1,4 +1,4 @@
-"""Images of scenes: fully_specified by the caption or within its bounds, and the shapes that Pillow draws."""
+"""Images of scenes: determined by the caption or within its bounds, with shapes equal to Pillow's."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def drawn_by_pillow(thing: Placed, size: int, scale: int = 16) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [37, 61])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_are_those_that_pillow_draws(shape: str, size: int) -> None:
+def test_shapes_equal_those_of_pillow(shape: str, size: int) -> None:
     for (i, color), radius in itertools.product(enumerate(COLORS), (0.14, 0.205)):
         thing = Placed(shape, color, (0.4 + 0.013 * i, 0.57 - 0.017 * i), radius)
         difference = np.abs(draw_things([thing], size) - drawn_by_pillow(thing, size))
@@ -45,7 +45,7 @@ def test_shapes_are_those_that_pillow_draws(shape: str, size: int) -> None:
         assert difference.mean() < 0.4
 
 
-def test_later_things_hide_earlier_ones() -> None:
+def test_later_things_occlude_earlier_ones() -> None:
     image = draw_things([Placed("circle", "red", (0.5, 0.5), 0.3), Placed("square", "blue", (0.5, 0.5), 0.1)], 47)
     assert image[23, 23].tolist() == list(COLORS["blue"])
     assert image[23, 33].tolist() == list(COLORS["red"])
@@ -53,7 +53,7 @@ def test_later_things_hide_earlier_ones() -> None:
 
 
 @given(seeds, st.integers(32, 131))
-def test_a_determined_image_follows_from_its_caption(seed: int, size: int) -> None:
+def test_fully_specified_image_is_determined_by_its_caption(seed: int, size: int) -> None:
     scene = random_scene(np.random.default_rng(seed), fully_specified=True, held_out=False)
     rng, other = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     before = rng.bit_generator.state
@@ -73,7 +73,7 @@ def test_a_determined_image_follows_from_its_caption(seed: int, size: int) -> No
         ("below", (0.5, 0.75), (0.5, 0.25)),
     ],
 )
-def test_the_relation_fixes_the_centers(
+def test_relation_determines_the_centers(
     relation: str, subject: tuple[float, float], object: tuple[float, float]
 ) -> None:
     image = draw(parse(f"a small red circle {relation} a large blue square"), 101, np.random.default_rng(0))
@@ -87,7 +87,7 @@ def test_the_relation_fixes_the_centers(
 
 
 @given(seeds, st.integers(32, 97), st.sampled_from([True, False]))
-def test_things_are_inside_apart_and_in_their_relation(seed: int, size: int, fully_specified: bool) -> None:
+def test_things_are_inside_apart_and_in_relation(seed: int, size: int, fully_specified: bool) -> None:
     rng = np.random.default_rng(seed)
     scene = random_scene(rng, fully_specified=fully_specified, held_out=False)
     subject, object = place(scene, rng)
@@ -108,7 +108,7 @@ def test_things_are_inside_apart_and_in_their_relation(seed: int, size: int, ful
     assert abs(across) <= 0.6 * along + 1e-9
 
 
-def test_open_images_differ_in_place_and_size() -> None:
+def test_underspecified_images_differ_in_position_and_size() -> None:
     rng = np.random.default_rng(5)
     scene = parse("a red circle above a green ring")
     places = [place(scene, rng) for _ in range(200)]
@@ -119,7 +119,7 @@ def test_open_images_differ_in_place_and_size() -> None:
     assert np.all(np.ptp(radii, axis=0) > 0.07)
 
 
-def test_one_size_named_is_kept_where_the_other_is_open() -> None:
+def test_one_named_size_is_respected() -> None:
     rng = np.random.default_rng(7)
     scene = Scene(Thing("circle", "red", "small"), "right of", Thing("ring", "cyan"))
     radii = np.array([[thing.radius for thing in place(scene, rng)] for _ in range(100)])
@@ -138,27 +138,25 @@ def test_examples_are_a_pure_function_of_their_arguments() -> None:
         assert not np.array_equal(image, other)
 
 
-def test_examples_show_every_word() -> None:
+def test_examples_cover_every_word() -> None:
     words = " ".join(example(i, 32, seed=1, fully_specified=True, held_out=False)[1] for i in range(100))
     assert all(word in words for word in (*SHAPES, *COLORS, *SIZES, *RELATIONS))
 
 
-def test_too_small_a_image_is_refused() -> None:
+def test_too_small_image_is_refused() -> None:
     with pytest.raises(UserError, match="from 32 pixels up, not 31"):
         example(0, 31, seed=0, fully_specified=True, held_out=False)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
-def test_the_scene_of_an_example_is_that_of_its_image(
-    index: int, seed: int, fully_specified: bool, held_out: bool
-) -> None:
+def test_example_scene_matches_its_image(index: int, seed: int, fully_specified: bool, held_out: bool) -> None:
     image, text = example(index, 37, seed, fully_specified, held_out)
     scene, rng = example_scene(index, seed, fully_specified, held_out)
     assert caption(scene) == text
     np.testing.assert_array_equal(draw(scene, 37, rng), image)
 
 
-def test_examples_stay_what_they_were() -> None:
+def test_examples_are_stable() -> None:
     """A change of the random stream would change the data set of every config."""
     image, text = example(11, 41, seed=3, fully_specified=False, held_out=False)
     assert (text, int(image.sum())) == ("a purple square left of a blue triangle", 181428)

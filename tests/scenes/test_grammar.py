@@ -1,4 +1,4 @@
-"""Captions of scenes: words to scene and back, and which scenes are kept from training."""
+"""Captions of scenes: round trip, and which scenes are held out."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ def all_scenes(sizes: tuple[str | None, ...] = (None,)) -> list[Scene]:
     ]
 
 
-def test_captions_read_as_promised() -> None:
+def test_captions() -> None:
     subject, object = Thing("circle", "red", "small"), Thing("square", "blue", "large")
     assert caption(Scene(subject, "left of", object)) == "a small red circle left of a large blue square"
     scene = Scene(Thing("circle", "red"), "left of", Thing("square", "blue"))
@@ -31,7 +31,7 @@ def test_captions_read_as_promised() -> None:
     assert Scene(subject, "left of", object).fully_specified
 
 
-def test_every_scene_survives_the_round_trip() -> None:
+def test_caption_round_trip() -> None:
     scenes = all_scenes((None, *SIZES))
     captions = [caption(scene) for scene in scenes]
     assert len(set(captions)) == len(scenes) == 72 * 4 * (72 - 3)
@@ -56,7 +56,7 @@ def test_every_scene_survives_the_round_trip() -> None:
         "a red circle left of a blue square " * 10_000,
     ],
 )
-def test_what_is_not_of_the_grammar_is_one_line(text: str) -> None:
+def test_invalid_captions(text: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         parse(text)
     assert "\n" not in str(error.value)
@@ -64,12 +64,12 @@ def test_what_is_not_of_the_grammar_is_one_line(text: str) -> None:
 
 
 @given(st.text())
-def test_any_other_text_is_an_error(text: str) -> None:
+def test_arbitrary_text_is_invalid(text: str) -> None:
     with pytest.raises(ValueError, match="caption"):
         parse(text)
 
 
-def test_things_alike_are_no_scene() -> None:
+def test_equal_things_are_refused() -> None:
     with pytest.raises(ValueError, match="must differ"):
         Scene(Thing("ring", "red", "small"), "above", Thing("ring", "red", "large"))
 
@@ -83,12 +83,12 @@ def test_held_out_counts() -> None:
     assert len(shown) == 96 - 12
 
 
-def test_the_same_image_told_the_other_way_round_is_held_out_too() -> None:
+def test_inverse_description_is_held_out_too() -> None:
     for scene in all_scenes():
         assert held_out(scene) == held_out(Scene(scene.object, OPPOSITE[scene.relation], scene.subject))
 
 
-def test_size_never_matters_to_what_is_held_out() -> None:
+def test_held_out_is_independent_of_size() -> None:
     for scene in all_scenes(SIZES):
         plain = Scene(
             dataclasses.replace(scene.subject, size=None), scene.relation, dataclasses.replace(scene.object, size=None)
@@ -107,7 +107,7 @@ def test_every_pair_of_words_is_trained_on(role: str) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("fully_specified", [False, True])
-def test_random_scenes_reach_all_they_should_and_no_other(fully_specified: bool, kept: bool) -> None:
+def test_random_scenes_cover_their_split(fully_specified: bool, kept: bool) -> None:
     rng = np.random.default_rng(3)
     expected = {scene for scene in all_scenes() if held_out(scene) == kept}
     seen = set()

@@ -1,4 +1,4 @@
-"""Moving scenes: captions, what is held out, clips; and what the checker says of true and of false ones."""
+"""Moving scenes: captions, held-out scenes, clips, and their checker."""
 
 import itertools
 from collections import Counter
@@ -21,7 +21,7 @@ ALL = [Moving(*words) for words in itertools.product(SHAPES, COLORS, ("left", "r
 EXAMPLES = 29
 
 
-def test_captions_read_as_promised_and_survive_the_round_trip() -> None:
+def test_caption_round_trip() -> None:
     assert caption(Moving("circle", "red", "left")) == "a red circle moving left"
     captions = [caption(scene) for scene in ALL]
     assert len(set(captions)) == 96
@@ -44,13 +44,13 @@ def test_captions_read_as_promised_and_survive_the_round_trip() -> None:
         "a red circle moving left " * 10_000,
     ],
 )
-def test_what_is_not_of_the_grammar_is_one_line(text: str) -> None:
+def test_invalid_captions(text: str) -> None:
     with pytest.raises(ValueError, match='must be like "a red circle moving left"') as error:
         parse(text)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
 
 
-def test_twelve_triples_are_held_out_evenly_and_every_pair_is_trained_on() -> None:
+def test_held_out_triples_are_balanced_and_pairs_are_trained_on() -> None:
     held_out, trained = scenes(True), scenes(False)
     assert len(held_out) == 12 and sorted(map(caption, held_out + trained)) == sorted(map(caption, ALL))
     for word, times in (("shape", 3), ("color", 2), ("direction", 3)):
@@ -65,7 +65,7 @@ def test_twelve_triples_are_held_out_evenly_and_every_pair_is_trained_on() -> No
 
 
 @given(st.sampled_from(ALL), st.integers(2, 17), st.integers(0, 2**32 - 1))
-def test_the_thing_stays_inside_and_goes_straight_at_constant_speed(scene: Moving, frames: int, seed: int) -> None:
+def test_motion_is_linear_and_inside_the_image(scene: Moving, frames: int, seed: int) -> None:
     path = place(scene, frames, np.random.default_rng(seed))
     assert len(path) == frames and {(thing.shape, thing.color) for thing in path} == {(scene.shape, scene.color)}
     (radius,) = {thing.radius for thing in path}
@@ -80,7 +80,7 @@ def test_the_thing_stays_inside_and_goes_straight_at_constant_speed(scene: Movin
 
 
 @pytest.mark.parametrize("direction", ["left", "right", "up", "down"])
-def test_images_move_where_they_should(direction: str) -> None:
+def test_rendered_motion_follows_the_direction(direction: str) -> None:
     clip = motion.draw(Moving("ring", "green", direction), 61, 5, np.random.default_rng(2))
     assert clip.shape == (5, 61, 61, 3) and clip.dtype == np.uint8
     rows, columns = np.transpose([ndimage.center_of_mass(np.abs(f.astype(int) - BACKGROUND).sum(-1)) for f in clip])
@@ -93,7 +93,7 @@ def test_images_move_where_they_should(direction: str) -> None:
     assert np.all(np.diff(along) > 61 * 0.25 / 4) and np.ptp(along) > 61 * 0.3 - 1 and np.ptp(across) < 0.2
 
 
-def test_nothing_touches_the_edge() -> None:
+def test_things_do_not_touch_the_border() -> None:
     for i in range(EXAMPLES):
         clip, _ = example(i, 32, 3, seed=5, held_out=False)
         difference = np.abs(clip.astype(int) - BACKGROUND)
@@ -101,7 +101,7 @@ def test_nothing_touches_the_edge() -> None:
         assert max(edge.max() for edge in edges) < 0.2 * 255  # the soft corner of a triangle may tint it
 
 
-def test_radius_place_and_speed_are_open() -> None:
+def test_radius_position_and_speed_vary() -> None:
     rng = np.random.default_rng(5)
     paths = [place(Moving("square", "blue", "down"), 3, rng) for _ in range(200)]
     radii = np.array([path[0].radius for path in paths])
@@ -120,21 +120,21 @@ def test_examples_are_a_pure_function_of_their_arguments() -> None:
         assert not np.array_equal(clip, example(index, 37, 5, seed, held_out)[0])
 
 
-def test_more_frames_are_the_same_path_seen_oftener() -> None:
+def test_more_frames_sample_the_same_path() -> None:
     few, text = example(11, 37, 3, seed=3, held_out=False)
     many, same = example(11, 37, 5, seed=3, held_out=False)
     assert text == same
     np.testing.assert_array_equal(few, many[::2])
 
 
-def test_examples_stay_what_they_were() -> None:
+def test_examples_are_stable() -> None:
     """A change of the random stream would change the data set of every config."""
     clip, text = example(11, 41, 7, seed=3, held_out=False)
     assert (text, int(clip.sum())) == ("a cyan square moving left", 1109888)
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_examples_reach_all_scenes_they_should_and_no_other(held_out: bool) -> None:
+def test_examples_cover_their_split(held_out: bool) -> None:
     told = Counter(example_scene(i, 1, held_out)[0] for i in range(1009))
     assert set(told) == set(scenes(held_out))
     clip, text = example(13, 32, 2, 1, held_out)
@@ -143,7 +143,7 @@ def test_examples_reach_all_scenes_they_should_and_no_other(held_out: bool) -> N
     np.testing.assert_array_equal(motion.draw(scene, 32, 2, rng), clip)
 
 
-def test_too_few_frames_and_too_small_ones_are_refused() -> None:
+def test_too_few_or_too_small_frames_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.frames: a scene moves from 2 frames on, not in 1"):
         example(0, 32, 1, seed=0, held_out=False)
     with pytest.raises(UserError, match="from 32 pixels up, not 31"):
@@ -160,7 +160,7 @@ def noisy(clip: np.ndarray, index: int) -> np.ndarray:
 
 @pytest.mark.parametrize("change", [lambda clip, index: clip, noisy], ids=["plain", "noisy"])
 @pytest.mark.parametrize(("size", "frames"), [(32, 8), (67, 3)])
-def test_true_clips_are_right_and_false_captions_false(
+def test_true_and_false_captions_of_clips(
     size: int, frames: int, change: Callable[[np.ndarray, int], np.ndarray]
 ) -> None:
     rng = np.random.default_rng(3)
@@ -215,7 +215,7 @@ def test_motion(name: str, x: np.ndarray, y: float | np.ndarray, moves: bool) ->
     assert judge_clip(clip_of(path(x, y)), LEFT) == ClipVerdict(moves, True, True, True)
 
 
-def test_color_and_shape_are_those_of_most_frames_and_consistent_only_if_of_all() -> None:
+def test_color_and_shape_by_majority_and_consistency_by_all_frames() -> None:
     going = path(1 - RIGHTWARDS)
     mostly = [("circle", "red")] * 5 + [("circle", "blue")] * 3
     assert judge_clip(clip_of(going, mostly), LEFT) == ClipVerdict(True, True, True, False)
@@ -225,7 +225,7 @@ def test_color_and_shape_are_those_of_most_frames_and_consistent_only_if_of_all(
     assert judge_clip(clip_of(going, other), LEFT) == ClipVerdict(True, False, False, True)
 
 
-def test_frames_without_the_thing_or_with_a_second_one_do_not_count() -> None:
+def test_frames_without_exactly_one_thing_do_not_count() -> None:
     clip = clip_of(path(1 - RIGHTWARDS))
     nothing = np.broadcast_to(np.array(BACKGROUND, np.uint8), clip.shape[1:])
     two = draw_things([Placed("circle", "red", (0.2, 0.2), 0.15), Placed("circle", "red", (0.7, 0.7), 0.15)], 41)
@@ -237,7 +237,7 @@ def test_frames_without_the_thing_or_with_a_second_one_do_not_count() -> None:
         assert judge_clip(gap, LEFT) == ClipVerdict(False, False, False, False)
 
 
-def test_a_thing_of_no_color_or_shape_moves_but_is_not_consistent() -> None:
+def test_unknown_color_or_shape_is_not_consistent() -> None:
     white = np.full((8, 41, 41, 3), BACKGROUND, np.uint8)
     blurred = clip_of(path(1 - RIGHTWARDS)).astype(float)
     for i in range(8):
@@ -260,7 +260,7 @@ def test_any_clip_is_judged(frames: int, noise: int, seed: int) -> None:
     assert not judge_clip(clip, LEFT).all
 
 
-def test_what_cannot_be_judged_is_refused() -> None:
+def test_invalid_clips_and_captions() -> None:
     with pytest.raises(UserError, match="not 53 x 31"):
         judge_clip(np.zeros((2, 31, 53, 3), np.uint8), LEFT)
     with pytest.raises(ValueError, match="must be like"):

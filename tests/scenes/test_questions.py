@@ -1,4 +1,4 @@
-"""Questions about scenes: the answers are what the checker sees in the image, and what is held out is."""
+"""Questions about scenes: answers agree with the checker, and held-out scenes are never trained on."""
 
 import itertools
 import math
@@ -55,7 +55,7 @@ def answered(text: str, seen: list[Found]) -> str:
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("fully_specified", [False, True])
-def test_answers_are_what_the_checker_sees(fully_specified: bool, kept: bool) -> None:
+def test_answers_agree_with_the_checker(fully_specified: bool, kept: bool) -> None:
     kinds: Counter[str] = Counter()
     for index in range(60):
         shown = example_scene(index, 5, fully_specified, kept)
@@ -71,7 +71,7 @@ def test_answers_are_what_the_checker_sees(fully_specified: bool, kept: bool) ->
     assert set(kinds) == set(FORMS) and min(kinds.values()) > 480 / 15
 
 
-def test_scenes_of_two_are_most_frequent() -> None:
+def test_scenes_of_two_things_are_most_frequent() -> None:
     counts = Counter(len(example_scene(index, 1, True, False).things) for index in range(400))
     assert all(abs(counts[n] / 400 - share) < 0.09 for n, share in {1: 0.25, 2: 0.5, 3: 0.25}.items())
 
@@ -87,7 +87,7 @@ def triples(things: tuple[Placed, ...]) -> set[str]:
     return told
 
 
-def test_what_is_held_out_is_never_trained_on() -> None:
+def test_held_out_scenes_are_not_trained_on() -> None:
     alone: dict[bool, set[tuple[str, str]]] = defaultdict(set)
     for kept, index in itertools.product((False, True), range(400)):
         shown = example_scene(index, 2, index % 2 == 0, kept)
@@ -100,7 +100,7 @@ def test_what_is_held_out_is_never_trained_on() -> None:
     assert all(single_held_out(*words) for words in alone[True])
 
 
-def test_yes_and_no_are_as_frequent_and_no_question_of_presence_tells_its_answer() -> None:
+def test_yes_and_no_are_balanced_and_presence_does_not_leak() -> None:
     given: dict[str, Counter[str]] = defaultdict(Counter)
     alone: dict[str, Counter[str]] = defaultdict(Counter)
     for index, epoch in itertools.product(range(300), range(7)):
@@ -131,13 +131,13 @@ def test_things_are_inside_and_apart() -> None:
                 assert ndimage.distance_transform_edt(spots != first)[spots == second].min() >= 2
 
 
-def test_three_things_lie_everywhere() -> None:
+def test_three_things_cover_the_image() -> None:
     rng = np.random.default_rng(4)
     centers = np.array([[t.center for t in random_shown(3, rng, False, False).things] for _ in range(100)])
     assert np.all(np.ptp(centers, axis=0) > 0.55)
 
 
-def test_both_follow_from_their_arguments() -> None:
+def test_scene_and_question_are_pure_functions() -> None:
     shown = example_scene(11, 3, False, False)
     assert shown == example_scene(11, 3, False, False)
     others = [(12, 3, False, False), (11, 4, False, False), (11, 3, True, False), (11, 3, False, True)]
@@ -146,7 +146,7 @@ def test_both_follow_from_their_arguments() -> None:
     assert len({question(11, epoch, 3, shown) for epoch in range(30)}) > 5
 
 
-def test_one_right_answer_is_asked_for_where_words_are_shared() -> None:
+def test_questions_have_one_correct_answer() -> None:
     """Of three rings, none is "the ring"; of three red things, none is "the red thing"."""
     rings = [Placed("ring", color, center, 0.1) for color, center in zip(COLORS, ((0.2, 0.2), (0.8, 0.2), (0.5, 0.8)))]  # noqa: B905
     shown = Shown(tuple(rings), [], False)

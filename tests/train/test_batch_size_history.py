@@ -1,4 +1,4 @@
-"""Where a training is in its examples follows from the batches that it went with."""
+"""The number of examples seen follows from the batch sizes of a run."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Fingerprints: the sum that they are said to be, the same on any mesh, another for any bit."""
+"""Fingerprints: their definition, independence of the mesh, and sensitivity to any bit."""
 
 import jax
 import jax.numpy as jnp

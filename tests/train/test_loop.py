@@ -1,4 +1,4 @@
-"""The loop: what is called when."""
+"""The training loop: the order of its calls, signals, and non-finite steps."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""metrics.jsonl: whole lines, and none of steps that are to be done again."""
+"""metrics.jsonl: complete lines, and none of steps that will be repeated."""
 
 import importlib.machinery
 import json

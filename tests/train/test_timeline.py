@@ -1,4 +1,4 @@
-"""Where the time went, over several starts."""
+"""Time accounting over several restarts."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""The watchdog: silent as long as things move, and clear once they do not."""
+"""The watchdog reports hangs, and only hangs."""
 
 import time
 

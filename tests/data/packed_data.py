@@ -1,4 +1,4 @@
-"""A data set prepared from a small COCO folder, for the tests of reading and of writing one, and ways to damage it."""
+"""A data set packed from a small COCO folder, for the tests of reading and of writing one, and ways to damage it."""
 
 import hashlib
 import itertools
@@ -12,8 +12,9 @@ import pytest
 from made_data import config_dict, encoded, jpeg, make_image, write_coco
 from PIL import Image
 
-from mmjax.data import load_tokenizer, open_raw, train_tokenizer, write_prepared
-from mmjax.data.packed import Index, folder_of
+from mmjax.data import load_tokenizer, open_raw, train_tokenizer, write_packed
+from mmjax.data.packed import folder_of
+from mmjax.data.shard_cache import Cache
 from mmjax.types import Batch
 
 TOKENIZER = load_tokenizer(train_tokenizer([f"image {n} caption {n}" for n in range(10)], 300))
@@ -32,20 +33,20 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_coco(root, "val2017", EVALUATION)
 
 
-def prepare(coco: Path, to: Path, **options: Any) -> Index:
-    return write_prepared(to, open_raw(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options))
+def prepare(coco: Path, to: Path, **options: Any) -> Cache:
+    return write_packed(to, open_raw(config_dict("coco_folder", coco).data), **({"shard_size": SHARD} | options))
 
 
 @pytest.fixture(scope="module")
-def prepared(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    to = tmp_path_factory.mktemp("prepared")
+def packed(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("packed")
     prepare(coco, to)
     return to
 
 
 @pytest.fixture
-def copy(prepared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared, tmp_path / "copy"))
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")

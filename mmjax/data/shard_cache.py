@@ -1,0 +1,293 @@
+"""A cache on disk of what is expensive to compute: shards of arrays or records, a checksum for each, and one index.
+
+A cache is a folder of shards and an index.json, which is rewritten after each shard. Its key is a nested dict of all
+that the content follows from; a cache of another key is refused, naming the fields that differ. A shard holds
+consecutive positions: an interrupted or corrupt cache has gaps between them, and whoever writes it fills just those.
+Shards are arrays (see mmjax/data/shard_arrays.py) or whatever their writer makes of a path, such as ArrayRecord.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.config import differences
+from mmjax.files import write_json
+from mmjax.lock import locked
+from mmjax.progress import progress_bar
+from mmjax.types import Params, UserError, leaf_name
+
+VERSION = 1
+INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
+LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # files that nobody needs unless the index names them
+HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord's own index is at the end
+MAX_SHOWN = 3  # differences in a message
+THREADS = 8  # shards checked at a time
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheKind:
+    """What a cache holds, as its index and messages name it."""
+
+    name: str  # in the plural: "visual tokens"
+    command: str  # that writes, resumes and repairs it
+    option: str  # that names another folder
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a cache. It holds the positions from `start` to before `start + size`."""
+
+    file: str
+    start: int
+    size: int
+    bytes: int
+    sha256: str
+    ends_sha256: str  # of the first and last bytes, for a quick check
+    part: str = ""  # names the sequence of positions where a cache has several, such as splits
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Cache:
+    """An open cache."""
+
+    folder: Path
+    kind: CacheKind
+    key: dict[str, Any]  # what the content follows from
+    info: dict[str, Any]  # what else readers need to know
+    shards: list[Shard] = field(default_factory=list)  # of each part, in order of their positions
+    complete: bool = False  # whether all that belongs in it has been written
+
+    def shards_of(self, part: str) -> list[Shard]:
+        return [shard for shard in self.shards if shard.part == part]
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """SHA-256 of a key as canonical JSON."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def params_digest(params: Params) -> str:
+    """SHA-256 over name, type, shape and bytes of each parameter, in the order of their names."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    for name, leaf in sorted((leaf_name(path), leaf) for path, leaf in leaves):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache | None:
+    """The cache of that key in a folder, complete or not, its shards unchecked; None where there is none.
+
+    Raises:
+        UserError: where the index is broken, or of another kind, version or key.
+    """
+    path = folder / INDEX
+    try:
+        tree = json.loads(path.read_bytes())
+        if (tree["kind"], tree["version"]) != (kind.name, VERSION):
+            raise ValueError("of another kind or version")
+        shards = [Shard(**row) for row in tree["shards"]]
+        cache = Cache(folder, kind, tree["key"], tree["info"], shards, tree["complete"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        told = f"{path}: not an index of {kind.name}, version {VERSION}"
+        raise UserError(f"{told}; remove {folder} and run {kind.command}") from error
+    if key is not None:
+        _check(cache, cache.key, key)
+    return cache
+
+
+def open_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache:
+    """A complete cache of that key, after a quick check of its shards; see find_corrupt_shards.
+
+    Raises:
+        UserError: where it is missing, not complete, corrupt, or read_cache refuses it.
+    """
+    cache = read_cache(folder, kind, key)
+    if cache is None or not cache.complete:
+        state, then = ("no", "makes them") if cache is None else ("not complete:", "resumes")
+        raise UserError(f"{folder}: {state} {kind.name}; run {kind.command}, which {then}")
+    for file, problem in find_corrupt_shards(cache, quick=True).items():
+        raise UserError(f"{folder / file}: {problem}; run {kind.command} to repair it")
+    return cache
+
+
+def is_complete(folder: Path, kind: CacheKind, verify: bool = False) -> bool:
+    """Whether a folder holds a complete cache of any key; with `verify`, one without corrupt shards."""
+    cache = read_cache(folder, kind)
+    return cache is not None and cache.complete and not (verify and find_corrupt_shards(cache))
+
+
+def _check(cache: Cache, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError where two keys differ."""
+
+    def shown(value: Any) -> str:
+        if value is None or isinstance(value, Mapping):
+            return "not set" if value is None else "set"
+        text = value if value and isinstance(value, str) else json.dumps(value)
+        return text if len(text) < 64 else f"{text[:8]}..."  # a digest
+
+    changed = list(differences(found, _plain(wanted)))
+    told = [f"{name} was {shown(was)} and now is {shown(now)}" for name, was, now in changed[:MAX_SHOWN]]
+    told += [f"{len(changed) - MAX_SHOWN} more differences"] if len(changed) > MAX_SHOWN else []
+    if told:
+        what = f"{cache.folder}: holds other {cache.kind.name}: {', '.join(told)}"
+        raise UserError(f"{what}; remove the folder, or name another with {cache.kind.option}")
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(tree))  # without tuples
+    return plain
+
+
+def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
+    """The files of corrupt shards, and what is wrong with each.
+
+    Args:
+        quick: read only the first and the last bytes of files of records, which have checksums of their own.
+    """
+
+    def problem(shard: Shard) -> str:
+        path = cache.folder / shard.file
+        try:
+            if (found := path.stat().st_size) != shard.bytes:
+                return f"holds {found:,} bytes instead of {shard.bytes:,}"
+            ends = quick and path.suffix != SUFFIX
+            same = _sha256(path, ends) == (shard.ends_sha256 if ends else shard.sha256)
+            return "" if same else "its bytes are not those that were written"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        problems = pool.map(problem, cache.shards)
+        bar = progress_bar(problems, "checking", len(cache.shards), unit="shard")
+        return {shard.file: found for shard, found in zip(cache.shards, bar, strict=True) if found}
+
+
+def _sha256(path: Path, ends: bool = False) -> str:
+    """Of a file, or of its first and last bytes."""
+    with path.open("rb") as file:
+        if not ends:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        first = file.read(HEAD)
+        file.seek(max(path.stat().st_size - TAIL, 0))
+        return hashlib.sha256(first + file.read()).hexdigest()
+
+
+@contextlib.contextmanager
+def write_cache(
+    folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool = False
+) -> Iterator[Cache]:
+    """Opens a cache to write into, as one process at a time may do; where it is not complete, fill its gaps and finish.
+
+    What an earlier attempt wrote is kept unless `rebuild` is set; corrupt shards are removed, and named in the log.
+
+    Raises:
+        UserError: where the folder holds anything else, another process writes into it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror or error}; name another folder with {kind.option}"
+        raise UserError(f"{folder}: cannot be written: {reason}") from error
+    with locked(folder / LOCK, f"{folder}: is being written"):
+        cache = None if rebuild or _is_new(folder, kind) else read_cache(folder, kind, key)
+        if cache is None:
+            cache = Cache(folder, kind, _plain(key), _plain(info))
+        _check(cache, cache.info, info)
+        corrupt = find_corrupt_shards(cache)
+        for file, problem in corrupt.items():
+            logger.warning("%s: %s; it is written again", folder / file, problem)
+        cache.complete = cache.complete and not corrupt
+        remove_shards(cache, corrupt)
+        yield cache
+
+
+def _is_new(folder: Path, kind: CacheKind) -> bool:
+    """Whether there is no index, or one that is cut off, as where the machine went down."""
+    path = folder / INDEX
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if any(not file.name.startswith(".") for file in folder.iterdir()):
+            hint = f"name another folder with {kind.option}"
+            raise UserError(f"{folder}: holds other files than {kind.name}; {hint}") from None
+        return True
+    except ValueError:
+        logger.warning("%s: broken; all shards are written again", path)
+        return True
+    return False
+
+
+def remove_shards(cache: Cache, files: Iterable[str]) -> None:
+    """Removes shards, and what attempts that were killed left behind."""
+    if gone := set(files):
+        cache.shards = [shard for shard in cache.shards if shard.file not in gone]
+    if gone or not cache.complete:
+        _save(cache)
+    found = {path.name for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}
+    for name in found - {shard.file for shard in cache.shards}:
+        (cache.folder / name).unlink()
+
+
+def finish(cache: Cache) -> None:
+    """Marks a cache as complete."""
+    if not cache.complete:
+        cache.complete = True
+        _save(cache)
+
+
+def _save(cache: Cache) -> None:
+    tree: dict[str, Any] = {"version": VERSION, "kind": cache.kind.name, "complete": cache.complete}
+    tree |= {"digest": key_digest(cache.key), "key": cache.key, "info": cache.info}
+    write_json(cache.folder / INDEX, tree | {"shards": [dataclasses.asdict(shard) for shard in cache.shards]})
+
+
+def gaps(cache: Cache, total: int, part: str = "") -> list[tuple[int, int]]:
+    """The ranges of positions, from the first to before the last, that no shard of a part holds."""
+    shards = cache.shards_of(part)
+    starts = [0, *(shard.start + shard.size for shard in shards)]
+    stops = [*(shard.start for shard in shards), total]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+
+def write_shard(
+    cache: Cache, file: str, start: int, size: int, write: Callable[[Path], Mapping[str, Any]], part: str = ""
+) -> None:
+    """Adds a shard, which `write` writes to the path that it is given, returning the shard's info.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    path = cache.folder / file
+    temporary = path.with_name(f".{file}.{os.getpid()}.tmp")
+    try:
+        info = dict(write(temporary))
+        digests = _sha256(temporary), _sha256(temporary, ends=True)
+        shard = Shard(file, start, size, temporary.stat().st_size, *digests, part, info)
+        temporary.replace(path)
+    except OSError as error:
+        reason = f"{error.strerror or error}; run {cache.kind.command} again, which resumes"
+        raise UserError(f"{path}: cannot be written: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    cache.shards = sorted([*cache.shards, shard], key=lambda shard: (shard.part, shard.start))
+    _save(cache)
