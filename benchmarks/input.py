@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -148,9 +149,10 @@ def difference(paths: list[Path]) -> float:
         content = path.read_bytes()
         seen = decode(content, RESIZE, str(path))
         whole = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float32)
-        top, left, side = np.array(crop_window(*seen.shape[:2], RESIZE, SIZE, (0.5, 0.5)))
+        height, width, _ = seen.shape
+        top, left, rows, columns = crop_window(height, width, (SIZE, SIZE), Fraction(RESIZE, SIZE))
         scale = min(whole.shape[:2]) / min(seen.shape[:2])
-        box = tuple(scale * value for value in (left, top, left + side, top + side))
+        box = tuple(scale * value for value in (left, top, left + columns, top + rows))
         for channel in range(3):
             exact = Image.fromarray(whole[..., channel]).resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
             errors.append(np.abs(resized_crop(seen, RESIZE, SIZE)[..., channel] - np.asarray(exact)).mean())

@@ -43,15 +43,15 @@ def main() -> int:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> int:
-    model = {"kind": "direct", "width": WIDTH, "heads": 16, "text_layers": 1, "fusion_layers": arguments.layers}
-    model |= {"reference": False, "convolution": "matmul"}
+    model = {"kind": "direct_generator", "width": WIDTH, "heads": 16, "text_layers": 1, "reference": ""}
+    model |= {"fusion_layers": arguments.layers}
     train = {"batch": arguments.batch, "steps": 1000}
     optimizer = {"grad_accum_steps": arguments.grad_accum_steps}
     config = resolve({"model": model, "data": {"size": 32}, "train": train, "optimizer": optimizer})
     source = data.open_source(config.data, training=True, seed=0)
     tokenizer = data.load_tokenizer(data.train_tokenizer(source.all_captions(), config.text.vocabulary))
-    parts = setup.build(config)
-    training = trainer.build_training(parts, config.train.steps)
+    experiment = setup.build(config)
+    training = trainer.build(experiment, config.train.steps)
     state = training.make_state()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{count / 1e6:.0f}M parameters, batches of {arguments.batch}", flush=True)
@@ -62,7 +62,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
         def step(save: bool) -> float:
             nonlocal state
             begin = time.perf_counter()
-            state, _ = training.step(state, parts.placement.shard_batch(next(batches)))
+            state, _ = training.step(state, experiment.placement.shard_batch(next(batches)))
             jax.block_until_ready(state.step)
             done = time.perf_counter()
             if save:

@@ -2,7 +2,7 @@
 
 Arguments: size=224 (pixels; 64 and less suit a laptop), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another source by
---config.data.source. --config.train.init_from=WORKDIR starts from a model of the same parts.
+--config.data.source. --config.train.init_from=WORKDIR starts from coco_pretrain.py's model.
 """
 
 import coco_pretrain
@@ -17,7 +17,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     small = size <= coco_pretrain.SMALL
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": True}
-    config.text = {"length": 32, "vocabulary": 2000 if small else 8192}
+    config.text = coco_pretrain.text(size)
     config.model = coco_pretrain.model(size)
     config.losses = {"captioning": {"weight": 1.0}}
     config.text_decoding = {"beams": 3, "length_penalty": 0.6}

@@ -3,7 +3,7 @@
 Arguments: size=224 (pixels; 64 and less suit a laptop), sigmoid (a decision for each pair, in place of a softmax), tiny
 (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another source by
---config.data.source.
+--config.data.source. --config.train.init_from=WORKDIR starts from coco_pretrain.py's model.
 """
 
 import coco_pretrain
@@ -18,7 +18,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     small = size <= coco_pretrain.SMALL
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": True}
-    config.text = {"length": 32, "vocabulary": 1000 if small else 8192}
+    config.text = coco_pretrain.text(size)
     config.model = coco_pretrain.model(size)
     config.losses = {"sigmoid_contrastive" if arg.sigmoid else "contrastive": {"weight": 1.0}}
     config.optimizer = coco_pretrain.optimizer(size, 1e-3) | {"weight_decay": 0.2, "ema_decay": 0.0}

@@ -1,4 +1,5 @@
-"""One model of COCO's images and captions by five objectives at once, to start others from.
+"""One model of COCO's images and captions by five losses at once, which coco_caption.py, coco_contrastive.py and vqa.py
+start from with --config.train.init_from=WORKDIR.
 
 Contrastive, matching of hard pairs, captioning, masked language modeling and masked patches. With questions, a mixture
 of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering too.
@@ -30,8 +31,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "captions": {"source": "coco_folder", "weight": 3.0},
             "questions": {"source": "vqa", "weight": 1.0, **asked},
         }
-    config.text = {"length": 32, "vocabulary": 2000 if small else 8192}
-    config.model = model(size, **({} if small else {"width": 768, "heads": 12}))
+    config.text = text(size)
+    config.model = model(size)
     config.compute = {"remat": not small}
     terms = ("contrastive", "matching", "captioning", "masked_language_modeling", "masked_patch_modeling")
     config.losses = {name: {"weight": 1.0} for name in terms}
@@ -46,6 +47,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     return config
 
 
+def text(size: int) -> dict[str, Any]:
+    """The text tokens of all configs of images to text on COCO, so that each can start from this one."""
+    return {"length": 32, "vocabulary": 2000 if size <= SMALL else 8192}
+
+
 def model(size: int, **changes: Any) -> dict[str, Any]:
     """The model of all configs of images to text on COCO; what an objective does not train is not built."""
     small = size <= SMALL
@@ -53,8 +59,8 @@ def model(size: int, **changes: Any) -> dict[str, Any]:
         "kind": "vision_language",
         "patch": 8 if small else 16,
         "stem": (32, 64, 96) if small else (64, 128, 256),
-        "width": 128 if small else 512,
-        "heads": 4 if small else 8,
+        "width": 128 if small else 768,
+        "heads": 4 if small else 12,
         "layers": 2 if small else 12,
         "text_layers": 1 if small else 6,
         "fusion_layers": 1 if small else 4,

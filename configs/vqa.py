@@ -3,7 +3,8 @@
 Arguments: size=224 (pixels; 64 and less suit a laptop), fusion=cross_attention (or joint, mlp, bilinear), classes=0
 (above 0: choose among so many of the most frequent answers rather than write), tiny (ends in seconds).
 Needs --config.data.root=DIR, a COCO folder, and the files of questions in it, by --config.data.questions and
---config.data.evaluation_questions; those of A-OKVQA are the default.
+--config.data.evaluation_questions; those of A-OKVQA are the default. --config.train.init_from=WORKDIR starts from
+coco_pretrain.py's model.
 """
 
 import coco_pretrain
@@ -24,7 +25,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "evaluation_questions": "annotations/aokvqa_val2017.json",
         "num_answer_classes": arg.classes,
     }
-    config.text = {"length": 32, "vocabulary": 1000 if small else 8192}
+    config.text = coco_pretrain.text(size)
     config.model = coco_pretrain.model(size, fusion=arg.fusion, classify="question", classes=arg.classes)
     config.losses = {"classification" if arg.classes else "answering": {"weight": 1.0}}
     config.optimizer = coco_pretrain.optimizer(size, 1e-3 if small else 5e-4)

@@ -109,10 +109,11 @@ def check_fits(config: Config, devices: int, slices: int = 1, part: str = "") ->
         raise UserError(
             f"{part}train.batch: {config.train.batch} does not split over {shards} devices; take a multiple of {shards}"
         )
-    for name in ("tokenizer", "reference", "pretraining"):
-        built_on = getattr(config, name)
-        if built_on is not None and not (name != "pretraining" and getattr(config.tokens, name)):  # trained elsewhere
-            check_fits(built_on, devices, slices, f"{part}{name}.")
+    for name, component in config.components.items():
+        if component.config is not None and not component.path:  # else it is already trained
+            check_fits(component.config, devices, slices, f"{part}components.{name}.config.")
+    if config.pretraining is not None:
+        check_fits(config.pretraining, devices, slices, f"{part}pretraining.")
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> NoReturn:

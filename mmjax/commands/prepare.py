@@ -6,7 +6,8 @@ from pathlib import Path
 from mmjax import data
 from mmjax.config import Config
 from mmjax.engine import components, setup
-from mmjax.engine.train import train
+from mmjax.engine.train import starts_from, train
+from mmjax.export.load import read_text_tokenizer
 from mmjax.parallel import processes
 from mmjax.train import loop
 from mmjax.train.workdir import open_workdir, workdir_lock
@@ -79,12 +80,16 @@ def _training(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(config: Config, workdir: Path) -> int:
+    start_from = starts_from(config, workdir)
+    if config.pretraining is not None and (status := _prepare(config.pretraining, Path(start_from))):
+        return status
     status, frozen = components.prepare(config, workdir, train)
     if status:
         return loop.exit_status(status)
     training, held_out = components.sources(config, workdir, frozen, repair=True)
     processes.run_on_primary(lambda: open_workdir(workdir, config))
-    tokenizer = setup.prepare_tokenizer(workdir, config, training)
+    given = read_text_tokenizer(start_from) if start_from else None
+    tokenizer = setup.prepare_tokenizer(workdir, config, training, given)
     evaluation = data.evaluation_size(held_out, config)
     encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if setup.is_on_codes(config) else ""
     processes.log_primary(

@@ -19,7 +19,7 @@ class ScenesConfig:
         questions: images of one, two or three things, with a question and its answer; only two have a caption.
     """
 
-    examples: int = 20_000
+    examples: int = setting(20_000, above=0)
     fully_specified: bool = True
     questions: bool = False
 
@@ -36,7 +36,7 @@ class AudioConfig:
 
     rate: int = 16_000
     seconds: float = 10.0
-    bins: int = 128
+    bins: int = setting(128, above=0)
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class DataConfig:
     evaluation_split: str = "validation"
     questions: str = ""
     evaluation_questions: str = ""
-    num_answer_classes: int = 0
-    size: int = 32
-    frames: int = 1
-    frame_rate: float = 8.0
+    num_answer_classes: int = setting(0, at_least=0)
+    size: int = setting(32, above=0)
+    frames: int = setting(1, above=0)
+    frame_rate: float = setting(8.0, above=0)
     resize: int = 0
     flip: bool = False
-    evaluation_examples: int = 0
-    max_corrupt_fraction: float = 0.1
-    shuffle_buffer: int = 4096
+    evaluation_examples: int = setting(0, at_least=0)
+    max_corrupt_fraction: float = setting(0.1, at_least=0, at_most=1)
+    shuffle_buffer: int = setting(4096, above=0)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     options: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
@@ -112,4 +112,4 @@ class MixtureComponent(DataConfig):
         weight: proportional to the fraction of training examples that are of this component.
     """
 
-    weight: float = 1.0
+    weight: float = setting(1.0, above=0)

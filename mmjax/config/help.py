@@ -26,7 +26,7 @@ def describe(tree: Mapping[str, Any]) -> str:
 
 
 def documentation(cls: type, name: str) -> str:
-    """What the "Attributes:" of a config class, or else of the classes it derives from, say of a field; "" if nothing."""
+    """What the "Attributes:" of a config class, or of those that it derives from, say of a field; "" if nothing."""
     for each in cls.__mro__:
         _, _, attributes = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
         for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", attributes, re.MULTILINE):

@@ -51,8 +51,8 @@ class KnownField:
         field: as its class declares it.
         owner: the config class that it is a field of.
         group: the config class of a group of fields, else None.
-        table, kind: of a group that is looked up in a table of mmjax.registry, and of the fields in it: which table, and
-            the name there.
+        table, kind: of a group that is looked up in a table of mmjax.registry, and of the fields in it: which one, and
+            its name there.
     """
 
     name: str

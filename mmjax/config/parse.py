@@ -253,7 +253,7 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         value = float(value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}: must be finite, not {value}")
-    if type(value) is kind or (origin is types.UnionType and type(value) in arguments):
+    if origin is None and type(value) is kind:
         return value
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
 
@@ -268,8 +268,6 @@ def _type_name(kind: Any) -> str:
         return "a list, each item " + _type_name(typing.get_args(kind)[0])
     if typing.get_origin(kind) is dict:
         return "a table of names, each " + _type_name(typing.get_args(kind)[1])
-    if typing.get_origin(kind) is types.UnionType:
-        return ", ".join(map(_type_name, typing.get_args(kind)))
     return names.get(kind, str(kind))
 
 

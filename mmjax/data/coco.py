@@ -15,7 +15,7 @@ from mmjax.config import DataConfig
 from mmjax.data.annotations import read_annotations
 from mmjax.data.captions import Captions, pack
 from mmjax.data.random_access import indexed_source
-from mmjax.data.raw import Original, Originals, Rejected
+from mmjax.data.raw import RawImage, RawSplit, Rejected
 from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 
@@ -86,7 +86,7 @@ def find_coco(root: str, split: str) -> CocoSplit:
     return CocoSplit(folder, names, captions, ids, left_out)
 
 
-def coco_originals(root: str, split: str) -> Originals:
+def raw_coco(root: str, split: str) -> RawSplit:
     """The files of the images that open_coco opens; see there."""
     found = find_coco(root, split)
     captions = found.captions
@@ -95,18 +95,18 @@ def coco_originals(root: str, split: str) -> Originals:
     for values in (captions.keys, captions.ends, captions.text_ends, captions.text, found.caption_ids):
         digest.update(values.data)
 
-    def read(start: int, stop: int) -> Iterator[Original]:
+    def read(start: int, stop: int) -> Iterator[RawImage]:
         for index in range(start, stop):
             name = found.names[keys[index]]
             numbers = found.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
             texts = list(zip(numbers, captions[index], strict=True))
-            yield Original(keys[index], name, texts, (found.folder / name).read_bytes)
+            yield RawImage(keys[index], name, texts, (found.folder / name).read_bytes)
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((key, captions[index]) for index, key in enumerate(keys))
 
     left_out = [Rejected(key, found.names[key], problem) for key, problem in found.left_out.items()]
-    return Originals(len(keys), read, all_captions, left_out, {"source": "coco_folder", "sha256": digest.hexdigest()})
+    return RawSplit(len(keys), read, all_captions, left_out, {"source": "coco_folder", "sha256": digest.hexdigest()})
 
 
 def _find_files(root: Path, split: str) -> tuple[Path, Path]:
@@ -124,4 +124,4 @@ def _find_files(root: Path, split: str) -> tuple[Path, Path]:
     raise UserError(f"{' or '.join(str(images) for images, _ in pairs)}: no such folder; {EXPECTED}")
 
 
-SOURCE = SourceSpec(captioned_images, open_coco, raw=coco_originals)
+SOURCE = SourceSpec(captioned_images, open_coco, raw=raw_coco)

@@ -102,14 +102,14 @@ def _examples(
     }
 
 
-def in_parallel(calls: Iterator[Callable[[], Any]]) -> Generator[Any, None, None]:
+def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:
     """What the calls return, in their order; some run ahead, in threads that end with the iterator."""
-    pool = ThreadPoolExecutor(WORKERS, "mmjax-listed")
+    pool = ThreadPoolExecutor(threads, "mmjax-listed")
     waiting: deque[Future[Any]] = deque()
     try:
         for call in calls:
             waiting.append(pool.submit(call))
-            if len(waiting) > 2 * WORKERS:
+            if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

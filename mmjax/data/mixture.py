@@ -62,7 +62,6 @@ def check(config: DataConfig, field: str) -> None:
             part.source != config.source,
             f"{at}: is a mixture itself; name its components beside the others, in {field}.mixture",
         )
-        require(part.weight > 0, f"{at}.weight: must be above 0, not {part.weight}")
         for same in SAME:
             ours, theirs = getattr(config, same), getattr(part, same)
             needed = same != "audio" or "audio" in find_source(part, at).settings

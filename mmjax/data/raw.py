@@ -1,4 +1,4 @@
-"""What a prepared data set is made from: encoded images in a fixed order."""
+"""What a packed data set is made from: encoded images in a fixed order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Original:
+class RawImage:
     """An image as it was published.
 
     Attributes:
@@ -32,7 +32,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Originals:
+class RawSplit:
     """The images of a split.
 
     Attributes:
@@ -44,7 +44,7 @@ class Originals:
     """
 
     size: int
-    read: Callable[[int, int], Iterator[Original]]
+    read: Callable[[int, int], Iterator[RawImage]]
     captions: Callable[[], Iterator[tuple[int, list[str]]]]
     left_out: Sequence[Rejected]
     made_from: dict[str, Any]

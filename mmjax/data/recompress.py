@@ -1,53 +1,36 @@
 """From a published image to the record of a packed data set: read, checked, made smaller where that is wanted."""
 
 import io
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
 from mmjax.data.image import load_image
-from mmjax.data.raw import Original, Rejected
+from mmjax.data.raw import RawImage, Rejected
 from mmjax.data.tfds_layout import record
 from mmjax.types import UserError
 
 QUALITY = 95  # of JPEG; colors are stored at full size, as images are small by then
 KINDS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")  # that training can read; MPO is JPEG with more behind it
-AHEAD = 4  # images waiting for each thread
 
 
-def recompress_all(
-    pool: ThreadPoolExecutor, jobs: int, resize: int, originals: Iterable[Original]
-) -> Iterator[bytes | Rejected]:
-    """The record of each image, or why there is none, in order.
+def make_record(raw: RawImage, resize: int) -> bytes | Rejected:
+    """The record of an image, or why there is none.
 
     Args:
-        jobs: threads of the pool.
         resize: as in recompress.
 
     Raises:
         UserError: where a disk fails.
     """
-    waiting: deque[Future[bytes | Rejected]] = deque()
-    for original in originals:
-        waiting.append(pool.submit(_recompressed, original, resize))
-        if len(waiting) > AHEAD * jobs:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _recompressed(original: Original, resize: int) -> bytes | Rejected:
     try:
-        image = recompress(original.content(), original.name, resize)
+        image = recompress(raw.content(), raw.name, resize)
     except UserError as error:
-        return Rejected(original.key, original.name, str(error).removeprefix(f"{original.name}: "))
+        return Rejected(raw.key, raw.name, str(error).removeprefix(f"{raw.name}: "))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        return Rejected(original.key, original.name, (error.strerror or "cannot be read").lower())
+        return Rejected(raw.key, raw.name, (error.strerror or "cannot be read").lower())
     except OSError as error:  # of a disk, not of an image
-        raise UserError(f"{error.filename or original.name}: cannot be read: {error.strerror or error}") from error
-    return record(image, original.name, original.key, original.captions)
+        raise UserError(f"{error.filename or raw.name}: cannot be read: {error.strerror or error}") from error
+    return record(image, raw.name, raw.key, raw.captions)
 
 
 def recompress(content: bytes, name: str, resize: int) -> bytes:

@@ -24,7 +24,6 @@ def features(config: DataConfig) -> dict[str, Feature]:
 
 def check(config: DataConfig, field: str) -> None:
     """Raises UserError for what cannot be drawn."""
-    require(config.scenes.examples > 0, f"{field}.scenes.examples: must be above 0, not {config.scenes.examples}")
     require(
         not config.flip, f"{field}.flip: a mirrored scene makes its caption false (left of, right of); set it to false"
     )

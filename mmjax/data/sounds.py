@@ -24,7 +24,6 @@ def features(config: DataConfig) -> dict[str, Feature]:
 def check(config: DataConfig, field: str) -> None:
     """Raises UserError where sounds of this length, rate or resolution are impossible."""
     audio = config.audio
-    require(audio.bins > 0, f"{field}.audio.bins: must be above 0, not {audio.bins}")
     require(audio.rate >= 1000, f"{field}.audio.rate: must be at least 1000 samples a second, not {audio.rate}")
     require(audio.rate % 100 == 0, f"{field}.audio.rate: must be a multiple of 100, as 16000 is, not {audio.rate}")
     require(0.1 <= audio.seconds <= 600, f"{field}.audio.seconds: must be from 0.1 to 600, not {audio.seconds:g}")

@@ -16,7 +16,7 @@ from jaxtyping import Float16, Int64
 
 from mmjax import registry
 from mmjax.config import DataConfig
-from mmjax.data.raw import Originals
+from mmjax.data.raw import RawSplit
 from mmjax.types import Feature, InputStats, UserError
 
 # Consecutive positions as read from a source, a dict of
@@ -132,7 +132,7 @@ class SourceSpec:
     features: Callable[[DataConfig], Features]
     open: Callable[[DataConfig, bool, int], Source]
     check: Callable[[DataConfig, str], None] = lambda config, field: None
-    raw: Callable[[str, str], Originals] | None = None
+    raw: Callable[[str, str], RawSplit] | None = None
     settings: tuple[str, ...] = ()
     needs_root: bool = True
     gives_clips: bool = False
@@ -162,15 +162,16 @@ def open_source(config: DataConfig, training: bool, seed: int) -> Source:
     return source
 
 
-def open_raw(config: DataConfig) -> dict[str, Originals]:
-    """What the config's splits can be prepared from, by their names in the config.
+def open_raw(config: DataConfig) -> dict[str, RawSplit]:
+    """What the config's splits can be packed from, by their names in the config.
 
     Raises:
-        UserError: as open_source, or where the source is none that is prepared.
+        UserError: as open_source, or where the source is none that can be packed.
     """
     raw = find_source(config).raw
     if raw is None:
-        raise UserError(f"data.source: mmjax prepare --to takes coco_folder and coco_tfds, not {config.source}")
+        able = ", ".join(name for name, spec in registry.table("source").items() if spec.raw)
+        raise UserError(f"data.source: mmjax prepare --to takes {able}, not {config.source}")
     return {split: raw(config.root, split) for split in dict.fromkeys((config.train_split, config.evaluation_split))}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmjax.config import DataConfig
 from mmjax.data import streams
 from mmjax.data.decoding import decode_examples
-from mmjax.data.raw import Original, Originals
+from mmjax.data.raw import RawImage, RawSplit
 from mmjax.data.source import Examples, ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.data.streams import FileSlice
 from mmjax.data.tfds_layout import read_record
@@ -71,7 +71,7 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
             yield from decode_examples(batches(), lambda image: {"image": bytes(image)}, spec, captioned_images(config))
 
     def all_captions() -> Iterator[str]:
-        rows = tfds_originals(root, split).captions()
+        rows = raw_tfds(root, split).captions()
         return (text for _, texts in rows for text in texts)
 
     return Source("coco_tfds", size, captioned_images(config), all_captions, read)
@@ -123,7 +123,7 @@ def _read_slices(files: Sequence[File], slices: Sequence[FileSlice], first: int)
         begin += count
 
 
-def tfds_originals(root: str, split: str) -> Originals:
+def raw_tfds(root: str, split: str) -> RawSplit:
     """The examples of a prepared coco_captions, in its own order.
 
     Raises:
@@ -138,17 +138,17 @@ def tfds_originals(root: str, split: str) -> Originals:
             for _, record in read_ahead(pool, _read_slices(files, slices, 0)):
                 yield _example(record)
 
-    def read(start: int, stop: int) -> Iterator[Original]:
+    def read(start: int, stop: int) -> Iterator[RawImage]:
         for row in rows(start, stop):
             name, image = row["image/filename"][0].decode("utf-8", "replace"), row["image"][0]
             captions = list(zip(row["captions/id"], _texts(row), strict=True))
-            yield Original(row["image/id"][0], name, captions, functools.partial(bytes, image))
+            yield RawImage(row["image/id"][0], name, captions, functools.partial(bytes, image))
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((row["image/id"][0], _texts(row)) for row in rows(0, info.num_examples))
 
     made_from = {"source": "coco_tfds", "dataset": builder.info.full_name, "shards": list(info.shard_lengths)}
-    return Originals(info.num_examples, read, all_captions, [], {**made_from, "bytes": info.num_bytes})
+    return RawSplit(info.num_examples, read, all_captions, [], {**made_from, "bytes": info.num_bytes})
 
 
 def _files(info: Any) -> list[File]:
@@ -200,4 +200,4 @@ def _builder(root: str) -> Any:
     return builder
 
 
-SOURCE = SourceSpec(captioned_images, open_tfds, raw=tfds_originals)
+SOURCE = SourceSpec(captioned_images, open_tfds, raw=raw_tfds)

@@ -55,7 +55,8 @@ def token_cache_key(
     referred = config.component("reference_tokenizer")
     if referred is not None:
         assert reference is not None
-        theirs = {"reference": {"size": referred.data.size, **_encoder(referred, reference)}}
+        field = getattr(config.model, "reference", "image")
+        theirs = {"reference": {"field": field, "size": referred.data.size, **_encoder(referred, reference)}}
     return {
         "split": split,
         "data": {name: value for name, value in data.items() if name not in unused},

@@ -86,19 +86,22 @@ def flip(example: Example, key: Key, *, features: Features) -> Example:
 def draw_place(key: Key, name: str = "image") -> tuple[float, float]:
     """Where an image is cropped, down and across (as of resize.crop_window); each image has draws of its own."""
     own = () if name == "image" else (zlib.crc32(name.encode()),)
-    down, across = _generator(key, *own).random(2).tolist()
+    down, across, _ = _draws(key, *own)
     return down, across
 
 
 def draw_flip(key: Key) -> bool:
     """Whether an example is mirrored: all of its images alike."""
-    return bool(_generator(key).random(3)[2] < 0.5)
+    return _draws(key)[2] < 0.5
 
 
-def _generator(key: Key, *own: int) -> np.random.Generator:
+@functools.lru_cache(maxsize=64)  # several transforms of an example ask for them
+def _draws(key: Key, *own: int) -> tuple[float, float, float]:
+    """Three numbers from 0 to 1: down, across, mirrored."""
     seed, epoch, name = key
     # The 1 keeps these draws apart from that of the caption.
-    return np.random.default_rng((seed, epoch, name % 2**63, 1, *own))
+    down, across, mirrored = np.random.default_rng((seed, epoch, name % 2**63, 1, *own)).random(3).tolist()
+    return down, across, mirrored
 
 
 def _follow(value: Any, feature: Feature, window: Window) -> Any:

@@ -1,21 +1,22 @@
 """Writing a packed data set, resuming where it was interrupted; see mmjax/data/packed.py."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmjax.data.captions import pack
 from mmjax.data.decoding import cores
+from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.packed import CAPTIONS, check_array_record, folder_of, kind_of, num_examples, rejected
-from mmjax.data.raw import Original, Originals, Rejected
-from mmjax.data.recompress import QUALITY, recompress_all
+from mmjax.data.raw import RawSplit, Rejected
+from mmjax.data.recompress import QUALITY, make_record
 from mmjax.data.shard_arrays import write_arrays
 from mmjax.data.shard_cache import Cache, finish, gaps, write_cache, write_shard
 from mmjax.data.tfds_layout import shard_name, write_info
@@ -27,20 +28,18 @@ REJECTED, OF_TFDS = "rejected.jsonl", ("dataset_info.json", "features.json")
 SHARD_SIZE = 1024  # images, 160 MB of COCO's
 MAX_NAMED = 10  # rejected images in the log
 
-Recompress = Callable[[Iterable[Original]], Iterator[bytes | Rejected]]
-
 logger = logging.getLogger(__name__)
 
 
 def write_packed(
-    root: str | Path, originals: Mapping[str, Originals], resize: int = 0, jobs: int = 0, shard_size: int = SHARD_SIZE
+    root: str | Path, splits: Mapping[str, RawSplit], resize: int = 0, jobs: int = 0, shard_size: int = SHARD_SIZE
 ) -> Cache:
     """Writes the splits of a data set into ROOT/mmjax_coco/1.0.0: only what is missing there or corrupt.
 
     Images that cannot be read are left out, listed in rejected.jsonl and named in the log.
 
     Args:
-        originals: by the name of the split.
+        splits: the raw images, by the name of the split.
         resize: images whose short side is longer are brought to so many pixels, and written as JPEG; the others, and
             with 0 all, are kept byte for byte.
         jobs: threads that read, check and resize images; 0: one a core.
@@ -51,42 +50,42 @@ def write_packed(
             cannot be written, or no image of a split can be read.
     """
     check_array_record(root)
-    for name in originals:
+    for name in splits:
         if not re.fullmatch(r"\w+", name, re.ASCII):
             raise UserError(f"split {name}: mmjax prepare --to takes whole splits, named by letters, digits and _")
-    folder, jobs = folder_of(root), jobs or cores()
-    made_from = {name: {"originals": raw.size, **raw.made_from} for name, raw in originals.items()}
+    folder = folder_of(root)
+    made_from = {name: {"images": raw.size, **raw.made_from} for name, raw in splits.items()}
     key = {"resize": resize, "quality": QUALITY if resize else 0, "shard_size": shard_size, "splits": made_from}
-    info = {"left_out": {name: [dataclasses.asdict(row) for row in raw.left_out] for name, raw in originals.items()}}
+    info = {"left_out": {name: [dataclasses.asdict(row) for row in raw.left_out] for name, raw in splits.items()}}
     with write_cache(folder, kind_of(root), key, info) as cache:
         if not cache.complete:
             for file in OF_TFDS:  # nor does TFDS open what is not complete
                 (folder / file).unlink(missing_ok=True)
-            # Threads that silence warnings for themselves would restore each other's state.
-            with warnings.catch_warnings(), ThreadPoolExecutor(jobs) as pool:
+            with warnings.catch_warnings():  # threads that do so for themselves would restore each other's state
                 warnings.simplefilter("ignore")
-                for name, raw in originals.items():
-                    _write_images(cache, name, raw, functools.partial(recompress_all, pool, jobs, resize))
-            for name, raw in originals.items():
+                for name, raw in splits.items():
+                    _write_images(cache, name, raw, jobs or cores())
+            for name, raw in splits.items():
                 _write_captions(cache, name, raw)
-        _write_for_tfds(cache, list(originals))
+        _write_for_tfds(cache, list(splits))
         finish(cache)
-    for name in originals:
+    for name in splits:
         _report(cache, name)
     return cache
 
 
-def _write_images(cache: Cache, split: str, originals: Originals, recompress: Recompress) -> None:
-    shard_size, missing = cache.key["shard_size"], gaps(cache, originals.size, split)
-    done = originals.size - sum(stop - start for start, stop in missing)
-    with progress_bar(None, f"packing {split}", originals.size, initial=done, unit="image") as bar:
+def _write_images(cache: Cache, split: str, raw: RawSplit, jobs: int) -> None:
+    shard_size, resize, missing = cache.key["shard_size"], cache.key["resize"], gaps(cache, raw.size, split)
+    done = raw.size - sum(stop - start for start, stop in missing)
+    with progress_bar(None, f"packing {split}", raw.size, initial=done, unit="image") as bar:
         for first, last in missing:
-            results = recompress(originals.read(first, last))
-            for start in range(first, last, shard_size):
-                size = min(shard_size, last - start)
-                file = shard_name(split, start // shard_size, -(-originals.size // shard_size))
-                write = functools.partial(_write_records, results, size, bar.update)
-                write_shard(cache, file, start, size, write, split)
+            calls = (functools.partial(make_record, image, resize) for image in raw.read(first, last))
+            with contextlib.closing(in_parallel(calls, jobs)) as results:
+                for start in range(first, last, shard_size):
+                    size = min(shard_size, last - start)
+                    file = shard_name(split, start // shard_size, -(-raw.size // shard_size))
+                    write = functools.partial(_write_records, results, size, bar.update)
+                    write_shard(cache, file, start, size, write, split)
 
 
 def _write_records(
@@ -120,13 +119,13 @@ def _write_records(
     return {"examples": examples, "rejected": left_out}
 
 
-def _write_captions(cache: Cache, split: str, originals: Originals) -> None:
+def _write_captions(cache: Cache, split: str, raw: RawSplit) -> None:
     examples, left_out = num_examples(cache, split), rejected(cache, split)
     if not examples:
         first = left_out[0]
-        raise UserError(f"{split}: none of {originals.size:,} images can be read; {first.file}: {first.problem}")
+        raise UserError(f"{split}: none of {raw.size:,} images can be read; {first.file}: {first.problem}")
     ids = {row.id for row in left_out}
-    captions = pack((key, texts) for key, texts in originals.captions() if key not in ids)
+    captions = pack((key, texts) for key, texts in raw.captions() if key not in ids)
     if len(captions) != examples or len(set(captions.keys.tolist())) != examples:
         raise UserError(f"{cache.folder}: the images of {split} changed meanwhile, or share ids; remove it")
     part = split + CAPTIONS

@@ -3,12 +3,12 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from mmjax.config import Config
 from mmjax.data import shard_cache
@@ -22,7 +22,8 @@ from mmjax.types import UserError
 
 POSITIONS = 4096  # of a shard, about
 
-Encode = Callable[[Float[np.ndarray, "b *pixels c"]], Mapping[str, Shaped[np.ndarray, "b *grid"]]]
+# Of images float32 [b, y, x, c] or clips [b, f, y, x, c], one argument for each field.
+Encode = Callable[..., Mapping[str, Shaped[np.ndarray, "b *grid"]]]
 
 
 def write_tokens(
@@ -34,6 +35,7 @@ def write_tokens(
     encode: Encode,
     batch: int = 64,
     positions: int = POSITIONS,
+    fields: Sequence[str] = ("image",),
 ) -> None:
     """Encodes a split into a cache, tokens.num_augmentations times for training; only what is missing or corrupt.
 
@@ -42,9 +44,10 @@ def write_tokens(
         key: what the tokens follow from; see token_cache_key.
         source: the examples of the split.
         config: the config: its data, and tokens.num_augmentations.
-        encode: images float32 [b, y, x, c] or clips [b, f, y, x, c] to named arrays, "codes" among them: integers from
-            0 up or, in those not called codes, floats; b is always `batch`.
+        encode: the images of `fields` to named arrays, "codes" among them: integers from 0 up or, in those not called
+            codes, floats; b is always `batch`.
         positions: how many of them go into a shard, rounded down to whole batches.
+        fields: of the source's examples, whose images are encoded.
 
     Raises:
         UserError: where the folder holds tokens of another key or something else, cannot be written, or where the
@@ -61,7 +64,7 @@ def write_tokens(
         with progress_bar(None, f"encoding {split}", total, initial=done, unit="image") as bar:
             for start, stop in missing:
                 spec = make_read_spec(config.data, start, stop, batch, 0, batch, training, 0)
-                encoded = _encoded(source, spec, encode, batch, bar.update)
+                encoded = _encoded(source, spec, encode, fields, batch, bar.update)
                 while rows := list(itertools.islice(encoded, max(positions // batch, 1))):
                     count = sum(len(part["key"]) for part in rows)
                     write_arrays(cache, start, count, _arrays(rows, min(max(size - start, 0), count)))
@@ -78,16 +81,16 @@ def write_tokens(
 
 
 def _encoded(
-    source: Source, spec: ReadSpec, encode: Encode, batch: int, done: Callable[[int], Any]
+    source: Source, spec: ReadSpec, encode: Encode, fields: Sequence[str], batch: int, done: Callable[[int], Any]
 ) -> Iterator[dict[str, Any]]:
     """What a shard keeps of each batch; `texts` is a list of bytes."""
     with contextlib.closing(prefetch(lambda: source.read(spec))) as parts:  # type: ignore[type-var]
         for part in parts:
             report_corrupt(source, part)
-            image, mask, rows = part["image"], part["mask"], len(part["image"])
+            images, mask, rows = [part[name] for name in fields], part["mask"], len(part["mask"])
             if rows < batch:  # compiled for one size
-                image = np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)])
-            arrays = {name: np.array(values)[:rows] for name, values in encode(image).items()}
+                images = [np.concatenate([image, np.repeat(image[-1:], batch - rows, axis=0)]) for image in images]
+            arrays = {name: np.array(values)[:rows] for name, values in encode(*images).items()}
             for name, array in arrays.items():
                 is_index = np.issubdtype(array.dtype, np.integer) and array.min(initial=0) >= 0
                 is_float = np.issubdtype(array.dtype, np.floating) and not name.endswith("codes")

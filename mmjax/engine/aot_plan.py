@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh
 
 from mmjax import losses, models
 from mmjax.config import Config, MeshConfig, resolve, to_dict
+from mmjax.data.source import array_fields
 from mmjax.engine import setup, trainer
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
 from mmjax.plan import estimate, flops, hbm, hlo, search, topology
@@ -156,16 +157,15 @@ def _size(number: str, unit: str) -> int:
 
 def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, as the pipeline would make it."""
-    frames = (config.data.frames,) if config.data.frames > 1 else ()
+    inputs = models.inputs(config)
+    # Codes are read in place of what they were made of.
+    arrays = {} if "codes" in inputs else array_fields(config.data.features)
     shapes = {
-        "image": jax.ShapeDtypeStruct((1, *frames, config.data.size, config.data.size, 3), jnp.float32),
+        **{name: jax.ShapeDtypeStruct((1, *shape), dtype) for name, (shape, dtype) in arrays.items()},
         "text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32),
         "mask": jax.ShapeDtypeStruct((1,), jnp.bool_),
     }
-    inputs = models.inputs(config)
     shapes |= {name: shape for name, shape in inputs.items() if name not in ("reference", "masked")}
-    if "codes" in inputs:
-        del shapes["image"]
     return {name: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype, sharding=sharding) for name, s in shapes.items()}
 
 

@@ -20,7 +20,7 @@ from mmjax.export import frozen_text, load, write_model_folder
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.workdir import check_config, read_config
-from mmjax.types import Params, UserError
+from mmjax.types import Batch, Params, UserError
 
 
 def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -> Config:
@@ -160,7 +160,7 @@ def codes(
         UserError: where the cache holds the codes of another tokenizer or of other data.
     """
     folder = Path(config.tokens.cache or workdir / "tokens") / split
-    if config.data.source != "mixture":
+    if not config.data.mixture:
         return _codes(config, folder, split, params, repair)
     parts = {
         name: _codes(dataclasses.replace(config, data=part), folder / name, split, params, repair)
@@ -193,21 +193,23 @@ def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, 
     assert spec.model_fns
     model_fns = spec.model_fns(config, setup.resolved_compute(config, placement))
 
-    def encode(params: Mapping[str, Params], image: jax.Array) -> dict[str, jax.Array]:
-        found = {"codes": model_fns.encode(params[TOKENIZER], image)}
+    refers = model_fns.encode_reference is not None
+    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if refers else ("image",)
+
+    def encode(params: Mapping[str, Params], images: Batch) -> dict[str, jax.Array]:
+        found = {"codes": model_fns.encode(params[TOKENIZER], images["image"])}
         if model_fns.encode_reference is not None:
-            found["reference_codes"] = model_fns.encode_reference(params[REFERENCE], image)
+            found["reference_codes"] = model_fns.encode_reference(params[REFERENCE], images[model_fns.reference])
         return found
 
     compiled = jax.jit(encode, out_shardings=placement.batch)
 
-    def encoded(image: np.ndarray) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = jax.device_get(
-            compiled(placed, placement.shard_batch({"image": image})["image"])
-        )
+    def encoded(*images: np.ndarray) -> dict[str, np.ndarray]:
+        batch = placement.shard_batch(dict(zip(fields, images, strict=True)))
+        found: dict[str, np.ndarray] = jax.device_get(compiled(placed, batch))
         return found
 
-    data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch)
+    data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch, fields=fields)
 
 
 def _cache(folder: Path, key: Mapping[str, Any]) -> Path:

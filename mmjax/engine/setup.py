@@ -201,8 +201,8 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
             theirs = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
             if given not in (None, theirs):
                 raise UserError(
-                    "train.init_from: has another text tokenizer than components.text_encoder, so that token ids would "
-                    "change their meaning; leave one of them out"
+                    "train.init_from: has another text tokenizer than components.text_encoder; words would change "
+                    "their meaning: leave one of them out"
                 )
             write_file(path, theirs)
         elif given is not None:

@@ -16,7 +16,7 @@ from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
-from mmjax.export.load import load_params
+from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.progress import write
@@ -166,10 +166,16 @@ def _first_state(run: Run) -> tuple[State, data.Tokenizer]:
     config, workdir = run.config, run.workdir
     if run.state is not None:
         return run.state, setup.prepare_tokenizer(workdir, config, run.source)
-    start_from = workdir / "pretraining" if config.pretraining is not None else config.train.init_from
-    params, text_tokenizer = load_params(start_from) if start_from else (None, None)
+    start_from = starts_from(config, workdir)
+    given = load_params(start_from) if start_from else None
+    text_tokenizer = read_text_tokenizer(start_from) if start_from else None
     tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
-    return trainer.first_state(params, run.experiment, run.training), tokenizer
+    return trainer.first_state(given, run.experiment, run.training), tokenizer
+
+
+def starts_from(config: Config, workdir: Path) -> str:
+    """The workdir or model folder whose parameters and text tokenizer training starts from; "": none."""
+    return config.train.init_from if config.pretraining is None else str(workdir / "pretraining")
 
 
 def _after_step(

@@ -94,14 +94,15 @@ def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Param
         checkpoints.close()
 
 
-def load_params(path: str | Path) -> tuple[Params, bytes]:
-    """The parameters of a model folder, or of the newest checkpoint of a workdir, by name, and the text tokenizer,
-    serialized. Whatever code the model is made of is not needed.
+def load_params(path: str | Path) -> Params:
+    """The parameters of a model folder by name, or those of the newest checkpoint of a workdir.
+
+    The code that the model is made of is not needed.
 
     Raises:
         UserError: where the path is neither, or what it holds is broken.
     """
-    folder, tokenizer = Path(path), Path(path) / "tokenizer.model"
+    folder = Path(path)
     config = read_json(folder)["config"]
     try:
         if _is_workdir(folder):
@@ -110,9 +111,21 @@ def load_params(path: str | Path) -> tuple[Params, bytes]:
             components = tuple(f"{name}/" for name in config["components"])
             found = load_file(folder / "model.safetensors")
             params = {name: leaf for name, leaf in found.items() if not name.startswith(components)}
-        return params, tokenizer.read_bytes()
+        return params
     except (KeyError, TypeError, OSError, SafetensorError) as error:
         raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
+
+
+def read_text_tokenizer(path: str | Path) -> bytes:
+    """The text tokenizer of a model folder or a workdir, serialized.
+
+    Raises:
+        UserError: where there is none.
+    """
+    try:
+        return (Path(path) / "tokenizer.model").read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
 
 
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:

@@ -32,8 +32,8 @@ class ImageTokenizer(LoadedModel):
         given = images_of("images", images, (count, *shape))
         return in_chunks(lambda part: self._encode(self.params, part), given)
 
-    def decode(self, codes: Int32[np.ndarray, "n *grid"]) -> UInt8[np.ndarray, "n *pixels 3"]:
-        """The images or clips that grids of codes stand for.
+    def decode(self, codes: Shaped[np.ndarray, "n *grid"]) -> UInt8[np.ndarray, "n *pixels 3"]:
+        """The images or clips that grids of codes, of any integer type, stand for.
 
         Raises:
             UserError: for another grid, or codes that are none.

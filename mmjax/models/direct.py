@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.config import Config, ModelConfig
 from mmjax.config.schema import require, setting
 from mmjax.models import fusion, text_encoder, vision_encoder
-from mmjax.models.checks import check_transformer, check_widths
+from mmjax.models.checks import check_transformer, check_widths, image_field
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import make_fusion
 from mmjax.models.rules import Rules, joined
@@ -42,7 +42,7 @@ class DirectGeneratorConfig(ModelConfig):
         width: model width d, shared by the encoders and the fusion.
         heads: attention heads; must divide width.
         text_layers, vision_layers, fusion_layers: transformer layers of each part.
-        reference: the image field of the batch that is the reference; "": no reference, and no vision encoder.
+        reference: the image of the data set that is the reference, by its name; "": none, and no vision encoder.
         reference_dropout: fraction of the examples whose reference is dropped in training.
         fusion: how the visual tokens learn of the text: "cross_attention" in every layer, "joint" attention of all
             tokens to all, or one vector of the whole text, with each visual token through perceptrons ("mlp") or
@@ -104,6 +104,13 @@ def check(config: Config) -> None:
         bool(model.reference) or model.reference_dropout == 0,
         "model.reference_dropout: there is no reference to drop where model.reference is empty",
     )
+    if model.reference:
+        shape, size = image_field(model.reference, config.data).shape, config.data.size
+        require(
+            shape == (size, size, 3),
+            f"model.reference: {model.reference} has the shape {list(shape)}; the reference of a direct generator must "
+            f"have {[size, size, 3]}, by data.size",
+        )
 
 
 class DirectGenerator(nn.Module):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from mmjax.config import Config
 from mmjax.config.schema import require
 from mmjax.models import text_encoder, visual_tokenizer
-from mmjax.models.checks import check_transformer
+from mmjax.models.checks import check_transformer, image_field
 from mmjax.models.masked_transformer import MaskedGenerator, MaskedGeneratorConfig
 from mmjax.models.rules import STACK, Rules, joined
 from mmjax.models.spec import ModelSpec, keep_with_probability, trained_outputs
@@ -118,13 +118,20 @@ def check(config: Config) -> None:
             ours, wanted = getattr(config.data, field), getattr(tokenizer.data, field)
             require(ours == wanted, f"data.{field}: {ours}, but the visual tokenizer was made for {wanted}")
     if reference is not None:
-        _check_reference(config, tokenizer, reference)
+        _check_reference(config, model.reference, tokenizer, reference)
 
 
-def _check_reference(config: Config, tokenizer: Config | None, reference: Config) -> None:
+def _check_reference(config: Config, name: str, tokenizer: Config | None, reference: Config) -> None:
     at = f"components.{REFERENCE}.config"
+    *frames, _, _, channels = image_field(name, config.data).shape
+    *wanted, _, _, expected = reference.data.image_shape
     require(
-        reference.data.size <= config.data.size,
+        (len(frames), channels) == (len(wanted), expected),
+        f"model.reference: {name} has {len(frames) + 2} axes and {channels} channels, and {at} encodes images of "
+        f"{len(wanted) + 2} axes and {expected} channels",
+    )
+    require(
+        name != "image" or reference.data.size <= config.data.size,
         f"{at}.data.size: {reference.data.size} is larger than data.size, {config.data.size}; a reference is the image "
         "itself or a smaller one",
     )
@@ -150,6 +157,7 @@ class ModelFns:
         logits: (params, codes, masked, *context) -> logits of every code.
         encode: (tokenizer's params, images or clips) -> grids of codes.
         encode_reference: (reference tokenizer's params, images or clips of any size) -> grids of its codes.
+        reference: the image of the data set that is encoded as the reference, by its name.
         decode: (tokenizer's params, codes) -> images or clips.
         grid: shape of an example's codes.
     """
@@ -158,12 +166,13 @@ class ModelFns:
     logits: Callable[..., jax.Array]
     encode: Callable[..., jax.Array]
     encode_reference: Callable[..., jax.Array] | None
+    reference: str
     decode: Callable[..., jax.Array]
     grid: tuple[int, ...]
 
 
 def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
-    _, theirs, reference, _ = _parts(config)
+    model, theirs, reference, _ = _parts(config)
     generator, tokenizer = build(config, compute), visual_tokenizer.build(theirs, compute)
     frames = config.data.frames
 
@@ -183,7 +192,7 @@ def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
         return generator.apply({"params": params}, text, **given, method="context")  # type: ignore[arg-type]
 
     encode_reference = None if reference is None else _encode_reference(reference, compute)
-    return ModelFns(context, logits, encode, encode_reference, decode, visual_tokenizer.grid(theirs))
+    return ModelFns(context, logits, encode, encode_reference, model.reference, decode, visual_tokenizer.grid(theirs))
 
 
 def _encode_reference(config: Config, compute: Compute) -> Callable[..., jax.Array]:

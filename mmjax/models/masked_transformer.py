@@ -31,7 +31,7 @@ class MaskedGeneratorConfig(ModelConfig):
         text_layers: layers of the text encoder, of the same width and heads; a frozen one has its own.
         local_blocks: residual blocks of convolutions over the rows and columns of visual tokens, each frame by itself,
             before the transformer. Small models learn sooner from them which tokens are neighbors.
-        reference: the image field of the batch that a reference is made of.
+        reference: the image of the data set that `reference_tokenizer` encodes, by its name.
         text_dropout, reference_dropout: fraction of the examples whose text, and whose reference, is dropped in
             training; classifier-free guidance needs the first.
     """

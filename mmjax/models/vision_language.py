@@ -77,11 +77,12 @@ def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, An
 def check(config: Config) -> None:
     model, outputs, size = _own(config), trained_outputs(config), config.data.size
     check_transformer(model.width, model.heads)
+    sounds = config.data.image_shape[-1] == 1
     require(
-        size % model.patch == 0 or config.data.source == "audio_folder",
+        size % model.patch == 0 or sounds,
         f"model.patch: {model.patch} does not divide data.size, {size}",
     )
-    images = config.data.frames == 1 and config.data.source != "audio_folder"
+    images = config.data.frames == 1 and not sounds
     require(model.encoder == "vit" or images, "model.encoder: resnet is for images; set it to vit for clips and sounds")
     require(
         model.patch % 2 ** len(model.stem) == 0,

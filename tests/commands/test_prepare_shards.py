@@ -74,7 +74,7 @@ def test_stopped_it_leaves_what_is_whole_and_goes_on(tmp_path: Path, run: Run, s
     (["--to=a", "--resize=0"], "--resize: must be 1 or more, not 0"),
     (["--to=a", "--jobs=-1"], "--jobs: must be 1 or more, not -1"),
     (["--to=a", "--shard-size=x"], "--shard-size: invalid int value"),
-    (["--to=a", "--config.data.source=scenes", "--config.data.flip=false"], "takes coco_folder and coco_tfds, not sce"),
+    (["--to=a", "--config.data.source=scenes", "--config.data.flip=false"], "takes coco_folder, coco_tfds, not sce"),
     (["--to=gs://bucket/coco"], "packed data sets are read from a disk"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments: list[str], hint: str, coco: Path, mistake: Mistake) -> None:

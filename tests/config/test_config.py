@@ -285,7 +285,9 @@ def test_wrong_values_of_the_command_line(name: str, text: str) -> None:
     assert message.startswith(f"{name}: must be ") and message.endswith(f", not {text.rpartition(',')[2]!r}")
 
 
-@pytest.mark.parametrize("name", ["model", "optimizer", "losses.mean_squared_error", "components.visual_tokenizer.config"])
+@pytest.mark.parametrize(
+    "name", ["model", "optimizer", "losses.mean_squared_error", "components.visual_tokenizer.config"]
+)
 def test_a_group_cannot_be_set_from_the_command_line(name: str) -> None:
     assert error_message(resolve, BASE, {name: "3"}).startswith(f"{name}: ")
 

@@ -166,7 +166,7 @@ def test_what_is_missing_is_one_line(coco: Path, packed: Path, tmp_path: Path) -
             open_source(config_dict("coco_packed", root).data, True, 0)
     with pytest.raises(UserError, match="has no split val2017; it has train, validation"):
         open_source(config_dict("coco_packed", packed, train_split="val2017").data, True, 0)
-    with pytest.raises(UserError, match="takes coco_folder and coco_tfds, not coco_packed"):
+    with pytest.raises(UserError, match="takes coco_folder, coco_tfds, not coco_packed"):
         open_raw(config_dict("coco_packed", packed).data)
     write_coco(tmp_path / "odd", "my-split", {1: jpeg(1)})
     odd = config_dict("coco_folder", tmp_path / "odd", train_split="my-split", evaluation_split="my-split")

@@ -268,3 +268,19 @@ def test_a_source_that_lacks_what_it_says_is_one_line(root: Path, monkeypatch: p
     source = outfits.open_outfits(config.data, True, 0)
     with pytest.raises(UserError, match="shoes"):
         next(training_batches(source, TOKENIZER, config))
+
+
+def test_the_source_in_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    program = text[text.index("## A source of your own") :].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "pairs.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "train").mkdir()
+    image = Image.fromarray(drawn(71, 59, (0.2, 0.2, 0.7, 0.7))[0])
+    for name in ("a.jpg", "a-garment.jpg", "a-mask.png"):
+        image.convert("L" if name.endswith("png") else "RGB").save(tmp_path / "train" / name)
+    (tmp_path / "train" / "a.json").write_text(json.dumps({"caption": "red", "hands": [0.1, 0.2, 0.9, 0.7]}))
+    config = config_dict("pairs:SOURCE", tmp_path, batch=3, options={"hands": 5})
+    (batch,) = take(training_batches(open_source(config.data, True, 0), TOKENIZER, config), 1)
+    assert batch["mask"].all() and batch["hands_valid"].tolist() == [[True, False, False, False, False]] * 3
+    assert len(program.splitlines()) < 60 and batch["captions"] == [["red"]] * 3

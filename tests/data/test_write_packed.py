@@ -111,7 +111,7 @@ def test_another_preparation_or_something_else_is_not_touched(coco: Path, copy: 
             prepare(coco, copy, **options)
     fewer = write_coco(tmp_path / "fewer", "train2017", {n: TRAINING[n] for n in (1, 2)})
     write_coco(fewer, "val2017", EVALUATION)
-    with pytest.raises(UserError, match=r"holds other packed images: splits.train.originals was 25 and now is 2"):
+    with pytest.raises(UserError, match=r"holds other packed images: splits.train.images was 25 and now is 2"):
         prepare(fewer, copy)
     assert contents(copy) == before
     other = folder_of(tmp_path / "other")

@@ -136,7 +136,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["-n", "2"], "no command; give one behind --"),
+    (["-n", "2"], "no command; give one after --"),
     (["-n", "0", "--", "true"], "-n must be 1 or more"),
     (["-n", "2", "--", "/no/such/program"], "/no/such/program: cannot be started: No such file or directory"),
 ])  # fmt: skip

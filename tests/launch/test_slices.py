@@ -11,6 +11,8 @@ from training import bucket_folder, check_fits, training_command
 from mmjax.config import Config, load_config
 from mmjax.types import UserError
 
+TOKENIZER = "components.visual_tokenizer.config"
+
 
 def masked(**overrides: str) -> Config:
     return load_config("configs/coco_masked.py:size=256", {"data.root": "gs://bucket/data", **overrides})
@@ -61,9 +63,9 @@ def test_unknown_topologies(topology: str, message: str) -> None:
         ({"mesh.fsdp": "3"}, 16, "mesh: data=-1 x fsdp=3 x model=1 does not multiply to the 16 devices"),
         ({"mesh.data": "4", "mesh.fsdp": "2"}, 16, "mesh: data=4 x fsdp=2 x model=1 does not multiply"),
         ({"train.batch": "250"}, 16, "train.batch: 250 does not split over 16 devices; take a multiple of 16"),
-        ({"tokenizer.mesh.fsdp": "3"}, 16, "tokenizer.mesh: data=-1 x fsdp=3"),
+        ({f"{TOKENIZER}.mesh.fsdp": "3"}, 16, f"{TOKENIZER}.mesh: data=-1 x fsdp=3"),
         ({"mesh.slice": "4"}, 32, "mesh.slice: 4, but the devices are in 2 slices"),
-        ({"tokenizer.mesh.slice": "4"}, 32, "tokenizer.mesh.slice: 4, but the devices are in 2 slices"),
+        ({f"{TOKENIZER}.mesh.slice": "4"}, 32, f"{TOKENIZER}.mesh.slice: 4, but the devices are in 2 slices"),
         ({"mesh.fsdp": "32"}, 32, "mesh: slice=2 x data=-1 x fsdp=32 x model=1 does not multiply to the 32 devices"),
     ],
 )
@@ -74,7 +76,8 @@ def test_configs_that_do_not_fit(overrides: dict[str, str], devices: int, messag
 
 def test_configs_that_fit() -> None:
     assert parse_topology("2xv5e:4x4").devices == 32
-    check_fits(masked(**{"tokens.tokenizer": "gs://bucket/tokenizer", "tokenizer.train.batch": "3"}), 16)
+    given = {"components.visual_tokenizer": "gs://bucket/tokenizer", f"{TOKENIZER}.train.batch": "3"}
+    check_fits(masked(**given), 16)  # it is not trained
     check_fits(masked(**{"mesh.model": "8", "train.batch": "2"}), 16)
     check_fits(masked(**{"mesh.data": "2", "mesh.fsdp": "8", "train.batch": "16"}), 16)
     check_fits(masked(**{"mesh.slice": "2", "mesh.fsdp": "16", "train.batch": "32"}), 32, 2)

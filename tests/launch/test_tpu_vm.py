@@ -267,7 +267,7 @@ def test_run_keeps_what_it_shall_keep_and_gives_up_in_the_end() -> None:
 
 def test_without_an_answer_nothing_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     vms = scripted(" ".join(["UNKNOWN"] * tpu_vm.TRIES), "")
-    with pytest.raises(UserError, match="gcloud gives no answer"):
+    with pytest.raises(UserError, match="gcloud does not answer"):
         vms.run("start", restarts=3, keep=False)
     assert capsys.readouterr().out == "timed out\n" * tpu_vm.TRIES
     assert not vms.done

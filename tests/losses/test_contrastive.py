@@ -1,5 +1,6 @@
 """Contrastive losses against their formulas, written out over all pairs in NumPy."""
 
+import functools
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ def test_info_nce_is_its_formula(block: int) -> None:
     for i in PRESENT:
         among = negatives(i)
         expected[i] = (logsumexp(logits[i, among]) + logsumexp(logits[among, i])) / 2 - logits[i, i]
-    found = jax.jit(contrastive, static_argnums=2)(*on_device(outputs, {"text": TEXT, "mask": MASK}), block)
+    found = jax.jit(functools.partial(contrastive, block=block))(*on_device(outputs, {"text": TEXT, "mask": MASK}))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -56,7 +57,9 @@ def test_the_sigmoid_loss_is_its_formula(block: int) -> None:
     expected = np.zeros(COUNT)
     for i in PRESENT:
         expected[i] = -sum(np.log(expit(logits[i, j] if i == j else -logits[i, j])) for j in negatives(i))
-    found = jax.jit(sigmoid_contrastive, static_argnums=2)(*on_device(outputs, {"text": TEXT, "mask": MASK}), block)
+    found = jax.jit(functools.partial(sigmoid_contrastive, block=block))(
+        *on_device(outputs, {"text": TEXT, "mask": MASK})
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -69,7 +72,7 @@ def test_gradients_do_not_depend_on_the_blocks_nor_on_the_devices(loss: Any) -> 
     weights = jnp.linspace(0.1, 1.0, count)
 
     def gradient(block: int, *given: Any) -> Any:
-        return jax.jit(jax.value_and_grad(lambda o, b: jnp.sum(weights * loss(o, b, block))))(*given)
+        return jax.jit(jax.value_and_grad(lambda o, b: jnp.sum(weights * loss(o, b, block=block))))(*given)
 
     whole = gradient(count, *on_device(outputs, batch))
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
@@ -90,7 +93,7 @@ def test_memory_grows_with_the_batch_and_not_with_its_square(loss: Any) -> None:
             "text": jax.ShapeDtypeStruct((count, 4), int_, sharding=rows),
             "mask": jax.ShapeDtypeStruct((count,), jnp.bool_, sharding=rows),
         }
-        step = jax.jit(jax.grad(lambda o, b: jnp.mean(loss(o, b, 128))))
+        step = jax.jit(jax.grad(lambda o, b: jnp.mean(loss(o, b, block=128))))
         return int(step.lower(outputs, batch).compile().memory_analysis().temp_size_in_bytes)
 
     small, large = bytes_of(2048), bytes_of(8192)

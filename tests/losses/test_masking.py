@@ -1,5 +1,7 @@
 """What is masked, against the closed forms of the schedules; masked modeling against formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from scipy.stats import kstest, norm
 
 from mmjax import losses
-from mmjax.losses.masking import hide_words, mask_codes, masked_share
+from mmjax.config import resolve
+from mmjax.losses.masking import mask_codes, mask_words, masked_fraction
+from mmjax.models import masked_generator
 from mmjax.types import MASK
 
 CUMULATIVE = {
@@ -19,7 +23,7 @@ CUMULATIVE = {
 
 @pytest.mark.parametrize("schedule", ["cosine", "arccos"])
 def test_shares_are_distributed_as_the_schedule_says(schedule: str) -> None:
-    shares = masked_share(jax.random.uniform(jax.random.key(0), (5000,)), schedule)
+    shares = masked_fraction(jax.random.uniform(jax.random.key(0), (5000,)), schedule)
     assert kstest(np.asarray(shares), CUMULATIVE[schedule]).pvalue > 1e-3
     other = CUMULATIVE["arccos" if schedule == "cosine" else "cosine"]
     assert kstest(np.asarray(shares), other).pvalue < 1e-9
@@ -27,10 +31,10 @@ def test_shares_are_distributed_as_the_schedule_says(schedule: str) -> None:
 
 def test_ends_of_the_schedules() -> None:
     ends = jnp.array([0.0, 1.0])
-    np.testing.assert_allclose(masked_share(ends, "cosine"), [1, 0], atol=1e-6)
-    np.testing.assert_allclose(masked_share(ends, "arccos"), [1, 0], atol=1e-6)
+    np.testing.assert_allclose(masked_fraction(ends, "cosine"), [1, 0], atol=1e-6)
+    np.testing.assert_allclose(masked_fraction(ends, "arccos"), [1, 0], atol=1e-6)
     with pytest.raises(ValueError, match="must be one of cosine, arccos"):
-        masked_share(ends, "linear")
+        masked_fraction(ends, "linear")
 
 
 def test_each_example_is_masked_at_random_and_the_batch_evenly() -> None:
@@ -55,16 +59,25 @@ def test_each_example_is_masked_at_random_and_the_batch_evenly() -> None:
 
 def test_words_are_hidden_and_nothing_else() -> None:
     text = jnp.tile(jnp.array([[7, 9, 3, 0, 0, 11, 1]], jnp.int32), (2000, 1))
-    hidden = np.asarray(hide_words(text, jax.random.key(0), 0.15))
+    hidden = np.asarray(mask_words(text, jax.random.key(0), 0.15))
     share = (hidden == MASK).mean(0)
     assert (share[[2, 3, 4, 6]] == 0).all()
     np.testing.assert_allclose(share[[0, 1, 5]], 0.15, atol=4 * np.sqrt(0.15 * 0.85 / 2000))
     np.testing.assert_array_equal(hidden[hidden != MASK], np.asarray(text)[hidden != MASK])
 
 
-def goal(**settings: object) -> losses.Objective:
-    weights = {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.5}
-    return losses.build(weights, ("text", "codes", "masked"), **settings)
+def training_loss(**settings: object) -> losses.TrainingLoss:
+    """Of a masked generator, with settings of its masked visual modeling."""
+    config = resolve({
+        "train": {"steps": 1},
+        "model": {"kind": "masked_generator", "text_dropout": 0.25},
+        "components": {"visual_tokenizer": {"train": {"steps": 1}, "model": {"kind": "visual_tokenizer"}}},
+        "losses": {
+            "masked_visual_modeling": settings,
+            "masked_language_modeling": {"weight": 0.5, "mask_ratio": 0.3},
+        },
+    })  # fmt: skip
+    return losses.build(config, functools.partial(masked_generator.prepare, config))
 
 
 def test_masked_visual_modeling_is_cross_entropy_with_smoothed_labels() -> None:
@@ -87,7 +100,7 @@ def test_masked_visual_modeling_is_cross_entropy_with_smoothed_labels() -> None:
         "text": jnp.asarray(text),
         "hidden_text": jnp.asarray(hidden),
     }
-    terms = goal(label_smoothing=0.1, unmasked_weight=0.2).terms(outputs, batch)
+    terms = training_loss(label_smoothing=0.1, unmasked_weight=0.2).terms(outputs, batch)
     np.testing.assert_allclose(terms["masked_visual_modeling"], expected, rtol=1e-5)
     words = np.asarray(outputs["text_logits"], np.float64)
     chance = words[0, 1, 6] - np.log(np.exp(words[0, 1]).sum())
@@ -100,9 +113,23 @@ def test_what_the_model_is_handed() -> None:
         "codes": jnp.zeros((400, 3, 2), jnp.int32),
         "mask": jnp.ones(400, jnp.bool_),
     }
-    seen = goal(text_dropout=0.25, mlm_mask_ratio=0.3).prepare(batch, jax.random.key(1))
-    assert seen.keys() == {"text", "codes", "masked", "text_mask", "hidden_text"}
-    assert abs(float(seen["text_mask"].mean()) - 0.75) < 0.09
-    again = [goal(text_dropout=0.25).prepare(batch, None) for _ in range(2)]
+    loss = training_loss()
+    inputs = loss.prepare(batch, jax.random.key(1))
+    assert inputs.keys() == {"text", "codes", "masked", "text_mask", "hidden_text"}
+    assert abs(float(inputs["text_mask"].mean()) - 0.75) < 0.09
+    assert abs(float((inputs["hidden_text"] == MASK).mean()) - 0.3) < 0.06
+    again = [loss.prepare(batch, None) for _ in range(2)]
     assert "text_mask" not in again[0]  # evaluated with its text, and always with the same tokens masked
     np.testing.assert_array_equal(again[0]["masked"], again[1]["masked"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "arccos"])
+def test_the_schedule_of_the_config_is_that_of_the_masks(schedule: str) -> None:
+    codes, text = jnp.zeros((4001, 59), jnp.int32), jnp.ones((4001, 1), jnp.int32)
+    batch = {"codes": codes, "text": text, "mask": jnp.ones(4001, bool)}
+    masked = training_loss(mask_schedule=schedule).prepare(batch, jax.random.key(3))["masked"]
+    steps = np.arange(1, 60)  # how many of 59 are masked: the fraction, rounded up
+    found = (np.asarray(masked.sum(1))[:, None] <= steps).mean(0)
+    far = {name: np.abs(found - cumulative(steps / 59)).max() for name, cumulative in CUMULATIVE.items()}
+    assert far[schedule] < 0.01 and min(far, key=far.__getitem__) == schedule
+    assert max(far.values()) > 0.1

@@ -42,14 +42,14 @@ def test_masked_pixel_resamples_its_token_only() -> None:
     np.testing.assert_array_equal(both.masked, begin.masked)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
-def test_variation_resamples_a_fraction_by_seed(share: float) -> None:
-    begin = images(image=IMAGES, variation=share)
-    assert (begin.masked.sum((1, 2)) == max(round(25 * share), 1)).all()
-    assert (begin.anew.sum((1, 2)) == 16 * max(round(25 * share), 1)).all()
-    alone = start((5, 5), 20, 1, SEEDS[1:], image=IMAGES[1:], variation=share)
+@pytest.mark.parametrize("fraction", [0.01, 0.4, 1.0])
+def test_variation_resamples_a_fraction_by_seed(fraction: float) -> None:
+    begin = images(image=IMAGES, variation=fraction)
+    assert (begin.masked.sum((1, 2)) == max(round(25 * fraction), 1)).all()
+    assert (begin.resampled.sum((1, 2)) == 16 * max(round(25 * fraction), 1)).all()
+    alone = start((5, 5), 20, 1, SEEDS[1:], image=IMAGES[1:], variation=fraction)
     np.testing.assert_array_equal(alone.masked[0], begin.masked[1])
-    if share == 0.4:
+    if fraction == 0.4:
         assert (begin.masked[0] != begin.masked[1]).any()
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax import losses
-from mmjax.config import MeshConfig
-from mmjax.losses import adversarial
+from mmjax.config import LossConfig, MeshConfig
+from mmjax.losses import LOSSES, TrainingLoss, adversarial
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.adversary import Adversary
 from mmjax.train.checkpoint import Checkpoints
@@ -24,14 +23,19 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def training_loss(weights):
+    """The sum of terms, weighted, of a generator that maps `x` of the batch."""
+    configs = {name: LossConfig(name, weight) for name, weight in weights.items()}
+    return TrainingLoss({name: LOSSES[name] for name in weights}, configs, lambda batch, key: {"x": batch["x"]})
+
+
 def game(loss="non_saturating", regularizer="none", weight=0.0, tx=None, grad_accum_steps=1, **when):
     """Mescheder et al. 2018's Dirac-GAN: originals lie at 0, the generator draws theta, and D(x) = psi x."""
     tx = tx or optax.sgd(RATE)
     judge = lambda params, x: (params["psi"] * x, [x])  # noqa: E731
     goal = adversarial.Adversarial(judge, loss, regularizer, weight)
     second = Adversary(lambda key: {"psi": jnp.float32(0.9)}, tx, goal, ("adversarial",), **when)
-    terms = {"adversarial": adversarial.adversarial(loss)}
-    first = losses.build({"adversarial": 1.0}, ("x",), given=terms)
+    first = training_loss({"adversarial": 1.0})
     make = make_state(lambda key: {"theta": jnp.float32(1.3)}, tx, 0, True, second)
     apply = lambda params, x: {"image": params["theta"] * jnp.ones_like(x)}  # noqa: E731
     return make(), jax.jit(make_step(apply, first, tx, grad_accum_steps, 0.9, second))
@@ -119,15 +123,13 @@ def test_generator_before_start_trains_as_without_discriminator():
     """And beside it the discriminator learns."""
     tx = optax.adam(0.1)
     judge = lambda params, x: (params["psi"] * x, [params["psi"] * x])  # noqa: E731
-    terms = {"adversarial": adversarial.adversarial("hinge"), "feature_matching": adversarial.matched_features}
-    second = Adversary(
-        lambda key: {"psi": jnp.float32(0.9)}, tx, adversarial.Adversarial(judge, "hinge"), tuple(terms), start=3
-    )
+    terms, goal = ("adversarial", "feature_matching"), adversarial.Adversarial(judge, "hinge")
+    second = Adversary(lambda key: {"psi": jnp.float32(0.9)}, tx, goal, terms, start=3)
     apply = lambda params, x: {"image": params["theta"] * x}  # noqa: E731
     batch = batch_of((0.3, -1.0, 2.0, 0.7))
 
-    def run(weights, given, adversary):
-        first = losses.build(weights, ("x",), given=given)
+    def run(weights, adversary):
+        first = training_loss(weights)
         state = make_state(lambda key: {"theta": jax.random.normal(key)}, tx, 5, False, adversary)()
         step, states = jax.jit(make_step(apply, first, tx, adversary=adversary)), []
         for _ in range(4):
@@ -135,8 +137,8 @@ def test_generator_before_start_trains_as_without_discriminator():
             states.append((state, metrics))
         return states
 
-    alone = run({"mean_squared_error": 1.0}, {}, None)
-    both = run({"mean_squared_error": 1.0, "adversarial": 0.5, "feature_matching": 2.0}, terms, second)
+    alone = run({"mean_squared_error": 1.0}, None)
+    both = run({"mean_squared_error": 1.0, "adversarial": 0.5, "feature_matching": 2.0}, second)
     for (one, _), (two, metrics) in zip(alone[:3], both[:3], strict=True):
         np.testing.assert_array_equal(one.params["theta"], two.params["theta"])
         assert float(metrics["loss"]) == float(metrics["mean_squared_error"])

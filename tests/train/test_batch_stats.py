@@ -28,7 +28,7 @@ class Model(nn.Module):
         return {"y": nn.Dense(2, name="out")(Inner(name="inner")(x, rows, training))}
 
 
-class Goal:
+class Loss:
     def prepare(self, batch, rng):
         return {"x": batch["x"], "rows": batch["mask"], "training": rng is not None}
 
@@ -43,7 +43,7 @@ def trained(optimizer, steps=X, mask=MASK, grad_accum_steps=1, ema_decay=0.0):
     tx = make_optimizer(optimizer, 9)
     init = lambda key: Model().init(key, jnp.asarray(X[0]), jnp.asarray(MASK))["params"]  # noqa: E731
     state = jax.jit(make_state(init, tx, 0, ema_decay > 0))()
-    step = jax.jit(make_step(make_apply(Model()), Goal(), tx, grad_accum_steps, ema_decay))
+    step = jax.jit(make_step(make_apply(Model()), Loss(), tx, grad_accum_steps, ema_decay))
     states = [state]
     for x in steps:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -57,8 +57,8 @@ def averages(tree):
 
 
 OPTIMIZERS = [
-    AdamWConfig(kind="adamw", learning_rate=0.1, weight_decay=0.5, grad_clip_norm=1.0),
-    MuonConfig(kind="muon", learning_rate=0.1, weight_decay=0.5),
+    AdamWConfig("adamw", learning_rate=0.1, weight_decay=0.5, grad_clip_norm=1.0),
+    MuonConfig("muon", learning_rate=0.1, weight_decay=0.5),
 ]
 
 
@@ -82,7 +82,7 @@ def test_running_averages_follow_the_mean_over_microbatches():
     """Each as often as it has examples; of these three one has none."""
     mask = np.arange(12) % 3 != 1
     mask[0] = False
-    states, _ = trained(AdamConfig(kind="adam", learning_rate=0.1), X[:1], mask, grad_accum_steps=3)
+    states, _ = trained(AdamConfig("adam", learning_rate=0.1), X[:1], mask, grad_accum_steps=3)
     parts = [X[0].astype(np.float64)[i::3][mask[i::3]] for i in (0, 2)]
     mean, variance = (sum(len(x) * getattr(x, of)(0) for x in parts) / 7 for of in ("mean", "var"))
     found = averages(states[-1].params)
@@ -92,7 +92,7 @@ def test_running_averages_follow_the_mean_over_microbatches():
 
 
 def test_empty_and_nonfinite_steps_change_nothing():
-    optimizer = AdamConfig(kind="adam", learning_rate=0.1)
+    optimizer = AdamConfig("adam", learning_rate=0.1)
     large, none = X[:1] * np.float32(1e25), np.zeros(12, bool)  # too large to be squared
     for steps, mask, bad in ((X[:1], none, 0), (X[:1] * np.float32(np.inf), MASK, 1), (large, MASK, 1)):
         states, metrics = trained(optimizer, steps, mask)
@@ -101,7 +101,7 @@ def test_empty_and_nonfinite_steps_change_nothing():
 
 
 def test_ema_averages_the_running_averages():
-    states, _ = trained(AdamConfig(kind="adam", learning_rate=0.1), ema_decay=0.15)
+    states, _ = trained(AdamConfig("adam", learning_rate=0.1), ema_decay=0.15)
     mean = np.zeros(5)
     for count, state in enumerate(states[1:]):
         decay = min(0.15, (1 + count) / (10 + count))
@@ -110,8 +110,8 @@ def test_ema_averages_the_running_averages():
 
 
 def test_evaluation_uses_running_averages():
-    states, _ = trained(AdamConfig(kind="adam", learning_rate=0.1))
-    predict = jax.jit(make_predict(make_apply(Model()), Goal()))
+    states, _ = trained(AdamConfig("adam", learning_rate=0.1))
+    predict = jax.jit(make_predict(make_apply(Model()), Loss()))
     whole, alone = (predict(states[-1].params, {"x": x, "mask": np.ones(len(x), bool)}) for x in (X[0], X[0, :1]))
     assert set(whole) == {"y", "terms/square", "loss"}
     np.testing.assert_allclose(alone["y"], whole["y"][:1], atol=1e-5)

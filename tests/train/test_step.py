@@ -13,6 +13,7 @@ from jax.tree_util import DictKey, keystr
 
 from mmjax import losses, models
 from mmjax.config import MeshConfig, resolve
+from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.spikes import WARMUP
@@ -25,7 +26,7 @@ TOKENIZER = {
     "data": {"size": 32},
     "text": TEXT,
     "model": {"kind": "visual_tokenizer", "widths": (8, 16), "levels": (4, 4, 4)},
-    "objective": {"terms": {"mean_absolute_error": 1.0, "mean_squared_error": 1.0}},
+    "losses": {"mean_absolute_error": {}, "mean_squared_error": {}},
     "train": {"steps": 1},
 }
 CONFIGS = {
@@ -38,9 +39,10 @@ CONFIGS = {
     "masked generator": {
         "data": {"size": 32},
         "text": TEXT,
-        "tokenizer": TOKENIZER,
-        "model": {**TRANSFORMER, "kind": "masked_generator", "layers": 2, "local_blocks": 1, "remat": True},
-        "objective": {"terms": {"masked_visual_modeling": 1.0, "masked_language_modeling": 0.1}},
+        "components": {"visual_tokenizer": TOKENIZER},
+        "model": {**TRANSFORMER, "kind": "masked_generator", "layers": 2, "local_blocks": 1, "text_dropout": 0.3},
+        "losses": {"masked_visual_modeling": {}, "masked_language_modeling": {"weight": 0.1}},
+        "compute": {"remat": True},
         "train": {"steps": 1},
     },
     "visual tokenizer": TOKENIZER,
@@ -59,16 +61,14 @@ CONFIGS = {
             "classify": "question",
             "classes": 5,
         },
-        "objective": {
-            "terms": {
-                "contrastive": 1.0,
-                "matching": 1.0,
-                "captioning": 1.0,
-                "answering": 1.0,
-                "classification": 1.0,
-                "masked_language_modeling": 1.0,
-                "masked_patch_modeling": 1.0,
-            }
+        "losses": {
+            "contrastive": {},
+            "matching": {},
+            "captioning": {},
+            "answering": {},
+            "classification": {},
+            "masked_language_modeling": {},
+            "masked_patch_modeling": {},
         },
         "train": {"steps": 1},
     },
@@ -119,10 +119,11 @@ def placed(mesh: MeshConfig, devices: int, kind: str):
 def gradients(mesh: MeshConfig, devices: int, grad_accum_steps: int = 1, kind: str = "direct generator"):
     """Loss and gradients of one step: differences of parameters would round them."""
     config, tx, _, state = beginning(kind)
-    goal = losses.build(config.objective.terms, models.inputs(config), text_dropout=0.3)
+    loss = losses.build(config, functools.partial(models.find(config).prepare, config))
     placement, shardings = placed(mesh, devices, kind)
-    module = models.build(config, Partitioner(placement.with_sharding_constraint, placement.shard_map))
-    step = make_step(lambda params, **seen: module.apply({"params": params}, **seen), goal, tx, grad_accum_steps)
+    partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
+    module = models.build(config, Compute(remat=config.compute.remat, partitioner=partitioner))
+    step = make_step(lambda params, **inputs: module.apply({"params": params}, **inputs), loss, tx, grad_accum_steps)
     compiled = jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=(shardings, placement.replicated))
     state, metrics = compiled(jax.device_put(state, shardings), placement.shard_batch(BATCH))
     return float(metrics["loss"]), jax.device_get(state.opt_state.trace), state
@@ -192,7 +193,7 @@ def test_masked_examples_have_no_influence():
 
 
 class Line:
-    """The smallest objective: outputs are params["w"] times x, the loss is their square."""
+    """The smallest training loss: outputs are params["w"] times x, the loss is their square."""
 
     def prepare(self, batch, rng):
         return {"x": batch["x"]}
