@@ -1,7 +1,7 @@
 """Several processes that train one model: connecting them, and letting the first of them do what is done once.
 
 Every process runs the same program. What one of them alone may do (write a file, answer from the disk) goes through
-`once`, so that all of them go on from the same outcome, a user's mistake among them.
+`run_on_primary`, so that all of them continue with the same outcome, which may be a user error.
 """
 
 import contextlib
