@@ -76,8 +76,8 @@ def test_leaves_what_the_contract_says(whole: Path) -> None:
     assert [row["step"] for row in rows if row["split"] == "evaluation"] == [8, 16]
     train = next(row for row in rows if row["split"] == "train")
     assert train.keys() == {"step", "split", "loss", "mean_squared_error", "gradient_norm", "skipped_steps",
-                            "rejected_images"}  # fmt: skip
-    assert train["skipped_steps"] == train["rejected_images"] == 0
+                            "corrupt_examples"}  # fmt: skip
+    assert train["skipped_steps"] == train["corrupt_examples"] == 0
     evaluation = json.loads((whole / "evaluation" / "16.json").read_text())
     assert {name: row for name, row in rows[-2].items() if name not in ("step", "split")} == evaluation
     assert {"loss", "scenes/all", "reconstruction/psnr"} <= evaluation.keys()
