@@ -106,7 +106,6 @@ def test_a_command_with_nothing_to_save_ends_when_told(
     assert done.returncode == status and "stayed" not in done.stdout, done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
 def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: Path, launch: Launch) -> None:

@@ -87,7 +87,6 @@ def test_what_is_done_is_not_done_again(copy: Path, capsys: pytest.CaptureFixtur
     assert noise(err) == [] and {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@pytest.mark.slow
 def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     two_stages: Path, tmp_path: Path, start: Start, run: Run
 ) -> None:
