@@ -13,8 +13,8 @@ CHUNK = 16  # examples in each call of the compiled program
 def per_example(function: Callable[..., Any], rows: int = 0) -> Callable[..., np.ndarray]:
     """Compiles `function` for any number of examples, with bitwise the same result for each however many there are.
 
-    XLA rounds matrix products of other sizes otherwise. So one program loops over as many examples as it is given, a few
-    at a time, and those are always computed in the same way. The time is proportional to the examples.
+    XLA rounds matrix products of other sizes differently. So one program loops over the examples, a few at a time, each
+    few computed in the same way. The time is proportional to the number of examples.
 
     Args:
         function: pure, (constants, *arrays of `rows` examples each) -> an array of `rows` examples. Constants are any

@@ -20,7 +20,7 @@ import pytest
 from mmjax.cli import main
 
 ROOT = Path(__file__).parents[2]
-VARYING = ("images_per_second", "waiting_for_data", "batches_ready")  # metrics of the machine, not of the training
+VARYING = ("examples_per_second", "data_wait_fraction", "batches_ready")  # metrics of the machine, not of the training
 # mmjax ARGUMENTS, sent SIGTERM in its evaluation number COUNT, if it is process number INDEX: COUNT INDEX ARGUMENTS.
 WHILE_IT_EVALUATES = """
 import os, signal, sys
