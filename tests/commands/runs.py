@@ -76,7 +76,7 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
     def train(workdir: Path) -> None:
         done = run("train", "--config=configs/quickstart.py:tiny", "--workdir", workdir)
         assert noise(done.stderr) == []
-        for name, folder in (("quickstart-tokenizer", workdir / "tokenizer"), ("quickstart", workdir)):
+        for name, folder in (("quickstart-visual_tokenizer", workdir / "visual_tokenizer"), ("quickstart", workdir)):
             assert f"{name}: all steps done; report: {folder / 'report.html'}" in done.stdout
 
     return once("quickstart", train)

@@ -13,7 +13,7 @@ from runs import Mistake, Once
 
 import mmjax
 from mmjax.cli import main
-from mmjax.export import GenerativeModel
+from mmjax.export import Captioner
 from mmjax.sample.overlay import LABEL
 from mmjax.scenes import questions
 from mmjax.scenes.draw import draw_things
@@ -68,7 +68,7 @@ def test_a_line_for_each_image(describing: Path, model: Path, images: Path, caps
 def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[tuple] = []
     monkeypatch.setattr(
-        GenerativeModel, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
+        Captioner, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
     )
     command = ["describe", f"--model={model}", f"--image={images / 'a.png'}"]
     assert main([*command, "--beams=3", "--length-penalty=0.5"]) == main([*command, *DRAWN, "--seed=5"]) == 0
@@ -113,11 +113,12 @@ def test_mistakes(model: Path, images: Path, two_stages: Path, tmp_path: Path, m
     assert "--question: is empty" in mistake(*command, image, "--question", " ")
     assert "must end in .png" in mistake(*command, image, "--maps=maps.txt")
     assert "--maps: is for at most 64 images, not 65" in mistake(*command, *[image] * 65, "--maps=maps.png")
-    assert "writing.beams: must be above 0" in mistake(*command, image, "--beams=0")
-    assert "writing.top_p: must be from 0 to 1" in mistake(*command, image, "--top-p=2")
+    assert "text_decoding.beams: must be above 0" in mistake(*command, image, "--beams=0")
+    assert "text_decoding.top_p: must be at least 0 and at most 1, not 2" in mistake(*command, image, "--top-p=2")
     of_another_kind = mistake("describe", f"--model={two_stages}", "--image", image)
-    assert "quickstart: cannot write captions; name a model of kind vision_language" in of_another_kind
-    assert "does not draw from text" in mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
+    assert of_another_kind.startswith(f"--model {two_stages}: ") and "masked_generator" in of_another_kind
+    drawn = mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
+    assert drawn.startswith(f"--model {model}: ") and "vision_language" in drawn
 
 
 def _empty(folder: Path) -> Path:
