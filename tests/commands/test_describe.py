@@ -113,11 +113,12 @@ def test_mistakes(model: Path, images: Path, two_stages: Path, tmp_path: Path, m
     assert "--question: is empty" in mistake(*command, image, "--question", " ")
     assert "must end in .png" in mistake(*command, image, "--maps=maps.txt")
     assert "--maps: is for at most 64 images, not 65" in mistake(*command, *[image] * 65, "--maps=maps.png")
-    assert "writing.beams: must be above 0" in mistake(*command, image, "--beams=0")
-    assert "writing.top_p: must be from 0 to 1" in mistake(*command, image, "--top-p=2")
+    assert "text_decoding.beams: must be above 0" in mistake(*command, image, "--beams=0")
+    assert "text_decoding.top_p: must be at least 0 and at most 1, not 2" in mistake(*command, image, "--top-p=2")
     of_another_kind = mistake("describe", f"--model={two_stages}", "--image", image)
-    assert "quickstart: cannot write captions; name a model of kind vision_language" in of_another_kind
-    assert "does not draw from text" in mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
+    assert of_another_kind.startswith(f"--model {two_stages}: ") and "masked_generator" in of_another_kind
+    drawn = mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
+    assert drawn.startswith(f"--model {model}: ") and "vision_language" in drawn
 
 
 def _empty(folder: Path) -> Path:
