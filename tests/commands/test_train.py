@@ -286,8 +286,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path: Path, mistake: Mistake) -> N
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_training(tmp_path: Path, run: Run) -> None:
     """With this learning rate the first step moves the parameters so far that no later one is finite."""
-    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_nonfinite_steps=5", "--config.train.max_to_keep=20",
-                "--config.train.checkpoint_every=1")  # fmt: skip
+    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_nonfinite_steps=5",
+                "--config.train.max_to_keep=20", "--config.train.checkpoint_every=1")  # fmt: skip
     done = run("train", *CONFIG, *settings, "--workdir", tmp_path, status=2)
     lines = noise(done.stderr)
     assert len(lines) == 1 and lines[0].startswith("mmjax: step ")
