@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from runs import Mistake, Once
 
 import mmjax
 from mmjax.cli import main
+from mmjax.engine import eval_outputs
 from mmjax.export import Captioner
 from mmjax.sample.overlay import LABEL
 from mmjax.scenes import questions
@@ -73,6 +75,23 @@ def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch:
     command = ["describe", f"--model={model}", f"--image={images / 'a.png'}"]
     assert main([*command, "--beams=3", "--length-penalty=0.5"]) == main([*command, *DRAWN, "--seed=5"]) == 0
     assert chosen == [(0, {"beams": 3, "length_penalty": 0.5}), (5, {"top_p": 1.0, "temperature": 3.0})]
+
+
+def test_a_trained_model_is_evaluated_with_beams(
+    describing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(describing, tmp_path / "copy")
+    decoded: list[int] = []
+    real = eval_outputs.make_text_generator
+    monkeypatch.setattr(
+        eval_outputs, "make_text_generator", lambda fns, chosen: (decoded.append(chosen.beams), real(fns, chosen))[1]
+    )
+    beams, captions = "--config.text_decoding.beams=2", "--config.evaluate.evaluators=captions"
+    assert main(["evaluate", f"--workdir={copy}", beams, captions, "--config.evaluate.samples=0"]) == 0
+    assert decoded == [2] and "captions/cider" in capsys.readouterr().out
+    config = ["--config=configs/quickstart_describe.py:tiny", "--config.evaluate.evaluators=losses"]
+    assert main(["train", *config, "--config.train.best_metric=", f"--workdir={copy}", beams]) == 0
+    assert "is done already" in capsys.readouterr().out
 
 
 def test_maps_show_each_word(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
