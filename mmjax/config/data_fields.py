@@ -51,13 +51,13 @@ class DataConfig:
         scenes: of scenes, what is drawn.
         audio: of audio_folder, what sounds are made of.
         questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
-        num_answer_classes: of vqa, so many of the most frequent training answers are classes; 0 gives no labels.
+        num_answer_classes: of vqa, how many of the most frequent training answers are classes; 0 gives no labels.
         size: side of the images, in pixels; audio has sides of its own.
         frames: frames of a clip; 1 for images. Scenes move where there are several.
         frame_rate: frames a second, as they are read and as they are written.
         resize: short side before the crop, in pixels; 0 takes size * 256 / 224.
         flip: mirror half of the training images.
-        evaluation_examples: use only the first so many evaluation examples, of a mixture those of each part; 0 takes
+        evaluation_examples: evaluation examples used, the first ones, of a mixture those of each component; 0 uses
             all.
         max_corrupt_fraction: fraction of the images or clips read so far that may be unreadable; above it the run ends.
             As long as fewer than 100 were read, it is of 100.

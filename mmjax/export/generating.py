@@ -16,8 +16,8 @@ from mmjax.export.loaded import LoadedModel
 from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.sample import editing
-from mmjax.sample.chunks import in_chunks
-from mmjax.sample.direct import draw
+from mmjax.sample.chunks import per_example
+from mmjax.sample.direct import make_draw
 from mmjax.sample.editing import images_of
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
@@ -50,7 +50,11 @@ class DirectImageGenerator(LoadedModel):
             if "reference" not in models.inputs(self.config):
                 raise UserError("reference: this model was built without a vision encoder (model.reference is empty)")
             reference = images_of("reference", reference, (len(texts), size, size, 3))
-        return draw(self.apply, self.params, text, reference)
+        return self._draw(self.params, text, reference)
+
+    @functools.cached_property
+    def _draw(self) -> Any:
+        return make_draw(self.apply)
 
 
 class ImageGenerator(LoadedModel):
@@ -101,7 +105,7 @@ class ImageGenerator(LoadedModel):
         given: dict[str, np.ndarray] = self._reference(reference, len(texts))
         if TEXT_ENCODER in self.components:
             frozen = self.components[TEXT_ENCODER]
-            given["text_features"] = in_chunks(lambda part: self._text_features(frozen, part), text)
+            given["text_features"] = self._text_features(frozen, text)
         seeds = seeds_of(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         chosen = self._sampling(sampling, guidance)
@@ -109,15 +113,11 @@ class ImageGenerator(LoadedModel):
         begin = editing.start(model_fns.grid, data.size, data.frames, seeds, image, mask, variation)
         codes = np.zeros(begin.masked.shape, np.int32)
         if begin.image is not None:
-            codes = in_chunks(lambda part: self._encode(tokenizer, part), begin.image)
+            codes = self._encode(tokenizer, begin.image)
         seen = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
-        program, scale = self._program(chosen), np.float32(guidance)
-
-        def drawn(*part: np.ndarray) -> Any:
-            more = dict(zip(given, part[len(seen) :], strict=True))
-            return program(self.params, tokenizer, *part[: len(seen)], scale, **more)
-
-        return editing.keep(to_uint8(in_chunks(drawn, *seen, *given.values())), begin)
+        constants = self.params, tokenizer, np.float32(guidance)
+        images = self._program(chosen, tuple(given))(constants, *seen, *given.values())
+        return editing.keep(to_uint8(images), begin)
 
     def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
         """What a masked generator is told of its references; nothing where it is to draw without."""
@@ -136,37 +136,43 @@ class ImageGenerator(LoadedModel):
                 return {}
             raise UserError(f"reference: this model never learned to draw without one; give it {list(shape)}")
         images = images_of("reference", reference, shape)
-        encode = self._encode_reference
-        return {"reference_codes": in_chunks(lambda part: encode(self.components[REFERENCE], part), images)}
+        return {"reference_codes": self._encode_reference(self.components[REFERENCE], images)}
 
     def _sampling(self, changes: dict[str, Any], guidance: float) -> SamplingConfig:
         """How to sample, checked as a config is."""
         tree = to_dict(self.config)
         return resolve(tree | {"sampling": tree["sampling"] | changes | {"guidance": guidance}}).sampling
 
-    def _program(self, sampling: SamplingConfig) -> Any:
+    def _program(self, sampling: SamplingConfig, conditions: tuple[str, ...]) -> Any:
+        """The compiled sampler; its conditions besides the text are handed to it by these names."""
         # Guidance is an argument of the program; only whether there is any is compiled in.
-        key = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
-        if key not in self._programs:
-            make = registry.find("sampler", key.kind, "sampling.kind").make
-            self._programs[key] = jax.jit(make(self.model_fns, key))
-        return self._programs[key]
+        sampling = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
+        if (sampling, conditions) not in self._programs:
+            sample = registry.find("sampler", sampling.kind, "sampling.kind").make(self.model_fns, sampling)
+
+            def drawn(constants: Any, text: Any, codes: Any, masked: Any, seeds: Any, *given: jax.Array) -> Any:
+                params, tokenizer, scale = constants
+                named = dict(zip(conditions, given, strict=True))
+                return sample(params, tokenizer, text, codes, masked, seeds, scale, **named)
+
+            self._programs[sampling, conditions] = per_example(drawn)
+        return self._programs[sampling, conditions]
 
     @functools.cached_property
-    def _programs(self) -> dict[SamplingConfig, Any]:
+    def _programs(self) -> dict[tuple[SamplingConfig, tuple[str, ...]], Any]:
         return {}
 
     @functools.cached_property
     def _encode(self) -> Any:
-        return jax.jit(self.model_fns.encode)
+        return per_example(self.model_fns.encode)
 
     @functools.cached_property
     def _text_features(self) -> Any:
         theirs = self.config.component(TEXT_ENCODER)
         assert theirs is not None
-        return jax.jit(frozen_text.encoder(theirs, self.compute))
+        return per_example(frozen_text.encoder(theirs, self.compute))
 
     @functools.cached_property
     def _encode_reference(self) -> Any:
         assert self.model_fns.encode_reference is not None
-        return jax.jit(self.model_fns.encode_reference)
+        return per_example(self.model_fns.encode_reference)

@@ -13,7 +13,7 @@ from runs import Mistake, Once
 
 import mmjax
 from mmjax.cli import main
-from mmjax.export import GenerativeModel
+from mmjax.export import Captioner
 from mmjax.sample.overlay import LABEL
 from mmjax.scenes import questions
 from mmjax.scenes.draw import draw_things
@@ -68,7 +68,7 @@ def test_a_line_for_each_image(describing: Path, model: Path, images: Path, caps
 def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[tuple] = []
     monkeypatch.setattr(
-        GenerativeModel, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
+        Captioner, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
     )
     command = ["describe", f"--model={model}", f"--image={images / 'a.png'}"]
     assert main([*command, "--beams=3", "--length-penalty=0.5"]) == main([*command, *DRAWN, "--seed=5"]) == 0

@@ -16,7 +16,7 @@ import mmjax
 from mmjax import data, models
 from mmjax.cli import main
 from mmjax.config import load_config, to_dict
-from mmjax.engine import stages, text_features
+from mmjax.engine import components, text_features
 from mmjax.export import frozen_text, write_model_folder
 from mmjax.export.model_folder import FILES, flatten
 from mmjax.models.text_encoder import TextEncoder
@@ -49,7 +49,7 @@ def other_parameters(model: Path, tmp_path: Path) -> Path:
 
 
 def given(model: Path) -> list[str]:
-    return [CONFIG, f"--config.tokens.tokenizer={model}", f"--config.tokens.text_encoder={model}",
+    return [CONFIG, f"--config.components.visual_tokenizer={model}", f"--config.tokens.text_encoder={model}",
             "--config.model.width=24", "--config.model.layers=1", "--config.train.evaluate_every=4"]  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Pat
 
 def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> None:
     config, theirs = read_config(trained), mmjax.load(model)
-    source = stages.evaluation_source(config, trained, stages.trained_params(config, trained))
+    source = components.evaluation_source(config, trained, components.trained(config, trained))
     assert source.text_features is not None
     texts = [*dict.fromkeys(source.all_captions()), ""]
     ids = theirs.tokenizer.encode(texts, config.text.length)

@@ -10,7 +10,7 @@ from runs import Mistake, Once, Run, noise
 import mmjax
 from mmjax import data
 from mmjax.cli import main
-from mmjax.export import GenerativeModel
+from mmjax.export import ImageGenerator
 
 PROMPTS = [f"a {color} {shape} left of a blue ring" for color in ("red", "green", "cyan", "purple", "yellow")
            for shape in ("circle", "square", "triangle", "ring")]  # fmt: skip
@@ -37,7 +37,7 @@ def model_of_clips(once: Once, run: Run) -> Path:
 
 
 @pytest.fixture(name="model", scope="module")
-def loaded(folder: Path) -> GenerativeModel:
+def loaded(folder: Path) -> ImageGenerator:
     return mmjax.load(folder)
 
 
@@ -82,7 +82,7 @@ def save_mask(path: Path, mask: np.ndarray) -> Path:
 
 
 def test_a_image_depends_on_its_prompt_and_seed_alone(
-    model: GenerativeModel, folder: Path, two_stages: Path, tmp_path: Path, run: Run
+    model: ImageGenerator, folder: Path, two_stages: Path, tmp_path: Path, run: Run
 ) -> None:
     drawn = model.generate(PROMPTS, seed=100)
     assert drawn.shape == (20, 32, 32, 3) and drawn.dtype == np.uint8
@@ -107,7 +107,7 @@ def test_the_folder_and_the_workdir_draw_the_same(two_stages: Path, folder: Path
         assert sheet.size == (96, 32)
 
 
-def test_how_it_is_drawn_can_be_chosen(model: GenerativeModel, folder: Path, tmp_path: Path) -> None:
+def test_how_it_is_drawn_can_be_chosen(model: ImageGenerator, folder: Path, tmp_path: Path) -> None:
     command = ["generate", f"--model={folder}", "--prompt", PROMPT, "--seed=7"]
     chosen = {"steps": 2, "order": "confidence", "temperature": 0.5, "top_k": 3, "guidance": 1.5}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]

@@ -97,7 +97,7 @@ def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -
         (["--topology=h100:8", "--config.train.batch=8000000"], "h100:8: the step needs "),
         (["--topology=h100:8", "--config.train.batch=8000000"], "--config.optimizer.grad_accum_steps=2"),
         (["--topology=h100:8", "--compilations=0"], "--compilations 0: must be above 0"),
-        (["--topology=h100:8", "--config.tokens.tokenizer=nowhere"], "nowhere"),
+        (["--topology=h100:8", "--config.components.visual_tokenizer=nowhere"], "nowhere"),
         ([], "--topology"),
     ],
 )

@@ -16,7 +16,7 @@ from mmjax.config import resolve, to_dict
 from mmjax.data.shard_arrays import ArrayReader
 from mmjax.data.shard_cache import open_cache, params_digest
 from mmjax.data.tokens import KIND, OTHER_ARRAYS
-from mmjax.export import GenerativeModel
+from mmjax.export import ImageGenerator
 from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
@@ -55,7 +55,7 @@ def exported(workdir: Path, once: Once) -> Path:
 
 
 @pytest.fixture(name="model", scope="module")
-def loaded(folder: Path) -> GenerativeModel:
+def loaded(folder: Path) -> ImageGenerator:
     return mmjax.load(folder)
 
 
@@ -78,7 +78,7 @@ def test_its_reference_tokenizer_is_that_of_the_model_it_was_given(workdir: Path
 
 
 def test_drawn_and_enlarged_by_one_command(
-    two_stages: Path, workdir: Path, folder: Path, model: GenerativeModel, tmp_path: Path
+    two_stages: Path, workdir: Path, folder: Path, model: ImageGenerator, tmp_path: Path
 ) -> None:
     command = ["generate", f"--model={two_stages}", "--seed=5", "--prompt", *PROMPTS]
     assert main([*command, f"--out={tmp_path / 'small.png'}"]) == 0
@@ -97,7 +97,7 @@ def test_drawn_and_enlarged_by_one_command(
     np.testing.assert_array_equal(pixels(tmp_path / "half_large.png"), expected[0])
 
 
-def test_a_image_depends_on_its_own_reference_alone(model: GenerativeModel) -> None:
+def test_a_image_depends_on_its_own_reference_alone(model: ImageGenerator) -> None:
     references = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), np.uint8)
     drawn = model.generate([PROMPTS[0]] * 17, seed=[3] * 17, reference=references)
     assert len(np.unique(drawn.reshape(17, -1), axis=0)) == 17
@@ -110,7 +110,7 @@ def test_a_image_depends_on_its_own_reference_alone(model: GenerativeModel) -> N
 
 
 def test_references_that_do_not_fit(
-    model: GenerativeModel, folder: Path, two_stages: Path, tmp_path: Path, mistake: Mistake
+    model: ImageGenerator, folder: Path, two_stages: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     with pytest.raises(
         UserError, match=r"^reference: must be float32 or uint8 \[2, 32, 32, 3\], not uint8 \[2, 64, 64"
@@ -137,10 +137,10 @@ def test_references_that_do_not_fit(
     assert not out.exists()
 
 
-def test_without_a_reference_it_draws_from_the_text_if_it_learned_to(model: GenerativeModel) -> None:
+def test_without_a_reference_it_draws_from_the_text_if_it_learned_to(model: ImageGenerator) -> None:
     config_dict = to_dict(model.config)
     config = resolve(config_dict | {"objective": config_dict["objective"] | {"reference_dropout": 0.1}})
-    learned = GenerativeModel(config, model.params, model.tokenizer, model.visual_tokenizer, model.reference_tokenizer)
+    learned = ImageGenerator(config, model.params, model.tokenizer, model.visual_tokenizer, model.reference_tokenizer)
     black = np.zeros((2, 32, 32, 3), np.uint8)
     drawn = learned.generate(PROMPTS)
     assert drawn.shape == (2, 64, 64, 3) and (drawn != learned.generate(PROMPTS, reference=black)).any()
@@ -154,7 +154,7 @@ def test_caches_and_workdirs_of_another_reference_tokenizer(
     params = load_file(another / "model.safetensors")
     name = min(params)
     save_file({**params, name: params[name] + np.float32(1e-3)}, another / "model.safetensors")
-    settings = [CONFIG, *QUICKER, f"--config.tokens.tokenizer={workdir / 'tokenizer'}"]
+    settings = [CONFIG, *QUICKER, f"--config.components.visual_tokenizer={workdir / 'tokenizer'}"]
     cache = workdir / "tokens"
     command = ["train", *settings, f"--config.tokens.cache={cache}", "--workdir", tmp_path / "run"]
     line = mistake(*command, f"--config.tokens.reference={another}")

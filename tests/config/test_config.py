@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmjax import config
 from mmjax.config import Config, load_config, parse_arguments, resolve, to_dict
-from mmjax.config.parse import fields_of
+from mmjax.config.known_fields import fields_of
 from mmjax.data.source import SourceSpec
 from mmjax.engine import setup
 from mmjax.losses import LOSSES
@@ -66,10 +66,10 @@ def error_message(call: Any, *arguments: Any, **named: Any) -> str:
 
 def leaves(base: str) -> Iterator[tuple[tuple[str, str], tuple[Any, Any]]]:
     """((base, dotted name), (type, limits)) of each field of a config that holds a value and no further fields."""
-    for name, hint, limits in fields_of(Config, BASES[base]):
-        held = (hint, *typing.get_args(hint))
+    for known in fields_of(Config, BASES[base]):
+        held = (known.hint, *typing.get_args(known.hint))
         if not any(isinstance(each, type) and dataclasses.is_dataclass(each) for each in held):
-            yield (base, name), (hint, limits)
+            yield (base, known.name), (known.hint, known.limits)
 
 
 LEAVES = {key: value for base in BASES for key, value in leaves(base)}

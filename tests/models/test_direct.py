@@ -7,6 +7,8 @@ import pytest
 
 from mmjax import models
 from mmjax.config import MeshConfig, resolve
+from mmjax.models import direct
+from mmjax.nn.compute import Compute
 from mmjax.parallel import make_mesh, match_rules
 
 TINY = {
@@ -64,7 +66,7 @@ def test_examples_do_not_see_each_other(tiny):
 
 @pytest.mark.parametrize("kind", ["cross_attention", "joint", "mlp", "bilinear"])
 def test_every_fusion_has_its_rules_and_looks_at_the_text(kind):
-    for reference in (True, False):
+    for reference in ("image", ""):
         changed = TINY["model"] | {"width": 24, "heads": 4, "decoder_widths": (8, 8)}
         config_dict = TINY | {"text": {"length": 7, "vocabulary": 308}, "model": changed}
         config_dict["model"] |= {"fusion": kind, "reference": reference}
@@ -78,15 +80,29 @@ def test_every_fusion_has_its_rules_and_looks_at_the_text(kind):
 
 
 def test_bfloat16_computes_with_float32_parameters():
-    config = resolve(TINY | {"model": TINY["model"] | {"dtype": "bfloat16"}})
+    config = resolve(TINY)
+    compute = Compute(dtype=jnp.dtype("bfloat16"))
     params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     seen = {"text": jnp.ones((2, 7), jnp.int32), "reference": jnp.zeros((2, 32, 32, 3))}
-    text = str(jax.make_jaxpr(lambda p: models.build(config).apply({"params": p}, **seen)["image"])(params))
+    module = models.build(config, compute)
+    text = str(jax.make_jaxpr(lambda p: module.apply({"params": p}, **seen)["image"])(params))
     products = [line for line in text.splitlines() if "dot_general" in line or "conv_general_dilated" in line]
     assert products
     in_float32 = [line for line in products if "bf16" not in line]
     assert len(in_float32) <= 2 * 3, in_float32  # the scores of the three attentions are summed in float32
-    exact = jax.jit(models.build(resolve(TINY)).apply)({"params": params}, **seen)["image"]
-    near = jax.jit(models.build(config).apply)({"params": params}, **seen)["image"]
+    exact, near = (jax.jit(each.apply)({"params": params}, **seen)["image"] for each in (models.build(config), module))
     np.testing.assert_allclose(near, exact, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["image", "low_resolution"])
+def test_the_reference_is_the_field_that_the_config_names_and_is_dropped_as_often_as_asked(name):
+    config = resolve(TINY | {"model": TINY["model"] | {"reference": name, "reference_dropout": 0.3}})
+    ones = jnp.ones((4001, 1, 1, 3))
+    batch = {"text": jnp.ones((4001, 7), int), "mask": jnp.ones(4001, bool), "image": 0 * ones, name: ones}
+    inputs = direct.prepare(config, batch, jax.random.key(3))
+    assert inputs["reference"].min() == 1
+    assert abs(float(inputs["reference_mask"].mean()) - 0.7) < 0.03
+    assert direct.prepare(config, batch, None).keys() == {"text", "reference"}  # nothing is dropped in evaluation
+    without = resolve(TINY | {"model": TINY["model"] | {"reference": ""}})
+    assert direct.prepare(without, batch, jax.random.key(3)).keys() == {"text"} == models.inputs(without).keys()

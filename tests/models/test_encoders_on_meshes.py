@@ -11,6 +11,7 @@ import pytest
 from mmjax.config import MeshConfig
 from mmjax.models import fusion, resnet, video_encoder, vision_encoder
 from mmjax.models.rules import POOLING, joined
+from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.pooling import AttentionPooling
 from mmjax.parallel import Placement, make_mesh, match_rules
@@ -38,10 +39,11 @@ class Everything(nn.Module):
     @nn.compact
     def __call__(self, image, clip, hidden, mask):
         """The images' patches learn of the clip and of the places in four ways, which are added up and pooled."""
-        layers = {"layers": 1, "heads": 8, "partitioner": self.partitioner}
+        compute = Compute(partitioner=self.partitioner)
+        layers = {"layers": 1, "heads": 8, "compute": compute}
         vision = vision_encoder.VisionEncoder(8, 32, **layers, registers=3, masking=True, name="vision")
         video = video_encoder.VideoEncoder(8, 2, 32, **layers, name="video")
-        places = resnet.ResNet(32, (1, 1), 8, partitioner=self.partitioner, name="places")
+        places = resnet.ResNet(32, (1, 1), 8, compute=compute, name="places")
         x, seen = vision(image, hidden), video(clip)
         seen = jnp.concatenate([seen, places(image, mask, True)], axis=1)
         shown = jnp.arange(seen.shape[1])[None, None, None] < jnp.sum(hidden, axis=1)[:, None, None, None]

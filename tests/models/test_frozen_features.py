@@ -15,19 +15,20 @@ from mmjax.parallel import make_mesh, match_rules
 CONFIG: dict[str, Any] = {
     "data": {"size": 40},
     "text": {"length": 7},
-    "tokenizer": {
-        "data": {"size": 40},
-        "model": {"kind": "visual_tokenizer", "widths": [8, 8, 8], "levels": [5, 4]},
-        "train": {"steps": 7},
+    "components": {
+        "visual_tokenizer": {
+            "data": {"size": 40},
+            "model": {"kind": "visual_tokenizer", "widths": [8, 8, 8], "levels": [5, 4]},
+            "train": {"steps": 7},
+        },
+        "text_encoder": {"text": {"vocabulary": 320}, "model": {"width": 12, "heads": 1}, "train": {"steps": 7}},
     },
-    "tokens": {"text_encoder": "somewhere"},
-    "text_encoder": {"vocabulary": 320, "width": 13, "heads": 1},
     "model": {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 2},
-    "objective": {"terms": {"masked_visual_modeling": 1.0}},
+    "losses": {"masked_visual_modeling": {}},
     "train": {"steps": 7},
 }
 TEXT = jnp.array([[7, 9, 11, 3, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]], jnp.int32)
-FEATURES = jax.random.normal(jax.random.key(4), (2, 7, 13), jnp.float16)
+FEATURES = jax.random.normal(jax.random.key(4), (2, 7, 12), jnp.float16)
 CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 20)
 MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
 
@@ -71,5 +72,5 @@ def test_every_parameter_has_a_place_on_the_mesh(config: Config) -> None:
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
     match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     assert {name: jax.tree.map(lambda x: x.shape, shapes["text"][name]) for name in shapes["text"]} == {
-        "norm": {"scale": (13,), "bias": (13,)}, "project": {"kernel": (13, 16), "bias": (16,)}, "null_embedding": (16,)
+        "norm": {"scale": (12,), "bias": (12,)}, "project": {"kernel": (12, 16), "bias": (16,)}, "null_embedding": (16,)
     }  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.models.fusion import RULES, make_fusion
+from mmjax.nn.compute import Compute
 from mmjax.nn.pooling import AttentionPooling
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -88,9 +89,9 @@ def test_perceptrons_equal_their_definition(kind):
     np.testing.assert_allclose(fuse(VISUAL, TEXT, MASK), normalized(x, p["norm"]), atol=1e-4)
 
 
-def test_layers_computed_anew_give_the_same():
-    (plain, _), (anew, _) = made("joint"), made("joint", remat=True, unroll=2)
-    np.testing.assert_allclose(anew(VISUAL, TEXT, MASK), plain(VISUAL, TEXT, MASK), atol=1e-6)
+def test_rematerialized_layers_give_the_same():
+    (plain, _), (remat, _) = made("joint"), made("joint", compute=Compute(remat=True, unroll=2))
+    np.testing.assert_allclose(remat(VISUAL, TEXT, MASK), plain(VISUAL, TEXT, MASK), atol=1e-6)
 
 
 def test_unknown_kinds_are_named():

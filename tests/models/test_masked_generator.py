@@ -1,6 +1,7 @@
 """The masked generator: what it may see, its sharding, and what does not depend on its size."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ import pytest
 
 from mmjax import models
 from mmjax.config import Config, MeshConfig, resolve
-from mmjax.models import masked_generator
+from mmjax.models.masked_transformer import CodeEmbedding
 from mmjax.nn import fsq
+from mmjax.nn.compute import Compute
 from mmjax.nn.transformer import Block, Stack
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
@@ -24,9 +26,9 @@ TOKENIZER: dict[str, Any] = {
 CONFIG: dict[str, Any] = {
     "data": {"size": 40},
     "text": {"length": 7, "vocabulary": 320},
-    "tokenizer": TOKENIZER,
+    "components": {"visual_tokenizer": TOKENIZER},
     "model": {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 3, "text_layers": 1},
-    "objective": {"terms": {"masked_visual_modeling": 1.0}},
+    "losses": {"masked_visual_modeling": {}},
     "train": {"steps": 7},
 }
 TEXT = jnp.array([[7, 9, 11, 3, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]], jnp.int32)
@@ -77,7 +79,8 @@ def test_hidden_words_are_told_from_the_text_alone(config: Config, params: Any) 
 
 
 def test_the_parameters_suit_any_grid(config: Config, params: Any) -> None:
-    larger = resolve(CONFIG | {"data": {"size": 56}, "tokenizer": TOKENIZER | {"data": {"size": 56}}})
+    tokenizer = TOKENIZER | {"data": {"size": 56}}
+    larger = resolve(CONFIG | {"data": {"size": 56}, "components": {"visual_tokenizer": tokenizer}})
     shapes = jax.eval_shape(lambda: models.init(larger, jax.random.key(1)))
     assert jax.tree.map(lambda p: p.shape, params) == jax.tree.map(lambda p: p.shape, shapes)
     codes = jnp.zeros((2, 7, 7), jnp.int32)
@@ -88,7 +91,7 @@ def test_the_parameters_suit_any_grid(config: Config, params: Any) -> None:
 def test_every_parameter_has_a_place_on_the_mesh(local_blocks: int) -> None:
     tokenizer = TOKENIZER | {"model": TOKENIZER["model"] | {"levels": [5, 4]}}
     model = CONFIG["model"] | {"local_blocks": local_blocks}
-    config = resolve(CONFIG | {"tokenizer": tokenizer, "model": model})
+    config = resolve(CONFIG | {"components": {"visual_tokenizer": tokenizer}, "model": model})
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
     shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     split = [s for s in jax.tree.leaves(shardings) if any(axis is not None for axis in s.spec)]
@@ -107,32 +110,35 @@ def test_a_scanned_stack_is_its_blocks_one_after_the_other() -> None:
     np.testing.assert_allclose(apply(stack, params, x, None, context), expected, atol=1e-5)
     plain, *others = (
         jax.grad(lambda p, m=m: (m.apply({"params": p}, x, None, context) ** 2).sum())(params)
-        for m in (stack, Stack(3, 2, remat=True), Stack(3, 2, unroll=3))
+        for m in (stack, Stack(3, 2, Compute(remat=True)), Stack(3, 2, Compute(unroll=3)))
     )
     for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, other)
 
 
 def test_codes_share_what_their_digits_share() -> None:
-    table = masked_generator.CodeEmbedding((5, 3), 7)
+    table = CodeEmbedding((5, 3), 7)
     params = table.init(jax.random.key(0))["params"]
     digits = np.rint((np.asarray(fsq.to_codes(jnp.arange(15), (5, 3))) + 1) * np.array([2, 1])).astype(int)
     expected = params["embedding"] + params["digit_0"][digits[:, 0]] + params["digit_1"][digits[:, 1]]
     np.testing.assert_allclose(table.apply({"params": params}), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tokenizer": None}, "tokens.tokenizer: a masked generator needs a trained visual tokenizer"),
-        ({"data": {"size": 48}}, "data.size: 48, but the visual tokenizer was made for 40"),
-        ({"tokenizer": {"train": {"steps": 7}}}, "tokenizer.model.kind: must be visual_tokenizer, not direct"),
-        ({"tokenizer": TOKENIZER | {"train": {"stepz": 7}}}, "tokenizer.train.stepz: no such field"),
-        ({"tokenizer": TOKENIZER | {"train": {"batch": 7}}}, "tokenizer.train.steps, train.epochs: set one"),
-        ({"sampling": {"guidance": -1.0}}, "sampling.guidance: must not be below 0"),
-        ({"sampling": {"steps": 0}}, "sampling.steps: must be above 0"),
-    ],
-)
-def test_configs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def tokenizer_of(**changes: Any) -> dict[str, Any]:
+    return {"components": {"visual_tokenizer": TOKENIZER | changes}}
+
+
+@pytest.mark.parametrize(("changes", "field", "value"), [
+    ({"components": {}}, "components.visual_tokenizer", "needs "),
+    ({"data": {"size": 48}}, "data.size", "48"),
+    (tokenizer_of(model={}), "components.visual_tokenizer.config.model.kind", "direct_generator"),
+    (tokenizer_of(train={"stepz": 7}), "components.visual_tokenizer.config.train.stepz", "no such field"),
+    (tokenizer_of(train={"batch": 7}), "components.visual_tokenizer.config.train.steps", "train.epochs"),
+    ({"components": {"tokenizer": TOKENIZER}}, "components.tokenizer", "visual_tokenizer"),
+    ({"sampling": {"guidance": -1.0}}, "sampling.guidance", "-1.0"),
+    ({"sampling": {"steps": 0}}, "sampling.steps", "0"),
+    ({"model": {"kind": "masked_generator", "text_dropout": 1.5}}, "model.text_dropout", "1.5"),
+])  # fmt: skip
+def test_configs_that_cannot_be(changes: dict[str, Any], field: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(field)}[:,] .*{re.escape(value)}"):
         resolve(CONFIG | changes)

@@ -1,6 +1,7 @@
 """A masked generator that looks at the tokens of a reference image: what they change, and where they lie."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from PIL import Image
 from mmjax import models
 from mmjax.config import Config, MeshConfig, resolve
 from mmjax.models import masked_generator
+from mmjax.models.masked_transformer import CodeEmbedding, _places
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
 
@@ -23,15 +25,22 @@ def tokenizer(size: int, widths: int, levels: tuple[int, ...] = (5, 3), **change
     return {"data": IMAGES | {"size": size, **changes}, "model": model, "train": {"steps": 7}}
 
 
+MODEL = {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 2, "text_layers": 1, "reference_dropout": 0.1}
 CONFIG: dict[str, Any] = {
     "data": IMAGES | {"size": 40},
     "text": {"length": 7, "vocabulary": 320},
-    "tokenizer": tokenizer(40, 3),
-    "reference": tokenizer(12, 2, (7, 3)),
-    "model": {"kind": "masked_generator", "width": 16, "heads": 2, "layers": 2, "text_layers": 1},
-    "objective": {"terms": {"masked_visual_modeling": 1.0}, "reference_dropout": 0.1},
+    "components": {"visual_tokenizer": tokenizer(40, 3), "reference_tokenizer": tokenizer(12, 2, (7, 3))},
+    "model": MODEL,
+    "losses": {"masked_visual_modeling": {}},
     "train": {"steps": 7},
 }
+
+
+def components(ours: dict[str, Any] | None = None, reference: dict[str, Any] | None = None) -> dict[str, Any]:
+    found = {"visual_tokenizer": ours or tokenizer(40, 3)}
+    return {"components": found | ({"reference_tokenizer": reference} if reference else {})}
+
+
 TEXT = jnp.array([[7, 9, 11, 3, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]], jnp.int32)
 CODES = jax.random.randint(jax.random.key(2), (2, 5, 5), 0, 15)
 MASKED = jax.random.uniform(jax.random.key(3), (2, 5, 5)) < 0.5
@@ -73,7 +82,7 @@ def test_what_is_withheld_is_not_seen(config: Config, params: Any) -> None:
 
 
 def test_what_lies_at_each_place_is_the_cell_that_covers_it(config: Config, params: Any) -> None:
-    table = masked_generator.CodeEmbedding((7, 3), 16).apply({"params": params["reference_codes"]})
+    table = CodeEmbedding((7, 3), 16).apply({"params": params["reference_codes"]})
     context = jax.jit(masked_generator.model_fns(config).context)
     *_, placed = context(params, TEXT, reference_codes=REFERENCE)
     cells = (np.arange(5) * 2 + 1) * 3 // 10  # that in which the center of each of 5 places lies
@@ -87,14 +96,14 @@ def test_what_lies_at_each_place_is_the_cell_that_covers_it(config: Config, para
 def test_a_reference_covers_the_same_image() -> None:
     """Its places are the means of those of the cells they cover; in time its ends are those of the clip."""
     for theirs, each in ((8, 1), (4, 2), (2, 4), (1, 8)):
-        places = masked_generator._places(8, theirs, time=False)
+        places = _places(8, theirs, time=False)
         np.testing.assert_allclose(places, np.arange(8).reshape(theirs, each).mean(axis=1))
-    np.testing.assert_allclose(masked_generator._places(5, 3, time=True), [0, 2, 4])
-    np.testing.assert_allclose(masked_generator._places(5, 1, time=True), [0])
+    np.testing.assert_allclose(_places(5, 3, time=True), [0, 2, 4])
+    np.testing.assert_allclose(_places(5, 1, time=True), [0])
 
 
 def test_every_parameter_has_a_place_on_the_mesh() -> None:
-    config = resolve(CONFIG | {"reference": tokenizer(12, 2, (5, 4)), "tokenizer": tokenizer(40, 3, (5, 4))})
+    config = resolve(CONFIG | components(tokenizer(40, 3, (5, 4)), tokenizer(12, 2, (5, 4))))
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
     shardings = match_rules(shapes, models.sharding_rules(config), make_mesh(MeshConfig(2, 2, 2)))
     assert tuple(shardings["reference_codes"]["embedding"].spec) == ("model", "fsdp")
@@ -103,8 +112,9 @@ def test_every_parameter_has_a_place_on_the_mesh() -> None:
 
 def test_a_reference_is_the_image_resized_as_all_images_are(config: Config) -> None:
     """Compared with Pillow's bilinear filter with antialias, by which images in files are resized."""
-    assert config.reference is not None
-    params = jax.jit(functools.partial(models.init, config.reference))(jax.random.key(5))
+    reference = config.component("reference_tokenizer")
+    assert reference is not None
+    params = jax.jit(functools.partial(models.init, reference))(jax.random.key(5))
     images = np.random.default_rng(0).uniform(-1, 1, (3, 40, 40, 3)).astype(np.float32)
     images += np.sin(np.arange(40) / 3).astype(np.float32)[:, None, None]  # what resizing leaves
     small = [[np.asarray(Image.fromarray(channel).resize((12, 12), Image.Resampling.BILINEAR))
@@ -123,42 +133,39 @@ def test_clips_have_clips_as_references() -> None:
         tokenizer(size, 3, **clips, model={"time_strides": strides})
         for size, strides in ((40, [2, 1, 1]), (24, [2, 2, 1]))
     )
-    config = resolve(CONFIG | {"data": IMAGES | {"size": 40, **clips}, "tokenizer": ours, "reference": theirs})
+    config = resolve(CONFIG | {"data": IMAGES | {"size": 40, **clips}} | components(ours, theirs))
     seen = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in models.inputs(config).items()}
     assert (seen["codes"].shape, seen["reference_codes"].shape) == ((1, 3, 5, 5), (1, 2, 3, 3))
     outputs: Any = jax.eval_shape(lambda: models.build(config).init_with_output(jax.random.key(0), **seen)[0])
     assert outputs["logits"].shape == (1, 3, 5, 5, 15)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"reference": tokenizer(80, 3)}, "reference.data.size: 80 is larger than data.size, 40; a reference is the"),
-        ({"reference": {"train": {"steps": 7}}}, "reference.model.kind: must be visual_tokenizer, not direct"),
-        ({"reference": tokenizer(13, 2)}, "reference.data.size: must be a multiple of 4, for 2 widths, not 13"),
-        (
-            {"reference": tokenizer(12, 2, model={"time_strides": [1, 1]})},
-            r"reference.model.time_strides: \[1, 1\] does not go with those of the visual tokenizer, \[\]; both or",
-        ),
-        (
-            {"reference": tokenizer(12, 2, source="clips_folder", frames=5, model={"time_strides": [1, 2]})},
-            "reference.data.frames: must be data.frames, 1, not 5",
-        ),
-        (
-            {"reference": None},
-            "objective.reference_dropout: there is no reference to drop without the visual tokenizer",
-        ),
-        ({"reference": tokenizer(12, 2) | {"train": {"stepz": 7}}}, "reference.train.stepz: no such field"),
-        (
-            {"model": {"kind": "direct"}, "objective": {}},
-            "^reference: is for model.kind=masked_generator, not direct",
-        ),
-        (
-            {"model": {"kind": "direct"}, "objective": {}, "reference": None, "tokens": {"reference": "a"}},
-            "tokens.reference: is for model.kind=masked_generator, not direct",
-        ),
-    ],
-)
-def test_configs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_references_are_dropped_as_often_as_asked(config: Config) -> None:
+    batch = {"text": jnp.ones((4001, 7), int), "codes": jnp.zeros((4001, 1), int), "mask": jnp.ones(4001, bool)}
+    batch |= {"reference_codes": jnp.ones((4001, 3), int)}
+    inputs = masked_generator.prepare(config, batch, jax.random.key(3))
+    assert abs(float(inputs["reference_mask"].mean()) - 0.9) < 0.02
+    assert "reference_mask" not in masked_generator.prepare(config, batch, None)
+
+
+DIRECT = {"model": {"kind": "direct_generator"}, "losses": {"mean_squared_error": {}}}
+OF_REFERENCE = "components.reference_tokenizer"
+
+
+@pytest.mark.parametrize(("changes", "field", "value"), [
+    (components(reference=tokenizer(80, 3)), f"{OF_REFERENCE}.config.data.size", "80 "),
+    (components(reference={"train": {"steps": 7}}), f"{OF_REFERENCE}.config.model.kind", "direct_generator"),
+    (components(reference=tokenizer(13, 2)), f"{OF_REFERENCE}.config.data.size", "13"),
+    (components(reference=tokenizer(12, 2, model={"time_strides": [1, 1]})),
+     f"{OF_REFERENCE}.config.model.time_strides", "[1, 1]"),
+    (components(reference=tokenizer(12, 2, source="clips_folder", frames=5, model={"time_strides": [1, 2]})),
+     f"{OF_REFERENCE}.config.data.frames", "5"),
+    (components(), "model.reference_dropout", OF_REFERENCE),
+    (components(reference=tokenizer(12, 2) | {"train": {"stepz": 7}}),
+     f"{OF_REFERENCE}.config.train.stepz", "no such field"),
+    (DIRECT, "components.visual_tokenizer", "direct_generator"),
+    (DIRECT | {"components": {"reference_tokenizer": "a"}}, OF_REFERENCE, "direct_generator"),
+])  # fmt: skip
+def test_configs_that_cannot_be(changes: dict[str, Any], field: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(field)}: .*{re.escape(value)}"):
         resolve(CONFIG | changes)

@@ -6,6 +6,7 @@ import numpy as np
 
 from mmjax.models.video_encoder import VideoEncoder
 from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.nn.compute import Compute
 from mmjax.nn.positions import sincos_1d
 
 CLIP = jax.random.normal(jax.random.key(0), (2, 6, 12, 20, 3))
@@ -20,7 +21,7 @@ def apply(module, params, x):
     return np.asarray(jax.jit(module.apply)({"params": params}, x))
 
 
-def test_one_frame_is_a_image():
+def test_one_frame_is_an_image():
     """Attention within the only frame is full attention: that of a VisionEncoder with the same parameters."""
     module, params = made(time=1)
     tubelets = params["tubelets"]
@@ -36,7 +37,7 @@ def test_tubelets_of_several_frames():
     assert params["tubelets"]["kernel"].shape == (2, 4, 4, 3, 12)
     found = apply(module, params, CLIP)
     assert found.shape == (2, 3 * 3 * 5, 12)
-    other = VideoEncoder(4, 2, 12, 2, 3, convolution="matmul", remat=True, unroll=2)
+    other = VideoEncoder(4, 2, 12, 2, 3, Compute(convolution="matmul", remat=True, unroll=2))
     np.testing.assert_allclose(apply(other, params, CLIP), found, atol=1e-5)
     assert np.abs(apply(module, params, CLIP[:, ::-1]).mean(1) - found.mean(1)).max() > 1e-3  # time has a direction
     alone = apply(module, params, CLIP.at[0].set(0.0))

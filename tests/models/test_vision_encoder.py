@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.nn.compute import Compute
 
 PATCH, WIDTH, HEADS = 4, 24, 3
 SOUND = jax.random.normal(jax.random.key(0), (2, 20, 12, 1))  # 5 bands of frequency, 3 of time
@@ -90,7 +91,7 @@ def test_equals_the_definition():
     found = apply(module, params, SOUND, HIDDEN)
     assert found.shape == (2, 15, WIDTH)
     np.testing.assert_allclose(found, expected(params, np.asarray(SOUND, np.float64), HIDDEN, 5), atol=1e-4)
-    other = encoder(registers=5, masking=True, convolution="matmul", remat=True, unroll=2)
+    other = encoder(registers=5, masking=True, compute=Compute(convolution="matmul", remat=True, unroll=2))
     np.testing.assert_allclose(apply(other, params, SOUND, HIDDEN), found, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.config import model_fields, resolve
+from mmjax.config import resolve
 from mmjax.models import visual_tokenizer
 from mmjax.types import UserError
 
@@ -56,29 +56,36 @@ def test_gradients_reach_the_encoder_through_the_rounding(tiny):
         assert float(jnp.abs(leaf).max()) > 0, name
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"levels": (3, 1)}, "model.levels: needs at least one, each above 1"),
-        ({"levels": (64,) * 5}, "model.levels: 1,073,741,824 codes are more than 2 ** 24"),
-        ({"widths": ()}, "model.widths: needs at least one width"),
-        ({"widths": (4,) * 6}, "data.size: must be a multiple of 64, for 6 widths, not 32"),
-        (
-            {"kind": "tokenizer"},
-            "model.kind: must be one of direct, visual_tokenizer, masked_generator, vision_language, not 'tokenizer'",
-        ),
-        ({"heads": 3}, "model.heads: no such field"),
-    ],
-)
-def test_configs_that_cannot_be(changes, line):
+@pytest.mark.parametrize(("changes", "field", "value"), [
+    ({"levels": (3, 1)}, "model.levels", "1"),
+    ({"levels": ()}, "model.levels", ""),
+    ({"levels": (64,) * 5}, "model.levels", "1,073,741,824"),
+    ({"widths": ()}, "model.widths", ""),
+    ({"widths": (4,) * 6}, "data.size", "32"),
+    ({"time_strides": (1, 3)}, "model.time_strides", "3"),
+    ({"time_strides": (1,)}, "model.time_strides", "[1]"),
+    ({"code_noise_prob": 1.5}, "model.code_noise_prob", "1.5"),
+    ({"kind": "tokenizer"}, "model.kind", "'tokenizer'"),
+    ({"heads": 3}, "model.heads", "no such field"),
+])  # fmt: skip
+def test_configs_that_cannot_be(changes, field, value):
     with pytest.raises(UserError) as error:
         resolve(TINY | {"model": TINY["model"] | changes})
-    assert str(error.value).startswith(line)
+    assert str(error.value).startswith(f"{field}: ") and value in str(error.value)
+
+
+def test_codes_are_replaced_in_training_alone():
+    config = resolve(TINY | {"model": TINY["model"] | {"code_noise_prob": 0.3}})
+    batch = {"image": jnp.zeros((3, 32, 32, 3))}
+    key, fraction = visual_tokenizer.prepare(config, batch, jax.random.key(3))["corrupt"]
+    assert fraction == 0.3 and key == jax.random.key(3)
+    assert visual_tokenizer.prepare(config, batch, None).keys() == {"image"}
+    assert visual_tokenizer.prepare(resolve(TINY), batch, jax.random.key(3)).keys() == {"image"}
 
 
 @pytest.fixture(name="video", scope="module")
 def clip_tokenizer() -> tuple[Any, Any]:
-    model = model_fields.VisualTokenizerConfig(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
+    model = visual_tokenizer.VisualTokenizerConfig(widths=(8, 12), time_strides=(1, 2), blocks=1, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
     return compiled(module), jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))
 
@@ -99,7 +106,7 @@ def test_no_frame_of_a_clip_sees_a_later_one(video: Any) -> None:
     assert seen[4].all() and seen[1][1]
 
 
-def test_a_image_is_a_clip_of_one_frame(video: Any) -> None:
+def test_an_image_is_a_clip_of_one_frame(video: Any) -> None:
     apply, params = video
     clip, first, image = apply(params, CLIP), apply(params, CLIP[:, :1]), apply(params, CLIP[:, 0])
     assert clip["codes"].shape == (1, 3 * 2 * 2) and image["image"].shape == (1, 8, 8, 3)
@@ -120,7 +127,7 @@ def test_clips_of_any_length(video: Any, frames: int, grids: int) -> None:
 
 
 def test_corrupted_codes_reach_the_decoder_alone() -> None:
-    model = model_fields.VisualTokenizerConfig(widths=(8, 12), blocks=0, levels=(5, 3))
+    model = visual_tokenizer.VisualTokenizerConfig(widths=(8, 12), blocks=0, levels=(5, 3))
     module = visual_tokenizer.VisualTokenizer(model)
     images = jax.random.uniform(jax.random.key(1), (7, 20, 20, 3), minval=-1)
     params = jax.jit(module.init)(jax.random.key(0), images)

@@ -74,8 +74,8 @@ def test_largest_batch() -> None:
         ),
         (
             {"parameters": GIB, "gradients": GIB, "activations": 7 * GIB},
-            ["--config.model.remat=true"],
-            "try --config.train.batch=32, --config.model.remat=true",
+            ["--config.compute.remat=true"],
+            "try --config.train.batch=32, --config.compute.remat=true",
         ),
         ({"parameters": 15 * GIB, "activations": 9 * GIB}, [], "try a larger slice"),
     ],
