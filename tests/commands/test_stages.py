@@ -191,7 +191,7 @@ def test_a_tokenizer_that_is_none(exported: Path, tmp_path: Path, mistake: Mista
     line = mistake(*command, f"--config.tokens.tokenizer={tmp_path / 'direct'}")
     assert line == f"tokens.tokenizer: {tmp_path / 'direct'} holds no visual tokenizer but a direct"
     line = mistake(*command, f"--config.tokens.tokenizer={exported}", "--config.data.size=64")
-    assert line == "data.size: 64, but the visual tokenizer was made for 32"
+    assert line == "data.size: must be 32, as of the visual tokenizer, not 64"
     assert not (tmp_path / "run").exists()
 
 
