@@ -195,7 +195,7 @@ def test_a_tokenizer_that_is_none(exported: Path, tmp_path: Path, mistake: Mista
     line = mistake(*command, f"--config.components.visual_tokenizer={tmp_path / 'direct'}")
     assert line.startswith("components.visual_tokenizer.config.model.kind: ") and "direct_generator" in line
     line = mistake(*command, f"--config.components.visual_tokenizer={exported}", "--config.data.size=64")
-    assert line == "data.size: 64, but the visual tokenizer was made for 32"
+    assert line == "data.size: must be 32, as of the visual tokenizer, not 64"
     assert not (tmp_path / "run").exists()
 
 
