@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs a command, and again when it dies: a host's part of a pod, where the death of one process ends those of all others.
+# Runs a command, and restarts it when it dies: on each host of a pod, where the death of one process ends all others.
 #
 #   launch/keep_running.sh RESTARTS mmjax train ...
 #
-# Exit status: 0 done; 2 the user's mistake, which no restart mends; 143 after SIGTERM, also where the command saved and
-# ended with 0, so that whoever started this does not take a run that was cut short for a finished one; else the command's.
-# A training that saved and ended because another host was told to end exits with 143, and is started again.
+# Exit status: 0 done; 2 a user error, which is not retried; 143 after SIGTERM, also if the command saved and exited
+# with 0, so that an interrupted run is not taken for a finished one; else the command's. A training that saved and
+# stopped because another host was stopped exits with 143, and is restarted.
 set -u
 export MMJAX_STOPPED_STATUS=143
 case ${1:-} in '' | *[!0-9]*) echo "keep_running.sh: first argument must be a number of restarts, not '${1:-}'" >&2; exit 2 ;; esac

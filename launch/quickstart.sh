@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs mmjax, trains a small generator of drawn scenes in two stages, evaluates and exports it, loads the model
-# again and generates: about eleven minutes on two cores after the downloads. Started again, it goes on where it stopped.
+# again and generates: about eleven minutes on two cores after the downloads. Started again, it resumes where it stopped.
 #
 #   ./launch/quickstart.sh                                          the real thing
 #   ./launch/quickstart.sh --config=configs/quickstart.py:tiny      the same way in seconds, to see that it works

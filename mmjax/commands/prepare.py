@@ -17,7 +17,7 @@ HELP = (
     "check a config's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
     "and encode the data set with it (mmjax train does by itself what was not done). With --to: write the data set "
     "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_packed "
-    "--config.data.root=DIR or by TFDS. Either goes on where it was interrupted, and repairs what is damaged."
+    "--config.data.root=DIR or by TFDS. Either resumes where it was interrupted, and repairs what is corrupt."
 )
 
 

@@ -31,7 +31,7 @@ Frames = Generator[tuple[float, Callable[[], Image.Image]], None, None]
 
 
 class ClipError(UserError):
-    """A clip that is of no use; the message goes on after its name, as in "cannot be read as a clip: ..."."""
+    """An unusable clip; the message continues after its name, as in "cannot be read as a clip: ..."."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Footage:
 def read_clip(
     path: str | Path, size: int, resize: int = 0, frames: int = 16, frame_rate: float = 8.0
 ) -> Float32[np.ndarray, "{frames} {size} {size} 3"]:
-    """Reads the last frames of a clip as float32 [f, y, x, 3], -1 (black) to 1 (white), to be gone on from.
+    """Reads the last frames of a clip as float32 [f, y, x, 3], -1 (black) to 1 (white), to be continued.
 
     Args:
         path: a file, or a folder of numbered frames, which are taken to be of `frame_rate`.

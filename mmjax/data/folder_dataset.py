@@ -54,7 +54,7 @@ def read_folder(
         captions: by the name of the example.
         shape: of an example.
         load: reads the example of an epoch and a key, which is its place in `captions`.
-        unreadable: raised by `load` where an example is of no use; it is masked out.
+        unreadable: raised by `load` for an unusable example, which is masked out.
     """
     names = list(captions)
 
@@ -158,7 +158,7 @@ def check_present(folder: Path, names: list[str], kind: FolderKind, check: Calla
     """Every example is there; those without a caption are counted in a warning.
 
     Args:
-        check: is told of each whether it is a folder, and raises UserError where it cannot be read here.
+        check: called with each path and whether it is a folder; raises UserError where it cannot be read here.
 
     Raises:
         UserError: for the first that is missing, or that `check` refuses.

@@ -102,32 +102,32 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
     Raises:
         UserError: where components have labels of different classes, or a feature in different shapes.
     """
-    parts = [
+    components = [
         replace(source, field=f"data.mixture.{name}", max_corrupt_fraction=config.mixture[name].max_corrupt_fraction)
         for name, source in sources.items()
     ]
-    data = [config.mixture[name] for name in sources]
-    sizes = [source.size for source in parts]
+    configs = [config.mixture[name] for name in sources]
+    sizes = [source.size for source in components]
     if not training:
-        sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, data, strict=True)]
-    slots = slots_of([part.weight for part in data])
-    given, classes = common_features([source.features for source in parts]), _classes(parts)
-    dropped = [array_fields(source.features).keys() - array_fields(given).keys() for source in parts]
+        sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, configs, strict=True)]
+    slots = slots_of([part.weight for part in configs])
+    given, classes = common_features([source.features for source in components]), _classes(components)
+    dropped = [array_fields(source.features).keys() - array_fields(given).keys() for source in components]
 
     def read(spec: ReadSpec) -> Iterator[Examples]:
         locate = by_cycles(slots, spec.seed) if spec.training else concatenated(sizes)
 
         def shards_of(number: int) -> Iterator[ProcessShard]:
             for positions, own in spec.shards():
-                part, place = locate(positions)
-                chosen = part == number
+                component, place = locate(positions)
+                chosen = component == number
                 before, count = np.count_nonzero(chosen[: own.start]), np.count_nonzero(chosen[own])
                 if count:
                     yield place[chosen], slice(before, before + count)
 
         with ExitStack() as stack:
             streams: list[Any] = []
-            for number, (source, part) in enumerate(zip(parts, data, strict=True)):
+            for number, (source, part) in enumerate(zip(components, configs, strict=True)):
                 flip = spec.training and part.flip
                 shards = functools.partial(shards_of, number)
                 stream = source.read(replace(spec, shards=shards, resize=part.resize, flip=flip))
@@ -138,15 +138,17 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
                 for number in np.unique(component).tolist():
                     examples = next(streams[number], None)
                     if examples is None or len(examples["key"]) != np.sum(component == number):
-                        raise UserError(f"{parts[number].field}: ended too early; is the data set complete?")
+                        raise UserError(f"{components[number].field}: ended too early; is the data set complete?")
                     found[number] = {k: v for k, v in examples.items() if k not in dropped[number]}
                 yield _merge(component, found, list(sources), given)
 
     def all_captions() -> Iterator[str]:
-        streams = [source.all_captions() for source in parts]  # in turn: a tokenizer may look at the first ones only
+        streams = [
+            source.all_captions() for source in components
+        ]  # in turn: a tokenizer may look at the first ones only
         return (text for texts in itertools.zip_longest(*streams) for text in texts if text is not None)
 
-    return Source("mixture", sum(sizes), given, all_captions, read, components=tuple(parts), classes=classes)
+    return Source("mixture", sum(sizes), given, all_captions, read, components=tuple(components), classes=classes)
 
 
 def common_features(components: Sequence[Features]) -> dict[str, Feature]:
@@ -165,12 +167,13 @@ def common_features(components: Sequence[Features]) -> dict[str, Feature]:
     return {name: feature for name, feature in found.items() if not feature.of or feature.of in found}
 
 
-def _classes(parts: Sequence[Source]) -> tuple[str, ...]:
-    labeled = [part for part in parts if "label" in part.features]
-    for part in labeled[1:]:
-        if part.classes != labeled[0].classes:
+def _classes(components: Sequence[Source]) -> tuple[str, ...]:
+    labeled = [component for component in components if "label" in component.features]
+    for component in labeled[1:]:
+        if component.classes != labeled[0].classes:
             raise UserError(
-                f"{labeled[0].field}, {part.field}: have {len(labeled[0].classes):,} and {len(part.classes):,} classes "
+                f"{labeled[0].field}, {component.field}: have {len(labeled[0].classes):,} and "
+                f"{len(component.classes):,} classes "
                 "that are not the same ones, and a model has one set; take the labels of one component"
             )
     return labeled[0].classes if labeled else ()

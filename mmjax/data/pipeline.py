@@ -15,7 +15,7 @@ from mmjax.data.source import Examples, ReadSpec, Source, process_shards
 from mmjax.data.text import Tokenizer
 from mmjax.types import PADDING, Batch, InputStats, UserError
 
-MAX_LOGGED = 10  # images that could not be read are named up to so many
+MAX_LOGGED = 10  # images that could not be read that are named in the log
 MIN_READ = 100  # images read before a fraction of them means something
 NOT_IN_BATCH = ("key", "epoch", "component", "problem", "read_seconds")  # fields of Examples
 
@@ -183,7 +183,7 @@ def report_corrupt(source: Source, examples: Examples) -> None:
         raise UserError(
             f"{source.field}.source {source.name}: {source.num_corrupt:,} of the first {source.num_read:,} could not "
             f"be read, more than {source.field}.max_corrupt_fraction={source.max_corrupt_fraction:g} of them; the "
-            f"first: {', '.join(source.corrupt_ids)}; mend them, or raise {source.field}.max_corrupt_fraction"
+            f"first: {', '.join(source.corrupt_ids)}; replace them, or raise {source.field}.max_corrupt_fraction"
         )
 
 

@@ -14,11 +14,11 @@ WINDOW, HOP = 0.025, 0.01  # seconds
 MIN_POWER = 1e-10  # of a mel bin; below it is silence
 DECIBELS = (-100.0, 20.0)  # become -1 and 1
 SILENCE = 1e-4  # amplitude of full scale that is not reached by what is silent, -80 dB
-BREAK, SLOPE = 1000.0, 200.0 / 3  # Slaney's mel scale: straight up to here, in Hz, so many Hz a mel
+BREAK, SLOPE = 1000.0, 200.0 / 3  # Slaney's mel scale: linear up to here, in Hz, with this many Hz a mel
 
 
 class SoundError(UserError):
-    """A sound that is of no use; the message goes on after its name, as in "is silent"."""
+    """An unusable sound; the message continues after its name, as in "is silent"."""
 
 
 def read_sound(
@@ -127,7 +127,7 @@ def _mel(frequency: float) -> float:
 
 
 def frames_of(rate: int, seconds: float) -> int:
-    """How many frames log_mel gives of so many seconds."""
+    """The number of frames that log_mel gives for this duration."""
     return round(seconds * rate) // round(HOP * rate)
 
 

@@ -1,4 +1,4 @@
-"""What an evaluator is: the metrics it gives, and what it needs of the data and of the model."""
+"""The specification of an evaluator: its metrics, and what it needs of the data and the model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ def _no_check(config: Config) -> None:
 
 @dataclass(frozen=True)
 class EvaluatorSpec:
-    """An evaluator that a config may name.
+    """An evaluator that a config can name.
 
     Attributes:
         build: (config) -> the evaluator; see mmjax.types.
-        metrics: (config) -> the names of the metrics that it yields.
-        predictions: what it reads of the model in evaluation: "image", "codes", "caption", "answer", "class_logits",
-            "image_embedding", "text_embedding". Images are sampled and texts decoded only if an evaluator reads them.
-        shows: predictions that it reads where the model gives them.
-        fields: of the batch that it reads, beside those of every batch.
-        check: (config) raises UserError for data that it is not for.
+        metrics: (config) -> the names of its metrics.
+        predictions: model outputs that it needs: "image", "codes", "caption", "answer", "class_logits",
+            "image_embedding", "text_embedding". Images and texts are generated only if an evaluator needs them.
+        shows: outputs that it uses if the model has them.
+        fields: of the batch that it needs, besides those of every batch.
+        check: (config) raises UserError for data that it does not support.
     """
 
     build: Callable[[Config], Evaluator]

@@ -13,7 +13,7 @@ from mmjax.config import resolve, to_dict
 from mmjax.export.loaded import LoadedModel
 from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models import vision_language
-from mmjax.sample.chunks import in_chunks
+from mmjax.sample.chunks import CHUNK, per_example
 from mmjax.sample.editing import images_of
 from mmjax.sample.text import TextDecoding, make_text_generator
 from mmjax.types import UserError
@@ -64,8 +64,7 @@ class DualEncoder(_Describing):
         Raises:
             UserError: for other than texts, and where the model was not trained to compare.
         """
-        text = self.encode_text("text", texts_of("texts", texts))
-        return in_chunks(lambda part: self._embed_text(self.params, part), text)
+        return self._embed_text(self.params, self.encode_text("text", texts_of("texts", texts)))
 
     def embed_image(self, images: Shaped[np.ndarray, "n *pixels c"]) -> Float32[np.ndarray, "n e"]:
         """The same of images.
@@ -73,15 +72,15 @@ class DualEncoder(_Describing):
         Raises:
             UserError: for images of the wrong shape or range, and where the model was not trained to compare.
         """
-        return in_chunks(lambda part: self._embed_image(self.params, part), self._images(images))
+        return self._embed_image(self.params, self._images(images))
 
     @functools.cached_property
     def _embed_text(self) -> Any:
-        return jax.jit(self.model_fns.embed_text)
+        return per_example(self.model_fns.embed_text)
 
     @functools.cached_property
     def _embed_image(self) -> Any:
-        return jax.jit(self.model_fns.embed_image)
+        return per_example(self.model_fns.embed_image)
 
 
 class _Writing(_Describing):
@@ -109,7 +108,7 @@ class _Writing(_Describing):
         images = self._images(images)
         known = self.encode_text("text", _as_many("texts", texts_of("texts", texts), len(images)))
         asked = [] if questions is None else [self._questions(questions, len(images))]
-        weights = in_chunks(lambda *part: self._attention_maps(self.params, *part), images, known, *asked)
+        weights = self._attention_maps(self.params, images, known, *asked)
         grid = vision_language.grid(self.config)
         found = []
         for row, ids in zip(weights, known, strict=True):
@@ -131,13 +130,18 @@ class _Writing(_Describing):
         config_dict = to_dict(self.config)
         tree = config_dict | {"text_decoding": config_dict["text_decoding"] | changes}
         decoding = TextDecoding.of(resolve(tree))
-        program = self._programs.setdefault(decoding, jax.jit(make_text_generator(self.model_fns, decoding)))
         seeds, asked = seeds_of(seed, len(images), "images"), [] if questions is None else [questions]
+        return self.tokenizer.decode(self._program(decoding)(self.params, images, seeds, *asked))
 
-        def written(image: np.ndarray, seeds: np.ndarray, question: np.ndarray | None = None) -> Any:
-            return program(self.params, image, question, seeds)
+    def _program(self, decoding: TextDecoding) -> Any:
+        if decoding not in self._programs:
+            generate = make_text_generator(self.model_fns, decoding)
 
-        return self.tokenizer.decode(in_chunks(written, images, seeds, *asked))
+            def written(params: Any, image: jax.Array, seeds: jax.Array, question: jax.Array | None = None) -> Any:
+                return generate(params, image, question, seeds)
+
+            self._programs[decoding] = per_example(written, on_cpu=4, elsewhere=CHUNK)
+        return self._programs[decoding]
 
     @functools.cached_property
     def _programs(self) -> dict[TextDecoding, Any]:
@@ -145,7 +149,7 @@ class _Writing(_Describing):
 
     @functools.cached_property
     def _attention_maps(self) -> Any:
-        return jax.jit(self.model_fns.attention_maps)
+        return per_example(self.model_fns.attention_maps)
 
 
 class Captioner(_Writing):

@@ -16,8 +16,8 @@ from mmjax.export.loaded import LoadedModel
 from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.sample import editing
-from mmjax.sample.chunks import in_chunks
-from mmjax.sample.direct import draw
+from mmjax.sample.chunks import per_example
+from mmjax.sample.direct import make_draw
 from mmjax.sample.editing import images_of
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
@@ -50,7 +50,11 @@ class DirectImageGenerator(LoadedModel):
             if "reference" not in models.inputs(self.config):
                 raise UserError("reference: this model was built without a vision encoder (model.reference is empty)")
             reference = images_of("reference", reference, (len(texts), size, size, 3))
-        return draw(self.apply, self.params, text, reference)
+        return self._draw(self.params, text, reference)
+
+    @functools.cached_property
+    def _draw(self) -> Any:
+        return make_draw(self.apply)
 
 
 class ImageGenerator(LoadedModel):
@@ -68,26 +72,24 @@ class ImageGenerator(LoadedModel):
         variation: float | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "n *pixels 3"]:
-        """Draws an image, or a clip, for each prompt.
+        """Samples an image, or a clip, for each prompt.
 
-        A direct generator gives one image a prompt, whatever the seed. A masked generator draws at random: image i
-        depends on its prompt and its seed alone, not on what else is drawn. Given an `image`, it keeps what is not
-        asked for anew: with a `mask` what is masked (inpainting, outpainting), with `variation` a share of the visual
-        tokens here and there, and of a clip that is too short the frames it lacks.
+        Image i depends on its prompt and its seed alone, bit for bit, not on what else is sampled. Given an `image`,
+        what is not to be sampled is kept: with a `mask` what is not masked (inpainting, outpainting), with `variation`
+        all but a fraction of the visual tokens, and of a clip that is too short the frames that it has.
 
         Args:
             prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
             seed: one an example, or the first of n consecutive ones.
-            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the config says. It
-                is of the text alone: a masked generator looks at the reference with the text and without.
-            reference: n images to start from, float32 from -1 to 1, or uint8 such as these are: for a direct
-                generator of the config's size, for a masked generator with a `reference` of that config's size, such
-                as those to be enlarged. Without one it draws from the text, if it learned to (reference_dropout).
-            image: for a masked generator: n images, or clips of at most the config's frames, as `reference`.
-            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
-            variation: the share drawn anew, above 0 to 1.
-            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature, top_k,
-                guidance_schedule.
+            guidance: classifier-free guidance scale: 0 ignores the text, 1 samples as trained; None: as the config
+                says. Only the text is dropped: the reference is seen with and without it.
+            reference: n images, float32 from -1 to 1 or uint8, of the size of the config's reference_tokenizer, such
+                as those to be enlarged. None: from the text alone, if the model was trained to (reference_dropout).
+            image: n images, or clips of at most the config's frames, as `reference`, of the config's size.
+            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is sampled.
+            variation: the fraction that is sampled, above 0 to 1.
+            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature,
+                top_k, guidance_schedule, refinement_steps, refinement_temperature.
 
         Returns:
             uint8 [n, y, x, 3], clips [n, f, y, x, 3].
@@ -101,7 +103,7 @@ class ImageGenerator(LoadedModel):
         given: dict[str, np.ndarray] = self._reference(reference, len(texts))
         if TEXT_ENCODER in self.components:
             frozen = self.components[TEXT_ENCODER]
-            given["text_features"] = in_chunks(lambda part: self._text_features(frozen, part), text)
+            given["text_features"] = self._text_features(frozen, text)
         seeds = seeds_of(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         chosen = self._sampling(sampling, guidance)
@@ -109,15 +111,11 @@ class ImageGenerator(LoadedModel):
         begin = editing.start(model_fns.grid, data.size, data.frames, seeds, image, mask, variation)
         codes = np.zeros(begin.masked.shape, np.int32)
         if begin.image is not None:
-            codes = in_chunks(lambda part: self._encode(tokenizer, part), begin.image)
+            codes = self._encode(tokenizer, begin.image)
         seen = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
-        program, scale = self._program(chosen), np.float32(guidance)
-
-        def drawn(*part: np.ndarray) -> Any:
-            more = dict(zip(given, part[len(seen) :], strict=True))
-            return program(self.params, tokenizer, *part[: len(seen)], scale, **more)
-
-        return editing.keep(to_uint8(in_chunks(drawn, *seen, *given.values())), begin)
+        constants = self.params, tokenizer, np.float32(guidance)
+        images = self._program(chosen, tuple(given))(constants, *seen, *given.values())
+        return editing.keep(to_uint8(images), begin)
 
     def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
         """What a masked generator is told of its references; nothing where it is to draw without."""
@@ -136,37 +134,43 @@ class ImageGenerator(LoadedModel):
                 return {}
             raise UserError(f"reference: this model never learned to draw without one; give it {list(shape)}")
         images = images_of("reference", reference, shape)
-        encode = self._encode_reference
-        return {"reference_codes": in_chunks(lambda part: encode(self.components[REFERENCE], part), images)}
+        return {"reference_codes": self._encode_reference(self.components[REFERENCE], images)}
 
     def _sampling(self, changes: dict[str, Any], guidance: float) -> SamplingConfig:
         """How to sample, checked as a config is."""
         tree = to_dict(self.config)
         return resolve(tree | {"sampling": tree["sampling"] | changes | {"guidance": guidance}}).sampling
 
-    def _program(self, sampling: SamplingConfig) -> Any:
+    def _program(self, sampling: SamplingConfig, conditions: tuple[str, ...]) -> Any:
+        """The compiled sampler; its conditions besides the text are handed to it by these names."""
         # Guidance is an argument of the program; only whether there is any is compiled in.
-        key = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
-        if key not in self._programs:
-            make = registry.find("sampler", key.kind, "sampling.kind").make
-            self._programs[key] = jax.jit(make(self.model_fns, key))
-        return self._programs[key]
+        sampling = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
+        if (sampling, conditions) not in self._programs:
+            sample = registry.find("sampler", sampling.kind, "sampling.kind").make(self.model_fns, sampling)
+
+            def drawn(constants: Any, text: Any, codes: Any, masked: Any, seeds: Any, *given: jax.Array) -> Any:
+                params, tokenizer, scale = constants
+                named = dict(zip(conditions, given, strict=True))
+                return sample(params, tokenizer, text, codes, masked, seeds, scale, **named)
+
+            self._programs[sampling, conditions] = per_example(drawn)
+        return self._programs[sampling, conditions]
 
     @functools.cached_property
-    def _programs(self) -> dict[SamplingConfig, Any]:
+    def _programs(self) -> dict[tuple[SamplingConfig, tuple[str, ...]], Any]:
         return {}
 
     @functools.cached_property
     def _encode(self) -> Any:
-        return jax.jit(self.model_fns.encode)
+        return per_example(self.model_fns.encode)
 
     @functools.cached_property
     def _text_features(self) -> Any:
         theirs = self.config.component(TEXT_ENCODER)
         assert theirs is not None
-        return jax.jit(frozen_text.encoder(theirs, self.compute))
+        return per_example(frozen_text.encoder(theirs, self.compute))
 
     @functools.cached_property
     def _encode_reference(self) -> Any:
         assert self.model_fns.encode_reference is not None
-        return jax.jit(self.model_fns.encode_reference)
+        return per_example(self.model_fns.encode_reference)

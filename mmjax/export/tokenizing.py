@@ -3,14 +3,13 @@
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
 from mmjax import models
 from mmjax.export.loaded import LoadedModel
 from mmjax.models import visual_tokenizer
-from mmjax.sample.chunks import in_chunks
+from mmjax.sample.chunks import per_example
 from mmjax.sample.editing import images_of
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
@@ -30,7 +29,7 @@ class ImageTokenizer(LoadedModel):
         if not count:
             raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")
         given = images_of("images", images, (count, *shape))
-        return in_chunks(lambda part: self._encode(self.params, part), given)
+        return self._encode(self.params, given)
 
     def decode(self, codes: Shaped[np.ndarray, "n *grid"]) -> UInt8[np.ndarray, "n *pixels 3"]:
         """The images or clips that grids of codes, of any integer type, stand for.
@@ -44,16 +43,16 @@ class ImageTokenizer(LoadedModel):
             raise UserError(f"codes: must be whole numbers {['n', *grid]}, not {given.dtype} {list(given.shape)}")
         if given.min() < 0 or given.max() >= count:
             raise UserError(f"codes: must be from 0 to {count - 1}, not {given.min()} to {given.max()}")
-        images = in_chunks(lambda part: self._decode(self.params, part), given.astype(np.int32))
+        images = self._decode(self.params, given.astype(np.int32))
         frames = self.config.data.frames
         return to_uint8(images[:, :frames] if images.ndim == 5 else images)
 
     @functools.cached_property
     def _encode(self) -> Any:
         module = models.build(self.config, self.compute)
-        return jax.jit(lambda params, image: module.apply({"params": params}, image, method="encode"))
+        return per_example(lambda params, image: module.apply({"params": params}, image, method="encode"))
 
     @functools.cached_property
     def _decode(self) -> Any:
         module = models.build(self.config, self.compute)
-        return jax.jit(lambda params, codes: module.apply({"params": params}, codes, method="decode"))
+        return per_example(lambda params, codes: module.apply({"params": params}, codes, method="decode"))

@@ -1,4 +1,4 @@
-"""How layers are computed, which changes no result beyond rounding: types, kernels, what is recomputed."""
+"""Settings of the computation that change results by rounding only: dtypes, kernels, rematerialization."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ class Compute:
 
     Attributes:
         dtype: of activations and matrix products; parameters are float32.
-        attention: kernel of scaled dot-product attention; see nn/attention.
+        attention: attention kernel; see nn/attention.
         convolution: implementation of convolutions; see nn/convolution.
-        remat: recompute each layer in the backward pass, to save the memory of its activations.
-        remat_policy: what is kept of each layer nevertheless; see nn/transformer.POLICIES.
-        unroll: layers in each iteration of the scan over layers; 0: all of them.
-        partitioner: of the activations over the devices.
+        remat: recompute each layer in the backward pass, to save activation memory.
+        remat_policy: which values remat saves; see nn/transformer.POLICIES.
+        unroll: layers in each iteration of the scan over layers; 0: all.
+        partitioner: of the activations.
     """
 
     dtype: np.dtype = FLOAT32

@@ -71,7 +71,7 @@ class Placement:
 
     @property
     def platform(self) -> str:
-        """ "cpu", "gpu" or "tpu". A mesh without devices is one of GPUs, which are planned by arithmetic alone."""
+        """The platform: "cpu", "gpu" or "tpu"; an abstract mesh is of GPUs, which are planned analytically."""
         return str(self.mesh.devices.flat[0].platform) if isinstance(self.mesh, Mesh) else "gpu"
 
     @property

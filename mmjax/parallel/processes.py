@@ -1,7 +1,7 @@
 """Several processes that train one model: connecting them, and letting the first of them do what is done once.
 
 Every process runs the same program. What one of them alone may do (write a file, answer from the disk) goes through
-`once`, so that all of them go on from the same outcome, a user's mistake among them.
+`run_on_primary`, so that all of them continue with the same outcome, which may be a user error.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ HEARTBEAT = "MMJAX_HEARTBEAT_SECONDS"  # in the environment: a process that is s
 STOPPED = "MMJAX_STOPPED_STATUS"  # in the environment: exit status after SIGTERM, for launchers that start again
 NO_CLUSTER = "coordinator_address should be defined"
 POLL_SECONDS = 5
+CONNECT_SECONDS = 300
 _calls = _asked = 0
 
 
@@ -75,7 +77,11 @@ def stopped_status() -> int:
 
 def connected() -> int:
     """How many processes there are, without touching a device."""
-    return _cluster().num_processes or 1
+    if not jax.distributed.is_initialized():
+        return 1
+    _client().key_value_set(f"mmjax/connected/{uuid.uuid4()}", "here")
+    _client().wait_at_barrier("mmjax/connected", CONNECT_SECONDS * 1000)
+    return len(_client().key_value_dir_get("mmjax/connected"))
 
 
 def is_multiprocess() -> bool:
@@ -131,13 +137,10 @@ def _next_key() -> str:
 
 
 def _client() -> Any:
-    return _cluster().client
+    """The key-value store and the barriers of the cluster, which JAX itself has no public name for."""
+    from orbax.checkpoint import multihost  # here, since it is slow to import
 
-
-def _cluster() -> Any:
-    from jax._src.distributed import global_state  # its key-value store has no other name
-
-    return global_state
+    return multihost.get_jax_distributed_client()
 
 
 def _wait_for(key: str) -> str:

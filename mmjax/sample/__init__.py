@@ -1,4 +1,4 @@
-"""Decoding: images by filling in visual tokens, texts token after token; what is done to images afterwards."""
+"""Sampling: images by unmasking visual tokens, autoregressive text, and post-processing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from mmjax.sample import masked
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """A sampler that a config may name.
+    """A sampler that a config can name.
 
     Attributes:
         make: (functions of the model, config of the sampler) -> the pure function sample(params, tokenizer_params,
-            text, codes, masked, seeds, guidance, **given) -> images; see sample/masked.make_sampler.
-        config: class of its fields.
+            text, codes, masked, seeds, guidance, **conditions) -> images; see sample/masked.make_sampler.
+        config: dataclass of its fields.
     """
 
     make: Callable[[Any, Any], Callable[..., Any]]

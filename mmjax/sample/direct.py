@@ -3,30 +3,33 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mmjax.sample.chunks import in_chunks
+from mmjax.sample.chunks import per_example
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import Outputs, Params
 
 
-def draw(
-    apply: Callable[..., Outputs],
-    params: Params,
-    text: Int[np.ndarray, "b t"],
-    reference: Float[np.ndarray, "b y x c"] | None = None,
-) -> UInt8[np.ndarray, "b y x c"]:
-    """Generates one image for each text.
+def make_draw(apply: Callable[..., Outputs]) -> Callable[..., UInt8[np.ndarray, "b y x c"]]:
+    """The compiled function draw(params, text, reference=None) -> images, one for each text.
+
+    `text` holds token ids, int32 [b, t]; `reference` images, float32 [b, y, x, c] from -1 to 1.
 
     Args:
-        apply: the compiled apply(params, text=..., reference=...) -> {"image": ...}.
-        text: token ids.
-        reference: reference images, -1 to 1.
+        apply: (params, text=..., reference=...) -> {"image": ...}.
     """
-    inputs = {"text": text} if reference is None else {"text": text, "reference": reference}
 
-    def image(*values: np.ndarray) -> Any:
-        return apply(params, **dict(zip(inputs, values, strict=True)))["image"]
+    def image(params: Params, *values: jax.Array) -> jax.Array:
+        return apply(params, **dict(zip(("text", "reference"), values, strict=False)))["image"]
 
-    return to_uint8(in_chunks(image, *inputs.values()))
+    program = per_example(image)
+
+    def draw(
+        params: Params, text: Int[np.ndarray, "b t"], reference: Float[np.ndarray, "b y x c"] | None = None
+    ) -> UInt8[np.ndarray, "b y x c"]:
+        given: list[Any] = [text] if reference is None else [text, reference]
+        return to_uint8(program(params, *given))
+
+    return draw

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import os
 import signal
 import time
@@ -124,6 +125,12 @@ def exit_status(status: int) -> int:
     return processes.stopped_status() if status == 128 + signal.SIGTERM else status
 
 
+def _tell(text: str) -> None:
+    """Writes a line to stderr, below the progress bar where there is one; in a signal handler, so unbuffered."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{chr(10) if os.isatty(2) else ''}{text}\n".encode())
+
+
 @contextmanager
 def interrupted() -> Iterator[Stop]:
     """Handles Ctrl-C and SIGTERM in the block: the first stops after this step, another Ctrl-C exits immediately."""
@@ -132,10 +139,10 @@ def interrupted() -> Iterator[Stop]:
     def note(number: int, frame: Any) -> None:
         stop.signal = number
         if number == signal.SIGTERM:
-            os.write(2, b"\nstopping after this step\n")
+            _tell("stopping after this step")
             return
         if processes.is_primary():
-            os.write(2, b"\nstopping after this step; press Ctrl-C again to exit immediately, without saving\n")
+            _tell("stopping after this step; press Ctrl-C again to exit immediately, without saving")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if processes.is_multiprocess():
             os.kill(os.getpid(), signal.SIGTERM)  # JAX's handler, which tells the other processes

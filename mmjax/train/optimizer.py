@@ -1,4 +1,4 @@
-"""Optimizers: their fields in a config, and the optax transformations that they are."""
+"""Optimizers: their configs and optax transformations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class AdamConfig(OptimizerConfig):
     """Adam (Kingma and Ba 2014).
 
     Attributes:
-        b1, b2: decay of the averages of the gradient and of its square.
+        b1, b2: decay rates of the first and second moments.
     """
 
     b1: float = setting(0.9, at_least=0, below=1)
@@ -42,9 +42,9 @@ class AdamWConfig(AdamConfig):
 
 @dataclass(frozen=True)
 class MuonConfig(AdamWConfig):
-    """Muon (Jordan et al. 2024) on kernels, and Adam with Nesterov's momentum on everything else.
+    """Muon (Jordan et al. 2024) for kernels, and Adam with Nesterov momentum for other parameters.
 
-    It learns more a step than Adam and costs more a step; its learning rate is several times that of Adam.
+    It learns more in a step than Adam, at a higher cost; its learning rate is several times that of Adam.
 
     Attributes:
         b1, b2: of the Adam part.
@@ -54,11 +54,11 @@ class MuonConfig(AdamWConfig):
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer that a config may name.
+    """An optimizer that a config can name.
 
     Attributes:
-        make: (config, schedule of the learning rate) -> the optax transformation, the learning rate included.
-        config: class of its fields.
+        make: (config, learning rate schedule) -> the optax transformation, including the learning rate.
+        config: dataclass of its fields.
     """
 
     make: Callable[[Any, optax.Schedule], optax.GradientTransformation]
@@ -66,7 +66,7 @@ class OptimizerSpec:
 
 
 def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping of the gradient, then the optimizer with its schedule."""
+    """Gradient clipping, followed by the optimizer with its learning rate schedule."""
     spec: OptimizerSpec = registry.find("optimizer", optimizer.kind, "optimizer.kind")
     transformation = spec.make(optimizer, make_schedule(optimizer, steps))
     if not optimizer.grad_clip_norm:
@@ -75,7 +75,7 @@ def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTran
 
 
 def make_schedule(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at each step: linear warm-up, then the schedule down to step `steps`."""
+    """The learning rate schedule: linear warm-up, then the decay until step `steps`."""
     peak, warmup = optimizer.learning_rate, optimizer.warmup_steps
     rest = max(steps - warmup, 1)
     after = {
@@ -102,8 +102,10 @@ def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTrans
 
 
 def _muon(config: MuonConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Each kernel moves by the orthogonal matrix nearest to its momentum (https://kellerjordan.github.io/posts/muon),
-    scaled as Liu et al. 2025 (arXiv:2502.16982)."""
+    """Orthogonalizes the momentum of each kernel (https://kellerjordan.github.io/posts/muon).
+
+    Scaled as in Liu et al. 2025 (arXiv:2502.16982).
+    """
     return muon(
         schedule,
         ns_steps=NEWTON_SCHULZ_STEPS,

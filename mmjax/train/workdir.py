@@ -125,8 +125,7 @@ def _has_begun(workdir: Path, config: Config) -> bool:
 
 
 def unqualified(name: str) -> str:
-    """A field's name as the config that it belongs to has it, which may lie inside of another; of a part of a mixture
-    the name in any data."""
+    """A field's name in its own config, which may be nested in another; of a mixture component, its name in `data`."""
     own = re.sub(r"^(pretraining\.|components\.\w+\.(config\.)?)+", "", name)
     return re.sub(r"^data\.mixture\.[^.]+\.", "data.", own)
 

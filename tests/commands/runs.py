@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,7 +20,7 @@ import pytest
 from mmjax.cli import main
 
 ROOT = Path(__file__).parents[2]
-VARYING = ("images_per_second", "waiting_for_data", "batches_ready")  # metrics of the machine, not of the training
+VARYING = ("examples_per_second", "data_wait_fraction", "batches_ready")  # metrics of the machine, not of the training
 # mmjax ARGUMENTS, sent SIGTERM in its evaluation number COUNT, if it is process number INDEX: COUNT INDEX ARGUMENTS.
 WHILE_IT_EVALUATES = """
 import os, signal, sys
@@ -75,7 +76,7 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
     def train(workdir: Path) -> None:
         done = run("train", "--config=configs/quickstart.py:tiny", "--workdir", workdir)
         assert noise(done.stderr) == []
-        for name, folder in (("quickstart-tokenizer", workdir / "tokenizer"), ("quickstart", workdir)):
+        for name, folder in (("quickstart-visual_tokenizer", workdir / "visual_tokenizer"), ("quickstart", workdir)):
             assert f"{name}: all steps done; report: {folder / 'report.html'}" in done.stdout
 
     return once("quickstart", train)
@@ -90,30 +91,32 @@ def trained_to_describe(once: Once, run: Run) -> Path:
     )
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "XLA_FLAGS": os.environ["MMJAX_TESTS_XLA_FLAGS"]}
+
+
 @pytest.fixture(name="start", scope="session")
 def start_command() -> Start:
-    """Starts `mmjax ARGUMENTS`; it may be forbidden to write files of more than so many KiB."""
-    environment = {**os.environ, "XLA_FLAGS": os.environ["MMJAX_TESTS_XLA_FLAGS"]}
+    """Starts `mmjax ARGUMENTS`."""
 
-    def started(*arguments: Any, largest_file: int | None = None) -> subprocess.Popen[str]:
+    def started(*arguments: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
-        if largest_file is not None:
-            command = ["bash", "-c", f'ulimit -f {largest_file} && exec "$@"', "bash", *command]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes)
 
     return started
 
 
 @pytest.fixture(name="run", scope="session")
-def run_command(start: Start) -> Run:
-    """Runs `mmjax ARGUMENTS` to its end, which must come with the given exit status."""
+def run_command(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs `mmjax ARGUMENTS` to its end, which must come with the given exit status; see forked."""
 
-    def ended(*arguments: Any, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-        with start(*arguments, **options) as process:
-            out, err = process.communicate(timeout=200)
-        assert process.returncode == status, out + err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    def ended(*arguments: Any, status: int = 0, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path_factory.mktemp("output")
+        found = forked.run([str(argument) for argument in arguments], environment(), folder, 280, largest_file)
+        out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
+        assert found == status, f"took too long\n{out}{err}" if found is None else out + err
+        return subprocess.CompletedProcess(arguments, status, out, err)
 
     return ended
 

@@ -18,7 +18,7 @@ from mmjax.types import UserError
 CHILD = """
 import logging, sys
 import jax, jax.numpy as jnp, numpy as np, optax
-from mmjax.config import Mesh
+from mmjax.config import MeshConfig
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train import checkpoint, storage
 from mmjax.train.state import make_state
@@ -30,8 +30,8 @@ def state_of(step):
 
 logging.basicConfig(format="%(message)s")
 storage.SLOW_SECONDS, steps = float(sys.argv[1]), map(int, sys.argv[2:])
-whole = Placement(make_mesh(Mesh(1, 1, 1), jax.devices()[:1])).whole
-shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_of(0))
+replicated = Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).replicated
+shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), state_of(0))
 try:
     checkpoints = checkpoint.Checkpoints(None, best="-loss", at="gs://bucket/run/checkpoints")
     for step in steps:
@@ -70,7 +70,6 @@ def flip_a_bit(made: Bucket, prefix: str) -> None:
     assert made.put(name, bytes(content), {})
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_bucket_is_as_a_disk(made: Bucket) -> None:
     out, _ = run(made, "-c", CHILD, 30, 1, 2)

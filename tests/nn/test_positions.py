@@ -42,7 +42,8 @@ def test_rope_equals_complex_rotation():
     np.testing.assert_allclose(apply_rope(jnp.asarray(x), angles), expected, atol=1e-6)
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 4), st.data())
+# Few shapes, since each compiles.
+@given(st.sampled_from([(5,), (3, 5), (1, 3, 2)]), st.sampled_from([1, 3]), st.data())
 def test_rope_products_depend_on_displacements_only(sides, pairs, data):
     q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 2 * pairs * len(sides))).astype(np.float32)
     n = int(np.prod(sides))

@@ -101,7 +101,7 @@ def test_examples_depend_on_their_seed_only(order: Any) -> None:
 
 
 @pytest.mark.parametrize("order", ["halton", "confidence"])
-@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("steps", [1, 2, 11])  # each compiles
 def test_masked_tokens_follow_the_cosine_schedule(steps: int, order: Any) -> None:
     """An example with each number of masked tokens there is, all at once."""
     seen: list[list[int]] = []
