@@ -72,26 +72,24 @@ class ImageGenerator(LoadedModel):
         variation: float | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "n *pixels 3"]:
-        """Draws an image, or a clip, for each prompt.
+        """Samples an image, or a clip, for each prompt.
 
-        A direct generator gives one image a prompt, whatever the seed. A masked generator draws at random: image i
-        depends on its prompt and its seed alone, not on what else is drawn. Given an `image`, it keeps what is not
-        asked for anew: with a `mask` what is masked (inpainting, outpainting), with `variation` a share of the visual
-        tokens here and there, and of a clip that is too short the frames it lacks.
+        Image i depends on its prompt and its seed alone, bit for bit, not on what else is sampled. Given an `image`,
+        what is not to be sampled is kept: with a `mask` what is not masked (inpainting, outpainting), with `variation`
+        all but a fraction of the visual tokens, and of a clip that is too short the frames that it has.
 
         Args:
             prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
             seed: one an example, or the first of n consecutive ones.
-            guidance: how closely to follow the text: 0 ignores it, 1 samples as trained; None: as the config says. It
-                is of the text alone: a masked generator looks at the reference with the text and without.
-            reference: n images to start from, float32 from -1 to 1, or uint8 such as these are: for a direct
-                generator of the config's size, for a masked generator with a `reference` of that config's size, such
-                as those to be enlarged. Without one it draws from the text, if it learned to (reference_dropout).
-            image: for a masked generator: n images, or clips of at most the config's frames, as `reference`.
-            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is drawn anew.
-            variation: the share drawn anew, above 0 to 1.
-            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature, top_k,
-                guidance_schedule.
+            guidance: classifier-free guidance scale: 0 ignores the text, 1 samples as trained; None: as the config
+                says. Only the text is dropped: the reference is seen with and without it.
+            reference: n images, float32 from -1 to 1 or uint8, of the size of the config's reference_tokenizer, such
+                as those to be enlarged. None: from the text alone, if the model was trained to (reference_dropout).
+            image: n images, or clips of at most the config's frames, as `reference`, of the config's size.
+            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is sampled.
+            variation: the fraction that is sampled, above 0 to 1.
+            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature,
+                top_k, guidance_schedule, refinement_steps, refinement_temperature.
 
         Returns:
             uint8 [n, y, x, 3], clips [n, f, y, x, 3].
