@@ -22,8 +22,8 @@ KIND = FolderKind("clip", "name.mp4", "what it shows")
 def open_clips(config: DataConfig, training: bool, seed: int) -> Source:
     """Opens captioned clips, in the order of captions.jsonl.
 
-    "image" is [b, f, y, x, 3], or [b, y, x, 3] if data.frames is 1. Training samples start, crop and flip; evaluation takes
-    the middle.
+    "image" is [b, f, y, x, 3], or [b, y, x, 3] if data.frames is 1. Training samples start, crop and flip; evaluation
+    takes the middle.
 
     Raises:
         UserError: where a file is missing, a line is invalid, or PyAV is needed and not installed.
