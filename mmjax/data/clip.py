@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from mmjax.data.image import MAX_PIXELS, SIDE_LIMIT, load_image, resized_crop, to_rgb
+from mmjax.data.image import MAX_PIXELS, SIDE_LIMIT, load_image, normalize, resized_crop, to_rgb
 from mmjax.types import UserError
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")
@@ -66,7 +66,7 @@ def read_clip(
         clip = read_frames(Path(path), frames, frame_rate, resize, 1.0, lambda image: resized_crop(image, resize, size))
     except ClipError as error:
         raise UserError(f"{path}: {error}") from error
-    return clip.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return normalize(clip)
 
 
 def read_frames(

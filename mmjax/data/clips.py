@@ -13,7 +13,7 @@ from PIL import Image
 from mmjax.config import DataConfig
 from mmjax.data.clip import ANIMATIONS, ClipError, check_pyav, read_frames
 from mmjax.data.folder_dataset import FolderKind, check_present, read_captions, read_folder
-from mmjax.data.image import resized_crop
+from mmjax.data.image import normalize, resized_crop
 from mmjax.data.source import ReadSpec, Source, SourceSpec, captioned_images
 
 KIND = FolderKind("clip", "name.mp4", "what it shows")
@@ -51,7 +51,7 @@ def open_clips(config: DataConfig, training: bool, seed: int) -> Source:
             return cropped[:, ::-1] if flip else cropped
 
         clip = read_frames(folder / names[key], config.frames, config.frame_rate, spec.resize, start, crop)
-        return clip.reshape(shape) / np.float32(127.5) - np.float32(1)
+        return normalize(clip.reshape(shape))
 
     read = read_folder(captions, KIND, shape, load, ClipError)
     return Source("clips_folder", len(names), features, all_captions, read)

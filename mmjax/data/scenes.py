@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 
 from mmjax.config import DataConfig
 from mmjax.config.schema import require
+from mmjax.data.image import normalize
 from mmjax.data.random_access import ordered
 from mmjax.data.source import TEXT, Examples, ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.scenes import draw, motion, questions
@@ -86,7 +87,7 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
             keys = np.array(indices, np.int64)
             images, captions, scenes = zip(*map(example, indices), strict=True)
             examples: Examples = {
-                "image": np.stack(images).astype(np.float32) / np.float32(127.5) - np.float32(1),
+                "image": normalize(np.stack(images)),
                 "mask": np.ones(keys.shape, np.bool_),
                 "key": keys,
                 "epoch": epochs,
