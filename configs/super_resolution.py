@@ -1,7 +1,7 @@
 """Super-resolution: a masked generator conditioned on the text and on the codes of the image at a lower resolution.
 
-Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels of the output), low=32 (pixels of
-the reference), tiny (ends in seconds).
+Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (output pixels), low=32 (reference
+pixels), tiny (ends in seconds).
 The visual tokenizer of quickstart.py or coco_masked.py is trained first, and so is the reference tokenizer, unless
 --config.components.reference_tokenizer=DIR names a trained one, such as the workdir of the model whose images are to be
 enlarged. `mmjax generate --model=THAT --enlarge=THIS` then samples with both.
