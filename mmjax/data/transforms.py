@@ -1,8 +1,8 @@
 """Transforms of an example: crops and flips of images with their masks and boxes.
 
 A transform is a function of (example, key). An example is a dict by feature: images uint8 [y, x, c], masks uint8
-[y, x], boxes float [n, 4]. The key determines all randomness. Transforms add their parameters to the example: `windows`,
-the crop of each image, and `flip`.
+[y, x], boxes float [n, 4]. The key determines all randomness. Transforms add their parameters: `windows`, the crop
+of each image, and `flip`.
 """
 
 import functools

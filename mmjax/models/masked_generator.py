@@ -19,7 +19,7 @@ from mmjax.models import text_encoder, visual_tokenizer
 from mmjax.models.checks import check_transformer, image_field
 from mmjax.models.masked_transformer import MaskedGenerator, MaskedGeneratorConfig
 from mmjax.models.rules import STACK, Rules, joined
-from mmjax.models.spec import ModelSpec, keep_with_probability, trained_outputs
+from mmjax.models.spec import ModelSpec, keep_with_probability, method, trained_outputs
 from mmjax.models.visual_tokenizer import VisualTokenizerConfig
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.types import Batch, Params, stream
@@ -172,38 +172,33 @@ class ModelFns:
 def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     model, tokenizer_config, reference, _ = _parts(config)
     generator, tokenizer = build(config, compute), visual_tokenizer.build(tokenizer_config, compute)
-    grid = visual_tokenizer.grid(tokenizer_config)
     frames = config.data.frames
 
     def decode(params: Params, codes: jax.Array) -> jax.Array:
-        image: jax.Array = tokenizer.apply({"params": params}, codes, method="decode")  # type: ignore[assignment]
+        image: jax.Array = method(tokenizer, "decode")(params, codes)
         return image[:, :frames] if image.ndim == 5 else image
 
-    def encode(params: Params, image: jax.Array) -> jax.Array:
-        codes: jax.Array = tokenizer.apply({"params": params}, image, method="encode")  # type: ignore[assignment]
-        return codes
-
-    def logits(params: Params, *inputs: jax.Array) -> jax.Array:
-        scores: jax.Array = generator.apply({"params": params}, *inputs, method="logits")  # type: ignore[assignment]
-        return scores
-
-    def context(params: Params, text: jax.Array, **inputs: jax.Array) -> Any:
-        return generator.apply({"params": params}, text, **inputs, method="context")  # type: ignore[arg-type]
-
-    encode_reference = None if reference is None else _encode_reference(reference, compute)
-    return ModelFns(context, logits, encode, encode_reference, model.reference, decode, grid)
+    return ModelFns(
+        context=method(generator, "context"),
+        logits=method(generator, "logits"),
+        encode=method(tokenizer, "encode"),
+        encode_reference=None if reference is None else _encode_reference(reference, compute),
+        reference=model.reference,
+        decode=decode,
+        grid=visual_tokenizer.grid(tokenizer_config),
+    )
 
 
 def _encode_reference(config: Config, compute: Compute) -> Callable[..., jax.Array]:
-    tokenizer, size = visual_tokenizer.build(config, compute), config.data.size
+    encode, size = method(visual_tokenizer.build(config, compute), "encode"), config.data.size
 
-    def encode(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
+    def encode_resized(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
         # Antialiased triangle filter, as the data pipeline resizes.
         resized = jax.image.resize(image, (*image.shape[:-3], size, size, image.shape[-1]), "linear")
-        codes: jax.Array = tokenizer.apply({"params": params}, resized, method="encode")  # type: ignore[assignment]
+        codes: jax.Array = encode(params, resized)
         return codes
 
-    return encode
+    return encode_resized
 
 
 MODEL = ModelSpec(

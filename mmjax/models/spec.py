@@ -73,6 +73,11 @@ def trained_outputs(config: Config) -> frozenset[str]:
     )
 
 
+def method(module: nn.Module, name: str) -> Callable[..., Any]:
+    """A method of a module as a pure function of (params, *args, **kwargs)."""
+    return lambda params, *args, **kwargs: module.apply({"params": params}, *args, **kwargs, method=name)
+
+
 def keep_with_probability(key: jax.Array, rows: jax.Array, dropout: float) -> jax.Array:
     """bool [b], False with probability `dropout`."""
     return jax.random.uniform(key, rows.shape[:1]) >= jnp.float32(dropout)

@@ -14,7 +14,7 @@ from mmjax.config.schema import require
 from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
 from mmjax.models.checks import check_transformer
 from mmjax.models.rules import POOLING, Rules, joined
-from mmjax.models.spec import ModelSpec, trained_outputs
+from mmjax.models.spec import ModelSpec, method, trained_outputs
 from mmjax.models.text_decoder import gather_cache
 from mmjax.models.vision_language_network import (
     VisionLanguage,
@@ -173,13 +173,10 @@ class ModelFns:
 def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     module = build(config, compute)
 
-    def method(name: str) -> Callable[..., Any]:
-        return lambda params, *inputs: module.apply({"params": params}, *inputs, method=name)
-
     def attention_maps(
         params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
     ) -> Float[Array, "b t n"]:
-        context = method("context")(params, image, question)
+        context = method(module, "context")(params, image, question)
         _, sown = module.apply({"params": params}, text, context, method="teacher_forcing", mutable=["attention_maps"])
         ((q, k),) = sown["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
         scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
@@ -187,12 +184,12 @@ def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
         return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
 
     return ModelFns(
-        context=method("context"),
-        prefill=method("prefill"),
-        step=method("step"),
+        context=method(module, "context"),
+        prefill=method(module, "prefill"),
+        step=method(module, "step"),
         gather_cache=gather_cache,
-        embed_image=method("embed_image"),
-        embed_text=method("embed_text"),
+        embed_image=method(module, "embed_image"),
+        embed_text=method(module, "embed_text"),
         attention_maps=attention_maps,
     )
 
