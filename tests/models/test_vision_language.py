@@ -152,10 +152,10 @@ def test_impossible_ways_to_decode_texts_are_one_line(fields: dict[str, Any]) ->
     (["matching"], {}, "losses.matching", "contrastive"),
     (["contrastive", "sigmoid_contrastive"], {}, "losses", "sigmoid_contrastive"),
     (["classification"], {}, "model.classes", "0"),
-    (["captioning"], {"patch": 5}, "model.patch", "5 .*32"),
-    (["captioning"], {"stem": (8, 8, 8, 8)}, "model.stem", "model.patch=8 .*16"),
+    (["captioning"], {"patch": 5}, "model.patch", "5"),
+    (["captioning"], {"stem": (8, 8, 8, 8)}, "model.stem", r"\[8, 8, 8, 8\] .*16"),
     (["masked_patch_modeling"], {"encoder": "resnet"}, "losses.masked_patch_modeling", "model.encoder=vit"),
-    (["mean_squared_error"], {}, "losses.mean_squared_error", "image .*model.kind=vision_language"),
+    (["mean_squared_error"], {}, "losses.mean_squared_error", "image"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_one_line(terms: list[str], model: dict[str, Any], field: str, value: str) -> None:
     with pytest.raises(UserError, match=rf"^{field}: .*{value}"):
