@@ -1,5 +1,7 @@
 """The direct generator: what its output depends on, and what it does not."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +99,8 @@ def test_bfloat16_computes_with_float32_parameters():
 
 @pytest.mark.parametrize("name", ["image", "low_resolution"])
 def test_the_reference_is_the_field_that_the_config_names_and_is_dropped_as_often_as_asked(name):
-    config = resolve(TINY | {"model": TINY["model"] | {"reference": name, "reference_dropout": 0.3}})
+    config = resolve(TINY | {"model": TINY["model"] | {"reference_dropout": 0.3}})
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, reference=name))  # of other data
     ones = jnp.ones((4001, 1, 1, 3))
     batch = {"text": jnp.ones((4001, 7), int), "mask": jnp.ones(4001, bool), "image": 0 * ones, name: ones}
     inputs = direct.prepare(config, batch, jax.random.key(3))
