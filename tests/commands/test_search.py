@@ -75,7 +75,7 @@ def test_images_by_text_and_by_images(
     assert json.loads(capsys.readouterr().out) == {"similarity": pytest.approx(1, abs=1e-5), "image": str(paths[3])}
 
 
-def test_texts_by_a_image(
+def test_texts_by_an_image(
     describing: Path, model: DualEncoder, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"a {color} {shape}" for color in ("red", "blue", "green") for shape in ("ring", "square", "circle")]

@@ -26,7 +26,7 @@ def random_inputs() -> tuple[Any, np.ndarray, np.ndarray]:
     return params, rng.normal(size=(37, 257)).astype(np.float32), rng.normal(size=37).astype(np.float32)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 4])
+@pytest.mark.parametrize("rows", [1, 4, CHUNK])
 def test_bitwise_the_same_for_any_number(given: Any, rows: int) -> None:
     params, x, scale = given
     program = per_example(network, rows)
