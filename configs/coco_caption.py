@@ -1,11 +1,12 @@
-"""Captions of COCO's images, token after token.
+"""Image captioning on COCO.
 
-Arguments: size=224 (pixels; 64 and less suit a laptop), tiny (ends in seconds).
-Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another source by
---config.data.source. --config.train.init_from=WORKDIR starts from coco_pretrain.py's model.
+Arguments: size=224 (pixels; 64 or less suits a laptop), tiny (ends in seconds).
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another --config.data.source.
+--config.train.init_from=WORKDIR starts from the model of coco_pretrain.py.
 """
 
 import coco_pretrain
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -14,7 +15,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0)
     size = arg.size or (32 if arg.tiny else 224)
-    small = size <= coco_pretrain.SMALL
+    small = size <= presets.LAPTOP
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": True}
     config.text = coco_pretrain.text(size)

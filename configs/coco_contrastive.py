@@ -1,12 +1,13 @@
-"""Images and captions of COCO in one space, where what belongs together is near: for search and zero-shot classes.
+"""Contrastive pretraining on COCO: a shared embedding of images and captions, for search and zero-shot classification.
 
-Arguments: size=224 (pixels; 64 and less suit a laptop), sigmoid (a decision for each pair, in place of a softmax), tiny
-(ends in seconds).
-Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another source by
---config.data.source. --config.train.init_from=WORKDIR starts from coco_pretrain.py's model.
+Arguments: size=224 (pixels; 64 or less suits a laptop), sigmoid (pairwise sigmoid loss instead of InfoNCE), tiny (ends
+in seconds).
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or another --config.data.source.
+--config.train.init_from=WORKDIR starts from the model of coco_pretrain.py.
 """
 
 import coco_pretrain
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -15,7 +16,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0, sigmoid=False)
     size = arg.size or (32 if arg.tiny else 224)
-    small = size <= coco_pretrain.SMALL
+    small = size <= presets.LAPTOP
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": True}
     config.text = coco_pretrain.text(size)

@@ -1,10 +1,11 @@
-"""The classical baseline on COCO: caption and image in, image out, mean squared error, Adam at 1e-3.
+"""Direct generation on COCO: caption and reference image in, image out, trained by mean squared error.
 
 Arguments: size=224 (pixels; 64 suits a laptop), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/), or with
---config.data.source=coco_tfds the data_dir in which TFDS prepared coco_captions.
+--config.data.source=coco_tfds the data_dir of the TFDS data set coco_captions.
 """
 
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -13,7 +14,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0)
     size = arg.size or (32 if arg.tiny else 224)
-    small = size <= 64
+    small = size <= presets.LAPTOP
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": True}  # resized to size * 256 / 224, then cropped
     config.text = {"length": 32, "vocabulary": 8192}
@@ -31,12 +32,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.train = {"batch": 64, "epochs": 10, "best_metric": "-loss"}  # evaluated and saved every epoch
     config.evaluate = {"evaluators": ("losses", "reconstruction"), "batch": 64, "samples": 8}
     if arg.tiny:
-        config.data.evaluation_examples = 16
-        config.optimizer.warmup_steps = 2
-        config.text.vocabulary = 400
-        config.model.update({"width": 32, "text_layers": 1, "vision_layers": 1, "fusion_layers": 1})
-        config.model.decoder_widths = (16, 8)
-        config.train.update({"batch": 8, "epochs": 0, "steps": 4})
-        config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
-        config.evaluate.update({"batch": 8, "samples": 4})
+        presets.shrink(config, width=32, text_layers=1, vision_layers=1, fusion_layers=1, decoder_widths=(16, 8))
     return config

@@ -1,25 +1,25 @@
-"""Text to images on COCO: a masked generator on the codes of a visual tokenizer.
+"""Text-to-image generation on COCO: a masked generator on the codes of a visual tokenizer.
 
-Arguments: size=256 (pixels: 64 with 45 million parameters, 128 with 120, 256 with 300), tiny (ends in seconds).
-Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). A visual tokenizer that was trained
-before, such as by coco_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without, that of
-coco_tokenizer.py is trained first. The codes of the data set are written once, to WORKDIR/tokens or
---config.tokens.cache=DIR.
+Arguments: size=256 (pixels; 64: 45 million parameters, 128: 120, 256: 300), tiny (ends in seconds).
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/).
+The visual tokenizer of coco_tokenizer.py is trained first, unless --config.components.visual_tokenizer=WORKDIR names a
+trained one. The codes of the data set are cached in WORKDIR/tokens, or --config.tokens.cache=DIR.
 """
 
 import coco_tokenizer
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
 
-# Width, layers, heads and layers of the text encoder by size.
+# Size: width, layers, heads, layers of the text encoder.
 SIZES = {64: (512, 8, 8, 2), 128: (768, 10, 12, 3), 256: (1024, 14, 16, 4)}
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0)
     size = arg.size or (32 if arg.tiny else 256)
-    width, layers, heads, text_layers = SIZES[min(SIZES, key=lambda known: (known < size, known))]
+    width, layers, heads, text_layers = SIZES[min(SIZES, key=lambda pixels: (pixels < size, pixels))]
     config = ConfigDict()
     tokenizer = coco_tokenizer.get_config(f"size={size}" + (",tiny" if arg.tiny else ""))
     config.components = {"visual_tokenizer": tokenizer}
@@ -37,16 +37,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.text_dropout = 0.1
     config.compute = {"remat": size > 64}
     config.sampling = {"steps": 16, "guidance": 4.0}
-    config.optimizer = {
-        "kind": "adamw",
-        "learning_rate": 2e-4,
-        "schedule": "cosine",
-        "warmup_steps": 5000,
-        "b2": 0.96,
-        "weight_decay": 0.03,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.9999,
-    }
+    config.optimizer = presets.optimizer(2e-4, 5000, b2=0.96, ema_decay=0.9999, kind="adamw", weight_decay=0.03)
     config.train = {
         "batch": 256,
         "steps": 100_000,
@@ -56,12 +47,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.evaluate = {"evaluators": ("losses",), "batch": 64, "samples": 16}
     if arg.tiny:
-        config.data.evaluation_examples = 16
-        config.text.vocabulary = 400
-        config.optimizer.warmup_steps = 2
+        presets.shrink(config, width=32, heads=8, layers=2, text_layers=1)
         config.tokens.num_augmentations = 2
-        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1})
         config.sampling.steps = 3
-        config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
-        config.evaluate.update({"batch": 8, "samples": 4})
     return config

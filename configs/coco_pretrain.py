@@ -1,35 +1,36 @@
-"""One model of COCO's images and captions by five losses at once, which coco_caption.py, coco_contrastive.py and vqa.py
-start from with --config.train.init_from=WORKDIR.
+"""Vision-language pretraining on COCO with five losses: contrastive, image-text matching, captioning, masked language
+modeling and masked patch modeling.
 
-Contrastive, matching of hard pairs, captioning, masked language modeling and masked patches. With questions, a mixture
-of captions and of questions (A-OKVQA's, or others by --config.data.mixture.questions.questions) learns answering too.
+coco_caption.py, coco_contrastive.py and vqa.py start from its model with --config.train.init_from=WORKDIR.
 
-Arguments: size=224 (pixels; 64 and less suit a laptop), questions (answer them as well), tiny (ends in seconds).
+Arguments: size=224 (pixels; 64 or less suits a laptop), questions (also trains answering, on a mixture of captions and
+the questions of A-OKVQA, or others by --config.data.mixture.questions.questions), tiny (ends in seconds).
 Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/).
 """
 
 from typing import Any
 
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
-
-SMALL = 64  # pixels, up to which a model is for a laptop
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0, questions=False)
     size = arg.size or (32 if arg.tiny else 224)
-    small = size <= SMALL
+    small = size <= presets.LAPTOP
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": not arg.questions}
     if arg.questions:
-        asked = {"questions": "annotations/aokvqa_train2017.json"}
-        asked["evaluation_questions"] = "annotations/aokvqa_val2017.json"
+        files = {
+            "questions": "annotations/aokvqa_train2017.json",
+            "evaluation_questions": "annotations/aokvqa_val2017.json",
+        }
         config.data.source = "mixture"
         config.data.mixture = {
             "captions": {"source": "coco_folder", "weight": 3.0},
-            "questions": {"source": "vqa", "weight": 1.0, **asked},
+            "questions": {"source": "vqa", "weight": 1.0, **files},
         }
     config.text = text(size)
     config.model = model(size)
@@ -48,13 +49,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 
 def text(size: int) -> dict[str, Any]:
-    """The text tokens of all configs of images to text on COCO, so that each can start from this one."""
-    return {"length": 32, "vocabulary": 2000 if size <= SMALL else 8192}
+    """Text tokens of all vision-language configs on COCO, so that each can start from this one."""
+    return {"length": 32, "vocabulary": 2000 if size <= presets.LAPTOP else 8192}
 
 
 def model(size: int, **changes: Any) -> dict[str, Any]:
-    """The model of all configs of images to text on COCO; what an objective does not train is not built."""
-    small = size <= SMALL
+    """Model of all vision-language configs on COCO; parts that no loss trains are not built."""
+    small = size <= presets.LAPTOP
     return {
         "kind": "vision_language",
         "patch": 8 if small else 16,
@@ -70,27 +71,13 @@ def model(size: int, **changes: Any) -> dict[str, Any]:
 
 
 def optimizer(size: int, learning_rate: float) -> dict[str, Any]:
-    """How all of them but the contrastive one are trained."""
-    small = size <= SMALL
-    return {
-        "kind": "adamw",
-        "learning_rate": learning_rate,
-        "schedule": "cosine",
-        "warmup_steps": 100 if small else 2000,
-        "b2": 0.98,
-        "weight_decay": 0.05,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.99 if small else 0.9999,
-    }
+    """Optimizer of all vision-language configs on COCO."""
+    small = size <= presets.LAPTOP
+    decay = {"weight_decay": 0.05, "ema_decay": 0.99 if small else 0.9999}
+    return presets.optimizer(learning_rate, 100 if small else 2000, b2=0.98, kind="adamw", **decay)
 
 
 def shrink(config: ConfigDict) -> None:
-    """Makes any of them end in seconds."""
-    config.data.evaluation_examples = 16
-    config.text.vocabulary = 400
-    config.optimizer.warmup_steps = 2
-    config.model.update({"width": 32, "heads": 4, "stem": (8,), "embedding": 16})
+    """Makes training of any vision-language config on COCO end in seconds."""
+    presets.shrink(config, width=32, heads=4, stem=(8,), embedding=16)
     config.model.update(dict.fromkeys(("layers", "text_layers", "fusion_layers", "decoder_layers"), 1))
-    config.train.update({"batch": 8, "epochs": 0, "steps": 4})
-    config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
-    config.evaluate.update({"batch": 8, "samples": min(config.evaluate.samples, 4)})

@@ -1,11 +1,12 @@
-"""A visual tokenizer on COCO: images to grids of 1,000 codes and back, by mean absolute and squared error.
+"""A visual tokenizer of images with 1,000 codes, trained on COCO by mean absolute and squared error.
 
-Arguments: size=64 (pixels), adversarial (against a discriminator as well, from step 2,000 on), tiny (ends in seconds).
+Arguments: size=64 (pixels), adversarial (adds a discriminator from step 2,000 on), tiny (ends in seconds).
 With adversarial, --config.perceptual.weights=FILE adds LPIPS; without a file, discriminator features are matched.
-Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). --config.data.source=scenes draws its
+Needs --config.data.root=DIR: a COCO folder (train2017/, val2017/, annotations/). --config.data.source=scenes draws
 images instead, and needs --config.data.flip=false.
 """
 
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -14,7 +15,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0, adversarial=False)
     size = arg.size or (32 if arg.tiny else 64)
-    small = size <= 64
+    small = size <= presets.LAPTOP
     config = ConfigDict()
     config.data = {"source": "coco_folder", "size": size, "flip": True}
     config.model = {
@@ -23,19 +24,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "blocks": 1 if small else 2,
         "levels": (8, 5, 5, 5),
     }
-    config.losses = {"mean_absolute_error": {"weight": 1.0}, "mean_squared_error": {"weight": 1.0}}
-    config.optimizer = {
-        "learning_rate": 1e-3,
-        "schedule": "cosine",
-        "warmup_steps": 100,
-        "b2": 0.99,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.999,
-    }
+    config.losses = presets.tokenizer_losses(arg.adversarial)
+    config.optimizer = presets.optimizer(1e-3, 100, b2=0.99, ema_decay=0.999)
     config.train = {"batch": 64, "epochs": 10, "best_metric": "-loss"}
     config.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 64, "samples": 8}
     if arg.adversarial:
-        config.losses.update({name: {"weight": 0.1} for name in ("feature_matching", "adversarial")})
         config.discriminator = {
             "loss": "non_saturating",
             "widths": (64, 128) if small else (64, 128, 256),
@@ -47,13 +40,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         }
         config.evaluate.evaluators += ("feature_distance",)
     if arg.tiny:
-        config.data.evaluation_examples = 16
-        config.optimizer.warmup_steps = 2
-        config.model.update({"widths": (16, 32), "blocks": 1})
+        presets.shrink(config, widths=(16, 32), blocks=1)
         if arg.adversarial:
             config.discriminator.update({"widths": (16, 32), "train_from": 1, "start": 2})
-        config.text = {"vocabulary": 400}
-        config.train.update({"batch": 8, "epochs": 0, "steps": 4})
-        config.train.update({"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
-        config.evaluate.update({"batch": 8, "samples": 4})
     return config

@@ -1,10 +1,11 @@
-"""Images of two things from captions that leave their sizes and places open, in minutes on a laptop.
+"""Text-to-image generation: two shapes whose sizes and positions the caption leaves open, in minutes on a laptop.
 
-A visual tokenizer is trained first, then a masked generator on its codes; one command does both.
+The visual tokenizer is trained first, then a masked generator on its codes; one command does both.
 
-Arguments: size=32 (pixels; 64 takes about three times as long), tiny (ends in seconds, too soon to draw anything).
+Arguments: size=32 (pixels; 64 takes about three times as long), tiny (ends in seconds, too soon for images).
 """
 
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -13,7 +14,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=32)
     data = {"source": "scenes", "size": arg.size, "scenes": {"examples": 20_000, "fully_specified": False}}
-    data["evaluation_examples"] = 128  # drawing takes longer than learning; `mmjax evaluate` can be told to take all
+    data["evaluation_examples"] = 128  # sampling is slow; `mmjax evaluate` can use all
     text = {"length": 12, "vocabulary": 512}
     tokenizer = ConfigDict()
     tokenizer.data = data
@@ -24,17 +25,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "blocks": 1,
         "levels": (8, 6, 5),
     }
-    tokenizer.losses = {"mean_absolute_error": {"weight": 1.0}, "mean_squared_error": {"weight": 1.0}}
-    tokenizer.model.code_noise_prob = 0.1  # so that the decoder mends what the generator gets slightly wrong
-    tokenizer.optimizer = {
-        "kind": "muon",
-        "learning_rate": 6e-3,
-        "schedule": "cosine",
-        "warmup_steps": 50,
-        "b2": 0.98,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.99,
-    }
+    tokenizer.losses = presets.tokenizer_losses()
+    tokenizer.model.code_noise_prob = 0.1  # makes the decoder robust to errors of the generator
+    tokenizer.optimizer = presets.optimizer(6e-3, 50, b2=0.98, ema_decay=0.99, kind="muon")
     tokenizer.train = {"batch": 16, "steps": 800, "log_every": 10, "evaluate_every": 800, "checkpoint_every": 400}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "scenes"), "batch": 64, "samples": 16}
 
@@ -60,15 +53,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "refinement_steps": 8,
         "refinement_temperature": 0.5,
     }
-    config.optimizer = {
-        "kind": "muon",
-        "learning_rate": 1e-2,
-        "schedule": "cosine",
-        "warmup_steps": 50,
-        "b2": 0.98,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.995,
-    }
+    config.optimizer = presets.optimizer(1e-2, 50, b2=0.98, ema_decay=0.995, kind="muon")
     config.train = {
         "batch": 16,
         "steps": 2000,
@@ -79,13 +64,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.evaluate = {"evaluators": ("losses", "scenes", "diversity"), "batch": 64, "samples": 16}
     if arg.tiny:
-        small = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
-        for part in (tokenizer, config):
-            part.data = data | {"evaluation_examples": 16, "scenes": {"examples": 64, "fully_specified": False}}
-            part.optimizer.warmup_steps = 2
-            part.train.update(small)
-            part.evaluate.update({"batch": 8, "samples": 4})
-        tokenizer.model.update({"widths": (8, 16), "blocks": 0})
-        config.model.update({"width": 32, "layers": 2, "text_layers": 1})
+        presets.shrink(tokenizer, widths=(8, 16), blocks=0)
+        presets.shrink(config, width=32, layers=2, text_layers=1)
         config.sampling.update({"steps": 3, "refinement_steps": 1})
     return config

@@ -1,10 +1,11 @@
-"""Captions of images, answers to questions about them, and finding images by text, in minutes on a laptop.
+"""Captioning, question answering and retrieval with one model, in minutes on a laptop.
 
-One model learns all three at once from scenes of one to three things: those of two have a caption, all have a question.
+Scenes have one to three shapes: those with two have a caption, all have a question.
 
 Arguments: size=32 (pixels), fusion=cross_attention (or joint, mlp, bilinear), tiny (ends in seconds).
 """
 
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -33,15 +34,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "embedding": 64,
     }
     config.losses = {"captioning": {"weight": 1.0}, "answering": {"weight": 1.0}, "contrastive": {"weight": 0.5}}
-    config.optimizer = {
-        "kind": "muon",
-        "learning_rate": 1e-2,
-        "schedule": "cosine",
-        "warmup_steps": 50,
-        "b2": 0.98,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.995,
-    }
+    config.optimizer = presets.optimizer(1e-2, 50, b2=0.98, ema_decay=0.995, kind="muon")
     config.train = {
         "batch": 64,
         "steps": 1000,
@@ -56,10 +49,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "samples": 16,
     }
     if arg.tiny:
-        config.data.update({"evaluation_examples": 16})
-        config.data.scenes.examples = 64
-        config.model.update({"width": 32, "stem": (8, 16), "layers": 1, "decoder_layers": 1})
-        config.optimizer.warmup_steps = 2
-        config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
-        config.evaluate.update({"batch": 8, "samples": 4})
+        presets.shrink(config, width=32, stem=(8, 16), layers=1, decoder_layers=1)
     return config

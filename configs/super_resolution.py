@@ -1,9 +1,10 @@
-"""Images to larger ones: a masked generator that looks at the text and at the codes of the same image, but smaller.
+"""Super-resolution: a masked generator conditioned on the text and on the codes of the image at a lower resolution.
 
-Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (pixels drawn), low=32 (pixels of the
-reference), tiny (ends in seconds). The visual tokenizer is that of quickstart.py or coco_masked.py, trained first. So
-is the reference tokenizer, unless a trained one is named: --config.components.reference_tokenizer=DIR, such as the
-workdir of the model whose images are to be enlarged. Then `mmjax generate --model=THAT --enlarge=THIS` draws with both.
+Arguments: source=scenes (or coco_folder, with --config.data.root=DIR), size=64 (output pixels), low=32 (reference
+pixels), tiny (ends in seconds).
+The visual tokenizer of quickstart.py or coco_masked.py is trained first, and so is the reference tokenizer, unless
+--config.components.reference_tokenizer=DIR names a trained one, such as the workdir of the model whose images are to be
+enlarged. `mmjax generate --model=THAT --enlarge=THIS` then samples with both.
 """
 
 import coco_masked
@@ -21,7 +22,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     if arg.source == "scenes":
         config = quickstart.get_config(large)
         reference = quickstart.get_config(small).components.visual_tokenizer
-        config.evaluate.evaluators = ("losses", "scenes")  # the reference leaves little open
+        config.evaluate.evaluators = ("losses", "scenes")  # no diversity: the reference determines most
         config.sampling.guidance = 1.0
     elif arg.source == "coco_folder":
         config = coco_masked.get_config(large)

@@ -1,12 +1,13 @@
-"""Text to clips on a folder of clips with captions: a masked generator on the codes of a visual tokenizer.
+"""Text-to-video generation on a folder of captioned clips: a masked generator on the codes of a visual tokenizer.
 
 Arguments: size=128 (pixels), frames=16 (8 a second), tiny (ends in seconds).
-Needs --config.data.root=DIR: DIR/train/ and DIR/validation/ with clips (mp4, gif or folders of frames) and in each a
-captions.jsonl with a line for each clip, {"clip": "name.mp4", "captions": ["what it shows"]}. A visual tokenizer that
-was trained before, such as by video_tokenizer.py, is named by --config.components.visual_tokenizer=WORKDIR; without,
-that of video_tokenizer.py is trained first.
+Needs --config.data.root=DIR: DIR/train/ and DIR/validation/ of clips (mp4, gif or folders of frames), each with a
+captions.jsonl with a line per clip, {"clip": "name.mp4", "captions": ["what it shows"]}.
+The visual tokenizer of video_tokenizer.py is trained first, unless --config.components.visual_tokenizer=WORKDIR names a
+trained one.
 """
 
+import presets
 import video_tokenizer
 from ml_collections import ConfigDict
 
@@ -34,16 +35,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.text_dropout = 0.1
     config.compute = {"remat": True}
     config.sampling = {"steps": 24, "guidance": 4.0}
-    config.optimizer = {
-        "kind": "adamw",
-        "learning_rate": 1e-4,
-        "schedule": "cosine",
-        "warmup_steps": 5000,
-        "b2": 0.96,
-        "weight_decay": 0.045,
-        "grad_clip_norm": 1.0,
-        "ema_decay": 0.9999,
-    }
+    config.optimizer = presets.optimizer(1e-4, 5000, b2=0.96, ema_decay=0.9999, kind="adamw", weight_decay=0.045)
     config.train = {
         "batch": 128,
         "steps": 75_000,
@@ -53,12 +45,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.evaluate = {"evaluators": ("losses",), "batch": 16, "samples": 4}
     if arg.tiny:
-        config.data.evaluation_examples = 16
-        config.text.vocabulary = 400
-        config.optimizer.warmup_steps = 2
+        presets.shrink(config, width=32, heads=8, layers=2, text_layers=1)
         config.tokens.num_augmentations = 2
-        config.model.update({"width": 32, "heads": 8, "layers": 2, "text_layers": 1})
         config.sampling.steps = 3
-        config.train.update({"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2})
-        config.evaluate.update({"batch": 8, "samples": 4})
     return config

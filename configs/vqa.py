@@ -1,13 +1,14 @@
-"""Answers to questions about COCO's images: VQAv2 or A-OKVQA, written token after token.
+"""Visual question answering on COCO: VQAv2 or A-OKVQA.
 
-Arguments: size=224 (pixels; 64 and less suit a laptop), fusion=cross_attention (or joint, mlp, bilinear), classes=0
-(above 0: choose among so many of the most frequent answers rather than write), tiny (ends in seconds).
-Needs --config.data.root=DIR, a COCO folder, and the files of questions in it, by --config.data.questions and
---config.data.evaluation_questions; those of A-OKVQA are the default. --config.train.init_from=WORKDIR starts from
-coco_pretrain.py's model.
+Arguments: size=224 (pixels; 64 or less suits a laptop), fusion=cross_attention (or joint, mlp, bilinear), classes=0
+(above 0: classifies among the most frequent answers instead of generating text), tiny (ends in seconds).
+Needs --config.data.root=DIR, a COCO folder, and its question files, --config.data.questions and
+--config.data.evaluation_questions (default: A-OKVQA). --config.train.init_from=WORKDIR starts from the model of
+coco_pretrain.py.
 """
 
 import coco_pretrain
+import presets
 from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
@@ -16,7 +17,7 @@ from mmjax.config import parse_arguments
 def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_arguments(argument, size=0, fusion="cross_attention", classes=0)
     size = arg.size or (32 if arg.tiny else 224)
-    small = size <= coco_pretrain.SMALL
+    small = size <= presets.LAPTOP
     config = ConfigDict()
     config.data = {
         "source": "vqa",

@@ -1,1 +1,1 @@
-"""From a config to what runs: the model, its losses, the step, the data and the evaluators."""
+"""Builds and trains what a config describes: model, losses, train step, data and evaluators."""

@@ -1,4 +1,4 @@
-"""From a config and a topology to a plan: the real training step, on shapes alone."""
+"""Plans a training on a topology from the shapes of its train step, without the devices."""
 
 import dataclasses
 import functools
@@ -32,10 +32,10 @@ _TOO_MUCH = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+
 
 
 def planned(config: Config, wanted: Topology) -> Plan:
-    """The plan of a config's training step: compiled for TPUs, by arithmetic for GPUs.
+    """Plans the train step: compiled for TPUs, estimated for GPUs.
 
     Raises:
-        UserError: as of compiled.
+        UserError: as for compiled.
     """
     if wanted.is_tpu:
         return compiled(config, wanted)
@@ -46,7 +46,7 @@ def planned(config: Config, wanted: Topology) -> Plan:
 
 
 def compiled(config: Config, wanted: Topology) -> Plan:
-    """The plan of a config's training step, compiled for TPUs.
+    """Plans the train step by compiling it for TPUs.
 
     Raises:
         UserError: for a mesh or a batch that does not fit the topology, or a step that does not fit into memory.
@@ -74,7 +74,7 @@ def compiled(config: Config, wanted: Topology) -> Plan:
 
 
 def estimated(config: Config, wanted: Topology) -> Plan:
-    """The plan of a config's training step by arithmetic alone, whether it fits or not.
+    """Plans the train step by arithmetic, whether it fits into memory or not.
 
     Raises:
         UserError: for a mesh or a batch that does not fit the topology.
@@ -85,7 +85,7 @@ def estimated(config: Config, wanted: Topology) -> Plan:
 
 
 def _parts(config: Config, placement: Placement) -> int:
-    """What a batch divides into."""
+    """Number of parts that a batch is split into."""
     return placement.num_batch_shards * config.optimizer.grad_accum_steps
 
 
@@ -95,26 +95,26 @@ def _too_much(config: Config, placement: Placement, plan: Plan, used: int) -> Us
 
 
 def _savings(config: Config, placement: Placement, wanted: Topology) -> list[str]:
-    """Options of the command line with which this config takes less memory."""
-    found = []
+    """Command-line options that reduce the memory of this config."""
+    options = []
     rows = config.train.batch // _parts(config, placement)
-    # Contrastive losses see the pairs of a part alone: parts are no way to save memory there.
+    # Contrastive losses compare within a microbatch, so that microbatches would change the loss.
     if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & {
         t.kind for t in config.losses.values()
     }:
-        found.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
+        options.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
     if not config.compute.remat:
-        found.append("--config.compute.remat=true")
+        options.append("--config.compute.remat=true")
     elif config.compute.remat_policy != "nothing":
-        found.append("--config.compute.remat_policy=nothing")
+        options.append("--config.compute.remat_policy=nothing")
     kernel = search.kernels(config, wanted)[0]
     if config.compute.attention not in (kernel, "auto" if kernel == "splash" else kernel):
-        found.append(f"--config.compute.attention={kernel}")
-    return found
+        options.append(f"--config.compute.attention={kernel}")
+    return options
 
 
 def _compile(step: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-    """The compiled step, and the text of its program, which JAX cannot read again for all kinds of chips."""
+    """The compiled step and its HLO text, which JAX does not return for all kinds of chips."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = step.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         texts = Path(folder).glob("*.after_optimizations.txt")
@@ -122,7 +122,7 @@ def _compile(step: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
 
 
 def _placement(config: Config, wanted: Topology) -> Placement:
-    """Where the config's training lies on the topology, checked."""
+    """The placement of the config's training on the topology, checked."""
     if wanted.is_tpu:
         placement = Placement(make_mesh(config.mesh, topology.devices(wanted)))
     else:
@@ -143,7 +143,7 @@ def _network(wanted: Topology, placement: Placement) -> Network:
 
 
 def _steps(config: Config) -> int:
-    """Steps of the training; only the schedule of the learning rate depends on them."""
+    """Number of steps, on which only the learning rate schedule depends."""
     return config.train.steps or config.optimizer.warmup_steps + 1
 
 
@@ -156,9 +156,9 @@ def _size(number: str, unit: str) -> int:
 
 
 def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a training batch, as the pipeline would make it."""
+    """Shapes of a training batch of the data pipeline."""
     inputs = models.inputs(config)
-    # Codes are read in place of what they were made of.
+    # Codes replace the fields that they encode.
     arrays = {} if "codes" in inputs else array_fields(config.data.features)
     shapes = {
         **{name: jax.ShapeDtypeStruct((1, *shape), dtype) for name, (shape, dtype) in arrays.items()},
@@ -170,62 +170,62 @@ def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, j
 
 
 def _alone(config: Config) -> tuple[setup.Experiment, trainer.Training]:
-    """The config's step on one device, to be traced."""
+    """The experiment and its train step on one device, for tracing."""
     parts = setup.build(config, placement=Placement(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])))
     return parts, trainer.build(parts, _steps(config))
 
 
 def count(config: Config) -> float:
-    """Floating-point operations of a training step, on all devices together."""
+    """FLOPs of a train step over all devices."""
     _, training = _alone(config)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), training.shapes)
     return flops.traced(training.step, state, batch_shapes(config, config.train.batch))
 
 
 def of_the_model(config: Config) -> Config:
-    """The config without what computes more than the model does: rematerialization, the optimizer's own products."""
+    """The config without FLOPs beyond the model's: rematerialization and the optimizer's matrix products."""
     return dataclasses.replace(_with(config, remat=False, attention="xla"), optimizer=AdamConfig("adam"))
 
 
 def _with(config: Config, **fields: Any) -> Config:
-    """The config computed in another way."""
+    """The config with other fields of `compute`."""
     return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **fields))
 
 
 def activations(config: Config) -> int:
-    """Bytes that the forward pass of one example keeps for the backward pass."""
+    """Bytes of activations that the forward pass of one example saves for the backward pass."""
     parts, training = _alone(config)
-    goal = parts.loss.without(losses.adversarial_terms(config))
+    training_loss = parts.loss.without(losses.adversarial_terms(config))
 
-    def kept(rows: int) -> int:
+    def saved(rows: int) -> int:
         def backward(params: Any, batch: Any) -> Any:
             def loss(params: Any) -> jax.Array:
-                seen = goal.prepare(batch, jax.random.key(0))
-                terms = goal.terms(parts.apply(params, **seen), batch | seen)
-                return jnp.sum(goal.loss(terms))
+                inputs = training_loss.prepare(batch, jax.random.key(0))
+                terms = training_loss.terms(parts.apply(params, **inputs), batch | inputs)
+                return jnp.sum(training_loss.loss(terms))
 
             return jax.vjp(loss, params)[1]
 
-        found = jax.eval_shape(backward, training.shapes.params, batch_shapes(config, rows) | dict(parts.frozen))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
+        residuals = jax.eval_shape(backward, training.shapes.params, batch_shapes(config, rows) | dict(parts.frozen))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
 
-    return kept(2) - kept(1)  # without the parameters, which are kept as well
+    return saved(2) - saved(1)  # the difference excludes the parameters, which are saved as well
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What a step computes.
+    """Costs of a train step.
 
     Attributes:
-        model, step: operations of the model, and of all of a step: whatever the batch, and for an example of it.
-        kept: bytes of an example's activations that are kept for the backward pass.
-        again: bytes of those that are computed anew for a layer in the backward pass.
+        model, step: FLOPs of the model and of the whole step: the constant part, and per example.
+        saved: bytes of activations that an example saves for the backward pass.
+        recomputed: bytes of activations that a layer recomputes for an example in the backward pass.
     """
 
     model: tuple[float, float]
     step: tuple[float, float]
-    kept: int
-    again: int
+    saved: int
+    recomputed: int
 
 
 def _work(config: Config) -> _Work:
@@ -239,14 +239,15 @@ def _work(config: Config) -> _Work:
 @functools.cache
 def _traced(config_dict: str) -> _Work:
     config = resolve(json.loads(config_dict))
-    kept, again = activations(config), 0
+    saved, recomputed = activations(config), 0
     if config.compute.remat:
-        again = max(activations(_with(config, remat=False)) - kept, 0) // max(getattr(config.model, "layers", 1), 1)
-    return _Work(_by_batch(of_the_model(config)), _by_batch(config), kept, again)
+        total = activations(_with(config, remat=False))
+        recomputed = max(total - saved, 0) // max(getattr(config.model, "layers", 1), 1)
+    return _Work(_by_batch(of_the_model(config)), _by_batch(config), saved, recomputed)
 
 
 def _by_batch(config: Config) -> tuple[float, float]:
-    """Operations of a step: those that it always takes, and those for each example."""
+    """FLOPs of a step: the constant part, and per example."""
     rows = config.train.batch
     once, twice = (count(_of_batch(config, times * rows)) for times in (1, 2))
     return 2 * once - twice, (twice - once) / rows
@@ -258,11 +259,11 @@ def _of_batch(config: Config, rows: int) -> Config:
 
 @dataclass(frozen=True)
 class _Held:
-    """What the state takes: the number of parameters, bytes of a device by what they hold, and what is sent."""
+    """The train state: number of parameters, bytes per device by purpose, and collectives of a step."""
 
     parameters: int
     memory: dict[str, int]
-    sent: list[hlo.Collective]
+    collectives: list[hlo.Collective]
 
 
 def _held(config: Config, placement: Placement) -> _Held:
@@ -304,8 +305,8 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     held, work = _held(config, placement), _work(config)
     rows = batch // placement.num_batch_shards // config.optimizer.grad_accum_steps
     memory = held.memory | {
-        estimate.ACTIVATIONS: work.kept * rows // mesh["model"],
-        estimate.TEMPORARIES: work.again * rows // mesh["model"],
+        estimate.ACTIVATIONS: work.saved * rows // mesh["model"],
+        estimate.TEMPORARIES: work.recomputed * rows // mesh["model"],
     }
     network = _network(wanted, placement)
     return Plan(
@@ -317,5 +318,5 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
         step_flops=work.model[0] + work.model[1] * batch,
         hardware_flops=work.step[0] + work.step[1] * batch,
         memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
-        traffic=[network.traffic(each) for each in held.sent],
+        traffic=[network.traffic(each) for each in held.collectives],
     )

@@ -1,6 +1,6 @@
-"""Components: the frozen models that a model stands on, trained first or copied from elsewhere, and what they give.
+"""Components: frozen models that a model builds on, trained first or copied from elsewhere.
 
-What they give of a data set, codes and text features, is computed once and cached.
+Their codes and text features of a data set are computed once and cached.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from mmjax.types import Batch, Params, UserError
 
 
 def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -> Config:
-    """The config with those of its components that are given as a path.
+    """Fills in the configs of the components that are given as a path.
 
     Args:
-        plugins: packages whose code these may name, beside those that the config names; see registry.check_plugins.
+        plugins: packages whose code these may name, besides those of the config; see registry.check_plugins.
 
     Raises:
-        UserError: where a path holds no such model, or one that does not fit.
+        UserError: if a path holds no such model, or one that does not fit.
     """
     given = {name: each for name, each in config.components.items() if each.path}
     if not given:
@@ -44,7 +44,7 @@ def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -
 
 
 def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins: tuple[str, ...]) -> Config:
-    """The config of a trained component; of a model that stands on one of that name, that one's."""
+    """The config of a trained component, or of the component of that name in a trained model."""
     if name == TEXT_ENCODER and _is_gone(component, workdir / frozen_text.FILE):
         return frozen_text.read(workdir / frozen_text.FILE, plugins).config
     theirs = read_config(_folder(component, workdir / name), plugins=plugins)
@@ -55,12 +55,12 @@ def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins:
 
 
 def _is_gone(component: ComponentConfig, copy: Path) -> bool:
-    """Whether all that is left of a trained component is the workdir's copy."""
+    """Whether only the workdir's copy of a trained component is left."""
     return not Path(component.path).exists() and copy.exists()
 
 
 def _folder(component: ComponentConfig, copy: Path) -> Path:
-    """The folder of a trained component; the workdir's own copy of it where it is gone."""
+    """The folder of a trained component, or the workdir's copy if it is gone."""
     return copy if _is_copy(copy) and _is_gone(component, copy) else Path(component.path)
 
 
@@ -70,23 +70,23 @@ def _is_copy(folder: Path) -> bool:
 
 
 def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int]) -> tuple[int, dict[str, Params]]:
-    """The parameters of the trained components, which from now on lie in the workdir, by their names.
+    """Trains or copies the components into the workdir and returns their parameters by name.
 
     Args:
         config: with the configs of all components; see resolve_config.
         train: trains a config in a workdir, and returns an exit status.
 
     Returns:
-        The exit status of their training, other than 0 if it was interrupted, and the parameters.
+        Exit status of their training, nonzero if it was interrupted, and the parameters.
 
     Raises:
-        UserError: where the workdir holds another component, or the training of another config.
+        UserError: if the workdir holds another component, or the training of another config.
     """
     if not config.components:
         return 0, {}
     processes.run_on_primary(lambda: check_config(workdir, config))
     found = {}
-    # Those that are given first: what does not fit is told before anything is trained.
+    # Given components first, so that one that does not fit is reported before any is trained.
     for name, component in sorted(config.components.items(), key=lambda item: not item[1].path):
         folder = workdir / name
         if name == TEXT_ENCODER:
@@ -111,7 +111,7 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
 
 
 def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
-    """The parameters of a component that was trained elsewhere, of which the workdir gets a copy."""
+    """Copies a component that was trained elsewhere to the workdir and returns its parameters."""
     plugins = registry.packages(to_dict(component))
     given = load(_folder(component, folder), plugins=plugins)
     config, params = given.config, given.params
@@ -129,12 +129,12 @@ def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
 def _holds(folder: Path, params: Params, plugins: tuple[str, ...]) -> bool:
     try:
         return params_digest(load(folder, plugins=plugins).params) == params_digest(params)
-    except UserError:  # a training that has only begun
+    except UserError:  # its training has no checkpoint yet
         return False
 
 
 def trained(config: Config, workdir: Path) -> dict[str, Params]:
-    """The parameters of the components in a workdir whose training has begun, by their names."""
+    """Parameters of the components in the workdir of a started training, by name."""
     plugins = registry.packages(to_dict(config))
     return {
         name: frozen_text.read(workdir / frozen_text.FILE, plugins).params
@@ -147,17 +147,17 @@ def trained(config: Config, workdir: Path) -> dict[str, Params]:
 def codes(
     config: Config, workdir: Path, split: Split, params: Mapping[str, Params], repair: bool = False
 ) -> data.Source:
-    """The codes of a split as a source; encoded first, where that was not done before.
+    """Returns the visual tokens of a split as a source, encoding the split if they are not cached.
 
-    Once they are there, neither the data set nor TensorFlow is needed any more. Of several processes the first encodes.
-    Each part of a mixture has codes of its own, so that its weight does not change them.
+    Once cached, neither the data set nor TensorFlow is needed. The primary process encodes. Each component of a mixture
+    is cached separately, so that its weight does not change the codes.
 
     Args:
-        params: of the visual tokenizers, by their names.
-        repair: encode again what is damaged.
+        params: of the visual tokenizers, by name.
+        repair: encode corrupt shards again.
 
     Raises:
-        UserError: where the cache holds the codes of another tokenizer or of other data.
+        UserError: if the cache holds the codes of another tokenizer or of other data.
     """
     folder = Path(config.tokens.cache or workdir / "tokens") / split
     if not config.data.mixture:
@@ -172,8 +172,8 @@ def codes(
 def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params], repair: bool) -> data.Source:
     tokenizer = config.component(TOKENIZER)
     assert tokenizer is not None
-    ours, theirs = jax.device_get((params[TOKENIZER], params.get(REFERENCE)))
-    key = data.token_cache_key(ours, tokenizer, config, split, theirs)
+    visual, reference = jax.device_get((params[TOKENIZER], params.get(REFERENCE)))
+    key = data.token_cache_key(visual, tokenizer, config, split, reference)
     folder = Path(processes.run_on_primary(lambda: str(_cache(root, key))))
 
     def encode() -> None:
@@ -185,7 +185,7 @@ def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params
 
 
 def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, params: Mapping[str, Params]) -> None:
-    """Writes the cached tokens of a split, on this process's devices."""
+    """Writes the token cache of a split, computed on the devices of this process."""
     source = data.open_source(config.data, training=split == "train", seed=config.seed)
     placement = setup.local_placement(config)
     placed = jax.device_put(dict(params), placement.replicated)
@@ -193,27 +193,27 @@ def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, 
     assert spec.model_fns
     model_fns = spec.model_fns(config, setup.resolved_compute(config, placement))
 
-    refers = model_fns.encode_reference is not None
-    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if refers else ("image",)
+    has_reference = model_fns.encode_reference is not None
+    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if has_reference else ("image",)
 
     def encode(params: Mapping[str, Params], images: Batch) -> dict[str, jax.Array]:
-        found = {"codes": model_fns.encode(params[TOKENIZER], images["image"])}
+        codes = {"codes": model_fns.encode(params[TOKENIZER], images["image"])}
         if model_fns.encode_reference is not None:
-            found["reference_codes"] = model_fns.encode_reference(params[REFERENCE], images[model_fns.reference])
-        return found
+            codes["reference_codes"] = model_fns.encode_reference(params[REFERENCE], images[model_fns.reference])
+        return codes
 
     compiled = jax.jit(encode, out_shardings=placement.batch)
 
     def encoded(*images: np.ndarray) -> dict[str, np.ndarray]:
         batch = placement.shard_batch(dict(zip(fields, images, strict=True)))
-        found: dict[str, np.ndarray] = jax.device_get(compiled(placed, batch))
-        return found
+        arrays: dict[str, np.ndarray] = jax.device_get(compiled(placed, batch))
+        return arrays
 
     data.write_tokens(folder, key, source, config, split, encoded, batch=config.evaluate.batch, fields=fields)
 
 
 def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
-    """Where the codes of a split lie: evaluation examples chosen otherwise than at first have a folder of their own."""
+    """The cache folder of a split; each later choice of evaluation examples has its own."""
     cache = read_cache(folder, KIND)
     if cache is None or not cache.complete:
         return folder
@@ -227,7 +227,7 @@ def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
 def sources(
     config: Config, workdir: Path, params: Mapping[str, Params], repair: bool = False
 ) -> tuple[data.Source, data.Source]:
-    """What the config's model is trained and evaluated on: the data set, or its codes; see tokens."""
+    """The training and evaluation sources of a config: its data set, or the codes of it."""
     if setup.is_on_codes(config):
         training, held_out = (codes(config, workdir, split, params, repair) for split in get_args(Split))
         text_features.add(config, workdir, (training, held_out), repair)
@@ -237,7 +237,7 @@ def sources(
 
 
 def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
-    """The second of `sources` alone."""
+    """The evaluation source of a config; see `sources`."""
     if setup.is_on_codes(config):
         source = codes(config, workdir, "evaluation", params)
         text_features.add(config, workdir, [source])

@@ -1,4 +1,4 @@
-"""What evaluators see of a model: its outputs, and what it samples or decodes where one of them reads it."""
+"""Model outputs for evaluators, with samples and generated text if one of them reads them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +18,17 @@ Predict = Callable[..., dict[str, jax.Array]]
 
 
 def with_predictions(config: Config, predict: Predict, compute: Compute) -> Predict:
-    """The pure function (params, batch, frozen) -> what the config's evaluators read.
+    """Returns the pure function (params, batch, frozen) -> outputs that the config's evaluators read.
 
     Args:
-        predict: the one that gives all outputs of the module, and the losses.
+        predict: returns all outputs of the module, and the losses.
     """
-    spec, given = models.find(config), models.find(config).predictions(config)
+    spec, available = models.find(config), models.find(config).predictions(config)
     wanted = {
-        name for each in evaluate.find(config).values() for name in (*each.predictions, *each.shows) if name in given
+        name
+        for each in evaluate.find(config).values()
+        for name in (*each.predictions, *each.shows)
+        if name in available
     }
     sample = decode = None
     if "image" in wanted and "image" not in spec.outputs(config):
@@ -50,7 +53,7 @@ def with_predictions(config: Config, predict: Predict, compute: Compute) -> Pred
 
 
 def _sampler(config: Config, compute: Compute) -> Callable[..., jax.Array]:
-    """The pure function (params, batch, frozen, seeds) -> images, one for each text of the batch."""
+    """Returns the pure function (params, batch, frozen, seeds) -> images, one per text."""
     spec, sampling = models.find(config), config.sampling
     assert spec.model_fns
     make = registry.find("sampler", sampling.kind, "sampling.kind").make
@@ -61,28 +64,25 @@ def _sampler(config: Config, compute: Compute) -> Callable[..., jax.Array]:
         codes = batch["codes"]
         everything = jnp.ones_like(codes, jnp.bool_)
         text = batch["text"] if sampling.guidance > 0 else jnp.zeros_like(batch["text"])
-        given = {name: batch[name] for name in more if name in batch}
+        conditions = {name: batch[name] for name in more if name in batch}
         guidance = jnp.float32(sampling.guidance)
-        image: jax.Array = draw(params, frozen[TOKENIZER], text, codes, everything, seeds, guidance, **given)
+        image: jax.Array = draw(params, frozen[TOKENIZER], text, codes, everything, seeds, guidance, **conditions)
         return image
 
     return sample
 
 
 def encoded(batch: Batch, tokenizer: data.Tokenizer, length: int) -> Batch:
-    """The fields that go to the devices; texts and questions that are given as strings become token ids.
-
-    No text at all is all padding.
-    """
+    """Fields for the devices, with texts and questions as token ids; an empty string is all padding."""
     fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
     for name in ("text", "question"):
         if isinstance(fields.get(name), list):
-            there = np.array([text != "" for text in fields[name]])
-            fields[name] = np.where(there[:, None], tokenizer.encode(fields[name], length), PADDING)
+            has_text = np.array([text != "" for text in fields[name]])
+            fields[name] = np.where(has_text[:, None], tokenizer.encode(fields[name], length), PADDING)
     return fields
 
 
 def decoded(outputs: dict[str, Any], tokenizer: data.Tokenizer) -> dict[str, Any]:
-    """The outputs with token ids as texts."""
+    """Outputs with generated token ids decoded to texts."""
     texts = {name: tokenizer.decode(outputs[name]) for name in ("caption", "answer") if name in outputs}
     return outputs | texts

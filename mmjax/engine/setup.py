@@ -1,4 +1,4 @@
-"""From a config to what evaluates it; trainer.py adds what trains it."""
+"""Builds what evaluates a config; trainer.py adds what trains it."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
 
 @dataclass(frozen=True)
 class Experiment:
-    """What evaluating needs, laid out on the mesh and compiled when first used.
+    """A model on a mesh with its losses and evaluators, compiled when first used.
 
     Attributes:
         compute: how the model is computed on the mesh.
@@ -51,21 +51,21 @@ class Experiment:
 
 
 def check(config: Config) -> None:
-    """What only the devices and the extras tell of a config that is to be trained. Opens nothing.
+    """Checks a config for training against the devices and installed extras, without opening data.
 
     Raises:
-        UserError: for the first thing that does not fit.
+        UserError: for the first problem.
     """
     inner = {f"components.{name}.config": each.config for name, each in config.components.items() if not each.path}
-    for name, theirs in {**inner, "pretraining": config.pretraining}.items():
-        if theirs is not None:
+    for name, config_before in {**inner, "pretraining": config.pretraining}.items():
+        if config_before is not None:
             try:
-                check(theirs)
+                check(config_before)
             except UserError as error:
                 raise UserError(f"{name}.{error}") from None
     placement = check_evaluation(config)
     if config.components:
-        _shardings(config, placement)  # which would be found out only after the components were trained
+        _shardings(config, placement)  # else it would fail only after the components are trained
     microbatches = config.optimizer.grad_accum_steps
     placement.check_batch(
         "train.batch / optimizer.grad_accum_steps" if microbatches > 1 else "train.batch",
@@ -80,13 +80,13 @@ def check(config: Config) -> None:
 
 
 def check_evaluation(config: Config) -> Placement:
-    """The same for a config that is only to be evaluated; returns where batches go."""
+    """Checks a config for evaluation and returns its placement; see `check`."""
     evaluate.build(config)
-    given, by = tuple(config.data.features), f"data.source={config.data.source}"
+    fields, by = tuple(config.data.features), f"data.source={config.data.source}"
     if is_on_codes(config):
-        given = ("codes", *(name for name in given if name in ("text", "scene")))
+        fields = ("codes", *(name for name in fields if name in ("text", "scene")))
         by = "the visual tokens of a data set"
-    evaluate.check_fields(config, given, by)
+    evaluate.check_fields(config, fields, by)
     placement = Placement(make_mesh(config.mesh))
     resolved_compute(config, placement)
     placement.check_batch("evaluate.batch", config.evaluate.batch)
@@ -95,12 +95,12 @@ def check_evaluation(config: Config) -> Placement:
 
 
 def is_on_codes(config: Config) -> bool:
-    """Whether the model is trained on the codes of a visual tokenizer, one of its components."""
+    """Whether the model is trained on the codes of a visual tokenizer."""
     return "visual_tokenizer" in models.find(config).components
 
 
 def local_placement(config: Config) -> Placement:
-    """Where what is computed once is computed: over all devices, but of several processes over those of this one."""
+    """Placement for what a single process computes and caches: all of its devices."""
     if not processes.is_multiprocess():
         return Placement(make_mesh(config.mesh))
     devices = jax.local_devices()
@@ -108,7 +108,7 @@ def local_placement(config: Config) -> Placement:
 
 
 def resolved_compute(config: Config, placement: Placement) -> Compute:
-    """How a config's model is computed on a mesh."""
+    """Resolves `config.compute` for the mesh of a placement."""
     partitioner = Partitioner(placement.with_sharding_constraint, placement.shard_map)
     return models.resolve_compute(config.compute, placement.platform, partitioner)
 
@@ -124,20 +124,20 @@ def build(
     placement: Placement | None = None,
     place: Callable[[Any, Any], Any] = processes.place,
 ) -> Experiment:
-    """What evaluates a config that was checked.
+    """Builds the experiment of a checked config.
 
     Args:
         components: parameters of the components, by name.
-        placement: on other devices than those of this machine.
-        place: puts parameters that are not trained on the devices.
+        placement: default: the devices of this machine.
+        place: puts frozen parameters on the devices.
     """
     placement = placement or Placement(make_mesh(config.mesh))
     compute = resolved_compute(config, placement)
     loss = losses.build(config, functools.partial(models.find(config).prepare, config))
     apply, params = make_apply(models.build(config, compute)), _shardings(config, placement)
     parameters = {**(components or {}), **_frozen_networks(config)}
-    frozen = {name: place(theirs, placement.replicated) for name, theirs in parameters.items()}
-    # There is no discriminator beside a model that is evaluated.
+    frozen = {name: place(tree, placement.replicated) for name, tree in parameters.items()}
+    # Evaluation has no discriminator.
     measured = loss.without(losses.adversarial_terms(config))
     predict = jax.jit(
         with_predictions(config, make_predict(apply, measured), compute),
@@ -158,53 +158,54 @@ def build(
 
 
 def _frozen_networks(config: Config) -> dict[str, Any]:
-    """Parameters of the frozen networks of losses, by the kind of the loss."""
+    """Parameters of the frozen networks of losses, by kind of loss."""
     return {config.losses[name].kind: spec.frozen(config) for name, spec in losses.find(config).items() if spec.frozen}
 
 
 def evaluation(
     experiment: Experiment, params: Params, tokenizer: data.Tokenizer, source: data.Source
 ) -> tuple[Predict, Callable[[], Iterable[Batch]]]:
-    """What evaluators are handed: `predict` with these parameters, and `batches` over the evaluation set."""
+    """Returns `predict` with these parameters, and `batches` over the evaluation set, for the evaluators."""
     config, placement = experiment.config, experiment.placement
     placed = processes.place(params, experiment.params)  # once, not with every batch
 
     def predict(batch: Batch) -> dict[str, Any]:
-        # Every process reads all of an evaluation batch, computes its rows, and is handed those of all.
+        # Every process reads the whole evaluation batch, computes its rows, and receives the outputs of all rows.
         fields = encoded(batch, tokenizer, config.text.length)
         outputs = jax.device_get(experiment.predict(placed, processes.place(fields, placement.batch)))
         return decoded(outputs, tokenizer)
 
     def batches() -> Iterable[Batch]:
         total = math.ceil(data.evaluation_size(source, config) / config.evaluate.batch)
-        passed = data.evaluation_batches(source, tokenizer, config)
-        return progress_bar(passed, "evaluating", total, unit="batch", disable=not processes.is_primary())
+        stream = data.evaluation_batches(source, tokenizer, config)
+        return progress_bar(stream, "evaluating", total, unit="batch", disable=not processes.is_primary())
 
     return predict, batches
 
 
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given: bytes | None = None) -> data.Tokenizer:
-    """The workdir's text tokenizer: that of the frozen text encoder, that of what training starts from, or else one
-    trained on the config's captions.
+    """Returns the workdir's text tokenizer, writing it first if needed.
+
+    It is that of the frozen text encoder, else of the model that training starts from, else trained on the captions.
 
     Args:
-        given: that of what training starts from, serialized.
+        given: serialized tokenizer of the model that training starts from.
 
     Raises:
-        UserError: where there are two different ones.
+        UserError: if two of them differ.
     """
     path = workdir / "tokenizer.model"
 
     def make() -> None:
         if "text_encoder" in config.components:
             plugins = registry.packages(to_dict(config))
-            theirs = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
-            if given not in (None, theirs):
+            frozen = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
+            if given not in (None, frozen):
                 raise UserError(
                     "train.init_from: has another text tokenizer than components.text_encoder; words would change "
                     "their meaning: leave one of them out"
                 )
-            write_file(path, theirs)
+            write_file(path, frozen)
         elif given is not None:
             if path.exists() and path.read_bytes() != given:
                 raise UserError(
@@ -221,7 +222,7 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
 
 @contextmanager
 def closing(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
-    """Ends the threads of a pipeline with the block."""
+    """Stops the threads of a data pipeline at the end of the block."""
     try:
         yield batches
     finally:

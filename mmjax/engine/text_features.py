@@ -1,4 +1,4 @@
-"""Configs with a frozen text encoder: it is taken from a trained model, and every caption is encoded once."""
+"""Frozen text encoders: copied from a trained model; the features of all captions are cached."""
 
 import dataclasses
 import itertools
@@ -20,13 +20,13 @@ from mmjax.types import Params, UserError
 
 
 def keep(config: Config, workdir: Path, is_gone: bool) -> Params:
-    """The parameters of the frozen text encoder, of which the workdir gets a copy.
+    """Copies the frozen text encoder to the workdir and returns its parameters.
 
     Args:
-        is_gone: all that is left of it is the workdir's copy.
+        is_gone: only the workdir's copy is left.
 
     Raises:
-        UserError: where the workdir holds another one.
+        UserError: if the workdir holds another one.
     """
     component, path = config.components[TEXT_ENCODER], workdir / frozen_text.FILE
     plugins = registry.packages(to_dict(config))
@@ -46,15 +46,15 @@ def _key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
 
 
 def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: bool = False) -> None:
-    """Lets the sources give the features of texts, where the config's text encoder is frozen.
+    """Adds cached text features to the sources if the text encoder of the config is frozen.
 
-    What the cache of the config's tokens does not hold of their captions is encoded first.
+    Captions that are not cached are encoded first.
 
     Args:
-        repair: encode again what is damaged.
+        repair: encode corrupt shards again.
 
     Raises:
-        UserError: where the cache holds the features of another text encoder.
+        UserError: if the cache holds the features of another text encoder.
     """
     if TEXT_ENCODER not in config.components:
         return
@@ -72,12 +72,12 @@ def add(config: Config, workdir: Path, sources: Sequence[data.Source], repair: b
     folder = Path(config.tokens.cache or workdir / "tokens") / "text"
     key, batch = _key(config, frozen), config.evaluate.batch
 
-    def cached() -> None:
+    def add_features() -> None:
         captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
         features = data.cached_text_features(folder, key, captions, encode, batch, repair)
         for source in sources:
             source.text_features = features
 
-    processes.run_on_primary(cached)
+    processes.run_on_primary(add_features)
     if not processes.is_primary():
-        cached()  # all is there by now
+        add_features()  # from the complete cache

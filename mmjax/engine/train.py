@@ -1,4 +1,4 @@
-"""Trains a config in a workdir: its components first, then from the newest checkpoint on, evaluating and saving."""
+"""Trains a config in a workdir: its components first, then from the newest checkpoint."""
 
 import time
 from collections.abc import Callable
@@ -34,12 +34,12 @@ from mmjax.types import Params, Samples
 
 @dataclass
 class Run:
-    """A training from where it starts this time.
+    """A training that starts at step 0 or resumes.
 
     Attributes:
-        state: the restored one; None at step 0.
-        history: the batch sizes that it went with; see mmjax.train.batch_size_history.
-        last: the step that it ends with this time.
+        state: the restored state; None at step 0.
+        history: batch sizes so far; see mmjax.train.batch_size_history.
+        last: the step after which this run ends.
     """
 
     config: Config
@@ -53,7 +53,7 @@ class Run:
     history: BatchSizeHistory
     state: State | None
     last: int
-    latest: dict[int, dict[str, float]] = field(default_factory=dict)  # metrics of the newest evaluation, by its step
+    latest: dict[int, dict[str, float]] = field(default_factory=dict)  # metrics of the newest evaluation by step
 
     @property
     def start(self) -> int:
@@ -61,24 +61,26 @@ class Run:
 
     @property
     def owes_evaluation(self) -> bool:
-        """Whether it was stopped before or while it evaluated the state that it starts from."""
+        """Whether the evaluation due at the restored step was not finished."""
         due = self.start > 0 and self.schedule.due(self.start)[0]
         return due and not processes.run_on_primary(lambda: runner.is_written(self.workdir, self.start))
 
 
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
-    """Trains a config in a workdir, and before it what it stands on; returns a status; see loop.exit_status."""
+    """Trains a config in a workdir, after its components and pretraining; returns a status, see loop.exit_status."""
     setup.check(config)
     with workdir_lock(workdir):
         status, frozen = components.prepare(config, workdir, train)
         if status:
             return status
-        begin = time.time() if config.components else process_start()  # what came before has its own timeline
+        begin = time.time() if config.components else process_start()  # the components have their own timelines
         sources = components.sources(config, workdir, frozen)
         processes.run_on_primary(lambda: check_workdir(workdir, config))
         with ExitStack() as stack, loop.interrupted() as stop:
-            kept = Checkpoints(workdir, config.train.max_to_keep, config.train.best_metric, at=config.train.checkpoints)
-            checkpoints = stack.enter_context(closing(kept))
+            opened = Checkpoints(
+                workdir, config.train.max_to_keep, config.train.best_metric, at=config.train.checkpoints
+            )
+            checkpoints = stack.enter_context(closing(opened))
             known = _known_history(config, workdir, sources[0])
             if config.pretraining is not None and not checkpoints.steps():
                 if status := train(config.pretraining, workdir / "pretraining"):
@@ -99,7 +101,7 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
 
 
 def _known_history(config: Config, workdir: Path, source: data.Source) -> BatchSizeHistory:
-    """The batch sizes that the training went with so far. A schedule that cannot be is told before anything is made."""
+    """The batch sizes so far; an invalid schedule is reported before anything is built."""
     known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
     if not known:
         trainer.schedule(config, source.size)
@@ -115,7 +117,7 @@ def _restored(
     known: BatchSizeHistory,
     stop_at: int | None,
 ) -> Run:
-    """The training as the newest checkpoint has it."""
+    """The training restored from the newest checkpoint."""
     saved = checkpoints.steps()
     history = extend(known, saved[-1] if saved else 0, config.train.batch)
     schedule = trainer.schedule(config, sources[0].size, history)
@@ -131,7 +133,7 @@ def _restored(
 
 
 def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
-    """Trains to the end, or until it is told to stop; returns the step that it ended with."""
+    """Trains until the last step or a signal to stop; returns the step reached."""
     config, workdir, start = run.config, run.workdir, run.start
     processes.run_on_primary(lambda: open_workdir(workdir, config, run.history))
     owed, state, tokenizer = run.owes_evaluation, *_first_state(run)
@@ -162,26 +164,26 @@ def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
 
 
 def _first_state(run: Run) -> tuple[State, data.Tokenizer]:
-    """The state that training starts from this time, and the text tokenizer."""
+    """The restored or initial state, and the text tokenizer."""
     config, workdir = run.config, run.workdir
     if run.state is not None:
         return run.state, setup.prepare_tokenizer(workdir, config, run.source)
     start_from = starts_from(config, workdir)
-    given = load_params(start_from) if start_from else None
+    params = load_params(start_from) if start_from else None
     text_tokenizer = read_text_tokenizer(start_from) if start_from else None
     tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
-    return trainer.first_state(given, run.experiment, run.training), tokenizer
+    return trainer.first_state(params, run.experiment, run.training), tokenizer
 
 
 def starts_from(config: Config, workdir: Path) -> str:
-    """The workdir or model folder whose parameters and text tokenizer training starts from; "": none."""
+    """The workdir or model folder that training starts from; "" for none."""
     return config.train.init_from if config.pretraining is None else str(workdir / "pretraining")
 
 
 def _after_step(
     run: Run, tokenizer: data.Tokenizer, writer: Metrics, progress: Progress, timeline: Timeline, stop: loop.Stop
 ) -> Callable[[State, int], None]:
-    """What evaluates and saves a state where that is due."""
+    """Returns the callback that evaluates and saves a state when due."""
     latest, checkpoints = run.latest, run.checkpoints
 
     def evaluate(state: State, done: int) -> bool:
@@ -191,7 +193,7 @@ def _after_step(
             try:
                 latest[done], samples = runner.run(experiment.evaluators, stop.before(predict, done), batches)
             except loop.Stopped:
-                return False  # to save the state in time; it is evaluated when the training resumes
+                return False  # leaves time to save the state; resuming evaluates it
             if processes.is_primary():
                 report_evaluation(run.workdir, done, latest[done], samples, writer)
         return True
@@ -214,7 +216,7 @@ def _after_step(
 
 
 def _reported(workdir: Path) -> str:
-    """Writes the report, in the first process, and says where."""
+    """Writes the report in the primary process, and returns a note of its path."""
     return f"; report: {write_report(workdir)}" if processes.is_primary() else ""
 
 
@@ -237,10 +239,9 @@ def _introduce(run: Run, state: State) -> None:
 def report_evaluation(
     workdir: Path, step: int, metrics: dict[str, float], samples: dict[str, Samples], writer: Metrics
 ) -> None:
-    """Writes the metrics and samples of an evaluation wherever they belong."""
+    """Writes the metrics and samples of an evaluation to the workdir, the metric logs and the terminal."""
     runner.write(workdir, step, metrics, samples)
     writer.write(step, "evaluation", metrics)
     for name, sample in samples.items():
         writer.write_image(step, name, runner.grid(list(sample.rows.values())))
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    write(f"step {step:,}: {shown}")
+    write(f"step {step:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

@@ -1,4 +1,4 @@
-"""From the parts of a config to what trains them: the step, the state, and when it is evaluated and saved."""
+"""Builds the train step and state of an experiment, and the schedule of evaluations and checkpoints."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +27,13 @@ from mmjax.types import Params, UserError
 
 @dataclass(frozen=True)
 class Training:
-    """What training needs beside.
+    """What training adds to an experiment.
 
     Attributes:
-        shapes: of the state, with its shardings.
-        make_state: makes the state at step 0, sharded from the start.
-        step: (state, placed batch) -> (state, metrics); it takes the state's memory over.
-        lower: (shapes of a batch) -> the step, ready to be compiled.
+        shapes: shapes and shardings of the state.
+        make_state: returns the state at step 0, created sharded.
+        step: (state, placed batch) -> (state, metrics); donates the state.
+        lower: (shapes of a batch) -> the lowered step.
     """
 
     shapes: State
@@ -43,7 +43,7 @@ class Training:
 
 
 def build(experiment: Experiment, steps: int) -> Training:
-    """What trains an experiment for so many steps."""
+    """Builds the training of an experiment for a number of steps."""
     config, placement = experiment.config, experiment.placement
     tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, experiment.compute)
     make = _maker(config, tx, adversary)
@@ -74,7 +74,7 @@ def build(experiment: Experiment, steps: int) -> Training:
 
 
 def _maker(config: Config, tx: Any, adversary: Adversary | None) -> Callable[[], State]:
-    """What makes the state at step 0."""
+    """Returns the function that makes the state at step 0."""
     return make_state(
         lambda key: models.init(config, key),
         tx,
@@ -86,7 +86,7 @@ def _maker(config: Config, tx: Any, adversary: Adversary | None) -> Callable[[],
 
 
 def state_shapes(config: Config, placement: Placement, steps: int) -> State:
-    """The shapes of a state, with its shardings."""
+    """Shapes and shardings of the train state."""
     tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, DEFAULT)
     shapes = jax.eval_shape(_maker(config, tx, adversary))
     return _placed(shapes, _state_shardings(config, shapes, placement, tx, adversary))
@@ -96,116 +96,115 @@ def _placed(shapes: State, shardings: State) -> State:
     def placed(leaf: jax.ShapeDtypeStruct, where: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    found: State = jax.tree.map(placed, shapes, shardings)
-    return found
+    state: State = jax.tree.map(placed, shapes, shardings)
+    return state
 
 
 def _state_shardings(
     config: Config, shapes: State, placement: Placement, tx: optax.GradientTransformation, adversary: Adversary | None
 ) -> State:
-    params, theirs = match_rules(shapes.params, models.sharding_rules(config), placement.mesh), None
+    params, adversary_rules = match_rules(shapes.params, models.sharding_rules(config), placement.mesh), None
     if adversary:
         rules = discriminator.sharding_rules(config)
-        theirs = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
-    return state_shardings(shapes, params, placement.replicated, tx, theirs)
+        adversary_rules = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
+    return state_shardings(shapes, params, placement.replicated, tx, adversary_rules)
 
 
 def _adversary(config: Config, compute: Compute) -> Adversary | None:
-    """The discriminator, where the losses need one."""
+    """The discriminator, if a loss needs one."""
     terms = losses.adversarial_terms(config)
     if not terms:
         return None
-    theirs, module = config.discriminator, discriminator.build(config, compute)
+    fields, module = config.discriminator, discriminator.build(config, compute)
 
     def apply(params: Params, image: jax.Array) -> Any:
         return module.apply({"params": params}, image)
 
     return Adversary(
         init=lambda key: discriminator.init(config, key),
-        tx=optax.adam(theirs.learning_rate, theirs.b1, theirs.b2),
-        loss=adversarial.Adversarial(apply, theirs.loss, theirs.regularizer, theirs.regularizer_weight),
+        tx=optax.adam(fields.learning_rate, fields.b1, fields.b2),
+        loss=adversarial.Adversarial(apply, fields.loss, fields.regularizer, fields.regularizer_weight),
         terms=terms,
-        train_from=theirs.train_from,
-        start=theirs.start,
+        train_from=fields.train_from,
+        start=fields.start,
     )
 
 
 def first_state(given: Params | None, experiment: Experiment, training: Training) -> State:
-    """The state at step 0, with fresh parameters where none are given.
+    """Returns the state at step 0, initialized from the parameters of another model if given.
 
     Args:
-        given: parameters to start from, of another model; those are taken that have a name of this one's, which
-            train.init_rename may change. What is taken and what is fresh is told.
+        given: parameters of another model, matched by name after train.init_rename; the others are initialized. Logs
+            which are.
 
     Raises:
-        UserError: where a parameter has another shape, or none has a name of this model's.
+        UserError: if a matched parameter has another shape, or none matches.
     """
     state = training.make_state()
     if given is None:
         return state
     fresh, config = flatten(state.params), experiment.config
-    theirs, taken = flatten(given), {}
+    pretrained, matched = flatten(given), {}
     for name, leaf in fresh.items():
         source = _renamed(name, config.train.init_rename)
-        if source not in theirs:
+        if source not in pretrained:
             continue
-        if theirs[source].shape != leaf.shape:
+        if pretrained[source].shape != leaf.shape:
             raise UserError(
                 f"train.init_from: {source} of {config.train.init_from or 'pretraining'} has shape "
-                f"{theirs[source].shape}, and {name} has {leaf.shape}; leave it fresh with "
+                f"{pretrained[source].shape}, and {name} has {leaf.shape}; leave it fresh with "
                 f"--config.train.init_rename.{name.partition('/')[0]}=-"
             )
-        taken[name] = theirs[source]
-    if not taken:
+        matched[name] = pretrained[source]
+    if not matched:
         raise UserError(
             f"train.init_from: {config.train.init_from} has no parameter of this model, but "
-            f"{', '.join(sorted(theirs)[:3])}, ...; name them in train.init_rename"
+            f"{', '.join(sorted(pretrained)[:3])}, ...; name them in train.init_rename"
         )
-    left = ", ".join(_groups([name for name in fresh if name not in taken])) or "none"
-    processes.log_primary(f"{config.name}: starts from {len(taken)} of {len(fresh)} parameters; fresh: {left}")
-    leaves = [taken.get(name, leaf) for name, leaf in fresh.items()]
+    left = ", ".join(_groups([name for name in fresh if name not in matched])) or "none"
+    processes.log_primary(f"{config.name}: starts from {len(matched)} of {len(fresh)} parameters; fresh: {left}")
+    leaves = [matched.get(name, leaf) for name, leaf in fresh.items()]
     params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
 
 
 def _renamed(name: str, renamed: Mapping[str, str]) -> str:
-    """The name that a parameter has where training starts from; "" for one that stays fresh."""
-    for prefix, theirs in renamed.items():
+    """The name of a parameter in the model that training starts from; "" for one to initialize."""
+    for prefix, source in renamed.items():
         if name == prefix or name.startswith(f"{prefix}/"):
-            return "" if theirs == "-" else theirs + name.removeprefix(prefix)
+            return "" if source == "-" else source + name.removeprefix(prefix)
     return name
 
 
 def _groups(names: Sequence[str]) -> list[str]:
-    """The first two parts of each name, once."""
+    """The distinct first two path components of names."""
     return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of the whole training, and those after which it evaluates and saves."""
+    """Number of training steps, and the steps after which to evaluate and save."""
 
     steps: int
     evaluating: range
     saving: range
 
     def due(self, step: int) -> tuple[bool, bool]:
-        """Whether it evaluates and whether it saves after this step."""
+        """Whether to evaluate and whether to save after a step."""
         return step in self.evaluating or step == self.steps, step in self.saving or step == self.steps
 
 
 def schedule(config: Config, examples: int, history: BatchSizeHistory = ()) -> Schedule:
-    """Steps of the whole training, those after which it evaluates, and those after which it saves, from here on.
+    """Returns the schedule of a training from its last change of batch size on.
 
-    Epochs count examples: where the batch changed, what the steps before saw is seen, and an epoch ends where it would
-    have ended.
+    Epochs count examples, so that a change of batch size does not move the end of an epoch.
 
     Args:
-        examples: of an epoch.
-        stretches: with which batches the training went; none: always with that of the config.
+        examples: number of examples per epoch.
+        history: batch sizes so far; empty: always that of the config.
 
     Raises:
-        UserError: where the whole training is shorter than the optimizer's warm-up.
+        UserError: if the training is not longer than the warm-up.
     """
     train = config.train
     history = history or extend((), 0, train.batch)
@@ -214,8 +213,8 @@ def schedule(config: Config, examples: int, history: BatchSizeHistory = ()) -> S
     steps = train.steps or first + max(math.ceil((train.epochs * examples - seen) / batch), 0)
     epoch, begun = max(round(examples / batch), 1), first - round(seen % examples / batch)
 
-    def every(given: int) -> range:
-        return range(0, steps + 1, given) if given else range(begun, steps + 1, epoch)
+    def every(interval: int) -> range:
+        return range(0, steps + 1, interval) if interval else range(begun, steps + 1, epoch)
 
     warmup = config.optimizer.warmup_steps
     if warmup >= steps:

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model folder, and from either to a model with the abilities that it was trained for."""
+"""Writes model folders, and loads them or workdirs as models with the abilities that they were trained for."""
 
 from mmjax.export.describing import AttentionMaps, Captioner, DualEncoder, QuestionAnswerer
 from mmjax.export.generating import DirectImageGenerator, ImageGenerator

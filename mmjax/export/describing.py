@@ -1,4 +1,4 @@
-"""What a trained model of images and texts says of images: captions, answers, embeddings, and where it looked."""
+"""Vision-language models: captions, answers, embeddings and attention maps."""
 
 import dataclasses
 import functools
@@ -23,11 +23,11 @@ QUESTION = "what color is the circle?"
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMaps:
-    """Where a model looked for each word that it wrote.
+    """Attention over an image for each generated word.
 
     Attributes:
         words: of the text.
-        maps: shares of the places of the image, those of each word 1 together.
+        maps: attention weights, which sum to 1 for each word.
     """
 
     words: list[str]
@@ -37,8 +37,8 @@ class AttentionMaps:
 class _Describing(LoadedModel):
     """A model of images and texts.
 
-    Images are uint8, or float32 from -1 to 1, of the config's size; clips, or log-mel features of sounds, where it was
-    trained on those. What is said of one depends on no other.
+    Images are uint8, or float32 from -1 to 1, of the config's size; or clips, or float32 log-mel features, if it was
+    trained on them. Examples are independent of each other.
     """
 
     def _images(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
@@ -50,27 +50,29 @@ class _Describing(LoadedModel):
             return images_of("images", images, (count, *shape))
         sounds = np.asarray(images)
         if sounds.shape != (count, *shape) or sounds.dtype != np.float32:
-            wanted = f"float32 {[count, *shape]}, as mmjax.data.read_sound gives them"
-            raise UserError(f"images: must be {wanted}, not {sounds.dtype} {list(sounds.shape)}")
+            raise UserError(
+                f"images: must be float32 {[count, *shape]}, as of mmjax.data.read_sound, not {sounds.dtype} "
+                f"{list(sounds.shape)}"
+            )
         return sounds
 
 
 class DualEncoder(_Describing):
-    """A model with one space for images and texts."""
+    """A model with a shared embedding of images and texts."""
 
     def embed_text(self, texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
-        """A vector of length 1 for each text: the closer to that of an image, the better the two go together.
+        """Embeds texts as unit vectors, whose similarity to those of images is their dot product.
 
         Raises:
-            UserError: for other than texts, and where the model was not trained to compare.
+            UserError: for anything but texts.
         """
         return self._embed_text(self.params, self.encode_text("text", texts_of("texts", texts)))
 
     def embed_image(self, images: Shaped[np.ndarray, "n *pixels c"]) -> Float32[np.ndarray, "n e"]:
-        """The same of images.
+        """Embeds images as unit vectors.
 
         Raises:
-            UserError: for images of the wrong shape or range, and where the model was not trained to compare.
+            UserError: for images of the wrong shape or range.
         """
         return self._embed_image(self.params, self._images(images))
 
@@ -92,31 +94,30 @@ class _Writing(_Describing):
         texts: Sequence[str],
         questions: Sequence[str] | None = None,
     ) -> list[AttentionMaps]:
-        """Where the text decoder looks in each image as it writes the words of a text about it.
+        """Attention maps of the text decoder over each image, for each word of a text.
 
-        The mean of its cross-attention over heads, layers and the tokens of a word; a grid of patches, for clips after
-        another of frames.
+        They are the mean cross-attention over heads, layers and the tokens of a word, on the grid of patches.
 
         Args:
             images: n images.
-            texts: n captions or, with questions, answers, such as the model wrote.
-            questions: which each answers, as in `answer`.
+            texts: n captions or, with questions, answers.
+            questions: n questions.
 
         Raises:
-            UserError: as caption and answer, and for texts that are not as many as images.
+            UserError: as for caption and answer, or unless there are n texts.
         """
         images = self._images(images)
-        known = self.encode_text("text", _as_many("texts", texts_of("texts", texts), len(images)))
-        asked = [] if questions is None else [self._questions(questions, len(images))]
-        weights = self._attention_maps(self.params, images, known, *asked)
+        ids = self.encode_text("text", _as_many("texts", texts_of("texts", texts), len(images)))
+        question = [] if questions is None else [self._questions(questions, len(images))]
+        weights = self._attention_maps(self.params, images, ids, *question)
         grid = vision_language.grid(self.config)
-        found = []
-        for row, ids in zip(weights, known, strict=True):
-            words = self.tokenizer.words(ids)
+        results = []
+        for row, tokens in zip(weights, ids, strict=True):
+            words = self.tokenizer.words(tokens)
             maps = [row[places].mean(axis=0).reshape(grid) for _, places in words]
-            shares = np.stack(maps) if maps else np.zeros((0, *grid), np.float32)
-            found.append(AttentionMaps([word for word, _ in words], shares))
-        return found
+            stacked = np.stack(maps) if maps else np.zeros((0, *grid), np.float32)
+            results.append(AttentionMaps([word for word, _ in words], stacked))
+        return results
 
     def _questions(self, questions: Any, count: int) -> Int32[np.ndarray, "n t"]:
         texts = _as_many("questions", texts_of("questions", questions, QUESTION), count)
@@ -162,13 +163,11 @@ class Captioner(_Writing):
 
         Args:
             images: n images.
-            seed: where words are drawn at random (top_p): one an image, or the first of n consecutive ones.
-            decoding: fields of the config's `text_decoding` that are to be different: beams, length_penalty, top_p,
-                temperature.
+            seed: of top_p sampling: one per image, or the first of n consecutive ones.
+            decoding: overrides of the config's `text_decoding`: beams, length_penalty, top_p, temperature.
 
         Raises:
-            UserError: for images of the wrong shape or range, for other fields or values, and where the model was not
-                trained for it.
+            UserError: for images of the wrong shape or range, or an invalid override.
         """
         return self._written(self._images(images), None, seed, decoding)
 
@@ -186,11 +185,11 @@ class QuestionAnswerer(_Writing):
         """Answers a question about each image.
 
         Args:
-            questions: n texts; what goes beyond the config's text.length is cut, and a warning says so.
+            questions: n texts, truncated to the config's text.length with a warning.
             images, seed, decoding: see caption.
 
         Raises:
-            UserError: as caption, and for questions that are empty or not as many as images.
+            UserError: as for caption, for empty questions, or unless there are n of them.
         """
         images = self._images(images)
         return self._written(images, self._questions(questions, len(images)), seed, decoding)

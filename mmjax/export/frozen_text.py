@@ -1,4 +1,4 @@
-"""Frozen text encoders: one that was trained with another model, and the file that a workdir keeps of it."""
+"""Frozen text encoders of trained models, and their file in a workdir."""
 
 import dataclasses
 import json
@@ -31,9 +31,9 @@ class FrozenText:
     """A trained text encoder.
 
     Attributes:
-        config: of the model that it is of.
+        config: of the model that it was trained with.
         params: its parameters.
-        tokenizer: its text tokenizer, serialized.
+        tokenizer: its serialized text tokenizer.
     """
 
     config: Config
@@ -42,10 +42,10 @@ class FrozenText:
 
 
 def of_model(model: Any) -> FrozenText:
-    """The text encoder of a loaded model: its own, or the frozen one that it stands on.
+    """Returns the text encoder of a loaded model: its own, or its frozen component.
 
     Raises:
-        UserError: where it has none.
+        UserError: if it has none.
     """
     text_encoder.settings(model.config)
     frozen = model.components.get(TEXT_ENCODER)
@@ -59,15 +59,15 @@ def _module(config: Config, compute: Compute) -> text_encoder.TextEncoder:
 
 
 def init(config: Config, key: jax.Array) -> Params:
-    """Fresh parameters."""
+    """Initializes parameters."""
     params: Params = _module(config, DEFAULT).init(key, jnp.ones((1, 1), jnp.int32))["params"]
     return params
 
 
 def encoder(config: Config, compute: Compute) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
-    """The pure function (params, token ids) -> features, not compiled.
+    """Returns the pure function (params, token ids) -> features.
 
-    They are float16, so that those of a cache are those of a prompt, and 0 behind the text.
+    They are float16, so that those of a prompt equal cached ones, and 0 at padding.
     """
     module = _module(config, compute)
 
@@ -79,10 +79,10 @@ def encoder(config: Config, compute: Compute) -> Callable[[Params, Int[Array, "b
 
 
 def write(path: Path, frozen: FrozenText) -> None:
-    """Writes a text encoder, whole or not at all, as one file.
+    """Writes a text encoder atomically as one file.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     arrays = flatten({"encoder": jax.device_get(frozen.params)})
     arrays["tokenizer"] = np.frombuffer(frozen.tokenizer, np.uint8)
@@ -91,13 +91,13 @@ def write(path: Path, frozen: FrozenText) -> None:
 
 
 def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
-    """Reads what `write` wrote.
+    """Reads the file of a text encoder.
 
     Args:
         plugins: packages whose code its config may name; see mmjax.registry.check_plugins.
 
     Raises:
-        UserError: where there is no such file, or it is broken.
+        UserError: if the file is missing or corrupt.
     """
     try:
         with safe_open(path, "numpy") as file:

@@ -1,4 +1,4 @@
-"""What a trained generator does: images or clips from text, and from what of them is given."""
+"""Generators: images or clips from text, references and images to edit."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from mmjax.types import UserError
 
 
 class DirectImageGenerator(LoadedModel):
-    """A model that draws one image a text, without randomness."""
+    """A model that generates one image per text deterministically."""
 
     def generate(
         self,
@@ -33,15 +33,15 @@ class DirectImageGenerator(LoadedModel):
         guidance: float | None = None,
         reference: Shaped[np.ndarray, "n *pixels 3"] | None = None,
     ) -> UInt8[np.ndarray, "n y x 3"]:
-        """Draws an image for each prompt.
+        """Generates an image for each prompt.
 
         Args:
-            prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
-            seed, guidance: change nothing; they are those of models that sample.
-            reference: n images to start from, float32 from -1 to 1, or uint8 such as these are, of the config's size.
+            prompts: n texts, truncated to the config's text.length with a warning.
+            seed, guidance: ignored; as for ImageGenerator.
+            reference: n images to start from, float32 from -1 to 1 or uint8, of the config's size.
 
         Raises:
-            UserError: for no prompts or other than texts, and for references of the wrong shape or range, or where the
+            UserError: for no prompts or anything but texts, and for references of the wrong shape or range, or if the
                 model takes none.
         """
         texts, size = texts_of("prompts", prompts), self.config.data.size
@@ -58,7 +58,7 @@ class DirectImageGenerator(LoadedModel):
 
 
 class ImageGenerator(LoadedModel):
-    """A model that samples images or clips, by visual tokens."""
+    """A model that samples the visual tokens of images or clips."""
 
     def generate(
         self,
@@ -72,53 +72,53 @@ class ImageGenerator(LoadedModel):
         variation: float | None = None,
         **sampling: Any,
     ) -> UInt8[np.ndarray, "n *pixels 3"]:
-        """Samples an image, or a clip, for each prompt.
+        """Samples an image or clip for each prompt, or edits given ones.
 
-        Image i depends on its prompt and its seed alone, bit for bit, not on what else is sampled. Given an `image`,
-        what is not to be sampled is kept: with a `mask` what is not masked (inpainting, outpainting), with `variation`
-        all but a fraction of the visual tokens, and of a clip that is too short the frames that it has.
+        Example i depends only on its prompt, its seed and its images, not on the rest of the batch. Of a given `image`,
+        only a part is resampled: the masked part with `mask` (inpainting, outpainting), a random fraction of the visual
+        tokens with `variation`, and the missing frames of a clip that is too short.
 
         Args:
-            prompts: n texts; what goes beyond the config's text.length is cut, and a warning says so.
-            seed: one an example, or the first of n consecutive ones.
-            guidance: classifier-free guidance scale: 0 ignores the text, 1 samples as trained; None: as the config
-                says. Only the text is dropped: the reference is seen with and without it.
-            reference: n images, float32 from -1 to 1 or uint8, of the size of the config's reference_tokenizer, such
-                as those to be enlarged. None: from the text alone, if the model was trained to (reference_dropout).
-            image: n images, or clips of at most the config's frames, as `reference`, of the config's size.
-            mask: n images without colors, bool, or uint8 of nothing but 0 and 255: True or 255 is sampled.
-            variation: the fraction that is sampled, above 0 to 1.
-            sampling: other fields of the config's `sampling`: steps, order, temperature, confidence_temperature,
-                top_k, guidance_schedule, refinement_steps, refinement_temperature.
+            prompts: n texts, truncated to the config's text.length with a warning.
+            seed: one per example, or the first of n consecutive ones.
+            guidance: scale of classifier-free guidance by the text: 0 ignores the text, 1 samples without guidance;
+                None: that of the config. References condition both passes.
+            reference: n images of the reference tokenizer's size, float32 from -1 to 1 or uint8. May be omitted if the
+                model was trained with reference_dropout.
+            image: n images, or clips of at most the config's frames, float32 from -1 to 1 or uint8.
+            mask: n images without channels, bool or uint8: True or 255 is resampled, False or 0 is kept.
+            variation: fraction of visual tokens to resample, above 0 to 1.
+            sampling: overrides of the config's `sampling`: steps, order, temperature, confidence_temperature, top_k,
+                guidance_schedule, refinement_steps, refinement_temperature.
 
         Returns:
             uint8 [n, y, x, 3], clips [n, f, y, x, 3].
 
         Raises:
-            UserError: for no prompts or other than texts, for images of the wrong shape or range, and for what this
-                kind of model does not take, or lacks.
+            UserError: for no prompts or anything but texts, images of the wrong shape or range, an invalid override, or
+                a missing or unexpected reference.
         """
         texts = texts_of("prompts", prompts)
         text = self.encode_text("prompt", texts)
-        given: dict[str, np.ndarray] = self._reference(reference, len(texts))
+        conditions: dict[str, np.ndarray] = self._reference(reference, len(texts))
         if TEXT_ENCODER in self.components:
             frozen = self.components[TEXT_ENCODER]
-            given["text_features"] = self._text_features(frozen, text)
+            conditions["text_features"] = self._text_features(frozen, text)
         seeds = seeds_of(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
-        chosen = self._sampling(sampling, guidance)
+        config = self._sampling(sampling, guidance)
         data, model_fns, tokenizer = self.config.data, self.model_fns, self.components[TOKENIZER]
         begin = editing.start(model_fns.grid, data.size, data.frames, seeds, image, mask, variation)
         codes = np.zeros(begin.masked.shape, np.int32)
         if begin.image is not None:
             codes = self._encode(tokenizer, begin.image)
-        seen = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
+        inputs = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
         constants = self.params, tokenizer, np.float32(guidance)
-        images = self._program(chosen, tuple(given))(constants, *seen, *given.values())
+        images = self._program(config, tuple(conditions))(constants, *inputs, *conditions.values())
         return editing.keep(to_uint8(images), begin)
 
     def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
-        """What a masked generator is told of its references; nothing where it is to draw without."""
+        """The reference codes as a condition; empty to sample without references."""
         config = self.config.component(REFERENCE)
         if config is None:
             if reference is not None:
@@ -137,23 +137,23 @@ class ImageGenerator(LoadedModel):
         return {"reference_codes": self._encode_reference(self.components[REFERENCE], images)}
 
     def _sampling(self, changes: dict[str, Any], guidance: float) -> SamplingConfig:
-        """How to sample, checked as a config is."""
+        """The config's `sampling` with overrides, checked."""
         tree = to_dict(self.config)
         return resolve(tree | {"sampling": tree["sampling"] | changes | {"guidance": guidance}}).sampling
 
     def _program(self, sampling: SamplingConfig, conditions: tuple[str, ...]) -> Any:
-        """The compiled sampler; its conditions besides the text are handed to it by these names."""
-        # Guidance is an argument of the program; only whether there is any is compiled in.
+        """The compiled sampler with these conditions besides the text."""
+        # The guidance scale is an argument of the program; only whether there is guidance is compiled in.
         sampling = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
         if (sampling, conditions) not in self._programs:
             sample = registry.find("sampler", sampling.kind, "sampling.kind").make(self.model_fns, sampling)
 
-            def drawn(constants: Any, text: Any, codes: Any, masked: Any, seeds: Any, *given: jax.Array) -> Any:
+            def program(constants: Any, text: Any, codes: Any, masked: Any, seeds: Any, *more: jax.Array) -> Any:
                 params, tokenizer, scale = constants
-                named = dict(zip(conditions, given, strict=True))
+                named = dict(zip(conditions, more, strict=True))
                 return sample(params, tokenizer, text, codes, masked, seeds, scale, **named)
 
-            self._programs[sampling, conditions] = per_example(drawn)
+            self._programs[sampling, conditions] = per_example(program)
         return self._programs[sampling, conditions]
 
     @functools.cached_property
@@ -166,9 +166,9 @@ class ImageGenerator(LoadedModel):
 
     @functools.cached_property
     def _text_features(self) -> Any:
-        theirs = self.config.component(TEXT_ENCODER)
-        assert theirs is not None
-        return per_example(frozen_text.encoder(theirs, self.compute))
+        config = self.config.component(TEXT_ENCODER)
+        assert config is not None
+        return per_example(frozen_text.encoder(config, self.compute))
 
     @functools.cached_property
     def _encode_reference(self) -> Any:

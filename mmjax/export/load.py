@@ -1,4 +1,4 @@
-"""Loading a model folder or a workdir."""
+"""Loads model folders and workdirs."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 
-# What can be done with a model, by the names that its kind has for it.
+# By the names of abilities in ModelSpec.
 ABILITIES: dict[str, type[LoadedModel]] = {
     "answer": QuestionAnswerer,
     "caption": Captioner,
@@ -35,17 +35,18 @@ ABILITIES: dict[str, type[LoadedModel]] = {
 
 
 def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[str] = ()) -> Any:
-    """Loads a model folder, or the newest checkpoint of a workdir, or that of a step, or the "best".
+    """Loads a model folder or a checkpoint of a workdir.
 
     Args:
-        plugins: packages whose code it may name, such as one with a kind of model; no other is imported.
+        step: of a workdir: a step or "best"; None: the newest checkpoint.
+        plugins: packages whose code its config may name; no other is imported.
 
     Returns:
-        An object with the methods of what the model can do, and no others: ImageGenerator, ImageTokenizer, Captioner,
-        QuestionAnswerer, DualEncoder, or several of these in one.
+        An object with the methods of the model's abilities: ImageGenerator, DirectImageGenerator, ImageTokenizer,
+        Captioner, QuestionAnswerer, DualEncoder, or several of them combined.
 
     Raises:
-        UserError: where the path is neither, or what it holds is broken, or a step is given with a model folder.
+        UserError: if the path is neither, its files are corrupt, or `step` is given for a model folder.
     """
     folder, plugins = Path(path), tuple(plugins)
     if not folder.is_dir():
@@ -66,12 +67,12 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         shapes = jax.eval_shape(lambda: _all_params(config))
         params = dict(read_params(folder / "model.safetensors", shapes))
         components = {name: params.pop(name) for name in config.components}
-    placed, theirs = jax.device_put((params, components))
-    return model_class(config)(config, placed, tokenizer, theirs)
+    params, components = jax.device_put((params, components))
+    return model_class(config)(config, params, tokenizer, components)
 
 
 def model_class(config: Config) -> type[LoadedModel]:
-    """The class of a config's model: that of what it can do, or one of several of these."""
+    """The class of a config's model, which combines those of its abilities."""
     return _combined(tuple(sorted(models.find(config).abilities(config))))
 
 
@@ -85,7 +86,7 @@ def _combined(abilities: tuple[str, ...]) -> type[LoadedModel]:
 
 
 def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Params:
-    from mmjax.train.checkpoint import Checkpoints  # here, since a model folder needs no Orbax, slow to import
+    from mmjax.train.checkpoint import Checkpoints  # imports Orbax, which is slow and not needed for model folders
 
     checkpoints = Checkpoints(folder, best=best, read_only=True, at=at)
     try:
@@ -95,12 +96,10 @@ def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Param
 
 
 def load_params(path: str | Path) -> Params:
-    """The parameters of a model folder by name, or those of the newest checkpoint of a workdir.
-
-    The code that the model is made of is not needed.
+    """Loads the parameters of a model folder, or of the newest checkpoint of a workdir, without the model's code.
 
     Raises:
-        UserError: where the path is neither, or what it holds is broken.
+        UserError: if the path is neither, or its files are corrupt.
     """
     folder = Path(path)
     config = read_json(folder)["config"]
@@ -109,18 +108,18 @@ def load_params(path: str | Path) -> Params:
             params = _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
         else:
             components = tuple(f"{name}/" for name in config["components"])
-            found = load_file(folder / "model.safetensors")
-            params = {name: leaf for name, leaf in found.items() if not name.startswith(components)}
+            arrays = load_file(folder / "model.safetensors")
+            params = {name: leaf for name, leaf in arrays.items() if not name.startswith(components)}
         return params
     except (KeyError, TypeError, OSError, SafetensorError) as error:
         raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
 
 
 def read_text_tokenizer(path: str | Path) -> bytes:
-    """The text tokenizer of a model folder or a workdir, serialized.
+    """Reads the serialized text tokenizer of a model folder or workdir.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     try:
         return (Path(path) / "tokenizer.model").read_bytes()
@@ -136,7 +135,7 @@ def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
 
 
 def _all_params(config: Config) -> dict[str, Any]:
-    """Fresh parameters of all that a model folder of the config holds."""
+    """Initializes all parameters of a model folder, those of components included."""
     params = dict(models.init(config, jax.random.key(0)))
     for name, component in config.components.items():
         assert component.config is not None
@@ -146,13 +145,13 @@ def _all_params(config: Config) -> dict[str, Any]:
 
 
 def _is_workdir(folder: Path) -> bool:
-    """Of a folder whose config.json is one of mmjax: that of a model folder tells its step."""
+    """Whether a folder is a workdir; the config.json of a model folder has a step."""
     if (folder / "model.safetensors").exists():
         return False
     return "step" not in read_json(folder)
 
 
 def _loadable(config: Config) -> Config:
-    """The config with the kernels of these devices: a model that was trained on a pod also runs without one."""
+    """The config with the default kernels, so that a model runs on other devices than it was trained on."""
     kernels: dict[str, Any] = {"attention": "auto", "convolution": "auto", "remat": False}
     return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **kernels))

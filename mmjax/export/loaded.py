@@ -1,4 +1,4 @@
-"""A trained model in memory: what every ability of one builds on."""
+"""The base class of loaded models."""
 
 import dataclasses
 import functools
@@ -26,8 +26,8 @@ class LoadedModel:
     Attributes:
         config: its config.
         params: its parameters, on the device.
-        tokenizer: from text to tokens.
-        components: parameters of the frozen models that it stands on, by name, on the device.
+        tokenizer: its text tokenizer.
+        components: parameters of its components by name, on the device.
     """
 
     config: Config
@@ -37,12 +37,12 @@ class LoadedModel:
 
     @functools.cached_property
     def compute(self) -> Compute:
-        """How it is computed here."""
+        """`config.compute` resolved for the devices here."""
         return models.resolve_compute(self.config.compute, jax.devices()[0].platform)
 
     @functools.cached_property
     def apply(self) -> Any:
-        """The compiled apply(params, **inputs), with what `models.inputs` names for the config."""
+        """The compiled apply(params, **inputs), with the inputs of `models.inputs`."""
         module = models.build(self.config, self.compute)
         return jax.jit(lambda params, **inputs: module.apply({"params": params}, **inputs))
 
@@ -54,7 +54,7 @@ class LoadedModel:
         return make(self.config, self.compute)
 
     def encode_text(self, name: str, texts: list[str]) -> Int32[np.ndarray, "n t"]:
-        """Token ids; `name` is what a warning calls a text that is cut."""
+        """Token ids of texts, truncated with a warning that calls them `name`."""
         length = self.config.text.length
         for text in dict.fromkeys(text for text in texts if self.tokenizer.length(text) > length):
             logger.warning("%s %r has more than %d tokens; what goes beyond is cut", name, text[:60], length)

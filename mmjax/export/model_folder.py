@@ -1,4 +1,4 @@
-"""The model folder: config.json, model.safetensors, tokenizer.model and a model card; all that is needed to run it."""
+"""Model folders: config.json, model.safetensors, tokenizer.model and a model card."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mmjax import models, registry
+from mmjax import models
 from mmjax.config import ComputeConfig, Config, DataConfig, to_dict
 from mmjax.files import write_json
 from mmjax.models import visual_tokenizer
@@ -27,24 +27,24 @@ FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 def write_model_folder(
     folder: Path, config: Config, params: Params, tokenizer: bytes, step: int, metrics: Mapping[str, float]
 ) -> None:
-    """Writes a model folder whole or not at all; a model folder that is there already is replaced.
+    """Writes a model folder atomically, replacing an existing one.
 
     Raises:
-        UserError: where the folder exists and is something else, or cannot be written.
+        UserError: if the folder exists and is something else, or cannot be written.
     """
     folder = folder.resolve()
-    if found := _in_the_way(folder, registry.packages(to_dict(config))):
-        raise UserError(f"--out {folder}: {found}; name another one")
+    if problem := _obstacle(folder):
+        raise UserError(f"--out {folder}: {problem}; name another one")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         temporary.mkdir(parents=True)
         served = dataclasses.replace(config, compute=ComputeConfig(dtype=config.compute.dtype))
         write_json(temporary / "config.json", {"config": to_dict(served), "step": step, "versions": versions()})
-        # Contiguous, as the library needs them; np.ascontiguousarray would make a number an array of one.
+        # safetensors needs contiguous arrays; np.ascontiguousarray would turn a scalar into an array of one.
         arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params).items()}
         save_file(arrays, temporary / "model.safetensors", {"format": "mmjax"})
-        (temporary / "model.safetensors").chmod(0o644)  # the library writes it for the owner alone
+        (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, metrics), encoding="utf-8")
         if folder.exists():
@@ -62,10 +62,10 @@ def write_model_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _in_the_way(folder: Path, plugins: tuple[str, ...]) -> str:
-    """Why nothing may be written there; "" where there is nothing, or only an empty folder or a model of ours.
+def _obstacle(folder: Path) -> str:
+    """Why a folder may not be written; "" if it is missing, empty or a model folder of mmjax.
 
-    Others' models use the same names for their files, so that names alone do not tell.
+    File names alone do not tell, since other libraries use the same ones.
     """
     if not folder.exists():
         return ""
@@ -83,16 +83,16 @@ def _in_the_way(folder: Path, plugins: tuple[str, ...]) -> str:
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """Parameters by their names, `text/stack/block/mlp_in/kernel`."""
+    """Parameters by path, such as `text/stack/block/mlp_in/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def read_params(path: Path, shapes: Params) -> Params:
-    """The parameters in a safetensors file, as a tree like `shapes`.
+    """Reads parameters from a safetensors file as a tree like `shapes`.
 
     Raises:
-        UserError: where the file is missing or broken, or does not hold exactly these parameters.
+        UserError: if the file is missing or corrupt, or does not hold exactly these parameters.
     """
     try:
         found = load_file(path)
@@ -138,7 +138,7 @@ In this folder:
 
 
 def _described(config: Config) -> tuple[str, str]:
-    """What kind of model it is, and code that runs it, by what it can do."""
+    """A description of a model and example code, by its abilities."""
     abilities = models.find(config).abilities(config)
     if {"generate", "generate_directly"} & abilities:
         return _generator_card(config)
@@ -150,8 +150,8 @@ def _generator_card(config: Config) -> tuple[str, str]:
     shown = "clip" if frames > 1 else "image"
     reference = f" and a reference {shown}" if {"reference", "reference_codes"} & models.inputs(config).keys() else ""
     example = more = argument = ""
-    if (theirs := config.component(REFERENCE)) is not None:
-        low = theirs.data.size
+    if (component := config.component(REFERENCE)) is not None:
+        low = component.data.size
         reference += f" of {low} x {low} pixels"
         given = [1, *([frames] if frames > 1 else []), low, low, 3]
         more, argument = "import numpy as np\n", ", reference=reference"
@@ -186,13 +186,9 @@ codes = model.encode({named})  # int32 {[1, *grid]}
 
 
 def _describing_card(config: Config) -> tuple[str, str]:
-    terms, abilities, shape = (
-        config.losses,
-        models.find(config).abilities(config),
-        config.data.image_shape,
-    )
+    abilities, shape = models.find(config).abilities(config), config.data.image_shape
     *frames, rows, columns, channels = shape
-    seen = (
+    inputs = (
         f"clips of {frames[0]} frames of" if frames else "log-mel features of sounds," if channels == 1 else "images of"
     )
     does, lines = [], []
@@ -203,13 +199,13 @@ def _describing_card(config: Config) -> tuple[str, str]:
         does.append("answers to questions")
         lines.append('answers = model.answer(images, ["what color is the circle?"])')
     if "embed" in abilities:
-        does.append("embeddings that tell which texts go with which")
+        does.append("a shared embedding")
         lines.append('similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1')
     dtype = "float32" if channels == 1 else "uint8"
     shown = "\n".join(lines or ["outputs = model.apply(model.params, image=images)"])
     return (
-        f"A model of {seen} {rows} x {columns}{' pixels' if channels == 3 else ''} and texts, by mmjax: "
-        f"{', '.join(does) or ', '.join(terms)}.",
+        f"A model of {inputs} {rows} x {columns}{' pixels' if channels == 3 else ''} and texts, by mmjax: "
+        f"{', '.join(does) or ', '.join(config.losses)}.",
         f"""import mmjax
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a trained visual tokenizer does: images or clips to grids of codes, and back."""
+"""Visual tokenizers: images or clips to grids of codes, and back."""
 
 import functools
 from typing import Any
@@ -19,7 +19,7 @@ class ImageTokenizer(LoadedModel):
     """A visual tokenizer. Images are uint8, or float32 from -1 to 1, of the config's size."""
 
     def encode(self, images: Shaped[np.ndarray, "n *pixels 3"]) -> Int32[np.ndarray, "n *grid"]:
-        """The grid of codes of each image or clip, from 0 to the product of the levels.
+        """Encodes images or clips to grids of codes from 0 to the product of the levels.
 
         Raises:
             UserError: for images of the wrong shape or range.
@@ -28,22 +28,21 @@ class ImageTokenizer(LoadedModel):
         count = len(images) if hasattr(images, "__len__") else 0
         if not count:
             raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")
-        given = images_of("images", images, (count, *shape))
-        return self._encode(self.params, given)
+        return self._encode(self.params, images_of("images", images, (count, *shape)))
 
     def decode(self, codes: Shaped[np.ndarray, "n *grid"]) -> UInt8[np.ndarray, "n *pixels 3"]:
-        """The images or clips that grids of codes, of any integer type, stand for.
+        """Decodes grids of integer codes to images or clips.
 
         Raises:
-            UserError: for another grid, or codes that are none.
+            UserError: for another grid, or codes out of range.
         """
         grid, count = visual_tokenizer.grid(self.config), int(np.prod(visual_tokenizer.levels(self.config)))
-        given = np.asarray(codes)
-        if given.ndim == 0 or given.shape[1:] != grid or not len(given) or not np.issubdtype(given.dtype, np.integer):
-            raise UserError(f"codes: must be whole numbers {['n', *grid]}, not {given.dtype} {list(given.shape)}")
-        if given.min() < 0 or given.max() >= count:
-            raise UserError(f"codes: must be from 0 to {count - 1}, not {given.min()} to {given.max()}")
-        images = self._decode(self.params, given.astype(np.int32))
+        codes = np.asarray(codes)
+        if codes.ndim == 0 or codes.shape[1:] != grid or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
+            raise UserError(f"codes: must be whole numbers {['n', *grid]}, not {codes.dtype} {list(codes.shape)}")
+        if codes.min() < 0 or codes.max() >= count:
+            raise UserError(f"codes: must be from 0 to {count - 1}, not {codes.min()} to {codes.max()}")
+        images = self._decode(self.params, codes.astype(np.int32))
         frames = self.config.data.frames
         return to_uint8(images[:, :frames] if images.ndim == 5 else images)
 
