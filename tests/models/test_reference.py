@@ -13,7 +13,7 @@ from PIL import Image
 from mmjax import models
 from mmjax.config import Config, MeshConfig, resolve
 from mmjax.models import masked_generator
-from mmjax.models.masked_transformer import CodeEmbedding, _places
+from mmjax.models.masked_transformer import CodeEmbedding, _reference_positions
 from mmjax.parallel import make_mesh, match_rules
 from mmjax.types import UserError
 
@@ -96,10 +96,10 @@ def test_what_lies_at_each_place_is_the_cell_that_covers_it(config: Config, para
 def test_a_reference_covers_the_same_image() -> None:
     """Its places are the means of those of the cells they cover; in time its ends are those of the clip."""
     for theirs, each in ((8, 1), (4, 2), (2, 4), (1, 8)):
-        places = _places(8, theirs, time=False)
+        places = _reference_positions(8, theirs, time=False)
         np.testing.assert_allclose(places, np.arange(8).reshape(theirs, each).mean(axis=1))
-    np.testing.assert_allclose(_places(5, 3, time=True), [0, 2, 4])
-    np.testing.assert_allclose(_places(5, 1, time=True), [0])
+    np.testing.assert_allclose(_reference_positions(5, 3, time=True), [0, 2, 4])
+    np.testing.assert_allclose(_reference_positions(5, 1, time=True), [0])
 
 
 def test_every_parameter_has_a_place_on_the_mesh() -> None:
