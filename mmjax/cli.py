@@ -187,7 +187,6 @@ def _run(argv: list[str]) -> int:
             help=summary,
             description=summary,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if command == name:  # only the command that runs is imported
             module = importlib.import_module(f"mmjax.commands.{command}")
