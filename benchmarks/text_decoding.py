@@ -66,9 +66,8 @@ def main() -> None:
     equal = float((texts["kept"] == texts["recomputed"]).mean())
     tokens = int((texts["kept"] != 0).sum(axis=1).max())
     print(f"{a.batch} texts of {tokens} tokens, width {a.width}, {a.layers} layers; {equal:.1%} of the tokens equal")
-    print(
-        f"kept {middle['kept']:.3f} s, recomputed {middle['recomputed']:.3f} s, ratio {middle['recomputed'] / middle['kept']:.1f}"
-    )
+    cached, recomputed = middle["kept"], middle["recomputed"]
+    print(f"kept {cached:.3f} s, recomputed {recomputed:.3f} s, ratio {recomputed / cached:.1f}")
 
 
 if __name__ == "__main__":

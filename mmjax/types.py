@@ -1,6 +1,6 @@
-"""Common types: the axis alphabet, batches, model outputs and evaluators.
+"""Common types: batches, model outputs and evaluators.
 
-One alphabet of axis letters serves annotations, einsum and comments everywhere:
+Axis letters of annotations, einsum and comments:
 
     b batch, t text tokens, n visual tokens, s keys, h heads, k head width, d model width,
     f frames, y x rows and columns, c channels
@@ -18,31 +18,31 @@ from jaxtyping import UInt8
 # A batch is a plain dict. Fields that go to the devices:
 #   image  float32 [b, y, x, c]  the target image, -1 (black) to 1 (white); clips are [b, f, y, x, c]
 #   text   int32   [b, t]        token ids, 0 is padding
-#          (of a source of questions or labels, an example without a caption is all padding)
-#   text_features  float16 [b, t, d]  where the text encoder is frozen: its output for `text`
-#   question int32 [b, t]        token ids, as `text`; all padding where there is none
-#   answer   int32 [b, t]        token ids of one answer: in training drawn among all, else the most frequent one
-#   label  int32   [b]           class, -1 where there is none
-#   mask   bool    [b]           False: padding at the end of an evaluation, or an image that could not be read
-#   seed   int32   [b]           where an evaluator asks for it: the random seed of each sample
-# Further fields that the source gives, under names of its own (see Feature):
+#          (all padding without a caption, in sources of questions or labels)
+#   text_features  float16 [b, t, d]  output of a frozen text encoder for `text`
+#   question int32 [b, t]        token ids; all padding without one
+#   answer   int32 [b, t]        token ids of an answer: in training a random one, else the most frequent
+#   label  int32   [b]           class, -1 without one
+#   mask   bool    [b]           False: padding of the last evaluation batch, or an unreadable image
+#   seed   int32   [b]           random seed of each sample, for evaluators that set it
+# Further features of the source under their names (see Feature):
 #   images       float32 [b, y, x, c]  as `image`, each of its own size
-#   masks        uint8 [b, y, x]       of an image: cropped and mirrored with it
-#   boxes        float32 [b, n, 4]     of an image: y_min, x_min, y_max, x_max from 0 to 1 within the crop
-#   NAME_valid   bool [b, n]           of the boxes NAME: False where there is no box, or none of it is in the crop
-#   arrays       any type [b, ...]     as the source gives them
+#   masks        uint8 [b, y, x]       of an image, transformed with it
+#   boxes        float32 [b, n, 4]     of an image: y_min, x_min, y_max, x_max, fractions of the crop
+#   NAME_valid   bool [b, n]           of the boxes NAME: False for padding and boxes outside of the crop
+#   arrays       any type [b, ...]     unchanged
 # Fields that stay on the host:
-#   id       list of b strings            names the example in its source
-#   captions list of b lists of strings   every caption of the example; `text` holds one of them
-#   questions  list of b strings          "" where there is none
-#   answers  list of b lists of strings   every answer to the question
-# What no example of the source can have is absent.
+#   id       list of b strings            ids of the examples in the source
+#   captions list of b lists of strings   all captions; `text` is one of them
+#   questions  list of b strings          "" without one
+#   answers  list of b lists of strings   all answers to the question
+# Fields that the source does not provide are absent.
 Batch = dict[str, Any]
 Outputs = dict[str, jax.Array]
 Params = Mapping[str, Any]
 FLOAT32 = np.dtype(np.float32)
 HOST_FIELDS = ("id", "captions", "questions", "answers")
-PADDING, UNKNOWN, BEGIN, END, MASK = range(5)  # token ids of every text tokenizer; words have larger ones
+PADDING, UNKNOWN, BEGIN, END, MASK = range(5)  # special token ids of every text tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Feature:
     """A named field of a source's examples.
 
     Attributes:
-        kind: "image", "mask" (of an image), "boxes" (in an image), "array" (anything else of one shape), "codes",
+        kind: "image", "mask" (of an image), "boxes" (in an image), "array" (anything else of a fixed shape), "codes",
             "text" or "label".
         shape: of one example: image [*f, y, x, c], mask [y, x], boxes [n, 4] for at most n boxes.
-        of: the image whose crop a mask, boxes or another image share; an image without one has a crop of its own.
+        of: image whose crop a mask, boxes or another image share; images without one are cropped independently.
         dtype: of an array.
     """
 
@@ -64,7 +64,7 @@ class Feature:
 
 
 class UserError(Exception):
-    """A user-facing error. The message is one line: what is wrong, where, and what would be right.
+    """A user-facing error. The message is one line: what is wrong, where, and how to fix it.
 
     Attributes:
         status: exit status of the command; launchers do not retry after 2.
@@ -74,7 +74,7 @@ class UserError(Exception):
 
 
 class TransientError(UserError):
-    """An error of another process, a network or a bucket that may be gone on a retry."""
+    """An error of another process, the network or a bucket that a retry may resolve."""
 
     status = 1
 
@@ -84,8 +84,8 @@ class InputStats:
     """Statistics of the input pipeline.
 
     Attributes:
-        seconds: time spent so far in each operation.
-        ready: batches ready when the last one was taken.
+        seconds: total time of each operation.
+        ready: prefetched batches when the last one was taken.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -97,13 +97,12 @@ class InputStats:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images or clips to look at, as rows of equally many; a prompt for each column.
+    """Samples for reports: rows of images or clips, with a prompt for each column.
 
     Attributes:
         prompts: n texts.
-        rows: what each row shows ("generated", "original"), and its images, uint8 [n, y, x, 3], or clips [n, f, y, x,
-            3].
-        frame_rate: of clips, in frames a second.
+        rows: names ("generated", "original") to images, uint8 [n, y, x, 3], or clips [n, f, y, x, 3].
+        frame_rate: of clips, in frames per second.
     """
 
     prompts: list[str]
@@ -111,19 +110,18 @@ class Samples:
     frame_rate: float = 8.0
 
 
-# An evaluator turns a model and an evaluation set into metrics: it is handed `predict`, which maps a host batch to
-# outputs as NumPy arrays, and `batches`, which starts a pass over the evaluation set, and yields (name, value) with
-# value a number, or Samples to look at.
+# An evaluator gets `predict`, which maps a host batch to outputs as NumPy arrays, and `batches`, which starts a pass
+# over the evaluation set; it yields (name, value) with value a metric or Samples.
 Predict = Callable[[Batch], dict[str, np.ndarray]]
 Results = Iterator[tuple[str, float | Samples]]
 Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Results]
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
-    """The random key of a name, independent of those of other names."""
+    """The random key of a named stream, independent of other names."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, with its keys joined by slashes: `text/stack/block/mlp_in/kernel`."""
+    """The name of a leaf of a pytree: `text/stack/block/mlp_in/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

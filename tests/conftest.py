@@ -39,7 +39,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 install_import_hook("mmjax", "beartype.beartype")
 
-from mmjax.cli import _processor  # programs are made of the instructions that a processor has
+from mmjax.cli import _processor  # noqa: E402  programs are made of the instructions that a processor has
 
 COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjax-tests"
 MAX_COMPILED = 2 << 30  # bytes of it at the beginning of a run

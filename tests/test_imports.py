@@ -16,7 +16,7 @@ ANYTHING = None
 
 
 def may_import(design: str) -> dict[str, tuple[str, ...] | None]:
-    """What a part may import of mmjax, beside itself, by the table in docs/design.md. A dot names one module of a part."""
+    """What a part may import of mmjax, beside itself, by the table of the design. A dot names one module of a part."""
     _, _, rows = design.partition("| part | may import, beside itself |\n| --- | --- |\n")
     allowed: dict[str, tuple[str, ...] | None] = {}
     for row in itertools.takewhile(lambda line: line.startswith("|"), rows.splitlines()):

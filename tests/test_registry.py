@@ -100,6 +100,7 @@ def test_what_is_no_dotted_path_is_an_unknown_name(text: str) -> None:
 STRANGERS: list[tuple[dict[str, Any], str]] = [
     ({"model": {"kind": EVIL}}, "model.kind"),
     ({"losses": {"mean_squared_error": {"weight": 1.0}, "b": {"kind": EVIL}}}, "losses.b.kind"),
+    ({"losses": {EVIL: {}}}, f"losses.{EVIL}"),
     ({"optimizer": {"kind": EVIL}}, "optimizer.kind"),
     ({"sampling": {"kind": EVIL}}, "sampling.kind"),
     ({"data": {"source": EVIL}}, "data.source"),

@@ -1,8 +1,7 @@
-"""From a config file (a ConfigDict, overridden on the command line) to frozen dataclasses, strictly.
+"""Configs: parses and checks config files, with overrides of the command line, into frozen dataclasses.
 
-A config names only what differs from the defaults, which stand beside the fields: in `fields.py` and `data_fields.py`,
-and in the files of the kinds of models, losses and optimizers. Unknown fields, wrong types and impossible sizes are
-errors of one line, raised before anything is opened.
+Defaults are declared with the fields, in `fields.py` and `data_fields.py` and in the files of models, losses and
+optimizers. Unknown fields and invalid values raise one-line errors before any data is opened.
 """
 
 from mmjax.config.data_fields import AudioConfig, DataConfig, MixtureComponent, ScenesConfig

@@ -1,4 +1,4 @@
-"""Combinations of the fields of a config's data, and of each component of a mixture, that no type can rule out."""
+"""Checks of combinations of data fields."""
 
 from mmjax import registry
 from mmjax.config.data_fields import DataConfig
@@ -6,10 +6,7 @@ from mmjax.config.schema import require
 
 
 def check_data(data: DataConfig, name: str = "data") -> None:
-    """Raises UserError for the first that is impossible; `name` is that of the data in its config.
-
-    What is impossible for one source alone, its spec checks (see mmjax.data.source.SourceSpec).
-    """
+    """Raises UserError for the first invalid combination; `name` is the field of the data in its config."""
     require(data.resize >= data.size, f"{name}.resize: {data.resize} is smaller than {name}.size, {data.size}")
     source = registry.find("source", data.source, f"{name}.source")
     for field in ("mixture", "options"):

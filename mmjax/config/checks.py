@@ -1,4 +1,4 @@
-"""Combinations of fields that no type and no bound can rule out."""
+"""Checks of combinations of fields."""
 
 from mmjax import registry
 from mmjax.config.check_data import check_data
@@ -7,7 +7,7 @@ from mmjax.config.schema import require
 
 
 def check(config: Config) -> None:
-    """Raises UserError for the first that is impossible."""
+    """Raises UserError for the first invalid combination."""
     check_data(config.data)
     _check_evaluation(config)
     _check_losses(config)

@@ -1,4 +1,4 @@
-"""The fields of `data` in a config, and their defaults."""
+"""Config fields of `data`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,12 @@ from mmjax.types import Feature
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """Drawn scenes: images of two things with a caption, or clips of one that moves.
+    """Config of synthetic scenes: captioned images of two objects, or clips of a moving one.
 
     Attributes:
-        examples: how many different training images; evaluation draws from the held-out combinations.
-        fully_specified: the caption determines the image; otherwise position and size are left open, as clips leave
-            them always.
-        questions: images of one, two or three things, with a question and its answer; only two have a caption.
+        examples: number of training images; evaluation uses held-out combinations.
+        fully_specified: the caption determines the image; otherwise, and always in clips, position and size vary.
+        questions: images of one to three objects, with a question and its answer; only those of two have a caption.
     """
 
     examples: int = setting(20_000, above=0)
@@ -26,11 +25,11 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Sounds as images of one channel: log-mel features, a row a mel bin, a column 10 ms.
+    """Config of audio: log-mel spectrograms, images with a row per mel bin and a column per 10 ms.
 
     Attributes:
-        rate: samples a second that sounds are brought to.
-        seconds: how much of a sound is taken; a shorter one is followed by silence.
+        rate: sample rate in Hz, to which sounds are resampled.
+        seconds: duration; longer sounds are cropped, shorter ones padded.
         bins: mel bins, the rows of the image.
     """
 
@@ -41,31 +40,28 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from and how images are prepared.
+    """Config of the data source and the preprocessing of images.
 
     Attributes:
-        source: a key of mmjax.data.sources.SOURCES, which says what each is, or "my_package.my_file:NAME" for a
-            SourceSpec of your own.
+        source: a key of mmjax.data.sources.SOURCES, or "my_package.my_file:NAME" for a SourceSpec of your own.
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
-        scenes: of scenes, what is drawn.
-        audio: of audio_folder, what sounds are made of.
-        questions, evaluation_questions: of vqa, the files of questions below root, for training and for evaluation.
-        num_answer_classes: of vqa, how many of the most frequent training answers are classes; 0 gives no labels.
-        size: side of the images, in pixels; audio has sides of its own.
-        frames: frames of a clip; 1 for images. Scenes move where there are several.
-        frame_rate: frames a second, as they are read and as they are written.
-        resize: short side before the crop, in pixels; 0 takes size * 256 / 224.
-        flip: mirror half of the training images.
-        evaluation_examples: evaluation examples used, the first ones, of a mixture those of each component; 0 uses
-            all.
-        max_corrupt_fraction: fraction of the images or clips read so far that may be unreadable; above it the run ends.
-            As long as fewer than 100 were read, it is of 100.
-        shuffle_buffer: for sources that can only be streamed (TFDS): examples held for shuffling, at most. A resume
-            reads up to twice as many before its first batch.
-        options: of a source of your own, whatever it needs beside.
-        mixture: of a mixture, its components by names of your own. Fields that a component does not set, but for its
-            source, are those of the mixture.
+        scenes: for scenes.
+        audio: for audio_folder.
+        questions, evaluation_questions: for vqa: question files below root, for training and for evaluation.
+        num_answer_classes: for vqa: number of the most frequent training answers that are classes; 0: no labels.
+        size: side of the images, in pixels; not for audio.
+        frames: frames of a clip; 1 for images.
+        frame_rate: frames per second of clips that are read and written.
+        resize: short side before the crop, in pixels; 0: size * 256 / 224.
+        flip: flip half of the training images horizontally.
+        evaluation_examples: number of evaluation examples, of each component of a mixture; 0: all.
+        max_corrupt_fraction: fraction of unreadable images or clips above which the run ends; until 100 were read, it
+            is a fraction of 100.
+        shuffle_buffer: for streamed sources (TFDS): examples held for shuffling, at most. Resuming reads up to twice
+            as many before its first batch.
+        options: further settings of a source of your own.
+        mixture: for mixture: its components by name. They inherit the fields that they do not set, except the source.
     """
 
     source: str = setting("scenes", registry="source")
@@ -89,27 +85,27 @@ class DataConfig:
     mixture: dict[str, "MixtureComponent"] = field(default_factory=dict, hash=False)
 
     def split(self, training: bool) -> str:
-        """The source's split for training or for evaluation."""
+        """The split for training or for evaluation."""
         return self.train_split if training else self.evaluation_split
 
     @property
     def features(self) -> Mapping[str, Feature]:
-        """The named fields of the source's examples, known before it is opened."""
-        found: Mapping[str, Feature] = registry.find("source", self.source, "data.source").features(self)
-        return found
+        """The features of the source, without opening it."""
+        features: Mapping[str, Feature] = registry.find("source", self.source, "data.source").features(self)
+        return features
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of `image`, one example: an image, a clip, or a sound as an image."""
+        """Shape of one example's `image`: an image, clip or spectrogram."""
         return self.features["image"].shape
 
 
 @dataclass(frozen=True)
 class MixtureComponent(DataConfig):
-    """A component of a mixture: data of its own, and its weight.
+    """Config of a component of a mixture.
 
     Attributes:
-        weight: proportional to the fraction of training examples that are of this component.
+        weight: relative fraction of the training examples.
     """
 
     weight: float = setting(1.0, above=0)

@@ -1,7 +1,4 @@
-"""The fields of a config, their defaults and their bounds.
-
-Those of `data` are in data_fields.py; those of a kind of model, a loss or an optimizer stand where it is defined.
-"""
+"""Config fields, except those of `data` (data_fields.py) and of single models, losses and optimizers."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,20 +9,20 @@ from mmjax.config.schema import setting
 
 @dataclass(frozen=True)
 class TextConfig:
-    """SentencePiece tokens.
+    """Config of the text tokens (SentencePiece).
 
     Attributes:
-        length: the longest text in tokens; what goes beyond is cut.
-        vocabulary: number of token ids, an upper bound where the captions have fewer words.
+        length: maximal text length in tokens; longer texts are truncated.
+        vocabulary: maximal number of token ids.
     """
 
     length: int = setting(32, above=0)
-    vocabulary: int = setting(4096, at_least=300)  # all bytes, and some pieces
+    vocabulary: int = setting(4096, at_least=300)  # the bytes and some pieces
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What every kind of model has; each kind adds its own fields in its file in mmjax/models.
+    """Base config of models; each kind adds fields in its file in mmjax/models.
 
     Attributes:
         kind: a name in mmjax.models.MODELS, or a dotted path to a ModelSpec.
@@ -36,11 +33,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What every loss term has; some add fields in their files in mmjax/losses.
+    """Base config of loss terms; some add fields in their files in mmjax/losses.
 
     Attributes:
         kind: a name in mmjax.losses.LOSSES, or a dotted path to a LossSpec; by default the name of the term.
-        weight: of the term in the sum.
+        weight: of the term in the training loss.
     """
 
     kind: str = ""
@@ -49,16 +46,16 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What every optimizer has; each adds its own fields in mmjax/train/optimizer.py.
+    """Base config of optimizers; each adds fields in mmjax/train/optimizer.py.
 
     Attributes:
         kind: a name in mmjax.train.optimizer.OPTIMIZERS, or a dotted path to an OptimizerSpec.
-        learning_rate: its peak.
-        schedule: after the warm-up the learning rate is held ("constant") or decayed to 0 ("cosine", "linear").
-        warmup_steps: steps over which the learning rate rises linearly to its peak.
-        grad_clip_norm: largest global norm of the gradient; 0 does not clip.
-        grad_accum_steps: microbatches that a batch is computed in, one after the other, to save memory.
-        ema_decay: of the exponential moving average of the parameters that is evaluated and exported; 0 keeps none.
+        learning_rate: peak learning rate.
+        schedule: after the warm-up, "constant" or a decay to 0, "cosine" or "linear".
+        warmup_steps: steps of linear warm-up.
+        grad_clip_norm: maximal global norm of the gradient; 0: no clipping.
+        grad_accum_steps: microbatches per batch, computed sequentially to save memory.
+        ema_decay: of the moving average of the parameters, which is evaluated and exported; 0: no average.
     """
 
     kind: str = ""
@@ -72,19 +69,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a model is computed, which changes no result beyond rounding, and is no part of what was trained.
+    """Config of the computation, which changes results by rounding only.
 
     Attributes:
         dtype: of activations and matrix products; parameters are always float32. "auto": bfloat16 on TPUs and GPUs,
             float32 on CPUs.
-        attention: kernel of scaled dot-product attention. "splash" is for TPUs and "cudnn" for NVIDIA GPUs; "auto":
-            splash on TPUs, else xla. What a kernel does not take is computed by xla.
+        attention: attention kernel: "splash" for TPUs, "cudnn" for NVIDIA GPUs; "auto": splash on TPUs, else xla, which
+            also computes what a kernel does not support.
         convolution: "native", or "matmul", which is many times faster on CPUs; "auto" chooses by platform.
-        remat: recompute each layer in the backward pass, to save memory.
-        remat_policy: what of each layer is kept nevertheless: "nothing", "attention" (outputs of attention) or "dots"
-            (all matrix products but those inside of attention).
-        unroll: layers compiled one after the other in each iteration of the scan over layers; 0: one, but all on CPUs,
-            where that is faster.
+        remat: recompute layers in the backward pass, to save memory.
+        remat_policy: what remat keeps: "nothing", "attention" (its outputs) or "dots" (matrix products outside of
+            attention).
+        unroll: layers per iteration of the scan over layers; 0: one, but all on CPUs, where that is faster.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -97,15 +93,15 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """The second player of adversarial training, for objectives with the term "adversarial" or "feature_matching".
+    """Config of the discriminator, for the losses "adversarial" and "feature_matching".
 
     Attributes:
         loss: "non_saturating" (Goodfellow et al. 2014) or "hinge" (Lim and Ye 2017).
-        widths: channels of its convolutions, each halving the sides; it judges patches.
+        widths: channels of its convolutions of stride 2.
         regularizer, regularizer_weight: "r1" (Mescheder et al. 2018), "lecam" (Tseng et al. 2021) or "none".
         learning_rate, b1, b2: of Adam.
-        train_from: the step from which it is trained.
-        start: the step from which the generator's adversarial terms count.
+        train_from: first step that trains it.
+        start: first step with the generator's adversarial terms.
     """
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
@@ -121,12 +117,11 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class PerceptualConfig:
-    """Weights for the term "perceptual" (LPIPS, Zhang et al. 2018), which mmjax does not bring.
+    """Config of the weights for the loss "perceptual" (LPIPS, Zhang et al. 2018), which mmjax does not include.
 
     Attributes:
-        weights: a safetensors file with the network, VGG16 or AlexNet, and the linear layers, as mmjax/models/lpips.py
-            names them; "": the term becomes feature matching on the discriminator.
-        sha256: the file's hash, checked before use; "" does not check.
+        weights: safetensors file with the network, VGG16 or AlexNet, and the linear layers; see mmjax/models/lpips.py.
+        sha256: of the file, checked before use; "": unchecked.
     """
 
     weights: str = ""
@@ -135,12 +130,12 @@ class PerceptualConfig:
 
 @dataclass(frozen=True)
 class ComponentConfig:
-    """A frozen model that another stands on. In a config it may be given as a path, or as a config, alone.
+    """Config of a frozen component of a model; a path or a config alone stands for it.
 
     Attributes:
-        path: workdir or model folder of a trained one, which is copied into the workdir; "": `config` is trained first,
-            in WORKDIR/NAME.
-        config: its config; read from the path where there is one.
+        path: workdir or model folder of a trained one, copied into the workdir; "": `config` is trained first, in
+            WORKDIR/NAME.
+        config: its config; with a path, read from there.
     """
 
     path: str = ""
@@ -149,11 +144,11 @@ class ComponentConfig:
 
 @dataclass(frozen=True)
 class TokensConfig:
-    """How a data set is encoded into visual tokens, for a model with a visual tokenizer.
+    """Config of the cache of visual tokens, for models with a visual tokenizer.
 
     Attributes:
-        cache: folder of the encoded data set; "" takes WORKDIR/tokens.
-        num_augmentations: crops and flips of each training image that are encoded.
+        cache: its folder; "": WORKDIR/tokens.
+        num_augmentations: encoded crops and flips of each training image.
     """
 
     cache: str = ""
@@ -162,21 +157,20 @@ class TokensConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a masked generator draws, where nothing else is asked for.
+    """Default sampling of masked generators.
 
     Attributes:
         kind: a name in mmjax.sample.SAMPLERS, or a dotted path to a SamplerSpec.
-        steps: forward passes; each settles some of the tokens.
-        order: "confidence" settles the surest first (Chang et al. 2022), "halton" spreads them evenly over the grid
-            (Besnier et al. 2025).
-        guidance: how closely to follow the text: 0 ignores it, 1 samples as trained, more exaggerates it.
-        guidance_schedule: "linear" raises guidance over the steps from 1, "constant" keeps it.
-        temperature: of the tokens drawn.
-        confidence_temperature: of the noise on the order by confidence, which falls to 0 over the steps.
-        top_k: draw only from so many of the likeliest codes; 0: from all.
-        refinement_steps: further forward passes (blocked Gibbs sampling), each of which resamples a block of the tokens
-            given all others; small models draw truer shapes with them.
-        refinement_temperature: of the tokens that are resampled.
+        steps: forward passes; each unmasks some of the tokens.
+        order: of unmasking: "confidence" (Chang et al. 2022), or "halton", evenly over the grid (Besnier et al. 2025).
+        guidance: scale of classifier-free guidance: 0 ignores the text, 1 samples as trained.
+        guidance_schedule: "linear" increases guidance over the steps from 1, "constant" keeps it.
+        temperature: of sampling tokens.
+        confidence_temperature: of the noise on the order by confidence, annealed to 0.
+        top_k: sample from the most likely codes only; 0: from all.
+        refinement_steps: further forward passes (blocked Gibbs sampling), each of which resamples a block of tokens
+            given all others; they improve shapes of small models.
+        refinement_temperature: of resampling tokens.
     """
 
     kind: str = ""
@@ -193,13 +187,13 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class TextDecodingConfig:
-    """How captions and answers are written, where nothing else is asked for.
+    """Default decoding of captions and answers.
 
     Attributes:
-        beams: texts kept at a time by beam search; 1 takes the likeliest token at each place.
+        beams: width of beam search; 1: greedy.
         length_penalty: of beam search; larger ones favor longer texts.
-        top_p: above 0: draw from the likeliest tokens that together have this probability, 1 from all.
-        temperature: of what is drawn.
+        top_p: nucleus sampling from the most likely tokens with this total probability; 0: none.
+        temperature: of nucleus sampling.
     """
 
     beams: int = setting(1, above=0)
@@ -210,14 +204,13 @@ class TextDecodingConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; one of data, fsdp and model may be -1: all that are left.
+    """Devices along each mesh axis; one of data, fsdp and model may be -1: all remaining ones.
 
     Attributes:
-        data: the batch is split over them; each holds all parameters.
-        fsdp: the batch and the parameters are split over them.
-        model: the layers themselves, their heads and hidden units, are split over them.
-        slice: slices of a TPU pod, between which is the data center's network, where the batch is split as over data;
-            0: as many as there are.
+        data: shards the batch and replicates the parameters.
+        fsdp: shards the batch and the parameters.
+        model: shards heads and hidden units (tensor parallelism).
+        slice: slices of a TPU pod, connected by the data center network; shards the batch like data. 0: all slices.
     """
 
     data: int = -1
@@ -228,22 +221,21 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The training loop.
+    """Config of the training loop.
 
     Attributes:
-        batch: examples a step, over all devices.
-        steps, epochs: how long; exactly one of them is set.
-        log_every, evaluate_every, checkpoint_every: steps between; of the last two 0 means once an epoch. An evaluation
-            better than all before is saved as well.
-        checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "" takes WORKDIR/checkpoints.
-        max_to_keep: newest checkpoints kept, beside the best one.
-        best_metric: the evaluation metric that decides which checkpoint is best; "-" before it: smaller is better.
-        init_from: workdir or model folder that training starts from: its text tokenizer, and its parameters that have
-            the names of this model's, such as those of a generator of another size. All others are fresh.
-        init_rename: parameters that have another name there, as in {"vision": "encoder"}: prefixes of names; "-" leaves
-            them fresh.
-        max_nonfinite_steps: stop after so many steps in a row with a loss or gradient that is not finite.
-        skip_grad_spikes: also skip steps whose gradient has more than so many times its usual norm; 0 skips none.
+        batch: global batch size.
+        steps, epochs: duration; set exactly one.
+        log_every, evaluate_every, checkpoint_every: intervals in steps; for the last two 0: once per epoch. A new best
+            evaluation is also saved.
+        checkpoints: folder or bucket (gs://BUCKET/FOLDER) of the checkpoints; "": WORKDIR/checkpoints.
+        max_to_keep: number of newest checkpoints to keep, besides the best one.
+        best_metric: evaluation metric of the best checkpoint; a leading "-": smaller is better.
+        init_from: workdir or model folder to initialize from: its text tokenizer, and parameters of equal names. All
+            others are newly initialized.
+        init_rename: prefixes of names to prefixes of names there, as in {"vision": "encoder"}; "-": newly initialized.
+        max_nonfinite_steps: stop after so many consecutive steps with a non-finite loss or gradient.
+        skip_grad_spikes: skip steps whose gradient norm exceeds its average by this factor; 0: skip none.
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
@@ -265,14 +257,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is measured on the evaluation set.
+    """Config of the evaluation.
 
     Attributes:
         evaluators: keys of mmjax.evaluate.EVALUATORS, or dotted paths to EvaluatorSpecs.
-        batch: examples a batch, over all devices.
-        samples: how many samples the report shows; 0: none.
-        classes: for the evaluator zero_shot, the names of the classes in the order of their labels.
-        prompts: what it makes of a name, {}; a class is the mean of them.
+        batch: global batch size.
+        samples: number of samples in the report; 0: none.
+        classes: for zero_shot: names of the classes in the order of their labels.
+        prompts: for zero_shot: templates of a class name, {}; their embeddings are averaged.
     """
 
     evaluators: tuple[str, ...] = setting(("losses",), registry="evaluator")
@@ -284,29 +276,28 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole config.
+    """Config of an experiment.
 
     Attributes:
-        name: of the training, in logs and reports; by default that of the config's file.
-        seed: of everything random: parameters, order of the examples, crops, masks, samples.
-        data: where examples come from and how images are prepared.
-        text: SentencePiece tokens.
-        model: the kind of model, and its sizes.
-        components: the frozen models that the model stands on, by name; each kind of model says which it takes. Each is
-            the folder of a trained one, or a config that is trained first.
-        pretraining: a config for the same model that is trained first, in WORKDIR/pretraining, such as one on images
-            before one on clips; training starts from its parameters.
-        tokens: how a data set is encoded into visual tokens, for a model with a visual tokenizer.
-        sampling: how a masked generator draws.
-        text_decoding: how captions and answers are decoded.
-        losses: the terms of the training loss, by name.
+        name: of the experiment, in logs and reports; by default that of the config file.
+        seed: of parameters, data order, crops, masks and samples.
+        data: data source and preprocessing.
+        text: text tokens.
+        model: kind of model and its sizes.
+        components: frozen components of the model by name: the folder of a trained one, or a config to train first.
+        pretraining: config of the same model to train first, in WORKDIR/pretraining; training starts from its
+            parameters.
+        tokens: cache of visual tokens.
+        sampling: default sampling of masked generators.
+        text_decoding: default decoding of captions and answers.
+        losses: terms of the training loss by name.
         discriminator: of adversarial training.
-        perceptual: weights for the loss term "perceptual".
-        optimizer: and its schedule.
-        compute: how the model is computed, which is no part of what is trained.
+        perceptual: weights for the loss "perceptual".
+        optimizer: optimizer and learning rate schedule.
+        compute: numerics and kernels.
         mesh: devices along each mesh axis.
-        train: the training loop.
-        evaluate: what is measured on the evaluation set.
+        train: training loop.
+        evaluate: evaluation.
     """
 
     name: str = ""
@@ -329,6 +320,6 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def component(self, name: str) -> "Config | None":
-        """The config of a component; None where there is none, or where its path was not read yet."""
-        found = self.components.get(name)
-        return found.config if found else None
+        """The config of a component; None without one, or before its path is read."""
+        component = self.components.get(name)
+        return component.config if component else None

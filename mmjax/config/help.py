@@ -1,4 +1,4 @@
-"""What `--help-config` prints: every field of a config with its type, default, bounds and documentation."""
+"""Output of `--help-config`: every field of a config with its type, default, bounds and documentation."""
 
 import dataclasses
 import inspect
@@ -17,25 +17,25 @@ WIDTH = 100
 
 
 def describe(tree: Mapping[str, Any]) -> str:
-    """Every field of a config, for the kinds of models, losses and optimizers that it names.
+    """Describes every field of a config, including those of its kinds of models, losses and optimizers.
 
     Args:
-        tree: the config as nested plain data; it need not be a valid one.
+        tree: the config as nested plain data; need not be valid.
     """
-    return "\n".join(_described(known) for known in fields_of(Config, tree))
+    return "\n".join(_describe(known) for known in fields_of(Config, tree))
 
 
 def documentation(cls: type, name: str) -> str:
-    """What the "Attributes:" of a config class, or of those that it derives from, say of a field; "" if nothing."""
-    for each in cls.__mro__:
-        _, _, attributes = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
+    """Documentation of a field in the "Attributes:" of a config class or its bases; "" if missing."""
+    for base in cls.__mro__:
+        _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", attributes, re.MULTILINE):
             if name in re.split(r",\s*", names):
                 return " ".join(text.split())
     return ""
 
 
-def _described(known: KnownField) -> str:
+def _describe(known: KnownField) -> str:
     text = documentation(known.owner, known.field.name)
     if known.group:
         summary = inspect.cleandoc(known.group.__doc__ or "").partition("\n\n")[0]
@@ -57,7 +57,7 @@ def _default(known: KnownField) -> str:
 
 
 def _choices(known: KnownField) -> str:
-    """The names that a field may take beside dotted paths."""
+    """Registered names that a field may take."""
     table = known.limits.get("registry") or (known.table if known.field.name == "kind" else "")
     return f"of {', '.join(registry.table(table))}" if table else ""
 

@@ -1,4 +1,4 @@
-"""Every field that a config may have: which there are depends on the kinds of things that it names."""
+"""Enumerates the fields of a config, which depend on the kinds of models, losses, ... that it names."""
 
 import dataclasses
 import types
@@ -14,31 +14,29 @@ from mmjax.types import UserError
 def group_of(hint: Any) -> type | None:
     """The config class that a field of this type holds, or None."""
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    found = [choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)]
-    return found[0] if found else None
+    return next((choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)), None)
 
 
 def member_of(hint: Any) -> type | None:
-    """The config class whose instances a table of names holds, or None."""
+    """The config class of the values of a dict field, or None."""
     arguments = typing.get_args(hint) if typing.get_origin(hint) is dict else ()
     return group_of(arguments[1]) if arguments else None
 
 
 def _kind(limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> str:
-    """The name in a table that a group of fields has as its `kind`."""
-    given = value.get("kind") if isinstance(value, Mapping) else None
-    kind = given or default or limits["kind"]
+    """The `kind` of a group of fields."""
+    kind = (value.get("kind") if isinstance(value, Mapping) else None) or default or limits["kind"]
     if not isinstance(kind, str):
         raise UserError(f"{name}.kind: must be a text, not {kind!r}")
     return kind
 
 
-def chosen(cls: type, limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> type:
-    """The class of a group: where a table has several, the one that its `kind` names."""
+def config_class(cls: type, limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> type:
+    """The config class of a group; for a registered kind, that of its `kind`."""
     if "registry" not in limits:
         return cls
-    found: type = registry.find(limits["registry"], _kind(limits, value, name, default), f"{name}.kind").config
-    return found
+    config: type = registry.find(limits["registry"], _kind(limits, value, name, default), f"{name}.kind").config
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +44,12 @@ class KnownField:
     """A field that a config may have.
 
     Attributes:
-        name: dotted, from the whole config on.
+        name: full dotted name.
         hint: its type.
-        field: as its class declares it.
-        owner: the config class that it is a field of.
+        field: its declaration.
+        owner: the config class that declares it.
         group: the config class of a group of fields, else None.
-        table, kind: of a group that is looked up in a table of mmjax.registry, and of the fields in it: which one, and
-            its name there.
+        table, kind: of a group with a registered kind, and of its fields: the table of mmjax.registry and the name.
     """
 
     name: str
@@ -71,10 +68,12 @@ class KnownField:
 def fields_of(
     cls: type, tree: Any, dotted: str = "", prefix: str = "", table: str = "", kind: str = ""
 ) -> Iterator[KnownField]:
-    """Every field that a config may have, for the kinds of things that the tree names.
+    """Yields every field of a config.
 
     Args:
-        dotted: a field whose parents count as there, also where the tree lacks them.
+        cls: its config class.
+        tree: the config as nested plain data, which decides the kinds.
+        dotted: a field whose parents are assumed to exist.
         prefix, table, kind: of the fields of `cls`, see KnownField.
     """
     hints = typing.get_type_hints(cls)
@@ -89,17 +88,17 @@ def fields_of(
             if dotted.startswith(f"{name}."):
                 keys.append(dotted.removeprefix(f"{name}.").partition(".")[0])
             for key in dict.fromkeys(map(str, keys)):
-                own = below.get(key) if isinstance(below, Mapping) else None
-                yield from _group_fields(member, KnownField(f"{name}.{key}", member, f, cls), own, dotted, key)
-        elif group and (group is not Config or dotted.startswith(f"{name}.")):  # else configs in configs without end
+                value = below.get(key) if isinstance(below, Mapping) else None
+                yield from _group_fields(member, KnownField(f"{name}.{key}", member, f, cls), value, dotted, key)
+        elif group and (group is not Config or dotted.startswith(f"{name}.")):  # avoids infinite recursion
             yield from _group_fields(group, KnownField(name, hint, f, cls), below, dotted, "")
 
 
 def _group_fields(group: type, known: KnownField, tree: Any, dotted: str, default: str) -> Iterator[KnownField]:
-    """A group, then the fields in it; `default` is its kind where nothing else says it."""
+    """Yields a group and its fields; `default` is its kind unless it is set."""
     table = known.limits.get("registry", "")
     kind = _kind(known.limits, tree, known.name, default) if table else ""
-    found = chosen(group, known.limits, tree, known.name, default)
-    if found is not Config:
-        yield dataclasses.replace(known, group=found, table=table, kind=kind)
-    yield from fields_of(found, tree, dotted, f"{known.name}.", table, kind)
+    cls = config_class(group, known.limits, tree, known.name, default)
+    if cls is not Config:
+        yield dataclasses.replace(known, group=cls, table=table, kind=kind)
+    yield from fields_of(cls, tree, dotted, f"{known.name}.", table, kind)

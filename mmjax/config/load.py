@@ -15,7 +15,7 @@ from mmjax.types import UserError
 
 
 def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = None) -> Config:
-    """Reads `FILE[:argument]`, calls its get_config(argument), applies overrides and returns the checked config.
+    """Loads and checks the config of get_config(argument) in `FILE[:argument]`, with overrides.
 
     Args:
         path_and_argument: as in `configs/coco_direct.py:size=64`.
@@ -29,7 +29,7 @@ def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = No
 
 
 def read_config_dict(path_and_argument: str) -> dict[str, Any]:
-    """What the get_config(argument) of `FILE[:argument]` returns, as nested plain data, not checked.
+    """Loads the result of get_config(argument) in `FILE[:argument]` as unchecked nested plain data.
 
     Raises:
         UserError: for anything wrong with the file.
@@ -41,7 +41,7 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
     if not (spec and spec.loader):
         raise UserError(f"--config: {path} is no Python file; a config is one such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).resolve().parent))  # configs build on each other
+    sys.path.insert(0, str(Path(path).resolve().parent))  # configs import each other
     try:
         spec.loader.exec_module(module)
         config_dict = module.get_config(argument)
@@ -51,7 +51,7 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         if hasattr(module, "get_config"):
             raise UserError(f"{path}: {_one_line(error)}") from error
         raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py") from error
-    except Exception as error:  # the config is the user's program; whatever it raises is theirs to read
+    except Exception as error:  # the user's program may raise anything
         raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     finally:
         sys.path.pop(0)
@@ -59,12 +59,12 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         raise UserError(
             f"{path}: get_config must return an ml_collections.ConfigDict, not {type(config_dict).__name__}"
         )
-    found: dict[str, Any] = config_dict.to_dict()
-    return found
+    tree: dict[str, Any] = config_dict.to_dict()
+    return tree
 
 
 def parse_arguments(argument: str | None, **defaults: Any) -> Any:
-    """What follows the colon of `--config=FILE:size=64,tiny`, as a namespace with the given defaults.
+    """Parses the argument of `--config=FILE:size=64,tiny` into a namespace, with defaults.
 
     A bare word is a flag: its default must be a bool. Every config has the flag `tiny`.
 

@@ -1,4 +1,4 @@
-"""From nested plain data to a checked Config, strictly."""
+"""Parses nested plain data into a checked Config."""
 
 import dataclasses
 import difflib
@@ -14,11 +14,11 @@ from mmjax import registry
 from mmjax.config.checks import check
 from mmjax.config.data_fields import DataConfig
 from mmjax.config.fields import Config
-from mmjax.config.known_fields import chosen, fields_of, group_of, member_of
+from mmjax.config.known_fields import config_class, fields_of, group_of, member_of
 from mmjax.config.schema import check_bounds
 from mmjax.types import UserError
 
-PER_COMPONENT = ("source", "mixture", "weight")  # what a component of a mixture does not take from it
+PER_COMPONENT = ("source", "mixture", "weight")  # fields that a component does not inherit from its mixture
 
 T = typing.TypeVar("T", bound=DataConfig)
 
@@ -29,21 +29,21 @@ def resolve(
     default_name: str = "",
     plugins: Iterable[str] | None = None,
 ) -> Config:
-    """Turns nested plain data into a checked Config.
+    """Parses nested plain data into a checked Config.
 
     Args:
         overrides: dotted field names to values as text, as given on the command line.
-        default_name: the config's name where it has none.
-        plugins: packages that dotted paths of config_dict may lead into; None: any, since the user wrote it.
+        default_name: name of a config without one.
+        plugins: packages that dotted paths of config_dict may import; None: any.
 
     Raises:
-        UserError: for the first field that is unknown, of the wrong type, or impossible.
+        UserError: for the first unknown field or invalid value.
     """
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
     tree = _copy(config_dict)
-    _write_out_components(tree)
-    # What decides which fields there are comes first.
+    _expand_components(tree)
+    # Kinds first: they decide which fields exist.
     for dotted, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith("kind")):
         if re.fullmatch(r"(.+\.)?components\.\w+", dotted):
             dotted += ".path"
@@ -53,23 +53,23 @@ def resolve(
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise UserError(f"{'.'.join(parents[: depth + 1])}: must be a group of fields")
-        old, node[last] = node.get(last, dataclasses.MISSING), text  # a kind says which fields there are
+        old, node[last] = node.get(last, dataclasses.MISSING), text  # _field_type reads kinds from the tree
         node[last] = value = from_text(dotted, _field_type(dotted, tree)[0], text)
         if old is not dataclasses.MISSING and last not in PER_COMPONENT:
-            _hand_on(last, old, value, node.get("mixture"))
+            _update_components(last, old, value, node.get("mixture"))
     _fill_mixtures(tree)
-    return _completed(_build(Config, tree, ""), default_name)
+    return _complete(_build(Config, tree, ""), default_name)
 
 
-def _hand_on(name: str, old: Any, new: Any, parts: Any) -> None:
-    """A field of a mixture that changes does so in the parts that have its value, too."""
+def _update_components(name: str, old: Any, new: Any, parts: Any) -> None:
+    """Applies a changed field of a mixture to the components that share its value."""
     for part in parts.values() if isinstance(parts, dict) else ():
         if isinstance(part, dict) and part.get(name) == old:
             part[name] = new
 
 
 def _inner(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The configs inside of a config as plain data, each with its name."""
+    """Yields the names and nested configs of a config as plain data."""
     if isinstance(tree, Mapping):
         if "pretraining" in tree:
             yield "pretraining", tree["pretraining"]
@@ -79,21 +79,21 @@ def _inner(tree: Any) -> Iterator[tuple[str, Any]]:
                 yield f"components.{name}.config", component.get("config")
 
 
-def _write_out_components(tree: Any) -> None:
-    """Replaces components that are given as a path or as a config alone by a group of both."""
+def _expand_components(tree: Any) -> None:
+    """Expands components given as a path or a config to {"path": ...} or {"config": ...}."""
     components = tree.get("components") if isinstance(tree, dict) else None
     if isinstance(components, dict):
-        for name, given in components.items():
-            if isinstance(given, str):
-                components[name] = {"path": given}
-            elif isinstance(given, dict) and not set(given) <= {"path", "config"}:
-                components[name] = {"config": given}
+        for name, value in components.items():
+            if isinstance(value, str):
+                components[name] = {"path": value}
+            elif isinstance(value, dict) and not set(value) <= {"path", "config"}:
+                components[name] = {"config": value}
     for _, inner in _inner(tree):
-        _write_out_components(inner)
+        _expand_components(inner)
 
 
 def _fill_mixtures(tree: Any, prefix: str = "") -> None:
-    """Gives the parts of mixtures, in a config and those inside of it, what they do not set themselves."""
+    """Fills in the fields that components of mixtures inherit, also in nested configs."""
     if not isinstance(tree, dict):
         return
     for name, inner in _inner(tree):
@@ -101,73 +101,73 @@ def _fill_mixtures(tree: Any, prefix: str = "") -> None:
     data = tree.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("mixture"), dict):
         return
-    data["mixture"] = parts = data.pop("mixture")  # last, so that what is wrong is told of the mixture first
+    data["mixture"] = parts = data.pop("mixture")  # last, so that errors name the mixture first
     for name, part in parts.items():
         if not re.fullmatch(r"\w[\w-]*", str(name)):
             raise UserError(f"{prefix}data.mixture: {name!r} is no name for a part; take letters, digits, _ and -")
         if not isinstance(part, dict):
-            continue  # told as a wrong type
+            continue  # _build reports the type
         if "source" not in part:
             raise UserError(f"{prefix}data.mixture.{name}.source: must be set, as in coco_folder")
         common = {key: value for key, value in data.items() if key not in PER_COMPONENT}
-        parts[name] = _merged(common, part)
+        parts[name] = _merge(common, part)
 
 
-def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, where they are groups merged, and otherwise as in `own`."""
-    merged = dict(common)
-    for key, value in own.items():
+def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges nested dicts."""
+    merged = dict(base)
+    for key, value in overrides.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
-def _completed(config: Config, default_name: str) -> Config:
-    """The config, and those inside of it, checked and with what follows from other fields filled in."""
+def _complete(config: Config, default_name: str) -> Config:
+    """Fills in derived fields of a config and its nested configs, and checks them."""
     name = config.name or default_name
-    config = dataclasses.replace(config, name=name, data=_completed_data(config.data, ""))
+    config = dataclasses.replace(config, name=name, data=_complete_data(config.data, ""))
     if config.pretraining is not None:
-        inner = _completed_inner(config.pretraining, config, "pretraining", f"{name}-pretraining")
+        inner = _complete_inner(config.pretraining, config, "pretraining", f"{name}-pretraining")
         config = dataclasses.replace(config, pretraining=inner)
     components = dict(config.components)
     for key, component in components.items():
         if component.config is not None:
-            inner = _completed_inner(component.config, config, f"components.{key}.config", f"{name}-{key}")
+            inner = _complete_inner(component.config, config, f"components.{key}.config", f"{name}-{key}")
             components[key] = dataclasses.replace(component, config=inner)
     config = dataclasses.replace(config, components=components)
     check(config)
     return config
 
 
-def _completed_inner(inner: Config, outer: Config, field: str, default_name: str) -> Config:
-    """A config inside of another, which hands on the folder of its data."""
-    inner = dataclasses.replace(inner, data=_completed_data(inner.data, outer.data.root))
+def _complete_inner(inner: Config, outer: Config, field: str, default_name: str) -> Config:
+    """Completes a nested config, which inherits data.root."""
+    inner = dataclasses.replace(inner, data=_complete_data(inner.data, outer.data.root))
     try:
-        return _completed(inner, default_name)
+        return _complete(inner, default_name)
     except UserError as error:
         raise UserError(f"{field}.{error}") from None
 
 
-def _completed_data(data: T, root: str) -> T:
-    """Data, and the parts of a mixture, with what follows from other fields; `root` is for those that name none."""
+def _complete_data(data: T, root: str) -> T:
+    """Fills in derived fields of data and its mixture's components; `root` is the default root."""
     root, resize = data.root or root, data.resize or round(data.size * 256 / 224)
-    parts = {name: _completed_data(part, root) for name, part in data.mixture.items()}
+    parts = {name: _complete_data(part, root) for name, part in data.mixture.items()}
     return dataclasses.replace(data, root=root, resize=resize, mixture=parts)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as nested plain data that JSON can hold; `resolve` brings it back."""
+    """Converts a config to nested plain data for JSON; `resolve` is the inverse."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields (dotted name, old value, new value) for each field in which two configs differ."""
+    """Yields (dotted name, old value, new value) for each difference of two configs."""
     for key in sorted(set(old) | set(new)):
-        was, now = old.get(key), new.get(key)
-        if isinstance(was, Mapping) and isinstance(now, Mapping):
-            yield from differences(was, now, f"{prefix}{key}.")
-        elif was != now:
-            yield f"{prefix}{key}", was, now
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}", before, after
 
 
 def _copy(tree: Any) -> Any:
@@ -175,7 +175,7 @@ def _copy(tree: Any) -> Any:
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """ "did you mean ...?" where a known name is much alike, else ""."""
+    """ "did you mean ...?" for a similar known name, else ""."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else ""
 
@@ -188,8 +188,8 @@ def _unknown(name: str, known: Iterable[str]) -> UserError:
 
 
 def _field_type(dotted: str, tree: Any) -> tuple[Any, Mapping[str, Any]]:
-    """The declared type and limits of a field; a table of plain values has a field a name (data.options.NAME)."""
-    known = {each.name: each for each in fields_of(Config, tree, dotted)}
+    """The declared type and limits of a field, or of an entry of a dict of plain values (data.options.NAME)."""
+    known = {field.name: field for field in fields_of(Config, tree, dotted)}
     parent, _, _ = dotted.rpartition(".")
     if dotted in known:
         if known[dotted].group or group_of(known[dotted].hint):
@@ -215,38 +215,38 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
         if value is None and types.NoneType in typing.get_args(hint):
             values[key] = None
         elif (member := member_of(hint)) and isinstance(value, Mapping):
-            values[key] = {str(k): _built(member, limit, v, f"{name}.{k}", str(k)) for k, v in value.items()}
+            values[key] = {str(k): _build_group(member, limit, v, f"{name}.{k}", str(k)) for k, v in value.items()}
         elif group := group_of(hint):
-            values[key] = _built(group, limit, value, name)
+            values[key] = _build_group(group, limit, value, name)
         else:
-            values[key] = _typed(name, hint, value)
+            values[key] = _convert(name, hint, value)
             check_bounds(name, values[key], limit)
             if "registry" in limit:
                 assert key in registry.NAMED_BY, f"{name}: check_plugins would not see its dotted paths"
                 names = values[key] if isinstance(values[key], tuple) else (values[key],)
-                for each in names:
-                    registry.find(limit["registry"], each, name)
+                for entry in names:
+                    registry.find(limit["registry"], entry, name)
     return cls(**values)
 
 
-def _built(cls: type, limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> Any:
-    """A group of fields; where a table has several classes for it, that of its `kind`."""
-    found = chosen(cls, limits, value, name, default)
+def _build_group(cls: type, limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> Any:
+    """Builds a group of fields, of the class of its `kind` where it is registered."""
+    cls = config_class(cls, limits, value, name, default)
     if "registry" in limits and isinstance(value, Mapping):
         value = {"kind": default or limits.get("kind", "")} | dict(value)
-    return _build(found, value, f"{name}.")
+    return _build(cls, value, f"{name}.")
 
 
-def _typed(name: str, kind: Any, value: Any) -> Any:
+def _convert(name: str, kind: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{name}: must be one of {', '.join(map(str, arguments))}, not {value!r}")
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_typed(f"{name}[{i}]", arguments[0], v) for i, v in enumerate(value))
+        return tuple(_convert(f"{name}[{i}]", arguments[0], v) for i, v in enumerate(value))
     if origin is dict and isinstance(value, Mapping):
-        return {str(k): _typed(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
+        return {str(k): _convert(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         kind, origin = type(value), None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -272,7 +272,7 @@ def _type_name(kind: Any) -> str:
 
 
 def from_text(name: str, kind: Any, text: str) -> Any:
-    """Reads a value from the command line according to the type that the field declares."""
+    """Parses a value of the command line as the declared type of a field."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     try:
         if origin is tuple:
@@ -292,7 +292,7 @@ def from_text(name: str, kind: Any, text: str) -> Any:
 
 
 def _plain(text: str) -> str | int | float | bool:
-    """A value as JSON writes it, where nothing declares its type; anything else is a text."""
+    """Parses a value without a declared type: a JSON number or bool, else a string."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a field of a config says what it may be: bounds, and the table that its names are looked up in."""
+"""Declarations of config fields with bounds and registries."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,20 +15,19 @@ _HOLDS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """A field of a config class with limits to its values.
+    """Declares a field of a config class with limits.
 
     Args:
         default, factory: as in dataclasses.field.
         limits: `above`, `at_least`, `below`, `at_most`: bounds of a number, or of each item of a list;
-            `registry`: the table of mmjax.registry that names are looked up in; a field of names must then be called
-            `kind`, `source` or `evaluators`. `kind`: the default kind of a group; `initial`: entries of a table that
-            the config leaves out.
+            `registry`: table of mmjax.registry for its names, only for fields called `kind`, `source` or `evaluators`;
+            `kind`: default kind of a group; `initial`: default entries of a dict.
     """
     return dataclasses.field(default=default, default_factory=factory, metadata=limits)
 
 
 def check_bounds(name: str, value: Any, limits: Mapping[str, Any]) -> None:
-    """Raises UserError where a number, or an item of a list, is outside its bounds."""
+    """Raises UserError if a number, or an item of a list, is out of bounds."""
     for item in value if isinstance(value, tuple) else (value,):
         for limit in limits.keys() & _HOLDS.keys():
             if not _HOLDS[limit](item, limits[limit]):
@@ -36,12 +35,12 @@ def check_bounds(name: str, value: Any, limits: Mapping[str, Any]) -> None:
 
 
 def bounds(limits: Mapping[str, Any]) -> str:
-    """The bounds of a field in words; "" where it has none."""
+    """Describes the bounds of a field; "" without bounds."""
     words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
     return " and ".join(f"{text} {limits[limit]:,}" for limit, text in words.items() if limit in limits)
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises UserError with this message unless the condition holds."""
+    """Raises UserError with a message unless the condition holds."""
     if not condition:
         raise UserError(message)

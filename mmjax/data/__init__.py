@@ -1,6 +1,6 @@
-"""Examples from a source to batches: sources, images, text tokens, the pipeline.
+"""Data pipeline: sources, preprocessing, text tokens and batches.
 
-The only place for TensorFlow, which is imported where a bucket is read and not before.
+Only this package uses TensorFlow, imported lazily for TFDS and buckets.
 """
 
 from mmjax.data.clip import read_clip

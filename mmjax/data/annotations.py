@@ -1,4 +1,4 @@
-"""COCO's captions file."""
+"""Reads COCO's captions file."""
 
 import logging
 from collections import defaultdict
@@ -32,12 +32,11 @@ class Annotations:
 def read_annotations(path: Path) -> Annotations:
     """Reads annotations/captions_SPLIT.json.
 
-    Repeated images and captions are taken once; different captions with the same id are kept; captions that are not
-    strings are left out. Each logs one warning with the count.
+    Drops repeated images and captions, and captions that are not strings, with a warning for each kind; keeps different
+    captions of the same id.
 
     Raises:
-        UserError: for a file that is missing, not UTF-8, not JSON, cut off or of another layout, or that names two
-            files for one image.
+        UserError: for a missing or invalid file, or one with two file names for an image.
     """
     try:
         names, repeated_images = _read_names(path)
@@ -63,7 +62,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def _read_names(path: Path) -> tuple[dict[int, str], int]:
-    """File names by the images' ids, and how many are repeated."""
+    """File names by id, and the number of repeated images."""
     names: dict[int, str] = {}
     count = 0
     for item in read_items(path, "images"):
@@ -75,7 +74,7 @@ def _read_names(path: Path) -> tuple[dict[int, str], int]:
 
 
 def _read_captions(path: Path) -> tuple[dict[int, list[tuple[int, str]]], int, int]:
-    """Captions by the images' ids, how many are repeated, and how many are not strings."""
+    """Captions by id of the image, and the numbers of repeated ones and of those that are not strings."""
     captions: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
     repeated = not_text = 0
     for item in read_items(path, "annotations"):

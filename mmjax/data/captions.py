@@ -1,4 +1,4 @@
-"""The captions of a data set as a few flat arrays, in memory or memory-mapped: 60 bytes a caption rather than 200."""
+"""Captions of a dataset as flat arrays, in memory or memory-mapped: 60 instead of 200 bytes per caption."""
 
 import itertools
 import json
@@ -14,10 +14,10 @@ CHUNK = 4096  # examples decoded at a time
 
 @dataclass(frozen=True)
 class Captions:
-    """All captions, without the images.
+    """All captions of a dataset.
 
     Attributes:
-        keys: of each example, in the order of the data set.
+        keys: of each example, in order.
         ends: the captions of example i are those from ends[i] to ends[i + 1].
         text_ends: caption j is the bytes from text_ends[j] to text_ends[j + 1].
         text: UTF-8.
@@ -48,7 +48,7 @@ class Captions:
 
 
 def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
-    """Captions from pairs of a key and the captions of one example."""
+    """Packs pairs of a key and the captions of an example."""
     keys, counts, lengths, text = [], [0], [0], bytearray()
     for key, captions in examples:
         keys.append(key)
@@ -62,12 +62,12 @@ def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
 
 
 def utf8(text: str) -> bytes:
-    """A text as UTF-8; lone surrogates, which JSON can hold and UTF-8 cannot, become question marks."""
+    """Encodes as UTF-8; lone surrogates, which JSON allows, become question marks."""
     return text.encode("utf-8", "replace")
 
 
 def map_captions(path: Path) -> Captions:
-    """Captions whose arrays stay in a safetensors file, read where they are used."""
+    """Memory-maps captions in a safetensors file."""
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())

@@ -1,4 +1,4 @@
-"""A folder of images by class: ROOT/SPLIT/CLASS/ holds the images of a class."""
+"""Folder of labeled images: ROOT/SPLIT/CLASS/ holds the images of a class."""
 
 import logging
 import os
@@ -22,12 +22,12 @@ def features(config: DataConfig) -> dict[str, Feature]:
 
 
 def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
-    """Images with their class, in the order of the classes' names and then of the files'.
+    """Opens labeled images, ordered by class and file name.
 
-    The classes are those of the training split, sorted by name.
+    Classes are those of the training split, sorted by name.
 
     Raises:
-        UserError: where a folder is missing, holds no class, or has one that the training split lacks.
+        UserError: where a folder is missing, or has no class or one that the training split lacks.
     """
     root = Path(config.root)
     folder, classes = root / config.split(training), _classes(root / config.train_split)

@@ -1,6 +1,6 @@
-"""A clip from a file or a folder of frames: some of its frames, evenly spaced in time, cropped alike.
+"""Reads clips from files or folders: frames evenly spaced in time, with the same crop.
 
-Animated GIF, PNG and WebP images and folders are read by Pillow, everything else by PyAV (the extra `video`).
+Pillow reads animated GIF, PNG and WebP images and folders, PyAV (the extra `video`) everything else.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from mmjax.data.image import MAX_PIXELS, SIDE_LIMIT, load_image, resized_crop, to_rgb
+from mmjax.data.image import MAX_PIXELS, SIDE_LIMIT, load_image, normalize, resized_crop, to_rgb
 from mmjax.types import UserError
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")
 FRAMES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TOLERANCE = 6e-3  # seconds: files round the times of frames, GIF to hundredths
-DEFAULT_DURATION = 0.1  # seconds that browsers show a frame of an animation which does not tell
+DEFAULT_DURATION = 0.1  # seconds per frame of animations without durations, as in browsers
 
-# When a frame is no longer shown, in seconds from the start of the clip, and what makes an image of it.
+# (end time of a frame in seconds, function that decodes it)
 Frames = Generator[tuple[float, Callable[[], Image.Image]], None, None]
 
 
@@ -39,8 +39,8 @@ class Footage:
     """An opened clip.
 
     Attributes:
-        length: in seconds, as the file tells; None where it does not.
-        frames: in the order in which they are shown, from the one shown at this time (in seconds) or an earlier one on.
+        length: in seconds by the file's metadata; None without.
+        frames: (time in seconds) -> frames in order, from the one shown then or an earlier one on.
     """
 
     length: float | None
@@ -53,10 +53,10 @@ def read_clip(
     """Reads the last frames of a clip as float32 [f, y, x, 3], -1 (black) to 1 (white), to be continued.
 
     Args:
-        path: a file, or a folder of numbered frames, which are taken to be of `frame_rate`.
+        path: a file, or a folder of numbered frames at `frame_rate`.
         size, resize: of each frame, as in `mmjax.data.read_image`.
-        frames: how many.
-        frame_rate: how many a second.
+        frames: number of frames.
+        frame_rate: frames per second.
 
     Raises:
         UserError: for a clip that is missing, broken or has fewer frames.
@@ -66,7 +66,7 @@ def read_clip(
         clip = read_frames(Path(path), frames, frame_rate, resize, 1.0, lambda image: resized_crop(image, resize, size))
     except ClipError as error:
         raise UserError(f"{path}: {error}") from error
-    return clip.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return normalize(clip)
 
 
 def read_frames(
@@ -77,15 +77,15 @@ def read_frames(
     place: float,
     crop: Callable[[Image.Image], UInt8[np.ndarray, "y x 3"]],
 ) -> UInt8[np.ndarray, "{frames} y x 3"]:
-    """Frames of a clip that are 1 / frame_rate seconds apart: at each of these times, the frame that is then shown.
+    """Reads the frames that a clip shows at times 1 / frame_rate seconds apart.
 
     Args:
-        short_side: frames of a folder may come out smaller, if their short side stays at least this.
-        place: where in the clip, from 0 (its first frames) to 1 (its last).
-        crop: of each frame, which is RGB and upright.
+        short_side: frames of a folder may be decoded smaller, down to this short side.
+        place: in the clip, from 0 (its first frames) to 1 (its last).
+        crop: (upright RGB frame) -> its crop.
 
     Raises:
-        ClipError: where the clip cannot be read, or is too short.
+        ClipError: for an unreadable or too short clip.
         UserError: where PyAV is needed and not installed.
     """
     try:
@@ -94,14 +94,14 @@ def read_frames(
             images = _sample(footage, footage.length, frames, frame_rate, place, crop)
             if len(images) == frames:
                 return np.stack(images)
-        # Files cut off tell the length they had, and some tell none or that of the sound.
+        # Truncated files have their original length, and some files none or that of the sound.
         length = max((end for end, _ in footage.frames(0.0)), default=0.0)
         images = _sample(footage, length, frames, frame_rate, place, crop)
     except UserError:
         raise
     except FileNotFoundError as error:
         raise ClipError("no such file; give the path of a clip") from error
-    except Exception as error:  # the readers raise whatever a broken file leads them to
+    except Exception as error:  # readers may raise anything for a broken file
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise ClipError(f"cannot be read as a clip: {reason}") from error
     if len(images) < frames:
@@ -111,10 +111,10 @@ def read_frames(
 
 
 def check_pyav(path: Path) -> None:
-    """Raises UserError where PyAV is needed for a file of this name and not installed; opens nothing."""
+    """Raises UserError if PyAV is needed for a file name and not installed."""
     if path.suffix.lower() not in ANIMATIONS:
-        found = importlib.util.find_spec("av")
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec("av")
+        if spec is None or spec.origin is None:
             raise UserError(f"{path}: PyAV is needed to read it, and not installed; run pip install '.[video]'")
 
 
@@ -126,8 +126,8 @@ def _sample(
     place: float,
     crop: Callable[[Image.Image], UInt8[np.ndarray, "y x 3"]],
 ) -> list[UInt8[np.ndarray, "y x 3"]]:
-    """Fewer where the clip ends before."""
-    # The last time may come as late as the last frame is shown, so that every frame has an equal share of the places.
+    """The frames of read_frames; fewer where the clip ends early."""
+    # The last time may be up to the end of the last frame, so that uniform places sample all frames uniformly.
     room = length - (frames - 1) / frame_rate
     start = max(min(place * room, room - 2 * TOLERANCE), 0.0)
     images: list[UInt8[np.ndarray, "y x 3"]] = []
@@ -152,7 +152,7 @@ def _open(path: Path, frame_rate: float, short_side: int) -> Footage:
 
 
 def _open_folder(path: Path, frame_rate: float, short_side: int) -> Footage:
-    """Frames in the order of the numbers in their names, so that 10.png comes behind 9.png."""
+    """Frames ordered by the numbers in their names, 10.png after 9.png."""
     names = [name for name in path.iterdir() if name.suffix.lower() in FRAMES and not name.name.startswith(".")]
     if not names:
         raise ClipError("cannot be read as a clip: the folder holds no PNG or JPEG")
@@ -183,7 +183,7 @@ def _open_animation(path: Path) -> Footage:
                 except (EOFError, OSError, SyntaxError):
                     if i == 0:
                         raise
-                    return  # cut off here
+                    return  # truncated
                 end += image.info.get("duration", 0) / 1000 or DEFAULT_DURATION
                 yield end, functools.partial(to_rgb, image)
 
@@ -199,7 +199,7 @@ def _open_video(path: Path) -> Footage:
                 shown = _decoded(container, since)
                 first = next(shown, None)
                 if since > 0 and (first is None or first[0] > start + TOLERANCE):
-                    continue  # not all formats can be sought in; then all that comes before is decoded too
+                    continue  # not all formats support seeking; then decode from the beginning
                 for _, end, frame in itertools.chain([first] if first else [], shown):
                     yield end, functools.partial(_to_image, frame)
                 return
@@ -220,14 +220,11 @@ def _stream(container: Any) -> Any:
 
 
 def _decoded(container: Any, start: float) -> Iterator[tuple[float, float, Any]]:
-    """Frames with the times from when until when they are shown, from the last key frame at or before `start` on.
-
-    None where the file refuses to be sought in.
-    """
+    """Yields (begin, end, frame), from the last key frame at or before `start` on; nothing if seeking fails."""
     import av
 
     stream = _stream(container)
-    stream.codec_context.thread_count = 1  # clips are decoded in parallel, not their frames
+    stream.codec_context.thread_count = 1  # parallel over clips instead
     unit, origin = stream.time_base, stream.start_time or 0
     duration = 1 / stream.average_rate if stream.average_rate else DEFAULT_DURATION
     held: tuple[float, Any] | None = None
@@ -249,7 +246,7 @@ def _decoded(container: Any, start: float) -> Iterator[tuple[float, float, Any]]
     except av.FFmpegError:
         if held is None:
             raise
-        # Cut off or broken from here on.
+        # truncated or broken from here on
     if held is not None:
         begin, frame = held
         yield begin, begin + float(frame.duration * unit if frame.duration else duration), frame

@@ -1,4 +1,4 @@
-"""A COCO folder in its official layout."""
+"""COCO captions in the official folder layout."""
 
 import hashlib
 import json
@@ -26,32 +26,32 @@ logger = logging.getLogger(__name__)
 
 
 def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
-    """Images with their captions, in order of their id.
+    """Opens captioned images, ordered by id.
 
-    data.root holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`. A split is "train" or "validation"
-    (of 2017, else 2014), or has a name of its own such as "val2017".
+    data.root holds `SPLIT/` with the images and `annotations/captions_SPLIT.json`. "train" and "validation" are the
+    splits of 2017, else of 2014.
 
     Raises:
-        UserError: where something is missing, the JSON is broken or of another layout, or no image is left.
+        UserError: where files are missing or invalid, or no image is left.
     """
-    found = find_coco(config.root, config.split(training))
+    coco = find_coco(config.root, config.split(training))
 
     def image(index: int) -> bytes:
-        return (found.folder / found.names[int(found.captions.keys[index])]).read_bytes()
+        return (coco.folder / coco.names[int(coco.captions.keys[index])]).read_bytes()
 
-    return indexed_source("coco_folder", captioned_images(config), found.captions, image)
+    return indexed_source("coco_folder", captioned_images(config), coco.captions, image)
 
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """The images of a split that have a file and captions, in order of their id.
+    """The images of a split with a file and captions, ordered by id.
 
     Attributes:
         folder: of the images.
-        names: file name of each image, by its id; also of those left out.
-        captions: of the images that are kept.
+        names: file names by id, including images left out.
+        captions: of the remaining images.
         caption_ids: id of each caption.
-        left_out: why the other images are left out, by their id.
+        left_out: why images are left out, by id.
     """
 
     folder: Path
@@ -62,11 +62,11 @@ class CocoSplit:
 
 
 def find_coco(root: str, split: str) -> CocoSplit:
-    """The split that open_coco opens; see there."""
+    """Finds the images and captions of a split; see open_coco."""
     folder, path = _find_files(Path(root), split)
     annotations = read_annotations(path)
     names = annotations.names
-    present = set(os.listdir(folder))  # once: asking for each image would take minutes on a network disk
+    present = set(os.listdir(folder))  # once: a stat per image would take minutes on a network disk
     with_captions = sorted(annotations.captions.keys() & names.keys())
     kept = [key for key in with_captions if names[key] in present]
     missing = [key for key in with_captions if names[key] not in present]
@@ -87,30 +87,30 @@ def find_coco(root: str, split: str) -> CocoSplit:
 
 
 def raw_coco(root: str, split: str) -> RawSplit:
-    """The files of the images that open_coco opens; see there."""
-    found = find_coco(root, split)
-    captions = found.captions
+    """Opens the raw images of a split; see open_coco."""
+    coco = find_coco(root, split)
+    captions = coco.captions
     keys = captions.keys.tolist()
-    digest = hashlib.sha256(json.dumps([found.names[key] for key in keys]).encode())
-    for values in (captions.keys, captions.ends, captions.text_ends, captions.text, found.caption_ids):
+    digest = hashlib.sha256(json.dumps([coco.names[key] for key in keys]).encode())
+    for values in (captions.keys, captions.ends, captions.text_ends, captions.text, coco.caption_ids):
         digest.update(values.data)
 
     def read(start: int, stop: int) -> Iterator[RawImage]:
         for index in range(start, stop):
-            name = found.names[keys[index]]
-            numbers = found.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
+            name = coco.names[keys[index]]
+            numbers = coco.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
             texts = list(zip(numbers, captions[index], strict=True))
-            yield RawImage(keys[index], name, texts, (found.folder / name).read_bytes)
+            yield RawImage(keys[index], name, texts, (coco.folder / name).read_bytes)
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((key, captions[index]) for index, key in enumerate(keys))
 
-    left_out = [Rejected(key, found.names[key], problem) for key, problem in found.left_out.items()]
+    left_out = [Rejected(key, coco.names[key], problem) for key, problem in coco.left_out.items()]
     return RawSplit(len(keys), read, all_captions, left_out, {"source": "coco_folder", "sha256": digest.hexdigest()})
 
 
 def _find_files(root: Path, split: str) -> tuple[Path, Path]:
-    """The folder of images and the captions file."""
+    """The image folder and the captions file."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; {EXPECTED}")
     names = SPLITS.get(split, (split,))

@@ -1,6 +1,6 @@
-"""Encoded examples to arrays, one set of draws for training and one for evaluation, on all cores.
+"""Decodes and transforms examples into batches on all cores.
 
-Everything random is a pure function of (seed, epoch, key of the example), so that any step can be made again.
+All randomness is a function of (seed, epoch, key of the example), so that any step is reproducible.
 """
 
 import collections
@@ -19,11 +19,11 @@ from mmjax.data.transforms import Example, Transform, crop_and_flip, pad_boxes
 from mmjax.types import UserError
 
 AHEAD = 2  # batches whose examples are prepared at a time
-BUFFER = 1 << 22  # bytes of a thread for a decoded image; allocating one for each takes a tenth of the time
-READERS = 16  # threads that read: a disk in a network answers late
+BUFFER = 1 << 22  # bytes per thread for a decoded image; allocating each would take a tenth of the time
+READERS = 16  # threads that read; network disks have high latency
 
-# Gives an example by its name, from any thread: images and masks encoded or as uint8 arrays, boxes float [k, 4] with k
-# as large as it likes, arrays. Of masks and boxes None stands for none. If it raises, the example is masked out.
+# (name of an example) -> its images and masks, encoded or uint8 arrays, boxes float [k, 4] of any k, and arrays. Masks
+# and boxes may be None. Called from several threads; if it raises, the example is masked out.
 Load = Callable[[Any], Example]
 
 _buffers = threading.local()
@@ -32,13 +32,13 @@ _buffers = threading.local()
 def decode_examples(
     batches: Iterator[Examples], load: Load, spec: ReadSpec, features: Features, transforms: Sequence[Transform] = ()
 ) -> Iterator[Examples]:
-    """Replaces `example`, a batch's names of examples, by their features and `mask`; adds `read_seconds`.
+    """Replaces `example`, the names of examples, by their features and `mask`; adds `read_seconds`.
 
-    The examples of some batches are read and prepared at a time; OpenCV and libjpeg-turbo release the GIL.
+    Several batches are prepared concurrently; OpenCV and libjpeg-turbo release the GIL.
 
     Args:
         batches: dicts with epoch int64 [b], key int64 [b] and example [b].
-        transforms: applied after crop and flip, at the final sizes.
+        transforms: applied after crop and flip.
     """
     readers, workers = ThreadPoolExecutor(READERS, "mmjax-read"), ThreadPoolExecutor(cores(), "mmjax-prepare")
     ahead: collections.deque[tuple[Examples, list[Future[float | None]]]] = collections.deque()
@@ -83,24 +83,24 @@ def _prepare(
     transforms: Sequence[Transform],
     spec: ReadSpec,
 ) -> float | None:
-    """Fills one example of each array; gives the seconds waited for its content, None where it cannot be read.
+    """Fills in one example; returns the seconds waited for its content, None if it cannot be read.
 
     Args:
         key: seed, epoch and key of the example.
         out: arrays [1, ...].
 
     Raises:
-        UserError: where the source does not give all of its features.
+        UserError: where the example lacks a feature.
     """
     begin = time.perf_counter()
     try:
         example = content.result()
-    except Exception:  # each way of reading has errors of its own
+    except Exception:  # readers may raise anything
         _blank(out)
         return None
     waited = time.perf_counter() - begin
-    if lacking := [name for name in features if name in out and name not in example]:
-        raise UserError(f"data.source: gives an example without {', '.join(lacking)}, which is a feature of it")
+    if missing := [name for name in features if name in out and name not in example]:
+        raise UserError(f"data.source: gives an example without {', '.join(missing)}, which is a feature of it")
     try:
         decoded = _decode(example, features, spec)
     except UserError:
@@ -124,10 +124,10 @@ def _blank(out: Mapping[str, np.ndarray]) -> None:
 
 
 def _decode(example: Example, features: Features, spec: ReadSpec) -> Example:
-    """The example with its images and masks as arrays.
+    """Decodes the images and masks of an example.
 
     Raises:
-        UserError: for an image or a mask that cannot be read.
+        UserError: for an unreadable image or mask.
     """
     decoded = dict(example)
     if not hasattr(_buffers, "by_name"):
@@ -143,5 +143,5 @@ def _decode(example: Example, features: Features, spec: ReadSpec) -> Example:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Folders of clips or of sounds: ROOT/SPLIT/ holds them, and captions.jsonl with a line for each that is used:
+"""Folders of clips or sounds: ROOT/SPLIT/ holds them and captions.jsonl, with lines such as:
 
 {"clip": "name.mp4", "captions": ["a dog runs over a meadow", "a dog on grass"]}
 """
@@ -24,17 +24,17 @@ from mmjax.data.source import Examples, ReadSpec
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
-WORKERS = max(2, min(16, os.cpu_count() or 2))  # read at a time
+WORKERS = max(2, min(16, os.cpu_count() or 2))  # concurrent reads
 
 logger = logging.getLogger(__name__)
 
-# Reads the example of an epoch and a key, from several threads.
+# Reads the example of an epoch and a key; called from several threads.
 Load = Callable[[ReadSpec, int, int], Float32[np.ndarray, "..."]]
 
 
 @dataclass(frozen=True)
 class FolderKind:
-    """What a folder holds: its name, the name of an example, and what a caption of it tells."""
+    """Kind of a folder's examples: its name, and an example file and caption for messages."""
 
     name: str
     example: str
@@ -48,13 +48,13 @@ class FolderKind:
 def read_folder(
     captions: dict[str, list[str]], kind: FolderKind, shape: tuple[int, ...], load: Load, unreadable: type[UserError]
 ) -> Callable[[ReadSpec], Iterator[Examples]]:
-    """How a source reads the examples of a folder, `image` being what `load` gives.
+    """The `read` of a source of a folder, with the result of `load` as `image`.
 
     Args:
-        captions: by the name of the example.
+        captions: by name of the example.
         shape: of an example.
-        load: reads the example of an epoch and a key, which is its place in `captions`.
-        unreadable: raised by `load` for an unusable example, which is masked out.
+        load: reads the example of an epoch and a key, its index in `captions`.
+        unreadable: error of `load` for an unusable example, which is masked out.
     """
     names = list(captions)
 
@@ -69,23 +69,23 @@ def read_folder(
             for epochs, keys in ordered(spec, len(names)):
                 yield from (functools.partial(loaded, *which) for which in zip(epochs.tolist(), keys, strict=True))
 
-        with contextlib.closing(in_parallel(calls())) as found:
+        with contextlib.closing(in_parallel(calls())) as loaded_examples:
             for positions in spec.positions():
-                yield _examples(list(itertools.islice(found, len(positions))), names, captions, kind, shape)
+                yield _examples(list(itertools.islice(loaded_examples, len(positions))), names, captions, kind, shape)
 
     return read
 
 
 def _examples(
-    found: list[tuple[int, int, Any]],
+    loaded: list[tuple[int, int, Any]],
     names: list[str],
     captions: dict[str, list[str]],
     kind: FolderKind,
     shape: tuple[int, ...],
 ) -> Examples:
-    epochs, keys, examples = zip(*found, strict=True)
-    image = np.zeros((len(found), *shape), np.float32)
-    problems = [""] * len(found)
+    epochs, keys, examples = zip(*loaded, strict=True)
+    image = np.zeros((len(loaded), *shape), np.float32)
+    problems = [""] * len(loaded)
     for i, example in enumerate(examples):
         if isinstance(example, UserError):
             problems[i] = f"{kind.name} {names[keys[i]]} {example}"
@@ -103,7 +103,7 @@ def _examples(
 
 
 def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:
-    """What the calls return, in their order; some run ahead, in threads that end with the iterator."""
+    """Yields the results of calls in order; threads run some ahead and end with the iterator."""
     pool = ThreadPoolExecutor(threads, "mmjax-listed")
     waiting: deque[Future[Any]] = deque()
     try:
@@ -118,10 +118,10 @@ def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> G
 
 
 def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
-    """Captions by the name of the example, in the order in which the examples are first named.
+    """Reads captions by name of the example, in the order of their first lines.
 
     Raises:
-        UserError: where something is missing, or a line is not as it should be.
+        UserError: where a file is missing or a line is invalid.
     """
     path = folder / CAPTIONS
     try:
@@ -155,15 +155,15 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
 
 
 def check_present(folder: Path, names: list[str], kind: FolderKind, check: Callable[[Path, bool], None]) -> None:
-    """Every example is there; those without a caption are counted in a warning.
+    """Checks that every example exists, and warns of those without a caption.
 
     Args:
-        check: called with each path and whether it is a folder; raises UserError where it cannot be read here.
+        check: (path, is a folder) raises UserError if it cannot be read.
 
     Raises:
-        UserError: for the first that is missing, or that `check` refuses.
+        UserError: for the first missing or unreadable example.
     """
-    with os.scandir(folder) as entries:  # once: a question per example would take minutes on a network disk
+    with os.scandir(folder) as entries:  # once: a stat per example would take minutes on a network disk
         is_folder = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     for name in names:
         inner = len(Path(name).parts) > 1

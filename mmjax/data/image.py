@@ -1,4 +1,4 @@
-"""An image from an encoded file: JPEGs by libjpeg-turbo, everything else by Pillow."""
+"""Decodes images: JPEG with libjpeg-turbo, everything else with Pillow."""
 
 import contextlib
 import io
@@ -14,11 +14,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from mmjax.data.resize import resized_crop as resize_array
 from mmjax.types import UserError
 
-# Images whose header says more are refused before they are decoded: a small file can ask for any amount of memory.
+# Checked before decoding: a small file can claim any size.
 SIDE_LIMIT = 50_000  # pixels, exclusive
 MAX_PIXELS = 178_000_000
 JPEG = b"\xff\xd8"
-# What makes an image upright, by its orientation (EXIF 2.3, tag 274).
+# Transposes by EXIF orientation (EXIF 2.3, tag 274).
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,12 +33,12 @@ TURNS = {
 def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarray, "{size} {size} 3"]:
     """Reads an image as float32 [y, x, 3], -1 (black) to 1 (white).
 
-    The short side is brought to `resize` pixels and the center is cropped, as for evaluation. Upright as its EXIF says;
-    the first frame of an animation; what is transparent becomes white, in a GIF black.
+    Resizes the short side to `resize` pixels and crops the center, as evaluation does. Applies the EXIF orientation;
+    takes the first frame of an animation; transparent pixels become white, in a GIF black.
 
     Args:
         size: side of the result, in pixels.
-        resize: short side before the crop, at least `size`; 0 takes size * 256 / 224.
+        resize: short side before the crop, at least `size`; 0: size * 256 / 224.
 
     Raises:
         UserError: for a file that is missing, too large, broken or not an image.
@@ -48,10 +48,10 @@ def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarr
 
 
 def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarray, "{size} {size}"]:
-    """Reads the mask of an image as uint8 [y, x]: prepared as the image is by read_image(image, size, size).
+    """Reads the mask of an image as uint8 [y, x], cropped as by read_image(image, size, size).
 
     Raises:
-        UserError: for a file that cannot be read, or is not of the image's width and height.
+        UserError: for an unreadable file, or one of another size than the image.
     """
     mask, colors = load_image(path, 1 << 30), load_image(image, 1 << 30)
     if mask.size != colors.size:
@@ -66,7 +66,7 @@ def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarra
 
 
 def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "y x"]:
-    """A mask from an encoded file, upright: the numbers of the colors of a palette, else gray levels.
+    """Decodes a mask with its EXIF orientation: palette indices, else gray levels.
 
     Raises:
         UserError: as load_image.
@@ -82,18 +82,19 @@ def load_image(
     content: bytes | None = None,
     convert: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image.Image:
-    """An image's first frame as RGB, upright. A JPEG may be smaller, if its short side stays at least `short_side`.
+    """Loads the first frame of an image as RGB, with its EXIF orientation.
 
     Args:
-        content: of the file, where it was read already.
-        convert: to something else than RGB.
+        short_side: a JPEG may be decoded smaller, down to this short side.
+        content: of the file, if already read.
+        convert: conversion other than to RGB.
 
     Raises:
         UserError: for a file that is missing, too large, broken or not an image.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes, which are checked here, and about odd metadata
+            warnings.simplefilter("ignore")  # about sizes, which are checked here, and metadata
             content = _content(path) if content is None else content
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
@@ -102,7 +103,7 @@ def load_image(
                         f"{path}: {width} x {height} pixels; an image must be below {SIDE_LIMIT} pixels on each side, "
                         f"and have at most {MAX_PIXELS // 10**6} million"
                     )
-                image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decoded smaller where that loses nothing
+                image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decodes at a lower resolution
                 rgb, turn = (convert or to_rgb)(image), orientation(image)
                 return rgb if turn is None else rgb.transpose(turn)
     except UserError:
@@ -111,27 +112,27 @@ def load_image(
         raise UserError(f"{path}: not an image; JPEG, PNG, GIF, BMP and WebP can be read") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: too large; at most {MAX_PIXELS // 10**6} million pixels are read") from error
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+    except Exception as error:  # Pillow may raise anything for a broken file
         raise UserError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
 
 
 def decode(
     content: bytes, short_side: int, name: str, memory: UInt8[np.ndarray, " bytes"] | None = None
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """An image's first frame as RGB, upright, as of load_image; a JPEG by libjpeg-turbo, which is faster.
+    """Decodes an image as load_image does; JPEG with libjpeg-turbo, which is faster.
 
-    A JPEG comes out at a half, quarter or eighth of its size where its short side stays at least `short_side`.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size while the short side is at least `short_side`.
 
     Args:
         content: of a file.
         name: for messages.
-        memory: where the image may be put if it fits, until the next one is.
+        memory: buffer for the image, if it fits.
 
     Raises:
         UserError: as load_image.
     """
     if content.startswith(JPEG):
-        with contextlib.suppress(ValueError):  # then Pillow decides: it reads what is merely odd, and tells what is not
+        with contextlib.suppress(ValueError):  # Pillow reads more and reports errors
             image = _decode_jpeg(content, short_side, memory)
             if image is not None:
                 return image
@@ -141,7 +142,7 @@ def decode(
 def _decode_jpeg(
     content: bytes, short_side: int, memory: UInt8[np.ndarray, " bytes"] | None
 ) -> UInt8[np.ndarray, "y x 3"] | None:
-    """None: of more colors, or too large."""
+    """None for CMYK or too large images."""
     height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
     if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MAX_PIXELS:
         return None
@@ -157,10 +158,10 @@ def _decode_jpeg(
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:
-    """What makes a stored image upright as its EXIF says; None where it says nothing, or cannot be read."""
+    """The transpose of an image's EXIF orientation; None without one, or if it cannot be read."""
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's readers raise whatever broken metadata leads them to
+    except Exception:  # Pillow may raise anything for broken metadata
         return None
 
 
@@ -176,7 +177,7 @@ def _content(path: str | Path) -> bytes:
 def normalize(
     image: UInt8[np.ndarray, "..."], out: Float32[np.ndarray, "..."] | None = None
 ) -> Float32[np.ndarray, "..."]:
-    """Values from 0 to 255 as float32 from -1 (black) to 1 (white)."""
+    """Scales 0 to 255 to float32 from -1 (black) to 1 (white)."""
     values = np.divide(image, np.float32(127.5), out=out, dtype=np.float32)
     values -= 1
     return values
@@ -185,12 +186,12 @@ def normalize(
 def resized_crop(
     image: Image.Image, resize: int, size: int, place: tuple[float, float] = (0.5, 0.5)
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """resize.resized_crop of an RGB image of Pillow's."""
+    """resize.resized_crop of an RGB Pillow image."""
     return resize_array(np.asarray(image), resize, size, place)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip to 255
         values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

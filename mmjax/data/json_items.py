@@ -1,6 +1,6 @@
-"""The items of a list in a large JSON file, one at a time.
+"""Streams the items of a list in a large JSON file.
 
-By ijson, because of memory: json.load takes as long (4.4 s for VQAv2's training answers, 356 MB) and 1.8 GB.
+ijson is as fast as json.load (4.4 s for VQAv2's training answers, 356 MB), which needs 1.8 GB of memory.
 """
 
 import codecs
@@ -12,15 +12,15 @@ import ijson
 
 
 class NotJSON(ValueError):
-    """The file is not JSON, not UTF-8 or cut off; the message is one line."""
+    """The file is not JSON, not UTF-8 or truncated; the message is one line."""
 
 
 def read_items(path: Path, name: str) -> Iterator[Any]:
-    """The items of the list `name` of a file that holds a JSON object; of a file that is a list, with name "".
+    """Yields the items of the list `name` of a JSON object or, with name "", of a JSON list.
 
     Raises:
-        NotJSON: for a file that is broken anywhere.
-        KeyError: where there is no such list, or it is empty.
+        NotJSON: for an invalid file.
+        KeyError: where the list is missing or empty.
     """
     empty = True
     with path.open("rb") as file:
@@ -38,7 +38,7 @@ def is_list(path: Path) -> bool:
     """Whether the file is a JSON list rather than an object.
 
     Raises:
-        NotJSON: where its beginning is not JSON.
+        NotJSON: for an invalid file.
     """
     with path.open("rb") as file:
         try:
@@ -48,13 +48,13 @@ def is_list(path: Path) -> bool:
 
 
 def _without_mark(file: BinaryIO) -> BinaryIO:
-    """Skips the byte order mark that some editors write."""
+    """Skips a byte order mark."""
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)
     return file
 
 
 def _first_line(error: ijson.JSONError) -> str:
-    """What is wrong; below it the parser quotes the file."""
-    told = error.args[0]
-    return (told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)).partition("\n")[0]
+    """The first line of a message, without the quote of the file."""
+    message = error.args[0]
+    return (message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)).partition("\n")[0]

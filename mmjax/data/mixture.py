@@ -1,9 +1,8 @@
-"""Several sources as one, drawn by weights; each keeps its own epochs.
+"""Weighted mixture of sources, each with its own epochs.
 
-The stream of training positions is divided into cycles of equal length, in each of which a component has the same
-number of slots, in an order that follows from the seed and the number of the cycle. So both which component a position
-is of, and how many of that component came before it, follow from the position alone. An evaluation takes the components
-one after the other.
+Training positions are divided into cycles of equal length, in which each component has a fixed number of slots, in an
+order by seed and cycle. So the component of a position, and its position there, are a function of the position.
+Evaluation concatenates the components.
 """
 
 import functools
@@ -37,13 +36,13 @@ from mmjax.types import Feature, UserError
 MAX_CYCLE = 4096  # slots; weights that would need more are rounded
 MIN_CYCLE = 64  # slots, so that a batch takes few cycles
 CACHED_CYCLES = 64
-MAX_WEIGHT_RATIO = 1000  # of all weights together to that of a component
+MAX_WEIGHT_RATIO = 1000  # of the sum of weights to that of a component
 LISTS = ("id", "captions", "questions", "answers", "problem")
 OPTIONAL = ("text", "question", "label")  # features that only some components need have
 SAME = ("size", "frames", "frame_rate", "audio")  # fields of DataConfig that components share with the mixture
 EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}
 
-# Which component each position is of, and its position in the component's own stream.
+# (positions) -> component of each, and its position in the component's stream.
 Locate = Callable[[Int64[np.ndarray, " b"]], tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 
 
@@ -52,7 +51,7 @@ def features(config: DataConfig) -> dict[str, Feature]:
 
 
 def check(config: DataConfig, field: str) -> None:
-    """Raises UserError for components that are impossible, or do not go together."""
+    """Raises UserError for invalid or incompatible components."""
     require(bool(config.mixture), f"{field}.mixture: needs at least one component, as in {EXAMPLE}")
     total = sum(part.weight for part in config.mixture.values())
     images = set()
@@ -63,11 +62,11 @@ def check(config: DataConfig, field: str) -> None:
             f"{at}: is a mixture itself; name its components beside the others, in {field}.mixture",
         )
         for same in SAME:
-            ours, theirs = getattr(config, same), getattr(part, same)
+            expected, value = getattr(config, same), getattr(part, same)
             needed = same != "audio" or "audio" in find_source(part, at).settings
             require(
-                not needed or ours == theirs,
-                f"{at}.{same}: must be that of all components, {field}.{same}={ours}, not {theirs}",
+                not needed or expected == value,
+                f"{at}.{same}: must be that of all components, {field}.{same}={expected}, not {value}",
             )
         check_data(part, at)
         images.add(find_source(part).features(part).get("image"))
@@ -85,18 +84,17 @@ def check(config: DataConfig, field: str) -> None:
 
 
 def open_mixture(config: DataConfig, training: bool, seed: int) -> Source:
-    """The components, each opened as alone, as one source."""
+    """Opens the components and mixes them."""
     return mix({name: open_source(part, training, seed) for name, part in config.mixture.items()}, config, training)
 
 
 def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> Source:
-    """A mixture as a source; its epoch is as long as those of all its components together.
+    """Mixes sources; the size is the sum of theirs.
 
-    Ids are COMPONENT/ID, and keys differ between components. In training a component gives what it would give alone
-    with its seed.
+    Ids are COMPONENT/ID, and keys are unique. In training each component yields what it would yield alone.
 
     Args:
-        sources: the components by their names in config.mixture.
+        sources: components by their names in config.mixture.
         config: of the mixture.
 
     Raises:
@@ -111,17 +109,17 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
     if not training:
         sizes = [min(size, part.evaluation_examples or size) for size, part in zip(sizes, configs, strict=True)]
     slots = slots_of([part.weight for part in configs])
-    given, classes = common_features([source.features for source in components]), _classes(components)
-    dropped = [array_fields(source.features).keys() - array_fields(given).keys() for source in components]
+    shared, classes = common_features([source.features for source in components]), _classes(components)
+    dropped = [array_fields(source.features).keys() - array_fields(shared).keys() for source in components]
 
     def read(spec: ReadSpec) -> Iterator[Examples]:
         locate = by_cycles(slots, spec.seed) if spec.training else concatenated(sizes)
 
         def shards_of(number: int) -> Iterator[ProcessShard]:
-            for positions, own in spec.shards():
+            for positions, shard in spec.shards():
                 component, place = locate(positions)
                 chosen = component == number
-                before, count = np.count_nonzero(chosen[: own.start]), np.count_nonzero(chosen[own])
+                before, count = np.count_nonzero(chosen[: shard.start]), np.count_nonzero(chosen[shard])
                 if count:
                     yield place[chosen], slice(before, before + count)
 
@@ -140,22 +138,22 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
                     if examples is None or len(examples["key"]) != np.sum(component == number):
                         raise UserError(f"{components[number].field}: ended too early; is the data set complete?")
                     found[number] = {k: v for k, v in examples.items() if k not in dropped[number]}
-                yield _merge(component, found, list(sources), given)
+                yield _merge(component, found, list(sources), shared)
 
     def all_captions() -> Iterator[str]:
         streams = [
             source.all_captions() for source in components
-        ]  # in turn: a tokenizer may look at the first ones only
+        ]  # interleaved: a tokenizer may use the first ones only
         return (text for texts in itertools.zip_longest(*streams) for text in texts if text is not None)
 
-    return Source("mixture", sum(sizes), given, all_captions, read, components=tuple(components), classes=classes)
+    return Source("mixture", sum(sizes), shared, all_captions, read, components=tuple(components), classes=classes)
 
 
 def common_features(components: Sequence[Features]) -> dict[str, Feature]:
-    """The features of a mixture: those that all components have, and of OPTIONAL those that any has.
+    """The features of a mixture: those of all components, and those of OPTIONAL that any has.
 
     Raises:
-        UserError: where one has another shape in another component.
+        UserError: where components disagree on a feature.
     """
     found: dict[str, Feature] = {}
     for name, feature in itertools.chain.from_iterable(features.items() for features in components):
@@ -180,9 +178,9 @@ def _classes(components: Sequence[Source]) -> tuple[str, ...]:
 
 
 def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
-    """How many slots of a cycle each component has: in the proportion of the weights, to one in MAX_CYCLE.
+    """Slots per cycle of each component, proportional to the weights.
 
-    Weights such as 3 and 1, or 0.7 and 0.3, are met exactly. Others are rounded by largest remainders.
+    Exact for weights such as 3 and 1, or 0.7 and 0.3; others are rounded to MAX_CYCLE slots by largest remainders.
     """
     exact = [Fraction(repr(weight)) for weight in weights]
     whole = sum(exact)
@@ -190,24 +188,24 @@ def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
     if scale <= MAX_CYCLE:
         scale *= math.ceil(MIN_CYCLE / scale)
         return tuple(int(weight / whole * scale) for weight in exact)
-    shares = [weight / whole * MAX_CYCLE for weight in exact]
-    slots = [int(share) for share in shares]
-    largest = sorted(range(len(shares)), key=lambda i: slots[i] - shares[i])
+    ideal = [weight / whole * MAX_CYCLE for weight in exact]
+    slots = [int(count) for count in ideal]
+    largest = sorted(range(len(ideal)), key=lambda i: slots[i] - ideal[i])
     for i in largest[: MAX_CYCLE - sum(slots)]:
         slots[i] += 1
     return tuple(slots)
 
 
 def by_cycles(slots: Sequence[int], seed: int) -> Locate:
-    """Training: cycles in which each component has its slots, in an order that follows from the seed and the cycle."""
+    """Locates training positions, by cycles."""
     length, counts = sum(slots), np.array(slots, np.int64)
     in_order = np.repeat(np.arange(len(slots)), counts)
     before = np.arange(length) - np.repeat(np.cumsum(counts) - counts, counts)
 
     @functools.lru_cache(maxsize=CACHED_CYCLES)
     def cycle(number: int) -> tuple[Int64[np.ndarray, " slots"], Int64[np.ndarray, " slots"]]:
-        """The component of each slot, and how many of its slots come before it."""
-        # The last number keeps these draws apart from those of orders, crops and captions.
+        """The component of each slot, and its index among the slots of the component."""
+        # 2: a random stream independent of orders, crops and captions.
         parts = np.random.default_rng((seed, number, 0, 2)).permutation(in_order)
         places = np.empty_like(before)
         places[np.argsort(parts, kind="stable")] = before
@@ -227,7 +225,7 @@ def by_cycles(slots: Sequence[int], seed: int) -> Locate:
 
 
 def concatenated(sizes: Sequence[int]) -> Locate:
-    """Evaluation: all examples of the first component, then those of the second."""
+    """Locates evaluation positions, one component after the other."""
     ends = np.cumsum(sizes)
 
     def locate(positions: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
@@ -240,7 +238,7 @@ def concatenated(sizes: Sequence[int]) -> Locate:
 def _merge(
     component: Int64[np.ndarray, " b"], found: Mapping[int, Examples], names: Sequence[str], features: Features
 ) -> Examples:
-    """The examples of each component at its places; what is optional and a component has not is blank there."""
+    """Merges the examples of components; missing optional fields are blank."""
     places = {number: np.flatnonzero(component == number) for number in found}
     seconds = sum(examples.get("read_seconds", 0.0) for examples in found.values())
     merged: Examples = {"component": component, "read_seconds": seconds}
@@ -252,8 +250,8 @@ def _merge(
         ids = [f"{names[number]}/{name}" for name in examples["id"]]
         problems = examples.get("problem", [f"image {name} cannot be read" for name in examples["id"]])
         key = examples["key"] * len(names) + number
-        given = {name: values for name, values in examples.items() if name != "read_seconds"}
-        for name, values in (given | {"key": key, "id": ids, "problem": problems}).items():
+        fields = {name: values for name, values in examples.items() if name != "read_seconds"}
+        for name, values in (fields | {"key": key, "id": ids, "problem": problems}).items():
             if name in LISTS:
                 column = merged.setdefault(name, [None] * len(component))
                 for place, value in zip(places[number].tolist(), values, strict=True):

@@ -1,7 +1,6 @@
-"""TFDS builder of the data set that `mmjax prepare --to=DIR` writes: import it before `tfds.load("mmjax_coco", ...)`.
+"""TFDS builder of packed datasets (`mmjax prepare --to=DIR`): import it before `tfds.load("mmjax_coco", ...)`.
 
-`tfds.data_source("mmjax_coco", data_dir=DIR)` and `tfds.builder_from_directory` work without it; but TFDS makes no
-tf.data.Dataset from ArrayRecord.
+`tfds.data_source` and `tfds.builder_from_directory` work without it, but TFDS makes no tf.data.Dataset of ArrayRecord.
 """
 
 from typing import Any
@@ -35,7 +34,7 @@ def _builder() -> Any:
         def _as_dataset(
             self, split: Any, decoders: Any = None, read_config: Any = None, shuffle_files: bool = False
         ) -> Any:
-            """Examples in the order of the data set; with shuffle_files in a random order."""
+            """Examples in order, or shuffled with shuffle_files."""
             tf = tensorflow()
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 

@@ -1,12 +1,12 @@
-"""A packed data set, as `mmjax prepare --to=DIR` writes it: images in shards of ArrayRecord, read in any order.
+"""Packed dataset of `mmjax prepare --to=DIR`: images in ArrayRecord shards with random access.
 
-DIR/mmjax_coco/1.0.0/ is a cache (see mmjax/data/shard_cache.py) that TFDS opens as well, by name from DIR:
+DIR/mmjax_coco/1.0.0/ is a cache (see mmjax/data/shard_cache.py) that TFDS can also open by name from DIR:
 
-    mmjax_coco-SPLIT.array_record-00000-of-0000N   the examples, encoded images with their captions
-    dataset_info.json, features.json               what TFDS reads, written when all shards are
-    SPLIT.captions-000000000000.safetensors        keys and captions, to be mapped into memory
-    index.json                                     what it was made from, and the files with their checksums
-    rejected.jsonl                                 images left out, and why
+    mmjax_coco-SPLIT.array_record-00000-of-0000N   encoded images with their captions
+    dataset_info.json, features.json               for TFDS, written last
+    SPLIT.captions-000000000000.safetensors        keys and captions, memory-mapped
+    index.json                                     key, and files with their checksums
+    rejected.jsonl                                 images left out, with the reasons
 
 Positions are those of the raw images; a shard lacks those that were rejected.
 """
@@ -24,7 +24,7 @@ from mmjax.data.source import Source, SourceSpec, captioned_images
 from mmjax.data.tfds_layout import NAME, VERSION, protos, read_record
 from mmjax.types import UserError
 
-CAPTIONS = ".captions"  # behind a split's name: the part of the cache that holds them
+CAPTIONS = ".captions"  # suffix of a split: the part of its captions
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +42,19 @@ def num_examples(cache: Cache, split: str) -> int:
 
 
 def rejected(cache: Cache, split: str) -> list[Rejected]:
-    """The images of a split that were left out."""
+    """The images that were left out of a split."""
     of_shards = (row for shard in cache.shards_of(split) for row in shard.info["rejected"])
     return [Rejected(**row) for row in (*cache.info["left_out"][split], *of_shards)]
 
 
 def open_packed(config: DataConfig, training: bool, seed: int) -> Source:
-    """Examples in the order of the raw images.
+    """Opens a packed dataset, with examples in the order of the raw images.
 
-    Of each file of records the length and the first and last bytes are checked; the bytes between are checked when
-    they are read, and by `mmjax prepare`. data.root is what was given as --to, and the splits are those of the config
-    that it was packed with.
+    Checks the size and the ends of each shard; records have checksums, and `mmjax prepare` checks all. data.root is the
+    DIR of --to; splits are those of the config that was packed.
 
     Raises:
-        UserError: where it is missing, not complete, corrupt, or has no such split.
+        UserError: where it is missing, incomplete, corrupt, or has no such split.
     """
     root, split = config.root, config.split(training)
     check_array_record(root)
@@ -63,14 +62,14 @@ def open_packed(config: DataConfig, training: bool, seed: int) -> Source:
     cache = open_cache(folder, kind_of(root))
     if split not in cache.key["splits"]:
         raise UserError(f"{folder}: has no split {split}; it has {', '.join(cache.key['splits'])}")
-    made = cache.key["resize"]
-    if made and made < config.resize:
-        told = "%s: images were made smaller, to %d pixels, and data.resize is %d"
-        logger.warning(told, folder, made, config.resize)
+    resize = cache.key["resize"]
+    if resize and resize < config.resize:
+        message = "%s: images were made smaller, to %d pixels, and data.resize is %d"
+        logger.warning(message, folder, resize, config.resize)
     paths = [f"{folder / shard.file}[0:{shard.info['examples']}]" for shard in cache.shards_of(split)]
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls run side by side
+    records = ArrayRecordDataSource(paths, {"max_parallelism": "0"})  # each call reads one; calls are concurrent
     (captions,) = (map_captions(folder / shard.file) for shard in cache.shards_of(split + CAPTIONS))
     return indexed_source(
         "coco_packed", captioned_images(config), captions, lambda index: read_record(records[index])["image"][0]
@@ -78,7 +77,7 @@ def open_packed(config: DataConfig, training: bool, seed: int) -> Source:
 
 
 def check_array_record(root: str | Path) -> None:
-    """Raises UserError where ArrayRecord or the records in it cannot be read or written."""
+    """Raises UserError where ArrayRecord or its records are not supported."""
     if "://" in str(root):
         raise UserError(f"{root}: packed data sets are read from a disk; copy it there, or stream coco_tfds")
     for module, package in (("array_record", "array_record"), ("tensorflow_datasets", "tensorflow-datasets")):

@@ -1,4 +1,4 @@
-"""Batches for training and for evaluation: plain NumPy, prefetched."""
+"""Batches for training and evaluation, prefetched NumPy arrays."""
 
 import dataclasses
 import functools
@@ -15,8 +15,8 @@ from mmjax.data.source import Examples, ReadSpec, Source, process_shards
 from mmjax.data.text import Tokenizer
 from mmjax.types import PADDING, Batch, InputStats, UserError
 
-MAX_LOGGED = 10  # images that could not be read that are named in the log
-MIN_READ = 100  # images read before a fraction of them means something
+MAX_LOGGED = 10  # unreadable images named in the log
+MIN_READ = 100  # images before their corrupt fraction is meaningful
 NOT_IN_BATCH = ("key", "epoch", "component", "problem", "read_seconds")  # fields of Examples
 
 logger = logging.getLogger(__name__)
@@ -31,15 +31,14 @@ def training_batches(
     processes: int = 1,
     position: int | None = None,
 ) -> Iterator[Batch]:
-    """Endless training batches, one a step, from `start_step` on.
+    """Yields training batches endlessly, from `start_step` on.
 
-    The global batch of step k holds the positions from k * train.batch on of the stream of epochs, each epoch another
-    order of all examples; it is a pure function of the config and k. `text` is one of the captions and `answer` one of
-    the answers, drawn again each epoch.
+    The global batch of step k holds the positions from k * train.batch on, shuffled in each epoch; it is a function of
+    the config and k. `text` is a random caption and `answer` a random answer of the example, resampled each epoch.
 
     Args:
-        process, processes: which of the equal parts of each global batch to make.
-        position: of the first example, where it is not start_step * train.batch: earlier steps had other batch sizes.
+        process, processes: the equal slice of each global batch to make.
+        position: of the first example, if not start_step * train.batch, as after a change of the batch size.
 
     Raises:
         UserError: where the processes cannot share a batch equally.
@@ -52,8 +51,8 @@ def training_batches(
     def batches() -> Iterator[Batch]:
         encode = functools.partial(tokenizer.encode, length=config.text.length)
         for examples in _timed(source.read(spec), source.input_stats):
-            texts = _draw_texts(seed, examples, "captions")
-            answers = _draw_texts(seed, examples, "answers", 5) if "answers" in examples else []
+            texts = _sample_texts(seed, examples, "captions")
+            answers = _sample_texts(seed, examples, "answers", 5) if "answers" in examples else []
             begin = time.perf_counter()
             encoded = _encode_texts(source, examples, texts, answers, encode)
             source.input_stats.spend("tokenizing", time.perf_counter() - begin)
@@ -65,13 +64,13 @@ def training_batches(
 def evaluation_batches(
     source: Source, tokenizer: Tokenizer, config: Config, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """One pass over the examples in order, each exactly once; `text` is the first caption, `answer` the most frequent.
+    """Yields each example once, in order; `text` is the first caption, `answer` the most frequent.
 
     The last batch is padded with examples of mask False, id "" and an empty text. Every process gets equally many
     batches.
 
     Args:
-        process, processes: which of the equal parts of each global batch to make.
+        process, processes: the equal slice of each global batch to make.
 
     Raises:
         UserError: where the processes cannot share a batch equally.
@@ -88,7 +87,7 @@ def evaluation_batches(
         for _ in range(0, stop, config.evaluate.batch):
             examples = next(stream, None) or _no_examples(source, spec, examples)
             texts = [captions[0] if captions else "" for captions in examples["captions"]]
-            answers = [most_frequent(given) for given in examples.get("answers", [])]
+            answers = [most_frequent(texts) for texts in examples.get("answers", [])]
             encoded = _encode_texts(source, examples, texts, answers, encode)
             yield _pad_batch(_make_batch(source, examples, texts, encoded), count, empty)
 
@@ -96,8 +95,8 @@ def evaluation_batches(
 
 
 def evaluation_size(source: Source, config: Config) -> int:
-    """How many examples of the source an evaluation takes: all, or the first data.evaluation_examples."""
-    if config.data.mixture:  # each has its own, which the mixture keeps to
+    """Number of evaluation examples: all, or data.evaluation_examples."""
+    if config.data.mixture:  # applied to each component by the mixture
         return source.size
     return min(source.size, config.data.evaluation_examples or source.size)
 
@@ -105,27 +104,27 @@ def evaluation_size(source: Source, config: Config) -> int:
 def make_read_spec(
     data: DataConfig, start: int, stop: int | None, batch: int, first: int, count: int, training: bool, seed: int
 ) -> ReadSpec:
-    """What one process reads (see source.process_shards), of images prepared as the config's data says."""
+    """The ReadSpec of a process; see source.process_shards."""
     shards = functools.partial(process_shards, start, stop, batch, first, count)
     return ReadSpec(shards, training, seed, data.size, data.resize, training and data.flip)
 
 
 def _process_batch_slice(field: str, batch: int, process: int, processes: int) -> tuple[int, int]:
-    """The first example of a process in each global batch, and how many it has."""
+    """The first example and the number of examples of a process in each global batch."""
     if batch % processes:
         raise UserError(f"{field}: {batch} cannot be shared equally by {processes} processes; take a multiple")
     return process * (batch // processes), batch // processes
 
 
-def _draw_texts(seed: int, examples: Examples, name: str, *apart: int) -> list[str]:
-    """One text of each example's `name`, "" where it has none; `apart` keeps the draws from those of others."""
-    drawn = []
+def _sample_texts(seed: int, examples: Examples, name: str, *stream: int) -> list[str]:
+    """Samples one text of each example's `name`, "" without any; `stream` distinguishes random streams."""
+    sampled = []
     for epoch, key, texts in zip(examples["epoch"].tolist(), examples["key"].tolist(), examples[name], strict=True):
-        place = 0
+        index = 0
         if len(texts) > 1:
-            place = int(np.random.default_rng((seed, epoch, key % 2**63, *apart)).integers(len(texts)))
-        drawn.append(texts[place] if texts else "")
-    return drawn
+            index = int(np.random.default_rng((seed, epoch, key % 2**63, *stream)).integers(len(texts)))
+        sampled.append(texts[index] if texts else "")
+    return sampled
 
 
 def _encode_texts(
@@ -135,14 +134,14 @@ def _encode_texts(
     answers: Sequence[str],
     encode: Callable[[Sequence[str]], np.ndarray],
 ) -> Batch:
-    """Token ids of what is drawn; all padding in examples that have no such text."""
+    """Encodes the texts; all padding in examples without one."""
     fields: Batch = {"text": encode(texts)}
     if source.captions_optional:
         fields["text"][[not captions for captions in examples["captions"]]] = PADDING
     if "questions" in examples:
         fields |= {"question": encode(examples["questions"]), "answer": encode(answers)}
         fields["question"][[not question for question in examples["questions"]]] = PADDING
-        fields["answer"][[not given for given in examples["answers"]]] = PADDING
+        fields["answer"][[not texts for texts in examples["answers"]]] = PADDING
     return fields
 
 
@@ -160,10 +159,10 @@ def _make_batch(source: Source, examples: Examples, texts: Sequence[str], encode
 
 
 def report_corrupt(source: Source, examples: Examples) -> None:
-    """Counts the images and clips that could not be read, and names the first of them in the log.
+    """Counts unreadable images and clips, and logs the first of them.
 
     Raises:
-        UserError: where they are more than the source's max_corrupt_fraction.
+        UserError: where they exceed the source's max_corrupt_fraction.
     """
     if source.components:
         _report_components(source, examples)
@@ -188,17 +187,17 @@ def report_corrupt(source: Source, examples: Examples) -> None:
 
 
 def _report_components(source: Source, examples: Examples) -> None:
-    """Reports what each component of a mixture could not read as its own."""
+    """Reports the unreadable images of each component of a mixture."""
     for number, component in enumerate(source.components):
         chosen = np.flatnonzero(examples["component"] == number)
-        own: Examples = {name: [examples[name][i] for i in chosen] for name in ("id", "problem")}
-        report_corrupt(component, own | {"mask": examples["mask"][chosen]})
+        subset: Examples = {name: [examples[name][i] for i in chosen] for name in ("id", "problem")}
+        report_corrupt(component, subset | {"mask": examples["mask"][chosen]})
     source.num_read = sum(component.num_read for component in source.components)
     source.num_corrupt = sum(component.num_corrupt for component in source.components)
 
 
 def _timed(stream: Iterator[Examples], stats: InputStats) -> Iterator[Examples]:
-    """Passes on what a source gives, and notes the time it took."""
+    """Measures the time of reading and preparing examples."""
     while True:
         begin = time.perf_counter()
         examples = next(stream, None)
@@ -212,7 +211,7 @@ def _timed(stream: Iterator[Examples], stats: InputStats) -> Iterator[Examples]:
 
 
 def _no_examples(source: Source, spec: ReadSpec, last: Examples | None) -> Examples:
-    """No examples, with the fields of those before; a process that never had any reads one to know them."""
+    """An empty batch with the fields of the last one; without one, reads an example for them."""
     if last is None:
         first = dataclasses.replace(spec, shards=lambda: process_shards(0, 1, 1, 0, 1))
         last = next(source.read(first))
@@ -220,7 +219,7 @@ def _no_examples(source: Source, spec: ReadSpec, last: Examples | None) -> Examp
 
 
 def _pad_batch(batch: Batch, count: int, empty: np.ndarray) -> Batch:
-    """A batch of `count` examples: those missing are blank, with `empty` [1, t] as their text."""
+    """Pads a batch to `count` examples with blank ones, whose text is `empty` [1, t]."""
     missing = count - len(batch["id"])
     if not missing:
         return batch

@@ -1,4 +1,4 @@
-"""Batches made ahead of time, in a thread of their own."""
+"""Prefetches batches in a thread."""
 
 import atexit
 import functools
@@ -12,9 +12,9 @@ AHEAD = 2  # batches
 
 
 def prefetch(batches: Callable[[], Iterator[Batch]], stats: InputStats | None = None) -> Iterator[Batch]:
-    """Runs the iterator in a thread, which starts with the first batch asked for.
+    """Runs an iterator in a thread, which starts with the first batch.
 
-    The thread ends when the returned generator is closed or collected, and before the interpreter is torn down.
+    The thread ends when the generator is closed or collected, and before the interpreter shuts down.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
     stop = threading.Event()
@@ -51,11 +51,11 @@ def _work(batches: Callable[[], Iterator[Batch]], ready: queue.Queue, stop: thre
             if stop.is_set():
                 return
         put(None)
-    except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
+    except BaseException as error:  # raised in the consumer
         put(error)
 
 
 def _finish(thread: threading.Thread, stop: threading.Event) -> None:
     stop.set()
-    if thread is not threading.current_thread():  # which may be where the garbage collector runs
+    if thread is not threading.current_thread():  # where the garbage collector may run
         thread.join()

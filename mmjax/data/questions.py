@@ -1,4 +1,4 @@
-"""Questions about COCO's images: the files of VQAv2 and of A-OKVQA."""
+"""Question files of VQAv2 and A-OKVQA."""
 
 import logging
 from collections import Counter
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of a file that have a text and an answer.
+    """The complete questions of a file.
 
     Attributes:
-        packed: texts of each question: its id, the question, its answers; the key is the image's id.
-        left_out: how many others there are, by what they lack.
+        packed: for each question its id, the question and its answers; keys are ids of images.
+        left_out: number of incomplete questions by what they lack.
     """
 
     packed: Captions
@@ -48,10 +48,10 @@ class Questions:
 
 
 def read_questions(path: Path) -> Questions:
-    """Reads a file of questions, and VQAv2's annotations beside it.
+    """Reads a question file, for VQAv2 with the annotations file beside it.
 
-    `v2_OpenEnded_mscoco_train2014_questions.json` has its answers in `v2_mscoco_train2014_annotations.json`. Of
-    A-OKVQA's, the answers are the direct ones, and where there are none the correct choice.
+    `v2_OpenEnded_mscoco_train2014_questions.json` has its answers in `v2_mscoco_train2014_annotations.json`. For
+    A-OKVQA the answers are the direct ones, else the correct choice.
 
     Raises:
         UserError: for a file that is missing, not UTF-8, not JSON, cut off or of another layout, or has no answer.
@@ -72,37 +72,37 @@ def read_questions(path: Path) -> Questions:
 
 
 def normalized(answer: str) -> str:
-    """In lower case, with one space between words."""
+    """Lowercases an answer and normalizes its spaces."""
     return " ".join(answer.lower().split())
 
 
 def most_frequent(answers: list[str]) -> str:
-    """The most frequent answer, the first of several; "" without answers."""
+    """The most frequent answer, the first of ties; "" without answers."""
     return Counter(answers).most_common(1)[0][0] if answers else ""
 
 
 def class_answer(answers: list[str]) -> str:
-    """The answer that is a question's class."""
+    """The class of a question: its most frequent normalized answer."""
     return most_frequent([normalized(answer) for answer in answers])
 
 
 def frequent_answers(questions: Questions, count: int) -> tuple[str, ...]:
-    """The class answers that most questions have, by frequency and then by alphabet."""
+    """The `count` most frequent classes, ordered by frequency, then alphabetically."""
     counted = Counter(class_answer(questions[index][2]) for index in range(len(questions)))
     return tuple(sorted(counted, key=lambda answer: (-counted[answer], answer))[:count])
 
 
 def _rows(path: Path, left_out: Counter[str]) -> Iterator[tuple[int, list[str]]]:
-    """Rows of Questions.packed; counts the questions left out."""
+    """Yields rows of Questions.packed, and counts the incomplete questions."""
     name = "" if is_list(path) else "questions"
     vqa = _read_answers(path) if name else None  # VQAv2
-    index = {key: place for place, key in enumerate(vqa.keys.tolist())} if vqa else {}
+    index = {key: row for row, key in enumerate(vqa.keys.tolist())} if vqa else {}
     for item in read_items(path, name):
         question, answers = item["question"], []
         if vqa is None:
             answers = _aokvqa_answers(item)
-        elif (place := index.get(int(item["question_id"]))) is not None:
-            answers = vqa[place]
+        elif (row := index.get(int(item["question_id"]))) is not None:
+            answers = vqa[row]
         answers = [answer for answer in answers if answer.strip()]
         if not isinstance(question, str) or not question.strip():
             left_out["without a text"] += 1
@@ -113,7 +113,7 @@ def _rows(path: Path, left_out: Counter[str]) -> Iterator[tuple[int, list[str]]]
 
 
 def _aokvqa_answers(item: dict[str, Any]) -> list[str]:
-    """The answers of a question of A-OKVQA; its test questions have none."""
+    """The answers of an A-OKVQA question; test questions have none."""
     direct, correct = item.get("direct_answers"), item.get("correct_choice_idx")
     if direct:
         return [str(answer) for answer in direct]
@@ -121,7 +121,7 @@ def _aokvqa_answers(item: dict[str, Any]) -> list[str]:
 
 
 def _read_answers(path: Path) -> Captions:
-    """VQAv2's answers; the keys are the questions' ids."""
+    """VQAv2's answers; keys are ids of questions."""
     other = annotations_path(path)
 
     def row(item: dict[str, Any]) -> tuple[int, list[str]]:
@@ -141,6 +141,6 @@ def _read_answers(path: Path) -> Captions:
 
 
 def annotations_path(questions: Path) -> Path:
-    """VQAv2's file of answers beside a file of questions."""
+    """The path of VQAv2's answers to a question file."""
     name = questions.name.replace("OpenEnded_", "").replace("questions", "annotations")
     return questions.with_name(name if name != questions.name else f"{questions.stem}_annotations{questions.suffix}")

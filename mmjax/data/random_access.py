@@ -1,4 +1,4 @@
-"""Sources whose examples are read in any order: which one comes where follows from the seed and the position alone."""
+"""Sources with random access to their examples."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,17 @@ from mmjax.data.decoding import Load, decode_examples
 from mmjax.data.source import Examples, Features, ReadSpec, Source, epoch_order
 from mmjax.data.transforms import Transform
 
-# What the examples of some indices have beside what is loaded: `id`, `captions`, and other fields of Examples.
+# (indices) -> `id`, `captions` and other fields of Examples that are not loaded.
 Columns = Callable[[list[int]], Examples]
 
 
 def indexed_source(name: str, features: Features, captions: Captions, image: Callable[[int], bytes]) -> Source:
-    """A source of encoded images with captions, that are fetched by their index.
+    """A source of captioned encoded images by index.
 
     Args:
-        name: as in the config, data.source.
-        captions: of all examples; their keys, each another, are those of the examples.
-        image: gives the encoded image by its index; called from several threads, may fail.
+        name: data.source of the config.
+        captions: of all examples, with unique keys.
+        image: (index) -> the encoded image; called from several threads, may raise.
     """
 
     def columns(indices: list[int]) -> Examples:
@@ -41,12 +41,12 @@ def read_examples(
     features: Features,
     transforms: Sequence[Transform] = (),
 ) -> Callable[[ReadSpec], Iterator[Examples]]:
-    """How a source reads examples that are fetched by their index.
+    """The `read` of a source with access by index.
 
     Args:
-        keys: of all examples, each another.
-        load: gives the images, masks, boxes and arrays of the example of an index; see mmjax.data.decoding.
-        columns: without `captions` there are none.
+        keys: unique keys of all examples.
+        load: (index) -> images, masks, boxes and arrays; see mmjax.data.decoding.
+        columns: (indices) -> other fields; without `captions`, examples have none.
         transforms: applied after crop and flip.
     """
     size = len(keys)
@@ -64,7 +64,7 @@ def read_examples(
 
 
 def ordered(spec: ReadSpec, size: int) -> Iterator[tuple[Int64[np.ndarray, " b"], list[int]]]:
-    """The epoch and the index of each position, as many at a time as the process reads of a global batch."""
+    """Yields the epochs and indices of a process's positions in each global batch."""
     order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, spec, size))
     for positions in spec.positions():
         epochs, places = np.divmod(positions, size)
@@ -72,6 +72,6 @@ def ordered(spec: ReadSpec, size: int) -> Iterator[tuple[Int64[np.ndarray, " b"]
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> Int64[np.ndarray, " n"]:
-    """The class of each name, -1 where it is none of them."""
+    """The class index of each name, or -1."""
     numbers = {name: number for number, name in enumerate(classes)}
     return np.array([numbers.get(name, -1) for name in names], np.int64)

@@ -1,4 +1,4 @@
-"""What a packed data set is made from: encoded images in a fixed order."""
+"""Raw images, from which packed datasets are made."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image as it was published.
+    """An encoded image with its captions.
 
     Attributes:
         key: its id.
-        name: of its file.
-        captions: each with its id.
+        name: file name.
+        captions: pairs of id and text.
         content: reads the file.
     """
 
@@ -24,7 +24,7 @@ class RawImage:
 
 @dataclass(frozen=True)
 class Rejected:
-    """An image that is left out, and why."""
+    """An image that is left out, with the reason."""
 
     id: int
     file: str
@@ -33,14 +33,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class RawSplit:
-    """The images of a split.
+    """The raw images of a split.
 
     Attributes:
-        size: how many there are.
-        read: those from one position on to before another.
-        captions: pairs of key and captions, all of them in order.
-        left_out: images that are not among them.
-        made_from: plain data that is equal only for the same images, as far as can be told without reading them.
+        size: number of images.
+        read: (start, stop) -> the images of these positions.
+        captions: starts a pass over pairs of key and captions.
+        left_out: images that are left out.
+        made_from: plain data that identifies the images without reading them.
     """
 
     size: int

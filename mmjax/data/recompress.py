@@ -1,4 +1,4 @@
-"""From a published image to the record of a packed data set: read, checked, made smaller where that is wanted."""
+"""Makes records of packed datasets from raw images: reads, checks and resizes them."""
 
 import io
 
@@ -9,18 +9,18 @@ from mmjax.data.raw import RawImage, Rejected
 from mmjax.data.tfds_layout import record
 from mmjax.types import UserError
 
-QUALITY = 95  # of JPEG; colors are stored at full size, as images are small by then
-KINDS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")  # that training can read; MPO is JPEG with more behind it
+QUALITY = 95  # of JPEG, without chroma subsampling
+KINDS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")  # that training can read; MPO is JPEG with further images
 
 
 def make_record(raw: RawImage, resize: int) -> bytes | Rejected:
-    """The record of an image, or why there is none.
+    """Makes the record of an image, or tells why it is rejected.
 
     Args:
         resize: as in recompress.
 
     Raises:
-        UserError: where a disk fails.
+        UserError: for disk failures.
     """
     try:
         image = recompress(raw.content(), raw.name, resize)
@@ -34,14 +34,14 @@ def make_record(raw: RawImage, resize: int) -> bytes | Rejected:
 
 
 def recompress(content: bytes, name: str, resize: int) -> bytes:
-    """An image whose short side has at most `resize` pixels: a JPEG, by Lanczos; the same bytes if it is so already.
+    """Resizes the short side of a larger image to `resize` pixels (Lanczos), as JPEG; others are unchanged.
 
     Args:
-        content: of the file; decoded as a whole, whatever comes of it.
-        resize: 0 keeps any size.
+        content: of the file; always fully decoded as a check.
+        resize: 0: any size.
 
     Raises:
-        UserError: where it is broken, too large, or of a kind that training cannot read.
+        UserError: for a broken, too large or unsupported image.
     """
     image = load_image(name, resize or 1, content)
     with Image.open(io.BytesIO(content)) as stored:

@@ -1,4 +1,4 @@
-"""Cropping and resizing of decoded images: one way, for training, evaluation and images given by hand."""
+"""Cropping and resizing of images."""
 
 import functools
 import math
@@ -8,12 +8,12 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import UInt8
 
-Rectangle = tuple[int, int, int, int]  # of an image: first row, first column, rows, columns
+Rectangle = tuple[int, int, int, int]  # first row, first column, rows, columns
 
 
 @functools.cache
 def opencv() -> ModuleType:
-    """OpenCV, each call on one thread: several images are prepared at a time, and an image is too small to share."""
+    """Imports OpenCV with one thread per call; images are prepared concurrently."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -23,16 +23,16 @@ def opencv() -> ModuleType:
 def crop_window(
     height: int, width: int, shape: tuple[int, ...], zoom: Fraction, place: tuple[float, float] = (0.5, 0.5)
 ) -> Rectangle:
-    """The part of an image that becomes `shape` when the image is scaled so that it is `zoom` times as large as that.
+    """The crop of an image with the aspect ratio of `shape`, 1 / `zoom` of the limiting side.
 
     Args:
         shape: rows and columns.
-        zoom: of the side that limits the part: 1 takes all of that side.
-        place: of the part down and across, from 0 (first rows, first columns) to 1 (last); each of the whole numbers
-            that its corner can be has an equal share of the places. 0.5 is the center.
+        zoom: ratio of image and crop along the limiting side.
+        place: of the crop down and across, from 0 (first rows, columns) to 1 (last), 0.5: the center; uniform places
+            give uniform offsets.
     """
     y, x = shape
-    # Of whole numbers, so that no rounding on the way decides about the last one.
+    # Integers, so that floating-point rounding cannot change the result.
     limit = min(height * x, width * y) * zoom.denominator
     rows, columns = (max(round(limit / (side * zoom.numerator)), 1) for side in (x, y))
     top, left = (
@@ -45,10 +45,9 @@ def crop_window(
 def resized_crop(
     image: UInt8[np.ndarray, "y x 3"], resize: int, size: int, place: tuple[float, float] = (0.5, 0.5)
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Crops a square and brings it to size x size, so that the image's short side becomes `resize`; antialiased.
+    """Resizes the short side of an image to `resize` and crops size x size, antialiased.
 
     Args:
-        image: may be of any size.
         size: at most `resize`.
         place: as of crop_window.
     """
@@ -60,11 +59,10 @@ def resized_crop(
 def resize_window(
     image: UInt8[np.ndarray, "rows columns c"], window: Rectangle, shape: tuple[int, ...]
 ) -> UInt8[np.ndarray, "y x c"]:
-    """A window of an image at `shape`, antialiased.
+    """Resizes a window of an image to `shape`, antialiased.
 
-    The filter is close to bilinear with antialias, a triangle as wide as the scale says: whole pixels are averaged
-    until less than two remain for one, then a blur of three pixels, whose variance is what the triangle has beyond
-    bilinear interpolation, and that interpolation. On two cores it takes a third of the time of the triangle itself.
+    Approximates an antialiased triangle filter in a third of its time: averages whole pixels down to a scale below 2,
+    blurs with three taps of the variance that the triangle exceeds bilinear interpolation by, and interpolates.
     """
     cv2 = opencv()
     top, left, rows, columns = window
@@ -82,8 +80,8 @@ def resize_window(
 
 
 def _deviation(scale: float) -> float:
-    """Of the Gaussian that is [v / 2, 1 - v, v / 2] at -1, 0 and 1, with the variance v that the scale asks for."""
+    """Standard deviation of the Gaussian [v / 2, 1 - v, v / 2] at -1, 0 and 1 with the variance v for a scale."""
     if scale <= 1:
-        return 1.0  # of a kernel of one value
+        return 1.0  # for a kernel of size 1
     variance = (scale**2 - 1) / 6
     return math.sqrt(0.5 / math.log(2 * (1 - variance) / variance))

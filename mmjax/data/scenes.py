@@ -1,4 +1,4 @@
-"""Drawn scenes as a source, images or, where they move, clips: NumPy only."""
+"""Synthetic scenes as a source of images or clips."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 
 from mmjax.config import DataConfig
 from mmjax.config.schema import require
+from mmjax.data.image import normalize
 from mmjax.data.random_access import ordered
 from mmjax.data.source import TEXT, Examples, ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.scenes import draw, motion, questions
@@ -14,16 +15,16 @@ from mmjax.scenes.grammar import caption
 from mmjax.types import Feature
 
 EVALUATION_EXAMPLES = 512
-CACHE_BYTES = 2**30  # of drawn images: drawing takes longer than anything else here
+CACHE_BYTES = 2**30  # of rendered images; rendering dominates the time
 
 
 def features(config: DataConfig) -> dict[str, Feature]:
-    given = captioned_images(config) | {"scene": TEXT}
-    return given | ({"question": TEXT} if config.scenes.questions else {})
+    base = captioned_images(config) | {"scene": TEXT}
+    return base | ({"question": TEXT} if config.scenes.questions else {})
 
 
 def check(config: DataConfig, field: str) -> None:
-    """Raises UserError for what cannot be drawn."""
+    """Raises UserError for invalid settings."""
     require(
         not config.flip, f"{field}.flip: a mirrored scene makes its caption false (left of, right of); set it to false"
     )
@@ -40,12 +41,11 @@ def check(config: DataConfig, field: str) -> None:
 
 
 def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
-    """Scenes never held out for training; for evaluation, only held-out combinations of shape, color and relation.
+    """Opens scenes; those of evaluation have held-out combinations of shape, color and relation.
 
-    Where config.frames is above 1 they are clips of moving scenes, whose captions leave radius, place and speed open.
-    Examples are drawn independently of each other: where the captions determine the images, some occur repeatedly.
-    With config.scenes.questions there are one, two or three things, a caption only of two, and a question, another
-    each epoch.
+    With several frames they are clips of moving scenes, whose captions do not determine radius, position and speed.
+    Examples are independent, so fully specified ones may repeat. With config.scenes.questions there are one to three
+    objects, a caption only of two, and another question each epoch.
     """
     check(config, "data")
     seed %= 2**32
@@ -87,7 +87,7 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
             keys = np.array(indices, np.int64)
             images, captions, scenes = zip(*map(example, indices), strict=True)
             examples: Examples = {
-                "image": np.stack(images).astype(np.float32) / np.float32(127.5) - np.float32(1),
+                "image": normalize(np.stack(images)),
                 "mask": np.ones(keys.shape, np.bool_),
                 "key": keys,
                 "epoch": epochs,

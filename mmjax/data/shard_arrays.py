@@ -1,4 +1,4 @@
-"""Shards of named arrays in a cache: safetensors files, read by position; see mmjax/data/shard_cache.py."""
+"""Shards of named arrays in safetensors files, for mmjax/data/shard_cache.py."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ ENDS = ".ends"  # of a ragged array
 
 
 def write_arrays(cache: Cache, start: int, size: int, arrays: Mapping[str, np.ndarray], part: str = "") -> None:
-    """Adds a shard of named arrays of any type: one row for each position, or ragged; see write_shard and ragged."""
+    """Adds a shard of named arrays with one row per position, or ragged; see write_shard and ragged."""
 
     def write(path: Path) -> dict[str, Any]:
         path.write_bytes(safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
@@ -25,7 +25,7 @@ def write_arrays(cache: Cache, start: int, size: int, arrays: Mapping[str, np.nd
 
 
 def ragged(name: str, rows: Sequence[bytes | np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows of different lengths as arrays of a shard: all in one, and as NAME.ends where each begins and ends."""
+    """Rows of different lengths as two arrays: their concatenation, and its row boundaries NAME.ends."""
     arrays = [np.frombuffer(row, np.uint8) if isinstance(row, bytes) else row for row in rows]
     content = np.concatenate(arrays) if arrays else np.empty(0, np.uint8)
     return {name: content, f"{name}{ENDS}": np.cumsum([0, *map(len, rows)]).astype(np.int64)}
@@ -42,7 +42,7 @@ class ArrayReader:
         self.positions: Int64[np.ndarray, " n"] = np.concatenate([np.empty(0, np.int64), *spans])
 
     def take(self, name: str, positions: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b ..."]:
-        """The rows at some positions, which must be there."""
+        """The rows at positions, which must exist."""
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         rows = (positions - self._starts[shards]).tolist()
         return np.concatenate([self._read(s, name, row, row + 1) for s, row in zip(shards.tolist(), rows, strict=True)])
@@ -59,6 +59,6 @@ class ArrayReader:
 
     def _read(self, shard: int, name: str, begin: int, end: int) -> Shaped[np.ndarray, "_ ..."]:
         array = self._files[shard].get_slice(name)
-        if begin == end:  # which safetensors refuses at the end of an array
+        if begin == end:  # safetensors rejects an empty slice at the end
             return self._files[shard].get_tensor(name) if array.get_shape()[0] == 0 else array[:1][:0]
         return array[begin:end]

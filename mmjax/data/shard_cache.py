@@ -1,9 +1,9 @@
-"""A cache on disk of what is expensive to compute: shards of arrays or records, a checksum for each, and one index.
+"""Disk cache of shards with checksums and an index.
 
-A cache is a folder of shards and an index.json, which is rewritten after each shard. Its key is a nested dict of all
-that the content follows from; a cache of another key is refused, naming the fields that differ. A shard holds
-consecutive positions: an interrupted or corrupt cache has gaps between them, and whoever writes it fills just those.
-Shards are arrays (see mmjax/data/shard_arrays.py) or whatever their writer makes of a path, such as ArrayRecord.
+A cache is a folder of shards and an index.json, rewritten after each shard. Its key is a nested dict that determines
+the content; opening it with another key raises an error that names the differences. A shard holds consecutive
+positions: an interrupted or corrupt cache has gaps, and writing resumes by filling them. Shards are arrays (see
+mmjax/data/shard_arrays.py) or other files, such as ArrayRecord.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from mmjax.types import Params, UserError, leaf_name
 
 VERSION = 1
 INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
-LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # files that nobody needs unless the index names them
-HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord's own index is at the end
+LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # removed unless the index names them
+HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord has its index at the end
 MAX_SHOWN = 3  # differences in a message
 THREADS = 8  # shards checked at a time
 
@@ -39,16 +39,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheKind:
-    """What a cache holds, as its index and messages name it."""
+    """Kind of a cache, for its index and messages."""
 
     name: str  # in the plural: "visual tokens"
-    command: str  # that writes, resumes and repairs it
-    option: str  # that names another folder
+    command: str  # that writes and repairs it
+    option: str  # for another folder
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of a cache. It holds the positions from `start` to before `start + size`."""
+    """A file of a cache, with the positions [start, start + size)."""
 
     file: str
     start: int
@@ -56,7 +56,7 @@ class Shard:
     bytes: int
     sha256: str
     ends_sha256: str  # of the first and last bytes, for a quick check
-    part: str = ""  # names the sequence of positions where a cache has several, such as splits
+    part: str = ""  # for caches with several sequences of positions, such as splits
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,10 +66,10 @@ class Cache:
 
     folder: Path
     kind: CacheKind
-    key: dict[str, Any]  # what the content follows from
-    info: dict[str, Any]  # what else readers need to know
-    shards: list[Shard] = field(default_factory=list)  # of each part, in order of their positions
-    complete: bool = False  # whether all that belongs in it has been written
+    key: dict[str, Any]  # determines the content
+    info: dict[str, Any]  # other data for readers
+    shards: list[Shard] = field(default_factory=list)  # of each part, ordered by position
+    complete: bool = False
 
     def shards_of(self, part: str) -> list[Shard]:
         return [shard for shard in self.shards if shard.part == part]
@@ -81,7 +81,7 @@ def key_digest(key: Mapping[str, Any]) -> str:
 
 
 def params_digest(params: Params) -> str:
-    """SHA-256 over name, type, shape and bytes of each parameter, in the order of their names."""
+    """SHA-256 of the names, dtypes, shapes and bytes of all parameters, ordered by name."""
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     for name, leaf in sorted((leaf_name(path), leaf) for path, leaf in leaves):
@@ -92,10 +92,10 @@ def params_digest(params: Params) -> str:
 
 
 def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache | None:
-    """The cache of that key in a folder, complete or not, its shards unchecked; None where there is none.
+    """Reads a cache, complete or not, without checking shards; None if there is none.
 
     Raises:
-        UserError: where the index is broken, or of another kind, version or key.
+        UserError: where the index is invalid, or of another kind, version or key.
     """
     path = folder / INDEX
     try:
@@ -107,18 +107,18 @@ def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = No
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        told = f"{path}: not an index of {kind.name}, version {VERSION}"
-        raise UserError(f"{told}; remove {folder} and run {kind.command}") from error
+        problem = f"{path}: not an index of {kind.name}, version {VERSION}"
+        raise UserError(f"{problem}; remove {folder} and run {kind.command}") from error
     if key is not None:
         _check(cache, cache.key, key)
     return cache
 
 
 def open_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache:
-    """A complete cache of that key, after a quick check of its shards; see find_corrupt_shards.
+    """Opens a complete cache after a quick check of its shards; see find_corrupt_shards.
 
     Raises:
-        UserError: where it is missing, not complete, corrupt, or read_cache refuses it.
+        UserError: as read_cache, or where it is missing, incomplete or corrupt.
     """
     cache = read_cache(folder, kind, key)
     if cache is None or not cache.complete:
@@ -130,26 +130,26 @@ def open_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = No
 
 
 def is_complete(folder: Path, kind: CacheKind, verify: bool = False) -> bool:
-    """Whether a folder holds a complete cache of any key; with `verify`, one without corrupt shards."""
+    """Whether a folder holds a complete cache of any key; `verify` also checks its shards."""
     cache = read_cache(folder, kind)
     return cache is not None and cache.complete and not (verify and find_corrupt_shards(cache))
 
 
-def _check(cache: Cache, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UserError where two keys differ."""
+def _check(cache: Cache, actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises UserError if two keys differ."""
 
-    def shown(value: Any) -> str:
+    def describe(value: Any) -> str:
         if value is None or isinstance(value, Mapping):
             return "not set" if value is None else "set"
         text = value if value and isinstance(value, str) else json.dumps(value)
         return text if len(text) < 64 else f"{text[:8]}..."  # a digest
 
-    changed = list(differences(found, _plain(wanted)))
-    told = [f"{name} was {shown(was)} and now is {shown(now)}" for name, was, now in changed[:MAX_SHOWN]]
-    told += [f"{len(changed) - MAX_SHOWN} more differences"] if len(changed) > MAX_SHOWN else []
-    if told:
-        what = f"{cache.folder}: holds other {cache.kind.name}: {', '.join(told)}"
-        raise UserError(f"{what}; remove the folder, or name another with {cache.kind.option}")
+    changed = list(differences(actual, _plain(expected)))
+    shown = [f"{name} was {describe(old)} and now is {describe(new)}" for name, old, new in changed[:MAX_SHOWN]]
+    shown += [f"{len(changed) - MAX_SHOWN} more differences"] if len(changed) > MAX_SHOWN else []
+    if shown:
+        problem = f"{cache.folder}: holds other {cache.kind.name}: {', '.join(shown)}"
+        raise UserError(f"{problem}; remove the folder, or name another with {cache.kind.option}")
 
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,17 +158,17 @@ def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
-    """The files of corrupt shards, and what is wrong with each.
+    """Finds corrupt shards, and what is wrong with each, by file.
 
     Args:
-        quick: read only the first and the last bytes of files of records, which have checksums of their own.
+        quick: read only the ends of record files, which have checksums of their own.
     """
 
     def problem(shard: Shard) -> str:
         path = cache.folder / shard.file
         try:
-            if (found := path.stat().st_size) != shard.bytes:
-                return f"holds {found:,} bytes instead of {shard.bytes:,}"
+            if (size := path.stat().st_size) != shard.bytes:
+                return f"holds {size:,} bytes instead of {shard.bytes:,}"
             ends = quick and path.suffix != SUFFIX
             same = _sha256(path, ends) == (shard.ends_sha256 if ends else shard.sha256)
             return "" if same else "its bytes are not those that were written"
@@ -178,11 +178,11 @@ def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
     with ThreadPoolExecutor(THREADS) as pool:
         problems = pool.map(problem, cache.shards)
         bar = progress_bar(problems, "checking", len(cache.shards), unit="shard")
-        return {shard.file: found for shard, found in zip(cache.shards, bar, strict=True) if found}
+        return {shard.file: text for shard, text in zip(cache.shards, bar, strict=True) if text}
 
 
 def _sha256(path: Path, ends: bool = False) -> str:
-    """Of a file, or of its first and last bytes."""
+    """SHA-256 of a file, or of its first and last bytes."""
     with path.open("rb") as file:
         if not ends:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -195,12 +195,12 @@ def _sha256(path: Path, ends: bool = False) -> str:
 def write_cache(
     folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool = False
 ) -> Iterator[Cache]:
-    """Opens a cache to write into, as one process at a time may do; where it is not complete, fill its gaps and finish.
+    """Opens a cache for writing, with a lock; the caller fills its gaps and calls finish.
 
-    What an earlier attempt wrote is kept unless `rebuild` is set; corrupt shards are removed, and named in the log.
+    Earlier shards are kept unless `rebuild` is set; corrupt ones are removed with a warning.
 
     Raises:
-        UserError: where the folder holds anything else, another process writes into it, or it cannot be written.
+        UserError: where the folder holds other files, is locked by another process, or not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def write_cache(
 
 
 def _is_new(folder: Path, kind: CacheKind) -> bool:
-    """Whether there is no index, or one that is cut off, as where the machine went down."""
+    """Whether the index is missing or broken."""
     path = folder / INDEX
     try:
         json.loads(path.read_bytes())
@@ -237,13 +237,13 @@ def _is_new(folder: Path, kind: CacheKind) -> bool:
 
 
 def remove_shards(cache: Cache, files: Iterable[str]) -> None:
-    """Removes shards, and what attempts that were killed left behind."""
-    if gone := set(files):
-        cache.shards = [shard for shard in cache.shards if shard.file not in gone]
-    if gone or not cache.complete:
+    """Removes shards, and leftovers of interrupted runs."""
+    if removed := set(files):
+        cache.shards = [shard for shard in cache.shards if shard.file not in removed]
+    if removed or not cache.complete:
         _save(cache)
-    found = {path.name for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}
-    for name in found - {shard.file for shard in cache.shards}:
+    existing = {path.name for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}
+    for name in existing - {shard.file for shard in cache.shards}:
         (cache.folder / name).unlink()
 
 
@@ -261,7 +261,7 @@ def _save(cache: Cache) -> None:
 
 
 def gaps(cache: Cache, total: int, part: str = "") -> list[tuple[int, int]]:
-    """The ranges of positions, from the first to before the last, that no shard of a part holds."""
+    """The ranges [start, stop) of positions of a part that no shard holds."""
     shards = cache.shards_of(part)
     starts = [0, *(shard.start + shard.size for shard in shards)]
     stops = [*(shard.start for shard in shards), total]
@@ -271,7 +271,7 @@ def gaps(cache: Cache, total: int, part: str = "") -> list[tuple[int, int]]:
 def write_shard(
     cache: Cache, file: str, start: int, size: int, write: Callable[[Path], Mapping[str, Any]], part: str = ""
 ) -> None:
-    """Adds a shard, which `write` writes to the path that it is given, returning the shard's info.
+    """Atomically adds a shard; `write` writes it to a path and returns its info.
 
     Raises:
         UserError: where it cannot be written.

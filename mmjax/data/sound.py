@@ -1,4 +1,4 @@
-"""A sound from a file as log-mel features, read by soundfile (the extra `audio`): WAV, FLAC, OGG, MP3 and others."""
+"""Log-mel features of sound files, read with soundfile (the extra `audio`): WAV, FLAC, OGG, MP3 and others."""
 
 import functools
 import importlib.util
@@ -11,10 +11,10 @@ from jaxtyping import Float, Float32, Float64
 from mmjax.types import UserError
 
 WINDOW, HOP = 0.025, 0.01  # seconds
-MIN_POWER = 1e-10  # of a mel bin; below it is silence
+MIN_POWER = 1e-10  # of a mel bin; lower ones are clipped
 DECIBELS = (-100.0, 20.0)  # become -1 and 1
-SILENCE = 1e-4  # amplitude of full scale that is not reached by what is silent, -80 dB
-BREAK, SLOPE = 1000.0, 200.0 / 3  # Slaney's mel scale: linear up to here, in Hz, with this many Hz a mel
+SILENCE = 1e-4  # amplitude below which a sound is silent, -80 dB
+BREAK, SLOPE = 1000.0, 200.0 / 3  # Slaney's mel scale: linear up to this frequency in Hz, with this many Hz per mel
 
 
 class SoundError(UserError):
@@ -24,11 +24,11 @@ class SoundError(UserError):
 def read_sound(
     path: str | Path, rate: int = 16_000, seconds: float = 10.0, bins: int = 128
 ) -> Float32[np.ndarray, "{bins} x 1"]:
-    """The middle of a sound as log-mel features, float32 [y = bins, x = frames, 1]; see log_mel.
+    """Reads the middle of a sound as log-mel features, float32 [y = bins, x = frames, 1]; see log_mel.
 
     Args:
-        rate: samples a second that it is brought to.
-        seconds: how long; a shorter one is followed by silence.
+        rate: sample rate in Hz, to which it is resampled.
+        seconds: duration; shorter sounds are padded with silence.
 
     Raises:
         UserError: for a file that is missing, broken, empty or silent, or where soundfile is not installed.
@@ -41,13 +41,13 @@ def read_sound(
 
 
 def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32[np.ndarray, " samples"]:
-    """A stretch of a sound, its channels averaged, at `rate` samples a second; zeros behind its end.
+    """Reads a crop of a sound as mono samples at `rate`, zero-padded at the end.
 
     Args:
-        place: where in the sound, from 0 (its beginning) to 1 (its end).
+        place: of the crop, from 0 (the beginning) to 1 (the end).
 
     Raises:
-        SoundError: where it cannot be read, holds nothing, is silent there, or has values that are no numbers.
+        SoundError: where it is unreadable, empty, silent or not finite.
     """
     import soundfile
 
@@ -58,7 +58,7 @@ def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32
             length = math.ceil(seconds * file.samplerate)
             first = round(place * max(file.frames - length, 0))
             file.seek(first)
-            found, samples = file.samplerate, file.read(length, dtype="float32", always_2d=True)
+            file_rate, samples = file.samplerate, file.read(length, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()).removeprefix(f"Error opening {str(path)!r}: ")
         raise SoundError(f"cannot be read as a sound: {reason}") from error
@@ -67,13 +67,13 @@ def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32
     if not np.all(np.isfinite(samples)):
         raise SoundError("holds values that are no numbers")
     if np.max(np.abs(samples)) < SILENCE:
-        raise SoundError(f"is silent from {first / found:.1f} s to {(first + len(samples)) / found:.1f} s")
+        raise SoundError(f"is silent from {first / file_rate:.1f} s to {(first + len(samples)) / file_rate:.1f} s")
     samples = samples.mean(axis=1)
-    if found != rate:
+    if file_rate != rate:
         from scipy.signal import resample_poly  # slow to import
 
-        shared = math.gcd(found, rate)
-        samples = resample_poly(samples, rate // shared, found // shared).astype(np.float32)
+        divisor = math.gcd(file_rate, rate)
+        samples = resample_poly(samples, rate // divisor, file_rate // divisor).astype(np.float32)
     kept = np.zeros(round(seconds * rate), np.float32)
     kept[: len(samples)] = samples[: len(kept)]
     return kept
@@ -82,8 +82,8 @@ def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32
 def log_mel(samples: Float[np.ndarray, " samples"], rate: int, bins: int) -> Float32[np.ndarray, "{bins} x 1"]:
     """Log-mel features of samples from -1 to 1, float32 [y = bins from low to high, x = frames, 1], about -1 to 1.
 
-    Power in mel bins (Slaney's scale, each filter's area 1, up to half the rate) of Hann windows of 25 ms every 10 ms,
-    the first one around the first sample; in decibels, of which -100 become -1 and 20 become 1.
+    Power of Hann windows of 25 ms every 10 ms, centered on the first sample, in mel bins up to half the rate (Slaney's
+    scale, filters of area 1); decibels from -100 to 20 are scaled to -1 to 1.
     """
     decibels = 10 * np.log10(np.maximum(mel_power(samples, rate, bins), MIN_POWER))
     low, high = DECIBELS
@@ -93,27 +93,27 @@ def log_mel(samples: Float[np.ndarray, " samples"], rate: int, bins: int) -> Flo
 def mel_power(samples: Float[np.ndarray, " samples"], rate: int, bins: int) -> Float64[np.ndarray, "{bins} x"]:
     """The power in each mel bin around each 10 ms."""
     window, hop = round(WINDOW * rate), round(HOP * rate)
-    width = 2 ** math.ceil(math.log2(2 * window))  # zeros around the window: the lowest bins lie close
+    width = 2 ** math.ceil(math.log2(2 * window))  # zero-padded, as the lowest bins are narrow
     frames = len(samples) // hop
     padded = np.concatenate([np.zeros(width // 2), samples, np.zeros(width // 2)])
     pieces = np.lib.stride_tricks.sliding_window_view(padded, width)[: frames * hop : hop]
     before = (width - window) // 2
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-    spectra = np.fft.rfft(pieces[:, before : before + window] * hann, width)  # where it begins changes phases only
+    spectra = np.fft.rfft(pieces[:, before : before + window] * hann, width)  # the offset changes phases only
     return mel_filters(rate, width, bins) @ (spectra.real**2 + spectra.imag**2).T
 
 
 @functools.lru_cache(maxsize=8)
 def mel_filters(rate: int, width: int, bins: int) -> Float64[np.ndarray, "{bins} k"]:
-    """Triangles over the frequencies of a real transform of `width` samples, each of area 1 in Hz.
+    """Triangular filters of area 1 in Hz over the frequencies of a real FFT of `width` samples.
 
-    Slaney, Auditory Toolbox (1998): the corners lie evenly on a scale that is straight up to 1,000 Hz and logarithmic
-    above, 27 mels for a factor of 6.4.
+    Slaney, Auditory Toolbox (1998): corners are evenly spaced in mels, linear up to 1,000 Hz and logarithmic above, 27
+    mels per factor of 6.4.
     """
     top = rate / 2
-    most = BREAK / SLOPE
+    linear = BREAK / SLOPE
     mels = np.linspace(0, _mel(top), bins + 2)
-    corners = np.where(mels < most, SLOPE * mels, BREAK * np.exp((mels - most) * math.log(6.4) / 27))
+    corners = np.where(mels < linear, SLOPE * mels, BREAK * np.exp((mels - linear) * math.log(6.4) / 27))
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     frequencies = np.linspace(0, top, width // 2 + 1)
     rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
@@ -127,12 +127,12 @@ def _mel(frequency: float) -> float:
 
 
 def frames_of(rate: int, seconds: float) -> int:
-    """The number of frames that log_mel gives for this duration."""
+    """The number of frames of log_mel."""
     return round(seconds * rate) // round(HOP * rate)
 
 
 def check_soundfile(path: Path) -> None:
-    """Raises UserError where soundfile is not installed; opens nothing."""
-    found = importlib.util.find_spec("soundfile")
-    if found is None or found.origin is None:
+    """Raises UserError if soundfile is not installed."""
+    spec = importlib.util.find_spec("soundfile")
+    if spec is None or spec.origin is None:
         raise UserError(f"{path}: soundfile is needed to read it, and not installed; run pip install '.[audio]'")

@@ -1,4 +1,4 @@
-"""A folder of sounds with captions: ROOT/SPLIT/ holds the sounds and captions.jsonl, see mmjax.data.folder_dataset."""
+"""Folder of sounds with captions; see mmjax.data.folder_dataset."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def features(config: DataConfig) -> dict[str, Feature]:
 
 
 def check(config: DataConfig, field: str) -> None:
-    """Raises UserError where sounds of this length, rate or resolution are impossible."""
+    """Raises UserError for invalid audio settings."""
     audio = config.audio
     require(audio.rate >= 1000, f"{field}.audio.rate: must be at least 1000 samples a second, not {audio.rate}")
     require(audio.rate % 100 == 0, f"{field}.audio.rate: must be a multiple of 100, as 16000 is, not {audio.rate}")
@@ -31,13 +31,13 @@ def check(config: DataConfig, field: str) -> None:
 
 
 def open_sounds(config: DataConfig, training: bool, seed: int) -> Source:
-    """Sounds with their captions, in the order of captions.jsonl.
+    """Opens captioned sounds, in the order of captions.jsonl.
 
-    "image" is [b, y, x, 1]: log-mel features, y mel bins from low to high and x frames of 10 ms. Training draws which
-    part of a long sound is taken; evaluation takes the middle.
+    "image" is [b, y, x, 1]: log-mel features, y mel bins from low to high and x frames of 10 ms. Training crops long
+    sounds at random, evaluation in the middle.
 
     Raises:
-        UserError: where something is missing, a line is not as it should be, or soundfile is not installed.
+        UserError: where a file is missing, a line is invalid, or soundfile is not installed.
     """
     audio, folder = config.audio, Path(config.root) / config.split(training)
     captions = read_captions(folder, KIND)
@@ -48,7 +48,7 @@ def open_sounds(config: DataConfig, training: bool, seed: int) -> Source:
         return (caption for name in names for caption in captions[name])
 
     def load(spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "y x 1"]:
-        # The last number keeps these draws apart from that of the caption.
+        # 1: a random stream independent of the choice of the caption.
         place = np.random.default_rng((spec.seed, epoch, key, 1)).random() if spec.training else 0.5
         return log_mel(read_samples(folder / names[key], audio.rate, audio.seconds, place), audio.rate, audio.bins)
 

@@ -1,8 +1,8 @@
-"""What a source of examples is, and how the one that a config names is opened.
+"""Sources of examples, and opening the one of a config.
 
-A source is read as a stream of positions: position p is example p % size of epoch p // size. The global batch of step k
-holds the positions from k * batch on, whatever the number of processes, so a run resumes at any step. All sources go to
-a position at once; coco_tfds passes over the beginnings of the few files that it reads there (mmjax/data/streams.py).
+A source is a stream of positions: position p is example p % size of epoch p // size. The global batch of step k holds
+the positions from k * batch on for any number of processes, so a run resumes at any step. Sources seek to a position
+directly; coco_tfds skips the beginnings of a few files (mmjax/data/streams.py).
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ from mmjax.types import Feature, InputStats, UserError
 
 # Consecutive positions as read from a source, a dict of
 #   image    float32 [b, y, x, c]  -1 (black) to 1 (white); clips [b, f, y, x, c]
-#            or, from cached tokens, `codes` int32 [b, *grid] and what else was cached
+#            or, from cached tokens, `codes` int32 [b, *grid] and other cached arrays
 #   the source's other features, as arrays [b, ...]; see array_fields
-#   mask     bool [b]              False: the image could not be read, all its features are 0
-#   key      int64 [b]             names the example among all of the source, from 0 up; random draws depend on it
+#   mask     bool [b]              False: the image could not be read, its features are 0
+#   key      int64 [b]             identifies the example in the source, from 0; seeds its augmentations
 #   epoch    int64 [b]
 #   id       list of b strings
 #   captions list of b lists of strings
-#   questions list of b strings    (of a source with "question") "" where there is none
-#   answers  list of b lists of strings   (the same) all that people gave, none where there is no question
-#   label    int64 [b]             (of a source with "label") class, -1 where there is none
-#   problem  list of b strings     (optional) what is wrong with an image or clip of mask False
-#   read_seconds  float            (optional) seconds that were waited for files
-#   component     int64 [b]        of a mixture: which of its components
+#   questions list of b strings    (with the feature "question") "" without one
+#   answers  list of b lists of strings   (the same) all answers
+#   label    int64 [b]             (with the feature "label") class, -1 without one
+#   problem  list of b strings     (optional) why mask is False
+#   read_seconds  float            (optional) seconds spent waiting for files
+#   component     int64 [b]        of a mixture: index of the component
 Examples = dict[str, Any]
 RESERVED = ("mask", "key", "epoch", "id", "captions", "questions", "answers", "problem", "read_seconds", "component",
             "seed", "answer", "text_features")  # fmt: skip
@@ -45,18 +45,18 @@ Features = Mapping[str, Feature]
 TEXT = Feature("text")
 DTYPES = {"image": "float32", "mask": "uint8", "boxes": "float32"}
 
-# The positions of a global batch that are one source's, in rising order, and which of them the process reads.
+# The positions of a source in a global batch, ascending, and the slice that a process reads.
 ProcessShard = tuple[Int64[np.ndarray, " b"], slice]
 
 
 @dataclass(frozen=True)
 class ReadSpec:
-    """Which positions one process reads, and how images are prepared.
+    """Positions that a process reads, and preprocessing of images.
 
     Attributes:
-        shards: starts a pass over the global batches; the process reads at least one position of each.
-        training: every epoch in another order, random crop and flip; otherwise in order, the center.
-        seed: of the order and the random crops, from 0 up.
+        shards: starts a pass over the global batches; each has at least one position of the process.
+        training: shuffled, with random crops and flips; otherwise in order, with center crops.
+        seed: of the order and augmentations, at least 0.
         size, resize, flip: as in `mmjax.config.DataConfig`.
     """
 
@@ -68,29 +68,29 @@ class ReadSpec:
     flip: bool
 
     def positions(self) -> Iterator[Int64[np.ndarray, " b"]]:
-        """Those that the process reads, as many at a time as it reads of a global batch."""
-        return (positions[own] for positions, own in self.shards())
+        """Positions that the process reads of each global batch."""
+        return (positions[shard] for positions, shard in self.shards())
 
 
 @dataclass
 class Source:
-    """Examples to read.
+    """An open source.
 
     Attributes:
-        name: as in the config, data.source.
-        size: examples in an epoch.
-        features: the named fields of its examples; "scene" where captions are of the scene grammar.
-        all_captions: starts a pass over every caption, and over the questions and answers.
-        read: the positions of a ReadSpec, as many at a time as that gives.
-        text_features: of texts, float16 [b, t, d], zero after each text's tokens; None: a batch holds none.
+        name: data.source of the config.
+        size: examples per epoch.
+        features: features of its examples; "scene": captions follow the scene grammar.
+        all_captions: starts a pass over all captions, questions and answers.
+        read: reads the positions of a ReadSpec, in its batches.
+        text_features: features of texts, float16 [b, t, d], 0 after their tokens; None: not in batches.
         num_read: images or clips read so far.
-        num_corrupt: how many of them could not be read (once an epoch for each such image).
+        num_corrupt: number of them that could not be read, counted in each epoch.
         corrupt_ids: the first of those.
         max_corrupt_fraction: as in `mmjax.config.DataConfig`.
-        input_stats: time spent on training batches.
-        components: of a mixture, whose corrupt images are counted apart.
-        field: where the config describes it.
-        classes: names of the classes, by their label.
+        input_stats: statistics of training batches.
+        components: of a mixture; corrupt images are counted for each.
+        field: config field of its data.
+        classes: names of the classes by label.
     """
 
     name: str
@@ -110,23 +110,23 @@ class Source:
 
     @property
     def captions_optional(self) -> bool:
-        """Whether examples may be without a caption, which then have no text at all, not even an empty one."""
+        """Whether examples may lack a caption; their `text` is then all padding."""
         return "text" not in self.features or "question" in self.features or "label" in self.features
 
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """A kind of source, by the name that `data.source` has for it (see mmjax/data/sources.py).
+    """Specification of a kind of source.
 
     Attributes:
-        features: the named fields of its examples, known before it is opened.
-        open: opens the training (True) or the evaluation examples; the int is the config's seed.
-        check: raises UserError for a config that is impossible; the text is the field of that data, such as "data".
-        raw: the encoded images of a split below a root, where `mmjax prepare --to` can take them.
-        settings: those of SETTINGS that its examples depend on.
-        needs_root: data.root must be set.
-        gives_clips: data.frames may be above 1.
-        drawn: examples are made from the seed, at their final size: nothing is cropped, flipped or split.
+        features: features of its examples, known before it is opened.
+        open: (config, training, seed) -> the open source.
+        check: (config, field of the data, such as "data") raises UserError for an invalid config.
+        raw: (root, split) -> the encoded images; None: `mmjax prepare --to` cannot pack it.
+        settings: those of SETTINGS that it uses.
+        needs_root: whether data.root must be set.
+        gives_clips: whether data.frames may exceed 1.
+        drawn: examples are generated from the seed at their final size: no crops, flips or splits.
     """
 
     features: Callable[[DataConfig], Features]
@@ -140,21 +140,21 @@ class SourceSpec:
 
 
 def find_source(config: DataConfig, field: str = "data") -> SourceSpec:
-    """The spec of the source that the config names; `field` is where the config is, for messages."""
+    """The specification of a config's source; `field` is that of the data, for messages."""
     spec: SourceSpec = registry.find("source", config.source, f"{field}.source")
     return spec
 
 
 def open_source(config: DataConfig, training: bool, seed: int) -> Source:
-    """Opens the source that the config names: its training or its evaluation examples.
+    """Opens the training or evaluation examples of a config's source.
 
     Args:
         config: the config's data.
-        training: opens data.train_split, otherwise data.evaluation_split.
-        seed: of what is drawn; sources that are read do not use it.
+        training: data.train_split or data.evaluation_split.
+        seed: of generated examples.
 
     Raises:
-        UserError: where the data set is missing, incomplete or of another layout.
+        UserError: where the dataset is missing, incomplete or of another layout.
     """
     source = find_source(config).open(config, training, seed)
     check_features(source.features, f"data.source {config.source}")
@@ -163,31 +163,31 @@ def open_source(config: DataConfig, training: bool, seed: int) -> Source:
 
 
 def open_raw(config: DataConfig) -> dict[str, RawSplit]:
-    """What the config's splits can be packed from, by their names in the config.
+    """Opens the raw images of both splits of a config, for packing.
 
     Raises:
-        UserError: as open_source, or where the source is none that can be packed.
+        UserError: as open_source, or where the source cannot be packed.
     """
     raw = find_source(config).raw
     if raw is None:
-        able = ", ".join(name for name, spec in registry.table("source").items() if spec.raw)
-        raise UserError(f"data.source: mmjax prepare --to takes {able}, not {config.source}")
+        packable = ", ".join(name for name, spec in registry.table("source").items() if spec.raw)
+        raise UserError(f"data.source: mmjax prepare --to takes {packable}, not {config.source}")
     return {split: raw(config.root, split) for split in dict.fromkeys((config.train_split, config.evaluation_split))}
 
 
 def image_feature(config: DataConfig) -> Feature:
-    """The image, or where data.frames is above 1 the clip, of a source that gives squares of data.size."""
+    """A square image of data.size, or a clip where data.frames exceeds 1."""
     frames = (config.frames,) if config.frames > 1 else ()
     return Feature("image", (*frames, config.size, config.size, 3))
 
 
 def captioned_images(config: DataConfig) -> dict[str, Feature]:
-    """The features of a source of images, or clips, with captions."""
+    """Features of captioned images or clips."""
     return {"image": image_feature(config), "text": TEXT}
 
 
 def check_features(features: Features, where: str) -> None:
-    """Raises UserError for a feature that no batch can hold; `where` names the source."""
+    """Raises UserError for an invalid feature; `where` names the source."""
     for name, feature in features.items():
         if name in RESERVED:
             raise UserError(f"{where}: a feature may not be named {name!r}, which batches have for something else")
@@ -202,7 +202,7 @@ def check_features(features: Features, where: str) -> None:
 
 
 def array_fields(features: Features) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type, without the batch, of the arrays that hold the images, masks, boxes and other arrays."""
+    """Shape and dtype per example of each array of a batch: images, masks, boxes and other arrays."""
     fields: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
     for name, feature in features.items():
         if feature.kind in ("image", "mask", "boxes", "array"):
@@ -213,11 +213,12 @@ def array_fields(features: Features) -> dict[str, tuple[tuple[int, ...], np.dtyp
 
 
 def process_shards(start: int, stop: int | None, batch: int, first: int, count: int) -> Iterator[ProcessShard]:
-    """The global batches from `start` on, and in each the `count` positions of one process, from the `first` on.
+    """Yields the global batches from position `start` on, and the slice of a process in each.
 
     Args:
-        stop: the position after the last one, which cuts the last batch short; None: endless.
-        batch: positions in a global batch.
+        stop: end of the positions; the last batch may be smaller; None: endless.
+        batch: global batch size.
+        first, count: slice of the process in a full batch.
     """
     for begin in itertools.count(start, batch):
         end = begin + batch if stop is None else min(begin + batch, stop)
@@ -227,5 +228,5 @@ def process_shards(start: int, stop: int | None, batch: int, first: int, count: 
 
 
 def epoch_order(spec: ReadSpec, size: int, epoch: int) -> Int64[np.ndarray, "{size}"]:
-    """Which of `size` examples is at each place of an epoch: a permutation that follows from the seed and the epoch."""
+    """The order of the examples in an epoch, a permutation by seed and epoch in training."""
     return np.random.default_rng((spec.seed, epoch)).permutation(size) if spec.training else np.arange(size)

@@ -1,4 +1,4 @@
-"""The sources by the names that `data.source` has for them; each is described by its spec, in its own file."""
+"""Registry of sources, the names of `data.source`."""
 
 from mmjax.data import classes, clips, coco, mixture, packed, scenes, sounds, tfds, vqa
 from mmjax.data.source import SourceSpec

@@ -1,13 +1,11 @@
-"""The order in which files are streamed that have no random access, as a closed form, so that reading resumes anywhere.
+"""Order of examples in files without random access, in closed form, so that reading resumes at any position.
 
-Position p of the epochs' examples belongs to stream p % STREAMS. In each epoch the files are put one after the other in
-an order of their own and cut into equal parts, one per stream. A stream reads its part from beginning to end, shuffled
-by a buffer. All of this follows from (seed, epoch), so which example a position holds depends neither on the batch
-size nor on the number of processes.
+Position p belongs to stream p % STREAMS. In each epoch the files are shuffled, concatenated and cut into equal parts,
+one per stream. A stream reads its part sequentially with a shuffle buffer. The order is a function of (seed, epoch),
+independent of batch size and number of processes.
 
-A global batch holds its positions stream by stream. Where STREAMS is a multiple of the number of processes, and of
-batch size and STREAMS one is a multiple of the other, each process reads the parts of its own streams only, except for
-the batch in which an epoch ends: that holds the rest of the epoch first.
+A global batch orders its positions by stream. If STREAMS is a multiple of the number of processes, and batch size and
+STREAMS divide one another, each process reads only its own streams, except in the last batch of an epoch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,18 +21,18 @@ FileSlice = tuple[int, int, int]  # index of a file, first record, number of rec
 
 
 def stream_positions(spec: ReadSpec, size: int) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """The positions that a process reads, with those of each global batch ordered by epoch and stream."""
-    for positions, own in spec.shards():
-        yield positions[np.lexsort((positions, positions % STREAMS, positions // size))][own]
+    """Positions that a process reads, in global batches ordered by epoch and stream."""
+    for positions, shard in spec.shards():
+        yield positions[np.lexsort((positions, positions % STREAMS, positions // size))][shard]
 
 
 def first_position(size: int, epoch: int, stream: int) -> int:
-    """The stream's first position in an epoch; the next ones follow STREAMS apart."""
+    """The first position of a stream in an epoch; the next ones follow at intervals of STREAMS."""
     return epoch * size + (stream - epoch * size) % STREAMS
 
 
 def stream_length(size: int, epoch: int, stream: int) -> int:
-    """The number of the stream's positions in an epoch."""
+    """The number of positions of a stream in an epoch."""
     return max(-(-((epoch + 1) * size - first_position(size, epoch, stream)) // STREAMS), 0)
 
 
@@ -53,7 +51,7 @@ def stream_slices(lengths: Sequence[int], spec: ReadSpec, epoch: int, stream: in
 
 
 def slice_files(lengths: Sequence[int], files: Iterable[int], start: int, stop: int) -> list[FileSlice]:
-    """The slices that hold the records [start, stop) of the files, one after the other in the given order."""
+    """Slices of the records [start, stop) of the concatenated files."""
     slices, begin = [], 0
     for file in files:
         first, last = max(start - begin, 0), min(stop - begin, lengths[file])
@@ -64,14 +62,14 @@ def slice_files(lengths: Sequence[int], files: Iterable[int], start: int, stop: 
 
 
 def stream_order(length: int, buffer: int, spec: ReadSpec, epoch: int, stream: int) -> Int64[np.ndarray, " length"]:
-    """Which record of its part a stream gives at each place.
+    """The order of the records of a stream's part.
 
-    In training, each record is delayed by a random number of places below `buffer`, and the records are sorted by that:
-    none moves by more than `buffer` places, and fewer than `buffer` are held in memory.
+    In training records are sorted by their index plus a random delay below `buffer`: none moves by more than `buffer`,
+    and fewer than `buffer` are held in memory.
     """
     order = np.arange(length)
     if not spec.training:
         return order
-    # The last number keeps these draws apart from those of the files' order.
+    # 2: a random stream independent of the order of the files.
     delay = np.random.default_rng((spec.seed, epoch, stream, 2)).random(length)
     return np.argsort(order + buffer * delay, kind="stable")

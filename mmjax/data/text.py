@@ -1,4 +1,4 @@
-"""Text tokens by SentencePiece: a vocabulary trained on captions, and texts to token ids and back."""
+"""Text tokenizer (SentencePiece)."""
 
 import io
 import itertools
@@ -12,13 +12,13 @@ from jaxtyping import Int, Int32
 from mmjax.types import BEGIN, END, MASK, PADDING, UNKNOWN, UserError
 
 MASK_PIECE = "<mask>"
-SPACE = "\u2581"  # what a piece that begins a word starts with
-MAX_CAPTIONS = 200_000  # the first so many train the vocabulary: more change it little and take long
-MAX_CAPTION_LENGTH = 2_000  # characters of a caption that train the vocabulary
+SPACE = "\u2581"  # first character of pieces that begin a word
+MAX_CAPTIONS = 200_000  # that train the vocabulary; more change it little
+MAX_CAPTION_LENGTH = 2_000  # characters
 
 
 class Tokenizer:
-    """Texts to token ids and back. Attributes: `proto`, the serialized model; `size`, the number of ids."""
+    """Encodes and decodes texts. Attributes: `proto`, the serialized model; `size`, the number of token ids."""
 
     def __init__(self, proto: bytes) -> None:
         self.proto = proto
@@ -26,10 +26,9 @@ class Tokenizer:
         self.size: int = self._processor.get_piece_size()
 
     def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b t"]:
-        """Token ids, int32 [b, length]: the text's first ones, the end token, padding.
+        """Encodes texts as int32 [b, length]: at most length - 1 tokens, the end token, padding.
 
-        An empty text is just the end token, and a text too long is cut to length - 1 tokens. What the vocabulary does
-        not hold is spelled in bytes. `<mask>` in a text gives the mask token.
+        Unknown characters are encoded as bytes. `<mask>` in a text gives the mask token.
         """
         ids = np.full((len(texts), length), PADDING, np.int32)
         for row, pieces in enumerate(self._processor.encode([_plain(text) for text in texts])):
@@ -38,11 +37,11 @@ class Tokenizer:
         return ids
 
     def length(self, text: str) -> int:
-        """How many tokens the text has, the end token among them."""
+        """Number of tokens of a text, including the end token."""
         return len(self._processor.encode(_plain(text))) + 1
 
     def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
-        """The text of each row up to its end token; ids that the vocabulary does not have are left out."""
+        """Decodes each row up to its end token; unknown ids are skipped."""
         texts = []
         for row in np.asarray(ids).tolist():
             kept = row[: row.index(END)] if END in row else row
@@ -50,24 +49,24 @@ class Tokenizer:
         return texts
 
     def words(self, ids: Int[np.ndarray, " t"]) -> list[tuple[str, list[int]]]:
-        """The words of a row up to its end token, each with the places of its tokens; signs go with the word before."""
+        """The words of a row up to its end token with their token indices; punctuation belongs to the word before."""
         row = np.asarray(ids).tolist()
-        found: list[list[int]] = []
+        groups: list[list[int]] = []
         for place, i in enumerate(row[: row.index(END)] if END in row else row):
             if i in (PADDING, BEGIN) or not 0 <= i < self.size:
                 continue
-            if not found or self._processor.id_to_piece(i).startswith(SPACE):
-                found.append([])
-            found[-1].append(place)
-        texts = [self._processor.decode([row[place] for place in places]).strip() for places in found]
-        return [(text, places) for text, places in zip(texts, found, strict=True) if text]
+            if not groups or self._processor.id_to_piece(i).startswith(SPACE):
+                groups.append([])
+            groups[-1].append(place)
+        texts = [self._processor.decode([row[place] for place in places]).strip() for places in groups]
+        return [(text, places) for text, places in zip(texts, groups, strict=True) if text]
 
 
 def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
-    """A tokenizer from a serialized SentencePiece model or the path of one.
+    """Loads a tokenizer from a serialized SentencePiece model or its path.
 
     Raises:
-        UserError: where there is no such file, or it holds something else.
+        UserError: where the file is missing or invalid.
     """
     hint = "should be a tokenizer.model, made by mmjax prepare"
     name = "text tokenizer" if isinstance(model, bytes) else str(model)
@@ -86,24 +85,24 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
     """Trains a SentencePiece model by byte pair encoding (Sennrich et al. 2016) with byte fallback.
 
     Args:
-        captions: only the first 200,000 are read.
-        vocabulary: the most token ids there may be; few different words give fewer.
+        captions: the first 200,000 are used.
+        vocabulary: maximal number of token ids.
 
     Returns:
-        The serialized model, the same for the same captions. Ids: 0 padding, 1 unknown, 2 begin, 3 end, 4 `<mask>`.
+        The serialized model, deterministic. Ids: 0 padding, 1 unknown, 2 begin, 3 end, 4 `<mask>`.
 
     Raises:
-        UserError: where there is no text at all, or the vocabulary is too small for the captions' letters.
+        UserError: where all captions are empty, or the vocabulary is too small for their characters.
     """
     texts = (_plain(caption)[:MAX_CAPTION_LENGTH] for caption in itertools.islice(captions, MAX_CAPTIONS))
-    written = (text for text in texts if text.strip())
-    first = next(written, None)
+    nonempty = (text for text in texts if text.strip())
+    first = next(nonempty, None)
     if first is None:
         raise UserError("text tokenizer: the training captions are all empty; at least one with text is needed")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=itertools.chain([first], written),
+            sentence_iterator=itertools.chain([first], nonempty),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocabulary,
@@ -126,5 +125,5 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """One line, and encodable: a lone surrogate (from broken JSON) would stop SentencePiece."""
+    """Joins lines, and replaces lone surrogates (from broken JSON), which SentencePiece rejects."""
     return " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").splitlines())

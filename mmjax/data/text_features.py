@@ -1,8 +1,8 @@
-"""Features of captions by a frozen text encoder, each computed once: adding to a cache of them, and reading it.
+"""Cache of the features of captions by a frozen text encoder.
 
-See mmjax/data/shard_cache.py. Each distinct caption has a position; more can always be added. The arrays of a shard:
+See mmjax/data/shard_cache.py. Each distinct caption has a position; captions can always be added. Arrays of a shard:
 
-    features  float16 ragged [t, d]  of the tokens of each caption
+    features  float16 ragged [t, d]  features of the tokens of each caption
     names     uint64 [p]             the first 8 bytes of the SHA-256 of each caption
 """
 
@@ -23,13 +23,13 @@ from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError
 
 KIND = CacheKind("text features", "mmjax prepare", "--config.tokens.cache=DIR")
-CAPTIONS = 4096  # of a shard, about
+CAPTIONS = 4096  # per shard, approximately
 
 Encode = Callable[[Sequence[str]], tuple[Float16[np.ndarray, "b t d"], Bool[np.ndarray, "b t"]]]
 
 
 def text_cache_key(params: Params, tokenizer: bytes, settings: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """What the features of a caption follow from, as plain data; where two keys are equal, so are the features.
+    """The cache key: plain data that determines the features of a caption.
 
     Args:
         params: of the text encoder.
@@ -50,20 +50,18 @@ def cached_text_features(
     repair: bool = False,
     per_shard: int = CAPTIONS,
 ) -> "TextFeatures":
-    """The features of captions, and of the empty text; those that the cache lacks are computed first, and kept.
+    """Opens the features of captions and of the empty text; computes and caches missing ones.
 
     Args:
-        folder: of the cache; made where it is missing.
-        key: what the features must follow from; see text_cache_key.
-        captions: in any order; each may come often.
-        encode: texts to their features, and which of them are of a token: the first ones of each row. There are always
-            `batch` texts.
-        repair: compute again what is corrupt.
-        per_shard: captions in a shard, rounded down to whole batches.
+        folder: of the cache; created if missing.
+        key: see text_cache_key.
+        captions: in any order, with repetitions.
+        encode: (`batch` texts) -> their features, and a mask of the tokens, a prefix of each row.
+        repair: recompute corrupt shards.
+        per_shard: captions per shard, rounded down to whole batches.
 
     Raises:
-        UserError: where the folder holds the features of another text encoder or something else, is corrupt, or cannot
-            be written.
+        UserError: where the folder holds features of another text encoder or other files, is corrupt, or not writable.
     """
     texts: Iterable[str] = itertools.chain([""], captions)
     if shard_cache.is_complete(folder, KIND, verify=repair):
@@ -72,7 +70,7 @@ def cached_text_features(
         if not texts:
             return TextFeatures(cache)
     with shard_cache.write_cache(folder, KIND, key, {}) as cache:
-        shard_cache.finish(cache)  # more can always be added
+        shard_cache.finish(cache)  # always complete: captions can be added
         missing = _missing(cache, texts)
         waiting = iter(missing.items())
         with progress_bar(None, "encoding captions", len(missing), unit="caption") as bar:
@@ -85,7 +83,7 @@ def cached_text_features(
 
 
 class TextFeatures:
-    """The features in a cache, which are read when they are asked for."""
+    """Reads the features of texts from a cache."""
 
     def __init__(self, cache: Cache) -> None:
         self._folder, self._length = cache.folder, int(cache.key["text"]["length"])
@@ -96,20 +94,20 @@ class TextFeatures:
         self._width = self._reader.take_ragged("features", int(positions[0])).shape[1]
 
     def __call__(self, texts: Sequence[str]) -> Float16[np.ndarray, "b t d"]:
-        """The features of each text's tokens, then 0."""
-        found = np.zeros((len(texts), self._length, self._width), np.float16)
+        """The features of each text's tokens, padded with 0."""
+        padded = np.zeros((len(texts), self._length, self._width), np.float16)
         names = np.array([_name(text) for text in texts], np.uint64)
         places = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
         for row, (place, name, text) in enumerate(zip(places, names, texts, strict=True)):
             if self._names[place] != name:
                 raise UserError(f"{self._folder}: has no features of {text[:60]!r}; run {KIND.command}")
             features = self._reader.take_ragged("features", int(self._positions[place]))
-            found[row, : len(features)] = features
-        return found
+            padded[row, : len(features)] = features
+        return padded
 
 
 def _missing(cache: Cache, texts: Iterable[str]) -> dict[int, str]:
-    """The texts that a cache lacks, by their names."""
+    """The texts that a cache lacks, by name."""
     known = set(ArrayReader(cache).all("names").tolist())
     return {name: text for text in texts if (name := _name(text)) not in known}
 
@@ -117,18 +115,18 @@ def _missing(cache: Cache, texts: Iterable[str]) -> dict[int, str]:
 def _arrays(
     captions: Mapping[int, str], encode: Encode, batch: int, done: Callable[[int], Any]
 ) -> dict[str, np.ndarray]:
-    """The arrays of a shard of the captions, given by their names."""
+    """The arrays of a shard of captions by name."""
     rows: list[np.ndarray] = []
     texts = list(captions.values())
     for start in range(0, len(texts), batch):
         part = texts[start : start + batch]
         features, mask = encode(part + [""] * (batch - len(part)))  # compiled for one size
-        rows += [row[: seen.sum()] for row, seen in zip(features[: len(part)], mask, strict=False)]
+        rows += [row[: kept.sum()] for row, kept in zip(features[: len(part)], mask, strict=False)]
         done(len(part))
     return {**ragged("features", rows), "names": np.array(list(captions), np.uint64)}
 
 
 def _name(text: str) -> int:
-    """The number that stands for a caption; that any two of ten million share one has a chance of 3 in a million."""
+    """A 64-bit hash of a caption; ten million captions collide with probability 3e-6."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little")

@@ -1,4 +1,4 @@
-"""TFDS's coco_captions, prepared on a disk or in a bucket, streamed from its TFRecord files."""
+"""TFDS's coco_captions, streamed from TFRecord files on a disk or in a bucket."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ File = tuple[str, int, int]  # path, first record of the split, number of its re
 
 
 def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
-    """Examples of a prepared coco_captions, in the order of mmjax/data/streams.py.
+    """Opens a prepared coco_captions, in the order of mmjax/data/streams.py.
 
-    data.root is TFDS's data_dir, a folder or a bucket (gs://...). A split is one of the data set, such as "train" or
-    "train[:10%]"; "validation" stands for its "val".
+    data.root is TFDS's data_dir, a folder or a bucket (gs://...). Splits are TFDS's, such as "train[:10%]";
+    "validation" is an alias of "val".
 
     Raises:
-        UserError: where it is not prepared there, or has no such split.
+        UserError: where it is not prepared, or has no such split.
     """
     root, split = config.root, config.split(training)
     _, info = _split(root, split)
@@ -82,9 +82,9 @@ class _Stream:
 
     Args:
         pool: reads ahead.
-        slices: of the files, which the stream reads one after the other.
-        order: which record of the slices is at each place.
-        place: the first that is taken.
+        slices: file slices of the stream.
+        order: record of the slices at each place.
+        place: first place to take.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class _Stream:
     ) -> None:
         self._places = np.argsort(order)
         self._records = read_ahead(pool, _read_slices(files, slices, int(order[place:].min())))
-        self._buffer: dict[int, bytes] = {}  # records read before their turn, by their place
+        self._buffer: dict[int, bytes] = {}  # records read ahead, by place
         self._next = place
 
     def take(self, place: int) -> bytes:
@@ -112,7 +112,7 @@ class _Stream:
 
 
 def _read_slices(files: Sequence[File], slices: Sequence[FileSlice], first: int) -> Iterator[tuple[int, bytes]]:
-    """The records of the slices, numbered in their order, from number `first` on."""
+    """Yields (number, record) of the slices in order, from number `first` on."""
     begin = 0
     for file, start, count in slices:
         path, skip, _ = files[file]
@@ -124,7 +124,7 @@ def _read_slices(files: Sequence[File], slices: Sequence[FileSlice], first: int)
 
 
 def raw_tfds(root: str, split: str) -> RawSplit:
-    """The examples of a prepared coco_captions, in its own order.
+    """Opens the raw images of a prepared coco_captions, in its order.
 
     Raises:
         UserError: as open_tfds.
@@ -169,7 +169,7 @@ def _texts(row: dict[str, list[Any]]) -> list[str]:
 
 
 def _split(root: str, split: str) -> tuple[Any, Any]:
-    """TFDS's builder of the data set, and its SplitInfo."""
+    """TFDS's builder, and the SplitInfo of a split."""
     builder = _builder(root)
     try:
         info = builder.info.splits[SPLITS.get(split, split)]

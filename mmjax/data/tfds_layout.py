@@ -1,7 +1,7 @@
-"""TFDS's description of a packed data set, and its records. TFDS does both without TensorFlow.
+"""TFDS metadata and records of packed datasets, without TensorFlow.
 
-An example has the fields of TFDS's coco_captions, without the objects: `image`, `image/filename`, `image/id`, and
-`captions` with `id` and `text`.
+Examples have the fields of TFDS's coco_captions except objects: `image`, `image/filename`, `image/id`, and `captions`
+with `id` and `text`.
 """
 
 import functools
@@ -24,7 +24,7 @@ def shard_name(split: str, shard: int, shards: int) -> str:
 
 
 def write_info(folder: Path, splits: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-    """Writes dataset_info.json and features.json, from the examples and the bytes of each shard.
+    """Writes dataset_info.json and features.json; splits are lists of (examples, bytes) of each shard.
 
     Raises:
         UserError: where they cannot be written.
@@ -64,24 +64,24 @@ def make_info(builder: Any) -> Any:
             "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
         }
     )
-    # The records are in the order of the ids.
+    # Records are ordered by id.
     return tfds.core.DatasetInfo(builder=builder, description=DESCRIPTION, features=features, disable_shuffling=True)
 
 
 @functools.cache
 def protos() -> tuple[ModuleType, ModuleType]:
-    """TFDS's modules of tf.train.Example. To be imported before there are threads, whose imports TFDS would disturb."""
+    """Imports TFDS's protos of tf.train.Example. Call before starting threads: TFDS disturbs their imports."""
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
     return tf_example_pb2, tf_feature_pb2
 
 
 def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]]) -> bytes:
-    """An example as a serialized tf.train.Example, always the same bytes.
+    """Serializes an example deterministically as a tf.train.Example.
 
     Args:
-        image: the encoded image.
-        captions: each with its id.
+        image: encoded image.
+        captions: pairs of id and text.
     """
     example, feature = protos()
 
@@ -103,10 +103,10 @@ def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]
 
 
 def read_record(content: bytes) -> dict[str, list[Any]]:
-    """The fields of a serialized tf.train.Example, each a list of bytes, integers or floats.
+    """Parses a tf.train.Example into lists of bytes, integers or floats by field.
 
     Raises:
-        ValueError: where it is not one.
+        ValueError: for an invalid record.
     """
     from google.protobuf.message import DecodeError
 

@@ -1,4 +1,4 @@
-"""Reading TFRecord files, on a disk or in a bucket, by tf.data."""
+"""Reads TFRecord files on a disk or in a bucket with tf.data."""
 
 import contextlib
 import functools
@@ -16,23 +16,22 @@ AHEAD = 8  # records of a stream read at a time
 
 @functools.cache
 def tensorflow() -> ModuleType:
-    """TensorFlow, without access to the accelerators, which are JAX's."""
+    """Imports TensorFlow without accelerators, which JAX uses."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not used here, and TensorFlow logs where it is on
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # avoids a log line
     import tensorflow
 
     for kind in ("GPU", "TPU"):
-        with contextlib.suppress(RuntimeError, ValueError):  # in use already, by whatever imported TensorFlow before
+        with contextlib.suppress(RuntimeError, ValueError):  # already initialized
             tensorflow.config.set_visible_devices([], kind)
     return tensorflow
 
 
 def read_records(name: str, path: str, skip: int, take: int) -> Iterator[bytes]:
-    """`take` records of a file after the first `skip`, each compared with its checksum.
+    """Reads `take` records of a file after the first `skip`, and verifies their checksums.
 
     Args:
         name: of the source, for messages.
-        path: on a disk or in a bucket.
 
     Raises:
         UserError: where there are fewer, or they cannot be read.
@@ -52,21 +51,21 @@ def read_records(name: str, path: str, skip: int, take: int) -> Iterator[bytes]:
 
 
 def _where(number: int, skip: int) -> str:
-    """Where reading ended; skipped records are not counted on the way."""
+    """Describes where reading ended; skipped records are not counted."""
     return f"in record {number:,}" if number > skip else f"in record {number:,} or before"
 
 
 def read_ahead(pool: ThreadPoolExecutor, records: Iterator[Any]) -> Iterator[Any]:
-    """Iterates over the records, AHEAD at a time in the pool; the first ones are read at once."""
+    """Iterates over records that the pool reads AHEAD at a time, starting immediately."""
 
     def read() -> list[Any]:
         return list(itertools.islice(records, AHEAD))
 
     def results() -> Iterator[Any]:
         chunk = first
-        while found := chunk.result():
+        while part := chunk.result():
             chunk = pool.submit(read)
-            yield from found
+            yield from part
 
     first = pool.submit(read)
     return results()

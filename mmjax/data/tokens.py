@@ -1,12 +1,12 @@
-"""Visual tokens encoded once: what a cache of them follows from, and reading it as a source, without TensorFlow.
+"""Cache of visual tokens: its key, and reading it as a source.
 
-See mmjax/data/shard_cache.py. Position p is example p % size of view p // size, a view being what the training stream
-of one epoch gives: its crops and flips, in its order. Evaluation has one view, in order. The arrays of a shard:
+See mmjax/data/shard_cache.py. Position p is example p % size of view p // size; a view is one epoch of training, with
+its order, crops and flips, or the evaluation. Arrays of a shard:
 
-    codes, ...  [p, *grid]    what the encoding gives: integers in the smallest unsigned type that holds them, or floats
-    key         int64 [p]     names the example
+    codes, ...  [p, *grid]    encoded arrays: integers of the smallest unsigned type, or floats
+    key         int64 [p]     identifies the example
     mask        bool [p]      False: the image could not be read, its codes are 0
-    texts       uint8 ragged  JSON of [id, captions], for the examples of the first view only
+    texts       uint8 ragged  JSON of [id, captions], for the first view only
 """
 
 import functools
@@ -25,7 +25,7 @@ from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, epoch_order,
 from mmjax.types import Feature, Params, UserError
 
 KIND = CacheKind("visual tokens", "mmjax prepare", "--config.tokens.cache=DIR")
-OTHER_ARRAYS = ("key", "mask", "texts", f"texts{ENDS}")  # which the encoding may not name
+OTHER_ARRAYS = ("key", "mask", "texts", f"texts{ENDS}")  # reserved names
 
 Split = Literal["train", "evaluation"]
 
@@ -33,17 +33,16 @@ Split = Literal["train", "evaluation"]
 def token_cache_key(
     params: Params, tokenizer: Config, config: Config, split: Split, reference: Params | None = None
 ) -> dict[str, Any]:
-    """What the cached tokens of a split follow from, as plain data; where two keys are equal, so are the tokens.
+    """The cache key of a split: plain data that determines its tokens.
 
-    What does not change them is left out: where the data set lies, how it is shuffled, the text tokenizer. Neither does
-    the config's seed, except where it draws the images: crops and flips are those of seed 0, so that runs can share a
-    cache.
+    It omits the location and shuffling of the dataset and the text tokenizer. Crops and flips are those of seed 0, so
+    that runs of different seeds share a cache; only generated images depend on the seed.
 
     Args:
         params: of the visual tokenizer, on the host or on this process's devices.
         tokenizer: its config.
-        config: the config of what is trained on the tokens; its data and tokens count.
-        reference: parameters of the visual tokenizer of the references, where the config has one.
+        config: config of the model that is trained on the tokens.
+        reference: parameters of the reference tokenizer, if any.
     """
     data, source, training = to_dict(config.data), find_source(config.data), split == "train"
     unused = {"root", "shuffle_buffer", "max_corrupt_fraction", "weight"}
@@ -51,19 +50,20 @@ def token_cache_key(
     unused |= {"evaluation_split", "evaluation_examples"} if training else {"train_split", "flip"}
     unused |= {"train_split", "evaluation_split", "resize", "flip"} if source.drawn else set()
     unused |= {"frame_rate"} if data["frames"] == 1 else set()
-    theirs = {}
-    referred = config.component("reference_tokenizer")
-    if referred is not None:
+    reference_key = {}
+    reference_config = config.component("reference_tokenizer")
+    if reference_config is not None:
         assert reference is not None
         field = getattr(config.model, "reference", "image")
-        theirs = {"reference": {"field": field, "size": referred.data.size, **_encoder(referred, reference)}}
+        encoder = _encoder(reference_config, reference)
+        reference_key = {"reference": {"field": field, "size": reference_config.data.size, **encoder}}
     return {
         "split": split,
         "data": {name: value for name, value in data.items() if name not in unused},
         **({"seed": config.seed % 2**32} if source.drawn else {}),
         **({"tokens": {"num_augmentations": config.tokens.num_augmentations}} if training else {}),
         "tokenizer": _encoder(tokenizer, params),
-        **theirs,
+        **reference_key,
     }
 
 
@@ -72,17 +72,16 @@ def _encoder(tokenizer: Config, params: Params) -> dict[str, Any]:
 
 
 def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
-    """Cached tokens as a source; rows have "codes" int32 [b, *grid], and what else was encoded, in place of "image".
+    """Opens cached tokens as a source, with "codes" int32 [b, *grid] and other encoded arrays instead of "image".
 
-    Each epoch takes one of the views of each example: all in turn, another first for the next example. The bytes of
-    every shard are checked before anything is read.
+    Epochs cycle through the views of each example. All shards are checked first.
 
     Args:
         folder: of one split.
-        key: what the tokens must follow from; see token_cache_key.
+        key: see token_cache_key.
 
     Raises:
-        UserError: where the cache is missing, not complete, of another key, or corrupt.
+        UserError: where the cache is missing, incomplete, of another key, or corrupt.
     """
     cache = open_cache(folder, KIND, key)
     size, views = int(cache.info["size"]), int(cache.info["num_augmentations"])
@@ -108,7 +107,7 @@ def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
             view = (epochs + examples + spec.seed) % views if spec.training else np.zeros_like(examples)
             rows = rows_of[view, examples].astype(np.int64)
             ids, captions = zip(*map(text, examples.tolist()), strict=True)
-            codes = {name: _widened(reader.take(name, rows)) for name in encoded}
+            codes = {name: _widen(reader.take(name, rows)) for name in encoded}
             problem = [f"{i} could not be read when the tokens were made" for i in ids]
             fields = {"epoch": epochs, "id": list(ids), "captions": list(captions), "problem": problem}
             yield {**codes, "mask": reader.take("mask", rows), "key": keys[0, examples], **fields}
@@ -117,13 +116,13 @@ def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
     return Source(cache.info["source"], size, features, all_captions, read)
 
 
-def _widened(values: Shaped[np.ndarray, "b ..."]) -> Shaped[np.ndarray, "b ..."]:
-    """Integers as int32, floats as they are."""
+def _widen(values: Shaped[np.ndarray, "b ..."]) -> Shaped[np.ndarray, "b ..."]:
+    """Integers as int32; floats unchanged."""
     return values.astype(np.int32) if np.issubdtype(values.dtype, np.integer) else values
 
 
 def _rows_by_view(keys: Int[np.ndarray, "views size"]) -> Integer[np.ndarray, "views size"]:
-    """At which position each view has the example that is at each position of the first one."""
+    """Positions, in each view, of the examples of the first view in its order."""
     size = keys.shape[1]
     rows = np.empty(keys.shape, np.uint32 if keys.size < 2**32 else np.int64)
     first = np.argsort(keys[0])

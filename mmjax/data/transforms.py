@@ -1,8 +1,8 @@
-"""Transforms of one example: its images are cropped and mirrored, and its masks and boxes follow them.
+"""Transforms of an example: crops and flips of images with their masks and boxes.
 
-A transform is a function of (example, key). An example is a dict by feature: images and masks as uint8 [y, x, c] and
-[y, x], boxes as float [n, 4]. The key is all that its random draws depend on. What it drew it adds to the example, for
-those after it: `windows`, the part of each image that was kept, and `flip`, whether all of them were mirrored.
+A transform is a function of (example, key). An example is a dict by feature: images uint8 [y, x, c], masks uint8
+[y, x], boxes float [n, 4]. The key determines all randomness. Transforms add their parameters: `windows`, the crop
+of each image, and `flip`.
 """
 
 import functools
@@ -26,7 +26,7 @@ Transform = Callable[[Example, Key], Example]
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an image, as fractions of its height and width from its upper left corner."""
+    """A crop of an image, as fractions of its height and width."""
 
     y_min: float
     x_min: float
@@ -35,7 +35,7 @@ class Window:
 
 
 def crop_and_flip(spec: ReadSpec, features: Features) -> tuple[Transform, ...]:
-    """The transforms of a source of images: random ones for training, else the center crop."""
+    """The transforms of images: random crops and flips for training, else center crops."""
     cropped = functools.partial(crop, features=features, zoom=Fraction(spec.resize, spec.size), random=spec.training)
     mirrored = functools.partial(flip, features=features)
     return (cropped, mirrored) if spec.training and spec.flip else (cropped,)
@@ -44,12 +44,12 @@ def crop_and_flip(spec: ReadSpec, features: Features) -> tuple[Transform, ...]:
 def crop(example: Example, key: Key, *, features: Features, zoom: Fraction, random: bool) -> Example:
     """Crops each image and resizes it to its feature's shape.
 
-    Images without `of` have windows of their own, drawn apart from each other. What is `of` an image takes the same
-    part of it: other images whatever their own resolution, masks by nearest neighbor, boxes clipped.
+    Images without `of` are cropped independently. Features `of` an image share its window: images of any resolution,
+    masks by nearest neighbor, boxes clipped.
 
     Args:
-        zoom: how many times larger than the crop the image is, along the side that limits it.
-        random: draw the window; otherwise it is the center.
+        zoom: ratio of image and crop along the limiting side.
+        random: random window; otherwise the center.
     """
     result, windows = dict(example), dict[str, Window]()
     for name, feature in features.items():
@@ -66,7 +66,7 @@ def crop(example: Example, key: Key, *, features: Features, zoom: Fraction, rand
 
 
 def flip(example: Example, key: Key, *, features: Features) -> Example:
-    """Mirrors all images of half of the examples left to right, with their masks and boxes."""
+    """Flips half of the examples horizontally, with their masks and boxes."""
     if not draw_flip(key):
         return example | {"flip": False}
     result = example | {"flip": True}
@@ -84,28 +84,28 @@ def flip(example: Example, key: Key, *, features: Features) -> Example:
 
 
 def draw_place(key: Key, name: str = "image") -> tuple[float, float]:
-    """Where an image is cropped, down and across (as of resize.crop_window); each image has draws of its own."""
-    own = () if name == "image" else (zlib.crc32(name.encode()),)
-    down, across, _ = _draws(key, *own)
+    """Random place of a crop (see resize.crop_window), independent for each image."""
+    extra = () if name == "image" else (zlib.crc32(name.encode()),)
+    down, across, _ = _draws(key, *extra)
     return down, across
 
 
 def draw_flip(key: Key) -> bool:
-    """Whether an example is mirrored: all of its images alike."""
+    """Whether an example is flipped."""
     return _draws(key)[2] < 0.5
 
 
-@functools.lru_cache(maxsize=64)  # several transforms of an example ask for them
-def _draws(key: Key, *own: int) -> tuple[float, float, float]:
-    """Three numbers from 0 to 1: down, across, mirrored."""
+@functools.lru_cache(maxsize=64)  # shared by the transforms of an example
+def _draws(key: Key, *extra: int) -> tuple[float, float, float]:
+    """Uniform numbers from 0 to 1: place down and across, and flip."""
     seed, epoch, name = key
-    # The 1 keeps these draws apart from that of the caption.
-    down, across, mirrored = np.random.default_rng((seed, epoch, name % 2**63, 1, *own)).random(3).tolist()
+    # 1: a random stream independent of the choice of the caption.
+    down, across, mirrored = np.random.default_rng((seed, epoch, name % 2**63, 1, *extra)).random(3).tolist()
     return down, across, mirrored
 
 
 def _follow(value: Any, feature: Feature, window: Window) -> Any:
-    """What an image, a mask or boxes become when the image they are of is cropped to a window."""
+    """Crops an image, mask or boxes to the window of the image that they are of."""
     if feature.kind == "image":
         height, width, _ = value.shape
         top, left = round(window.y_min * height), round(window.x_min * width)
@@ -120,7 +120,7 @@ def _follow(value: Any, feature: Feature, window: Window) -> Any:
 def crop_mask(
     mask: UInt8[np.ndarray, "rows columns"], window: Window, shape: tuple[int, int]
 ) -> UInt8[np.ndarray, "y x"]:
-    """A window of a mask, of whatever resolution, at `shape`: the value under the center of each pixel."""
+    """Crops and resizes a mask by nearest neighbor."""
     places = []
     for length, size, low, high in zip(
         mask.shape, shape, (window.y_min, window.x_min), (window.y_max, window.x_max), strict=True
@@ -131,14 +131,14 @@ def crop_mask(
 
 
 def crop_boxes(boxes: Float[np.ndarray, "n 4"], window: Window) -> Float[np.ndarray, "n 4"]:
-    """Boxes within a window, as fractions of it; one that lies outside becomes empty, in its place."""
+    """Boxes as fractions of a window, clipped; those outside become empty."""
     low = np.array([window.y_min, window.x_min] * 2)
     size = np.array([window.y_max - window.y_min, window.x_max - window.x_min] * 2)
     return np.clip((boxes - low) / size, 0.0, 1.0)
 
 
 def flip_boxes(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
-    """Boxes of the image that is mirrored left to right."""
+    """Boxes of the horizontally flipped image."""
     y_min, x_min, y_max, x_max = np.moveaxis(boxes, -1, 0)
     return np.stack([y_min, 1 - x_max, y_max, 1 - x_min], axis=-1)
 
@@ -146,10 +146,10 @@ def flip_boxes(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
 def pad_boxes(
     boxes: Float[np.ndarray, "k 4"] | None, count: int
 ) -> tuple[Float32[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
-    """The first `count` boxes, each in its place, and which there are: an empty one is none, and 0."""
+    """The first `count` boxes, padded with 0, and which are valid; empty boxes are not."""
     padded, valid = np.zeros((count, 4), np.float32), np.zeros(count, np.bool_)
     if boxes is not None and len(boxes):
         kept = np.asarray(boxes)[:count]
-        there = (kept[:, 0] < kept[:, 2]) & (kept[:, 1] < kept[:, 3])
-        padded[: len(kept)][there], valid[: len(kept)] = kept[there], there
+        nonempty = (kept[:, 0] < kept[:, 2]) & (kept[:, 1] < kept[:, 3])
+        padded[: len(kept)][nonempty], valid[: len(kept)] = kept[nonempty], nonempty
     return padded, valid

@@ -1,4 +1,4 @@
-"""Questions about the images of a COCO folder, with the answers that people gave: VQAv2 and A-OKVQA."""
+"""Visual question answering on COCO images: VQAv2 and A-OKVQA."""
 
 import logging
 import os
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def features(config: DataConfig) -> dict[str, Feature]:
-    given = {"image": image_feature(config), "question": TEXT}
-    return given | ({"label": Feature("label")} if config.num_answer_classes else {})
+    base = {"image": image_feature(config), "question": TEXT}
+    return base | ({"label": Feature("label")} if config.num_answer_classes else {})
 
 
 def check(config: DataConfig, field: str) -> None:
-    """Raises UserError where a file of questions is not named."""
+    """Raises UserError without question files."""
     for name in ("questions", "evaluation_questions"):
         require(
             bool(getattr(config, name)),
@@ -37,13 +37,13 @@ def check(config: DataConfig, field: str) -> None:
 
 
 def open_vqa(config: DataConfig, training: bool, seed: int) -> Source:
-    """Questions with their answers and images, in the order of the file; one example is one question.
+    """Opens questions with answers and images, one example per question, in the order of the file.
 
-    The images lie in ROOT/SPLIT/, their names ending with COCO's id. With config.num_answer_classes above 0 a question
-    has a label: the index of its most frequent answer among the most frequent training answers, -1 for other answers.
+    Images are in ROOT/SPLIT/, with names that end with COCO's id. With config.num_answer_classes, the label is the
+    index of its most frequent answer among the most frequent training answers, or -1.
 
     Raises:
-        UserError: where something is missing, a file is broken or of another layout, or no image is found.
+        UserError: where files are missing or invalid, or no image is found.
     """
     path = Path(config.root) / (config.questions if training else config.evaluation_questions)
     files = _images(Path(config.root), config.split(training))
@@ -91,11 +91,11 @@ SOURCE = SourceSpec(features, open_vqa, check, settings=("questions", "evaluatio
 
 
 class _Images(dict[int, str]):
-    """File names of a folder, by the image's id."""
+    """File names of a folder by id of the image."""
 
     def __init__(self, folder: Path) -> None:
-        found = ((FILE.fullmatch(name), name) for name in sorted(os.listdir(folder)))  # asking for each would take long
-        super().__init__({int(match[1]): name for match, name in found if match})
+        matches = ((FILE.fullmatch(name), name) for name in sorted(os.listdir(folder)))
+        super().__init__({int(match[1]): name for match, name in matches if match})
         self.folder = folder
 
     def path(self, image: int) -> Path:

@@ -1,4 +1,4 @@
-"""Writing a packed data set, resuming where it was interrupted; see mmjax/data/packed.py."""
+"""Writes packed datasets with resumption; see mmjax/data/packed.py."""
 
 import contextlib
 import dataclasses
@@ -34,20 +34,19 @@ logger = logging.getLogger(__name__)
 def write_packed(
     root: str | Path, splits: Mapping[str, RawSplit], resize: int = 0, jobs: int = 0, shard_size: int = SHARD_SIZE
 ) -> Cache:
-    """Writes the splits of a data set into ROOT/mmjax_coco/1.0.0: only what is missing there or corrupt.
+    """Writes the missing or corrupt shards of splits into ROOT/mmjax_coco/1.0.0.
 
-    Images that cannot be read are left out, listed in rejected.jsonl and named in the log.
+    Unreadable images are left out and listed in rejected.jsonl.
 
     Args:
-        splits: the raw images, by the name of the split.
-        resize: images whose short side is longer are brought to so many pixels, and written as JPEG; the others, and
-            with 0 all, are kept byte for byte.
-        jobs: threads that read, check and resize images; 0: one a core.
-        shard_size: images in a shard.
+        splits: raw images by name of the split.
+        resize: larger short sides are resized to this, as JPEG; other images are copied; 0: copies all.
+        jobs: threads that read, check and resize images; 0: one per core.
+        shard_size: images per shard.
 
     Raises:
-        UserError: where the folder holds another data set or something else, another process writes into it, it
-            cannot be written, or no image of a split can be read.
+        UserError: where the folder holds another dataset or other files, is locked or not writable, or no image of a
+            split can be read.
     """
     check_array_record(root)
     for name in splits:
@@ -59,9 +58,9 @@ def write_packed(
     info = {"left_out": {name: [dataclasses.asdict(row) for row in raw.left_out] for name, raw in splits.items()}}
     with write_cache(folder, kind_of(root), key, info) as cache:
         if not cache.complete:
-            for file in OF_TFDS:  # nor does TFDS open what is not complete
+            for file in OF_TFDS:  # so that TFDS does not open an incomplete one
                 (folder / file).unlink(missing_ok=True)
-            with warnings.catch_warnings():  # threads that do so for themselves would restore each other's state
+            with warnings.catch_warnings():  # here, as it is not thread-safe
                 warnings.simplefilter("ignore")
                 for name, raw in splits.items():
                     _write_images(cache, name, raw, jobs or cores())
@@ -91,12 +90,12 @@ def _write_images(cache: Cache, split: str, raw: RawSplit, jobs: int) -> None:
 def _write_records(
     results: Iterator[bytes | Rejected], size: int, done: Callable[[int], Any], path: Path
 ) -> dict[str, Any]:
-    """Writes the next so many results into a file of ArrayRecord; returns what the index tells of it."""
+    """Writes the next `size` results into an ArrayRecord file; returns the shard's info."""
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
     left_out, examples = [], 0
     try:
-        # One record a group is what reading in any order needs; compression gains nothing on JPEG.
+        # One record per group for random access; JPEG does not compress.
         writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         try:
             for _ in range(size):
@@ -109,10 +108,10 @@ def _write_records(
                     examples += 1
                 done(1)
         finally:
-            writer.close()  # where everything that failed is told
+            writer.close()  # raises the errors of writing
         reader = ArrayRecordReader(str(path))
-        if (found := reader.num_records()) != examples:
-            raise OSError(f"holds {found:,} examples instead of {examples:,}")
+        if (count := reader.num_records()) != examples:
+            raise OSError(f"holds {count:,} examples instead of {examples:,}")
         reader.close()
     except RuntimeError as error:  # what ArrayRecord raises
         raise OSError(str(error).split(";")[0]) from error

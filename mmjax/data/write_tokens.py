@@ -1,4 +1,4 @@
-"""Encoding a data set once: writing a cache of visual tokens, resuming where it was interrupted."""
+"""Writes caches of visual tokens with resumption."""
 
 import contextlib
 import itertools
@@ -20,9 +20,9 @@ from mmjax.data.tokens import KIND, OTHER_ARRAYS, Split
 from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
-POSITIONS = 4096  # of a shard, about
+POSITIONS = 4096  # per shard, approximately
 
-# Of images float32 [b, y, x, c] or clips [b, f, y, x, c], one argument for each field.
+# (images float32 [b, y, x, c] or clips [b, f, y, x, c] of each field) -> named arrays.
 Encode = Callable[..., Mapping[str, Shaped[np.ndarray, "b *grid"]]]
 
 
@@ -37,21 +37,21 @@ def write_tokens(
     positions: int = POSITIONS,
     fields: Sequence[str] = ("image",),
 ) -> None:
-    """Encodes a split into a cache, tokens.num_augmentations times for training; only what is missing or corrupt.
+    """Encodes the missing or corrupt shards of a split, tokens.num_augmentations times for training.
 
     Args:
-        folder: of this split alone; made where it is missing.
-        key: what the tokens follow from; see token_cache_key.
+        folder: of this split; created if missing.
+        key: see token_cache_key.
         source: the examples of the split.
-        config: the config: its data, and tokens.num_augmentations.
-        encode: the images of `fields` to named arrays, "codes" among them: integers from 0 up or, in those not called
-            codes, floats; b is always `batch`.
-        positions: how many of them go into a shard, rounded down to whole batches.
-        fields: of the source's examples, whose images are encoded.
+        config: for its data and tokens.num_augmentations.
+        encode: (images of `fields`, batches of exactly `batch`) -> named arrays of integers from 0 up, including
+            "codes"; those not called codes may be floats.
+        positions: per shard, rounded down to whole batches.
+        fields: image fields to encode.
 
     Raises:
-        UserError: where the folder holds tokens of another key or something else, cannot be written, or where the
-            data set changes or ends while it is read.
+        UserError: where the folder holds tokens of another key or other files, is not writable, or the dataset changes
+            or ends early.
     """
     training = split == "train"
     size, views = (source.size, config.tokens.num_augmentations) if training else (evaluation_size(source, config), 1)
@@ -83,7 +83,7 @@ def write_tokens(
 def _encoded(
     source: Source, spec: ReadSpec, encode: Encode, fields: Sequence[str], batch: int, done: Callable[[int], Any]
 ) -> Iterator[dict[str, Any]]:
-    """What a shard keeps of each batch; `texts` is a list of bytes."""
+    """Yields the arrays of each encoded batch; `texts` is a list of bytes."""
     with contextlib.closing(prefetch(lambda: source.read(spec))) as parts:  # type: ignore[type-var]
         for part in parts:
             report_corrupt(source, part)
@@ -105,7 +105,7 @@ def _encoded(
 
 
 def _arrays(parts: list[dict[str, Any]], first_view: int) -> dict[str, np.ndarray]:
-    """The arrays of a shard, so many rows of which are of the first view."""
+    """The arrays of a shard; its first `first_view` rows are of the first view."""
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "texts"}
     for name in arrays.keys() - set(OTHER_ARRAYS):
         if np.issubdtype(arrays[name].dtype, np.integer):

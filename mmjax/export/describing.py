@@ -13,7 +13,7 @@ from mmjax.config import resolve, to_dict
 from mmjax.export.loaded import LoadedModel
 from mmjax.export.validation import seeds_of, texts_of
 from mmjax.models import vision_language
-from mmjax.sample.chunks import per_example
+from mmjax.sample.chunks import CHUNK, per_example
 from mmjax.sample.editing import images_of
 from mmjax.sample.text import TextDecoding, make_text_generator
 from mmjax.types import UserError
@@ -141,7 +141,7 @@ class _Writing(_Describing):
             def written(params: Any, image: jax.Array, seeds: jax.Array, question: jax.Array | None = None) -> Any:
                 return generate(params, image, question, seeds)
 
-            self._programs[decoding] = per_example(written)
+            self._programs[decoding] = per_example(written, on_cpu=4, elsewhere=CHUNK)
         return self._programs[decoding]
 
     @functools.cached_property

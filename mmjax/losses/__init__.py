@@ -1,8 +1,4 @@
-"""Loss terms, one file each, and the training loss that they add up to.
-
-A term is a LossSpec: a function of the model's outputs and the batch that gives one loss per example, the outputs that
-it needs and, where it has any, its own fields and model inputs.
-"""
+"""Loss terms, one kind per file, and the training loss, their weighted sum."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,15 +45,15 @@ LOSSES: dict[str, LossSpec] = {
 
 
 def find(config: Config) -> dict[str, LossSpec]:
-    """The terms of a config, by their names there."""
+    """The specifications of a config's terms, by name."""
     return {name: registry.find("loss", term.kind, f"losses.{name}.kind") for name, term in config.losses.items()}
 
 
 def adversarial_terms(config: Config) -> tuple[str, ...]:
-    """The names of the terms that need a discriminator."""
+    """Names of the terms that need a discriminator."""
     return tuple(name for name, spec in find(config).items() if spec.adversarial)
 
 
 def build(config: Config, inputs: Callable[[Batch, jax.Array | None], dict[str, Any]]) -> TrainingLoss:
-    """The training loss of a config; `inputs` gives those of the model, see TrainingLoss."""
+    """Builds the training loss of a config; for `inputs` see TrainingLoss."""
     return TrainingLoss(find(config), config.losses, inputs)

@@ -1,16 +1,17 @@
-"""Writing texts, captions and answers: each token from those before it."""
+"""Next-token prediction of captions and answers."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mmjax.config import LossConfig
+from mmjax.losses.masking import masked_mean
 from mmjax.losses.spec import LossSpec
 from mmjax.types import PADDING, Batch, Outputs
 
 
 def captioning(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
-    """The mean over a caption's tokens, its end among them, of their cross-entropy in nats; 0 where there is none.
+    """Mean cross-entropy of a caption's tokens, including the end token, in nats; 0 without a caption.
 
     Args:
         outputs: "caption_logits" [b, t, v].
@@ -20,16 +21,15 @@ def captioning(outputs: Outputs, batch: Batch, config: LossConfig | None = None)
 
 
 def answering(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
-    """The same of answers: "answer_logits" [b, t, v] and "answer" [b, t]."""
+    """As captioning, of "answer_logits" [b, t, v] and "answer" [b, t]."""
     return cross_entropy(outputs["answer_logits"], batch["answer"])
 
 
 def cross_entropy(logits: Float[Array, "b t v"], text: Int[Array, "b t"]) -> Float[Array, "b"]:
-    """The mean over the tokens of each text that are no padding."""
-    own = jnp.take_along_axis(logits, text[..., None], axis=-1)[..., 0]
-    loss = jax.nn.logsumexp(logits, axis=-1) - own
-    counts = (text != PADDING).astype(jnp.float32)
-    return jnp.sum(loss * counts, axis=1) / jnp.maximum(jnp.sum(counts, axis=1), 1.0)
+    """Mean cross-entropy of the tokens of each text, without padding."""
+    target = jnp.take_along_axis(logits, text[..., None], axis=-1)[..., 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - target
+    return masked_mean(loss, text != PADDING)
 
 
 LOSS = LossSpec(captioning, needs=("caption_logits",))

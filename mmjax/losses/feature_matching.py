@@ -1,4 +1,4 @@
-"""Feature matching: what is drawn shall look to the discriminator as the original does, layer by layer."""
+"""Feature matching on the layers of the discriminator."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from jaxtyping import Array, Float
 from mmjax.losses.spec import LossSpec
 
 
-def feature_matching(drawn: Sequence[jax.Array], original: Sequence[jax.Array]) -> Float[Array, "b"]:
-    """The mean over layers of the mean |difference| of their features (Wang et al. 2018, arXiv:1711.11585, eq. 4).
+def feature_matching(fake: Sequence[jax.Array], real: Sequence[jax.Array]) -> Float[Array, "b"]:
+    """Mean absolute difference of features, averaged over layers (Wang et al. 2018, arXiv:1711.11585, equation 4).
 
     Args:
-        drawn, original: features of each layer, [b, *space, c].
+        fake, real: features of each layer, [b, *space, c].
     """
     total = jnp.float32(0)
-    for ours, theirs in zip(drawn, original, strict=True):
-        difference = jnp.abs(ours.astype(jnp.float32) - theirs.astype(jnp.float32))
+    for x, y in zip(fake, real, strict=True):
+        difference = jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))
         total = total + jnp.mean(difference, axis=range(1, difference.ndim))
-    return total / jnp.float32(len(drawn))
+    return total / jnp.float32(len(fake))
 
 
 LOSS = LossSpec(

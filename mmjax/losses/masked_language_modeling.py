@@ -1,4 +1,4 @@
-"""Masked language modeling: which word is at the hidden places of a text."""
+"""Masked language modeling."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 
 from mmjax.config import LossConfig
 from mmjax.config.schema import setting
-from mmjax.losses.masking import mask_words
+from mmjax.losses.masking import mask_words, masked_mean
 from mmjax.losses.spec import LossSpec
 from mmjax.types import Batch, Outputs
 
 
 @dataclass(frozen=True)
 class MaskedLanguageModelingConfig(LossConfig):
-    """Masked language modeling.
+    """Config of masked language modeling.
 
     Attributes:
         mask_ratio: fraction of the text tokens that are masked.
@@ -25,16 +25,15 @@ class MaskedLanguageModelingConfig(LossConfig):
 
 
 def masked_language_modeling(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
-    """The mean over hidden words of their cross-entropy in nats (Devlin et al. 2018); 0 where none is hidden.
+    """Mean cross-entropy of the masked tokens in nats (Devlin et al. 2018); 0 where none is masked.
 
     Args:
         outputs: "text_logits" [b, t, vocabulary].
-        batch: "text" [b, t], and "hidden_text" [b, t], which differs from it where a word is hidden.
+        batch: "text" [b, t], and "hidden_text" [b, t], the text with masked tokens.
     """
-    chances = jax.nn.log_softmax(outputs["text_logits"])
-    loss = -jnp.take_along_axis(chances, batch["text"][..., None], axis=-1)[..., 0]
-    hidden = (batch["text"] != batch["hidden_text"]).astype(jnp.float32)
-    return jnp.sum(loss * hidden, axis=1) / jnp.maximum(jnp.sum(hidden, axis=1), 1.0)
+    log_probs = jax.nn.log_softmax(outputs["text_logits"])
+    loss = -jnp.take_along_axis(log_probs, batch["text"][..., None], axis=-1)[..., 0]
+    return masked_mean(loss, batch["text"] != batch["hidden_text"])
 
 
 def _prepare(batch: Batch, key: jax.Array, config: MaskedLanguageModelingConfig) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Masked patch modeling: what the hidden patches of an image look like."""
+"""Masked patch modeling."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,14 @@ from jaxtyping import Array, Float
 
 from mmjax.config import LossConfig
 from mmjax.config.schema import setting
+from mmjax.losses.masking import masked_mean
 from mmjax.losses.spec import LossSpec
 from mmjax.types import Batch, Outputs
 
 
 @dataclass(frozen=True)
 class MaskedPatchModelingConfig(LossConfig):
-    """Masked patch modeling.
+    """Config of masked patch modeling.
 
     Attributes:
         mask_ratio: fraction of the patches that are masked.
@@ -25,16 +26,14 @@ class MaskedPatchModelingConfig(LossConfig):
 
 
 def masked_patch_modeling(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
-    """The mean absolute error of the pixels of hidden patches (SimMIM, Xie et al. 2022, arXiv:2111.09886).
+    """Mean absolute error of the pixels of masked patches (SimMIM, Xie et al. 2022, arXiv:2111.09886).
 
     Args:
-        outputs: "patches" [b, n, p]: the pixels that the model expects in each, "patch_pixels" [b, n, p]: those that
-            are there, "hidden_patches" bool [b, n].
-        batch: not looked at.
+        outputs: "patches" [b, n, p]: predicted pixels, "patch_pixels" [b, n, p]: true ones, "hidden_patches" bool
+            [b, n].
     """
     error = jnp.mean(jnp.abs(outputs["patches"] - outputs["patch_pixels"]), axis=-1)
-    hidden = outputs["hidden_patches"].astype(jnp.float32)
-    return jnp.sum(error * hidden, axis=1) / jnp.maximum(jnp.sum(hidden, axis=1), 1.0)
+    return masked_mean(error, outputs["hidden_patches"])
 
 
 def _prepare(batch: Batch, key: jax.Array, config: MaskedPatchModelingConfig) -> dict[str, Any]:

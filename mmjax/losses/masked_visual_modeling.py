@@ -1,4 +1,4 @@
-"""Masked visual modeling: which code is at the masked places."""
+"""Masked visual modeling: prediction of masked codes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,12 +16,12 @@ from mmjax.types import Batch, Outputs
 
 @dataclass(frozen=True)
 class MaskedVisualModelingConfig(LossConfig):
-    """Masked visual modeling.
+    """Config of masked visual modeling.
 
     Attributes:
-        mask_schedule: how the masked fraction follows from a uniform number; see losses/masking.py.
-        label_smoothing: so much of the target is spread evenly over all codes (Szegedy et al. 2016).
-        unmasked_weight: weight of the tokens that are not masked; masked ones have 1.
+        mask_schedule: masked fraction as a function of a uniform number; see masking.masked_fraction.
+        label_smoothing: fraction of the target spread evenly over all codes (Szegedy et al. 2016).
+        unmasked_weight: weight of unmasked tokens; that of masked ones is 1.
     """
 
     mask_schedule: Literal["cosine", "arccos"] = "cosine"
@@ -30,16 +30,16 @@ class MaskedVisualModelingConfig(LossConfig):
 
 
 def masked_visual_modeling(outputs: Outputs, batch: Batch, config: MaskedVisualModelingConfig) -> Float[Array, "b"]:
-    """The weighted mean over places of the cross-entropy of the code in nats (Chang et al. 2022, equation 1).
+    """Weighted mean cross-entropy of the codes in nats (Chang et al. 2022, equation 1).
 
     Args:
         outputs: "logits" [b, *grid, k].
         batch: "codes" and "masked" [b, *grid].
     """
-    chances = jax.nn.log_softmax(outputs["logits"])
-    likely = jnp.take_along_axis(chances, batch["codes"][..., None], axis=-1)[..., 0]
+    log_probs = jax.nn.log_softmax(outputs["logits"])
+    target = jnp.take_along_axis(log_probs, batch["codes"][..., None], axis=-1)[..., 0]
     smooth = jnp.float32(config.label_smoothing)
-    loss = -((1.0 - smooth) * likely + smooth * jnp.mean(chances, axis=-1))
+    loss = -((1.0 - smooth) * target + smooth * jnp.mean(log_probs, axis=-1))
     weight = jnp.where(batch["masked"], 1.0, jnp.float32(config.unmasked_weight))
     axes = range(1, loss.ndim)
     return jnp.sum(loss * weight, axis=axes) / jnp.sum(weight, axis=axes)

@@ -1,4 +1,4 @@
-"""What is hidden from the model in masked modeling, and how much."""
+"""Masks of masked modeling."""
 
 import math
 
@@ -12,11 +12,11 @@ SCHEDULES = ("cosine", "arccos")
 
 
 def masked_fraction(uniform: Float[Array, "*b"], schedule: str) -> Float[Array, "*b"]:
-    """The share of visual tokens to mask, from a uniform number in 0 to 1.
+    """Fraction of visual tokens to mask, from a uniform number from 0 to 1.
 
-    "cosine": cos(pi u / 2), so that after a share u of the steps of sampling as many are still masked (Chang et al.
-    2022, arXiv:2202.04200); "arccos": 2 / pi arccos(u), whose density 1 / sqrt(1 - r ** 2) has its weight near 1, the
-    schedule of Muse (Chang et al. 2023, arXiv:2301.00704, section 2.6).
+    "cosine": cos(pi u / 2), the fraction still masked after a fraction u of the sampling steps (Chang et al. 2022,
+    arXiv:2202.04200); "arccos": 2 / pi arccos(u), whose density is largest near 1 (Muse, Chang et al. 2023,
+    arXiv:2301.00704, section 2.6).
 
     Raises:
         ValueError: for another schedule.
@@ -29,22 +29,27 @@ def masked_fraction(uniform: Float[Array, "*b"], schedule: str) -> Float[Array, 
 
 
 def mask_codes(codes: Int[Array, "b *grid"], key: jax.Array, schedule: str) -> Bool[Array, "b *grid"]:
-    """Masks a random share of each example's tokens, at least one, at random places.
+    """Masks a random fraction of each example's tokens, at least one, at random positions.
 
-    The uniform numbers behind the shares are spread evenly over the batch, one in each of b equal parts of 0 to 1: as
-    random for each example, less noisy for the loss (stratified sampling).
+    The fractions are stratified over the batch, one in each of b equal intervals, which makes the loss less noisy.
     """
-    share_key, place_key, order_key = jax.random.split(key, 3)
+    fraction_key, position_key, order_key = jax.random.split(key, 3)
     count = codes.shape[0]
     strata = jax.random.permutation(order_key, count).astype(jnp.float32)
-    uniform = (strata + jax.random.uniform(share_key, (count,))) / count
+    uniform = (strata + jax.random.uniform(fraction_key, (count,))) / count
     flat = codes.reshape(count, -1)
     number = jnp.maximum(jnp.ceil(masked_fraction(uniform, schedule) * flat.shape[1]), 1.0)
-    places = jnp.argsort(jnp.argsort(jax.random.uniform(place_key, flat.shape), axis=1), axis=1)
-    return (places.astype(jnp.float32) < number[:, None]).reshape(codes.shape)
+    ranks = jnp.argsort(jnp.argsort(jax.random.uniform(position_key, flat.shape), axis=1), axis=1)
+    return (ranks.astype(jnp.float32) < number[:, None]).reshape(codes.shape)
 
 
 def mask_words(text: Int[Array, "b t"], key: jax.Array, fraction: float) -> Int[Array, "b t"]:
-    """Replaces a fraction of the words by the mask token, each drawn independently (Devlin et al. 2018)."""
+    """Replaces tokens by the mask token, each with probability `fraction` (Devlin et al. 2018)."""
     hidden = jax.random.uniform(key, text.shape) < jnp.float32(fraction)
     return jnp.where(hidden & (text > MASK), MASK, text)
+
+
+def masked_mean(values: Float[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, "b"]:
+    """The mean of each row where the mask is True; 0 where it never is."""
+    weights = mask.astype(jnp.float32)
+    return jnp.sum(values * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)

@@ -1,4 +1,4 @@
-"""Image-text matching: whether an image and a text belong together, asked of pairs that are hard to tell."""
+"""Image-text matching with hard negatives."""
 
 from typing import Any
 
@@ -14,32 +14,32 @@ from mmjax.types import Batch, Outputs
 
 
 def matching(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
-    """The mean binary cross-entropy, in nats, of an example's own pair and of two that do not belong together: its
-    image with another text, its text with another image (Li et al. 2021, arXiv:2107.07651, section 3.2).
+    """Binary cross-entropy of matching pairs and hard negatives (Li et al. 2021, arXiv:2107.07651, section 3.2).
+
+    The mean, in nats, over an example's pair, its image with another text, and its text with another image.
 
     Args:
-        outputs: "match_logits" [b, 3] of these pairs, "match_others" [b, 2]: the rows of the other text and image.
-        batch: "text" [b, t] and "mask" [b]. Where the other one has the same text, or none, the pair does not count.
+        outputs: "match_logits" [b, 3] of these pairs, "match_others" [b, 2]: indices of the other text and image.
+        batch: "text" [b, t] and "mask" [b]. Negatives with the same text, or without one, do not count.
     """
-    there = has_text(batch["text"]) & batch["mask"]
+    present = has_text(batch["text"]) & batch["mask"]
     groups, others = text_groups(batch["text"]), outputs["match_others"]
-    differ = there[others] & (groups[others] != groups[:, None])
+    differ = present[others] & (groups[others] != groups[:, None])
     logits = outputs["match_logits"]
     losses = jax.nn.softplus(logits * jnp.array([[-1.0, 1.0, 1.0]]))
     counts = jnp.concatenate([jnp.ones_like(differ[:, :1]), differ], axis=1).astype(jnp.float32)
-    return jnp.where(there, jnp.sum(losses * counts, axis=1) / jnp.sum(counts, axis=1), 0.0)
+    return jnp.where(present, jnp.sum(losses * counts, axis=1) / jnp.sum(counts, axis=1), 0.0)
 
 
 def _prepare(batch: Batch, key: jax.Array, config: LossConfig) -> dict[str, Any]:
-    present = has_text(batch["text"]) & batch["mask"]
-    return {"negatives": (key, text_groups(batch["text"]), present)}
+    return {"negatives": (key, text_groups(batch["text"]), has_text(batch["text"]) & batch["mask"])}
 
 
 def _check(_: LossConfig, config: Config) -> None:
     kinds = {term.kind for term in config.losses.values()}
     require(
         bool({"contrastive", "sigmoid_contrastive"} & kinds),
-        "losses.matching: takes the pairs that contrastive finds hard to tell; add contrastive",
+        "losses.matching: needs contrastive, which finds its hard negatives",
     )
 
 

@@ -9,7 +9,7 @@ from mmjax.types import Batch, Outputs
 
 
 def mean_absolute_error(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
-    """The mean over pixels and channels of |drawn - original|, images in -1 to 1."""
+    """Mean absolute error over pixels and channels, images from -1 to 1."""
     difference = outputs["image"] - batch["image"]
     return jnp.mean(jnp.abs(difference), axis=range(1, difference.ndim))
 

@@ -1,4 +1,4 @@
-"""LPIPS, the perceptual distance between the model's image and the original (Zhang et al. 2018, arXiv:1801.03924)."""
+"""LPIPS perceptual loss (Zhang et al. 2018, arXiv:1801.03924)."""
 
 import jax
 
@@ -10,15 +10,14 @@ from mmjax.types import Batch, Outputs, Params
 
 
 def perceptual(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> jax.Array:
-    """The distance of each example, float32 [b]; the network's parameters lie in the batch as "perceptual"."""
+    """LPIPS of the generated and the true image, float32 [b]; batch["perceptual"] holds the network's parameters."""
     return lpips.distance(batch["perceptual"], outputs["image"], batch["image"])
 
 
 def _check(_: LossConfig, config: Config) -> None:
     require(
         bool(config.perceptual.weights),
-        "losses.perceptual: needs the weights of LPIPS, as in --config.perceptual.weights=FILE; feature_matching needs "
-        "none, but a discriminator",
+        "losses.perceptual: needs LPIPS weights, --config.perceptual.weights=FILE; feature_matching needs none",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a loss term is, and how terms add up to the training loss."""
+"""Specification of a loss term, and the training loss."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from mmjax.types import Batch, Outputs, stream
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss term that a config may name.
+    """A kind of loss term that a config may name.
 
     Attributes:
         loss: (outputs of the model, batch, config of the term) -> loss per example, float32 [b]. The batch also holds
-            what `prepare` returned.
-        needs: names of the outputs of the model that it reads; a model builds what gives them.
-        config: class of its fields.
-        prepare: (batch, random key, config of the term) -> what the term adds to the batch, such as which tokens are
-            masked; the model is given what it has arguments for.
-        check: (config of the term, whole config) raises UserError for what cannot be.
-        adversarial: it depends on the discriminator.
-        frozen: (whole config) -> parameters of a frozen network, which `loss` finds in the batch under the term's kind.
+            what `prepare` returns.
+        needs: names of the model outputs that it reads; models build only what is needed.
+        config: its config class.
+        prepare: (batch, random key, config of the term) -> additions to the batch, such as which tokens are masked;
+            the model takes those that it has arguments for.
+        check: (config of the term, whole config) raises UserError for an invalid config.
+        adversarial: whether it needs the discriminator.
+        frozen: (whole config) -> parameters of a frozen network, passed to `loss` in the batch under the term's kind.
     """
 
     loss: Callable[[Outputs, Batch, Any], Float[Array, "b"]]
@@ -43,7 +43,7 @@ class TrainingLoss:
 
     Attributes:
         specs, configs: of each term, by its name in the config.
-        inputs: (batch, random key or None) -> the inputs of the model that do not depend on the terms.
+        inputs: (batch, random key or None) -> model inputs that do not depend on the terms.
     """
 
     specs: Mapping[str, LossSpec]
@@ -53,17 +53,17 @@ class TrainingLoss:
     def prepare(self, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
         """The inputs of the model.
 
-        Without a key as in evaluation: nothing is dropped, and the same tokens are masked in every call.
+        Without a key, as in evaluation, nothing is dropped and every call masks the same tokens.
         """
         inputs = self.inputs(batch, None if key is None else stream(key, "model"))
         for name, spec in self.specs.items():
             if spec.prepare:
-                own = stream(jax.random.key(0) if key is None else key, name)
-                inputs |= spec.prepare(batch, own, self.configs[name])
+                term_key = stream(jax.random.key(0) if key is None else key, name)
+                inputs |= spec.prepare(batch, term_key, self.configs[name])
         return inputs
 
     def terms(self, outputs: Outputs, batch: Batch) -> dict[str, Float[Array, "b"]]:
-        """Each term of each example, not weighted."""
+        """Each term of each example, unweighted."""
         return {name: spec.loss(outputs, batch, self.configs[name]) for name, spec in self.specs.items()}
 
     def loss(self, terms: Mapping[str, jax.Array]) -> jax.Array:
@@ -71,6 +71,6 @@ class TrainingLoss:
         return sum((jnp.float32(self.configs[name].weight) * terms[name] for name in self.specs), jnp.float32(0))
 
     def without(self, names: Iterable[str]) -> "TrainingLoss":
-        """The same without some of the terms."""
+        """The training loss without some of its terms."""
         kept = {name: spec for name, spec in self.specs.items() if name not in set(names)}
         return TrainingLoss(kept, self.configs, self.inputs)

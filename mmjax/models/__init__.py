@@ -1,4 +1,4 @@
-"""Kinds of models out of the layers in `nn`, one file each, with their configs, checks and sharding rules."""
+"""Models, one kind per file, with their configs, checks and sharding rules."""
 
 from typing import Any
 
@@ -24,21 +24,21 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> nn.Module:
-    """The module that a config describes."""
+    """The Flax module of a config."""
     return find(config).build(config, compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the module is applied to, by name: shapes for one example."""
+    """Names and shapes of the module's inputs, for a batch of one."""
     return find(config).inputs(config)
 
 
 def sharding_rules(config: Config) -> Rules:
-    """The table of sharding rules: (pattern of a parameter's whole name, mesh axis of each of its axes)."""
+    """Sharding rules: (pattern of the full parameter name, mesh axis of each array axis)."""
     return find(config).sharding_rules(config)
 
 
 def init(config: Config, key: jax.Array) -> Params:
-    """Fresh parameters of the model of a config."""
+    """Initializes the parameters of a config's model."""
     zeros: dict[str, Any] = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in inputs(config).items()}
     return build(config).init(key, **zeros)["params"]

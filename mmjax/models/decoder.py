@@ -1,4 +1,4 @@
-"""Decoder: transposed convolutions from a grid of features to pixels."""
+"""Decoder from a grid of features to pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +14,15 @@ from mmjax.nn.residual import ResidualBlock
 
 
 class Decoder(nn.Module):
-    """Doubles the sides once for each width, after residual blocks if any, then convolves to the output's channels.
+    """Transposed convolutions of stride 2, one per width, after optional residual blocks.
 
-    Works on any rank: [b, y, x, d] gives an image, [b, f, y, x, d] a clip. No frame of a clip sees the features
-    of a later one.
+    [b, y, x, d] gives an image, [b, f, y, x, d] a clip; convolutions over time are causal.
 
     Attributes:
         widths: channels after each transposed convolution.
-        channels: of the output.
+        channels: output channels.
         blocks: residual blocks before each transposed convolution.
-        time_strides: for clips, whether 1 + k frames stay so many (1) or become 1 + 2 k (2) with each width.
+        time_strides: for clips, how 1 + k frames change at each width: unchanged (1) or to 1 + 2 k (2).
     """
 
     widths: Sequence[int]

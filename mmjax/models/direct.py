@@ -1,7 +1,7 @@
-"""The direct generator: text and, where there is one, a reference image in; one image out, in one pass.
+"""Direct generator: predicts an image from a text and an optional reference image in one forward pass.
 
-Trained by mean squared error it draws the mean of all images that fit the text: exact where the text determines the
-image, blurred where it does not. It is the baseline that every other generator must beat.
+Trained with mean squared error it predicts the mean of all images that match the text: sharp where the text determines
+the image, blurred elsewhere. It is the baseline of the other generators.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,7 @@ from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.positions import sincos_2d
 from mmjax.types import Batch, stream
 
-# Where the parameters of both ends lie on the mesh; see models/rules.py.
-_ENDS: Rules = (
+_RULES: Rules = (
     (r"query_embedding", ("fsdp",)),
     (r"decoder/upsample_\d+/kernel", (None, None, "fsdp", "model")),
     (r"decoder/pixels/kernel", (None, None, "fsdp", None)),
@@ -36,19 +35,18 @@ _ENDS: Rules = (
 
 @dataclass(frozen=True)
 class DirectGeneratorConfig(ModelConfig):
-    """The direct generator: text and an optional reference image in, an image out.
+    """Config of the direct generator.
 
     Attributes:
         width: model width d, shared by the encoders and the fusion.
         heads: attention heads; must divide width.
         text_layers, vision_layers, fusion_layers: transformer layers of each part.
-        reference: the image of the data set that is the reference, by its name; "": none, and no vision encoder.
+        reference: name of the data's image field that is the reference; "": none, and no vision encoder.
         reference_dropout: fraction of the examples whose reference is dropped in training.
-        fusion: how the visual tokens learn of the text: "cross_attention" in every layer, "joint" attention of all
-            tokens to all, or one vector of the whole text, with each visual token through perceptrons ("mlp") or
-            multiplied ("bilinear").
-        decoder_widths: channels of the transposed convolutions; each doubles the side, so the grid of visual tokens
-            has size / 2 ** len(decoder_widths) rows.
+        fusion: of the text into the visual tokens: "cross_attention", "joint", "mlp" or "bilinear"; see
+            fusion.make_fusion.
+        decoder_widths: channels of the transposed convolutions; each doubles the side, so there are
+            size / 2 ** len(decoder_widths) rows of visual tokens.
     """
 
     width: int = setting(128, above=0)
@@ -62,65 +60,63 @@ class DirectGeneratorConfig(ModelConfig):
     decoder_widths: tuple[int, ...] = setting((64, 32), above=0)
 
 
-def _own(config: Config) -> DirectGeneratorConfig:
+def _model(config: Config) -> DirectGeneratorConfig:
     assert isinstance(config.model, DirectGeneratorConfig)
     return config.model
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> "DirectGenerator":
-    return DirectGenerator(_own(config), config.text.vocabulary, config.data.size, compute)
+    return DirectGenerator(_model(config), config.text.vocabulary, config.data.size, compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    found = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
-    if _own(config).reference:
-        found["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
-    return found
+    shapes = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
+    if _model(config).reference:
+        shapes["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
+    return shapes
 
 
 def sharding_rules(config: Config) -> Rules:
-    model = _own(config)
+    model = _model(config)
     vision = vision_encoder.rules() if model.reference else ()
-    return joined(text_encoder.RULES, vision, fusion.RULES[model.fusion], _ENDS)
+    return joined(text_encoder.RULES, vision, fusion.RULES[model.fusion], _RULES)
 
 
 def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
-    """The text and the reference, which is dropped for some examples in training."""
-    model, found = _own(config), {"text": batch["text"]}
+    """The text and the reference; drops some references in training."""
+    model, prepared = _model(config), {"text": batch["text"]}
     if model.reference:
-        found["reference"] = batch[model.reference]
+        prepared["reference"] = batch[model.reference]
         if key is not None and model.reference_dropout > 0:
             kept = keep_with_probability(stream(key, "reference"), batch["mask"], model.reference_dropout)
-            found["reference_mask"] = kept
-    return found
+            prepared["reference_mask"] = kept
+    return prepared
 
 
 def check(config: Config) -> None:
-    model, frames = _own(config), config.data.frames
+    model, frames = _model(config), config.data.frames
     check_transformer(model.width, model.heads)
-    require(frames == 1, f"data.frames: a direct generator draws images, not clips of {frames}")
+    require(frames == 1, f"data.frames: a direct generator needs images, not clips of {frames}")
     check_widths("decoder_widths", model.decoder_widths, config.data.size)
     require(
         bool(model.reference) or model.reference_dropout == 0,
-        "model.reference_dropout: there is no reference to drop where model.reference is empty",
+        "model.reference_dropout: needs model.reference",
     )
     if model.reference:
         shape, size = image_field(model.reference, config.data).shape, config.data.size
         require(
             shape == (size, size, 3),
-            f"model.reference: {model.reference} has the shape {list(shape)}; the reference of a direct generator must "
-            f"have {[size, size, 3]}, by data.size",
+            f"model.reference: {model.reference} must have the shape {[size, size, 3]} (data.size), not {list(shape)}",
         )
 
 
 class DirectGenerator(nn.Module):
-    """Text and reference are encoded, fused, decoded by transposed convolutions.
+    """Encodes text and reference, fuses them and decodes by transposed convolutions.
 
     Attributes:
-        model: the configuration.
+        model: the config.
         vocabulary: number of token ids.
         size: side of the image in pixels.
-        compute: how it is computed.
     """
 
     model: DirectGeneratorConfig
@@ -135,11 +131,11 @@ class DirectGenerator(nn.Module):
         reference: Float[Array, "b y x c"] | None = None,
         reference_mask: Bool[Array, "b"] | None = None,
     ) -> dict[str, Any]:
-        """Draws an image for each text.
+        """Generates an image for each text.
 
         Args:
             text: token ids, 0 is padding.
-            reference: images to start from, -1 to 1; None draws from the text alone.
+            reference: images from -1 to 1; None: generates from the text alone.
             reference_mask: False where an example has no reference; None: all have one.
 
         Returns:
@@ -154,9 +150,9 @@ class DirectGenerator(nn.Module):
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
             patch = 2 ** len(m.decoder_widths)
-            seen = VisionEncoder(patch, m.width, m.vision_layers, m.heads, compute, name="vision")(reference)
-            given = True if reference_mask is None else reference_mask[:, None, None]
-            visual = jnp.where(given, seen, visual)
+            encoded = VisionEncoder(patch, m.width, m.vision_layers, m.heads, compute, name="vision")(reference)
+            kept = True if reference_mask is None else reference_mask[:, None, None]
+            visual = jnp.where(kept, encoded, visual)
         fuse = make_fusion(m.fusion, m.fusion_layers, m.heads, compute, name="fusion")
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
         return {"image": Decoder(m.decoder_widths, compute=compute, name="decoder")(grid)}

@@ -1,4 +1,4 @@
-"""The patch discriminator: the second player of adversarial training."""
+"""Patch discriminator of adversarial training."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.config import Config
+from mmjax.models.rules import Rules
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
 from mmjax.types import FLOAT32, Params
@@ -17,18 +18,18 @@ SLOPE = 0.2
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> "Discriminator":
-    """The discriminator of a config."""
+    """Builds the discriminator of a config."""
     return Discriminator(config.discriminator.widths, compute.convolution, compute.dtype)
 
 
 def init(config: Config, key: jax.Array) -> Params:
-    """Fresh parameters, for images or for clips."""
+    """Initializes the parameters, for images or clips."""
     frames = (config.data.frames,) if config.data.frames > 1 else ()
     return build(config).init(key, jnp.zeros((1, *frames, config.data.size, config.data.size, 3)))["params"]
 
 
-def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-    """The table of sharding rules, as the models have them."""
+def sharding_rules(config: Config) -> Rules:
+    """Sharding rules of the discriminator."""
     window = (None,) * (3 if config.data.frames > 1 else 2)
     inner = ((r"down_\d+/kernel", (*window, "fsdp", "model")),) if len(config.discriminator.widths) > 1 else ()
     return (
@@ -40,13 +41,13 @@ def sharding_rules(config: Config) -> tuple[tuple[str, tuple[str | None, ...]], 
 
 
 class Discriminator(nn.Module):
-    """Strided convolutions with leaky ReLU, and one logit for each place that is left: real or drawn.
+    """Strided convolutions with leaky ReLU, and a real-or-fake logit for each patch.
 
-    The arrangement of Isola et al. 2017 (arXiv:1611.07004, section 3.2.2), of any rank and without normalization, so
-    that examples do not see each other.
+    After Isola et al. 2017 (arXiv:1611.07004, section 3.2.2), of any rank, without normalization so that examples are
+    independent.
 
     Attributes:
-        widths: channels of the convolutions; each halves every side, time included.
+        widths: channels of the convolutions; each halves every axis, time included.
         implementation: of the convolutions; see nn.convolution.
     """
 
@@ -56,7 +57,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b *space c"]) -> tuple[Float[Array, "b *patches"], list[Any]]:
-        """The logits of the patches, float32, and the features of each layer, [b, *smaller, width]."""
+        """Returns the logits of the patches, float32, and the features of each layer, [b, *smaller, width]."""
         x, features = image, []
         for i, width in enumerate(self.widths):
             x = Convolution(width, 4, 2, implementation=self.implementation, dtype=self.dtype, name=f"down_{i}")(x)

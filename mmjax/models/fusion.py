@@ -1,7 +1,6 @@
-"""Fusions: visual tokens and the text become visual tokens that know the text.
+"""Fusion of text features into visual tokens.
 
-Each is a module fuse(visual [b, n, d], text [b, t, d], text_mask [b, 1, 1, t]) -> [b, n, d]. What text_mask hides
-changes nothing.
+Each is a module fuse(visual [b, n, d], text [b, t, d], text_mask [b, 1, 1, t]) -> [b, n, d].
 """
 
 import flax.linen as nn
@@ -19,7 +18,7 @@ _PERCEPTRON: Rules = (
     (r".*text_in/kernel", ("fsdp", "model")),
     (r".*text_in/bias", ("model",)),
 )
-# The sharding rules of each kind.
+# Sharding rules of each kind.
 RULES: dict[str, Rules] = {
     "cross_attention": STACK,
     "joint": (*STACK, (r".*type_embedding", ("fsdp",))),
@@ -29,18 +28,14 @@ RULES: dict[str, Rules] = {
 
 
 def make_fusion(
-    kind: str,
-    layers: int,
-    heads: int,
-    compute: Compute = DEFAULT,
-    name: str | None = None,
+    kind: str, layers: int, heads: int, compute: Compute = DEFAULT, name: str | None = None
 ) -> "AttentionFusion | PerceptronFusion":
-    """The fusion of a kind.
+    """Builds a fusion module.
 
     Args:
-        kind: "cross_attention": the visual tokens attend to each other and to the text in every layer; "joint": all
-            tokens of both attend to each other; "mlp": a perceptron of each visual token and of the text as a whole;
-            "bilinear": the same, but what they say is multiplied.
+        kind: "cross_attention": visual tokens attend to each other and to the text in every layer; "joint":
+            self-attention over the tokens of both; "mlp": an MLP of each visual token and the pooled text;
+            "bilinear": the same with the product of both.
 
     Raises:
         ValueError: for another kind.
@@ -53,9 +48,9 @@ def make_fusion(
 
 
 class AttentionFusion(nn.Module):
-    """A transformer over the visual tokens that cross-attends to the text in every layer or, `joint`, over all tokens.
+    """Transformer over visual tokens that cross-attends to the text or, with `joint`, over the tokens of both.
 
-    In a joint one a learned vector tells the tokens of the text from the others.
+    A joint one adds a learned type embedding to the text.
     """
 
     joint: bool
@@ -78,10 +73,10 @@ class AttentionFusion(nn.Module):
 
 
 class PerceptronFusion(nn.Module):
-    """Perceptrons on the residual of each visual token, with the text pooled into one vector.
+    """Residual MLPs on each visual token and the text pooled into one vector.
 
-    The hidden units are functions of the sum of what token and text give, as if they were one long vector; or, with
-    `product`, the product of both: low-rank bilinear pooling (Kim et al. 2017, arXiv:1610.04325, equation 9).
+    The hidden units see the concatenation of token and text or, with `product`, multiply their projections: low-rank
+    bilinear pooling (Kim et al. 2017, arXiv:1610.04325, equation 9).
     """
 
     product: bool
@@ -93,9 +88,11 @@ class PerceptronFusion(nn.Module):
     def __call__(
         self, visual: Float[Array, "b n d"], text: Float[Array, "b t d"], text_mask: Bool[Array, "b 1 1 t"]
     ) -> Float[Array, "b n d"]:
-        whole = AttentionPooling(self.heads, self.compute.dtype, self.compute.partitioner, name="pool")(text, text_mask)
+        pooled = AttentionPooling(self.heads, self.compute.dtype, self.compute.partitioner, name="pool")(
+            text, text_mask
+        )
         for i in range(self.layers):
-            visual = _Perceptron(self.product, self.compute, name=f"block_{i}")(visual, whole)
+            visual = _Perceptron(self.product, self.compute, name=f"block_{i}")(visual, pooled)
         return layer_norm(visual, "norm")
 
 
@@ -106,7 +103,7 @@ class _Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], text: Float[Array, "b d"]) -> Float[Array, "b n d"]:
         d, x = x.shape[-1], self.compute.partitioner.with_sharding_constraint(x)
-        ours = nn.Dense(4 * d, dtype=self.compute.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
-        theirs = nn.Dense(4 * d, dtype=self.compute.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
-        hidden = jnp.tanh(ours) * jnp.tanh(theirs) if self.product else nn.gelu(ours + theirs)
+        token = nn.Dense(4 * d, dtype=self.compute.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
+        text = nn.Dense(4 * d, dtype=self.compute.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
+        hidden = jnp.tanh(token) * jnp.tanh(text) if self.product else nn.gelu(token + text)
         return x + nn.Dense(d, dtype=self.compute.dtype, name="mlp_out")(hidden)

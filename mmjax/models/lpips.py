@@ -1,11 +1,10 @@
-"""LPIPS: how different two images look, by the features of a network trained on photographs.
+"""LPIPS, a perceptual distance of images (Zhang et al. 2018, arXiv:1801.03924, equation 1; version 0.1).
 
-Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep features as a perceptual metric"
-(2018, arXiv:1801.03924), equation 1, version 0.1 of the authors' package. mmjax does not bring the weights; a file of
-them is written where `lpips` (and with it PyTorch) is installed by CONVERT. Its tensors, as PyTorch lays them out:
+mmjax does not include the weights; the command CONVERT writes them where the PyPI package `lpips` is installed.
+Tensors of the file, in PyTorch's layout:
 
     features.N.weight [out, in, y, x], features.N.bias [out]    torchvision's vgg16 or alexnet; N counts its layers.
-                                                                net.sliceK.N, as lpips names them, is taken as well
+                                                                or net.sliceK.N, their names in lpips
     linK.model.1.weight [1, c, 1, 1]                            the linear layer of stage K, 0 to 4 (or linK.model.0)
 """
 
@@ -31,7 +30,7 @@ CONVERT = (
     "python -c \"import lpips, safetensors.torch as s; s.save_file({k: v for k, v in lpips.LPIPS(net='vgg')"
     ".state_dict().items() if not k.startswith('lins.')}, 'lpips_vgg.safetensors')\""
 )
-# The convolutions of each stage, by their numbers: input channels, channels, window. Between stages are max-pools.
+# Convolutions of each stage by number: input channels, channels, kernel size. Max-pooling separates stages.
 Stages = tuple[dict[str, tuple[int, int, int]], ...]
 VGG16: Stages = (
     {"0": (3, 64, 3), "2": (64, 64, 3)},
@@ -47,21 +46,21 @@ ALEXNET: Stages = (
     {"8": (384, 256, 3)},
     {"10": (256, 256, 3)},
 )
-SMALLEST = {"vgg16": 16, "alexnet": 31}  # sides at which the last stage has one place left
+SMALLEST = {"vgg16": 16, "alexnet": 31}  # sides whose last feature map is 1 x 1
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images from -1 to 1
 _TINY = 1e-10
 
 
 @functools.lru_cache(maxsize=1)
 def read(weights: PerceptualConfig, size: int) -> Params:
-    """The weights of a file: {"features": {N: {"kernel", "bias"}}, "linear": {K: [c]}}, float32 NumPy arrays.
+    """Reads weights as {"features": {N: {"kernel", "bias"}}, "linear": {K: [c]}}, float32 NumPy arrays.
 
     Args:
-        weights: the file, and its hash, which is checked first.
-        size: side of the images it shall be applied to.
+        weights: the file and its SHA-256, which is checked first.
+        size: side of the images.
 
     Raises:
-        UserError: where there is no such file, it is another one, or images are too small for its network.
+        UserError: where the file is missing or another one, or images are too small for its network.
     """
     path = weights.weights
     tensors = _load(path, weights.sha256)
@@ -83,11 +82,11 @@ def read(weights: PerceptualConfig, size: int) -> Params:
 
 
 def features(params: Params, image: Float[Array, "b y x 3"]) -> list[Any]:
-    """The activations of the five stages, [b, y', x', c], of images from -1 to 1."""
+    """Activations of the five stages, [b, y', x', c], of images from -1 to 1."""
     first = params["features"]["0"]["kernel"]
     alexnet = first.shape[0] == 11
     x = (image.astype(jnp.float32) - jnp.array(_SHIFT)[None, None, None]) / jnp.array(_SCALE)[None, None, None]
-    found = []
+    activations = []
     for stage, layers in enumerate(ALEXNET if alexnet else VGG16):
         if alexnet and stage in (1, 2):
             x = nn.max_pool(x, (3, 3), (2, 2))
@@ -104,60 +103,60 @@ def features(params: Params, image: Float[Array, "b y x 3"]) -> list[Any]:
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             x = nn.relu(x + layer["bias"][None, None, None])
-        found.append(x)
-    return found
+        activations.append(x)
+    return activations
 
 
 def last_features(params: Params, image: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
-    """The mean over the places of the last stage."""
+    """Features of the last stage, averaged over positions."""
     return jnp.mean(features(params, image)[-1], axis=(1, 2))
 
 
 def distance(
     params: Params, a: Float[Array, "b *frames y x 3"], b: Float[Array, "b *frames y x 3"]
 ) -> Float[Array, "b"]:
-    """The LPIPS distance of images from -1 to 1; of clips the mean over their frames."""
+    """LPIPS distance of images from -1 to 1; of clips the mean over their frames."""
     count = a.shape[0]
     a, b = (x.reshape(-1, *x.shape[-3:]) for x in (a, b))
     total = jnp.zeros(a.shape[0])
-    for stage, (ours, theirs) in enumerate(zip(features(params, a), features(params, b), strict=True)):
-        difference = jnp.square(_normalized(ours) - _normalized(theirs))
+    for stage, (x, y) in enumerate(zip(features(params, a), features(params, b), strict=True)):
+        difference = jnp.square(_normalize(x) - _normalize(y))
         total += jnp.mean(difference @ params["linear"][str(stage)], axis=(1, 2))
     return jnp.mean(total.reshape(count, -1), axis=1)
 
 
-def _normalized(x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
-    """Each place's features brought to length 1; the tiny number under the root keeps its gradient finite at 0."""
+def _normalize(x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+    """Scales the features of each position to length 1, with a finite gradient at 0."""
     return x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + _TINY**2) + _TINY)
 
 
 def _load(path: str, sha256: str) -> dict[str, np.ndarray]:
-    """The tensors of a file by torchvision's and lpips' names."""
+    """The tensors of a file by the names above."""
     try:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"perceptual.weights: {path} cannot be read ({error.strerror})") from None
-    if sha256 and found != sha256.lower():
-        raise UserError(f"perceptual.sha256: {path} has the SHA-256 {found}, not {sha256}; it is another file")
+    if sha256 and digest != sha256.lower():
+        raise UserError(f"perceptual.sha256: {path} has the SHA-256 {digest}, not {sha256}")
     try:
         tensors = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"perceptual.weights: {Path(path).name} is no safetensors file; make one by {CONVERT}"
+            f"perceptual.weights: {Path(path).name} is not a safetensors file; make one with {CONVERT}"
         ) from None
     renamed = {re.sub(r"^net\.slice\d+\.", "features.", name): value for name, value in tensors.items()}
     return {re.sub(r"^(lin\d)\.model\.0\.", r"\1.model.1.", name): value for name, value in renamed.items()}
 
 
 def _take(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[Any, ...], path: str) -> np.ndarray:
-    """A tensor that must be there in this shape; after ... it may be any."""
+    """A tensor of this shape as float32; a trailing ... stands for any axes."""
     value = tensors.get(name)
     known = shape[:-1] if shape[-1] is ... else shape
     if value is None or value.shape[: len(known)] != known or (known is shape and value.ndim != len(shape)):
         has = "is missing" if value is None else f"is {list(value.shape)}"
         raise UserError(
             f"perceptual.weights: {name} {has} in {Path(path).name}, and should be "
-            f"{[*known, '...'] if known is not shape else list(shape)}; make the file by {CONVERT}"
+            f"{[*known, '...'] if known is not shape else list(shape)}; make the file with {CONVERT}"
         )
     return value.astype(np.float32)

@@ -1,8 +1,8 @@
-"""The masked generator: draws visual tokens by filling in masked ones, given a text and the tokens it has.
+"""Masked generator: predicts masked visual tokens from a text and the unmasked tokens.
 
 After MaskGIT (Chang et al. 2022, arXiv:2202.04200) and Muse (Chang et al. 2023, arXiv:2301.00704). Generation,
-inpainting and next frames are choices of which tokens are masked. Attending to the tokens of the same image at fewer
-pixels as well, it is the super-resolution stage of Muse (section 2.4).
+inpainting and next frames differ only in which tokens are masked. With the tokens of the same image at a lower
+resolution as its reference, it is the super-resolution stage of Muse (section 2.4).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mmjax.models import text_encoder, visual_tokenizer
 from mmjax.models.checks import check_transformer, image_field
 from mmjax.models.masked_transformer import MaskedGenerator, MaskedGeneratorConfig
 from mmjax.models.rules import STACK, Rules, joined
-from mmjax.models.spec import ModelSpec, keep_with_probability, trained_outputs
+from mmjax.models.spec import ModelSpec, keep_with_probability, method, trained_outputs
 from mmjax.models.visual_tokenizer import VisualTokenizerConfig
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.types import Batch, Params, stream
@@ -36,7 +36,7 @@ _RULES: Rules = (
 
 
 def _parts(config: Config) -> tuple[MaskedGeneratorConfig, Config, Config | None, Config | None]:
-    """The model's fields, its visual tokenizer, its reference's, and its frozen text encoder."""
+    """The configs of the model, its visual tokenizer, its reference tokenizer and its frozen text encoder."""
     tokenizer = config.component(TOKENIZER)
     assert isinstance(config.model, MaskedGeneratorConfig) and tokenizer is not None
     return config.model, tokenizer, config.component(REFERENCE), config.component(TEXT_ENCODER)
@@ -58,15 +58,15 @@ def build(config: Config, compute: Compute = DEFAULT) -> MaskedGenerator:
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     _, tokenizer, reference, frozen = _parts(config)
     grid = visual_tokenizer.grid(tokenizer)
-    found = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
+    shapes = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
     if frozen is not None:
         width = text_encoder.settings(frozen).width
-        found["text_features"] = jax.ShapeDtypeStruct((1, config.text.length, width), jnp.float16)
-    found["codes"] = jax.ShapeDtypeStruct((1, *grid), jnp.int32)
-    found["masked"] = jax.ShapeDtypeStruct((1, *grid), jnp.bool_)
+        shapes["text_features"] = jax.ShapeDtypeStruct((1, config.text.length, width), jnp.float16)
+    shapes["codes"] = jax.ShapeDtypeStruct((1, *grid), jnp.int32)
+    shapes["masked"] = jax.ShapeDtypeStruct((1, *grid), jnp.bool_)
     if reference is not None:
-        found["reference_codes"] = jax.ShapeDtypeStruct((1, *visual_tokenizer.grid(reference)), jnp.int32)
-    return found
+        shapes["reference_codes"] = jax.ShapeDtypeStruct((1, *visual_tokenizer.grid(reference)), jnp.int32)
+    return shapes
 
 
 def sharding_rules(config: Config) -> Rules:
@@ -77,16 +77,15 @@ def sharding_rules(config: Config) -> Rules:
 
 
 def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
-    """The inputs of the module but for what is masked; in training some texts and references are dropped."""
+    """The inputs of the module except `masked`; drops some texts and references in training."""
     model, *_ = _parts(config)
-    found = {name: batch[name] for name in inputs(config) if name != "masked"}
+    prepared = {name: batch[name] for name in inputs(config) if name != "masked"}
     if key is not None and model.text_dropout > 0:
-        found["text_mask"] = keep_with_probability(stream(key, "text"), batch["mask"], model.text_dropout)
-    if key is not None and "reference_codes" in found and model.reference_dropout > 0:
-        found["reference_mask"] = keep_with_probability(
-            stream(key, "reference"), batch["mask"], model.reference_dropout
-        )
-    return found
+        prepared["text_mask"] = keep_with_probability(stream(key, "text"), batch["mask"], model.text_dropout)
+    if key is not None and "reference_codes" in prepared and model.reference_dropout > 0:
+        kept = keep_with_probability(stream(key, "reference"), batch["mask"], model.reference_dropout)
+        prepared["reference_mask"] = kept
+    return prepared
 
 
 def check(config: Config) -> None:
@@ -96,27 +95,26 @@ def check(config: Config) -> None:
     require(
         TOKENIZER in config.components,
         f"components.{TOKENIZER}: a masked generator needs a visual tokenizer, as in "
-        f"--config.components.{TOKENIZER}=WORKDIR, or the config of one that is trained first",
+        f"--config.components.{TOKENIZER}=WORKDIR, or the config of one to train first",
     )
     require(
         model.reference_dropout == 0 or REFERENCE in config.components,
-        f"model.reference_dropout: there is no reference to drop without components.{REFERENCE}",
+        f"model.reference_dropout: needs components.{REFERENCE}",
     )
     if TEXT_ENCODER in config.components:
         require(
             "text_logits" not in trained_outputs(config),
-            "losses.masked_language_modeling: trains the text encoder, and components.text_encoder is frozen; leave "
-            "one of them out",
+            "losses.masked_language_modeling: cannot train the frozen components.text_encoder; remove one of them",
         )
-    for name, theirs in ((TOKENIZER, tokenizer), (REFERENCE, reference)):
+    for name, part in ((TOKENIZER, tokenizer), (REFERENCE, reference)):
         require(
-            theirs is None or isinstance(theirs.model, VisualTokenizerConfig),
-            f"components.{name}.config.model.kind: must be visual_tokenizer, not {theirs.model.kind if theirs else ''}",
+            part is None or isinstance(part.model, VisualTokenizerConfig),
+            f"components.{name}.config.model.kind: must be visual_tokenizer, not {part.model.kind if part else ''}",
         )
     if tokenizer is not None:
         for field in ("size", "frames"):
-            ours, wanted = getattr(config.data, field), getattr(tokenizer.data, field)
-            require(ours == wanted, f"data.{field}: {ours}, but the visual tokenizer was made for {wanted}")
+            value, expected = getattr(config.data, field), getattr(tokenizer.data, field)
+            require(value == expected, f"data.{field}: must be {expected}, as of the visual tokenizer, not {value}")
     if reference is not None:
         _check_reference(config, model.reference, tokenizer, reference)
 
@@ -124,40 +122,40 @@ def check(config: Config) -> None:
 def _check_reference(config: Config, name: str, tokenizer: Config | None, reference: Config) -> None:
     at = f"components.{REFERENCE}.config"
     *frames, _, _, channels = image_field(name, config.data).shape
-    *wanted, _, _, expected = reference.data.image_shape
+    *expected_frames, _, _, expected_channels = reference.data.image_shape
     require(
-        (len(frames), channels) == (len(wanted), expected),
-        f"model.reference: {name} has {len(frames) + 2} axes and {channels} channels, and {at} encodes images of "
-        f"{len(wanted) + 2} axes and {expected} channels",
+        (len(frames), channels) == (len(expected_frames), expected_channels),
+        f"model.reference: {name} has {len(frames) + 2} axes and {channels} channels, but {at} encodes images of "
+        f"{len(expected_frames) + 2} axes and {expected_channels} channels",
     )
     require(
         name != "image" or reference.data.size <= config.data.size,
-        f"{at}.data.size: {reference.data.size} is larger than data.size, {config.data.size}; a reference is the image "
-        "itself or a smaller one",
+        f"{at}.data.size: {reference.data.size} is larger than data.size, {config.data.size}; the reference "
+        "must be the image itself or a smaller version",
     )
     require(
         reference.data.frames == config.data.frames,
         f"{at}.data.frames: must be data.frames, {config.data.frames}, not {reference.data.frames}",
     )
     if tokenizer is not None:
-        ours, theirs = (getattr(each.model, "time_strides", ()) for each in (tokenizer, reference))
+        strides, expected = (getattr(part.model, "time_strides", ()) for part in (reference, tokenizer))
         require(
-            bool(ours) == bool(theirs),
-            f"{at}.model.time_strides: {list(theirs)} does not go with those of the visual tokenizer, {list(ours)}; "
-            "both or neither must encode clips",
+            bool(strides) == bool(expected),
+            f"{at}.model.time_strides: {list(strides)}, but the visual tokenizer has {list(expected)}; both or neither "
+            "must encode clips",
         )
 
 
 @dataclass(frozen=True)
 class ModelFns:
-    """The pure functions of a generator and its visual tokenizer that sampling needs.
+    """Pure functions of a generator and its visual tokenizer, for sampling.
 
     Attributes:
-        context: (params, text, **given) -> features and their mask; see MaskedGenerator.context.
+        context: (params, text, **inputs) -> features and their mask; see MaskedGenerator.context.
         logits: (params, codes, masked, *context) -> logits of every code.
         encode: (tokenizer's params, images or clips) -> grids of codes.
-        encode_reference: (reference tokenizer's params, images or clips of any size) -> grids of its codes.
-        reference: the image of the data set that is encoded as the reference, by its name.
+        encode_reference: (reference tokenizer's params, images or clips of any size) -> grids of codes.
+        reference: name of the data's image field that is encoded as the reference.
         decode: (tokenizer's params, codes) -> images or clips.
         grid: shape of an example's codes.
     """
@@ -172,39 +170,35 @@ class ModelFns:
 
 
 def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
-    model, theirs, reference, _ = _parts(config)
-    generator, tokenizer = build(config, compute), visual_tokenizer.build(theirs, compute)
+    model, tokenizer_config, reference, _ = _parts(config)
+    generator, tokenizer = build(config, compute), visual_tokenizer.build(tokenizer_config, compute)
     frames = config.data.frames
 
     def decode(params: Params, codes: jax.Array) -> jax.Array:
-        image: jax.Array = tokenizer.apply({"params": params}, codes, method="decode")  # type: ignore[assignment]
+        image: jax.Array = method(tokenizer, "decode")(params, codes)
         return image[:, :frames] if image.ndim == 5 else image
 
-    def encode(params: Params, image: jax.Array) -> jax.Array:
-        codes: jax.Array = tokenizer.apply({"params": params}, image, method="encode")  # type: ignore[assignment]
-        return codes
-
-    def logits(params: Params, *seen: jax.Array) -> jax.Array:
-        scores: jax.Array = generator.apply({"params": params}, *seen, method="logits")  # type: ignore[assignment]
-        return scores
-
-    def context(params: Params, text: jax.Array, **given: jax.Array) -> Any:
-        return generator.apply({"params": params}, text, **given, method="context")  # type: ignore[arg-type]
-
-    encode_reference = None if reference is None else _encode_reference(reference, compute)
-    return ModelFns(context, logits, encode, encode_reference, model.reference, decode, visual_tokenizer.grid(theirs))
+    return ModelFns(
+        context=method(generator, "context"),
+        logits=method(generator, "logits"),
+        encode=method(tokenizer, "encode"),
+        encode_reference=None if reference is None else _encode_reference(reference, compute),
+        reference=model.reference,
+        decode=decode,
+        grid=visual_tokenizer.grid(tokenizer_config),
+    )
 
 
 def _encode_reference(config: Config, compute: Compute) -> Callable[..., jax.Array]:
-    tokenizer, size = visual_tokenizer.build(config, compute), config.data.size
+    encode, size = method(visual_tokenizer.build(config, compute), "encode"), config.data.size
 
-    def encode(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
-        # Triangle filter with antialias, as all images are resized.
+    def encode_resized(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
+        # Antialiased triangle filter, as the data pipeline resizes.
         resized = jax.image.resize(image, (*image.shape[:-3], size, size, image.shape[-1]), "linear")
-        codes: jax.Array = tokenizer.apply({"params": params}, resized, method="encode")  # type: ignore[assignment]
+        codes: jax.Array = encode(params, resized)
         return codes
 
-    return encode
+    return encode_resized
 
 
 MODEL = ModelSpec(

@@ -1,4 +1,4 @@
-"""The transformer of the masked generator: fills in visual tokens, attending to the text and to the tokens it has."""
+"""Transformer of the masked generator: predicts masked visual tokens from a text and the other tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,18 @@ from mmjax.types import FLOAT32
 
 @dataclass(frozen=True)
 class MaskedGeneratorConfig(ModelConfig):
-    """The masked generator: a transformer over visual tokens that cross-attends to the text and, where there is a
-    component `reference_tokenizer`, to the visual tokens of a reference image.
+    """Config of the masked generator.
+
+    It cross-attends to the text and, with a component `reference_tokenizer`, to the tokens of a reference image.
 
     Attributes:
         width, heads, layers: of the transformer over the visual tokens.
-        text_layers: layers of the text encoder, of the same width and heads; a frozen one has its own.
-        local_blocks: residual blocks of convolutions over the rows and columns of visual tokens, each frame by itself,
-            before the transformer. Small models learn sooner from them which tokens are neighbors.
-        reference: the image of the data set that `reference_tokenizer` encodes, by its name.
-        text_dropout, reference_dropout: fraction of the examples whose text, and whose reference, is dropped in
-            training; classifier-free guidance needs the first.
+        text_layers: layers of the text encoder, of the same width and heads, unless it is a frozen component.
+        local_blocks: residual convolution blocks over rows and columns before the transformer, with which small models
+            learn sooner.
+        reference: name of the data's image field that `reference_tokenizer` encodes.
+        text_dropout, reference_dropout: fraction of the examples whose text or reference training drops;
+            classifier-free guidance needs text_dropout.
     """
 
     width: int = setting(512, above=0)
@@ -47,9 +48,9 @@ class MaskedGeneratorConfig(ModelConfig):
 
 
 class CodeEmbedding(nn.Module):
-    """A vector a code: one of its own, and one for each of its digits in the finite scalar quantization.
+    """Embedding of the codes: one per code plus one for each of its digits in the finite scalar quantization.
 
-    Codes that share digits look alike, so what is learned of one helps the others.
+    Codes that share digits look alike, so they share what is learned.
     """
 
     levels: Sequence[int]
@@ -65,20 +66,18 @@ class CodeEmbedding(nn.Module):
 
 
 class MaskedGenerator(nn.Module):
-    """Codes, some of them masked, and a text in; logits of every code out.
+    """Predicts logits of every code from partly masked codes and a text.
 
-    Positions are factorized: sines of each coordinate, through a matrix an axis, added up, and rotary in attention,
-    which tells small models sooner what lies beside what. No parameter depends on the size of the grid, so that a
-    model can go on learning at another size or length.
+    Positions are factorized, a projection of sin-cos features per axis, and rotary in attention, with which small
+    models learn sooner. No parameter depends on the size of the grid, so that training can continue at another one.
 
     Attributes:
-        model: the configuration.
+        model: the config.
         vocabulary: number of text token ids.
         levels: of the visual tokenizer's quantization.
         grid: of the codes, (rows, columns) or (frames, rows, columns).
-        reference_levels: of the quantization of the reference's visual tokenizer; (): takes no reference.
-        frozen_text: the features of the text are given, by a text encoder that is no part of the model.
-        compute: how it is computed.
+        reference_levels: of the reference tokenizer's quantization; (): no reference.
+        frozen_text: the text's features are an input, by a text encoder that is not part of the model.
     """
 
     model: MaskedGeneratorConfig
@@ -124,26 +123,26 @@ class MaskedGenerator(nn.Module):
         reference_mask: Bool[Array, "b"] | None = None,
         text_features: Float16[Array, "b t e"] | None = None,
     ) -> dict[str, Any]:
-        """Logits of all codes, and of all words where a text with hidden words is given.
+        """Logits of all codes, and of all text tokens with `hidden_text`.
 
         Args:
-            text: token ids, 0 is padding; nothing but padding is no text.
-            codes: what is at masked places is not seen.
-            masked: the places to fill in.
+            text: token ids, 0 is padding; all padding: no text.
+            codes: those at masked positions are ignored.
+            masked: positions to predict.
             text_mask: False where an example has no text; None: all have one.
-            hidden_text: the text with some tokens hidden, to be filled in.
+            hidden_text: the text with some tokens masked.
             reference_codes, reference_mask, text_features: see context.
 
         Returns:
             {"logits": float32 [b, *grid, codes]} and, with hidden_text, {"text_logits": float32 [b, t, vocabulary]}.
         """
-        given = text if text_mask is None else jnp.where(text_mask[:, None], text, 0)
+        shown_text = text if text_mask is None else jnp.where(text_mask[:, None], text, 0)
         if hidden_text is None:
-            context = self.context(given, reference_codes, reference_mask, text_features)
+            context = self.context(shown_text, reference_codes, reference_mask, text_features)
             return {"logits": self.logits(codes, masked, *context)}
-        (features, filled), mask = encode_both(self.text, given, hidden_text)
+        (features, masked_features), mask = encode_both(self.text, shown_text, hidden_text)
         context = self._context(features, mask, reference_codes, reference_mask)
-        words = text_logits(filled, self.text.variables["params"]["embedding"])
+        words = text_logits(masked_features, self.text.variables["params"]["embedding"])
         return {"logits": self.logits(codes, masked, *context), "text_logits": words}
 
     def context(
@@ -153,14 +152,14 @@ class MaskedGenerator(nn.Module):
         reference_mask: Bool[Array, "b"] | None = None,
         text_features: Float16[Array, "b t e"] | None = None,
     ) -> tuple[jax.Array, ...]:
-        """What the visual tokens look at: the features of the text, then those of the reference, and where any are.
+        """Features of the text and the reference for cross-attention, and their mask.
 
-        With a reference also what lies at each place of the grid itself: a small model learns a whole lot sooner from
-        that than from attention alone what goes with what.
+        With a reference also its code embeddings resampled to the grid: added to the tokens, small models learn from
+        them much sooner than from attention alone.
 
         Args:
-            reference_codes: of the reference image or clip, by its own visual tokenizer.
-            reference_mask: False where an example's reference is withheld; None: all are seen.
+            reference_codes: of the reference image or clip, by its tokenizer.
+            reference_mask: False where an example has no reference; None: all have one.
             text_features: of the text, where its encoder is frozen.
 
         Returns:
@@ -179,21 +178,23 @@ class MaskedGenerator(nn.Module):
         if reference_codes is None:
             return features, mask
         reference, placed = self._reference(reference_codes)
-        shown = jnp.ones(len(features), jnp.bool_) if reference_mask is None else reference_mask
-        placed = jnp.where(shown.reshape(-1, *(1,) * (placed.ndim - 1)), placed, 0.0)
-        seen = jnp.broadcast_to(shown[:, None, None, None], (*mask.shape[:-1], reference.shape[1]))
+        has_reference = jnp.ones(len(features), jnp.bool_) if reference_mask is None else reference_mask
+        placed = jnp.where(has_reference.reshape(-1, *(1,) * (placed.ndim - 1)), placed, 0.0)
+        reference_mask = jnp.broadcast_to(has_reference[:, None, None, None], (*mask.shape[:-1], reference.shape[1]))
         both = jnp.concatenate([features, reference.astype(features.dtype)], axis=1)
-        return both, jnp.concatenate([mask, seen], axis=-1), placed
+        return both, jnp.concatenate([mask, reference_mask], axis=-1), placed
 
     def _reference(self, codes: Int[Array, "b *reference"]) -> tuple[Float[Array, "b r d"], Float[Array, "b *grid d"]]:
-        """The features of a reference, with positions that are those of the grid to fill in, and what lies at those."""
+        """Features of a reference with positions on the grid, and its embeddings at the nearest position of each."""
         width = self.model.width
         placed = vectors = self.reference_codes()[codes]
         x = vectors + self.reference_type_embedding.reshape(*(1,) * codes.ndim, width)
-        for axis, (project, ours, theirs) in enumerate(zip(self.position, self.grid, codes.shape[1:], strict=True)):
-            places = _places(ours, theirs, axis == len(self.grid) - 3)
-            x += _along(project(sincos_at(places, width)), axis, codes.ndim)
-            nearest = np.abs(np.arange(ours)[:, None] - places).argmin(axis=1)
+        for axis, (project, side, reference_side) in enumerate(
+            zip(self.position, self.grid, codes.shape[1:], strict=True)
+        ):
+            positions = _reference_positions(side, reference_side, axis == len(self.grid) - 3)
+            x += _along(project(sincos_at(positions, width)), axis, codes.ndim)
+            nearest = np.abs(np.arange(side)[:, None] - positions).argmin(axis=1)
             placed = jnp.take(placed, nearest, axis=axis + 1)
         return self.reference_norm(x.reshape(len(codes), -1, width)), placed
 
@@ -205,7 +206,7 @@ class MaskedGenerator(nn.Module):
         context_mask: Bool[Array, "b 1 1 s"],
         placed: Float[Array, "b *grid d"] | None = None,
     ) -> Float[Array, "b *grid k"]:
-        """Logits of the code at every place, float32; see context."""
+        """Logits of the code at every position, float32; the context is that of `context`."""
         m, embedding, sides = self.model, self.codes(), codes.shape[1:]
         everywhere = (1,) * codes.ndim
         x = jnp.where(masked[..., None], self.mask.reshape(*everywhere, m.width), embedding[codes])
@@ -224,18 +225,17 @@ class MaskedGenerator(nn.Module):
 
 
 def _along(vectors: Float[Array, "n d"], axis: int, rank: int) -> Float[Array, "*ones d"]:
-    """A vector for each place along an axis of the grid, for an array [b, *grid, d]; `rank` is that of [b, *grid]."""
+    """Reshapes vectors along an axis of the grid to broadcast over [b, *grid, d]; `rank` is that of [b, *grid]."""
     shape = [1] * rank
     shape[axis + 1] = len(vectors)
     return vectors.reshape(*shape, -1)
 
 
-def _places(ours: int, theirs: int, time: bool) -> Float[np.ndarray, "n"]:
-    """Where the `theirs` places of the reference lie among our own, along an axis.
+def _reference_positions(side: int, reference_side: int, time: bool) -> Float[np.ndarray, "n"]:
+    """Positions of a reference on the grid along an axis.
 
-    Rows and columns are equal parts of the image, so their centers are matched. The first frame is coded on its own,
-    so first and last are matched in time.
+    Rows and columns align by the centers of their patches; in time the first and the last frames align.
     """
     if time:
-        return np.arange(theirs) * ((ours - 1) / max(theirs - 1, 1))
-    return (np.arange(theirs) + 0.5) * (ours / theirs) - 0.5
+        return np.arange(reference_side) * ((side - 1) / max(reference_side - 1, 1))
+    return (np.arange(reference_side) + 0.5) * (side / reference_side) - 0.5

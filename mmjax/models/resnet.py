@@ -1,6 +1,7 @@
-"""Residual network (He et al. 2015, arXiv:1512.03385), by default with 50 layers."""
+"""Residual network (He et al. 2015, arXiv:1512.03385), ResNet-50 by default."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
@@ -12,8 +13,7 @@ from mmjax.nn.convolution import Convolution
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import sincos_2d
 
-STRIDE = 32  # pixels between places of the last feature map
-# The sharding rules.
+STRIDE = 32  # pixels between positions of the last feature map
 RULES: Rules = (
     (r".*stem/kernel", (None, None, None, "fsdp")),
     (r".*stage_\d+_\d+/(reduce|spatial|expand|shortcut)/kernel", (None, None, "fsdp", "model")),
@@ -23,10 +23,9 @@ RULES: Rules = (
 
 
 class ResNet(nn.Module):
-    """Maps images to one feature a place of the last feature map, 32 pixels apart, row by row.
+    """Encodes images into the features of the last feature map, in row-major order.
 
-    That map is projected to the width; the positions are added, and each feature is normalized, as a vision
-    transformer's are.
+    They are projected to the width, with positions added, and normalized, like those of a vision transformer.
 
     Attributes:
         width: of the features.
@@ -43,22 +42,21 @@ class ResNet(nn.Module):
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b n d"]:
         """The features; see nn/batch_norm.BatchNorm for `rows` and `training`."""
-        trunk = ResNetTrunk(self.blocks, self.channels, self.compute, name="trunk")
-        grid = trunk(x, rows, training)
+        grid = ResNetTrunk(self.blocks, self.channels, self.compute, name="trunk")(x, rows, training)
         b, high, wide, c = grid.shape
         projected = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(grid.reshape(b, high * wide, c))
         return layer_norm(projected + sincos_2d(high, wide, self.width)[None].astype(self.compute.dtype), "norm")
 
 
 class ResNetTrunk(nn.Module):
-    """Images to their last feature map, before it is pooled.
+    """Images to their last feature map, before pooling.
 
-    The strides are in the 3 x 3 convolutions, as in everyone's ResNet-50 v1.5. Blocks begin as the identity: the scale
-    of their last normalization is 0 at first (Goyal et al. 2017, arXiv:1706.02677).
+    The strides are in the 3 x 3 convolutions (ResNet v1.5). The scale of each block's last normalization starts at
+    0, so that blocks start as the identity (Goyal et al. 2017, arXiv:1706.02677).
 
     Attributes:
-        blocks: bottleneck blocks of each stage; all but the first halve the sides.
-        channels: of the stem. Those of the stages are 4, 8, 16 ... times as many.
+        blocks: bottleneck blocks of each stage; all stages but the first halve the sides.
+        channels: of the stem; the stages have 4, 8, 16 ... times as many.
     """
 
     blocks: Sequence[int] = (3, 4, 6, 3)
@@ -70,16 +68,8 @@ class ResNetTrunk(nn.Module):
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b high wide d"]:
         compute = self.compute
-        stem = Convolution(
-            self.channels,
-            7,
-            2,
-            implementation=compute.convolution,
-            dtype=compute.dtype,
-            use_bias=False,
-            name="stem",
-        )
-        x = stem(x)
+        convolve: dict[str, Any] = {"implementation": compute.convolution, "dtype": compute.dtype}
+        x = Convolution(self.channels, 7, 2, **convolve, use_bias=False, name="stem")(x)
         x = nn.relu(BatchNorm(name="stem_norm")(compute.partitioner.with_sharding_constraint(x), rows, training))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
@@ -91,7 +81,7 @@ class ResNetTrunk(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions on the residual, which is projected where its shape changes."""
+    """Residual block of 1 x 1, 3 x 3 and 1 x 1 convolutions; the shortcut is projected where its shape changes."""
 
     channels: int
     stride: int
@@ -101,22 +91,14 @@ class _Bottleneck(nn.Module):
     def __call__(
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None, training: bool
     ) -> Float[Array, "b high wide d"]:
+        options: dict[str, Any] = {"implementation": self.compute.convolution, "dtype": self.compute.dtype}
+
         def convolve(
             x: Float[Array, "b y x c"], name: str, features: int, window: int, stride: int = 1, scale_init: float = 1.0
         ) -> Float[Array, "b high wide d"]:
-            layer = Convolution(
-                features,
-                window,
-                stride,
-                implementation=self.compute.convolution,
-                dtype=self.compute.dtype,
-                use_bias=False,
-                name=name,
-            )
-            # Told between all convolutions; see nn/residual.
-            return BatchNorm(scale_init, name=f"{name}_norm")(
-                self.compute.partitioner.with_sharding_constraint(layer(x)), rows, training
-            )
+            x = Convolution(features, window, stride, **options, use_bias=False, name=name)(x)
+            x = self.compute.partitioner.with_sharding_constraint(x)  # see nn/residual
+            return BatchNorm(scale_init, name=f"{name}_norm")(x, rows, training)
 
         features = 4 * self.channels
         y = nn.relu(convolve(x, "reduce", self.channels, 1))

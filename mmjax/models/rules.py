@@ -1,13 +1,10 @@
-"""Where the parameters of layers lie on the mesh: (pattern of the whole name, mesh axis of each array axis).
-
-The tables of a model's parts, each beside its part, are put together by `joined`.
-"""
+"""Sharding rules: (pattern of the full parameter name, mesh axis of each array axis)."""
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 _STACKED = r"(.*/)?block/.*"
 _ALONE = rf"(?!{_STACKED}).*"
-# Of transformer layers that lie in one array each, nn/transformer.Stack.
+# Layers of nn/transformer.Stack, whose parameters are stacked along the first axis.
 STACK: Rules = (
     (_STACKED + r"attention/(q|k|v)/kernel", (None, "fsdp", "model", None)),
     (_STACKED + r"attention/(q|k|v)/bias", (None, "model", None)),
@@ -17,7 +14,7 @@ STACK: Rules = (
     (_STACKED + r"mlp_out/kernel", (None, "model", "fsdp")),
     (_STACKED + r"(bias|scale)", (None, None)),
 )
-# Of one whose parameters are its own.
+# A single layer.
 _LAYER: Rules = (
     (_ALONE + r"attention/(q|k|v)/kernel", ("fsdp", "model", None)),
     (_ALONE + r"attention/(q|k|v)/bias", ("model", None)),
@@ -26,11 +23,11 @@ _LAYER: Rules = (
     (_ALONE + r"mlp_in/bias", ("model",)),
     (_ALONE + r"mlp_out/kernel", ("model", "fsdp")),
 )
-# Of nn/pooling.AttentionPooling.
+# nn/pooling.AttentionPooling.
 POOLING: Rules = (*_LAYER, (r".*query", ("fsdp",)))
 _VECTORS: Rules = ((r".*(bias|scale)", (None,)),)
 
 
 def joined(*tables: Rules) -> Rules:
-    """The rules of all tables, each once, in this order, and those of all other biases and scales behind them."""
+    """The rules of all tables in order, without duplicates, and last those of all other biases and scales."""
     return tuple(dict.fromkeys(rule for table in (*tables, _VECTORS) for rule in table))

@@ -1,4 +1,4 @@
-"""What a kind of model is: its fields, its module, and what the rest of mmjax asks of it."""
+"""Specification of a kind of model: its config, its module, and what the rest of mmjax needs of it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 def _as_named(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
-    """The inputs that are fields of the batch, under their own names."""
+    """The inputs that are fields of the batch."""
     return {name: batch[name] for name in find(config).inputs(config) if name in batch}
 
 
@@ -32,18 +32,18 @@ class ModelSpec:
     """A kind of model that a config may name.
 
     Attributes:
-        config: class of its fields.
+        config: its config class.
         build: (config, compute) -> the module.
-        inputs: (config) -> names and shapes, for one example, of what the module is applied to.
-        sharding_rules: (config) -> table of sharding rules, see models/rules.py.
-        outputs: (config) -> names of what it can give to losses.
-        check: (config) raises UserError for what cannot be.
+        inputs: (config) -> names and shapes of the module's inputs, for a batch of one.
+        sharding_rules: (config) -> sharding rules, see models/rules.py.
+        outputs: (config) -> names of the outputs that losses can use.
+        check: (config) raises UserError for an invalid config.
         prepare: (config, batch, random key or None in evaluation) -> inputs of the module that no loss prepares.
-        predictions: (config) -> what it gives in evaluation; see evaluate/spec.py. "image" is sampled where it is no
-            output, "caption" and "answer" are decoded.
-        abilities: (config) -> what a trained one can do: keys of mmjax.export.load.ABILITIES.
-        components: names of the frozen models that it stands on, in the config and in a model folder.
-        model_fns: (config, compute) -> the pure functions of parameters that sampling and serving need.
+        predictions: (config) -> names of its predictions in evaluation; see evaluate/spec.py. "image" is sampled
+            unless it is an output; "caption" and "answer" are decoded.
+        abilities: (config) -> abilities of a trained one: keys of mmjax.export.load.ABILITIES.
+        components: names of the frozen models that it depends on, in the config and in a model folder.
+        model_fns: (config, compute) -> pure functions of its parameters, for sampling and serving.
     """
 
     config: type[ModelConfig]
@@ -60,9 +60,9 @@ class ModelSpec:
 
 
 def find(config: Config) -> ModelSpec:
-    """The kind of model that a config names."""
-    found: ModelSpec = registry.find("model", config.model.kind, "model.kind")
-    return found
+    """The specification of a config's model."""
+    spec: ModelSpec = registry.find("model", config.model.kind, "model.kind")
+    return spec
 
 
 def trained_outputs(config: Config) -> frozenset[str]:
@@ -73,19 +73,24 @@ def trained_outputs(config: Config) -> frozenset[str]:
     )
 
 
+def method(module: nn.Module, name: str) -> Callable[..., Any]:
+    """A method of a module as a pure function of (params, *args, **kwargs)."""
+    return lambda params, *args, **kwargs: module.apply({"params": params}, *args, **kwargs, method=name)
+
+
 def keep_with_probability(key: jax.Array, rows: jax.Array, dropout: float) -> jax.Array:
-    """bool [b], False with the probability `dropout`."""
+    """bool [b], False with probability `dropout`."""
     return jax.random.uniform(key, rows.shape[:1]) >= jnp.float32(dropout)
 
 
 def resolve_compute(config: ComputeConfig, platform: str, partitioner: Partitioner = UNSHARDED) -> Compute:
-    """How layers are computed on a platform, "cpu", "gpu" or "tpu".
+    """Resolves the `auto` settings of a config on a platform, "cpu", "gpu" or "tpu".
 
     Raises:
-        UserError: for an attention kernel that the platform has not, or that does not take the dtype.
+        UserError: for an attention kernel that the platform lacks or that does not support the dtype.
     """
     on_cpu = platform == "cpu"
-    # cuDNN's kernel is not taken by itself: it refuses some lengths and head widths.
+    # cuDNN's kernel is never automatic: it rejects some lengths and head widths.
     automatic = {
         "dtype": "float32" if on_cpu else "bfloat16",
         "attention": "splash" if platform == "tpu" else "xla",
@@ -97,10 +102,7 @@ def resolve_compute(config: ComputeConfig, platform: str, partitioner: Partition
         chosen["attention"], (platform, "")
     )
     if needs != platform:
-        raise UserError(
-            f"compute.attention: {chosen['attention']} needs {device}, and there is none; set "
-            "--config.compute.attention=auto"
-        )
+        raise UserError(f"compute.attention: {chosen['attention']} needs {device}; set --config.compute.attention=auto")
     if chosen["attention"] == "cudnn" and chosen["dtype"] != "bfloat16":
         raise UserError("compute.attention: cudnn computes in 16 bits; set compute.dtype to bfloat16")
     return Compute(

@@ -1,4 +1,4 @@
-"""The text decoder: a transformer that writes a text token after token, looking at what it is about."""
+"""Text decoder: an autoregressive transformer that attends to a context."""
 
 from typing import NamedTuple
 
@@ -14,25 +14,25 @@ from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack, StackCache
 from mmjax.types import BEGIN, FLOAT32
 
-RULES: Rules = (*STACK, (r".*decoder/embedding", ("model", "fsdp")))  # the sharding rules of one named "decoder"
+RULES: Rules = (*STACK, (r".*decoder/embedding", ("model", "fsdp")))  # of a module named "decoder"
 
 
 class Cache(NamedTuple):
-    """What was computed of a text so far.
+    """State of autoregressive decoding.
 
     Attributes:
-        known: keys and values of each layer.
-        context_mask: where the context is seen.
-        written: how many tokens there are, the begin token among them.
+        kv_cache: keys and values of each layer.
+        context_mask: attention mask of the context.
+        length: number of tokens so far, including the begin token.
     """
 
     kv_cache: StackCache
     context_mask: Bool[Array, "b 1 1 n"] | None
-    written: Int[Array, ""]
+    length: Int[Array, ""]
 
 
 class TextDecoder(nn.Module):
-    """Logits of each token of a text, given those before it and a context.
+    """Predicts each token of a text from those before it and a context.
 
     Attributes:
         vocabulary: number of token ids.
@@ -57,7 +57,7 @@ class TextDecoder(nn.Module):
         context: Float[Array, "b n d"],
         context_mask: Bool[Array, "b 1 1 n"] | None = None,
     ) -> Float[Array, "b t v"]:
-        """Logits of every token of a text that is known, each from those before it (teacher forcing), float32."""
+        """Logits of every token of a text, each from those before it (teacher forcing), float32."""
         length = text.shape[1]
         before = jnp.pad(text[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
         causal = jnp.asarray(np.tril(np.ones((length, length), np.bool_)))[None, None]
@@ -68,11 +68,11 @@ class TextDecoder(nn.Module):
     def prefill(
         self, context: Float[Array, "b n d"], context_mask: Bool[Array, "b 1 1 n"] | None, length: int
     ) -> tuple[Float[Array, "b v"], Cache]:
-        """Logits of the first token, and room for a text of `length` tokens."""
+        """Logits of the first token, and a cache for a text of `length` tokens."""
         shape = (self.layers, len(context), length, self.heads, self.width // self.heads)
-        room = (jnp.zeros(shape, self.compute.dtype), jnp.zeros(shape, self.compute.dtype))
+        empty = (jnp.zeros(shape, self.compute.dtype), jnp.zeros(shape, self.compute.dtype))
         first = jnp.full((len(context),), BEGIN, jnp.int32)
-        return self._next(first, Cache((room, None), context_mask, jnp.int32(0)), context)
+        return self._next(first, Cache((empty, None), context_mask, jnp.int32(0)), context)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
         """Logits of the token after this one."""
@@ -81,15 +81,15 @@ class TextDecoder(nn.Module):
     def _next(
         self, token: Int[Array, "b"], cache: Cache, context: Float[Array, "b n d"] | None
     ) -> tuple[Float[Array, "b v"], Cache]:
-        (keys, _), place = cache.kv_cache[0], cache.written
+        (keys, _), index = cache.kv_cache[0], cache.length
         length = keys.shape[2]
-        here = jax.lax.dynamic_slice_in_dim(sincos_1d(length, self.width), place, 1)
+        position = jax.lax.dynamic_slice_in_dim(sincos_1d(length, self.width), index, 1)
         angles = jnp.asarray(rope_angles((length,), self.width // self.heads))
-        angles = jax.lax.dynamic_slice_in_dim(angles, place, 1)
-        seen = (jnp.arange(length) <= place)[None, None, None]
-        x = self._embed(token[:, None], here)
-        x, kv_cache = self.stack.decode(x, seen, context, cache.context_mask, angles, cache.kv_cache, place)
-        return self._logits(x)[:, 0], Cache(kv_cache, cache.context_mask, place + 1)
+        angles = jax.lax.dynamic_slice_in_dim(angles, index, 1)
+        mask = (jnp.arange(length) <= index)[None, None, None]
+        x = self._embed(token[:, None], position)
+        x, kv_cache = self.stack.decode(x, mask, context, cache.context_mask, angles, cache.kv_cache, index)
+        return self._logits(x)[:, 0], Cache(kv_cache, cache.context_mask, index + 1)
 
     def _embed(self, text: Int[Array, "b t"], positions: Float[Array, "t d"]) -> Float[Array, "b t d"]:
         return (self.embedding[text] + positions[None]).astype(self.compute.dtype)
@@ -101,6 +101,6 @@ class TextDecoder(nn.Module):
 
 
 def gather_cache(cache: Cache, rows: Int[Array, "r"]) -> Cache:
-    """The cache of some of the texts, a text as often as it is named."""
+    """The cache of these rows, which may repeat."""
     mask = None if cache.context_mask is None else cache.context_mask[rows]
-    return Cache(jax.tree.map(lambda x: x[:, rows], cache.kv_cache), mask, cache.written)
+    return Cache(jax.tree.map(lambda x: x[:, rows], cache.kv_cache), mask, cache.length)

@@ -1,4 +1,4 @@
-"""Text encoders: a transformer over SentencePiece tokens, and what takes the features of one that is frozen."""
+"""Text encoder: a transformer over text tokens, and a projection of the features of a frozen one."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, UserError
 
-# The sharding rules of one named "text", and of the features of a frozen one.
+# Sharding rules of modules named "text".
 RULES: Rules = (*STACK, (r"text/embedding", ("model", "fsdp")))
 FROZEN_RULES: Rules = ((r"text/project/kernel", (None, "fsdp")), (r"text/null_embedding", ("fsdp",)))
 
 
 @dataclass(frozen=True)
 class TextEncoderSettings:
-    """Sizes of a text encoder: of its vocabulary and of its transformer."""
+    """Sizes of a text encoder."""
 
     vocabulary: int
     width: int
@@ -31,13 +31,12 @@ class TextEncoderSettings:
 
 
 def settings(config: Config) -> TextEncoderSettings:
-    """The text encoder of a config's model: the frozen one that it stands on, or its own.
+    """The sizes of a model's text encoder: its frozen component, or its own.
 
     Raises:
-        UserError: for a kind of model that has none: no `text_layers` among its fields.
+        UserError: where the model has no `text_layers`.
     """
-    frozen = config.component("text_encoder")
-    if frozen is not None:
+    if (frozen := config.component("text_encoder")) is not None:
         return settings(frozen)
     model = config.model
     sizes = [getattr(model, name, 0) for name in ("width", "text_layers", "heads")]
@@ -47,7 +46,7 @@ def settings(config: Config) -> TextEncoderSettings:
 
 
 class TextEncoder(nn.Module):
-    """Maps token ids (0 is padding) to one feature a token.
+    """Encodes token ids (0 is padding) into one feature per token.
 
     Attributes:
         vocabulary: number of token ids.
@@ -62,25 +61,24 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
-        """Returns the features, and the attention mask of those who look at them: False on padding.
+        """Returns the features and their attention mask, False on padding.
 
-        The first token is always seen, so that there is something to look at where there is no text.
+        The first token is never masked, so that attention over an empty text is defined.
         """
         mask = ((text != 0) | (np.arange(text.shape[1]) == 0)[None])[:, None, None, :]
         embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
         x = (embedding[text] + sincos_1d(text.shape[1], self.width)[None]).astype(self.compute.dtype)
         angles = rope_angles(text.shape[1:], self.width // self.heads)
-        stack = Stack(self.layers, self.heads, self.compute, name="stack")
-        x = stack(x, mask, angles=angles)
+        x = Stack(self.layers, self.heads, self.compute, name="stack")(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
 
 
 def encode_both(
     encoder: TextEncoder, text: Int[Array, "b t"], hidden: Int[Array, "b t"]
 ) -> tuple[tuple[Float[Array, "b t d"], Float[Array, "b t d"]], Bool[Array, "b 1 1 t"]]:
-    """The features of a text and of the same with hidden words, and the mask of the first, by one pass of the encoder.
+    """Encodes a text and its masked version in one pass; the attention mask is that of the text.
 
-    A program of two passes takes much longer to compile. The rows take turns, so that each stays on its device.
+    Two passes take much longer to compile. The rows alternate, so that each stays on its device.
     """
     b, t = text.shape
     features, mask = encoder(jnp.stack([text, hidden], axis=1).reshape(2 * b, t))
@@ -89,12 +87,12 @@ def encode_both(
 
 
 def text_logits(features: Float[Array, "b t d"], embedding: Float[Array, "v d"]) -> Float[Array, "b t v"]:
-    """Of every token which it is, by the encoder's own table; float32."""
+    """Logits of every token by the encoder's embedding (weight tying), float32."""
     return features.astype(FLOAT32) @ embedding.T * jnp.float32(embedding.shape[1] ** -0.5)
 
 
 class FrozenFeatures(nn.Module):
-    """Brings the features of a frozen text encoder to a model's width; stands where a TextEncoder would.
+    """Projects the features of a frozen text encoder to the width of a model, in place of a TextEncoder.
 
     Attributes:
         width: of the model.
@@ -107,10 +105,10 @@ class FrozenFeatures(nn.Module):
     def __call__(
         self, text: Int[Array, "b t"], features: Float16[Array, "b t e"]
     ) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
-        """As TextEncoder gives. Where there is no text at all, a learned vector is the only one that is seen.
+        """Returns features and mask as TextEncoder does; a learned vector stands for an empty text.
 
         Args:
-            text: the token ids that the features are of; those of padding are not looked at.
+            text: token ids of the features; those of padding are masked.
         """
         mask, first = text != 0, (np.arange(text.shape[1]) == 0)[None]
         none = first & ~jnp.any(mask, axis=1, keepdims=True)

@@ -1,4 +1,6 @@
-"""Video encoder: a 3-D convolution stem, and a transformer whose attention is factorized over space and time."""
+"""Video encoder: tubelet embeddings and a transformer with attention factorized over space and time."""
+
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -10,20 +12,18 @@ from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import rope_angles, sincos_1d, sincos_2d
 from mmjax.nn.transformer import Stack
 
-# The sharding rules.
 RULES: Rules = (*STACK, (r".*tubelets/kernel", (None, None, None, None, "fsdp")))
 
 
 class VideoEncoder(nn.Module):
-    """Maps clips to one feature a tubelet, frame by frame and row by row.
+    """Encodes clips into one feature per tubelet, in row-major order.
 
-    Each layer attends within the rows and columns of a frame, then over time at each place (Arnab et al. 2021,
-    arXiv:2103.15691, model 3): f frames of n patches cost f n (f + n) products, and not (f n) ** 2. One frame has no
-    time to look over, and the layers are those of a VisionEncoder. No parameter depends on the sides or the length.
+    Each layer attends within each frame, then over time at each position (Arnab et al. 2021, arXiv:2103.15691, model
+    3): f frames of n patches cost f n (f + n) products instead of (f n) ** 2. For one frame the layers are those of a
+    VisionEncoder. No parameter depends on the size or length of clips.
 
     Attributes:
-        patch, time: pixels along each side, and frames, of a tubelet. Where they do not divide the clip, zeros are put
-            around.
+        patch, time: side in pixels and frames of a tubelet; clips are zero-padded to multiples of them.
         width, layers, heads: of the transformer.
     """
 
@@ -37,15 +37,8 @@ class VideoEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f y x c"]) -> Float[Array, "b n d"]:
         window = (self.time, self.patch, self.patch)
-        stem = Convolution(
-            self.width,
-            window,
-            window,
-            implementation=self.compute.convolution,
-            dtype=self.compute.dtype,
-            name="tubelets",
-        )
-        grid = stem(x)
+        convolve: dict[str, Any] = {"implementation": self.compute.convolution, "dtype": self.compute.dtype}
+        grid = Convolution(self.width, window, window, **convolve, name="tubelets")(x)
         b, frames, rows, columns, d = grid.shape
         places = sincos_2d(rows, columns, d)[None] + sincos_1d(frames, d)[:, None]
         tokens = grid.reshape(b, frames, -1, d) + places[None].astype(self.compute.dtype)

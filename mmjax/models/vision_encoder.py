@@ -18,7 +18,7 @@ from mmjax.nn.transformer import Stack
 
 
 def rules(registers: int = 0, masking: bool = False, stem: Sequence[int] = ()) -> Rules:
-    """The sharding rules of a VisionEncoder with these fields."""
+    """Sharding rules of a VisionEncoder with these fields."""
     convolutions: Rules = (
         (r".*stem_0/kernel", (None, None, None, "model")),  # its input is pixels
         *(((r".*stem_\d+/kernel", (None, None, "fsdp", "model")),) if len(stem) > 1 else ()),
@@ -34,20 +34,17 @@ def rules(registers: int = 0, masking: bool = False, stem: Sequence[int] = ()) -
 
 
 class VisionEncoder(nn.Module):
-    """Maps images, or the spectrograms of sounds, to one feature a patch, row by row.
+    """Encodes images or spectrograms into one feature per patch, in row-major order.
 
-    No parameter depends on the sides, which may differ from each other and from those seen in training.
+    No parameter depends on the image size.
 
     Attributes:
-        patch: side of a patch in pixels. Where it does not divide a side, zeros are put around.
+        patch: side of a patch in pixels; images are zero-padded to a multiple of it.
         width, layers, heads: of the transformer.
-        registers: learned tokens beside those of the patches, which are left out of the result (Darcet et al. 2023,
-            arXiv:2309.16588).
-        masking: patches can be hidden, and a learned vector stands for them (SimMIM, Xie et al. 2022,
-            arXiv:2111.09886).
-        stem: channels of convolutions that halve the sides, each with a residual block, in place of the linear map of
-            whole patches, of which as much is left as they leave: small models learn much sooner with them (Xiao et
-            al. 2021, arXiv:2106.14881).
+        registers: learned extra tokens, which are not returned (Darcet et al. 2023, arXiv:2309.16588).
+        masking: patches can be masked by a learned embedding (SimMIM, Xie et al. 2022, arXiv:2111.09886).
+        stem: channels of convolutions of stride 2, each with a residual block, before patches of the remaining size:
+            small models learn much faster with them (Xiao et al. 2021, arXiv:2106.14881).
     """
 
     patch: int
@@ -61,20 +58,20 @@ class VisionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b y x c"], hidden: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
-        """The features of all patches.
+        """Returns the features of all patches.
 
         Args:
-            hidden: True where nothing is seen of a patch but its place.
+            hidden: True where only the position of a patch is visible.
 
         Raises:
             ValueError: for hidden patches without `masking`.
         """
         compute = self.compute
         convolve: dict[str, Any] = {"implementation": compute.convolution, "dtype": compute.dtype}
-        if hidden is not None:  # convolutions see more than a patch
+        if hidden is not None:  # the stem's receptive field exceeds a patch
             sides = (-(-side // self.patch) for side in x.shape[1:3])
-            seen = ~hidden.reshape(-1, *sides).repeat(self.patch, 1).repeat(self.patch, 2)
-            x = jnp.where(seen[:, : x.shape[1], : x.shape[2], None], x, 0.0)
+            visible = ~hidden.reshape(-1, *sides).repeat(self.patch, 1).repeat(self.patch, 2)
+            x = jnp.where(visible[:, : x.shape[1], : x.shape[2], None], x, 0.0)
         for i, channels in enumerate(self.stem):
             x = Convolution(channels, 4, 2, **convolve, name=f"stem_{i}")(x)
             x = compute.partitioner.with_sharding_constraint(x)  # see nn/residual
@@ -92,8 +89,8 @@ class VisionEncoder(nn.Module):
         tokens += sincos_2d(rows, columns, d)[None].astype(compute.dtype)
         angles = rope_angles((rows, columns), d // self.heads)
         if self.registers:
-            given = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(compute.dtype)
-            tokens = jnp.concatenate([tokens, jnp.broadcast_to(given[None], (b, *given.shape))], axis=1)
-            angles = np.pad(angles, ((0, self.registers), (0, 0)))  # they are nowhere in particular
+            register = self.param("register", nn.initializers.normal(0.02), (self.registers, d)).astype(compute.dtype)
+            tokens = jnp.concatenate([tokens, jnp.broadcast_to(register[None], (b, *register.shape))], axis=1)
+            angles = np.pad(angles, ((0, self.registers), (0, 0)))  # registers have no position
         stack = Stack(self.layers, self.heads, compute, name="stack")
         return layer_norm(stack(tokens, angles=angles)[:, :n], "norm")

@@ -1,4 +1,4 @@
-"""Images and texts in one model: a shared embedding, matching, classes, captions and answers."""
+"""Vision-language model: contrastive embeddings, matching, classification, captions and answers."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mmjax.config.schema import require
 from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
 from mmjax.models.checks import check_transformer
 from mmjax.models.rules import POOLING, Rules, joined
-from mmjax.models.spec import ModelSpec, trained_outputs
+from mmjax.models.spec import ModelSpec, method, trained_outputs
 from mmjax.models.text_decoder import gather_cache
 from mmjax.models.vision_language_network import (
     VisionLanguage,
@@ -40,50 +40,47 @@ OUTPUTS = (
 )
 
 
-def _own(config: Config) -> VisionLanguageConfig:
+def _model(config: Config) -> VisionLanguageConfig:
     assert isinstance(config.model, VisionLanguageConfig)
     return config.model
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> VisionLanguage:
     shape, outputs = config.data.image_shape, trained_outputs(config)
-    return VisionLanguage(_own(config), config.text.vocabulary, outputs, shape, grid(config), compute)
+    return VisionLanguage(_model(config), config.text.vocabulary, outputs, shape, grid(config), compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    model, outputs = _own(config), trained_outputs(config)
+    model, outputs = _model(config), trained_outputs(config)
     text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
-    found = {}
+    shapes = {}
     if "image" in required_encoders(model, outputs):
-        found["image"] = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
+        shapes["image"] = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
         if model.encoder == "resnet":
-            found["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
-    of_classes = model.classify if "class_logits" in outputs else ""
-    if has_contrastive(outputs) or {"caption_logits", "text_logits"} & outputs or of_classes == "text":
-        found["text"] = text
+            shapes["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
+    classify = model.classify if "class_logits" in outputs else ""
+    if has_contrastive(outputs) or {"caption_logits", "text_logits"} & outputs or classify == "text":
+        shapes["text"] = text
     if "answer_logits" in outputs:
-        found["answer"] = text
-    if "answer_logits" in outputs or of_classes == "question":
-        found["question"] = text
-    return found
+        shapes["answer"] = text
+    if "answer_logits" in outputs or classify == "question":
+        shapes["question"] = text
+    return shapes
 
 
 def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
-    """The inputs that are fields of the batch; of a ResNet also which examples count for its batch statistics."""
-    found = {name: batch["mask" if name == "rows" else name] for name in inputs(config)}
-    return found | ({"training": key is not None} if "rows" in found else {})
+    """The inputs that are fields of the batch; for a ResNet also the valid rows of its batch statistics."""
+    prepared = {name: batch["mask" if name == "rows" else name] for name in inputs(config)}
+    return prepared | ({"training": key is not None} if "rows" in prepared else {})
 
 
 def check(config: Config) -> None:
-    model, outputs, size = _own(config), trained_outputs(config), config.data.size
+    model, outputs, size = _model(config), trained_outputs(config), config.data.size
     check_transformer(model.width, model.heads)
     sounds = config.data.image_shape[-1] == 1
-    require(
-        size % model.patch == 0 or sounds,
-        f"model.patch: {model.patch} does not divide data.size, {size}",
-    )
+    require(size % model.patch == 0 or sounds, f"model.patch: {model.patch} does not divide data.size, {size}")
     images = config.data.frames == 1 and not sounds
-    require(model.encoder == "vit" or images, "model.encoder: resnet is for images; set it to vit for clips and sounds")
+    require(model.encoder == "vit" or images, "model.encoder: resnet encodes images only; set vit for clips and sounds")
     require(
         model.patch % 2 ** len(model.stem) == 0,
         f"model.stem: {list(model.stem)} halves the sides {len(model.stem)} times, so model.patch must be a multiple "
@@ -91,7 +88,7 @@ def check(config: Config) -> None:
     )
     require(
         "patches" not in outputs or (model.encoder == "vit" and images),
-        "losses.masked_patch_modeling: is for images and model.encoder=vit",
+        "losses.masked_patch_modeling: needs images and model.encoder=vit",
     )
     require(
         "class_logits" not in outputs or model.classes > 1,
@@ -107,24 +104,24 @@ def predictions(config: Config) -> tuple[str, ...]:
 
 
 def abilities(config: Config) -> frozenset[str]:
-    given = {"caption_logits": "caption", "answer_logits": "answer", "image_embedding": "embed"}
-    return frozenset(given[name] for name in trained_outputs(config) if name in given)
+    ability_of = {"caption_logits": "caption", "answer_logits": "answer", "image_embedding": "embed"}
+    return frozenset(ability_of[name] for name in trained_outputs(config) if name in ability_of)
 
 
 def grid(config: Config) -> tuple[int, ...]:
-    """Places that the text decoder looks at: (rows, columns), for clips (frames, rows, columns)."""
-    model = _own(config)
+    """Shape of the grid of visual tokens: (rows, columns), for clips (frames, rows, columns)."""
+    model = _model(config)
     *frames, rows, columns, _ = config.data.image_shape
     side = resnet.STRIDE if model.encoder == "resnet" else model.patch
     return *(math.ceil(f / model.time) for f in frames), math.ceil(rows / side), math.ceil(columns / side)
 
 
 def sharding_rules(config: Config) -> Rules:
-    model, outputs = _own(config), trained_outputs(config)
+    model, outputs = _model(config), trained_outputs(config)
     encoders, pools = required_encoders(model, outputs), has_contrastive(outputs) or "class_logits" in outputs
     parts: list[Rules] = []
     if "image" in encoders:
-        parts += [resnet.RULES] if model.encoder == "resnet" else _of_transformer(config)
+        parts += [resnet.RULES] if model.encoder == "resnet" else _vision_rules(config)
     if "text" in encoders:
         parts.append(text_encoder.RULES)
     if uses_fusion(model, outputs):
@@ -142,8 +139,8 @@ def sharding_rules(config: Config) -> Rules:
     return joined(*parts)
 
 
-def _of_transformer(config: Config) -> list[Rules]:
-    model = _own(config)
+def _vision_rules(config: Config) -> list[Rules]:
+    model = _model(config)
     if config.data.frames > 1:
         return [video_encoder.RULES]
     masking = "patches" in trained_outputs(config)
@@ -152,16 +149,16 @@ def _of_transformer(config: Config) -> list[Rules]:
 
 @dataclass(frozen=True)
 class ModelFns:
-    """The pure functions of a model that captions, answers and embeddings need.
+    """Pure functions of a model, for captions, answers and embeddings.
 
     Attributes:
-        context: (params, image, question or None) -> what the text is about.
+        context: (params, image, question or None) -> features that the text decoder attends to.
         prefill: (params, context, length) -> logits of the first token, and a cache.
         step: (params, token, cache) -> logits of the next token, and the cache.
-        gather_cache: (cache, rows) -> the cache of these rows.
-        embed_image, embed_text: (params, image or text) -> its embedding.
+        gather_cache: (cache, rows) -> cache of these rows.
+        embed_image, embed_text: (params, image or text) -> embedding.
         attention_maps: (params, image, text, question or None) -> attention of the text decoder over the image for
-            each token of a given text, [b, t, n].
+            each token of the text, [b, t, n].
     """
 
     context: Callable[..., jax.Array]
@@ -176,26 +173,23 @@ class ModelFns:
 def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     module = build(config, compute)
 
-    def method(name: str) -> Callable[..., Any]:
-        return lambda params, *seen: module.apply({"params": params}, *seen, method=name)
-
     def attention_maps(
         params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
     ) -> Float[Array, "b t n"]:
-        context = method("context")(params, image, question)
-        _, kept = module.apply({"params": params}, text, context, method="written", mutable=["attention_maps"])
-        ((q, k),) = kept["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
+        context = method(module, "context")(params, image, question)
+        _, sown = module.apply({"params": params}, text, context, method="teacher_forcing", mutable=["attention_maps"])
+        ((q, k),) = sown["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
         scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
         logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
         return jnp.mean(jax.nn.softmax(logits), axis=(0, 1))
 
     return ModelFns(
-        context=method("context"),
-        prefill=method("prefill"),
-        step=method("step"),
+        context=method(module, "context"),
+        prefill=method(module, "prefill"),
+        step=method(module, "step"),
         gather_cache=gather_cache,
-        embed_image=method("embed_image"),
-        embed_text=method("embed_text"),
+        embed_image=method(module, "embed_image"),
+        embed_text=method(module, "embed_text"),
         attention_maps=attention_maps,
     )
 

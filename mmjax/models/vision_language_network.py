@@ -1,8 +1,8 @@
-"""The network of images and texts: encoders, a shared embedding, fusion, text decoder and heads.
+"""Vision-language network: encoders, contrastive embeddings, fusion, text decoder and heads.
 
-A vision encoder and a text encoder, as in CLIP (Radford et al. 2021, arXiv:2103.00020); a fusion of the two, as in
-ALBEF (Li et al. 2021, arXiv:2107.07651); a text decoder that attends to what they give, as in BLIP (Li et al. 2022,
-arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917).
+The encoders are those of CLIP (Radford et al. 2021, arXiv:2103.00020), the fusion that of ALBEF (Li et al. 2021,
+arXiv:2107.07651), the text decoder that of BLIP (Li et al. 2022, arXiv:2201.12086) and CoCa (Yu et al. 2022,
+arXiv:2205.01917).
 """
 
 from collections.abc import Set
@@ -31,27 +31,25 @@ from mmjax.types import FLOAT32
 FIRST_SCALE = 1 / 0.07  # of contrastive similarities (Radford et al. 2021, section 2.5)
 FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2)
 MAX_SCALE = 100.0
-MATCHED = 3  # pairs of an example that matching judges
+MATCHED = 3  # pairs per example in matching
 
 
 @dataclass(frozen=True)
 class VisionLanguageConfig(ModelConfig):
-    """Images and texts in one model. What the losses need is built, and nothing else.
+    """Config of a vision-language model. Only what the losses need is built.
 
     Attributes:
-        encoder: of the images: "vit", a vision transformer, which for clips (data.frames) attends over space and time
-            and takes sounds as well, or "resnet", ResNet-50, for images.
-        patch, time: sides of the patches in pixels, and for clips their frames.
-        registers: tokens that the vision encoder has beside those of the patches (Darcet et al. 2023).
-        stem: of a vision transformer for images: channels of convolutions that halve the sides, before the patches.
-            Small models learn much sooner with as many as make a patch.
-        width, heads, layers: of the vision encoder; the others are as wide.
-        text_layers, fusion_layers, decoder_layers: of the text encoder, of the fusion and of the text decoder.
-        fusion: how visual tokens take up a text, for matching, answers and classes of questions: "cross_attention",
-            "joint" (self-attention over both), "mlp" or "bilinear".
-        embedding: width of the space that images and texts share.
-        classify: what the classes are of: "image", "text" or, of both, "question".
-        classes: how many there are.
+        encoder: "vit", a vision transformer for images, clips and spectrograms, or "resnet", ResNet-50 for images.
+        patch, time: side of a patch in pixels, and for clips its frames.
+        registers: register tokens of the vision encoder (Darcet et al. 2023).
+        stem: channels of convolutions of stride 2 before the patches, for images; small models learn much faster with
+            log2(patch) of them.
+        width, heads, layers: of the vision encoder; the other parts share the width and heads.
+        text_layers, fusion_layers, decoder_layers: layers of the other parts.
+        fusion: for matching, answers and classes of questions; see fusion.make_fusion.
+        embedding: width of the contrastive embeddings.
+        classify: input of classification: "image", "text" or, of both, "question".
+        classes: number of classes.
     """
 
     encoder: Literal["vit", "resnet"] = "vit"
@@ -72,7 +70,7 @@ class VisionLanguageConfig(ModelConfig):
 
 
 def has_contrastive(outputs: Set[str]) -> bool:
-    """Whether these outputs need a shared embedding."""
+    """Whether these outputs need contrastive embeddings."""
     return "image_embedding" in outputs or "text_embedding" in outputs
 
 
@@ -82,9 +80,9 @@ def has_decoder(outputs: Set[str]) -> bool:
 
 
 def uses_fusion(model: VisionLanguageConfig, outputs: Set[str]) -> bool:
-    """Whether these outputs need images and texts together."""
-    asked = "class_logits" in outputs and model.classify == "question"
-    return asked or bool({"match_logits", "answer_logits"} & outputs)
+    """Whether these outputs need the fusion."""
+    classifies = "class_logits" in outputs and model.classify == "question"
+    return classifies or bool({"match_logits", "answer_logits"} & outputs)
 
 
 def required_encoders(model: VisionLanguageConfig, outputs: Set[str]) -> set[str]:
@@ -104,15 +102,14 @@ def required_encoders(model: VisionLanguageConfig, outputs: Set[str]) -> set[str
 
 
 class VisionLanguage(nn.Module):
-    """Images and texts in; what each of the objective's terms needs out.
+    """Encodes images and texts and computes the outputs that the losses need.
 
     Attributes:
-        model: the configuration.
+        model: the config.
         vocabulary: number of text token ids.
-        outputs: what is needed of it, which decides what is built.
-        image: shape of what the vision encoder sees: [y, x, c], or of clips [f, y, x, c].
-        grid: of the visual tokens; see the function of that name.
-        compute: how it is computed.
+        outputs: needed outputs; only their parts are built.
+        image: shape of an image, [y, x, c], or clip, [f, y, x, c].
+        grid: shape of the grid of visual tokens; see vision_language.grid.
     """
 
     model: VisionLanguageConfig
@@ -172,42 +169,40 @@ class VisionLanguage(nn.Module):
         rows: Bool[Array, "b"] | None = None,
         training: bool = False,
     ) -> dict[str, Any]:
-        """What the losses need.
+        """Computes the needed outputs.
 
         Args:
-            image: images, -1 to 1, or clips, or spectrograms.
+            image: images or clips from -1 to 1, or spectrograms.
             text, question, answer: token ids, 0 is padding.
-            hidden_text: the text with some tokens hidden, to be filled in.
-            hide_patches: a random key, and which share of the patches to hide and fill in.
-            negatives: for matching: a random key, which texts are the same, and which rows have one.
-            rows, training: for a ResNet: which examples count for its batch statistics, and whether those are taken.
+            hidden_text: the text with some tokens masked.
+            hide_patches: a random key and the fraction of the patches to mask.
+            negatives: for matching: a random key, the group of each text and which examples have one.
+            rows, training: for a ResNet: the valid rows of its batch statistics, and whether to compute them.
 
         Returns:
-            Those of `outputs`: "image_embedding" and "text_embedding" [b, e], "scale" [b], "offset" [b];
+            Those needed of "image_embedding" and "text_embedding" [b, e], "scale" [b], "offset" [b];
             "match_logits" [b, 3], "match_others" [b, 2]; "caption_logits" and "answer_logits" [b, t, v];
             "class_logits" [b, k]; "text_logits" [b, t, v]; "patches" and "patch_pixels" [b, n, p],
             "hidden_patches" [b, n].
         """
         needed = self.outputs
         outputs: dict[str, jax.Array] = {}
-        given = {} if rows is None else {"rows": rows, "training": training}
-        visual: Any = None if image is None else self._placed(self.vision(image, **given))
+        norm_inputs = {} if rows is None else {"rows": rows, "training": training}
+        visual: Any = None if image is None else self._add_positions(self.vision(image, **norm_inputs))
         words: Any = None
         if text is not None and hidden_text is not None:
-            (features, filled), mask = encode_both(self.text, text, hidden_text)
-            words, outputs["text_logits"] = (
-                (features, mask),
-                text_logits(filled, self.text.variables["params"]["embedding"]),
-            )
+            (features, masked_features), mask = encode_both(self.text, text, hidden_text)
+            words = (features, mask)
+            outputs["text_logits"] = text_logits(masked_features, self.text.variables["params"]["embedding"])
         elif text is not None and "text" in required_encoders(self.model, needed):
-            words = self._words(text)
+            words = self.text(text)
         if has_contrastive(needed):
             outputs |= self._embeddings(visual, *words)
         if "match_logits" in needed:
-            outputs |= self._matched(visual, words, outputs, negatives)
+            outputs |= self._match(visual, words, outputs, negatives)
         if "caption_logits" in needed and text is not None:
             outputs["caption_logits"] = self.decoder(text, visual)
-        fused: Any = None if question is None else self.fusion(visual, *self._words(question))
+        fused: Any = None if question is None else self.fusion(visual, *self.text(question))
         if "answer_logits" in needed and answer is not None:
             outputs["answer_logits"] = self.decoder(answer, fused)
         if "class_logits" in needed:
@@ -217,73 +212,67 @@ class VisionLanguage(nn.Module):
         return outputs
 
     def embed_image(self, image: Float[Array, "b *f y x c"]) -> Float[Array, "b e"]:
-        """Of length 1, in the space that images and texts share; float32."""
-        return self._embedded_image(self._placed(self.vision(image)))
+        """Contrastive embedding of length 1, float32."""
+        return self._embed_image(self._add_positions(self.vision(image)))
 
     def embed_text(self, text: Int[Array, "b t"]) -> Float[Array, "b e"]:
-        """The same of texts."""
-        return self._embedded_text(*self._words(text))
+        """Contrastive embedding of length 1, float32."""
+        return self._embed_text(*self.text(text))
 
     def context(
         self, image: Float[Array, "b *f y x c"], question: Int[Array, "b t"] | None = None
     ) -> Float[Array, "b n d"]:
-        """What the decoder looks at when it describes an image or, with a question, answers it."""
-        visual = self._placed(self.vision(image))
-        return visual if question is None else self.fusion(visual, *self._words(question))
+        """Features that the decoder attends to: of an image or, fused, of an image and a question."""
+        visual = self._add_positions(self.vision(image))
+        return visual if question is None else self.fusion(visual, *self.text(question))
 
     def prefill(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
-        """Begins a text; see TextDecoder.prefill."""
+        """See TextDecoder.prefill."""
         return self.decoder.prefill(context, None, length)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
-        """Goes on with a text; see TextDecoder.step."""
+        """See TextDecoder.step."""
         return self.decoder.step(token, cache)
 
-    def written(self, text: Int[Array, "b t"], context: Float[Array, "b n d"]) -> Float[Array, "b t v"]:
-        """The logits of a text that is known; see TextDecoder."""
+    def teacher_forcing(self, text: Int[Array, "b t"], context: Float[Array, "b n d"]) -> Float[Array, "b t v"]:
+        """See TextDecoder.__call__."""
         return self.decoder(text, context)
 
-    def _placed(self, visual: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """The features with their places, so that who looks at them by what they are sees where they are.
-
-        As the keys of Carion et al. 2020 (arXiv:2005.12872, section A.4).
-        """
+    def _add_positions(self, visual: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Adds positions, for attention by content (Carion et al. 2020, arXiv:2005.12872, section A.4)."""
         *_, rows, columns = self.grid
         places = sincos_2d(rows, columns, visual.shape[-1])
         if len(self.grid) == 3:
             places = (places[None] + sincos_1d(self.grid[0], visual.shape[-1])[:, None]).reshape(visual.shape[1:])
         return visual + places[None].astype(visual.dtype)
 
-    def _words(self, text: Int[Array, "b t"]) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
-        return self.text(text)
-
-    def _embedded_image(self, visual: Float[Array, "b n d"]) -> Float[Array, "b e"]:
+    def _embed_image(self, visual: Float[Array, "b n d"]) -> Float[Array, "b e"]:
         return _unit(self.image_projection(self.image_pooling(visual).astype(jnp.float32)))
 
-    def _embedded_text(self, words: Float[Array, "b t d"], mask: Bool[Array, "b 1 1 t"]) -> Float[Array, "b e"]:
+    def _embed_text(self, words: Float[Array, "b t d"], mask: Bool[Array, "b 1 1 t"]) -> Float[Array, "b e"]:
         return _unit(self.text_projection(self.text_pooling(words, mask).astype(jnp.float32)))
 
     def _embeddings(self, visual: jax.Array, words: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-        image, text = self._embedded_image(visual), self._embedded_text(words, mask)
+        image, text = self._embed_image(visual), self._embed_text(words, mask)
         scale = jnp.minimum(jnp.exp(self.log_scale), MAX_SCALE)
         outputs = {"image_embedding": image, "text_embedding": text, "scale": jnp.broadcast_to(scale, len(image))}
         if "offset" in self.outputs:
             outputs["offset"] = jnp.broadcast_to(self.offset, len(image))
         return outputs
 
-    def _matched(
+    def _match(
         self, visual: jax.Array, words: Any, embedded: dict[str, jax.Array], negatives: Any
     ) -> dict[str, jax.Array]:
-        """Whether each example's own pair, and two that are hard to tell from it, belong together."""
+        """Match logits of each example's pair and of two hard negatives: another text, another image."""
         features, mask = words
-        if negatives is None:  # as where parameters are made
+        if negatives is None:  # at initialization
             negatives = (jax.random.key(0), jnp.arange(len(visual), dtype=jnp.uint32), jnp.ones(len(visual), jnp.bool_))
-        key, groups, there = negatives
+        key, groups, present = negatives
         image, text = (jax.lax.stop_gradient(embedded[f"{name}_embedding"]) for name in ("image", "text"))
         scaled = image * jax.lax.stop_gradient(embedded["scale"])[:, None]
         keys = jax.random.split(key)
-        other_text = hard_negatives(scaled, text, groups, there, keys[0])
-        other_image = hard_negatives(text, scaled, groups, there, keys[1])
+        other_text = hard_negatives(scaled, text, groups, present, keys[0])
+        other_image = hard_negatives(text, scaled, groups, present, keys[1])
         pairs = (
             jnp.concatenate([visual, visual, visual[other_image]]),
             jnp.concatenate([features, features[other_text], features]),
@@ -305,10 +294,10 @@ class VisionLanguage(nn.Module):
         b, y, x, c = image.shape
         pixels = image.reshape(b, y // patch, patch, x // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
         pixels = pixels.reshape(b, -1, patch * patch * c)
-        key, share = hide or (jax.random.key(0), 0.5)
-        hidden = jax.random.uniform(key, pixels.shape[:2]) < jnp.float32(share)
-        found = self.patch_head(self.vision(image, hidden).astype(jnp.float32))
-        return {"patches": found, "patch_pixels": pixels, "hidden_patches": hidden}
+        key, mask_ratio = hide or (jax.random.key(0), 0.5)
+        hidden = jax.random.uniform(key, pixels.shape[:2]) < jnp.float32(mask_ratio)
+        predicted = self.patch_head(self.vision(image, hidden).astype(jnp.float32))
+        return {"patches": predicted, "patch_pixels": pixels, "hidden_patches": hidden}
 
 
 def _unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:

@@ -1,9 +1,8 @@
-"""The visual tokenizer: images or clips to grids of integers and back.
+"""Visual tokenizer: encodes images or clips into grids of discrete codes and decodes them.
 
-A convolutional encoder, finite scalar quantization, and a decoder of transposed convolutions: the arrangement of Esser
-et al. 2021 (arXiv:2012.09841) with the quantization of Mentzer et al. 2023 (arXiv:2309.15505). For clips the
-convolutions are causal in time and the first frame is coded on its own (Yu et al. 2023, arXiv:2310.05737), so that an
-image is a clip of one frame.
+A convolutional autoencoder (Esser et al. 2021, arXiv:2012.09841) with finite scalar quantization (Mentzer et al. 2023,
+arXiv:2309.15505). For clips the convolutions are causal in time and the first frame is encoded alone (Yu et al. 2023,
+arXiv:2310.05737), so that an image is a clip of one frame.
 """
 
 import math
@@ -31,17 +30,16 @@ from mmjax.types import Batch
 
 @dataclass(frozen=True)
 class VisualTokenizerConfig(ModelConfig):
-    """The visual tokenizer: images or clips to grids of codes and back.
+    """Config of the visual tokenizer.
 
     Attributes:
-        widths: channels of the encoder, finest first; each halves the side, so the grid has size / 2 ** len(widths)
-            rows. The decoder goes the same way back.
-        time_strides: for clips, how many frames become one at each width, 1 or 2. The first frame is coded on its own,
-            and no code sees a later frame than its own; an image is a clip of one frame. Empty: images only.
+        widths: channels of the encoder from the finest on; each halves the side, so the grid has
+            size / 2 ** len(widths) rows. The decoder mirrors them.
+        time_strides: for clips, stride over time at each width, 1 or 2. Empty: images only.
         blocks: residual blocks at each width.
-        levels: of the finite scalar quantization; their product is the number of codes.
-        code_noise_prob: fraction of the codes that are replaced in training by codes of other places and examples
-            before they are decoded, so that the decoder learns to draw something whole from codes that disagree.
+        levels: levels of the finite scalar quantization; their product is the number of codes.
+        code_noise_prob: fraction of the codes that training replaces, before decoding, by codes of other positions and
+            examples: the decoder becomes robust to the inconsistent codes of a generator.
     """
 
     widths: tuple[int, ...] = setting((64, 128), above=0)
@@ -51,13 +49,13 @@ class VisualTokenizerConfig(ModelConfig):
     code_noise_prob: float = setting(0.0, at_least=0, at_most=1)
 
 
-def _own(config: Config) -> VisualTokenizerConfig:
+def _model(config: Config) -> VisualTokenizerConfig:
     assert isinstance(config.model, VisualTokenizerConfig)
     return config.model
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> "VisualTokenizer":
-    return VisualTokenizer(_own(config), compute)
+    return VisualTokenizer(_model(config), compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -66,24 +64,24 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def levels(config: Config) -> tuple[int, ...]:
-    """The levels of the quantization."""
-    return _own(config).levels
+    """Levels of the quantization."""
+    return _model(config).levels
 
 
 def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
-    """The image and, in training, which codes are replaced."""
-    noise = _own(config).code_noise_prob
+    """The image and, in training, the code noise."""
+    noise = _model(config).code_noise_prob
     corrupt = {"corrupt": (key, noise)} if key is not None and noise > 0 else {}
     return {"image": batch["image"], **corrupt}
 
 
 def check(config: Config) -> None:
-    model = _own(config)
+    model = _model(config)
     check_widths("widths", model.widths, config.data.size)
     strides = model.time_strides
     require(
         not strides or len(strides) == len(model.widths),
-        f"model.time_strides: needs 1 or 2 for each of the {len(model.widths)} widths, or nothing, not {list(strides)}",
+        f"model.time_strides: needs 1 or 2 for each of the {len(model.widths)} widths, or none, not {list(strides)}",
     )
     require(
         bool(strides) or config.data.frames == 1,
@@ -93,25 +91,25 @@ def check(config: Config) -> None:
     require(len(model.levels) > 0, "model.levels: needs at least one")
     require(
         math.prod(model.levels) <= 2**24,
-        f"model.levels: {math.prod(model.levels):,} codes are more than 2 ** 24, as many as can be told apart",
+        f"model.levels: {math.prod(model.levels):,} codes exceed 2 ** 24, the integers that float32 represents",
     )
 
 
 def grid(config: Config) -> tuple[int, ...]:
-    """The shape of the grid of codes of one example: (rows, columns), or (frames, rows, columns) for clips."""
-    rows = config.data.size // 2 ** len(_own(config).widths)
-    strides = _own(config).time_strides
+    """Shape of the grid of codes of one example: (rows, columns), or (frames, rows, columns) for clips."""
+    rows = config.data.size // 2 ** len(_model(config).widths)
+    strides = _model(config).time_strides
     return (1 + math.ceil((config.data.frames - 1) / math.prod(strides)), rows, rows) if strides else (rows, rows)
 
 
 def sharding_rules(config: Config) -> Rules:
-    strides = _own(config).time_strides
+    strides = _model(config).time_strides
     window: tuple[None, ...] = (None, None, None) if strides else (None, None)
     ups = [(rf"decoder/upsample_{i}/kernel", 3 if s == 2 else 2) for i, s in enumerate(reversed(strides))]
     return (
-        *([(r".*/block_\d+_\d+/(first|second)/kernel", (*window, "fsdp", "model"))] if _own(config).blocks else []),
+        *([(r".*/block_\d+_\d+/(first|second)/kernel", (*window, "fsdp", "model"))] if _model(config).blocks else []),
         (r"encoder/down_0/kernel", (*window, None, "model")),  # its input is pixels
-        *([(r"encoder/down_\d+/kernel", (*window, "fsdp", "model"))] if len(_own(config).widths) > 1 else []),
+        *([(r"encoder/down_\d+/kernel", (*window, "fsdp", "model"))] if len(_model(config).widths) > 1 else []),
         *[(name, (*(None,) * rank, "fsdp", "model")) for name, rank in ups],
         *([] if ups else [(r"decoder/upsample_\d+/kernel", (*window, "fsdp", "model"))]),
         (r"decoder/pixels/kernel", (*window, "fsdp", None)),
@@ -122,7 +120,7 @@ def sharding_rules(config: Config) -> Rules:
 
 
 class Encoder(nn.Module):
-    """Halves the sides once for each width, with residual blocks after each; see config.VisualTokenizer."""
+    """Strided convolutions, one per width, with residual blocks after each; see VisualTokenizerConfig."""
 
     model: VisualTokenizerConfig
     compute: Compute = DEFAULT
@@ -148,10 +146,10 @@ class Encoder(nn.Module):
 
 
 class VisualTokenizer(nn.Module):
-    """Images [b, y, x, 3] or clips [b, f, y, x, 3] to grids of codes, and back.
+    """Encodes images [b, y, x, 3] or clips [b, f, y, x, 3] into grids of codes and decodes them.
 
-    Sides become 2 ** len(widths) times smaller. 1 + k frames become 1 + k / s, s the product of the time strides; a
-    clip that does not fit is coded with its last frame repeated.
+    Sides shrink by 2 ** len(widths). 1 + k frames become 1 + k / s, s the product of the time strides; clips are padded
+    by repeating the last frame.
     """
 
     model: VisualTokenizerConfig
@@ -168,32 +166,32 @@ class VisualTokenizer(nn.Module):
     def __call__(
         self, image: Float[Array, "b *pixels c"], corrupt: tuple[jax.Array, float] | None = None
     ) -> dict[str, Any]:
-        """The codes of images or clips, -1 to 1, and what the codes give back.
+        """Encodes and reconstructs images or clips from -1 to 1.
 
         Args:
-            corrupt: a random key, and a share of the codes that are replaced, before they are decoded, by codes of
-                other places and examples. The decoder learns from it to draw something whole from codes that do not
-                quite agree, as a generator's do.
+            corrupt: a random key and the fraction of the codes to replace; see VisualTokenizerConfig.code_noise_prob.
 
         Returns:
-            {"image": float32 as the input, "codes": int32 [b, n]}, the codes read frame by frame, row by row.
+            {"image": float32 as the input, "codes": int32 [b, n]}, the codes in row-major order.
         """
-        quantized = self._quantized(image)
+        quantized = self._quantize(image)
         codes = fsq.to_indices(quantized, self.model.levels)
-        again = self._decoded(quantized if corrupt is None else _corrupted(quantized, *corrupt))
-        if again.ndim == 5:
-            again = again[:, : image.shape[1]] if image.ndim == 5 else again[:, 0]
-        return {"image": again, "codes": codes.reshape(codes.shape[0], -1)}
+        if corrupt is not None:
+            quantized = _replace_codes(quantized, *corrupt)
+        decoded = self.decoder(self.from_codes(quantized))
+        if decoded.ndim == 5:
+            decoded = decoded[:, : image.shape[1]] if image.ndim == 5 else decoded[:, 0]
+        return {"image": decoded, "codes": codes.reshape(codes.shape[0], -1)}
 
     def encode(self, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
-        """The grid of codes of each image or clip, 0 to the product of the levels."""
-        return fsq.to_indices(self._quantized(image), self.model.levels)
+        """The grid of codes of each image or clip, from 0 to the product of the levels."""
+        return fsq.to_indices(self._quantize(image), self.model.levels)
 
     def decode(self, codes: Int[Array, "b *grid"]) -> Float[Array, "b *pixels c"]:
-        """Images from grids of codes, about -1 to 1; clips of 1 + k s frames from k + 1 grids."""
-        return self._decoded(fsq.to_codes(codes, self.model.levels))
+        """Images, about -1 to 1, of grids of codes; clips of 1 + k s frames of k + 1 grids."""
+        return self.decoder(self.from_codes(fsq.to_codes(codes, self.model.levels)))
 
-    def _quantized(self, image: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid l"]:
+    def _quantize(self, image: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid l"]:
         x = image.astype(self.compute.dtype)
         if self.model.time_strides:
             x = x[:, None] if x.ndim == 4 else x
@@ -202,15 +200,12 @@ class VisualTokenizer(nn.Module):
         z = self.to_codes(self.encoder(x))
         return fsq.quantize(z.astype(jnp.float32), self.model.levels)
 
-    def _decoded(self, quantized: Float[Array, "b *grid l"]) -> Float[Array, "b *pixels c"]:
-        return self.decoder(self.from_codes(quantized))
 
-
-def _corrupted(quantized: Float[Array, "b *grid l"], key: jax.Array, share: float) -> Float[Array, "b *grid l"]:
-    which, whose = jax.random.split(key)
+def _replace_codes(quantized: Float[Array, "b *grid l"], key: jax.Array, prob: float) -> Float[Array, "b *grid l"]:
+    mask_key, source_key = jax.random.split(key)
     flat = quantized.reshape(-1, quantized.shape[-1])
-    others = flat[jax.random.randint(whose, flat.shape[:1], 0, flat.shape[0])].reshape(quantized.shape)
-    replaced = jax.random.uniform(which, quantized.shape[:-1]) < jnp.float32(share)
+    others = flat[jax.random.randint(source_key, flat.shape[:1], 0, flat.shape[0])].reshape(quantized.shape)
+    replaced = jax.random.uniform(mask_key, quantized.shape[:-1]) < jnp.float32(prob)
     return jnp.where(replaced[..., None], jax.lax.stop_gradient(others), quantized)
 
 

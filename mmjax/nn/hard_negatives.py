@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 BLOCK = 1024  # columns compared at a time, so that memory is linear in the batch size
 Best = tuple[jax.Array, jax.Array]  # scores, and indices of their columns
@@ -26,21 +26,24 @@ def hard_negatives(
     """
     count = len(rows)
     block = min(BLOCK, count)
-    number = jnp.arange(count, dtype=jnp.int32)
-
-    def blocks(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, -count % block), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:])
+    indices = jnp.arange(count, dtype=jnp.int32)
 
     def body_fn(best: Best, part: tuple[jax.Array, ...]) -> tuple[Best, None]:
-        them, group, there, theirs = part
+        embeddings, group, valid, index = part
         # Gumbel-max: the argmax of logits plus Gumbel noise is a sample from their softmax.
-        noise = jax.random.gumbel(jax.random.fold_in(key, theirs[0]), (count, block))
-        scores = jnp.where(there[None] & (group[None] != groups[:, None]), rows @ them.T + noise, -jnp.inf)
-        place = jnp.argmax(scores, axis=1)
-        score = jnp.take_along_axis(scores, place[:, None], axis=1)[:, 0]
+        noise = jax.random.gumbel(jax.random.fold_in(key, index[0]), (count, block))
+        scores = jnp.where(valid[None] & (group[None] != groups[:, None]), rows @ embeddings.T + noise, -jnp.inf)
+        column = jnp.argmax(scores, axis=1)
+        score = jnp.take_along_axis(scores, column[:, None], axis=1)[:, 0]
         better = score > best[0]
-        return (jnp.where(better, score, best[0]), jnp.where(better, theirs[place], best[1])), None
+        return (jnp.where(better, score, best[0]), jnp.where(better, index[column], best[1])), None
 
-    parts = tuple(map(blocks, (columns, groups, present, number)))
-    found: jax.Array = jax.lax.scan(body_fn, (jnp.full(count, -jnp.inf), number), parts)[0][1]
-    return found
+    parts = tuple(split_blocks(x, block) for x in (columns, groups, present, indices))
+    sampled: jax.Array = jax.lax.scan(body_fn, (jnp.full(count, -jnp.inf), indices), parts)[0][1]
+    return sampled
+
+
+def split_blocks(x: Shaped[Array, "b *rest"], block: int) -> Shaped[Array, "n block *rest"]:
+    """Splits an array into blocks along its first axis, the last one padded with zeros."""
+    padded = jnp.pad(x, ((0, -len(x) % block), *((0, 0),) * (x.ndim - 1)))
+    return padded.reshape(-1, block, *x.shape[1:])

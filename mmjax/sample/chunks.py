@@ -10,16 +10,17 @@ import numpy as np
 CHUNK = 16  # examples in each call of the compiled program
 
 
-def per_example(function: Callable[..., Any], rows: int = 0) -> Callable[..., np.ndarray]:
+def per_example(function: Callable[..., Any], on_cpu: int = 1, elsewhere: int = 4) -> Callable[..., np.ndarray]:
     """Compiles `function` for any number of examples, with bitwise the same result for each however many there are.
 
-    XLA rounds matrix products of other sizes otherwise. So one program loops over as many examples as it is given, a few
-    at a time, and those are always computed in the same way. The time is proportional to the examples.
+    XLA rounds matrix products of other sizes differently. So one program loops over the examples, a few at a time, each
+    few computed in the same way. The time is proportional to the number of examples.
 
     Args:
-        function: pure, (constants, *arrays of `rows` examples each) -> an array of `rows` examples. Constants are any
-            tree, such as parameters.
-        rows: examples at a time; divides CHUNK. 0: one on CPUs, which gain nothing from more, and four elsewhere.
+        function: pure, (constants, *arrays of equally many examples) -> an array of as many examples. Constants are
+            any tree, such as parameters.
+        on_cpu, elsewhere: examples at a time; divisors of CHUNK. More than one pays on CPUs only where an example has
+            few rows, as in text generation with its cache.
 
     Returns:
         (constants, *arrays of equally many examples, at least one) -> array.
@@ -27,7 +28,7 @@ def per_example(function: Callable[..., Any], rows: int = 0) -> Callable[..., np
 
     @jax.jit
     def chunk(constants: Any, count: jax.Array, *arrays: jax.Array) -> jax.Array:
-        own = rows or (1 if jax.devices()[0].platform == "cpu" else 4)
+        own = on_cpu if jax.devices()[0].platform == "cpu" else elsewhere
         groups = [x.reshape(CHUNK // own, own, *x.shape[1:]) for x in arrays]
         shape = jax.eval_shape(function, constants, *(x[0] for x in groups))
 

@@ -42,7 +42,7 @@ def start(
         grid: shape of an example's tokens, (rows, columns) or (frames, rows, columns).
         size, frames: of the model's images or clips.
         seeds: of the positions that are varied.
-        image, mask, variation: see GenerativeModel.generate.
+        image, mask, variation: see ImageGenerator.generate.
 
     Raises:
         UserError: for a wrong shape, type or range, or a mask without an image.

@@ -59,18 +59,18 @@ class Progress:
         rate = self.train.batch * max(len(self.window) - self.untimed, 1) / seconds
         if self.untimed and len(self.window) == 1:
             self.begin = time.perf_counter()
-        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} images/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} examples/s", refresh=False)
         self.bar.update(step - self.bar.n)
         if step % self.train.log_every and step != self.steps:
             return
         finite = [row for row in self.window if row["nonfinite_steps"] == 0]
         names = [name for name in values if name not in COUNTERS]
         metrics = {name: float(np.mean([row[name] for row in finite])) if finite else float("nan") for name in names}
-        metrics["images_per_second"] = rate
-        metrics["waiting_for_data"] = sum(row["wait"] for row in self.window[self.untimed :]) / seconds
+        metrics["examples_per_second"] = rate
+        metrics["data_wait_fraction"] = sum(row["wait"] for row in self.window[self.untimed :]) / seconds
         metrics["skipped_steps"] = float(len(self.window) - len(finite))
         read = sum(row["examples"] for row in self.window)
-        metrics["rejected_images"] = float(self.train.batch * len(self.window) - read)
+        metrics["corrupt_examples"] = float(self.train.batch * len(self.window) - read)
         metrics["batches_ready"] = float(np.mean([row["ready"] for row in self.window]))
         self.metrics.write(step, "train", metrics)
         self.metrics.write_time(step, self.timeline.metrics())

@@ -20,7 +20,7 @@ import pytest
 from mmjax.cli import main
 
 ROOT = Path(__file__).parents[2]
-VARYING = ("images_per_second", "waiting_for_data", "batches_ready")  # metrics of the machine, not of the training
+VARYING = ("examples_per_second", "data_wait_fraction", "batches_ready")  # metrics of the machine, not of the training
 # mmjax ARGUMENTS, sent SIGTERM in its evaluation number COUNT, if it is process number INDEX: COUNT INDEX ARGUMENTS.
 WHILE_IT_EVALUATES = """
 import os, signal, sys
@@ -76,7 +76,7 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
     def train(workdir: Path) -> None:
         done = run("train", "--config=configs/quickstart.py:tiny", "--workdir", workdir)
         assert noise(done.stderr) == []
-        for name, folder in (("quickstart-tokenizer", workdir / "tokenizer"), ("quickstart", workdir)):
+        for name, folder in (("quickstart-visual_tokenizer", workdir / "visual_tokenizer"), ("quickstart", workdir)):
             assert f"{name}: all steps done; report: {folder / 'report.html'}" in done.stdout
 
     return once("quickstart", train)
@@ -113,9 +113,9 @@ def run_command(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def ended(*arguments: Any, status: int = 0, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
         folder = tmp_path_factory.mktemp("output")
-        found = forked.run([str(argument) for argument in arguments], environment(), folder, 200, largest_file)
+        found = forked.run([str(argument) for argument in arguments], environment(), folder, 280, largest_file)
         out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
-        assert found == status, out + err
+        assert found == status, f"took too long\n{out}{err}" if found is None else out + err
         return subprocess.CompletedProcess(arguments, status, out, err)
 
     return ended

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax import evaluate, models
+from mmjax import evaluate, losses, models
 from mmjax.config import Config, MeshConfig, load_config, resolve
 from mmjax.engine import setup, trainer
 from mmjax.models import discriminator
@@ -16,11 +16,11 @@ from mmjax.train.state import make_state, state_shardings
 from mmjax.train.step import make_step
 from mmjax.types import UserError
 
-TERMS = {"mean_absolute_error": 1.0, "perceptual": 0.5, "adversarial": 0.3}
+LOSSES = {"mean_absolute_error": {}, "feature_matching": {"weight": 0.5}, "adversarial": {"weight": 0.3}}
 CONFIG = {
     "data": {"size": 32},
     "model": {"kind": "visual_tokenizer", "widths": (8,), "blocks": 0, "levels": (5, 3)},
-    "objective": {"terms": TERMS},
+    "losses": LOSSES,
     "discriminator": {"widths": (8, 16), "regularizer": "r1", "regularizer_weight": 0.1},
     "train": {"steps": 9, "batch": 16, "best_metric": "-mean_absolute_error"},
     "evaluate": {"evaluators": ("losses", "feature_distance"), "samples": 0},
@@ -35,24 +35,24 @@ def moved(mesh: MeshConfig, devices: int, accumulate: int = 1):
     """Metrics of one step, and the gradients of both players, kept by a trace without memory."""
     config = resolve(CONFIG)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wiring, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
-        parts = setup.build(dataclasses.replace(config, mesh=mesh))
-    tx, placement = optax.trace(0.0), parts.placement
-    second = trainer._adversary(config)
+        patch.setattr(setup, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:devices]))
+        experiment = setup.build(dataclasses.replace(config, mesh=mesh))
+    tx, placement = optax.trace(0.0), experiment.placement
+    second = trainer._adversary(config, experiment.compute)
     assert second is not None
     second = dataclasses.replace(second, tx=tx)
     # Of seed 0 the last bias has a gradient that nearly cancels, which is all rounding.
     make = make_state(lambda key: models.init(config, key), tx, 1, False, second)
     shapes = jax.eval_shape(make)
     theirs = match_rules(shapes.adversary.params, discriminator.sharding_rules(config), placement.mesh)
-    shardings = state_shardings(shapes, parts.params, placement.replicated, tx, (theirs, tx))
+    shardings = state_shardings(shapes, experiment.params, placement.replicated, tx, (theirs, tx))
     step = jax.jit(
-        make_step(parts.apply, parts.objective, tx, accumulate, adversary=second),
-        in_shardings=(shardings, placement.batch),
+        make_step(experiment.apply, experiment.loss, tx, accumulate, adversary=second),
+        in_shardings=(shardings, placement.batch, placement.replicated),
         out_shardings=(shardings, placement.replicated),
     )
     state = jax.jit(make, out_shardings=shardings)()
-    after, metrics = step(state, placement.shard_batch(BATCH))
+    after, metrics = step(state, placement.shard_batch(BATCH), {})
     if mesh.fsdp * mesh.model > 1:
         kernel = after.adversary.params["down_1"]["kernel"]
         assert kernel.addressable_shards[0].data.size < kernel.size
@@ -74,49 +74,45 @@ def test_eight_devices_and_parts_equal_one():
 
 def test_evaluation_leaves_the_discriminator_out():
     config = resolve(CONFIG)
-    assert config.adversarial_terms == ("perceptual", "adversarial")
+    assert losses.adversarial_terms(config) == ("feature_matching", "adversarial")
     assert evaluate.metric_names(config) == ("loss", "mean_absolute_error", "reconstruction/feature_distance")
     setup.check(config)
-    parts = setup.build(config)
-    params = jax.jit(lambda: models.init(config, jax.random.key(0)), out_shardings=parts.params)()
-    outputs = parts.predict(params, parts.placement.shard_batch(BATCH))
+    experiment = setup.build(config)
+    params = jax.jit(lambda: models.init(config, jax.random.key(0)), out_shardings=experiment.params)()
+    outputs = experiment.predict(params, experiment.placement.shard_batch(BATCH))
     assert {name for name in outputs if name.startswith("terms/")} == {"terms/mean_absolute_error"}
     np.testing.assert_allclose(outputs["loss"], outputs["terms/mean_absolute_error"])
 
 
 def test_a_file_of_weights_needs_no_discriminator_for_its_term():
-    config = resolve(CONFIG | {"perceptual": {"weights": "/nowhere.safetensors"}})
-    assert config.adversarial_terms == ("adversarial",)
-    with pytest.raises(UserError, match=r"perceptual.weights: /nowhere.safetensors cannot be read \(No such file"):
+    terms = {"mean_absolute_error": {}, "perceptual": {}}
+    config = resolve(CONFIG | {"losses": terms, "perceptual": {"weights": "/nowhere.safetensors"}})
+    assert losses.adversarial_terms(config) == ()
+    with pytest.raises(UserError, match=r"perceptual.weights: /nowhere.safetensors "):
         setup.check(config)
 
 
 @pytest.mark.parametrize(
-    ("changes", "line"),
+    ("changes", "field", "wrong"),
     [
+        ({"losses": {"mean_absolute_error": {}, "perceptual": {}}}, "losses.perceptual", "perceptual.weights"),
         (
-            {"model": {"kind": "direct"}},
-            "objective.terms.perceptual: needs a discriminator without perceptual.weights, which only "
-            "model.kind=visual_tokenizer has, not direct",
+            {"model": {"kind": "vision_language"}, "losses": {"captioning": {}, "feature_matching": {}}},
+            "losses.feature_matching",
+            "model.kind=vision_language",
         ),
-        (
-            {"model": {"kind": "direct"}, "objective": {"terms": {"mean_squared_error": 1.0, "feature_matching": 1.0}}},
-            "objective.terms.feature_matching: needs a discriminator, which only model.kind=visual_tokenizer",
-        ),
-        (
-            {"objective": {"terms": {"perceptual": 1.0, "adversarial": 0.1}}},
-            "objective.terms: perceptual, adversarial alone show the model no original; add mean_absolute_error",
-        ),
-        ({"discriminator": {"b2": 1.0}}, "discriminator.b2: must be from 0 to below 1"),
-        ({"discriminator": {"train_from": 9, "start": 3}}, "discriminator.start: must not be before"),
-        ({"discriminator": {"widths": ()}}, "discriminator.widths: needs at least one width"),
-        ({"discriminator": {"loss": "wasserstein"}}, "discriminator.loss: must be one of non_saturating, hinge"),
+        ({"losses": {"feature_matching": {}, "adversarial": {}}}, "losses", "feature_matching, adversarial"),
+        ({"discriminator": {"b2": 1.0}}, "discriminator.b2", "1.0"),
+        ({"discriminator": {"train_from": 9, "start": 3}}, "discriminator.start", "9"),
+        ({"discriminator": {"widths": ()}}, "discriminator.widths", ""),
+        ({"discriminator": {"loss": "wasserstein"}}, "discriminator.loss", "wasserstein"),
     ],
 )
-def test_configs_that_cannot_be(changes: dict[str, object], line: str) -> None:
+def test_configs_that_cannot_be(changes: dict[str, object], field: str, wrong: str) -> None:
     with pytest.raises(UserError) as error:
         resolve(CONFIG | changes)
-    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+    message = str(error.value)
+    assert message.startswith(f"{field}: ") and wrong in message and "\n" not in message
 
 
 @pytest.mark.parametrize("argument", ["adversarial", "adversarial,size=128", "adversarial,tiny"])

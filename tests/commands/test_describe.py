@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from runs import Mistake, Once
 
 import mmjax
 from mmjax.cli import main
-from mmjax.export import GenerativeModel
+from mmjax.engine import eval_outputs
+from mmjax.export import Captioner
 from mmjax.sample.overlay import LABEL
 from mmjax.scenes import questions
 from mmjax.scenes.draw import draw_things
@@ -68,11 +70,28 @@ def test_a_line_for_each_image(describing: Path, model: Path, images: Path, caps
 def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[tuple] = []
     monkeypatch.setattr(
-        GenerativeModel, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
+        Captioner, "caption", lambda model, images, seed, **writing: chosen.append((seed, writing)) or ["a"]
     )
     command = ["describe", f"--model={model}", f"--image={images / 'a.png'}"]
     assert main([*command, "--beams=3", "--length-penalty=0.5"]) == main([*command, *DRAWN, "--seed=5"]) == 0
     assert chosen == [(0, {"beams": 3, "length_penalty": 0.5}), (5, {"top_p": 1.0, "temperature": 3.0})]
+
+
+def test_a_trained_model_is_evaluated_with_beams(
+    describing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(describing, tmp_path / "copy")
+    decoded: list[int] = []
+    real = eval_outputs.make_text_generator
+    monkeypatch.setattr(
+        eval_outputs, "make_text_generator", lambda fns, chosen: (decoded.append(chosen.beams), real(fns, chosen))[1]
+    )
+    beams, captions = "--config.text_decoding.beams=2", "--config.evaluate.evaluators=captions"
+    assert main(["evaluate", f"--workdir={copy}", beams, captions, "--config.evaluate.samples=0"]) == 0
+    assert decoded == [2] and "captions/cider" in capsys.readouterr().out
+    config = ["--config=configs/quickstart_describe.py:tiny", "--config.evaluate.evaluators=losses"]
+    assert main(["train", *config, "--config.train.best_metric=", f"--workdir={copy}", beams]) == 0
+    assert "is done already" in capsys.readouterr().out
 
 
 def test_maps_show_each_word(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,11 +132,12 @@ def test_mistakes(model: Path, images: Path, two_stages: Path, tmp_path: Path, m
     assert "--question: is empty" in mistake(*command, image, "--question", " ")
     assert "must end in .png" in mistake(*command, image, "--maps=maps.txt")
     assert "--maps: is for at most 64 images, not 65" in mistake(*command, *[image] * 65, "--maps=maps.png")
-    assert "writing.beams: must be above 0" in mistake(*command, image, "--beams=0")
-    assert "writing.top_p: must be from 0 to 1" in mistake(*command, image, "--top-p=2")
+    assert "text_decoding.beams: must be above 0" in mistake(*command, image, "--beams=0")
+    assert "text_decoding.top_p: must be at least 0 and at most 1, not 2" in mistake(*command, image, "--top-p=2")
     of_another_kind = mistake("describe", f"--model={two_stages}", "--image", image)
-    assert "quickstart: cannot write captions; name a model of kind vision_language" in of_another_kind
-    assert "does not draw from text" in mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
+    assert of_another_kind.startswith(f"--model {two_stages}: ") and "masked_generator" in of_another_kind
+    drawn = mistake("generate", f"--model={model}", "--prompt=a", f"--out={tmp_path}/a.png")
+    assert drawn.startswith(f"--model {model}: ") and "vision_language" in drawn
 
 
 def _empty(folder: Path) -> Path:

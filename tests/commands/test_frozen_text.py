@@ -1,9 +1,9 @@
 """Training with a frozen text encoder by the commands: what is cached, what is kept, what draws, what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax import data, models
 from mmjax.cli import main
-from mmjax.config import load_config, to_dict
-from mmjax.engine import stages, text_features
+from mmjax.config import load_config, resolve, to_dict
+from mmjax.engine import components, text_features
 from mmjax.export import frozen_text, write_model_folder
 from mmjax.export.model_folder import FILES, flatten
+from mmjax.models import text_encoder
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.train.workdir import read_config
 
@@ -32,9 +33,10 @@ PROMPTS = ["a red circle left of a blue square", "a green ring", ""]
 def folder_of_a_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That gives its visual tokenizer as well as its text encoder; its parameters are random."""
     folder, config = tmp_path_factory.mktemp("model") / "quickstart", load_config("configs/quickstart.py:tiny")
-    assert config.tokenizer is not None
-    own, codes = (jax.jit(lambda c=c: models.init(c, jax.random.key(1)))() for c in (config, config.tokenizer))
-    params = jax.device_get({**own, "tokenizer": codes})
+    tokenizer = config.component("visual_tokenizer")
+    assert tokenizer is not None
+    own, codes = (jax.jit(lambda c=c: models.init(c, jax.random.key(1)))() for c in (config, tokenizer))
+    params = jax.device_get({**own, "visual_tokenizer": codes})
     source = data.open_source(config.data, training=True, seed=0)
     write_model_folder(folder, config, params, data.train_tokenizer(source.all_captions(), 512), 0, {})
     return folder
@@ -49,7 +51,7 @@ def other_parameters(model: Path, tmp_path: Path) -> Path:
 
 
 def given(model: Path) -> list[str]:
-    return [CONFIG, f"--config.tokens.tokenizer={model}", f"--config.tokens.text_encoder={model}",
+    return [CONFIG, f"--config.components.visual_tokenizer={model}", f"--config.components.text_encoder={model}",
             "--config.model.width=24", "--config.model.layers=1", "--config.train.evaluate_every=4"]  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Pat
     state = saved_state(trained, 4)
     names = {name for name in state if "['text']" in name and "params" in name}
     assert {name.partition("['text']")[2] for name in names} == {
-        "['none']", "['norm']['bias']", "['norm']['scale']", "['project']['bias']", "['project']['kernel']"
+        "['null_embedding']", "['norm']['bias']", "['norm']['scale']", "['project']['bias']", "['project']['kernel']"
     }  # fmt: skip
     assert not any("['text']['stack']" in name or "['embedding']" in name.partition("['text']")[2] for name in state)
     assert not {x.shape for x in jax.tree.leaves(kept.params) if x.ndim > 2} & {x.shape for x in state.values()}
@@ -90,12 +92,11 @@ def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Pat
 
 def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> None:
     config, theirs = read_config(trained), mmjax.load(model)
-    source = stages.evaluation_source(config, trained, stages.trained_params(config, trained))
+    source = components.evaluation_source(config, trained, components.trained(config, trained))
     assert source.text_features is not None
     texts = [*dict.fromkeys(source.all_captions()), ""]
     ids = theirs.tokenizer.encode(texts, config.text.length)
-    config_dict: Any = theirs.config.model
-    encoder = TextEncoder(theirs.config.text.vocabulary, config_dict.width, config_dict.text_layers, config_dict.heads)
+    encoder = TextEncoder(**dataclasses.asdict(text_encoder.settings(theirs.config)))
     expected = np.asarray(encoder.apply({"params": theirs.params["text"]}, jnp.asarray(ids))[0])
     found = source.text_features(texts)
     assert found.dtype == np.float16 and found.shape == expected.shape == (len(texts), 12, 32)
@@ -110,7 +111,7 @@ def test_it_draws_from_text_alone(trained: Path, exported: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == sorted(FILES)
     drawn = mmjax.load(exported)
     names = {name for name in load_file(exported / "model.safetensors") if name.startswith("text_encoder/")}
-    assert names == {f"text_encoder/{name}" for name in flatten(drawn.frozen_text().params)}
+    assert names == {f"text_encoder/{name}" for name in flatten(drawn.components["text_encoder"])}
     images = drawn.generate(PROMPTS, seed=3)
     assert images.shape == (3, 32, 32, 3) and (images[0] != images[1]).any()
     np.testing.assert_array_equal(mmjax.load(trained).generate(PROMPTS, seed=3), images)
@@ -132,23 +133,27 @@ def test_the_same_command_finds_all_done(trained: Path, capsys: pytest.CaptureFi
 
 
 def test_a_frozen_encoder_can_be_taken_on(trained: Path, exported: Path, tmp_path: Path) -> None:
-    config = read_config(trained, {"tokens.text_encoder": str(exported)})
-    assert text_features.settings(config, tmp_path) == to_dict(config)["text_encoder"]
-    text_features.keep(config, tmp_path)
-    name = "text_encoder.safetensors"
-    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    given = {"components": to_dict(read_config(trained))["components"] | {"text_encoder": str(exported)}}
+    config = components.resolve_config(resolve(to_dict(read_config(trained)) | given), tmp_path)
+    theirs = config.component("text_encoder")
+    assert theirs is not None
+    assert text_encoder.settings(theirs) == text_encoder.settings(read_config(trained))
+    text_features.keep(config, tmp_path, is_gone=False)
+    kept, before = (frozen_text.read(folder / "text_encoder.safetensors") for folder in (tmp_path, trained))
+    jax.tree.map(np.testing.assert_array_equal, kept.params, before.params)
+    assert kept.tokenizer == before.tokenizer
 
 
 def test_another_encoder_is_refused(
     trained: Path, model: Path, another: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     names = [argument for argument in given(model) if "text_encoder" not in argument]
-    other = f"--config.tokens.text_encoder={another}"
+    other = f"--config.components.text_encoder={another}"
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     line = mistake("train", *names, other, "--workdir", trained)
     assert line == f"--workdir {trained}: has another text encoder than {another}; name another one"
     line = mistake("train", *names, "--workdir", trained)
-    assert line.startswith(f"--workdir {trained}: holds another config: text_encoder was {{")
+    assert line.startswith(f"--workdir {trained}: holds another config: components.text_encoder")
     cache = trained / "tokens"
     line = mistake("train", *names, other, f"--config.tokens.cache={cache}", "--workdir", tmp_path / "run")
     assert line.startswith(f"{cache / 'text'}: holds other text features: text_encoder.params was ")
@@ -158,25 +163,17 @@ def test_another_encoder_is_refused(
 
 def test_an_encoder_that_is_none(trained: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
     command = ("train", CONFIG, "--workdir", tmp_path / "run")
-    line = mistake(*command, "--config.tokens.text_encoder=/nowhere")
+    line = mistake(*command, "--config.components.text_encoder=/nowhere")
     assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
-    folder = trained / "tokenizer"
-    assert mistake(*command, f"--config.tokens.text_encoder={folder}") == (
-        f"tokens.text_encoder: {folder} holds no text encoder but a visual_tokenizer; name a model of kind "
-        "masked_generator or direct"
-    )
-    named = f"--config.tokens.text_encoder={model}"
-    terms = "--config.objective.terms=masked_visual_modeling=1,masked_language_modeling=0.1"
-    assert mistake(*command, named, terms) == (
-        "objective.terms.masked_language_modeling: trains the text encoder, and that of tokens.text_encoder is taken "
-        "as it is; leave one of them out"
-    )
-    assert mistake("train", "--config=configs/scenes_direct.py:tiny", named, "--workdir", tmp_path / "run") == (
-        "tokens.text_encoder: is for model.kind=masked_generator, not direct"
-    )
-    assert mistake(*command, "--config.text_encoder.width=8") == (
-        "text_encoder: is filled in from a trained model; name it with --config.tokens.text_encoder=DIR"
-    )
+    folder = trained / "visual_tokenizer"
+    line = mistake(*command, f"--config.components.text_encoder={folder}")
+    assert "visual_tokenizer" in line and "text encoder" in line
+    named = f"--config.components.text_encoder={model}"
+    terms = "--config.losses.masked_language_modeling.weight=0.1"
+    line = mistake(*command, named, terms)
+    assert line.startswith("losses.masked_language_modeling: ") and "components.text_encoder" in line
+    line = mistake("train", "--config=configs/scenes_direct.py:tiny", named, "--workdir", tmp_path / "run")
+    assert line.startswith("components.text_encoder: ") and "model.kind=direct_generator" in line
     assert not (tmp_path / "run").exists()
     half = shutil.copytree(trained, tmp_path / "half", ignore=shutil.ignore_patterns("tokens", "tensorboard"))
     (half / "text_encoder.safetensors").write_bytes(b"half")

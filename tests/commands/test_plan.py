@@ -77,7 +77,7 @@ def test_search_ranks_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -> None:
     h100 = topology.parse("h100:1")
     plain, again = (
-        aot_plan.estimated(config_dict("tiny", **{"model.remat": remat, "train.batch": "8"}), h100).memory
+        aot_plan.estimated(config_dict("tiny", **{"compute.remat": remat, "train.batch": "8"}), h100).memory
         for remat in ("false", "true")
     )
     layers = config_dict("tiny").model.layers
@@ -93,11 +93,11 @@ def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -
         (["--topology=h100:8", "--config.mesh.fsdp=3"], "does not multiply to the 8 devices"),
         (["--topology=h100:8", "--config.train.batch=12"], "train.batch: 12 does not split over 8 devices"),
         (["--topology=h100:8", "--config.mesh.model=2"], "mesh.model: GPUs are planned by arithmetic"),
-        (["--topology=h100:8", "--config.model.attention=splash"], "splash needs a TPU"),
+        (["--topology=h100:8", "--config.compute.attention=splash"], "compute.attention: splash "),
         (["--topology=h100:8", "--config.train.batch=8000000"], "h100:8: the step needs "),
         (["--topology=h100:8", "--config.train.batch=8000000"], "--config.optimizer.grad_accum_steps=2"),
         (["--topology=h100:8", "--compilations=0"], "--compilations 0: must be above 0"),
-        (["--topology=h100:8", "--config.tokens.tokenizer=nowhere"], "nowhere"),
+        (["--topology=h100:8", "--config.components.visual_tokenizer=nowhere"], "nowhere"),
         ([], "--topology"),
     ],
 )

@@ -13,7 +13,7 @@ from runs import Mistake
 
 import mmjax
 from mmjax.cli import main
-from mmjax.export import GenerativeModel
+from mmjax.export import DualEncoder
 from mmjax.scenes import questions
 from mmjax.scenes.draw import draw_things
 
@@ -22,7 +22,7 @@ TEXT = "a red circle left of a blue square"
 
 
 @pytest.fixture(name="model", scope="module")
-def loaded(describing: Path) -> GenerativeModel:
+def loaded(describing: Path) -> DualEncoder:
     return mmjax.load(describing)
 
 
@@ -47,7 +47,7 @@ def found(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[float]]:
 
 
 def test_images_by_text_and_by_images(
-    describing: Path, model: GenerativeModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    describing: Path, model: DualEncoder, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths, images = seen(folder)
     embeddings, text = model.embed_image(images), model.embed_text([TEXT])[0]
@@ -75,8 +75,8 @@ def test_images_by_text_and_by_images(
     assert json.loads(capsys.readouterr().out) == {"similarity": pytest.approx(1, abs=1e-5), "image": str(paths[3])}
 
 
-def test_texts_by_a_image(
-    describing: Path, model: GenerativeModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_texts_by_an_image(
+    describing: Path, model: DualEncoder, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"a {color} {shape}" for color in ("red", "blue", "green") for shape in ("ring", "square", "circle")]
     (tmp_path / "texts.txt").write_text("\n".join([*texts, "", texts[0]]))
@@ -100,8 +100,8 @@ def test_images_are_embedded_once(
 ) -> None:
     logging.getLogger("mmjax").propagate = True
     embedded: list[int] = []
-    embed = GenerativeModel.embed_image
-    monkeypatch.setattr(GenerativeModel, "embed_image", lambda model, x: (embedded.append(len(x)), embed(model, x))[1])
+    embed = DualEncoder.embed_image
+    monkeypatch.setattr(DualEncoder, "embed_image", lambda model, x: (embedded.append(len(x)), embed(model, x))[1])
     command = ["search", f"--model={describing}", f"--index={folder}", "--text", TEXT, "--top=99"]
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "broken.txt").write_bytes(b"not looked at")

@@ -171,7 +171,7 @@ def test_two_stages_prepared_trained_and_evaluated_by_two_processes(tmp_path: Pa
     ended(launch("train", config, "--workdir", tmp_path / "two"))
     assert len(encoded) == 2 and all(path.stat().st_mtime_ns == when for path, when in encoded.items())
     (step,) = committed(tmp_path / "one")[-1:]
-    for part in ("", "tokenizer"):
+    for part in ("", "visual_tokenizer"):
         assert_same_state(tmp_path / "two" / part, tmp_path / "one" / part, step)
         assert metrics(tmp_path / "two" / part) == metrics(tmp_path / "one" / part)
     of_training = (tmp_path / "two" / "evaluation" / f"{step}.json").read_text()

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from mmjax import data
 from mmjax.cli import main
 from mmjax.config import load_config, to_dict
-from mmjax.engine import stages
+from mmjax.engine import components
 from mmjax.export.model_folder import FILES
 from mmjax.files import write_json
 from mmjax.train.workdir import read_config
@@ -25,9 +25,9 @@ WORKDIR = {"checkpoints", "config.json", "evaluation", "metrics.jsonl", "report.
 @pytest.fixture(name="given", scope="module")
 def with_a_tokenizer_that_is_gone(two_stages: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     base = tmp_path_factory.mktemp("given")
-    named = shutil.copytree(two_stages / "tokenizer", base / "tokenizer")
-    done = run("train", CONFIG, f"--config.tokens.tokenizer={named}", "--workdir", base / "run")
-    assert "quickstart: all steps done" in done.stdout and "quickstart-tokenizer" not in done.stdout
+    named = shutil.copytree(two_stages / "visual_tokenizer", base / "tokenizer")
+    done = run("train", CONFIG, f"--config.components.visual_tokenizer={named}", "--workdir", base / "run")
+    assert "quickstart: all steps done" in done.stdout and "quickstart-visual_tokenizer" not in done.stdout
     shutil.rmtree(named)
     return base / "run"
 
@@ -35,7 +35,7 @@ def with_a_tokenizer_that_is_gone(two_stages: Path, tmp_path_factory: pytest.Tem
 @pytest.fixture(name="exported", scope="module")
 def exported_tokenizer(two_stages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "tokenizer"
-    assert main(["export", f"--workdir={two_stages / 'tokenizer'}", f"--out={folder}"]) == 0
+    assert main(["export", f"--workdir={two_stages / 'visual_tokenizer'}", f"--out={folder}"]) == 0
     return folder
 
 
@@ -62,17 +62,20 @@ def shards(tokens: Path) -> dict[str, list[str]]:
 
 
 def test_leaves_what_the_contract_says(two_stages: Path) -> None:
-    assert {path.name for path in two_stages.iterdir()} == WORKDIR | {"tokenizer", "tokens"}
-    assert {path.name for path in (two_stages / "tokenizer").iterdir()} == WORKDIR
+    assert {path.name for path in two_stages.iterdir()} == WORKDIR | {"visual_tokenizer", "tokens"}
+    assert {path.name for path in (two_stages / "visual_tokenizer").iterdir()} == WORKDIR
     assert shards(two_stages / "tokens").keys() == {"train", "evaluation"}
-    for folder, metric in ((two_stages, "scenes/diversity"), (two_stages / "tokenizer", "tokenizer/code_usage")):
+    for folder, metric in ((two_stages, "scenes/diversity"), (two_stages / "visual_tokenizer", "tokenizer/code_usage")):
         assert committed(folder) == [2, 4]
         rows = metrics(folder)
         assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4]
         assert metric in json.loads((folder / "evaluation" / "4.json").read_text())
         assert "data:image/png;base64," in (folder / "report.html").read_text()
     config_dict = read_config(two_stages)
-    assert config_dict.tokenizer == read_config(two_stages / "tokenizer") and config_dict.name == "quickstart"
+    assert (
+        config_dict.component("visual_tokenizer") == read_config(two_stages / "visual_tokenizer")
+        and config_dict.name == "quickstart"
+    )
 
 
 def test_what_is_done_is_not_done_again(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,8 +84,8 @@ def test_what_is_done_is_not_done_again(copy: Path, capsys: pytest.CaptureFixtur
     assert main(["train", CONFIG, f"--workdir={copy}"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        f"quickstart-tokenizer: step 4 of 4 is done already; report: {copy / 'tokenizer' / 'report.html'}",
-        f"quickstart: step 4 of 4 is done already; report: {copy / 'report.html'}",
+        f"{name}: step 4 of 4 is done already; report: {folder / 'report.html'}"
+        for name, folder in (("quickstart-visual_tokenizer", copy / "visual_tokenizer"), ("quickstart", copy))
     ]
     assert noise(err) == [] and {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -90,7 +93,7 @@ def test_what_is_done_is_not_done_again(copy: Path, capsys: pytest.CaptureFixtur
 def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     two_stages: Path, tmp_path: Path, start: Start, run: Run
 ) -> None:
-    tokenizer, tokens = tmp_path / "tokenizer", tmp_path / "tokens"
+    tokenizer, tokens = tmp_path / "visual_tokenizer", tmp_path / "tokens"
     arguments = (CONFIG, "--workdir", tmp_path)
 
     def ctrl_c(workdir: Path) -> str:
@@ -101,7 +104,7 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
         assert process.returncode == 130 and committed(workdir)[-1] < 4
         return out
 
-    assert "quickstart-tokenizer: stopped after step" in ctrl_c(tokenizer)
+    assert "quickstart-visual_tokenizer: stopped after step" in ctrl_c(tokenizer)
     assert not tokens.exists() and not (tmp_path / "config.json").exists()
     with start("prepare", *arguments) as process:
         wait_for(process, lambda: (tokens / "train" / "index.json").exists())
@@ -115,7 +118,7 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     assert shards(tokens) == shards(two_stages / "tokens") and not committed(tmp_path)
     assert "quickstart: stopped after step" in ctrl_c(tmp_path)
     run("train", *arguments)
-    for one, other in ((tokenizer, two_stages / "tokenizer"), (tmp_path, two_stages)):
+    for one, other in ((tokenizer, two_stages / "visual_tokenizer"), (tmp_path, two_stages)):
         assert_same_state(one, other, 4)
         assert metrics(one) == metrics(other)
 
@@ -124,11 +127,11 @@ def test_a_tokenizer_that_was_given_is_copied(
     given: Path, two_stages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The one it was given was the same as that of the other workdir, and so is all that follows from it."""
-    assert sorted(path.name for path in (given / "tokenizer").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (given / "visual_tokenizer").iterdir()) == sorted(FILES)
     assert shards(given / "tokens") == shards(two_stages / "tokens")
     assert_same_state(given, two_stages, 4)
     gone = given.parent / "tokenizer"
-    assert main(["train", CONFIG, f"--config.tokens.tokenizer={gone}", f"--workdir={given}"]) == 0
+    assert main(["train", CONFIG, f"--config.components.visual_tokenizer={gone}", f"--workdir={given}"]) == 0
     assert "quickstart: step 4 of 4 is done already" in capsys.readouterr().out
 
 
@@ -144,54 +147,55 @@ def test_a_workdir_whose_tokenizer_is_gone_is_complete(given: Path, tmp_path: Pa
 def test_prepared_with_a_model_folder_and_a_cache_elsewhere(
     exported: Path, two_stages: Path, tmp_path: Path, run: Run
 ) -> None:
-    settings = (f"--config.tokens.tokenizer={exported}", f"--config.tokens.cache={tmp_path / 'cache'}")
+    settings = (f"--config.components.visual_tokenizer={exported}", f"--config.tokens.cache={tmp_path / 'cache'}")
     done = run("prepare", CONFIG, *settings, "--workdir", tmp_path / "run")
     assert noise(done.stderr) == [] and done.stdout.endswith(f"; visual tokens: {tmp_path / 'cache'}\n")
     assert shards(tmp_path / "cache") == shards(two_stages / "tokens")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "tokenizer", "tokenizer.model"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "visual_tokenizer",
+        "tokenizer.model",
+    }
 
 
 def test_another_tokenizer_is_refused(two_stages: Path, another: Path, tmp_path: Path, mistake: Mistake) -> None:
     before = (two_stages / "config.json").read_bytes()
     command = ("train", CONFIG, "--workdir", two_stages)
-    line = mistake(*command, f"--config.tokens.tokenizer={another}")
-    assert line == f"--workdir {two_stages}: has another visual tokenizer than {another}; name another one"
-    line = mistake(*command, "--config.tokenizer.model.levels=8,5")
-    assert line.startswith(
-        f"--workdir {two_stages}: holds another config: tokenizer.model.levels was [8, 6, 5] and now"
-    )
-    half = shutil.copytree(two_stages / "tokenizer", tmp_path / "half" / "tokenizer")
+    line = mistake(*command, f"--config.components.visual_tokenizer={another}")
+    assert line == f"--workdir {two_stages}: has another visual_tokenizer than {another}; name another one"
+    line = mistake(*command, "--config.components.visual_tokenizer.config.model.levels=8,5")
+    assert line.startswith(f"--workdir {two_stages}: ")
+    assert "components.visual_tokenizer.config.model.levels was [8, 6, 5]" in line
+    half = shutil.copytree(two_stages / "visual_tokenizer", tmp_path / "half" / "visual_tokenizer")
     shutil.rmtree(half / "checkpoints")
-    line = mistake("train", CONFIG, f"--config.tokens.tokenizer={another}", "--workdir", half.parent)
-    assert line == f"--workdir {half.parent}: has another visual tokenizer than {another}; name another one"
+    line = mistake("train", CONFIG, f"--config.components.visual_tokenizer={another}", "--workdir", half.parent)
+    assert line == f"--workdir {half.parent}: has another visual_tokenizer than {another}; name another one"
     assert (two_stages / "config.json").read_bytes() == before and not (half.parent / "tokens").exists()
 
 
 def test_a_copied_tokenizer_is_not_trained_on(given: Path, mistake: Mistake) -> None:
-    assert mistake("train", CONFIG, "--workdir", given) == (
-        f"--workdir {given}: has a visual tokenizer that was trained elsewhere; name it again with "
-        "--config.tokens.tokenizer=DIR, or name another workdir"
-    )
+    line = mistake("train", CONFIG, "--workdir", given)
+    assert line.startswith(f"--workdir {given}: ") and "--config.components.visual_tokenizer=DIR" in line
 
 
 @pytest.mark.parametrize("command", ["train", "prepare"])
 def test_a_cache_of_another_tokenizer_is_refused(
     command: str, two_stages: Path, another: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
-    settings = (f"--config.tokens.tokenizer={another}", f"--config.tokens.cache={two_stages / 'tokens'}")
+    settings = (f"--config.components.visual_tokenizer={another}", f"--config.tokens.cache={two_stages / 'tokens'}")
     line = mistake(command, CONFIG, *settings, "--workdir", tmp_path / "run")
     assert line.startswith(f"{two_stages / 'tokens' / 'train'}: holds other visual tokens: tokenizer.params was ")
 
 
 def test_a_tokenizer_that_is_none(exported: Path, tmp_path: Path, mistake: Mistake) -> None:
     command = ("train", CONFIG, "--workdir", tmp_path / "run")
-    line = mistake(*command, "--config.tokens.tokenizer=/nowhere")
+    line = mistake(*command, "--config.components.visual_tokenizer=/nowhere")
     assert line == "/nowhere: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
     write_json(tmp_path / "direct" / "config.json", {"config": to_dict(load_config("configs/scenes_direct.py"))})
-    line = mistake(*command, f"--config.tokens.tokenizer={tmp_path / 'direct'}")
-    assert line == f"tokens.tokenizer: {tmp_path / 'direct'} holds no visual tokenizer but a direct"
-    line = mistake(*command, f"--config.tokens.tokenizer={exported}", "--config.data.size=64")
-    assert line == "data.size: 64, but the visual tokenizer was made for 32"
+    line = mistake(*command, f"--config.components.visual_tokenizer={tmp_path / 'direct'}")
+    assert line.startswith("components.visual_tokenizer.config.model.kind: ") and "direct_generator" in line
+    line = mistake(*command, f"--config.components.visual_tokenizer={exported}", "--config.data.size=64")
+    assert line == "data.size: must be 32, as of the visual tokenizer, not 64"
     assert not (tmp_path / "run").exists()
 
 
@@ -212,7 +216,7 @@ def test_encoded_once_the_data_set_is_not_needed(two_stages: Path, monkeypatch: 
 
     monkeypatch.setattr(data, "open_source", gone)
     config = read_config(two_stages)
-    training, held_out = stages.sources(config, two_stages, stages.trained_params(config, two_stages))
+    training, held_out = components.sources(config, two_stages, components.trained(config, two_stages))
     assert (training.size, held_out.size) == (64, 16)
 
 

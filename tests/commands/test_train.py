@@ -76,8 +76,8 @@ def test_leaves_what_the_contract_says(whole: Path) -> None:
     assert [row["step"] for row in rows if row["split"] == "evaluation"] == [8, 16]
     train = next(row for row in rows if row["split"] == "train")
     assert train.keys() == {"step", "split", "loss", "mean_squared_error", "gradient_norm", "skipped_steps",
-                            "rejected_images"}  # fmt: skip
-    assert train["skipped_steps"] == train["rejected_images"] == 0
+                            "corrupt_examples"}  # fmt: skip
+    assert train["skipped_steps"] == train["corrupt_examples"] == 0
     evaluation = json.loads((whole / "evaluation" / "16.json").read_text())
     assert {name: row for name, row in rows[-2].items() if name not in ("step", "split")} == evaluation
     assert {"loss", "scenes/all", "reconstruction/psnr"} <= evaluation.keys()
@@ -286,8 +286,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path: Path, mistake: Mistake) -> N
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_training(tmp_path: Path, run: Run) -> None:
     """With this learning rate the first step moves the parameters so far that no later one is finite."""
-    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_nonfinite_steps=5", "--config.train.max_to_keep=20",
-                "--config.train.checkpoint_every=1")  # fmt: skip
+    settings = ("--config.optimizer.learning_rate=1e14", "--config.train.max_nonfinite_steps=5",
+                "--config.train.max_to_keep=20", "--config.train.checkpoint_every=1")  # fmt: skip
     done = run("train", *CONFIG, *settings, "--workdir", tmp_path, status=2)
     lines = noise(done.stderr)
     assert len(lines) == 1 and lines[0].startswith("mmjax: step ")

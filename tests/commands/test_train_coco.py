@@ -65,7 +65,7 @@ def trained(root: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_unreadable_images_are_counted_and_the_rest_is_trained_on(workdir: Path) -> None:
     """An epoch is one batch of eight, and two of the eight cannot be read."""
     rows = metrics(workdir)
-    assert [row["rejected_images"] for row in rows if row["split"] == "train"] == [2.0] * 4
+    assert [row["corrupt_examples"] for row in rows if row["split"] == "train"] == [2.0] * 4
     assert all(row["skipped_steps"] == 0 and row["loss"] > 0 for row in rows if row["split"] == "train")
     assert [row["step"] for row in rows if row["split"] == "evaluation"] == [2, 4] and committed(workdir) == [2, 4]
 
@@ -103,9 +103,9 @@ def test_a_masked_generator_on_the_codes_of_the_folder(root: Path, tmp_path: Pat
     assert "mmjax: coco_folder: 7 could not be read when the tokens were made and is masked out" in told
     index = json.loads((tmp_path / "run" / "tokens" / "train" / "index.json").read_text())
     assert (index["size"], index["views"], index["source"]) == (8, 2, "coco_folder")
-    for folder in (tmp_path / "run" / "tokenizer", tmp_path / "run"):
+    for folder in (tmp_path / "run" / "visual_tokenizer", tmp_path / "run"):
         rows = metrics(folder)
-        assert [row["rejected_images"] for row in rows if row["split"] == "train"] == [2.0] * 4
+        assert [row["corrupt_examples"] for row in rows if row["split"] == "train"] == [2.0] * 4
         assert [row["step"] for row in rows if row["split"] == "evaluation"] == [2, 4]
 
 
@@ -127,5 +127,5 @@ def test_real_images(tmp_path: Path, run: Run) -> None:
     done = run("train", CONFIG, f"--config.data.root={root}", "--workdir", tmp_path / "run")
     assert noise(done.stderr) == []
     rows = metrics(tmp_path / "run")
-    assert [row["rejected_images"] for row in rows if row["split"] == "train"] == [0.0] * 4
+    assert [row["corrupt_examples"] for row in rows if row["split"] == "train"] == [0.0] * 4
     assert rows[-2]["split"] == "evaluation" and 3 < rows[-2]["reconstruction/psnr"] < 30

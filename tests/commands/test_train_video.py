@@ -59,7 +59,7 @@ def test_trains_shows_clips_and_tells_what_is_wrong(tmp_path: Path, run: Run, mi
         "clip 6 ends early: it has 4 frames at 8 a second, and 5 are needed and is masked out",
     }
     rows = metrics(workdir)  # an epoch is one batch of eight, and two of the eight are of no use
-    assert [row["rejected_images"] for row in rows if row["split"] == "train"] == [2.0] * 4
+    assert [row["corrupt_examples"] for row in rows if row["split"] == "train"] == [2.0] * 4
     evaluations = [row for row in rows if row["split"] == "evaluation"]
     assert [row["step"] for row in evaluations] == [2, 4] and evaluations[-1]["reconstruction/psnr"] > 3
     with Image.open(workdir / "evaluation" / "4.samples.gif") as samples:

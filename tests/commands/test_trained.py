@@ -122,7 +122,7 @@ def test_generate_tells_what_is_wrong(workdir: Path, tmp_path: Path, mistake: Mi
     image = tmp_path / "image.png"
     Image.new("RGB", (5, 7)).save(image)
     line = mistake(*command, "--model", workdir, "--reference", image)
-    assert line == "reference: this model was built without a vision encoder (model.reference is false)"
+    assert line == "reference: this model was built without a vision encoder (model.reference is empty)"
     line = mistake(*command, "--model", workdir, "--reference", tmp_path / "none.png")
     assert line == f"{tmp_path / 'none.png'}: no such file; give the path of an image"
 

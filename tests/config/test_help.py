@@ -85,7 +85,8 @@ def test_the_command_needs_only_a_config_even_a_wrong_one(
     path = tmp_path / "config.py"
     path.write_text(
         "from ml_collections import ConfigDict\n"
-        "def get_config(argument=None):\n    return ConfigDict({'train': {'stepz': 7}, 'model': {'kind': 'vision_language'}})\n"
+        "def get_config(argument=None):\n"
+        "    return ConfigDict({'train': {'stepz': 7}, 'model': {'kind': 'vision_language'}})\n"
     )
     assert main([command, f"--config={path}", "--help-config"]) == 0
     printed = capsys.readouterr().out

@@ -97,10 +97,11 @@ def write_sounds(root: Path, split: str, sounds: Mapping[str, np.ndarray | bytes
 
 def config_dict(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
+    images = {"model": {"reference": ""}}  # which sounds are none for
     clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}
     return resolve(
         {
-            **(clips if fields.get("frames", 1) > 1 else {}),
+            **(clips if fields.get("frames", 1) > 1 else images),
             "data": fields,
             "seed": seed,
             "train": {"batch": batch, "steps": 1},

@@ -106,7 +106,7 @@ def test_too_many_unreadable_images_end_the_run_and_ten_are_named(tmp_path: Path
         list(evaluation_batches(source, TOKENIZER, config_dict("coco_folder", root)))
     message = str(told.value)
     assert "could not be read, more than data.max_corrupt_fraction=0.1 of them" in message and "\n" not in message
-    assert message.endswith("the first: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; mend them, or raise data.max_corrupt_fraction")
+    assert message.endswith("the first: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; replace them, or raise data.max_corrupt_fraction")
 
 
 def test_odd_captions_pass_through(tmp_path: Path) -> None:

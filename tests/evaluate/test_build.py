@@ -81,8 +81,8 @@ def test_evaluators_and_metrics_of_image_to_text() -> None:
     assert list(evaluate.build(config)) == names
     assert evaluate.metric_names(config) == (
         "vqa/accuracy", "vqa/question_only", "captions/true", "retrieval/image_to_text_r1",
-        "retrieval/image_to_text_r5", "retrieval/image_to_text_r10", "retrieval/text_to_image_r1", "retrieval/text_to_image_r5",
-        "retrieval/text_to_image_r10", "classification/accuracy", "zero_shot/accuracy"
+        "retrieval/image_to_text_r5", "retrieval/image_to_text_r10", "retrieval/text_to_image_r1",
+        "retrieval/text_to_image_r5", "retrieval/text_to_image_r10", "classification/accuracy", "zero_shot/accuracy"
     )  # fmt: skip
     found = evaluate.find(config)
     assert found["answers"].predictions == ("answer",) and found["answers"].fields == ("image", "question")

@@ -78,7 +78,7 @@ def test_captions_are_the_likeliest_words_and_depend_on_no_other_image(model: An
 def _logits(module: Any, params: Any, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
     def logits(image: jax.Array, ids: jax.Array) -> jax.Array:
         context = module.apply({"params": params}, image, method="context")
-        found: jax.Array = module.apply({"params": params}, ids, context, method="written")
+        found: jax.Array = module.apply({"params": params}, ids, context, method="teacher_forcing")
         return found
 
     return np.asarray(_compiled(logits, image, ids))
@@ -156,7 +156,7 @@ def test_where_it_looks_is_what_its_attention_weighs(model: Any, asked: bool, mo
     with jax.disable_jit():
         context = module.apply({"params": model.params}, image, question, method="context")
         seen.clear()  # of the fusion
-        module.apply({"params": model.params}, jnp.asarray(ids), context, method="written")
+        module.apply({"params": model.params}, jnp.asarray(ids), context, method="teacher_forcing")
     assert len(seen) == 2  # layers
     weights = np.mean(seen, axis=0)
     for row, found in enumerate(looked):

@@ -27,9 +27,11 @@ def python(path: Path, version: str) -> None:
     [
         ({"bin/python3.11": "3.11", "bin/python3.12": "3.12", "bin/python3": "3.11"}, "", "bin/python3.12"),
         ({"bin/python3.13": "", "bin/python3.12": "3.12"}, "", "bin/python3.12"),
-        ({"bin/python3.13": "", "pyenv/versions/3.13.0/bin/python3.13": "3.13"}, "", "pyenv/versions/3.13.0/bin/python3.13"),
+        ({"bin/python3.13": "", "pyenv/versions/3.13.0/bin/python3.13": "3.13"}, "",
+         "pyenv/versions/3.13.0/bin/python3.13"),
         ({"bin/python3": "3.11"}, "", "bin/python3"),
-        ({"bin/python3.13": "3.13", "bin/python3.11": "", "other/python3.11": "3.11"}, "python3.11", "other/python3.11"),
+        ({"bin/python3.13": "3.13", "bin/python3.11": "", "other/python3.11": "3.11"}, "python3.11",
+         "other/python3.11"),
         ({"bin/python3.13": "3.13", "pyenv/versions/3.11.7/bin/python3.11": "3.11"}, "python3.11",
          "pyenv/versions/3.11.7/bin/python3.11"),
         ({"bin/python3.13": "3.13", "else where/python3.11": "3.11"}, "else where/python3.11", "else where/python3.11"),

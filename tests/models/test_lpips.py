@@ -117,7 +117,7 @@ def test_files_that_are_no_weights_are_told_in_one_line(tmp_path):
 
     assert told(tmp_path / "absent").endswith("absent cannot be read (No such file or directory)")
     (tmp_path / "vgg.pth").write_bytes(b"PK\x03\x04 of PyTorch")
-    assert "vgg.pth is no safetensors file; make one by python -c" in told(tmp_path / "vgg.pth")
+    assert "vgg.pth is not a safetensors file; make one with python -c" in told(tmp_path / "vgg.pth")
     tensors = random_tensors("alexnet", lpips_names=False)
     del tensors["features.8.bias"]
     save_file(tensors, tmp_path / "part.safetensors")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax.models.resnet import ResNet, ResNetTrunk
+from mmjax.nn.compute import Compute
 
 BLOCKS = (1, 2, 1, 1)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 61, 47, 3)), jnp.float32)
@@ -99,7 +100,7 @@ def params_from_torchvision():
 
 @pytest.mark.parametrize("implementation", ["native", "matmul"])
 def test_evaluated_it_equals_torchvisions(params, implementation):
-    module = ResNetTrunk(BLOCKS, convolution=implementation)
+    module = ResNetTrunk(BLOCKS, compute=Compute(convolution=implementation))
     assert_features(jax.jit(module.apply)({"params": params}, X), EVALUATED)
 
 

@@ -44,7 +44,7 @@ def test_step_by_step_gives_the_logits_of_the_whole() -> None:
         np.testing.assert_allclose(logits, whole[:, place], atol=2e-5)
         if place + 1 < LENGTH:
             logits, cache = step(TEXT[:, place], cache)
-    assert int(cache.written) == LENGTH
+    assert int(cache.length) == LENGTH
 
 
 def test_the_context_matters_where_it_is_seen() -> None:

@@ -43,10 +43,10 @@ def steps(
 
 def test_the_input_is_in_the_metrics(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     first, second = steps(monkeypatch, 10, 0.125, 0.0, {"reading": 0.9})
-    assert first["waiting_for_data"] == second["waiting_for_data"] == 0.125
-    assert first["images_per_second"] == second["images_per_second"] == 4.0
+    assert first["data_wait_fraction"] == second["data_wait_fraction"] == 0.125
+    assert first["examples_per_second"] == second["examples_per_second"] == 4.0
     assert (first["batches_ready"], second["batches_ready"]) == (0.6, 0.4)
-    assert first["rejected_images"] == 5.0 and not {"wait", "transfer", "ready"} & first.keys()
+    assert first["corrupt_examples"] == 5.0 and not {"wait", "transfer", "ready"} & first.keys()
     assert not caplog.records
 
 
