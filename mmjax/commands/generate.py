@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference",
         type=Path,
         metavar="IMAGE",
-        help="reference image: the start of a direct generator, or, resized and center-cropped, the condition (image or "
-        "clip) of a model with a reference tokenizer",
+        help="reference image: the start of a direct generator, or, resized and center-cropped, the condition (image "
+        "or clip) of a model with a reference tokenizer",
     )
     parser.add_argument(
         "--enlarge",

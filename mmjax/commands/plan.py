@@ -12,8 +12,8 @@ from mmjax.plan import report, search, topology
 from mmjax.types import UserError
 
 HELP = (
-    "Estimate memory, collectives and bounds on the speed of training, without the devices: by compiling the train step "
-    "for TPUs, by arithmetic for GPUs."
+    "Estimate memory, collectives and bounds on the speed of training, without the devices: by compiling the train "
+    "step for TPUs, by arithmetic for GPUs."
 )
 
 

@@ -16,8 +16,8 @@ from mmjax.types import UserError
 HELP = (
     "Check the data set of a config and train its text tokenizer; for a masked generator also train its visual "
     "tokenizer and encode the data set. mmjax train does all of this if needed. With --to, write the data set as "
-    "ArrayRecord shards instead, for --config.data.source=coco_packed --config.data.root=DIR. Resumes if interrupted, and "
-    "repairs corrupt files."
+    "ArrayRecord shards instead, for --config.data.source=coco_packed --config.data.root=DIR. Resumes if interrupted, "
+    "and repairs corrupt files."
 )
 
 
@@ -29,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=int,
         metavar="PIXELS",
-        help="with --to: reduce longer short sides to this length, at least data.resize (default: keep the files as they "
-        "are)",
+        help="with --to: reduce longer short sides to this length, at least data.resize (default: keep files as is)",
     )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="with --to: number of parallel jobs (default: one per core)"
