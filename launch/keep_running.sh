@@ -12,17 +12,17 @@ case ${1:-} in '' | *[!0-9]*) echo "keep_running.sh: first argument must be a nu
 [ $# -gt 1 ] || { echo "keep_running.sh: name the command after the number of restarts" >&2; exit 2; }
 left=$1
 shift
-child= stopping= told=
+child= stopping= signaled=
 
-tell() {  # once: a second SIGTERM may mean that there is no time to save
-    if [ -n "$child" ] && [ -z "$told" ]; then told=yes; kill -TERM "$child" 2>/dev/null; fi
+forward() {  # once: a second SIGTERM may mean that there is no time to save
+    if [ -n "$child" ] && [ -z "$signaled" ]; then signaled=yes; kill -TERM "$child" 2>/dev/null; fi
 }
-trap 'stopping=yes; tell' TERM INT
+trap 'stopping=yes; forward' TERM INT
 
 while :; do
     "$@" &
     child=$!
-    if [ -n "$stopping" ]; then tell; fi
+    if [ -n "$stopping" ]; then forward; fi
     wait "$child"
     status=$?
     while kill -0 "$child" 2>/dev/null; do  # a signal had ended the wait, not the command

@@ -61,17 +61,17 @@ class Output:
     """Which output of the processes to show: not lines of the first process again, nor errors that follow from a death.
 
     Attributes:
-        said: lines of the first process.
+        lines: printed by the first process.
         dead: the process that died first.
-        died: when.
+        died: time of its death.
     """
 
-    said: set[bytes] = field(default_factory=set)
+    lines: set[bytes] = field(default_factory=set)
     dead: int = -1
     died: float = float("inf")
 
     def counts(self, number: int, since: float) -> bool:
-        """Whether a line is shown: after a death, only lines of the dead process are."""
+        """Whether to show a line: after a death only those of the dead process."""
         return number == self.dead or since < self.died
 
 
@@ -205,7 +205,7 @@ def copy_lines(stream: IO[bytes], number: int, output: Output) -> None:
             if output.counts(number, time.monotonic()):
                 os.write(2, part)
             *whole, line = (line + part.replace(b"\r", b"\n")).split(b"\n")
-            output.said.update(whole)
+            output.lines.update(whole)
         return
     lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
     shown = threading.Thread(target=show_later, args=(lines, number, output))
@@ -220,7 +220,7 @@ def show_later(lines: queue.Queue[tuple[float, bytes]], number: int, output: Out
     while (written := lines.get())[1]:
         since, line = written
         time.sleep(max(since + DELAY - time.monotonic(), 0.0))
-        if line.strip() and line.rstrip(b"\n") not in output.said and output.counts(number, since):
+        if line.strip() and line.rstrip(b"\n") not in output.lines and output.counts(number, since):
             os.write(2, b"[%d] " % number + line)
 
 

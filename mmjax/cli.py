@@ -18,20 +18,20 @@ from typing import Any, NoReturn
 from mmjax.types import UserError
 
 COMMANDS = {
-    "doctor": "versions, devices, and what each missing extra would add",
-    "prepare": "what a config needs before training",
-    "train": "train a config, or go on with it",
-    "evaluate": "metrics of a checkpoint",
-    "export": "a checkpoint to a model folder",
-    "generate": "images from text",
-    "describe": "captions of images, and answers to questions",
-    "search": "images by text or by images, and texts by images",
-    "plan": "what training takes on a pod, without one",
+    "doctor": "print versions, devices and missing extras",
+    "prepare": "prepare data and components for training",
+    "train": "train a config, or resume training",
+    "evaluate": "evaluate a checkpoint",
+    "export": "write a checkpoint as a model folder",
+    "generate": "generate images or clips from text",
+    "describe": "caption images, or answer questions about them",
+    "search": "search images or texts by text or image",
+    "plan": "estimate memory and speed of training on TPUs or GPUs",
 }
 WITH_CONFIG = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_CONFIG, "evaluate")
-WITHOUT_PLUGINS = ("doctor",)  # all others read folders, whose config.json may name a user's code
+WITHOUT_PLUGINS = ("doctor",)  # all others read config.json files, which may name code of packages
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
@@ -47,11 +47,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. Exit status: 0 done, 2 the user's mistake, 1 anything else, 130 stopped by Ctrl-C."""
+    """Runs a command; returns 0 on success, 2 on a user error, 130 on Ctrl-C, else 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if argv is not None:
         return _status_of(lambda: _run(list(argv)))
-    _silence_unfinished_transfers()  # the process is this command's alone
+    _silence_unfinished_transfers()  # only in a process of its own
     _log_to_terminal()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command not in WITH_SEVERAL_PROCESSES:
@@ -60,19 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_of_several(argv: Sequence[str], command: str) -> int:
-    """Runs a command in this process and, where there are others, together with them."""
+    """Runs a command as one of the processes of a training, or the only one."""
     from mmjax.parallel import processes  # slow to import
 
     def end(number: int, frame: Any) -> None:
         sys.exit(processes.stopped_status())
 
-    ordinary = {0, 128 + signal.SIGINT}  # exit statuses after which nobody is left waiting
+    ordinary = {0, 128 + signal.SIGINT}  # exit statuses that all processes reach together
 
     def run() -> int:
         ordinary.add(processes.stopped_status())
         processes.connect()
         if command == "evaluate" or processes.connected() == 1:
-            signal.signal(signal.SIGTERM, end)  # else JAX, which connecting lets hear it, tells all that train
+            signal.signal(signal.SIGTERM, end)  # else JAX, connected, broadcasts it to all processes
         try:
             return _run(list(argv))
         except KeyboardInterrupt:
@@ -83,7 +83,7 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
             raise
 
     _keep_compiled_programs()
-    # SIGTERM ends a command at once as long as there is nothing to save, and is no failure.
+    # While there is nothing to save, SIGTERM ends a command at once, without a failure.
     signal.signal(signal.SIGTERM, end)
     try:
         status = _status_of(run)
@@ -96,10 +96,10 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
 
 
 def _keep_compiled_programs() -> None:
-    """What was compiled once is not compiled again; JAX_COMPILATION_CACHE_DIR says where it is kept.
+    """Sets the persistent compilation cache to ~/.cache/mmjax/compiled, unless JAX_COMPILATION_CACHE_DIR is set.
 
-    Else that is ~/.cache/mmjax/compiled, apart for each kind of processor, whose instructions programs are made of.
-    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    Each kind of processor has a folder, since programs depend on its instructions. JAX_ENABLE_COMPILATION_CACHE=false
+    disables the cache.
     """
     import jax
 
@@ -116,13 +116,13 @@ def _keep_compiled_programs() -> None:
 
 
 def _processor() -> str:
-    """What tells kinds of processors apart: the model and the instructions it has, where the system says so."""
+    """Identifies the kind of processor by its model and instructions, if known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    return "\n".join([platform.machine(), platform.processor(), *told])
+    details = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return "\n".join([platform.machine(), platform.processor(), *details])
 
 
 def _status_of(run: Callable[[], int]) -> int:
@@ -145,21 +145,21 @@ def _status_of(run: Callable[[], int]) -> int:
 
 
 def _silence_unfinished_transfers() -> None:
-    """Once a checkpoint failed, Orbax leaves reads and writes behind, which all complain that nobody waits for them."""
-    for name in ("absl", "asyncio"):  # what fails is raised as well, and told in one line
+    """Silences the reads and writes that Orbax leaves unawaited after a failed checkpoint."""
+    for name in ("absl", "asyncio"):  # failures are raised as well
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
 
-    def hook(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":
-            before(found)
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
 
     sys.unraisablehook = hook
 
 
 def _log_to_terminal() -> None:
-    """Tells each warning of mmjax in a line of its own, above a progress bar where there is one."""
+    """Prints each warning of mmjax as one line, above the progress bar if there is one."""
 
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -169,7 +169,7 @@ def _log_to_terminal() -> None:
 
     logger = logging.getLogger("mmjax")
     logger.addHandler(Terminal(logging.WARNING))
-    logger.propagate = False  # else whatever other libraries set up tells it again
+    logger.propagate = False  # else handlers of other libraries repeat it
 
 
 def _run(argv: list[str]) -> int:
@@ -187,7 +187,6 @@ def _run(argv: list[str]) -> int:
             help=summary,
             description=summary,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if command == name:  # only the command that runs is imported
             module = importlib.import_module(f"mmjax.commands.{command}")
@@ -197,17 +196,17 @@ def _run(argv: list[str]) -> int:
                     "--config",
                     required=True,
                     metavar="FILE[:ARGUMENTS]",
-                    help="the config, as in configs/quickstart.py or configs/coco_direct.py:size=64,tiny",
+                    help="config file and its arguments, as in configs/coco_direct.py:size=64,tiny",
                 )
-                sub.add_argument("--help-config", action="store_true", help="print every field of the config, and end")
-                sub.epilog = "--config.FIELD=VALUE overrides a field, as in --config.train.batch=32"
+                sub.add_argument("--help-config", action="store_true", help="print every field of the config and exit")
+                sub.epilog = "--config.FIELD=VALUE overrides a field of the config, as in --config.train.batch=32."
             if command not in WITHOUT_PLUGINS:
                 sub.add_argument(
                     "--plugins",
                     type=lambda text: tuple(filter(None, text.split(","))),
                     default=(),
                     metavar="PACKAGE[,...]",
-                    help="packages whose code the config.json of a folder may name; no other is imported",
+                    help="packages whose code a config.json may name; no others are imported",
                 )
             module.add_arguments(sub)
             if command in WITH_CONFIG and "--help-config" in argv:
@@ -224,7 +223,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _help_config(argv: Sequence[str]) -> int:
-    """Prints the fields of --config; whatever else is given, and whether the config is a valid one, does not matter."""
+    """Prints the fields of --config, which need not be valid; other arguments are ignored."""
     from mmjax.config import help, read_config_dict
 
     parser = _Parser(prog="mmjax", allow_abbrev=False)
@@ -234,7 +233,7 @@ def _help_config(argv: Sequence[str]) -> int:
 
 
 def _overrides(words: list[str], command: str) -> dict[str, str]:
-    """`--config.a.b=value` or `--config.a.b value`, by field name."""
+    """Parses `--config.a.b=value` and `--config.a.b value` by field name."""
     overrides = {}
     words = list(words)
     while words:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal; anywhere else, as in a pod's log, a plain line every so often."""
+"""Progress of long work: a bar on a terminal, else periodic lines for a log."""
 
 import contextlib
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-INTERVAL = 30.0  # seconds between two lines of a log
-GONE = (OSError, ValueError)  # the terminal or the reader of the log: the work continues without them
+INTERVAL = 30.0  # seconds between lines of a log
+GONE = (OSError, ValueError)  # raised when the terminal or log is closed, which does not stop the work
 
 
 def progress_bar(
@@ -23,17 +23,17 @@ def progress_bar(
     delay: float = 2.0,
     disable: bool = False,
 ) -> "ProgressBar | ProgressLog":
-    """A context manager that shows on stderr how much of the work is done.
+    """Returns a context manager that shows progress on stderr.
 
     Args:
-        iterable: what the work is done on, one unit an item; without it, `update(n)` says that n more are done.
-        desc: what the work is, as "encoding captions".
-        total: number of units, done before or not.
-        unit: singular.
-        initial: number of units that were done before.
-        leave: keep the bar on the terminal when the work is done.
-        delay: seconds before anything is shown; shorter work is not shown at all.
-        disable: show nothing, as in all processes but the first one.
+        iterable: items to iterate over; without it, call `update(n)`.
+        desc: name of the work, as in "encoding captions".
+        total: total number of units.
+        unit: name of a unit, singular.
+        initial: number of units done before.
+        leave: keep the bar on the terminal at the end.
+        delay: seconds before anything is shown.
+        disable: show nothing, as in all processes but the primary one.
     """
     options: dict[str, Any] = {"unit": unit, "initial": initial, "delay": delay, "disable": disable}
     if not _is_terminal(sys.stderr):
@@ -47,14 +47,14 @@ def _is_terminal(file: Any) -> bool:
 
 
 def write(text: str, file: Any = None) -> None:
-    """Writes a line to stdout or `file`, above the progress bars where there are any."""
+    """Writes a line to stdout or `file`, above any progress bars."""
     with contextlib.suppress(*GONE):
         tqdm.write(text, file or sys.stdout)
         (file or sys.stdout).flush()
 
 
 class ProgressBar(tqdm):
-    """tqdm's bar, which ends no work when the terminal is gone."""
+    """tqdm's bar, without errors when the terminal is closed."""
 
     def display(self, *arguments: Any, **options: Any) -> bool:
         with contextlib.suppress(*GONE):
@@ -82,25 +82,25 @@ class ProgressLog:
         self.iterable, self.desc, self.total, self.unit = iterable, desc, total, unit
         self.n, self.disable = initial, disable
         self.note = ""
-        self.start = initial, time.monotonic()  # the speed is measured from here on
+        self.start = initial, time.monotonic()  # start of the measurement of speed
         self.first = True
         self.due = self.start[1] + delay
-        self.shown: int | None = None  # the units in the last line
+        self.shown: int | None = None  # units in the last line
 
     def update(self, n: int = 1) -> None:
-        """n more units are done."""
+        """Adds n units."""
         self.n += n
         if time.monotonic() >= self.due:
             self._show()
-        if self.first:  # it compiles, which the others do not
+        if self.first:  # without the time of compilation
             self.first, self.start = False, (self.n, time.monotonic())
 
     def set_postfix_str(self, note: str, refresh: bool = True) -> None:
-        """What the lines say in place of the speed in units."""
+        """Shows a note in place of the speed."""
         self.note = note
 
     def close(self) -> None:
-        """Writes the last line, unless it stands there or none does."""
+        """Writes the last line, if lines were written and it is new."""
         if self.shown not in (None, self.n):
             self._show()
 
@@ -116,7 +116,7 @@ class ProgressLog:
             return
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.desc and self.desc + ': '}{', '.join(parts)}\n"
         with contextlib.suppress(*GONE):
-            sys.stderr.write(line)  # one write, so that no other process writes within the line
+            sys.stderr.write(line)  # one write, so that lines of processes do not mix
             sys.stderr.flush()
 
     def __iter__(self) -> Iterator[Any]:

@@ -19,9 +19,9 @@ from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
-HELP = "describe images, or answer a question about them; a line for each"
+HELP = "Caption images, or answer a question about them, with one line per image."
 MAX_MAPS = 64  # images of --maps
-WRITING = ("beams", "length_penalty", "top_p", "temperature")
+DECODING = ("beams", "length_penalty", "top_p", "temperature")
 
 logger = logging.getLogger(__name__)
 
@@ -35,25 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="FILE",
-        help="images (clips or sounds, for a model trained on those), or folders, which stand for all in them",
+        help="images (or clips or sounds, if the model was trained on them), or folders of them",
     )
-    parser.add_argument("--question", metavar="TEXT", help="answer it, rather than describe")
-    parser.add_argument("--beams", type=int, metavar="N", help="search with so many texts at a time")
+    parser.add_argument("--question", metavar="TEXT", help="answer this question instead of captioning")
+    parser.add_argument("--beams", type=int, metavar="N", help="number of beams of beam search; 1: greedy")
     parser.add_argument(
-        "--length-penalty", type=float, metavar="X", help="of the search; larger ones favor longer texts"
+        "--length-penalty", type=float, metavar="X", help="of beam search; larger values favor longer texts"
     )
     parser.add_argument(
-        "--top-p", type=float, metavar="P", help="draw at random from the likeliest words of this probability together"
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="nucleus sampling from the likeliest tokens with this total probability",
     )
-    parser.add_argument("--temperature", type=float, metavar="T", help="of what is drawn; lower is less varied")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn: the first image's; the next count on")
+    parser.add_argument("--temperature", type=float, metavar="T", help="of sampling; lower is less varied")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling: seed of the first image; the others follow")
     parser.add_argument(
         "--maps",
         type=Path,
         metavar="OUT.png",
-        help="also draw, for each word, the image with where the model looked as it wrote it",
+        help="also write the attention map of each word over its image",
     )
-    parser.add_argument("--json", action="store_true", help="a JSON object for each image")
+    parser.add_argument("--json", action="store_true", help="print a JSON object per image")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,25 +73,25 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.maps and len(paths) > MAX_MAPS:
         raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
     if arguments.maps and len(config.data.image_shape) == 4:
-        raise UserError("--maps: this model sees clips; only what was looked at in images and sounds can be drawn")
-    chosen = {name: getattr(arguments, name) for name in WRITING if getattr(arguments, name) is not None}
-    shown, count = [], 0
+        raise UserError("--maps: needs a model of images or sounds, and this one is of clips")
+    chosen = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
+    described, count = [], 0
     for files, images in _chunks(paths, set(named), config):
         texts = _describe(model, images, arguments.question, arguments.seed + count, chosen)
         count += len(files)
         for file, text in zip(files, texts, strict=True):
             print(_line(file, text, arguments, alone=len(paths) == 1), flush=True)
         if arguments.maps:
-            shown.append((files, images, texts))
+            described.append((files, images, texts))
     if not count:
         raise UserError(f"--image: none of {len(paths):,} files can be read")
     if arguments.maps:
-        _draw(model, shown, arguments.question, arguments.maps)
+        _draw(model, described, arguments.question, arguments.maps)
     return 0
 
 
 def _chunks(paths: list[Path], named: set[Path], config: Config) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Files with what is seen of them. Those of a folder that cannot be read are left out, and a warning says so."""
+    """Files and their model inputs. Unreadable files of a folder are skipped with a warning."""
     read = zip(paths, read_all(paths, config), strict=True)
 
     def good() -> Iterator[tuple[Path, np.ndarray]]:
@@ -113,18 +116,21 @@ def _describe(model: Any, images: np.ndarray, question: str | None, seed: int, c
 
 def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> str:
     if arguments.json:
-        asked = {} if arguments.question is None else {"question": arguments.question}
-        return json.dumps({"image": str(file), **asked, "answer" if asked else "caption": text}, ensure_ascii=False)
+        question = {} if arguments.question is None else {"question": arguments.question}
+        row = {"image": str(file), **question, "answer" if question else "caption": text}
+        return json.dumps(row, ensure_ascii=False)
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return line if alone else f"{file}: {line}"
 
 
-def _draw(model: Any, shown: list[tuple[list[Path], np.ndarray, list[str]]], question: str | None, out: Path) -> None:
+def _draw(
+    model: Any, described: list[tuple[list[Path], np.ndarray, list[str]]], question: str | None, out: Path
+) -> None:
     titles, rows, words, maps = [], [], [], []
-    for files, images, texts in shown:
-        looked = model.attention_maps(images, texts, None if question is None else [question] * len(texts))
+    for files, images, texts in described:
+        attention = model.attention_maps(images, texts, None if question is None else [question] * len(texts))
         titles += [file.name for file in files]
         rows += list(np.broadcast_to(to_uint8(images), (*images.shape[:-1], 3)))
-        words += [found.words for found in looked]
-        maps += [found.maps for found in looked]
+        words += [each.words for each in attention]
+        maps += [each.maps for each in attention]
     write_image("--maps", out, draw_attention_maps(rows, titles, words, maps))

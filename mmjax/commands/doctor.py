@@ -1,4 +1,4 @@
-"""mmjax doctor: what is installed here and what it is good for."""
+"""mmjax doctor: versions, devices and extras."""
 
 import argparse
 import importlib.metadata
@@ -10,35 +10,35 @@ from pathlib import Path
 
 import mmjax
 
-HELP = "print versions and devices, and what each missing extra would add"
+HELP = "Print versions, devices, and what each missing extra adds."
 
 PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# Extra: the package that tells whether it is installed, and what it adds.
+# Extra: a package of it, and what it adds.
 EXTRAS = {
     "tpu": ("libtpu", "training and generating on TPUs"),
     "cuda": ("jax-cuda12-plugin", "training and generating on NVIDIA GPUs"),
     "gcs": ("google-cloud-storage", "checkpoints in a bucket (train.checkpoints=gs://...)"),
     "plan": ("libtpu", "planning a training on TPUs without one (mmjax plan)"),
-    "video": ("av", "reading and writing mp4 and other films (GIF and folders of frames need nothing)"),
+    "video": ("av", "reading and writing mp4 and other videos (GIF and folders of frames need no extra)"),
     "audio": ("soundfile", "reading sounds (data.source=audio_folder)"),
-    "denoise": ("scikit-image", "denoising what was drawn (mmjax generate --denoise)"),
+    "denoise": ("scikit-image", "denoising of samples (mmjax generate --denoise)"),
     "search": ("usearch", "quick searches among more than 100,000 images (mmjax search)"),
     "captions": ("pycocoevalcap", "METEOR among the metrics of captions; it also needs Java"),
     "wandb": ("wandb", "logging to Weights & Biases (train.wandb_project)"),
-    "tensorboard": ("tensorboard", "looking at WORKDIR/tensorboard with the tensorboard command"),
+    "tensorboard": ("tensorboard", "viewing WORKDIR/tensorboard (tensorboard --logdir)"),
     "test": ("pytest", "running the tests, ruff and mypy"),
-    "dev": ("pre-commit", "what the tests need, and checks before each commit"),
+    "dev": ("pre-commit", "the extra test, and checks before each commit"),
 }
 TENSORFLOW = ("tensorflow-cpu", "tensorflow", "tensorflow-intel", "tf-nightly")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes none."""
+    """Adds no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what there is; 0 also where something is missing, since what is needed depends on the use."""
+    """Prints the report; returns 0 even if an extra is missing."""
     for title, rows in (("versions", _versions()), ("devices", _devices()), ("data", _data()), ("extras", _extras())):
         print(title)
         for name, text in rows:
@@ -61,7 +61,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _devices() -> Iterator[tuple[str, str]]:
-    import jax  # here, since a broken driver fails as late as this
+    import jax  # imported late, so that a broken driver fails here
 
     try:
         devices = jax.devices()

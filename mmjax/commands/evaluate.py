@@ -18,24 +18,22 @@ from mmjax.types import Params, UserError
 
 WATCH_SECONDS = 10
 HELP = (
-    "run the config's evaluators on a checkpoint of a workdir, over whatever devices there are; "
-    "--config.FIELD=VALUE overrides where the data lie, the mesh, and what is evaluated"
+    "Run the config's evaluators on a checkpoint of a workdir, on the devices of this machine. --config.FIELD=VALUE "
+    "overrides fields of data location, mesh and evaluation."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="of the training")
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of the training")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--step", type=step_argument, help='which checkpoint: a number, or "best" (default: the newest)')
-    which.add_argument(
-        "--watch", action="store_true", help="wait for checkpoints and evaluate each, until the training is done"
-    )
+    which.add_argument("--step", type=step_argument, help='step of the checkpoint, or "best" (default: the newest)')
+    which.add_argument("--watch", action="store_true", help="evaluate each new checkpoint until the training ends")
 
 
 def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     check_overrides(arguments.overrides)
-    # The devices here need not be those of the training: all of them split the batch unless it is said otherwise.
+    # The devices may differ from those of the training: by default all are on the data axis.
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
     config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
@@ -47,25 +45,25 @@ def run(arguments: argparse.Namespace) -> int:
         _evaluate(workdir, experiment, source, step, params)
         return 0
     examples = data.open_source(config.data, training=True, seed=config.seed).size
-    seen: set[int] = set()
-    while max(seen, default=0) < _last(workdir, examples, arguments.plugins):
-        waiting = [step for step in _steps(workdir, config) if step not in seen]
+    evaluated: set[int] = set()
+    while max(evaluated, default=0) < _last(workdir, examples, arguments.plugins):
+        waiting = [step for step in _steps(workdir, config) if step not in evaluated]
         if not waiting:
             time.sleep(WATCH_SECONDS)
             continue
-        seen.add(waiting[0])  # one at a time: while it is evaluated, others may come and go
+        evaluated.add(waiting[0])  # one at a time, since checkpoints come and go meanwhile
         try:
             step, params = _restore(workdir, config, waiting[0])
         except UserError:
             if waiting[0] in _steps(workdir, config):
                 raise
-            continue  # no longer kept
+            continue  # deleted meanwhile
         _evaluate(workdir, experiment, source, step, params)
     return 0
 
 
 def _last(workdir: Path, examples: int, plugins: tuple[str, ...]) -> int:
-    """Steps of the whole training, which may have gone on with another length or batch meanwhile."""
+    """Last step of the training, which may have resumed with another length or batch."""
     return trainer.schedule(read_config(workdir, plugins=plugins), examples, read_batch_size_history(workdir)).steps
 
 

@@ -13,20 +13,18 @@ from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
-HELP = "write a checkpoint's parameters as a model folder, which loads and serves anywhere"
+HELP = "Write a checkpoint as a model folder, which mmjax.load and the other commands read."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="of the training")
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of the training")
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
-        help="the model folder; a model folder that is there is replaced, nothing else is",
+        help="the model folder to write; an existing model folder is replaced",
     )
-    parser.add_argument(
-        "--step", type=step_argument, help='which checkpoint: a number, or "best" (default: the newest)'
-    )
+    parser.add_argument("--step", type=step_argument, help='step of the checkpoint, or "best" (default: the newest)')
 
 
 def run(arguments: argparse.Namespace) -> int:

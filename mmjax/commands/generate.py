@@ -22,70 +22,77 @@ from mmjax.types import UserError
 
 COLUMNS = 8
 IMAGES, CLIPS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4", ".gif")
-HELP = "draw images or clips from prompts, all in one file, or a file each"
+HELP = "Generate images or clips from prompts, in one file or one file each."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a model folder or a workdir")
     parser.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="TEXT", help="one or more prompts")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line; blank lines are left out"
+        "--prompts", type=Path, metavar="FILE", help="text file with a prompt per line; blank lines are skipped"
     )
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"a PNG, JPEG or WebP with all images, or an mp4 or GIF with all clips, up to {COLUMNS} in a row; with "
-        "{} in its name a file for each, numbered from 0",
+        help=f"PNG, JPEG or WebP with all images, or mp4 or GIF with all clips, up to {COLUMNS} in a row; with {{}} in "
+        "the name one file each, numbered from 0",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="for models that draw at random: the first prompt's; the next ones count on"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first prompt; the others follow")
     parser.add_argument(
         "--guidance",
         type=float,
-        help="how closely to follow the text: 0 ignores it, 1 samples as trained (default: as the config says)",
+        help="scale of classifier-free guidance: 0 ignores the text, 1 is no guidance (default: the config's)",
     )
-    parser.add_argument("--steps", type=int, help="forward passes for each image (default: as the config says)")
-    parser.add_argument("--order", choices=("confidence", "halton"), help="which visual tokens are settled first")
-    parser.add_argument("--temperature", type=float, help="of the visual tokens drawn; lower is less varied")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the config's)")
+    parser.add_argument("--order", choices=("confidence", "halton"), help="order in which visual tokens are unmasked")
+    parser.add_argument("--temperature", type=float, help="of visual tokens; lower is less varied")
     parser.add_argument(
-        "--refinement-steps", type=int, metavar="N", help="further passes that resample some tokens given all others"
+        "--refinement-steps", type=int, metavar="N", help="further steps that resample some tokens given the others"
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest codes; 0: from all")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest codes; 0: from all")
     parser.add_argument(
         "--reference",
         type=Path,
         metavar="IMAGE",
-        help="an image that a direct generator starts from; for a model with a reference tokenizer the image (or "
-        "clip) that it looks at, such as one to enlarge: its center square, brought to that tokenizer's size",
+        help="reference image: the start of a direct generator, or, resized and center-cropped, the condition (image "
+        "or clip) of a model with a reference tokenizer",
     )
     parser.add_argument(
         "--enlarge",
         type=Path,
         metavar="DIR",
-        help="draw what was drawn anew by the super-resolution model in DIR, a model folder or a workdir, whose "
-        "references are of this model's size: with the same prompts and seeds, and as its config says",
+        help="enlarge the result with a super-resolution model, a model folder or workdir whose references have this "
+        "model's size; uses the same prompts and seeds, and the sampling of its config",
     )
     parser.add_argument(
         "--image",
         type=Path,
         metavar="IMAGE",
-        help="an image to change, with --mask or --variation; the first frame of a clip",
+        help="image to edit with --mask or --variation, or the first frame of a clip",
     )
     parser.add_argument(
-        "--mask", type=Path, metavar="IMAGE", help="as large as --image: white is drawn anew, black is kept"
+        "--mask", type=Path, metavar="IMAGE", help="mask of the size of --image: white is resampled, black is kept"
     )
     parser.add_argument(
-        "--variation", type=float, metavar="SHARE", help="draw this share of --image anew, above 0 to 1, here and there"
+        "--variation",
+        type=float,
+        metavar="FRACTION",
+        help="resample this fraction of --image at random places, above 0 to 1",
     )
-    parser.add_argument("--clip", type=Path, metavar="FILE", help="a clip whose last frames are gone on from")
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="clip to continue from its last frames")
     parser.add_argument(
-        "--clip-frames", type=int, default=1, metavar="N", help="how many of its frames to go on from (default: 1)"
+        "--clip-frames",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of frames of --clip to continue from (default: 1)",
     )
     parser.add_argument("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
-    parser.add_argument("--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this deviation")
+    parser.add_argument(
+        "--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this standard deviation"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -123,25 +130,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _enlarging(arguments: argparse.Namespace, config: DataConfig) -> ImageGenerator:
-    """The super-resolution model for images or clips such as a model with this `data` draws."""
+    """Loads the super-resolution model and checks that its references match `config`."""
     folder: Path = arguments.enlarge
     larger = mmjax.load(folder, plugins=arguments.plugins)
     reference = larger.config.component(REFERENCE)
     if not isinstance(larger, ImageGenerator) or reference is None:
         raise UserError(f"--enlarge {folder}: is no super-resolution model: it has no reference_tokenizer")
-    ours, theirs = ((data.size, data.frames) for data in (config, reference.data))
-    if ours != theirs:
-        said = [f"{size} x {size} pixels" + (f" and {f} frames" if f > 1 else "") for size, f in (theirs, ours)]
-        raise UserError(f"--enlarge {folder}: its references are of {said[0]}, and --model draws {said[1]}")
+    expected, actual = (
+        f"{data.size} x {data.size} pixels" + (f" and {data.frames} frames" if data.frames > 1 else "")
+        for data in (reference.data, config)
+    )
+    if expected != actual:
+        raise UserError(f"--enlarge {folder}: its references are of {expected}, and --model draws {actual}")
     return larger
 
 
 def _given(arguments: argparse.Namespace, config_dict: Config) -> dict[str, Any]:
-    """The images to start from, each without its axis of examples."""
+    """The images of the command line, each without a batch axis."""
     config = config_dict.data
     given: dict[str, Any] = {}
     if arguments.mask and not arguments.image:
-        raise UserError("--mask: says what of an image is drawn anew; name the image with --image")
+        raise UserError("--mask: needs --image, the image to edit")
     if arguments.clip and arguments.image:
         raise UserError("--clip, --image: give one of them")
     theirs = config_dict.component(REFERENCE)
@@ -170,7 +179,7 @@ def _given(arguments: argparse.Namespace, config_dict: Config) -> dict[str, Any]
 
 
 def _write(path: Path, drawn: UInt8[np.ndarray, "*f y x 3"], frame_rate: float) -> None:
-    """Writes an image or a clip as what the name ends in says."""
+    """Writes an image or clip in the format of the file name."""
     if path.suffix.lower() not in CLIPS:
         return write_image("--out", path, drawn)
     content = (to_mp4 if path.suffix.lower() == ".mp4" else to_gif)(drawn, frame_rate)
@@ -181,10 +190,10 @@ def _write(path: Path, drawn: UInt8[np.ndarray, "*f y x 3"], frame_rate: float) 
 
 
 def read_prompts(prompts: list[str], path: Path | None) -> list[str]:
-    """Prompts of the command line and of a file, blank lines left out.
+    """Returns the prompts of the command line and a file, without blank lines.
 
     Raises:
-        UserError: where no prompt is left, or the file cannot be read as text.
+        UserError: if there is none, or the file cannot be read as text.
     """
     lines = list(prompts)
     if path:

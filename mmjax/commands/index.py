@@ -1,9 +1,9 @@
-"""Embeddings of many things, kept in a cache, and the nearest of them; see mmjax/data/shard_cache.py.
+"""A cached index of embeddings with nearest-neighbor search; see mmjax/data/shard_cache.py.
 
-Things can always be added. A change of one is told by its time and size, as `make` tells it. The arrays of a shard:
+Items can always be added. An item has changed if its time or size has. The arrays of a shard:
 
-    names       uint8 [bytes]   a line of JSON for each thing; the last of equal names counts
-    stamps      int64 [p, 2]    time and size
+    names       uint8 [bytes]   a line of JSON per item; the last of equal names counts
+    stamps      int64 [p, 2]    modification time and size
     embeddings  float32 [p, e]  of length 1
 """
 
@@ -28,10 +28,10 @@ from mmjax.data.shard_cache import Cache, CacheKind, key_digest, params_digest
 from mmjax.export import DualEncoder
 
 KIND = CacheKind("embeddings", "mmjax search", "--keep=DIR; --rebuild embeds everything again")
-MAX_COMPARED = 100_000  # with each of which a query is compared; among more a library searches
-CANDIDATES = 256  # that it finds at least, of which the best are taken
-WRITE_SECONDS = 300.0  # between writes while an index is made, so that little is lost where that is stopped
-MAX_SHARDS = 64  # of what was added little by little; more are put together
+MAX_COMPARED = 100_000  # embeddings for an exact search; more are searched with usearch
+CANDIDATES = 256  # minimum candidates of usearch, which are compared exactly
+WRITE_SECONDS = 300.0  # between writes of shards, which bounds what an interruption loses
+MAX_SHARDS = 64  # more are merged
 GRAPH = ".usearch"
 
 logger = logging.getLogger(__name__)
@@ -41,12 +41,12 @@ Embedded = tuple[list[str], np.ndarray]  # names, and their embeddings, float32 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Embedded things.
+    """Names and embeddings of items.
 
     Attributes:
         folder, key: of the cache, the key as a digest.
-        names: of the things, all different.
-        stamps: time and size of each.
+        names: unique names of the items.
+        stamps: modification time and size of each.
         embeddings: of length 1.
     """
 
@@ -58,7 +58,7 @@ class Index:
 
 
 def index_cache_key(model: DualEncoder, of: str) -> dict[str, Any]:
-    """What an index of "images" or "texts" by this model follows from."""
+    """Cache key of an index of "images" or "texts" by a model."""
     config = model.config
     data = {name: getattr(config.data, name) for name in ("source", "size", "resize")}
     digests = {"params": params_digest(model.params), "tokenizer": hashlib.sha256(model.tokenizer.proto).hexdigest()}
@@ -72,20 +72,20 @@ def update(
     embed: Callable[[Sequence[str]], Iterable[Embedded]],
     rebuild: bool = False,
 ) -> Index | None:
-    """The index of what is wanted: what is new or has changed is embedded and kept, what is gone is left out.
+    """Brings a cached index up to date: embeds new and changed items, and leaves out deleted ones.
 
     Args:
         folder: of the cache.
         key: see index_cache_key.
         wanted: stamps by name.
-        embed: those names, some at a time; names that it does not give cannot be embedded.
-        rebuild: embed all of it again.
+        embed: yields embeddings of names in batches; it may leave out unreadable ones.
+        rebuild: embed everything again.
 
     Returns:
-        None where nothing could be embedded.
+        The index; None if nothing could be embedded.
 
     Raises:
-        UserError: where the folder holds embeddings of another key or anything else, or cannot be written.
+        UserError: if the folder holds anything but embeddings of this key, or cannot be written.
     """
     cache = None if rebuild else shard_cache.read_cache(folder, KIND, key)
     if cache and not shard_cache.find_corrupt_shards(cache) and _rows(cache, wanted).keys() == wanted.keys():
@@ -94,8 +94,8 @@ def update(
         shard_cache.finish(cache)  # more can always be added
         known, old = _rows(cache, wanted), [shard.file for shard in cache.shards]
         if len(old) > MAX_SHARDS or sum(shard.size for shard in cache.shards) > 2 * len(known):
-            kept = _select(cache, wanted)
-            _write(cache, [(kept.names, kept.embeddings)] if kept else [], wanted)
+            current = _select(cache, wanted)
+            _write(cache, [(current.names, current.embeddings)] if current else [], wanted)
             shard_cache.remove_shards(cache, old)
         new = [name for name in wanted if name not in known]
         waiting, last = list[Embedded](), time.monotonic()
@@ -109,7 +109,7 @@ def update(
 
 
 def _write(cache: Cache, batches: Sequence[Embedded], wanted: Mapping[str, Stamp]) -> None:
-    """Adds a shard of some batches, if there are any."""
+    """Writes batches as a shard, if they are not empty."""
     if names := [name for some, _ in batches for name in some]:
         start = max((shard.start + shard.size for shard in cache.shards), default=0)
         lines = "".join(json.dumps(name) + "\n" for name in names).encode()
@@ -120,7 +120,7 @@ def _write(cache: Cache, batches: Sequence[Embedded], wanted: Mapping[str, Stamp
 
 
 def _rows(cache: Cache, wanted: Mapping[str, Stamp]) -> dict[str, int]:
-    """Which row of all in the cache each thing has that is wanted as it is there."""
+    """Rows in the cache of the wanted items whose stamps match, by name."""
     reader = ArrayReader(cache)
     names = map(json.loads, reader.all("names").tobytes().splitlines())
     pairs = enumerate(zip(names, map(tuple, reader.all("stamps").tolist()), strict=True))
@@ -128,7 +128,7 @@ def _rows(cache: Cache, wanted: Mapping[str, Stamp]) -> dict[str, int]:
 
 
 def _select(cache: Cache, wanted: Mapping[str, Stamp]) -> Index | None:
-    """The index of what is wanted, as far as the cache has it; None where it has nothing of it."""
+    """The index of the wanted items in the cache; None if it has none of them."""
     rows = _rows(cache, wanted)
     if not rows:
         return None
@@ -141,14 +141,14 @@ def _select(cache: Cache, wanted: Mapping[str, Stamp]) -> Index | None:
 def nearest(
     index: Index, query: Float[np.ndarray, " e"], top: int
 ) -> tuple[Int[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
-    """The places and the cosines of the things that are nearest to a vector, the nearest first.
+    """Returns the indices and cosine similarities of the nearest items to a vector, nearest first.
 
-    All are compared with it. Of more than 100,000, usearch, where it is installed, says which may be the nearest, and
-    those alone are compared: by a graph (Malkov and Yashunin 2016, arXiv:1603.09320) kept beside the embeddings.
+    The search is exact, but among more than 100,000 items usearch, if installed, selects candidates with a graph (HNSW,
+    Malkov and Yashunin 2016, arXiv:1603.09320) cached beside the embeddings.
 
     Args:
         query: of length 1.
-        top: how many.
+        top: number of items.
     """
     places = np.arange(len(index.names))
     if len(places) > MAX_COMPARED:
@@ -162,7 +162,7 @@ def nearest(
 
 
 def _graph(index: Index) -> Path:
-    """The file of a graph, another one for other things."""
+    """The file of the graph of these items."""
     digest = hashlib.sha256(json.dumps([index.key, index.names, index.stamps.tolist()]).encode()).hexdigest()
     return index.folder / f"{digest[:16]}{GRAPH}"
 
@@ -172,12 +172,12 @@ def _candidates(index: Index, query: Float[np.ndarray, " e"], top: int) -> Int64
 
     count, width = index.embeddings.shape
     graph: Any = Graph(ndim=width, metric="ip", dtype="f32")
-    file, there = _graph(index), False
-    with contextlib.suppress(Exception):  # whatever the library makes of a file that is no graph
+    file, is_valid = _graph(index), False
+    with contextlib.suppress(Exception):  # usearch raises anything for a corrupt file
         if file.exists():
             graph.view(str(file))
-            there = (len(graph), graph.ndim) == (count, width)
-    if not there:
+            is_valid = (len(graph), graph.ndim) == (count, width)
+    if not is_valid:
         graph = Graph(ndim=width, metric="ip", dtype="f32")
         graph.add(np.arange(count), index.embeddings, log=f"indexing {count:,}")
         temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -188,6 +188,6 @@ def _candidates(index: Index, query: Float[np.ndarray, " e"], top: int) -> Int64
             temporary.replace(file)
         except (OSError, RuntimeError) as error:
             logger.warning("%s: cannot be kept: %s", file, " ".join(str(error).split()))
-    found = min(count, max(CANDIDATES, 2 * top))
-    graph.expansion_search = 2 * found
-    return np.sort(graph.search(query.astype(np.float32), found).keys.astype(np.int64))
+    candidates = min(count, max(CANDIDATES, 2 * top))
+    graph.expansion_search = 2 * candidates
+    return np.sort(graph.search(query.astype(np.float32), candidates).keys.astype(np.int64))

@@ -1,4 +1,4 @@
-"""What the commands that look at files share: which files are meant, and reading them as a model sees them."""
+"""Reading of files as model inputs, and writing of images, for the commands."""
 
 import functools
 import io
@@ -24,32 +24,31 @@ WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def suffixes(config: Config) -> tuple[str, ...]:
-    """What the files end in that a model sees."""
+    """File name suffixes of the inputs of a model."""
     shape = config.data.image_shape
     return SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
 
 
 def files_in(folder: Path, config: Config) -> list[Path]:
-    """The files in a folder and all below it that a model sees, in the order of their names; none that are hidden.
+    """Lists the files for a model in a folder and its subfolders, sorted by name, without hidden ones.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
-    found, endings = [], suffixes(config)
+    paths, endings = [], suffixes(config)
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        kept = (name for name in files if name.lower().endswith(endings) and not name.startswith("."))
-        found += [Path(place, name) for name in sorted(kept)]
-    if not found:
+        paths += [Path(place, name) for name in sorted(files) if name.lower().endswith(endings) and name[0] != "."]
+    if not paths:
         raise UserError(f"{folder}: holds no file that ends in {', '.join(endings)}, in it or below")
-    return found
+    return paths
 
 
 def read_seen(path: Path, config: Config) -> np.ndarray:
-    """A file as a model sees it, prepared as for evaluation, without the axis of examples.
+    """Reads a file as a model input, preprocessed as for evaluation, without a batch axis.
 
     Raises:
-        UserError: where it cannot be read.
+        UserError: if it cannot be read.
     """
     data, shape = config.data, config.data.image_shape
     if shape[-1] == 1:
@@ -61,7 +60,7 @@ def read_seen(path: Path, config: Config) -> np.ndarray:
 
 
 def read_all(paths: Iterable[Path], config: Config) -> Iterator[np.ndarray | UserError]:
-    """Each file as a model sees it, or what is wrong with it; several are read at a time."""
+    """Reads files as model inputs in parallel; yields the error for an unreadable one."""
 
     def read(path: Path) -> np.ndarray | UserError:
         try:
@@ -73,16 +72,16 @@ def read_all(paths: Iterable[Path], config: Config) -> Iterator[np.ndarray | Use
 
 
 def check_out(option: str, path: Path | None) -> None:
-    """Raises UserError where an image cannot be written under that name."""
+    """Raises UserError for a name that is none of an image file."""
     if path is not None and path.suffix.lower() not in WRITTEN:
         raise UserError(f"{option} {path}: must end in .png, .jpg or .webp")
 
 
 def write_image(option: str, path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
-    """Writes an image as what the name ends in says.
+    """Writes an image in the format of the file name.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, WRITTEN[path.suffix.lower()], quality=95)

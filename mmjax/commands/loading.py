@@ -1,4 +1,4 @@
-"""Loading the model that a command was given."""
+"""Loads the model of a command."""
 
 import argparse
 from typing import Any
@@ -8,10 +8,14 @@ from mmjax.types import UserError
 
 
 def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
-    """The model of --model, with the packages of --plugins.
+    """Loads --model with the packages of --plugins.
+
+    Args:
+        able: classes of which the model must be.
+        does: what those do, for the error.
 
     Raises:
-        UserError: where it is none, or not of the class that the command needs; `does` says what that class does.
+        UserError: if it is no model or of another class.
     """
     model = mmjax.load(arguments.model, plugins=arguments.plugins)
     if not isinstance(model, able):

@@ -1,4 +1,4 @@
-"""mmjax plan: compiles a config's training step for a slice of TPUs that is not here, and tells what it will take."""
+"""mmjax plan: memory and speed of a training on TPUs or GPUs, without the devices."""
 
 import argparse
 import json
@@ -11,38 +11,45 @@ from mmjax.engine import aot_plan, components
 from mmjax.plan import report, search, topology
 from mmjax.types import UserError
 
-HELP = "compile the training step for a slice of TPUs without one: memory, collectives, bounds on speed"
+HELP = (
+    "Estimate memory, collectives and bounds on the speed of training, without the devices: by compiling the train "
+    "step for TPUs, by arithmetic for GPUs."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology",
         required=True,
-        help="as in v5e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices); 4xh100:8 (four hosts; by arithmetic alone)",
+        help="as in v5e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices), or 4xh100:8 (four hosts of 8 GPUs)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--search", action="store_true", help="try mesh shapes, rematerialization, kernels and batches, and rank them"
+        "--search", action="store_true", help="rank mesh shapes, rematerialization, kernels and batch sizes"
     )
     parser.add_argument(
-        "--compilations", type=int, default=6, metavar="N", help="compile at most so many candidates of --search (6)"
+        "--compilations",
+        type=int,
+        default=6,
+        metavar="N",
+        help="maximum candidates of --search to compile (default: 6)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    wanted = topology.parse(arguments.topology)
+    target = topology.parse(arguments.topology)
     if arguments.compilations < 1:
         raise UserError(f"--compilations {arguments.compilations}: must be above 0")
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: shapes are all there is
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on a device
     config = components.resolve_config(arguments.config, Path(), arguments.plugins)
     if arguments.search:
-        found = search.search(config, wanted, arguments.compilations, aot_plan.estimated, aot_plan.compiled, _tell)
-        print(json.dumps(search.to_json(found)) if arguments.json else search.table(found))
+        ranking = search.search(config, target, arguments.compilations, aot_plan.estimated, aot_plan.compiled, _log)
+        print(json.dumps(search.to_json(ranking)) if arguments.json else search.table(ranking))
         return 0
-    plan = aot_plan.planned(config, wanted)
+    plan = aot_plan.planned(config, target)
     print(json.dumps(plan.to_json()) if arguments.json else report.table(plan))
     return 0
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

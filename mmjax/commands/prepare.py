@@ -1,4 +1,4 @@
-"""mmjax prepare: what a config needs before training."""
+"""mmjax prepare: data, tokenizers and components, before training."""
 
 import argparse
 from pathlib import Path
@@ -14,45 +14,44 @@ from mmjax.train.workdir import open_workdir, workdir_lock
 from mmjax.types import UserError
 
 HELP = (
-    "check a config's data set and train its text tokenizer; for a masked generator first train its visual tokenizer, "
-    "and encode the data set with it (mmjax train does by itself what was not done). With --to: write the data set "
-    "into shards instead, which are read in any order and on any machine, with --config.data.source=coco_packed "
-    "--config.data.root=DIR or by TFDS. Either resumes where it was interrupted, and repairs what is corrupt."
+    "Check the data set of a config and train its text tokenizer; for a masked generator also train its visual "
+    "tokenizer and encode the data set. mmjax train does all of this if needed. With --to, write the data set as "
+    "ArrayRecord shards instead, for --config.data.source=coco_packed --config.data.root=DIR. Resumes if interrupted, "
+    "and repairs corrupt files."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--workdir", type=Path, help="where the tokenizers and codes go: that of the training to come")
-    where.add_argument("--to", metavar="DIR", help="where the shards go, of coco_folder or coco_tfds")
+    where.add_argument("--workdir", type=Path, help="workdir of the training, for tokenizers and codes")
+    where.add_argument("--to", metavar="DIR", help="folder for the shards of coco_folder or coco_tfds")
     parser.add_argument(
         "--resize",
         type=int,
         metavar="PIXELS",
-        help="with --to: bring images whose short side is longer to so many pixels, at least the config's "
-        "data.resize; else all are kept byte for byte",
+        help="with --to: reduce longer short sides to this length, at least data.resize (default: keep files as is)",
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="with --to: images worked on at a time; default one a core"
+        "--jobs", type=int, metavar="N", help="with --to: number of parallel jobs (default: one per core)"
     )
     parser.add_argument(
         "--shard-size",
         type=int,
         metavar="IMAGES",
-        help=f"with --to: images in a file; default {data.SHARD_SIZE}",
+        help=f"with --to: images per shard (default: {data.SHARD_SIZE})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("resize", "jobs", "shard_size")}
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
+    options = {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         if arguments.to is None:
             raise UserError(f"{flag}: goes with --to=DIR")
         if value < 1:
             raise UserError(f"{flag}: must be 1 or more, not {value}")
-    return _training(arguments) if arguments.to is None else _shards(arguments, given)
+    return _training(arguments) if arguments.to is None else _shards(arguments, options)
 
 
 def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
@@ -88,8 +87,8 @@ def _prepare(config: Config, workdir: Path) -> int:
         return loop.exit_status(status)
     training, held_out = components.sources(config, workdir, frozen, repair=True)
     processes.run_on_primary(lambda: open_workdir(workdir, config))
-    given = read_text_tokenizer(start_from) if start_from else None
-    tokenizer = setup.prepare_tokenizer(workdir, config, training, given)
+    pretrained = read_text_tokenizer(start_from) if start_from else None
+    tokenizer = setup.prepare_tokenizer(workdir, config, training, pretrained)
     evaluation = data.evaluation_size(held_out, config)
     encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if setup.is_on_codes(config) else ""
     processes.log_primary(

@@ -1,4 +1,4 @@
-"""mmjax search: images by text or by images, and texts by images."""
+"""mmjax search: nearest images or texts to texts and images."""
 
 import argparse
 import itertools
@@ -20,7 +20,7 @@ from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
 from mmjax.types import UserError
 
-HELP = "find the images of a folder that go with a text or with images, or the texts that go with an image"
+HELP = "Search the images of a folder, or the lines of a text file, by text or image."
 COLUMNS = 8
 INDEX = "mmjax-index"
 Embedded = Iterator[tuple[list[str], Float32[np.ndarray, "m e"]]]
@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="what to find: the images in a folder and all below it, or the lines of a text file, FILE.txt",
+        help="images of a folder and its subfolders, or lines of FILE.txt, to search",
     )
-    parser.add_argument("--text", nargs="+", action="extend", default=[], help="find what goes with this")
+    parser.add_argument("--text", nargs="+", action="extend", default=[], help="query text")
     parser.add_argument(
         "--image",
         type=Path,
@@ -45,25 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="find what is like this image; of several texts and images together, what is like all of them",
+        help="query image; several texts and images are averaged",
     )
     parser.add_argument(
         "--weights",
         type=float,
         nargs="+",
         metavar="W",
-        help="how much each --text, and then each --image, counts; below 0: what is unlike it (default: 1)",
+        help="weight of each --text, then each --image, in the average; below 0: unlike it (default: 1)",
     )
-    parser.add_argument("--top", type=int, default=10, metavar="K", help="how many to find (default: 10)")
-    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="also draw the images found, the nearest first")
-    parser.add_argument("--json", action="store_true", help="a JSON object for each that is found")
+    parser.add_argument("--top", type=int, default=10, metavar="K", help="number of results (default: 10)")
+    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="also write the resulting images, nearest first")
+    parser.add_argument("--json", action="store_true", help="print a JSON object per result")
     parser.add_argument(
         "--keep",
         type=Path,
         metavar="DIR",
-        help=f"where the embeddings are kept (default: .{INDEX} in the folder, .FILE.txt.{INDEX} beside a text file)",
+        help=f"cache of the embeddings (default: .{INDEX} in the folder, .FILE.txt.{INDEX} beside a text file)",
     )
-    parser.add_argument("--rebuild", action="store_true", help="embed all anew, as after the model has changed")
+    parser.add_argument("--rebuild", action="store_true", help="embed everything again, as after a change of the model")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,15 +80,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out and len(model.config.data.image_shape) != 3:
         raise UserError("--out: draws images, and this model sees clips; leave it out")
     query = _query(model, arguments.text, arguments.image, arguments.weights)
-    kept = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
-    index = _indexed(model, source, texts, kept, arguments.rebuild)
+    cache = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
+    index = _indexed(model, source, texts, cache, arguments.rebuild)
     places, cosines = nearest(index, query, arguments.top)
-    found = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
-    for name, cosine in zip(found, cosines.tolist(), strict=True):
+    results = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
+    for name, cosine in zip(results, cosines.tolist(), strict=True):
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
         print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {name}")
     if arguments.out:
-        read = (image for image in read_all(map(Path, found), model.config) if not isinstance(image, UserError))
+        read = (image for image in read_all(map(Path, results), model.config) if not isinstance(image, UserError))
         images = [np.broadcast_to(to_uint8(image), (*image.shape[:-1], 3)) for image in read]
         write_image("--out", arguments.out, sheet(np.stack(images), COLUMNS))
     return 0
@@ -109,30 +109,30 @@ def _lines(path: Path) -> list[str]:
 def _query(
     model: DualEncoder, texts: list[str], images: list[Path], weights: list[float] | None
 ) -> Float32[np.ndarray, " e"]:
-    """What is looked for: the mean of the embeddings, of length 1."""
+    """The weighted mean of the query embeddings, of length 1."""
     if any(not text.strip() for text in texts):
         raise UserError("--text: is empty; say what to find")
     if weights is not None and len(weights) != len(texts) + len(images):
         raise UserError(f"--weights: needs one for each --text and --image, {len(texts) + len(images)} together")
-    seen = []
+    inputs = []
     for path in images:
         try:
-            seen.append(read_seen(path, model.config))
+            inputs.append(read_seen(path, model.config))
         except UserError as error:
             raise UserError(f"--image {error}") from None
     parts = [model.embed_text(texts)] if texts else []
-    parts += [model.embed_image(np.stack(seen))] if seen else []
+    parts += [model.embed_image(np.stack(inputs))] if inputs else []
     embeddings = np.concatenate(parts)
     mean = np.asarray(weights or [1.0] * len(embeddings), np.float32) @ embeddings
     length = np.linalg.norm(mean)
     if not (np.isfinite(length) and length > 1e-6):
         raise UserError("--weights: nothing is left of what to find; give other weights")
-    found: np.ndarray = (mean / length).astype(np.float32)
-    return found
+    query: np.ndarray = (mean / length).astype(np.float32)
+    return query
 
 
-def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Path, rebuild: bool) -> Index:
-    """The index of all that is there now, kept in a folder."""
+def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, cache: Path, rebuild: bool) -> Index:
+    """The up-to-date index of the images or texts, cached in a folder."""
     if texts is None:
         files = files_in(source, model.config)
         wanted = {file.relative_to(source).as_posix(): stamp for file in files if (stamp := _stamp(file))}
@@ -143,7 +143,7 @@ def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Pa
         with progress_bar(None, "embedding", len(names), unit="image" if texts is None else "text") as bar:
             yield from _of_images(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
 
-    index = update(kept, index_cache_key(model, "images" if texts is None else "texts"), wanted, embed, rebuild)
+    index = update(cache, index_cache_key(model, "images" if texts is None else "texts"), wanted, embed, rebuild)
     if index is None:
         raise UserError(f"--index {source}: none of its {len(wanted):,} files can be read")
     return index
@@ -151,25 +151,25 @@ def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, kept: Pa
 
 def _stamp(file: Path) -> Stamp | None:
     try:
-        found = file.stat()
-    except OSError:  # gone since it was listed, or a link to nowhere
+        stat = file.stat()
+    except OSError:  # deleted meanwhile, or a broken link
         return None
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _of_images(model: DualEncoder, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
     read = zip(names, read_all((folder / name for name in names), model.config), strict=True)
     problems: list[UserError] = []
 
-    def good() -> Iterator[tuple[str, np.ndarray]]:
-        for name, found in read:
+    def readable() -> Iterator[tuple[str, np.ndarray]]:
+        for name, image in read:
             bar.update()
-            if isinstance(found, UserError):
-                problems.append(found)
+            if isinstance(image, UserError):
+                problems.append(image)
             else:
-                yield name, found
+                yield name, image
 
-    rows = good()
+    rows = readable()
     while chunk := list(itertools.islice(rows, CHUNK)):
         yield [name for name, _ in chunk], model.embed_image(np.stack([image for _, image in chunk]))
     if problems:

@@ -1,4 +1,4 @@
-"""mmjax train: trains a config, resumes by itself, evaluates on the way."""
+"""mmjax train: trains a config, or resumes training."""
 
 import argparse
 from pathlib import Path
@@ -8,13 +8,13 @@ from mmjax.engine.train import train
 from mmjax.train import loop
 from mmjax.types import UserError
 
-HELP = "train a config; started again with the same workdir it resumes where it stopped"
+HELP = "Train a config. With the same --workdir again, training resumes from the newest checkpoint."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="where checkpoints, metrics and the report go")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of checkpoints, metrics and the report")
     parser.add_argument(
-        "--stop-at", type=int, metavar="STEP", help="save and end after this step; start again to resume"
+        "--stop-at", type=int, metavar="STEP", help="save a checkpoint and stop after this step; run again to resume"
     )
 
 

@@ -3,7 +3,6 @@
 A clip is a file (mp4 or another that PyAV reads, or an animated GIF) or a folder of numbered frames (PNG, JPEG).
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from mmjax.config import DataConfig
 from mmjax.data.clip import ANIMATIONS, ClipError, check_pyav, read_frames
-from mmjax.data.folder_dataset import FolderKind, check_present, read_captions, read_folder
+from mmjax.data.folder_dataset import FolderKind, open_folder
 from mmjax.data.image import normalize, resized_crop
 from mmjax.data.source import ReadSpec, Source, SourceSpec, captioned_images
 
@@ -28,18 +27,9 @@ def open_clips(config: DataConfig, training: bool, seed: int) -> Source:
     Raises:
         UserError: where a file is missing, a line is invalid, or PyAV is needed and not installed.
     """
-    folder = Path(config.root) / config.split(training)
-    captions = read_captions(folder, KIND)
-    names = list(captions)
-    check_present(folder, names, KIND, _check)
-
-    def all_captions() -> Iterator[str]:
-        return (caption for name in names for caption in captions[name])
-
     features = captioned_images(config)
-    shape = features["image"].shape
 
-    def load(spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "*f y x 3"]:
+    def load(path: Path, spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "*f y x 3"]:
         start, down, across, mirror = 0.5, 0.5, 0.5, 1.0
         if spec.training:
             # 1: a random stream independent of the choice of the caption.
@@ -50,11 +40,11 @@ def open_clips(config: DataConfig, training: bool, seed: int) -> Source:
             cropped = resized_crop(image, spec.resize, spec.size, (down, across))
             return cropped[:, ::-1] if flip else cropped
 
-        clip = read_frames(folder / names[key], config.frames, config.frame_rate, spec.resize, start, crop)
-        return normalize(clip.reshape(shape))
+        clip = read_frames(path, config.frames, config.frame_rate, spec.resize, start, crop)
+        return normalize(clip.reshape(features["image"].shape))
 
-    read = read_folder(captions, KIND, shape, load, ClipError)
-    return Source("clips_folder", len(names), features, all_captions, read)
+    folder = Path(config.root) / config.split(training)
+    return open_folder("clips_folder", folder, KIND, features, load, ClipError, _check)
 
 
 def _check(path: Path, is_folder: bool) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.data.random_access import ordered
-from mmjax.data.source import Examples, ReadSpec
+from mmjax.data.source import Examples, Features, ReadSpec, Source
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
@@ -28,8 +28,8 @@ WORKERS = max(2, min(16, os.cpu_count() or 2))  # concurrent reads
 
 logger = logging.getLogger(__name__)
 
-# Reads the example of an epoch and a key; called from several threads.
-Load = Callable[[ReadSpec, int, int], Float32[np.ndarray, "..."]]
+# (path, read spec, epoch, key) -> an example; called from several threads.
+Load = Callable[[Path, ReadSpec, int, int], Float32[np.ndarray, "..."]]
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,38 @@ class FolderKind:
         return f'{{"{self.name}": "{self.example}", "captions": ["{self.caption}"]}}'
 
 
-def read_folder(
-    captions: dict[str, list[str]], kind: FolderKind, shape: tuple[int, ...], load: Load, unreadable: type[UserError]
-) -> Callable[[ReadSpec], Iterator[Examples]]:
-    """The `read` of a source of a folder, with the result of `load` as `image`.
+def open_folder(
+    name: str,
+    folder: Path,
+    kind: FolderKind,
+    features: Features,
+    load: Load,
+    unreadable: type[UserError],
+    check: Callable[[Path, bool], None],
+) -> Source:
+    """Opens a folder as a source, in the order of captions.jsonl.
 
     Args:
-        captions: by name of the example.
-        shape: of an example.
-        load: reads the example of an epoch and a key, its index in `captions`.
+        name: data.source of the config.
+        features: of its examples, with the result of `load` as `image`.
+        load: reads an example.
         unreadable: error of `load` for an unusable example, which is masked out.
+        check: (path, is a folder) raises UserError if it cannot be read.
+
+    Raises:
+        UserError: where a file is missing, a line is invalid, or `check` fails.
     """
+    captions = read_captions(folder, kind)
     names = list(captions)
+    check_present(folder, names, kind, check)
+
+    def all_captions() -> Iterator[str]:
+        return itertools.chain.from_iterable(captions.values())
 
     def read(spec: ReadSpec) -> Iterator[Examples]:
         def loaded(epoch: int, key: int) -> Any:
             try:
-                return epoch, key, load(spec, epoch, key)
+                return epoch, key, load(folder / names[key], spec, epoch, key)
             except unreadable as error:
                 return epoch, key, error
 
@@ -71,9 +86,10 @@ def read_folder(
 
         with contextlib.closing(in_parallel(calls())) as loaded_examples:
             for positions in spec.positions():
-                yield _examples(list(itertools.islice(loaded_examples, len(positions))), names, captions, kind, shape)
+                batch = list(itertools.islice(loaded_examples, len(positions)))
+                yield _examples(batch, names, captions, kind, features["image"].shape)
 
-    return read
+    return Source(name, len(names), features, all_captions, read)
 
 
 def _examples(

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmjax.config import DataConfig
-from mmjax.config.check_data import check_data
+from mmjax.config.checks import check_data
 from mmjax.config.schema import require
 from mmjax.data.source import (
     Examples,

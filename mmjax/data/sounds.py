@@ -1,6 +1,5 @@
 """Folder of sounds with captions; see mmjax.data.folder_dataset."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from jaxtyping import Float32
 
 from mmjax.config import DataConfig
 from mmjax.config.schema import require
-from mmjax.data.folder_dataset import FolderKind, check_present, read_captions, read_folder
+from mmjax.data.folder_dataset import FolderKind, open_folder
 from mmjax.data.sound import SoundError, check_soundfile, frames_of, log_mel, read_samples
 from mmjax.data.source import TEXT, ReadSpec, Source, SourceSpec
 from mmjax.types import Feature
@@ -39,21 +38,17 @@ def open_sounds(config: DataConfig, training: bool, seed: int) -> Source:
     Raises:
         UserError: where a file is missing, a line is invalid, or soundfile is not installed.
     """
-    audio, folder = config.audio, Path(config.root) / config.split(training)
-    captions = read_captions(folder, KIND)
-    names = list(captions)
-    check_present(folder, names, KIND, lambda path, is_folder: check_soundfile(path))
+    audio = config.audio
 
-    def all_captions() -> Iterator[str]:
-        return (caption for name in names for caption in captions[name])
-
-    def load(spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "y x 1"]:
+    def load(path: Path, spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "y x 1"]:
         # 1: a random stream independent of the choice of the caption.
         place = np.random.default_rng((spec.seed, epoch, key, 1)).random() if spec.training else 0.5
-        return log_mel(read_samples(folder / names[key], audio.rate, audio.seconds, place), audio.rate, audio.bins)
+        return log_mel(read_samples(path, audio.rate, audio.seconds, place), audio.rate, audio.bins)
 
-    read = read_folder(captions, KIND, features(config)["image"].shape, load, SoundError)
-    return Source("audio_folder", len(names), features(config), all_captions, read)
+    folder = Path(config.root) / config.split(training)
+    return open_folder(
+        "audio_folder", folder, KIND, features(config), load, SoundError, lambda path, is_folder: check_soundfile(path)
+    )
 
 
 SOURCE = SourceSpec(features, open_sounds, check, settings=("audio",))

@@ -100,7 +100,7 @@ def check(config: Config) -> None:
     check_widths("decoder_widths", model.decoder_widths, config.data.size)
     require(
         bool(model.reference) or model.reference_dropout == 0,
-        "model.reference_dropout: needs model.reference",
+        "model.reference_dropout: must be 0 where model.reference is empty",
     )
     if model.reference:
         shape, size = image_field(model.reference, config.data).shape, config.data.size

@@ -121,6 +121,10 @@ def check(config: Config) -> None:
 
 def _check_reference(config: Config, name: str, tokenizer: Config | None, reference: Config) -> None:
     at = f"components.{REFERENCE}.config"
+    require(
+        reference.data.frames == config.data.frames,
+        f"{at}.data.frames: must be data.frames, {config.data.frames}, not {reference.data.frames}",
+    )
     *frames, _, _, channels = image_field(name, config.data).shape
     *expected_frames, _, _, expected_channels = reference.data.image_shape
     require(
@@ -132,10 +136,6 @@ def _check_reference(config: Config, name: str, tokenizer: Config | None, refere
         name != "image" or reference.data.size <= config.data.size,
         f"{at}.data.size: {reference.data.size} is larger than data.size, {config.data.size}; the reference "
         "must be the image itself or a smaller version",
-    )
-    require(
-        reference.data.frames == config.data.frames,
-        f"{at}.data.frames: must be data.frames, {config.data.frames}, not {reference.data.frames}",
     )
     if tokenizer is not None:
         strides, expected = (getattr(part.model, "time_strides", ()) for part in (reference, tokenizer))

@@ -33,7 +33,7 @@ def test_help_of_every_command(arguments: list[str], capsys: pytest.CaptureFixtu
     (["generate", "--model=x", "--out=y.png", "--promt=z"], "unknown argument --promt=z; see mmjax generate --help"),
     (["generate", "--model=x", "--out=y.png", "z"], "unknown argument z; see mmjax generate --help"),
     (["generate", "--model=x", "--out=y.png", "--seed=z"], "argument --seed: invalid int value: 'z'; see mmjax gen"),
-    (["evaluate", "--workdir=x", "--config.train.steps=3"], "--config.train.steps: is what the model was trained with"),
+    (["evaluate", "--workdir=x", "--config.train.steps=3"], "--config.train.steps: cannot be overridden"),
     ([*TRAIN, "--verbose"], "unknown argument --verbose"),
     ([*TRAIN, "--config.train.steps"], "--config.train.steps: needs a value, as in --config.train.steps=VALUE"),
     ([*TRAIN, "--config.train.stesp=3"], "train.stesp: no such field; did you mean train.steps?"),

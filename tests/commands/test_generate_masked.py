@@ -221,7 +221,7 @@ def test_images_and_masks_that_are_wrong(folder: Path, image: Path, tmp_path: Pa
     ]:  # fmt: skip
         assert mistake(*command, "--image", image, *options).startswith(what)
     for options, what in [
-        (("--mask", good), "--mask: says what of an image is drawn anew; name the image with --image"),
+        (("--mask", good), "--mask: needs --image, the image to edit"),
         (("--variation=0.5",), "variation: needs an image"),
         (("--clip", image), "--clip: this model draws images, not clips"),
         (

@@ -120,7 +120,9 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     run("train", *arguments)
     for one, other in ((tokenizer, two_stages / "visual_tokenizer"), (tmp_path, two_stages)):
         assert_same_state(one, other, 4)
-        assert metrics(one) == metrics(other)
+        # Told to stop while it evaluates, it writes the metrics of the step before those of the evaluation.
+        rows = [sorted(metrics(workdir), key=lambda row: (row["step"], row["split"])) for workdir in (one, other)]
+        assert rows[0] == rows[1]
 
 
 def test_a_tokenizer_that_was_given_is_copied(
