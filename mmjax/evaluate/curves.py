@@ -65,7 +65,7 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Sequence[str]) -> list[C
 
     Args:
         metrics: the lines; a later line of the same step and split replaces an earlier one's values.
-        terms: names of the objective's terms, which are losses.
+        terms: names of the loss terms.
     """
     found: dict[tuple[str, str], Series] = {}
     for row in metrics:

@@ -1,4 +1,4 @@
-"""The objective on the evaluation set."""
+"""The training loss on the evaluation set."""
 
 from collections.abc import Callable, Iterable
 

@@ -79,7 +79,7 @@ def write_report(workdir: Path) -> Path:
         sections=[
             _tiles(evaluations),
             _metrics(evaluations, best),
-            _curves(metrics, list(config.get("objective", {}).get("terms", {}))),
+            _curves(metrics, list(config.get("losses", {}))),
             _samples(evaluations),
             _progress(evaluations),
             _time([row for row in lines if row.get("split") == "time"]),

@@ -1,4 +1,4 @@
-"""The train step: one for every objective, with or without a discriminator."""
+"""The train step: one for every training loss, with or without a discriminator."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from mmjax.types import Batch, Outputs, Params
 
 Apply = Callable[..., Outputs]  # apply(params, **inputs)
 Metrics = dict[str, jax.Array]
-# Frozen parameters that the objective needs, by name; they are added to the batch.
+# Frozen parameters that the training loss needs, by name; they are added to the batch.
 Frozen = Mapping[str, Any]
 NO_FROZEN: Frozen = {}
 

@@ -159,7 +159,7 @@ OF_REFERENCE = "components.reference_tokenizer"
     (components(reference=tokenizer(12, 2, model={"time_strides": [1, 1]})),
      f"{OF_REFERENCE}.config.model.time_strides", "[1, 1]"),
     (components(reference=tokenizer(12, 2, source="clips_folder", frames=5, model={"time_strides": [1, 2]})),
-     "model.reference", OF_REFERENCE),
+     f"{OF_REFERENCE}.config.data.frames", "5"),
     (components(), "model.reference_dropout", OF_REFERENCE),
     (components(reference=tokenizer(12, 2) | {"train": {"stepz": 7}}),
      f"{OF_REFERENCE}.config.train.stepz", "no such field"),
