@@ -110,9 +110,9 @@ class Samples:
     frame_rate: float = 8.0
 
 
-# An evaluator gets `predict`, which maps a host batch to outputs as NumPy arrays, and `batches`, which starts a pass
-# over the evaluation set; it yields (name, value) with value a metric or Samples.
-Predict = Callable[[Batch], dict[str, np.ndarray]]
+# An evaluator gets `predict`, which maps a host batch to outputs as NumPy arrays or lists of texts, and `batches`,
+# which starts a pass over the evaluation set; it yields (name, value) with value a metric or Samples.
+Predict = Callable[[Batch], dict[str, Any]]
 Results = Iterator[tuple[str, float | Samples]]
 Evaluator = Callable[[Predict, Callable[[], Iterable[Batch]]], Results]
 

@@ -78,10 +78,10 @@ def _cached(
 ) -> tuple[Predict, Callable[[], Iterator[Batch]]]:
     """`predict` and `batches` with a cache of up to `limit` bytes, from the start of the evaluation set on."""
     kept: list[Batch] = []
-    outputs: dict[int, dict[str, np.ndarray]] = {}  # by id: a kept batch lives as long as this does
+    outputs: dict[int, dict[str, Any]] = {}  # by id: a kept batch lives as long as this does
     size, complete = 0, False
 
-    def cached_predict(batch: Batch) -> dict[str, np.ndarray]:
+    def cached_predict(batch: Batch) -> dict[str, Any]:
         nonlocal size
         if id(batch) in outputs:
             return outputs[id(batch)]

@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
 
 from mmjax.scenes.draw import RING_HALF_WIDTH, TRIANGLE_HALF_HEIGHT, signed_distance
 from mmjax.scenes.draw import relation as relation_of
@@ -79,6 +78,8 @@ def find(image: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
     Raises:
         UserError: for a smaller image.
     """
+    from scipy import ndimage  # slow to import, and every command that reads a config imports the evaluators
+
     if min(image.shape[:2]) < 32:
         raise UserError(f"image: must be at least 32 pixels each way, not {image.shape[1]} x {image.shape[0]}")
     factor = min(image.shape[:2]) // 32
