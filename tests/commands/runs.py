@@ -168,7 +168,8 @@ def assert_same_state(workdir: Path, other: Path, step: int) -> None:
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what varies from run to run, by step and split.
 
-    The line of a step is written one step late, but at once where the training is stopped: before or after an evaluation's.
+    The line of a step is written one step late, but at once where the training is stopped: it may come before or after
+    that of an evaluation.
     """
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     kept = [row for row in rows if row["split"] != "time"]
