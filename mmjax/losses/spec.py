@@ -55,7 +55,8 @@ class TrainingLoss:
 
         Without a key, as in evaluation, nothing is dropped and every call masks the same tokens.
         """
-        inputs = self.inputs(batch, None if key is None else stream(key, "model"))
+        # No loss has a name with a slash.
+        inputs = self.inputs(batch, None if key is None else stream(key, "/model"))
         for name, spec in self.specs.items():
             if spec.prepare:
                 term_key = stream(jax.random.key(0) if key is None else key, name)

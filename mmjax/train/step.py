@@ -21,7 +21,7 @@ NO_FROZEN: Frozen = {}
 
 
 @runtime_checkable
-class Objective(Protocol):
+class TrainingLoss(Protocol):
     def prepare(self, batch: Batch, rng: jax.Array | None) -> dict[str, Any]: ...
 
     def terms(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]: ...
@@ -31,7 +31,7 @@ class Objective(Protocol):
 
 def make_step(
     apply: Apply,
-    objective: Objective,
+    training_loss: TrainingLoss,
     tx: optax.GradientTransformation,
     grad_accum_steps: int = 1,
     ema_decay: float = 0.0,
@@ -57,13 +57,13 @@ def make_step(
             return {name: jnp.sum(jnp.where(mask, values, 0.0)) / count for name, values in each.items()}
 
         def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, tuple[Metrics, Outputs]]:
-            inputs = objective.prepare(part, jax.random.fold_in(key, number))
+            inputs = training_loss.prepare(part, jax.random.fold_in(key, number))
             outputs = apply(params, **inputs)
             given = part | inputs
             if adversary:
                 given |= adversary.loss.adversarial_outputs(state.adversary.params, outputs, part)
-            terms = means(objective.terms(outputs, given), part["mask"])
-            loss = objective.loss(adversary.gated(terms, state.step) if adversary else terms)
+            terms = means(training_loss.terms(outputs, given), part["mask"])
+            loss = training_loss.loss(adversary.gated(terms, state.step) if adversary else terms)
             return loss, (terms | {"loss": loss}, outputs)
 
         def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any, Metrics], Metrics]:
@@ -117,7 +117,7 @@ def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: 
     return total
 
 
-def make_predict(apply: Apply, objective: Objective) -> Callable[..., dict[str, jax.Array]]:
+def make_predict(apply: Apply, training_loss: TrainingLoss) -> Callable[..., dict[str, jax.Array]]:
     """The pure function (params, batch, frozen={}) -> outputs, with "loss" and "terms/NAME" of each example.
 
     As in evaluation: nothing is dropped out or withheld from the model.
@@ -125,10 +125,10 @@ def make_predict(apply: Apply, objective: Objective) -> Callable[..., dict[str, 
 
     def predict(params: Params, batch: Batch, frozen: Frozen = NO_FROZEN) -> dict[str, jax.Array]:
         batch = {**batch, **frozen}
-        inputs = objective.prepare(batch, None)
+        inputs = training_loss.prepare(batch, None)
         outputs = apply(params, **inputs)
-        terms = objective.terms(outputs, batch | inputs)
+        terms = training_loss.terms(outputs, batch | inputs)
         named = {f"terms/{name}": term for name, term in terms.items()}
-        return outputs | named | {"loss": objective.loss(terms)}
+        return outputs | named | {"loss": training_loss.loss(terms)}
 
     return predict

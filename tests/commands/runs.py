@@ -166,8 +166,11 @@ def assert_same_state(workdir: Path, other: Path, step: int) -> None:
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what varies from run to run, by step and split: the line of a step is written
-    one step late, but at once where the training is stopped, so before or after that of an evaluation."""
+    """The lines of metrics.jsonl without what varies from run to run, by step and split.
+
+    The line of a step is written one step late, but at once where the training is stopped: it may come before or after
+    that of an evaluation.
+    """
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     kept = [row for row in rows if row["split"] != "time"]
     kept.sort(key=lambda row: (row["step"], row["split"]))
