@@ -134,7 +134,7 @@ def test_the_same_command_finds_all_done(trained: Path, capsys: pytest.CaptureFi
 
 def test_a_frozen_encoder_can_be_taken_on(trained: Path, exported: Path, tmp_path: Path) -> None:
     given = {"components": to_dict(read_config(trained))["components"] | {"text_encoder": str(exported)}}
-    config = components.resolve_config(resolve(to_dict(read_config(trained)) | given), tmp_path)
+    config = components.resolve_config(resolve(to_dict(read_config(trained)) | given), trained)
     theirs = config.component("text_encoder")
     assert theirs is not None
     assert text_encoder.settings(theirs) == text_encoder.settings(read_config(trained))

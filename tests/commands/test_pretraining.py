@@ -29,7 +29,7 @@ def get_config(argument=None):
 """
 
 
-@pytest.fixture(name="config")
+@pytest.fixture(name="config_dict")
 def config_of_two_trainings(tmp_path: Path) -> str:
     (tmp_path / "config.py").write_text(CONFIG)
     return f"--config={tmp_path / 'config.py'}"
