@@ -97,7 +97,9 @@ def test_evaluate_export_and_generate(workdir: Path, root: Path, tmp_path: Path,
 def test_a_masked_generator_on_the_codes_of_the_folder(root: Path, tmp_path: Path, run: Run) -> None:
     """Two views of each image are encoded once; those that cannot be read are left out here and there."""
     done = run("train", MASKED, f"--config.data.root={root}", "--workdir", tmp_path / "run")
-    assert "coco_masked-visual_tokenizer: all steps done" in done.stdout and "coco_masked: all steps done" in done.stdout
+    assert (
+        "coco_masked-visual_tokenizer: all steps done" in done.stdout and "coco_masked: all steps done" in done.stdout
+    )
     told = [line for line in noise(done.stderr) if "JPEG library" not in line]
     assert all(line.startswith("mmjax: ") for line in told)
     assert "mmjax: coco_folder: 7 could not be read when the tokens were made and is masked out" in told
