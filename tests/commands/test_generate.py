@@ -49,7 +49,7 @@ def test_help_says_how_images_are_put_together(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "all images, or an mp4 or GIF with all clips, up to 8 in a row; with {} in its name a file for each" in text
+    assert "PNG, JPEG or WebP with all images" in text and "up to 8 in a row; with {} in the name one file each" in text
 
 
 def test_a_drawn_image_is_a_reference(model: Path, tmp_path: Path) -> None:
