@@ -57,7 +57,7 @@ def trained(root: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> P
     assert "8 examples, 4 steps" in done.stdout and "coco_direct: all steps done" in done.stdout
     # What was left out, and nothing else beside what libjpeg writes of its own accord.
     told = [line for line in noise(done.stderr) if "JPEG library" not in line]
-    assert told[0].endswith(f"{root}/train2017: 1 images are missing and left out, the first is 000000000009.jpg")
+    assert f"{root}/train2017: 1 images " in told[0] and told[0].endswith(" 000000000009.jpg")
     assert all(re.search(r"coco_folder: image [78] cannot be read and is masked out", line) for line in told[1:])
     return workdir
 
