@@ -145,36 +145,36 @@ def _enlarging(arguments: argparse.Namespace, config: DataConfig) -> ImageGenera
     return larger
 
 
-def _given(arguments: argparse.Namespace, config_dict: Config) -> dict[str, Any]:
+def _given(arguments: argparse.Namespace, config: Config) -> dict[str, Any]:
     """The images of the command line, each without a batch axis."""
-    config = config_dict.data
+    data = config.data
     given: dict[str, Any] = {}
     if arguments.mask and not arguments.image:
         raise UserError("--mask: needs --image, the image to edit")
     if arguments.clip and arguments.image:
         raise UserError("--clip, --image: give one of them")
-    theirs = config_dict.component(REFERENCE)
-    if arguments.reference and theirs is not None:
-        size, frames = theirs.data.size, theirs.data.frames
+    reference = config.component(REFERENCE)
+    if arguments.reference and reference is not None:
+        size, frames = reference.data.size, reference.data.frames
         given["reference"] = (
-            read_clip(arguments.reference, size, size, frames, config.frame_rate)
+            read_clip(arguments.reference, size, size, frames, data.frame_rate)
             if frames > 1
             else read_image(arguments.reference, size, size)
         )
     elif arguments.reference:
-        given["reference"] = read_image(arguments.reference, config.size, config.resize)
+        given["reference"] = read_image(arguments.reference, data.size, data.resize)
     if arguments.image:
-        given["image"] = read_image(arguments.image, config.size, config.size)
+        given["image"] = read_image(arguments.image, data.size, data.size)
     if arguments.mask:
-        given["mask"] = read_mask(arguments.mask, arguments.image, config.size)
-    if config.frames > 1:  # an image is the first frame of a clip
+        given["mask"] = read_mask(arguments.mask, arguments.image, data.size)
+    if data.frames > 1:  # an image is the first frame of a clip
         given = {name: value if name == "reference" else value[None] for name, value in given.items()}
     if arguments.clip:
-        if config.frames == 1:
+        if data.frames == 1:
             raise UserError("--clip: this model draws images, not clips")
-        if not 1 <= arguments.clip_frames < config.frames:
-            raise UserError(f"--clip-frames {arguments.clip_frames}: must be from 1 to {config.frames - 1}")
-        given["image"] = read_clip(arguments.clip, config.size, config.size, arguments.clip_frames, config.frame_rate)
+        if not 1 <= arguments.clip_frames < data.frames:
+            raise UserError(f"--clip-frames {arguments.clip_frames}: must be from 1 to {data.frames - 1}")
+        given["image"] = read_clip(arguments.clip, data.size, data.size, arguments.clip_frames, data.frame_rate)
     return given
 
 

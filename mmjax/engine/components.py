@@ -38,8 +38,8 @@ def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -
     plugins = (*plugins, *registry.packages(to_dict(config)))
     found = {name: to_dict(_given_config(name, each, workdir, plugins)) for name, each in given.items()}
     tree = to_dict(config)
-    for name, theirs in found.items():
-        tree["components"][name]["config"] = theirs
+    for name, component in found.items():
+        tree["components"][name]["config"] = component
     return resolve(tree)
 
 
@@ -47,11 +47,11 @@ def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins:
     """The config of a trained component, or of the component of that name in a trained model."""
     if name == TEXT_ENCODER and _is_gone(component, workdir / frozen_text.FILE):
         return frozen_text.read(workdir / frozen_text.FILE, plugins).config
-    theirs = read_config(_folder(component, workdir / name), plugins=plugins)
+    trained = read_config(_folder(component, workdir / name), plugins=plugins)
     if name == TEXT_ENCODER:
-        models.text_encoder.settings(theirs)  # else it has none
-        return theirs
-    return theirs.component(TOKENIZER) or theirs
+        models.text_encoder.settings(trained)  # else it has none
+        return trained
+    return trained.component(TOKENIZER) or trained
 
 
 def _is_gone(component: ComponentConfig, copy: Path) -> bool:

@@ -63,7 +63,7 @@ def start(
     if given > frames:
         raise UserError(f"image: has {given} frames, and the model's clips have {frames}; give fewer")
     if mask is None and variation is None and not (clip and given < frames):
-        raise UserError("image: needs a mask or a variation, which say what is sampled anew")
+        raise UserError("image: needs a mask or a variation, which say what to resample")
     if clip:  # missing frames are filled with the last one
         images = np.concatenate([images, np.repeat(images[:, -1:], frames - given, axis=1)], axis=1)
     resampled = np.zeros(images.shape[:-1], np.bool_)
@@ -115,7 +115,7 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Bool[np.ndarray, "n *pixels"]:
         others = values[(values != 0) & (values != 255)]
         if others.size:
             raise UserError(
-                f"mask: must hold only 0 (keep) and 255 (sample anew), but {others.size:,} of {values.size:,} "
+                f"mask: must hold only 0 (keep) and 255 (resample), but {others.size:,} of {values.size:,} "
                 f"pixels are grey, such as {others[0]}"
             )
     return values.astype(np.bool_)

@@ -175,7 +175,7 @@ def test_clips_are_drawn_and_gone_on_with(clips: Path, clip: Path, image: Path, 
         for f in range(count):
             for half in (again[f, :, :32], again[f, :, 32:]):
                 np.testing.assert_array_equal(half, pixels(clip / f"{3 - count + f}.png"))
-    # An image is the first frame, and of it some may be drawn anew.
+    # An image is the first frame, and a part of it may be resampled.
     assert main([*command, f"--image={clip / '0.png'}", f"--out={tmp_path / 'from.gif'}"]) == 0
     begun = frames(tmp_path / "from.gif")
     np.testing.assert_array_equal(begun[0, :, :32], pixels(clip / "0.png"))
@@ -210,7 +210,7 @@ def test_images_and_masks_that_are_wrong(folder: Path, image: Path, tmp_path: Pa
     for options, what in [
         (("--mask", small), f"{small}: has 32 x 16 pixels; a mask must be as large as its image, {image}, which "
                             "has 32 x 32"),
-        (("--mask", grey), "mask: must hold only 0 (keep) and 255 (sample anew), but 1,024 of 1,024 pixels are "
+        (("--mask", grey), "mask: must hold only 0 (keep) and 255 (resample), but 1,024 of 1,024 pixels are "
                            "grey, such as 130"),
         (("--mask", broken), f"{broken}: cannot be read as an image: "),
         (("--mask", tmp_path / "none.png"), f"{tmp_path / 'none.png'}: no such file; give the path of an image"),
