@@ -1,4 +1,4 @@
-"""Mean squared error of some of the pixels, sampled in every step."""
+"""Mean squared error of some of the pixels, sampled again in every step."""
 
 from dataclasses import dataclass
 
