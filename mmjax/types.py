@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 #   answer   int32 [b, t]        token ids of an answer: in training a random one, else the most frequent
 #   label  int32   [b]           class, -1 without one
 #   mask   bool    [b]           False: padding of the last evaluation batch, or an unreadable image
+#   key    uint32  [b]           of each example, in evaluation: what is random there follows from it
 #   seed   int32   [b]           random seed of each sample, for evaluators that set it
 # Further features of the source under their names (see Feature):
 #   images       float32 [b, y, x, c]  as `image`, each of its own size

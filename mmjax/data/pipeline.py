@@ -89,7 +89,8 @@ def evaluation_batches(
             texts = [captions[0] if captions else "" for captions in examples["captions"]]
             answers = [most_frequent(texts) for texts in examples.get("answers", [])]
             encoded = _encode_texts(source, examples, texts, answers, encode)
-            yield _pad_batch(_make_batch(source, examples, texts, encoded), count, empty)
+            batch = _make_batch(source, examples, texts, encoded)
+            yield _pad_batch(batch | {"key": _short_keys(examples["key"])}, count, empty)
 
     return prefetch(batches)
 
@@ -114,6 +115,12 @@ def _process_batch_slice(field: str, batch: int, process: int, processes: int) -
     if batch % processes:
         raise UserError(f"{field}: {batch} cannot be shared equally by {processes} processes; take a multiple")
     return process * (batch // processes), batch // processes
+
+
+def _short_keys(keys: np.ndarray) -> np.ndarray:
+    """The keys in 32 bits, which are all that random keys take."""
+    wide = keys.astype(np.uint64)
+    return ((wide ^ (wide >> np.uint64(32))) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
 def _sample_texts(seed: int, examples: Examples, name: str, *stream: int) -> list[str]:

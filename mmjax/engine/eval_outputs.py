@@ -40,7 +40,7 @@ def with_predictions(config: Config, predict: Predict, compute: Compute) -> Pred
     def predictions(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
         outputs = predict(params, batch, frozen)
         outputs = {name: x for name, x in outputs.items() if name in (*wanted, "loss") or name.startswith("terms/")}
-        seeds = batch.get("seed", jnp.arange(len(batch["mask"]), dtype=jnp.int32))
+        seeds = batch["seed"] if "seed" in batch else (batch["key"] >> 1).astype(jnp.int32)
         if sample:
             outputs["image"] = sample(params, batch, frozen, seeds)
         if decode and "caption" in wanted:

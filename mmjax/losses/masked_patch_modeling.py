@@ -37,7 +37,8 @@ def masked_patch_modeling(outputs: Outputs, batch: Batch, config: LossConfig | N
 
 
 def _prepare(batch: Batch, key: jax.Array, config: MaskedPatchModelingConfig) -> dict[str, Any]:
-    return {"hide_patches": (key, config.mask_ratio)}
+    count = len(batch["mask"])
+    return {"hide_patches": (jax.random.split(key, count), jnp.full(count, config.mask_ratio, jnp.float32))}
 
 
 LOSS = LossSpec(masked_patch_modeling, ("patches",), MaskedPatchModelingConfig, _prepare)

@@ -32,7 +32,8 @@ def matching(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -
 
 
 def _prepare(batch: Batch, key: jax.Array, config: LossConfig) -> dict[str, Any]:
-    return {"negatives": (key, text_groups(batch["text"]), has_text(batch["text"]) & batch["mask"])}
+    keys = jax.random.split(key, len(batch["text"]))
+    return {"negatives": (keys, text_groups(batch["text"]), has_text(batch["text"]) & batch["mask"])}
 
 
 def _check(_: LossConfig, config: Config) -> None:

@@ -164,7 +164,7 @@ class VisionLanguage(nn.Module):
         question: Int[Array, "b t"] | None = None,
         answer: Int[Array, "b t"] | None = None,
         hidden_text: Int[Array, "b t"] | None = None,
-        hide_patches: tuple[jax.Array, float] | None = None,
+        hide_patches: tuple[jax.Array, Float[Array, "b"]] | None = None,
         negatives: tuple[jax.Array, UInt32[Array, "b"], Bool[Array, "b"]] | None = None,
         rows: Bool[Array, "b"] | None = None,
         training: bool = False,
@@ -175,8 +175,8 @@ class VisionLanguage(nn.Module):
             image: images or clips from -1 to 1, or spectrograms.
             text, question, answer: token ids, 0 is padding.
             hidden_text: the text with some tokens masked.
-            hide_patches: a random key and the fraction of the patches to mask.
-            negatives: for matching: a random key, the group of each text and which examples have one.
+            hide_patches: random keys [b], and the fractions of the patches to mask.
+            negatives: for matching: random keys [b], the group of each text and which examples have one.
             rows, training: for a ResNet: the valid rows of its batch statistics, and whether to compute them.
 
         Returns:
@@ -266,13 +266,15 @@ class VisionLanguage(nn.Module):
         """Match logits of each example's pair and of two hard negatives: another text, another image."""
         features, mask = words
         if negatives is None:  # at initialization
-            negatives = (jax.random.key(0), jnp.arange(len(visual), dtype=jnp.uint32), jnp.ones(len(visual), jnp.bool_))
-        key, groups, present = negatives
+            count = len(visual)
+            keys = jax.random.split(jax.random.key(0), count)
+            negatives = (keys, jnp.arange(count, dtype=jnp.uint32), jnp.ones(count, jnp.bool_))
+        keys, groups, present = negatives
         image, text = (jax.lax.stop_gradient(embedded[f"{name}_embedding"]) for name in ("image", "text"))
         scaled = image * jax.lax.stop_gradient(embedded["scale"])[:, None]
-        keys = jax.random.split(key)
-        other_text = hard_negatives(scaled, text, groups, present, keys[0])
-        other_image = hard_negatives(text, scaled, groups, present, keys[1])
+        text_keys, image_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        other_text = hard_negatives(scaled, text, groups, present, text_keys)
+        other_image = hard_negatives(text, scaled, groups, present, image_keys)
         pairs = (
             jnp.concatenate([visual, visual, visual[other_image]]),
             jnp.concatenate([features, features[other_text], features]),
@@ -289,13 +291,14 @@ class VisionLanguage(nn.Module):
             pooled = self.class_pooling(visual if self.model.classify == "image" else fused)
         return self.class_head(pooled.astype(jnp.float32))
 
-    def _patches(self, image: jax.Array, hide: tuple[jax.Array, float] | None) -> dict[str, jax.Array]:
+    def _patches(self, image: jax.Array, hide: tuple[jax.Array, jax.Array] | None) -> dict[str, jax.Array]:
         patch = self.model.patch
         b, y, x, c = image.shape
         pixels = image.reshape(b, y // patch, patch, x // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
         pixels = pixels.reshape(b, -1, patch * patch * c)
-        key, mask_ratio = hide or (jax.random.key(0), 0.5)
-        hidden = jax.random.uniform(key, pixels.shape[:2]) < jnp.float32(mask_ratio)
+        keys, mask_ratios = hide or (jax.random.split(jax.random.key(0), b), jnp.full(b, 0.5))
+        noise = jax.vmap(lambda key: jax.random.uniform(key, pixels.shape[1:2]))(keys)
+        hidden = noise < mask_ratios[:, None]
         predicted = self.patch_head(self.vision(image, hidden).astype(jnp.float32))
         return {"patches": predicted, "patch_pixels": pixels, "hidden_patches": hidden}
 

@@ -13,7 +13,7 @@ def hard_negatives(
     columns: Float[Array, "b e"],
     groups: UInt32[Array, "b"],
     present: Bool[Array, "b"],
-    key: jax.Array,
+    keys: jax.Array,
 ) -> Int[Array, "b"]:
     """Samples for each row the index of a column of another group, with probability softmax(row . column).
 
@@ -23,6 +23,7 @@ def hard_negatives(
         rows, columns: embeddings, the temperature included in one of them.
         groups: equal for matching rows and columns, which are not negatives.
         present: which columns may be sampled.
+        keys: random keys [b], one of each row.
     """
     count = len(rows)
     block = min(BLOCK, count)
@@ -31,7 +32,7 @@ def hard_negatives(
     def body_fn(best: Best, part: tuple[jax.Array, ...]) -> tuple[Best, None]:
         embeddings, group, valid, index = part
         # Gumbel-max: the argmax of logits plus Gumbel noise is a sample from their softmax.
-        noise = jax.random.gumbel(jax.random.fold_in(key, index[0]), (count, block))
+        noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, index[0]), (block,)))(keys)
         scores = jnp.where(valid[None] & (group[None] != groups[:, None]), rows @ embeddings.T + noise, -jnp.inf)
         column = jnp.argmax(scores, axis=1)
         score = jnp.take_along_axis(scores, column[:, None], axis=1)[:, 0]

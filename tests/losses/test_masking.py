@@ -112,6 +112,7 @@ def test_what_the_model_is_handed() -> None:
         "text": jnp.full((400, 5), 9, jnp.int32),
         "codes": jnp.zeros((400, 3, 2), jnp.int32),
         "mask": jnp.ones(400, jnp.bool_),
+        "key": jnp.arange(400, dtype=jnp.uint32),
     }
     loss = training_loss()
     inputs = loss.prepare(batch, jax.random.key(1))

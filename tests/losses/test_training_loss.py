@@ -62,6 +62,7 @@ def prepared(terms: dict[str, Any], key: jax.Array | None) -> dict[str, Any]:
     configs = {name: specs[name].config(**term) for name, term in terms.items()}
     text = jnp.tile(jnp.arange(5, 12, dtype=jnp.int32), (13, 1))
     batch = {"text": text, "codes": jnp.zeros((13, 3, 5), jnp.int32), "mask": jnp.ones(13, bool)}
+    batch["key"] = jnp.arange(13, dtype=jnp.uint32)
 
     def inputs(batch: Batch, key: jax.Array | None) -> dict[str, Any]:
         return {"drawn_by_the_model": None if key is None else jax.random.uniform(key, (7,))}
@@ -92,6 +93,31 @@ def test_a_term_draws_the_same_beside_others(kind: str, training: bool) -> None:
     renamed = prepared({"other": {"kind": kind}}, key)  # another name is another stream
     drawn = [jax.tree.leaves(plain(each[PREPARED[kind][1]])) for each in (alone, renamed)]
     assert any((a != b).any() for a, b in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize("kind", sorted(PREPARED))
+def test_in_evaluation_what_is_drawn_follows_from_the_example(kind: str) -> None:
+    config = LOSSES[kind].config(kind=kind)
+    name = PREPARED[kind][1]
+    loss = TrainingLoss({kind: LOSSES[kind]}, {kind: config}, lambda batch, key: {})
+    rng = np.random.default_rng(3)
+    batch = {
+        "text": jnp.asarray(rng.integers(5, 99, (6, 9)), jnp.int32),
+        "codes": jnp.asarray(rng.integers(0, 9, (6, 7, 5)), jnp.int32),
+        "mask": jnp.ones(6, bool),
+        "key": jnp.asarray([3, 8, 1, 2**32 - 1, 0, 5], jnp.uint32),
+    }
+    whole = plain(loss.prepare(batch, None)[name])
+    order = np.array([4, 1, 3])
+    part = plain(loss.prepare({field: values[order] for field, values in batch.items()}, None)[name])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b), whole, part)
+    same = plain(
+        loss.prepare(batch | {name: values[:1].repeat(6, axis=0) for name, values in batch.items()}, None)[name]
+    )
+    assert all((leaf == leaf[0]).all() for leaf in jax.tree.leaves(same))
+    others = plain(loss.prepare(batch | {"key": batch["key"] + jnp.uint32(1)}, None)[name])
+    leaves = zip(jax.tree.leaves(whole), jax.tree.leaves(others), strict=True)
+    assert any((a != b).any() for a, b in leaves)
 
 
 def test_streams_differ_by_name_and_by_key() -> None:
@@ -149,7 +175,7 @@ def test_losses_that_cannot_be(terms: dict[str, Any], name: str) -> None:
 
 
 def test_what_the_terms_of_images_and_texts_are_given() -> None:
-    batch = {"text": TEXT, "image": jnp.zeros((4, 2, 2, 3)), "mask": MASK}
+    batch = {"text": TEXT, "image": jnp.zeros((4, 2, 2, 3)), "mask": MASK, "key": jnp.arange(4, dtype=jnp.uint32)}
     terms = {"contrastive": {}, "matching": {}, "masked_patch_modeling": {"mask_ratio": 0.7}}
     loss = losses.build(config_of("vision_language", terms), fields("image", "text"))
     for key in (jax.random.key(0), None):
@@ -158,7 +184,7 @@ def test_what_the_terms_of_images_and_texts_are_given() -> None:
         _, groups, there = inputs["negatives"]
         np.testing.assert_array_equal(there, [True, False, False, False])
         assert groups[0] == groups[3] and len(np.unique(groups)) == 3
-        assert inputs["hide_patches"][1] == 0.7
+        np.testing.assert_array_equal(inputs["hide_patches"][1], np.full(4, 0.7, np.float32))
 
 
 def test_the_fields_of_a_model_are_not_those_of_a_loss() -> None:

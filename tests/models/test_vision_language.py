@@ -42,7 +42,11 @@ def batch(count: int = 3, channels: int = 3, sides: tuple[int, ...] = (32, 32)) 
     rng = np.random.default_rng(0)
     texts = {name: rng.integers(5, 300, (count, LENGTH)).astype(np.int32) for name in ("text", "question", "answer")}
     image = rng.uniform(-1, 1, (count, *sides, channels)).astype(np.float32)
-    rest = {"label": np.arange(count, dtype=np.int32), "mask": np.ones(count, bool)}
+    rest = {
+        "label": np.arange(count, dtype=np.int32),
+        "mask": np.ones(count, bool),
+        "key": np.arange(count, dtype=np.uint32),
+    }
     return jax.tree.map(jnp.asarray, {"image": image, **texts, **rest})
 
 

@@ -21,8 +21,8 @@ def test_frequencies_match_the_softmax(block: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "BLOCK", block)
     draws = 6000
     given = tuple(map(jnp.asarray, (ROWS, COLUMNS, GROUPS, PRESENT)))
-    keys = jax.random.split(jax.random.key(0), draws)
-    found = np.asarray(jax.jit(lambda keys: jax.lax.map(lambda key: hard_negatives(*given, key), keys))(keys))
+    keys = jax.random.split(jax.random.key(0), (draws, COUNT))
+    found = np.asarray(jax.jit(lambda keys: jax.lax.map(lambda each: hard_negatives(*given, each), keys))(keys))
     for row in range(COUNT):
         allowed = PRESENT & (GROUPS[row] != GROUPS)
         chances = softmax(np.where(allowed, ROWS[row].astype(float) @ COLUMNS.astype(float).T, -np.inf))
@@ -34,5 +34,5 @@ def test_frequencies_match_the_softmax(block: int, monkeypatch: pytest.MonkeyPat
 def test_without_a_negative_the_index_is_masked() -> None:
     given = tuple(map(jnp.asarray, (ROWS, COLUMNS)))
     same = jnp.zeros(COUNT, jnp.uint32)
-    found = jax.jit(hard_negatives)(*given, same, jnp.asarray(PRESENT), jax.random.key(0))
+    found = jax.jit(hard_negatives)(*given, same, jnp.asarray(PRESENT), jax.random.split(jax.random.key(0), COUNT))
     np.testing.assert_array_equal(found, np.arange(COUNT))  # itself, of its own group
