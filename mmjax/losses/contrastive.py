@@ -115,5 +115,5 @@ def _check(_: LossConfig, config: Config) -> None:
     )
 
 
-LOSS = LossSpec(contrastive, ("image_embedding", "text_embedding"), check=_check)
-SIGMOID = LossSpec(sigmoid_contrastive, ("image_embedding", "text_embedding", "offset"), check=_check)
+LOSS = LossSpec(contrastive, ("image_embedding", "text_embedding"), check=_check, negatives=True)
+SIGMOID = LossSpec(sigmoid_contrastive, ("image_embedding", "text_embedding", "offset"), check=_check, negatives=True)

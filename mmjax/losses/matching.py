@@ -44,4 +44,4 @@ def _check(_: LossConfig, config: Config) -> None:
     )
 
 
-LOSS = LossSpec(matching, ("match_logits",), prepare=_prepare, check=_check)
+LOSS = LossSpec(matching, ("match_logits",), prepare=_prepare, check=_check, negatives=True)

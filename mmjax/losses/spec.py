@@ -27,6 +27,7 @@ class LossSpec:
             masked; the model takes those that it has arguments for. In evaluation it gets one example at a time.
         check: (config of the term, whole config) raises UserError for an invalid config.
         adversarial: whether it needs the discriminator.
+        negatives: whether an example's loss depends on the other examples of the batch.
         frozen: (whole config) -> parameters of a frozen network, passed to `loss` in the batch under the term's kind.
     """
 
@@ -36,6 +37,7 @@ class LossSpec:
     prepare: Prepare | None = None
     check: Callable[[Any, Config], None] | None = None
     adversarial: bool = False
+    negatives: bool = False
     frozen: Callable[[Config], Any] | None = None
 
 

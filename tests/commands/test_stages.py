@@ -232,3 +232,12 @@ def test_a_damaged_cache_is_told_and_prepared_again(copy: Path, run: Run, capsys
     assert capsys.readouterr().err == f"mmjax: {shard}: {told}\n"
     run("prepare", CONFIG, "--workdir", copy)
     assert shards(copy / "tokens") == expected and shard.read_bytes() == content
+
+
+@pytest.mark.parametrize("batch", [8, 24])
+def test_an_evaluation_depends_neither_on_its_batch_nor_on_the_devices(
+    batch: int, copy: Path, two_stages: Path
+) -> None:
+    assert main(["evaluate", f"--workdir={copy}", f"--config.evaluate.batch={batch}"]) == 0
+    found, expected = (json.loads((run / "evaluation" / "4.json").read_text()) for run in (copy, two_stages))
+    assert found == pytest.approx(expected, rel=1e-5)
