@@ -11,23 +11,17 @@ import simplejpeg
 from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmjax.data.resize import resized_crop as resize_array
+from mmjax.data.resize import resized_crop
 from mmjax.types import UserError
 
 # Checked before decoding: a small file can claim any size.
 SIDE_LIMIT = 50_000  # pixels, exclusive
 MAX_PIXELS = 178_000_000
-JPEG = b"\xff\xd8"
+FULL_SIZE = 1 << 30  # short side as which a JPEG is not decoded smaller
 # Transposes by EXIF orientation (EXIF 2.3, tag 274).
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_T = Image.Transpose
+TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270,
+         7: _T.TRANSVERSE, 8: _T.ROTATE_90}  # fmt: skip
 
 
 def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarray, "{size} {size} 3"]:
@@ -44,7 +38,7 @@ def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarr
         UserError: for a file that is missing, too large, broken or not an image.
     """
     resize = resize or round(size * 256 / 224)
-    return normalize(resize_array(decode(_content(path), resize, str(path)), resize, size))
+    return normalize(resized_crop(decode(read_file(path), resize, str(path)), resize, size))
 
 
 def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarray, "{size} {size}"]:
@@ -53,7 +47,7 @@ def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarra
     Raises:
         UserError: for an unreadable file, or one of another size than the image.
     """
-    mask, colors = load_image(path, 1 << 30), load_image(image, 1 << 30)
+    mask, colors = (load_image(file, FULL_SIZE, read_file(file)) for file in (path, image))
     if mask.size != colors.size:
         raise UserError(
             f"{path}: has {mask.width} x {mask.height} pixels; a mask must be as large as its image, "
@@ -71,49 +65,58 @@ def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "y x"]:
     Raises:
         UserError: as load_image.
     """
-    return np.asarray(
-        load_image(name, 1 << 30, content, lambda image: image.copy() if image.mode == "P" else image.convert("L"))
-    )
+
+    def convert(image: Image.Image) -> Image.Image:
+        return image.copy() if image.mode == "P" else image.convert("L")
+
+    return np.asarray(load_image(name, FULL_SIZE, content, convert))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip to 255
+        values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        colors = image.convert("RGBA")
+        background = Image.new("RGBA", colors.size, "black" if image.format == "GIF" else "white")  # as TensorFlow
+        return Image.alpha_composite(background, colors).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_image(
-    path: str | Path,
-    short_side: int,
-    content: bytes | None = None,
-    convert: Callable[[Image.Image], Image.Image] | None = None,
+    name: str | Path, short_side: int, content: bytes, convert: Callable[[Image.Image], Image.Image] = to_rgb
 ) -> Image.Image:
-    """Loads the first frame of an image as RGB, with its EXIF orientation.
+    """Loads the first frame of an image with its EXIF orientation.
 
     Args:
+        name: for messages.
         short_side: a JPEG may be decoded smaller, down to this short side.
-        content: of the file, if already read.
-        convert: conversion other than to RGB.
+        content: of the file.
 
     Raises:
-        UserError: for a file that is missing, too large, broken or not an image.
+        UserError: for an image that is too large or broken, or no image.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and metadata
-            content = _content(path) if content is None else content
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
-                if max(width, height) >= SIDE_LIMIT or width * height > MAX_PIXELS:
+                if too_large(width, height):
                     raise UserError(
-                        f"{path}: {width} x {height} pixels; an image must be below {SIDE_LIMIT} pixels on each side, "
+                        f"{name}: {width} x {height} pixels; an image must be below {SIDE_LIMIT} pixels on each side, "
                         f"and have at most {MAX_PIXELS // 10**6} million"
                     )
                 image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG: decodes at a lower resolution
-                rgb, turn = (convert or to_rgb)(image), orientation(image)
-                return rgb if turn is None else rgb.transpose(turn)
+                converted, turn = convert(image), orientation(image)
+                return converted if turn is None else converted.transpose(turn)
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image; JPEG, PNG, GIF, BMP and WebP can be read") from error
+        raise UserError(f"{name}: not an image; JPEG, PNG, GIF, BMP and WebP can be read") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large; at most {MAX_PIXELS // 10**6} million pixels are read") from error
+        raise UserError(f"{name}: too large; at most {MAX_PIXELS // 10**6} million pixels are read") from error
     except Exception as error:  # Pillow may raise anything for a broken file
-        raise UserError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name}: cannot be read as an image: {' '.join(str(error).split())}") from error
 
 
 def decode(
@@ -131,21 +134,18 @@ def decode(
     Raises:
         UserError: as load_image.
     """
-    if content.startswith(JPEG):
-        with contextlib.suppress(ValueError):  # Pillow reads more and reports errors
-            image = _decode_jpeg(content, short_side, memory)
-            if image is not None:
-                return image
+    with contextlib.suppress(ValueError):  # Pillow reads more and reports errors
+        return _decode_jpeg(content, short_side, memory)
     return np.asarray(load_image(name, short_side, content))
 
 
 def _decode_jpeg(
     content: bytes, short_side: int, memory: UInt8[np.ndarray, " bytes"] | None
-) -> UInt8[np.ndarray, "y x 3"] | None:
-    """None for CMYK or too large images."""
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Raises ValueError for images that are not JPEG, broken, CMYK or too large."""
     height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
-    if colors in ("CMYK", "YCCK") or max(height, width) >= SIDE_LIMIT or height * width > MAX_PIXELS:
-        return None
+    if colors in ("CMYK", "YCCK") or too_large(width, height):
+        raise ValueError
     ratio = max((r for r in (2, 4, 8) if min(height, width) // r >= short_side), default=1)
     rows, columns = -(-height // ratio), -(-width // ratio)
     smaller = {"min_height": rows, "min_width": columns, "min_factor": ratio} if ratio > 1 else {}
@@ -165,7 +165,12 @@ def orientation(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _content(path: str | Path) -> bytes:
+def too_large(width: int, height: int) -> bool:
+    return max(width, height) >= SIDE_LIMIT or width * height > MAX_PIXELS
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of an image file; raises UserError where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
@@ -181,21 +186,3 @@ def normalize(
     values = np.divide(image, np.float32(127.5), out=out, dtype=np.float32)
     values -= 1
     return values
-
-
-def resized_crop(
-    image: Image.Image, resize: int, size: int, place: tuple[float, float] = (0.5, 0.5)
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """resize.resized_crop of an RGB Pillow image."""
-    return resize_array(np.asarray(image), resize, size, place)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip to 255
-        values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        colors = image.convert("RGBA")
-        background = Image.new("RGBA", colors.size, "black" if image.format == "GIF" else "white")  # as TensorFlow
-        return Image.alpha_composite(background, colors).convert("RGB")
-    return image.convert("RGB")

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.scenes.draw import BORDER, GAP, NEAR_RADIUS, SLANT, Placed, place, relation
-from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption, held_out, random_scene
+from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption, random_scene, triple_held_out
 
 COUNTS = (1, 2, 2, 3)  # numbers of things, sampled uniformly
 TRIES = 64  # placements of three things sampled at a time; one in thirty is valid
@@ -70,16 +71,11 @@ def random_shown(count: int, rng: np.random.Generator, fully_specified: bool, he
 def _kept(things: Sequence[Placed]) -> bool:
     """Whether one or three things are held out."""
     if len(things) == 1:
-        return single_held_out(things[0].shape, things[0].color)
+        return triple_held_out(things[0].shape, things[0].color, 0)  # 3 of 24, no two of one shape or color
     return any(
-        held_out(Scene(Thing(a.shape, a.color), relation(a.center, b.center), Thing(b.shape, b.color)))
+        Scene(Thing(a.shape, a.color), relation(a.center, b.center), Thing(b.shape, b.color)).held_out
         for a, b in combinations(things, 2)
     )
-
-
-def single_held_out(shape: str, color: str) -> bool:
-    """Whether images of this thing alone are held out: 3 of 24, no two of one shape or color."""
-    return (2 * SHAPES.index(shape) + tuple(COLORS).index(color)) % 8 == 0
 
 
 def _places(radii: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
@@ -116,22 +112,12 @@ def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:
     return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
 
 
-def _color(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
-    if not (lone := _lone(shown.things, "shape")):
+def _attribute(shown: Shown, rng: np.random.Generator, known: str, asked: str, question: str) -> tuple[str, str] | None:
+    """Asks for an attribute of a thing that is unique in another one."""
+    if not (lone := _lone(shown.things, known)):
         return None
     thing = _choice(lone, rng)
-    return f"what color is the {thing.shape}?", thing.color
-
-
-def _shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
-    if not (lone := _lone(shown.things, "color")):
-        return None
-    thing = _choice(lone, rng)
-    return f"what shape is the {thing.color} thing?", thing.shape
-
-
-def _count(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
-    return "how many objects?", str(len(shown.things))
+    return question.format(getattr(thing, known)), getattr(thing, asked)
 
 
 def _count_of_shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
@@ -161,9 +147,9 @@ def _presence(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 
 
 _KINDS: tuple[Callable[[Shown, np.random.Generator], tuple[str, str] | None], ...] = (
-    _color,
-    _shape,
-    _count,
+    functools.partial(_attribute, known="shape", asked="color", question="what color is the {}?"),
+    functools.partial(_attribute, known="color", asked="shape", question="what shape is the {} thing?"),
+    lambda shown, rng: ("how many objects?", str(len(shown.things))),
     _count_of_shape,
     _relation,
     _presence,

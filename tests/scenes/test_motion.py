@@ -11,10 +11,20 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from mmjax.scenes import motion
-from mmjax.scenes.check_motion import ClipVerdict, judge_clip
 from mmjax.scenes.draw import BACKGROUND, Placed, draw_things
 from mmjax.scenes.grammar import COLORS, SHAPES
-from mmjax.scenes.motion import DIRECTIONS, Moving, caption, example, example_scene, parse, place, scenes
+from mmjax.scenes.motion import (
+    DIRECTIONS,
+    ClipVerdict,
+    Moving,
+    caption,
+    example,
+    example_scene,
+    judge_clip,
+    parse,
+    place,
+    scenes,
+)
 from mmjax.types import UserError
 
 ALL = [Moving(*words) for words in itertools.product(SHAPES, COLORS, ("left", "right", "up", "down"))]
