@@ -133,10 +133,7 @@ def _sample(
 def _open(path: Path, frame_rate: float, short_side: int) -> Footage:
     if path.is_dir():
         return _open_folder(path, frame_rate, short_side)
-    if path.suffix.lower() in ANIMATIONS:
-        return _open_animation(path)
-    check_pyav(path)
-    return _open_video(path)
+    return _open_animation(path) if path.suffix.lower() in ANIMATIONS else _open_video(path)
 
 
 def _open_folder(path: Path, frame_rate: float, short_side: int) -> Footage:
@@ -179,6 +176,7 @@ def _open_animation(path: Path) -> Footage:
 
 
 def _open_video(path: Path) -> Footage:
+    check_pyav(path)
     import av
 
     def frames(start: float) -> Frames:

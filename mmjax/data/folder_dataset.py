@@ -121,11 +121,7 @@ def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> G
 
 
 def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
-    """Reads captions by name of the example, in the order of their first lines.
-
-    Raises:
-        UserError: where a file is missing or a line is invalid.
-    """
+    """Captions by name of the example, in the order of their first lines; raises UserError for an invalid line."""
     path = folder / CAPTIONS
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -157,11 +153,7 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
 
 
 def check_present(folder: Path, names: list[str], kind: FolderKind) -> None:
-    """Checks that every example exists and can be read, and warns of those without a caption.
-
-    Raises:
-        UserError: for the first missing or unreadable example.
-    """
+    """Raises UserError for the first missing or unreadable example, and warns of those without a caption."""
     with os.scandir(folder) as entries:  # once: a stat per example would take minutes on a network disk
         is_folder = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     for name in names:

@@ -44,8 +44,7 @@ def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarr
 def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarray, "{size} {size}"]:
     """Reads the mask of an image as uint8 [y, x], cropped as by read_image(image, size, size).
 
-    Raises:
-        UserError: for an unreadable file, or one of another size than the image.
+    Raises UserError for an unreadable file, or one of another size than the image.
     """
     mask, colors = (load_image(file, FULL_SIZE, read_file(file)) for file in (path, image))
     if mask.size != colors.size:
@@ -60,11 +59,7 @@ def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarra
 
 
 def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "y x"]:
-    """Decodes a mask with its EXIF orientation: palette indices, else gray levels.
-
-    Raises:
-        UserError: as load_image.
-    """
+    """Decodes a mask with its EXIF orientation: palette indices, else gray levels; raises as load_image."""
 
     def convert(image: Image.Image) -> Image.Image:
         return image.copy() if image.mode == "P" else image.convert("L")
@@ -91,7 +86,6 @@ def load_image(
     Args:
         name: for messages.
         short_side: a JPEG may be decoded smaller, down to this short side.
-        content: of the file.
 
     Raises:
         UserError: for an image that is too large or broken, or no image.
@@ -127,12 +121,8 @@ def decode(
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size while the short side is at least `short_side`.
 
     Args:
-        content: of a file.
-        name: for messages.
+        name, short_side: as of load_image, as are errors.
         memory: buffer for the image, if it fits.
-
-    Raises:
-        UserError: as load_image.
     """
     with contextlib.suppress(ValueError):  # Pillow reads more and reports errors
         return _decode_jpeg(content, short_side, memory)

@@ -39,9 +39,7 @@ def reading(path: Path, content: str, expected: str, missing: str) -> Iterator[N
 def read_items(path: Path, name: str) -> Iterator[Any]:
     """Yields the items of the list `name` of a JSON object or, with name "", of a JSON list.
 
-    Raises:
-        ijson.JSONError: for an invalid file.
-        KeyError: where the list is missing or empty.
+    Raises ijson.JSONError for an invalid file, and KeyError where the list is missing or empty; see `reading`.
     """
     empty = True
     with _opened(path) as file:

@@ -49,7 +49,6 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
     Examples are independent, so fully specified ones may repeat. With config.scenes.questions there are one to three
     objects, a caption only of two, and another question each epoch.
     """
-    check(config, "data")
     seed %= 2**32
     size = config.scenes.examples if training else EVALUATION_EXAMPLES
     frames, fully_specified, asking = config.frames, config.scenes.fully_specified, config.scenes.questions

@@ -69,18 +69,13 @@ def flip(example: Example, key: Key, *, features: Features) -> Example:
     """Flips half of the examples horizontally, with their masks and boxes."""
     if not draw_flip(key):
         return example | {"flip": False}
-    result = example | {"flip": True}
-    for name, feature in features.items():
-        value = example.get(name)
-        if value is None:
-            continue
-        if feature.kind == "image":
-            result[name] = opencv().flip(value, 1)
-        elif feature.kind == "mask":
-            result[name] = value[:, ::-1]
-        elif feature.kind == "boxes":
-            result[name] = flip_boxes(value)
-    return result
+    flips = {"image": lambda image: opencv().flip(image, 1), "mask": lambda mask: mask[:, ::-1], "boxes": flip_boxes}
+    flipped = {
+        name: flips[feature.kind](example[name])
+        for name, feature in features.items()
+        if feature.kind in flips and example.get(name) is not None
+    }
+    return example | flipped | {"flip": True}
 
 
 def draw_place(key: Key, name: str = "image") -> tuple[float, float]:
@@ -113,12 +108,12 @@ def _follow(value: Any, feature: Feature, window: Window) -> Any:
         columns = max(round(window.x_max * width) - left, 1)
         return resize_window(value, (min(top, height - 1), min(left, width - 1), rows, columns), feature.shape[:2])
     if feature.kind == "mask":
-        return crop_mask(value, window, (feature.shape[0], feature.shape[1]))
+        return crop_mask(value, window, feature.shape)
     return crop_boxes(value, window) if feature.kind == "boxes" else value
 
 
 def crop_mask(
-    mask: UInt8[np.ndarray, "rows columns"], window: Window, shape: tuple[int, int]
+    mask: UInt8[np.ndarray, "rows columns"], window: Window, shape: tuple[int, ...]
 ) -> UInt8[np.ndarray, "y x"]:
     """Crops and resizes a mask by nearest neighbor."""
     places = []

@@ -73,11 +73,7 @@ class Verdict:
 
 
 def find(image: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
-    """Detects the things in any image, uint8 [y, x, 3], of at least 32 pixels a side.
-
-    Raises:
-        UserError: for a smaller image.
-    """
+    """Detects the things in any image, uint8 [y, x, 3]; raises UserError for one below 32 pixels a side."""
     from scipy import ndimage  # slow to import, and every command that reads a config imports the evaluators
 
     if min(image.shape[:2]) < 32:

@@ -55,11 +55,7 @@ def signed_distance(
 
 
 def draw_things(things: Sequence[Placed], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Renders things, later ones over earlier ones, with antialiased edges.
-
-    Raises:
-        UserError: for an image below 32 pixels.
-    """
+    """Renders things, later ones over earlier ones; raises UserError for an image below 32 pixels."""
     if size < 32:
         raise UserError(f"image size: scenes are drawn from 32 pixels up, not {size}")
     places = (np.arange(size) + 0.5) / size

@@ -20,8 +20,8 @@ COLORS = {
     "cyan": (50, 225, 235),
 }
 SIZES = ("small", "large")
-RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+RELATIONS = tuple(INVERSE)
 
 _THING = rf"a (?:({'|'.join(SIZES)}) )?({'|'.join(COLORS)}) ({'|'.join(SHAPES)})"
 _CAPTION = re.compile(rf"{_THING} ({'|'.join(RELATIONS)}) {_THING}")
@@ -74,11 +74,7 @@ def caption(scene: Scene) -> str:
 
 
 def parse(caption: str) -> Scene:
-    """The scene of a caption.
-
-    Raises:
-        ValueError: for a text that is not in the grammar, or of two equal things.
-    """
+    """The scene of a caption; raises ValueError for a text that is not in the grammar, or of two equal things."""
     match = _CAPTION.fullmatch(caption)
     if not match:
         raise ValueError(f'caption {caption[:80]!r}: must be like "a small red circle left of a large blue square"')

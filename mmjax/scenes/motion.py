@@ -45,11 +45,7 @@ def caption(scene: Moving) -> str:
 
 
 def parse(caption: str) -> Moving:
-    """The scene of a caption.
-
-    Raises:
-        ValueError: for a text that is not in the grammar.
-    """
+    """The scene of a caption; raises ValueError for a text that is not in the grammar."""
     match = _CAPTION.fullmatch(caption)
     if not match:
         raise ValueError(f'caption {caption[:80]!r}: must be like "a red circle moving left"')
@@ -68,12 +64,9 @@ def scenes(held_out: bool) -> tuple[Moving, ...]:
 
 
 def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
-    """The thing in each frame: within the image, at constant speed.
+    """The thing in each frame, at least 2: within the image, at constant speed.
 
     Radius and path are sampled from `rng`, and are the same for any number of frames.
-
-    Raises:
-        UserError: for fewer than 2 frames.
     """
     if frames < 2:
         raise UserError(f"data.frames: a scene moves from 2 frames on, not in {frames}")
@@ -93,11 +86,7 @@ def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
 def draw(
     scene: Moving, size: int, frames: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "{frames} {size} {size} 3"]:
-    """Renders the scene as uint8 [f, y, x, 3].
-
-    Raises:
-        UserError: for fewer than 2 frames, or frames below 32 pixels.
-    """
+    """Renders the scene as uint8 [f, y, x, 3]; raises UserError for fewer than 2 frames or below 32 pixels."""
     return np.stack([draw_things([thing], size) for thing in place(scene, frames, rng)])
 
 

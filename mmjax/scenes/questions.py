@@ -9,7 +9,6 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -20,8 +19,6 @@ from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption,
 COUNTS = (1, 2, 2, 3)  # numbers of things, sampled uniformly
 TRIES = 64  # placements of three things sampled at a time; one in thirty is valid
 _SCENE, _QUESTION = 3, 4  # separate random streams
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +99,6 @@ def question(index: int, epoch: int, seed: int, shown: Shown) -> tuple[str, str]
     return next(pair for pair in asked if pair)
 
 
-def _choice(items: Sequence[T], rng: np.random.Generator) -> T:
-    return items[int(rng.integers(len(items)))]
-
-
 def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:
     """The things that are unique in their shape or color."""
     counts = Counter(getattr(thing, attribute) for thing in things)
@@ -116,13 +109,14 @@ def _attribute(shown: Shown, rng: np.random.Generator, known: str, asked: str, q
     """Asks for an attribute of a thing that is unique in another one."""
     if not (lone := _lone(shown.things, known)):
         return None
-    thing = _choice(lone, rng)
+    thing = lone[rng.integers(len(lone))]
     return question.format(getattr(thing, known)), getattr(thing, asked)
 
 
 def _count_of_shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     there = [thing.shape for thing in shown.things]
-    shape = _choice(there if rng.random() < 0.5 else SHAPES, rng)
+    shapes = there if rng.random() < 0.5 else SHAPES
+    shape = shapes[rng.integers(len(shapes))]
     return f"how many {shape}s are there?", str(there.count(shape))
 
 
@@ -138,7 +132,7 @@ def _presence(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     there = {(thing.shape, thing.color) for thing in shown.things}
     yes, other = rng.random() < 0.5, shown
     while True:
-        thing = _choice(other.things, rng)
+        thing = other.things[rng.integers(len(other.things))]
         if ((thing.shape, thing.color) in there) == yes:
             return f"is there a {thing.color} {thing.shape}?", "yes" if yes else "no"
         # From another scene of the same split, so that the question does not give away the answer: held-out scenes have
