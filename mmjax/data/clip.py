@@ -20,8 +20,7 @@ from PIL import Image
 
 from mmjax.config import DataConfig
 from mmjax.data.folder_dataset import FolderKind, Unusable, open_folder, require_package
-from mmjax.data.image import MAX_PIXELS, load_image, normalize, read_file, to_rgb, too_large
-from mmjax.data.resize import resized_crop
+from mmjax.data.image import MAX_PIXELS, load_image, normalize, read_file, resized_crop, to_rgb, too_large
 from mmjax.data.source import ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 

@@ -115,20 +115,14 @@ def mel_filters(rate: int, width: int, bins: int) -> Float64[np.ndarray, "{bins}
     Slaney, Auditory Toolbox (1998): corners are evenly spaced in mels, linear up to 1,000 Hz and logarithmic above, 27
     mels per factor of 6.4.
     """
-    top = rate / 2
-    linear = BREAK / SLOPE
-    mels = np.linspace(0, _mel(top), bins + 2)
+    top, linear = rate / 2, BREAK / SLOPE
+    last = top / SLOPE if top < BREAK else linear + 27 * math.log(top / BREAK) / math.log(6.4)
+    mels = np.linspace(0, last, bins + 2)
     corners = np.where(mels < linear, SLOPE * mels, BREAK * np.exp((mels - linear) * math.log(6.4) / 27))
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     frequencies = np.linspace(0, top, width // 2 + 1)
     rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
     return np.maximum(np.minimum(rising, falling), 0) * 2 / (high - low)
-
-
-def _mel(frequency: float) -> float:
-    if frequency < BREAK:
-        return frequency / SLOPE
-    return BREAK / SLOPE + 27 * math.log(frequency / BREAK) / math.log(6.4)
 
 
 def frames_of(rate: int, seconds: float) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from mmjax.data.resize import crop_window, opencv, resize_window
+from mmjax.data.image import crop_window, opencv, resize_window
 from mmjax.data.source import Features, ReadSpec
 from mmjax.types import Feature
 
@@ -79,7 +79,7 @@ def flip(example: Example, key: Key, *, features: Features) -> Example:
 
 
 def draw_place(key: Key, name: str = "image") -> tuple[float, float]:
-    """Random place of a crop (see resize.crop_window), independent for each image."""
+    """Random place of a crop (see image.crop_window), independent for each image."""
     extra = () if name == "image" else (zlib.crc32(name.encode()),)
     down, across, _ = _draws(key, *extra)
     return down, across

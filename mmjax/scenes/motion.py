@@ -16,7 +16,6 @@ from jaxtyping import UInt8
 from mmjax.scenes.check import Found, find
 from mmjax.scenes.draw import BORDER, NEAR_RADIUS, Placed, draw_things
 from mmjax.scenes.grammar import COLORS, SHAPES, triple_held_out
-from mmjax.types import UserError
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MIN_TRAVEL = 0.3  # from the first frame to the last
@@ -68,8 +67,6 @@ def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
 
     Radius and path are sampled from `rng`, and are the same for any number of frames.
     """
-    if frames < 2:
-        raise UserError(f"data.frames: a scene moves from 2 frames on, not in {frames}")
     radius = rng.uniform(*NEAR_RADIUS[None])
     first, last = BORDER + radius, 1 - BORDER - radius
     travel = rng.uniform(MIN_TRAVEL, last - first)
@@ -86,7 +83,7 @@ def place(scene: Moving, frames: int, rng: np.random.Generator) -> list[Placed]:
 def draw(
     scene: Moving, size: int, frames: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "{frames} {size} {size} 3"]:
-    """Renders the scene as uint8 [f, y, x, 3]; raises UserError for fewer than 2 frames or below 32 pixels."""
+    """Renders the scene as uint8 [f, y, x, 3]; raises UserError for fewer than 32 pixels a side."""
     return np.stack([draw_things([thing], size) for thing in place(scene, frames, rng)])
 
 

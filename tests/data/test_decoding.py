@@ -11,8 +11,7 @@ from PIL import Image, ImageOps
 from skimage.transform import resize as skimage_resize
 
 from mmjax.data.decoding import decode_examples
-from mmjax.data.image import decode
-from mmjax.data.resize import crop_window, resized_crop
+from mmjax.data.image import crop_window, decode, resized_crop
 from mmjax.data.source import ReadSpec
 from mmjax.data.transforms import draw_flip, draw_place
 from mmjax.types import Feature, UserError
