@@ -35,8 +35,7 @@ from token_cache import make_images
 from mmjax import data
 from mmjax.config import Config, resolve
 from mmjax.data.decoding import cores
-from mmjax.data.image import decode
-from mmjax.data.resize import crop_window, resized_crop
+from mmjax.data.image import crop_window, decode, resized_crop
 
 RESIZE, SIZE, BATCH, AHEAD = 293, 256, 32, 5
 PAUSE, IDLE = 0.2, 0.1  # seconds, and the share of a core below which nothing happens

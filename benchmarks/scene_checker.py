@@ -13,10 +13,9 @@ from PIL import Image, ImageFilter
 
 from mmjax.scenes import motion
 from mmjax.scenes.check import judge
-from mmjax.scenes.check_motion import judge_clip
 from mmjax.scenes.draw import example
 from mmjax.scenes.grammar import COLORS, SHAPES
-from mmjax.scenes.motion import DIRECTIONS
+from mmjax.scenes.motion import DIRECTIONS, judge_clip
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 FRAMES = 8

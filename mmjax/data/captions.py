@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-CHUNK = 4096  # examples decoded at a time
-
 
 @dataclass(frozen=True)
 class Captions:
@@ -33,18 +31,12 @@ class Captions:
 
     def __getitem__(self, index: int) -> list[str]:
         """The captions of an example."""
-        return list(self._texts(int(self.ends[index]), int(self.ends[index + 1])))
+        bounds = self.text_ends[self.ends[index] : self.ends[index + 1] + 1].tolist()
+        return [self.text[begin:end].tobytes().decode("utf-8", "replace") for begin, end in itertools.pairwise(bounds)]
 
     def __iter__(self) -> Iterator[str]:
         """Every caption, example by example."""
-        for start in range(0, len(self), CHUNK):
-            yield from self._texts(int(self.ends[start]), int(self.ends[min(start + CHUNK, len(self))]))
-
-    def _texts(self, first: int, last: int) -> Iterator[str]:
-        bounds = self.text_ends[first : last + 1].tolist()
-        content = self.text[bounds[0] : bounds[-1]].tobytes()
-        for begin, end in itertools.pairwise(bounds):
-            yield content[begin - bounds[0] : end - bounds[0]].decode("utf-8", "replace")
+        return itertools.chain.from_iterable(map(self.__getitem__, range(len(self))))
 
 
 def pack(examples: Iterable[tuple[int, Sequence[str]]]) -> Captions:
@@ -72,9 +64,8 @@ def map_captions(path: Path) -> Captions:
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
 
-    def array(name: str, dtype: type) -> np.ndarray:
+    def array(name: str, dtype: type = np.int64) -> np.ndarray:
         begin, end = header[name]["data_offsets"]
         return np.asarray(content[start + begin : start + end]).view(dtype)
 
-    keys, ends, text_ends = (array(name, np.int64) for name in ("keys", "ends", "text_ends"))
-    return Captions(keys, ends, text_ends, array("text", np.uint8))
+    return Captions(array("keys"), array("ends"), array("text_ends"), array("text", np.uint8))

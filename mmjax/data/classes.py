@@ -2,13 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from mmjax.config import DataConfig
-from mmjax.data.random_access import read_examples
+from mmjax.data.random_access import labels_of, read_examples
 from mmjax.data.source import Examples, Source, SourceSpec, image_feature
 from mmjax.types import Feature, UserError
 
@@ -31,15 +31,13 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
     """
     root = Path(config.root)
     folder, classes = root / config.split(training), _classes(root / config.train_split)
-    numbers = {name: number for number, name in enumerate(classes)}
-    names, labels, other = [], [], 0
+    names, other = [], 0
     for name in _classes(folder):
-        if name not in numbers:
+        if name not in classes:
             raise UserError(f"{folder / name}: not a class of the training images in {root / config.train_split}")
-        files = _files(folder / name)
+        files = _names(folder / name, os.DirEntry.is_file)
         images = [file for file in files if file.lower().endswith(SUFFIXES)]
         names += [f"{name}/{file}" for file in images]
-        labels += [numbers[name]] * len(images)
         other += len(files) - len(images)
         if not images:
             logger.warning("%s: holds no image (%s)", folder / name, ", ".join(SUFFIXES))
@@ -47,19 +45,16 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
         logger.warning("%s: %s files are not images and left out", folder, f"{other:,}")
     if not names:
         raise UserError(f"{folder}: its classes hold no images ({', '.join(SUFFIXES)})")
-    label = np.array(labels, np.int64)
+    label = labels_of([name.partition("/")[0] for name in names], classes)
 
     def columns(indices: list[int]) -> Examples:
         return {"id": [names[index] for index in indices], "label": label[indices]}
-
-    def no_texts() -> Iterator[str]:
-        return iter(())
 
     def load(index: int) -> Examples:
         return {"image": (folder / names[index]).read_bytes()}
 
     read = read_examples(np.arange(len(names)), load, columns, features(config))
-    return Source("classes_folder", len(names), features(config), no_texts, read, classes=classes)
+    return Source("classes_folder", len(names), features(config), lambda: iter(()), read, classes=classes)
 
 
 SOURCE = SourceSpec(features, open_classes)
@@ -67,8 +62,7 @@ SOURCE = SourceSpec(features, open_classes)
 
 def _classes(folder: Path) -> tuple[str, ...]:
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = _names(folder, os.DirEntry.is_dir)
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror}; data.root must hold a folder for each split (data.train_split, "
@@ -79,6 +73,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _files(folder: Path) -> list[str]:
+def _names(folder: Path, kind: Callable[["os.DirEntry[str]"], bool]) -> list[str]:
+    """Sorted names in a folder, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if kind(entry) and not entry.name.startswith("."))

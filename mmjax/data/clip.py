@@ -1,11 +1,11 @@
-"""Reads clips from files or folders: frames evenly spaced in time, with the same crop.
+"""Clips: frames evenly spaced in time with the same crop, and folders of clips with captions (see folder_dataset).
 
-Pillow reads animated GIF, PNG and WebP images and folders, PyAV (the extra `video`) everything else.
+A clip is a file or a folder of numbered frames (PNG, JPEG). Pillow reads folders and animated GIF, PNG and WebP
+images, PyAV (the extra `video`) everything else.
 """
 
 import contextlib
 import functools
-import importlib.util
 import itertools
 import math
 import re
@@ -18,7 +18,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from mmjax.data.image import MAX_PIXELS, SIDE_LIMIT, load_image, normalize, resized_crop, to_rgb
+from mmjax.config import DataConfig
+from mmjax.data.folder_dataset import FolderKind, Unusable, open_folder, require_package
+from mmjax.data.image import MAX_PIXELS, load_image, normalize, read_file, resized_crop, to_rgb, too_large
+from mmjax.data.source import ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")
@@ -26,12 +29,9 @@ FRAMES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TOLERANCE = 6e-3  # seconds: files round the times of frames, GIF to hundredths
 DEFAULT_DURATION = 0.1  # seconds per frame of animations without durations, as in browsers
 
+Crop = Callable[[UInt8[np.ndarray, "rows columns 3"]], UInt8[np.ndarray, "y x 3"]]  # of an upright RGB frame
 # (end time of a frame in seconds, function that decodes it)
 Frames = Generator[tuple[float, Callable[[], Image.Image]], None, None]
-
-
-class ClipError(UserError):
-    """An unusable clip; the message continues after its name, as in "cannot be read as a clip: ..."."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +64,22 @@ def read_clip(
     resize = resize or round(size * 256 / 224)
     try:
         clip = read_frames(Path(path), frames, frame_rate, resize, 1.0, lambda image: resized_crop(image, resize, size))
-    except ClipError as error:
+    except Unusable as error:
         raise UserError(f"{path}: {error}") from error
     return normalize(clip)
 
 
 def read_frames(
-    path: Path,
-    frames: int,
-    frame_rate: float,
-    short_side: int,
-    place: float,
-    crop: Callable[[Image.Image], UInt8[np.ndarray, "y x 3"]],
+    path: Path, frames: int, frame_rate: float, short_side: int, place: float, crop: Crop
 ) -> UInt8[np.ndarray, "{frames} y x 3"]:
     """Reads the frames that a clip shows at times 1 / frame_rate seconds apart.
 
     Args:
         short_side: frames of a folder may be decoded smaller, down to this short side.
         place: in the clip, from 0 (its first frames) to 1 (its last).
-        crop: (upright RGB frame) -> its crop.
 
     Raises:
-        ClipError: for an unreadable or too short clip.
+        Unusable: for an unreadable or too short clip.
         UserError: where PyAV is needed and not installed.
     """
     try:
@@ -100,31 +94,24 @@ def read_frames(
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise ClipError("no such file; give the path of a clip") from error
+        raise Unusable("no such file; give the path of a clip") from error
     except Exception as error:  # readers may raise anything for a broken file
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ClipError(f"cannot be read as a clip: {reason}") from error
+        raise Unusable(f"cannot be read as a clip: {reason}") from error
     if len(images) < frames:
         has = max(math.ceil((length - TOLERANCE) * frame_rate), 0)
-        raise ClipError(f"ends early: it has {has} frames at {frame_rate:g} a second, and {frames} are needed")
+        raise Unusable(f"ends early: it has {has} frames at {frame_rate:g} a second, and {frames} are needed")
     return np.stack(images)
 
 
 def check_pyav(path: Path) -> None:
     """Raises UserError if PyAV is needed for a file name and not installed."""
     if path.suffix.lower() not in ANIMATIONS:
-        spec = importlib.util.find_spec("av")
-        if spec is None or spec.origin is None:
-            raise UserError(f"{path}: PyAV is needed to read it, and not installed; run pip install '.[video]'")
+        require_package(path, "av", "PyAV", "video")
 
 
 def _sample(
-    footage: Footage,
-    length: float,
-    frames: int,
-    frame_rate: float,
-    place: float,
-    crop: Callable[[Image.Image], UInt8[np.ndarray, "y x 3"]],
+    footage: Footage, length: float, frames: int, frame_rate: float, place: float, crop: Crop
 ) -> list[UInt8[np.ndarray, "y x 3"]]:
     """The frames of read_frames; fewer where the clip ends early."""
     # The last time may be up to the end of the last frame, so that uniform places sample all frames uniformly.
@@ -135,7 +122,7 @@ def _sample(
         for end, image in shown:
             cropped = None
             while len(images) < frames and start + len(images) / frame_rate + TOLERANCE < end:
-                cropped = crop(image()) if cropped is None else cropped
+                cropped = crop(np.asarray(image())) if cropped is None else cropped
                 images.append(cropped)
             if len(images) == frames:
                 break
@@ -145,24 +132,21 @@ def _sample(
 def _open(path: Path, frame_rate: float, short_side: int) -> Footage:
     if path.is_dir():
         return _open_folder(path, frame_rate, short_side)
-    if path.suffix.lower() in ANIMATIONS:
-        return _open_animation(path)
-    check_pyav(path)
-    return _open_video(path)
+    return _open_animation(path) if path.suffix.lower() in ANIMATIONS else _open_video(path)
 
 
 def _open_folder(path: Path, frame_rate: float, short_side: int) -> Footage:
     """Frames ordered by the numbers in their names, 10.png after 9.png."""
     names = [name for name in path.iterdir() if name.suffix.lower() in FRAMES and not name.name.startswith(".")]
     if not names:
-        raise ClipError("cannot be read as a clip: the folder holds no PNG or JPEG")
+        raise Unusable("cannot be read as a clip: the folder holds no PNG or JPEG")
     names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.stem)])
 
     def load(name: Path) -> Image.Image:
         try:
-            return load_image(name, short_side)
+            return load_image(name, short_side, read_file(name))
         except UserError as error:
-            raise ClipError(f"cannot be read as a clip: {error}") from error
+            raise Unusable(f"cannot be read as a clip: {error}") from error
 
     def frames(start: float) -> Frames:
         for i in range(max(int(start * frame_rate) - 1, 0), len(names)):
@@ -191,6 +175,7 @@ def _open_animation(path: Path) -> Footage:
 
 
 def _open_video(path: Path) -> Footage:
+    check_pyav(path)
     import av
 
     def frames(start: float) -> Frames:
@@ -214,7 +199,7 @@ def _open_video(path: Path) -> Footage:
 def _stream(container: Any) -> Any:
     stream = container.streams.best("video")
     if stream is None:
-        raise ClipError("holds no video")
+        raise Unusable("holds no video")
     _check_size(stream.width, stream.height)
     return stream
 
@@ -258,5 +243,39 @@ def _to_image(frame: Any) -> Image.Image:
 
 
 def _check_size(width: int, height: int) -> None:
-    if max(width, height) >= SIDE_LIMIT or width * height > MAX_PIXELS:
-        raise ClipError(f"{width} x {height} pixels; at most {MAX_PIXELS // 10**6} million are read")
+    if too_large(width, height):
+        raise Unusable(f"{width} x {height} pixels; at most {MAX_PIXELS // 10**6} million are read")
+
+
+KIND = FolderKind("clip", '{"clip": "name.mp4", "captions": ["what it shows"]}', check_pyav)
+
+
+def open_clips(config: DataConfig, training: bool, seed: int) -> Source:
+    """Opens captioned clips, in the order of captions.jsonl.
+
+    "image" is [b, f, y, x, 3], or [b, y, x, 3] if data.frames is 1. Training samples start, crop and flip; evaluation
+    takes the middle.
+
+    Raises:
+        UserError: where a file is missing, a line is invalid, or PyAV is needed and not installed.
+    """
+    features = captioned_images(config)
+
+    def load(path: Path, spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "*f y x 3"]:
+        start, down, across, mirror = 0.5, 0.5, 0.5, 1.0
+        if spec.training:
+            # 1: a random stream independent of the choice of the caption.
+            start, down, across, mirror = np.random.default_rng((spec.seed, epoch, key, 1)).random(4)
+        flip = spec.flip and mirror < 0.5
+
+        def crop(image: UInt8[np.ndarray, "rows columns 3"]) -> UInt8[np.ndarray, "y x 3"]:
+            cropped = resized_crop(image, spec.resize, spec.size, (down, across))
+            return cropped[:, ::-1] if flip else cropped
+
+        clip = read_frames(path, config.frames, config.frame_rate, spec.resize, start, crop)
+        return normalize(clip.reshape(features["image"].shape))
+
+    return open_folder("clips_folder", Path(config.root) / config.split(training), KIND, features, load)
+
+
+SOURCE = SourceSpec(captioned_images, open_clips, gives_clips=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmjax.data.image import decode, decode_mask, normalize
 from mmjax.data.source import Examples, Features, ReadSpec, array_fields
-from mmjax.data.transforms import Example, Transform, crop_and_flip, pad_boxes
+from mmjax.data.transforms import Example, Key, Transform, crop_and_flip, pad_boxes
 from mmjax.types import UserError
 
 AHEAD = 2  # batches whose examples are prepared at a time
@@ -67,6 +67,8 @@ def decode_examples(
             batch, futures = ahead.popleft()
             waited = [future.result() for future in futures]
             batch["mask"] = np.array([seconds is not None for seconds in waited], bool)
+            for name in fields:
+                batch[name][~batch["mask"]] = 0
             batch["read_seconds"] += sum(filter(None, waited)) / cores()
             start()
             yield batch
@@ -77,26 +79,17 @@ def decode_examples(
 
 def _prepare(
     content: Future[Example],
-    key: tuple[int, int, int],
+    key: Key,
     out: Mapping[str, np.ndarray],
     features: Features,
     transforms: Sequence[Transform],
     spec: ReadSpec,
 ) -> float | None:
-    """Fills in one example; returns the seconds waited for its content, None if it cannot be read.
-
-    Args:
-        key: seed, epoch and key of the example.
-        out: arrays [1, ...].
-
-    Raises:
-        UserError: where the example lacks a feature.
-    """
+    """Fills in `out`, arrays [1, ...]; returns the seconds waited for the content, None if it cannot be read."""
     begin = time.perf_counter()
     try:
         example = content.result()
     except Exception:  # readers may raise anything
-        _blank(out)
         return None
     waited = time.perf_counter() - begin
     if missing := [name for name in features if name in out and name not in example]:
@@ -104,7 +97,6 @@ def _prepare(
     try:
         decoded = _decode(example, features, spec)
     except UserError:
-        _blank(out)
         return None
     for transform in transforms:
         decoded = transform(decoded, key)
@@ -118,26 +110,18 @@ def _prepare(
     return waited
 
 
-def _blank(out: Mapping[str, np.ndarray]) -> None:
-    for array in out.values():
-        array.fill(0)
-
-
 def _decode(example: Example, features: Features, spec: ReadSpec) -> Example:
-    """Decodes the images and masks of an example.
-
-    Raises:
-        UserError: for an unreadable image or mask.
-    """
+    """Decodes the images and masks of an example; raises UserError for an unreadable one."""
     decoded = dict(example)
     if not hasattr(_buffers, "by_name"):
         _buffers.by_name = collections.defaultdict(lambda: np.empty(BUFFER, np.uint8))
     for name, feature in features.items():
-        encoded = feature.kind in ("image", "mask") and not isinstance(example[name], np.ndarray | None)
-        if encoded and feature.kind == "image":
+        if feature.kind not in ("image", "mask") or isinstance(example[name], np.ndarray | None):
+            continue
+        if feature.kind == "image":
             short_side = -(-max(feature.shape[:2]) * spec.resize // spec.size)
             decoded[name] = decode(example[name], short_side, name, _buffers.by_name[name])
-        elif encoded:
+        else:
             decoded[name] = decode_mask(example[name], name)
     return decoded
 

@@ -5,6 +5,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import itertools
 import json
 import logging
@@ -28,94 +29,80 @@ WORKERS = max(2, min(16, os.cpu_count() or 2))  # concurrent reads
 
 logger = logging.getLogger(__name__)
 
-# (path, read spec, epoch, key) -> an example; called from several threads.
+# (path, read spec, epoch, key) -> an example; called from several threads. Raises Unusable to mask it out.
 Load = Callable[[Path, ReadSpec, int, int], Float32[np.ndarray, "..."]]
+
+
+class Unusable(UserError):
+    """An unusable clip or sound; the message continues after its name, as in "is silent"."""
+
+
+def require_package(path: Path, module: str, name: str, extra: str) -> None:
+    """Raises UserError if a package that reads a file is not installed."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{path}: {name} is needed to read it, and not installed; run pip install '.[{extra}]'")
 
 
 @dataclass(frozen=True)
 class FolderKind:
-    """Kind of a folder's examples: its name, and an example file and caption for messages."""
+    """Kind of a folder's examples.
+
+    Attributes:
+        name: of an example, and the field of captions.jsonl.
+        line: example line for messages.
+        check: raises UserError if a file cannot be read for lack of a package.
+    """
 
     name: str
-    example: str
-    caption: str
-
-    @property
-    def line(self) -> str:
-        return f'{{"{self.name}": "{self.example}", "captions": ["{self.caption}"]}}'
+    line: str
+    check: Callable[[Path], None]
 
 
-def open_folder(
-    name: str,
-    folder: Path,
-    kind: FolderKind,
-    features: Features,
-    load: Load,
-    unreadable: type[UserError],
-    check: Callable[[Path, bool], None],
-) -> Source:
+def open_folder(source: str, folder: Path, kind: FolderKind, features: Features, load: Load) -> Source:
     """Opens a folder as a source, in the order of captions.jsonl.
 
     Args:
-        name: data.source of the config.
+        source: data.source of the config.
         features: of its examples, with the result of `load` as `image`.
-        load: reads an example.
-        unreadable: error of `load` for an unusable example, which is masked out.
-        check: (path, is a folder) raises UserError if it cannot be read.
 
     Raises:
-        UserError: where a file is missing, a line is invalid, or `check` fails.
+        UserError: where a file is missing or a line is invalid, or of kind.check.
     """
     captions = read_captions(folder, kind)
     names = list(captions)
-    check_present(folder, names, kind, check)
+    check_present(folder, names, kind)
 
     def all_captions() -> Iterator[str]:
         return itertools.chain.from_iterable(captions.values())
 
     def read(spec: ReadSpec) -> Iterator[Examples]:
-        def loaded(epoch: int, key: int) -> Any:
+        def loaded(epoch: int, key: int) -> tuple[Float32[np.ndarray, "..."], str]:
             try:
-                return epoch, key, load(folder / names[key], spec, epoch, key)
-            except unreadable as error:
-                return epoch, key, error
+                return load(folder / names[key], spec, epoch, key), ""
+            except Unusable as error:
+                return np.zeros(features["image"].shape, np.float32), f"{kind.name} {names[key]} {error}"
 
-        def calls() -> Iterator[Callable[[], Any]]:
-            for epochs, keys in ordered(spec, len(names)):
-                yield from (functools.partial(loaded, *which) for which in zip(epochs.tolist(), keys, strict=True))
+        ahead, batches = itertools.tee(ordered(spec, len(names)))
+        calls = (
+            functools.partial(loaded, epoch, key)
+            for epochs, keys in ahead
+            for epoch, key in zip(epochs.tolist(), keys, strict=True)
+        )
+        with contextlib.closing(in_parallel(calls)) as results:
+            for epochs, keys in batches:
+                images, problems = zip(*itertools.islice(results, len(keys)), strict=True)
+                yield {
+                    "image": np.stack(images),
+                    "mask": np.array([not problem for problem in problems]),
+                    "key": np.array(keys, np.int64),
+                    "epoch": epochs,
+                    "id": [names[key] for key in keys],
+                    "captions": [captions[names[key]] for key in keys],
+                    "problem": list(problems),
+                }
 
-        with contextlib.closing(in_parallel(calls())) as loaded_examples:
-            for positions in spec.positions():
-                batch = list(itertools.islice(loaded_examples, len(positions)))
-                yield _examples(batch, names, captions, kind, features["image"].shape)
-
-    return Source(name, len(names), features, all_captions, read)
-
-
-def _examples(
-    loaded: list[tuple[int, int, Any]],
-    names: list[str],
-    captions: dict[str, list[str]],
-    kind: FolderKind,
-    shape: tuple[int, ...],
-) -> Examples:
-    epochs, keys, examples = zip(*loaded, strict=True)
-    image = np.zeros((len(loaded), *shape), np.float32)
-    problems = [""] * len(loaded)
-    for i, example in enumerate(examples):
-        if isinstance(example, UserError):
-            problems[i] = f"{kind.name} {names[keys[i]]} {example}"
-        else:
-            image[i] = example
-    return {
-        "image": image,
-        "mask": np.array([not problem for problem in problems]),
-        "key": np.array(keys, np.int64),
-        "epoch": np.array(epochs, np.int64),
-        "id": [names[key] for key in keys],
-        "captions": [captions[names[key]] for key in keys],
-        "problem": problems,
-    }
+    return Source(source, len(names), features, all_captions, read)
 
 
 def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:
@@ -134,19 +121,15 @@ def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> G
 
 
 def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
-    """Reads captions by name of the example, in the order of their first lines.
-
-    Raises:
-        UserError: where a file is missing or a line is invalid.
-    """
+    """Captions by name of the example, in the order of their first lines; raises UserError for an invalid line."""
     path = folder / CAPTIONS
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
-        what = path if folder.is_dir() else folder
+        missing = f"{path}: no such file" if folder.is_dir() else f"{folder}: no such folder"
         raise UserError(
-            f"{what}: no such {'file' if folder.is_dir() else 'folder'}; data.root must hold a folder for each split "
-            f"(data.train_split, data.evaluation_split) with {kind.name}s and {CAPTIONS}"
+            f"{missing}; data.root must hold a folder for each split (data.train_split, data.evaluation_split) with "
+            f"{kind.name}s and {CAPTIONS}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
@@ -157,8 +140,7 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}, line {number}: not JSON ({reason}); a line is like {kind.line}") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error}); a line is like {kind.line}") from error
         name, texts = (row.get(kind.name), row.get("captions")) if isinstance(row, dict) else (None, None)
         if not (isinstance(name, str) and name and isinstance(texts, list) and texts):
             raise UserError(f"{path}, line {number}: needs a {kind.name} and its captions, like {kind.line}")
@@ -170,24 +152,17 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
     return captions
 
 
-def check_present(folder: Path, names: list[str], kind: FolderKind, check: Callable[[Path, bool], None]) -> None:
-    """Checks that every example exists, and warns of those without a caption.
-
-    Args:
-        check: (path, is a folder) raises UserError if it cannot be read.
-
-    Raises:
-        UserError: for the first missing or unreadable example.
-    """
+def check_present(folder: Path, names: list[str], kind: FolderKind) -> None:
+    """Raises UserError for the first missing or unreadable example, and warns of those without a caption."""
     with os.scandir(folder) as entries:  # once: a stat per example would take minutes on a network disk
         is_folder = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     for name in names:
         inner = len(Path(name).parts) > 1
         if not ((folder / name).exists() if inner else name in is_folder):
             raise UserError(f"{folder / CAPTIONS}: names {name}, which is not in {folder}; add it or take out its line")
-        check(folder / name, (folder / name).is_dir() if inner else is_folder[name])
-    mentioned = {Path(name).parts[0] for name in names}
-    left = sorted(name for name in is_folder if name not in mentioned and name != CAPTIONS)
+        if not ((folder / name).is_dir() if inner else is_folder[name]):
+            kind.check(folder / name)
+    left = sorted(is_folder.keys() - {Path(name).parts[0] for name in names} - {CAPTIONS})
     if left:
         logger.warning(
             "%s: %d %ss have no caption and are left out, the first is %s", folder, len(left), kind.name, left[0]

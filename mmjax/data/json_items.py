@@ -4,57 +4,61 @@ ijson is as fast as json.load (4.4 s for VQAv2's training answers, 356 MB), whic
 """
 
 import codecs
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import ijson
 
+from mmjax.types import UserError
 
-class NotJSON(ValueError):
-    """The file is not JSON, not UTF-8 or truncated; the message is one line."""
+
+@contextlib.contextmanager
+def reading(path: Path, content: str, expected: str, missing: str) -> Iterator[None]:
+    """Raises UserError for a file that is missing, not UTF-8, not JSON, cut off or of another layout.
+
+    Args:
+        content: what the file holds, for messages; `expected`: its layout.
+        missing: continues the message about a missing file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {missing}") from error
+    except ijson.JSONError as error:
+        message = error.args[0]
+        message = message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)
+        line, _, _ = message.partition("\n")  # a quote of the file follows
+        raise UserError(f"{path}: not complete JSON ({line}); download the file again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not {content} ({problem}); expected are {expected}") from error
 
 
 def read_items(path: Path, name: str) -> Iterator[Any]:
     """Yields the items of the list `name` of a JSON object or, with name "", of a JSON list.
 
-    Raises:
-        NotJSON: for an invalid file.
-        KeyError: where the list is missing or empty.
+    Raises ijson.JSONError for an invalid file, and KeyError where the list is missing or empty; see `reading`.
     """
     empty = True
-    with path.open("rb") as file:
-        try:
-            for item in ijson.items(_without_mark(file), f"{name}.item".lstrip(".")):
-                empty = False
-                yield item
-        except ijson.JSONError as error:
-            raise NotJSON(_first_line(error)) from error
+    with _opened(path) as file:
+        for item in ijson.items(file, f"{name}.item".lstrip(".")):
+            empty = False
+            yield item
     if empty:
         raise KeyError(f"{name or 'the file'}: no list, or an empty one")
 
 
 def is_list(path: Path) -> bool:
-    """Whether the file is a JSON list rather than an object.
-
-    Raises:
-        NotJSON: for an invalid file.
-    """
-    with path.open("rb") as file:
-        try:
-            return next(ijson.basic_parse(_without_mark(file)))[0] == "start_array"
-        except ijson.JSONError as error:
-            raise NotJSON(_first_line(error)) from error
+    """Whether the file is a JSON list rather than an object; raises ijson.JSONError for an invalid file."""
+    with _opened(path) as file:
+        return bool(next(ijson.basic_parse(file))[0] == "start_array")
 
 
-def _without_mark(file: BinaryIO) -> BinaryIO:
-    """Skips a byte order mark."""
+def _opened(path: Path) -> BinaryIO:
+    """The file, after its byte order mark."""
+    file = path.open("rb")
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)
     return file
-
-
-def _first_line(error: ijson.JSONError) -> str:
-    """The first line of a message, without the quote of the file."""
-    message = error.args[0]
-    return (message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)).partition("\n")[0]

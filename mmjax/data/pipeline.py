@@ -10,9 +10,9 @@ import numpy as np
 
 from mmjax.config import Config, DataConfig
 from mmjax.data.prefetch import prefetch
-from mmjax.data.questions import most_frequent
 from mmjax.data.source import Examples, ReadSpec, Source, process_shards
 from mmjax.data.text import Tokenizer
+from mmjax.data.vqa import most_frequent
 from mmjax.types import PADDING, Batch, InputStats, UserError
 
 MAX_LOGGED = 10  # unreadable images named in the log

@@ -17,6 +17,8 @@ from mmjax.types import Feature
 EVALUATION_EXAMPLES = 512
 CACHE_BYTES = 2**30  # of rendered images; rendering dominates the time
 
+Drawn = tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]  # image, captions, what is asked about
+
 
 def features(config: DataConfig) -> dict[str, Feature]:
     base = captioned_images(config) | {"scene": TEXT}
@@ -47,32 +49,30 @@ def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:
     Examples are independent, so fully specified ones may repeat. With config.scenes.questions there are one to three
     objects, a caption only of two, and another question each epoch.
     """
-    check(config, "data")
     seed %= 2**32
     size = config.scenes.examples if training else EVALUATION_EXAMPLES
     frames, fully_specified, asking = config.frames, config.scenes.fully_specified, config.scenes.questions
     keep = CACHE_BYTES // (3 * config.size**2 * frames)
-    drawn: dict[int, tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]] = {}
+    drawn: dict[int, Drawn] = {}
 
     def shown(index: int) -> questions.Shown:
         return questions.example_scene(index, seed, fully_specified, not training)
 
-    def example(index: int) -> tuple[UInt8[np.ndarray, "*f y x 3"], list[str], questions.Shown | None]:
-        if index in drawn:
-            return drawn[index]
-        scene = None
+    def draw_example(index: int) -> Drawn:
         if asking:
             scene = shown(index)
-            image, captions = draw.draw_things(scene.things, config.size), scene.captions
+            return draw.draw_things(scene.things, config.size), scene.captions, scene
+        if frames > 1:
+            image, text = motion.example(index, config.size, frames, seed, not training)
         else:
-            if frames > 1:
-                image, text = motion.example(index, config.size, frames, seed, not training)
-            else:
-                image, text = draw.example(index, config.size, seed, fully_specified, not training)
-            captions = [text]
+            image, text = draw.example(index, config.size, seed, fully_specified, not training)
+        return image, [text], None
+
+    def example(index: int) -> Drawn:
+        made = drawn.get(index) or draw_example(index)
         if len(drawn) < keep:
-            drawn[index] = image, captions, scene
-        return image, captions, scene
+            drawn[index] = made
+        return made
 
     def all_captions() -> Iterator[str]:
         if asking:

@@ -1,14 +1,20 @@
-"""Log-mel features of sound files, read with soundfile (the extra `audio`): WAV, FLAC, OGG, MP3 and others."""
+"""Sounds as log-mel features, and folders of sounds with captions (see mmjax.data.folder_dataset).
+
+soundfile (the extra `audio`) reads WAV, FLAC, OGG, MP3 and others.
+"""
 
 import functools
-import importlib.util
 import math
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from mmjax.types import UserError
+from mmjax.config import DataConfig
+from mmjax.config.schema import require
+from mmjax.data.folder_dataset import FolderKind, Unusable, open_folder, require_package
+from mmjax.data.source import TEXT, ReadSpec, Source, SourceSpec
+from mmjax.types import Feature, UserError
 
 WINDOW, HOP = 0.025, 0.01  # seconds
 MIN_POWER = 1e-10  # of a mel bin; lower ones are clipped
@@ -16,9 +22,8 @@ DECIBELS = (-100.0, 20.0)  # become -1 and 1
 SILENCE = 1e-4  # amplitude below which a sound is silent, -80 dB
 BREAK, SLOPE = 1000.0, 200.0 / 3  # Slaney's mel scale: linear up to this frequency in Hz, with this many Hz per mel
 
-
-class SoundError(UserError):
-    """An unusable sound; the message continues after its name, as in "is silent"."""
+check_soundfile = functools.partial(require_package, module="soundfile", name="soundfile", extra="audio")
+KIND = FolderKind("sound", '{"sound": "name.wav", "captions": ["what is heard"]}', check_soundfile)
 
 
 def read_sound(
@@ -36,7 +41,7 @@ def read_sound(
     check_soundfile(Path(path))
     try:
         return log_mel(read_samples(Path(path), rate, seconds, 0.5), rate, bins)
-    except SoundError as error:
+    except Unusable as error:
         raise UserError(f"{path}: {error}") from error
 
 
@@ -47,12 +52,12 @@ def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32
         place: of the crop, from 0 (the beginning) to 1 (the end).
 
     Raises:
-        SoundError: where it is unreadable, empty, silent or not finite.
+        Unusable: where it is unreadable, empty, silent or not finite.
     """
     import soundfile
 
     if not path.exists():
-        raise SoundError("no such file; give the path of a sound")
+        raise Unusable("no such file; give the path of a sound")
     try:
         with soundfile.SoundFile(path) as file:
             length = math.ceil(seconds * file.samplerate)
@@ -61,13 +66,13 @@ def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32
             file_rate, samples = file.samplerate, file.read(length, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()).removeprefix(f"Error opening {str(path)!r}: ")
-        raise SoundError(f"cannot be read as a sound: {reason}") from error
+        raise Unusable(f"cannot be read as a sound: {reason}") from error
     if not len(samples):
-        raise SoundError("holds no sound")
+        raise Unusable("holds no sound")
     if not np.all(np.isfinite(samples)):
-        raise SoundError("holds values that are no numbers")
+        raise Unusable("holds values that are no numbers")
     if np.max(np.abs(samples)) < SILENCE:
-        raise SoundError(f"is silent from {first / file_rate:.1f} s to {(first + len(samples)) / file_rate:.1f} s")
+        raise Unusable(f"is silent from {first / file_rate:.1f} s to {(first + len(samples)) / file_rate:.1f} s")
     samples = samples.mean(axis=1)
     if file_rate != rate:
         from scipy.signal import resample_poly  # slow to import
@@ -110,9 +115,9 @@ def mel_filters(rate: int, width: int, bins: int) -> Float64[np.ndarray, "{bins}
     Slaney, Auditory Toolbox (1998): corners are evenly spaced in mels, linear up to 1,000 Hz and logarithmic above, 27
     mels per factor of 6.4.
     """
-    top = rate / 2
-    linear = BREAK / SLOPE
-    mels = np.linspace(0, _mel(top), bins + 2)
+    top, linear = rate / 2, BREAK / SLOPE
+    last = top / SLOPE if top < BREAK else linear + 27 * math.log(top / BREAK) / math.log(6.4)
+    mels = np.linspace(0, last, bins + 2)
     corners = np.where(mels < linear, SLOPE * mels, BREAK * np.exp((mels - linear) * math.log(6.4) / 27))
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     frequencies = np.linspace(0, top, width // 2 + 1)
@@ -120,19 +125,42 @@ def mel_filters(rate: int, width: int, bins: int) -> Float64[np.ndarray, "{bins}
     return np.maximum(np.minimum(rising, falling), 0) * 2 / (high - low)
 
 
-def _mel(frequency: float) -> float:
-    if frequency < BREAK:
-        return frequency / SLOPE
-    return BREAK / SLOPE + 27 * math.log(frequency / BREAK) / math.log(6.4)
-
-
 def frames_of(rate: int, seconds: float) -> int:
     """The number of frames of log_mel."""
     return round(seconds * rate) // round(HOP * rate)
 
 
-def check_soundfile(path: Path) -> None:
-    """Raises UserError if soundfile is not installed."""
-    spec = importlib.util.find_spec("soundfile")
-    if spec is None or spec.origin is None:
-        raise UserError(f"{path}: soundfile is needed to read it, and not installed; run pip install '.[audio]'")
+def features(config: DataConfig) -> dict[str, Feature]:
+    audio = config.audio
+    return {"image": Feature("image", (audio.bins, frames_of(audio.rate, audio.seconds), 1)), "text": TEXT}
+
+
+def check(config: DataConfig, field: str) -> None:
+    """Raises UserError for invalid audio settings."""
+    audio = config.audio
+    require(audio.rate >= 1000, f"{field}.audio.rate: must be at least 1000 samples a second, not {audio.rate}")
+    require(audio.rate % 100 == 0, f"{field}.audio.rate: must be a multiple of 100, as 16000 is, not {audio.rate}")
+    require(0.1 <= audio.seconds <= 600, f"{field}.audio.seconds: must be from 0.1 to 600, not {audio.seconds:g}")
+    require(not config.flip, f"{field}.flip: sounds are not mirrored; set it to false")
+
+
+def open_sounds(config: DataConfig, training: bool, seed: int) -> Source:
+    """Opens captioned sounds, in the order of captions.jsonl.
+
+    "image" is [b, y, x, 1]: log-mel features, y mel bins from low to high and x frames of 10 ms. Training crops long
+    sounds at random, evaluation in the middle.
+
+    Raises:
+        UserError: where a file is missing, a line is invalid, or soundfile is not installed.
+    """
+    audio = config.audio
+
+    def load(path: Path, spec: ReadSpec, epoch: int, key: int) -> Float32[np.ndarray, "y x 1"]:
+        # 1: a random stream independent of the choice of the caption.
+        place = np.random.default_rng((spec.seed, epoch, key, 1)).random() if spec.training else 0.5
+        return log_mel(read_samples(path, audio.rate, audio.seconds, place), audio.rate, audio.bins)
+
+    return open_folder("audio_folder", Path(config.root) / config.split(training), KIND, features(config), load)
+
+
+SOURCE = SourceSpec(features, open_sounds, check, settings=("audio",))

@@ -42,32 +42,27 @@ class Tokenizer:
 
     def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
         """Decodes each row up to its end token; unknown ids are skipped."""
-        texts = []
-        for row in np.asarray(ids).tolist():
-            kept = row[: row.index(END)] if END in row else row
-            texts.append(self._processor.decode([i for i in kept if i not in (PADDING, BEGIN) and 0 <= i < self.size]))
-        return texts
+        return [self._processor.decode([i for _, i in self._kept(row)]) for row in np.asarray(ids).tolist()]
 
     def words(self, ids: Int[np.ndarray, " t"]) -> list[tuple[str, list[int]]]:
         """The words of a row up to its end token with their token indices; punctuation belongs to the word before."""
         row = np.asarray(ids).tolist()
         groups: list[list[int]] = []
-        for place, i in enumerate(row[: row.index(END)] if END in row else row):
-            if i in (PADDING, BEGIN) or not 0 <= i < self.size:
-                continue
+        for place, i in self._kept(row):
             if not groups or self._processor.id_to_piece(i).startswith(SPACE):
                 groups.append([])
             groups[-1].append(place)
         texts = [self._processor.decode([row[place] for place in places]).strip() for places in groups]
         return [(text, places) for text, places in zip(texts, groups, strict=True) if text]
 
+    def _kept(self, row: list[int]) -> list[tuple[int, int]]:
+        """Index and id of each token up to the end token, without padding, begin tokens and unknown ids."""
+        row = row[: row.index(END)] if END in row else row
+        return [(i, token) for i, token in enumerate(row) if 0 <= token < self.size and token not in (PADDING, BEGIN)]
+
 
 def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
-    """Loads a tokenizer from a serialized SentencePiece model or its path.
-
-    Raises:
-        UserError: where the file is missing or invalid.
-    """
+    """Loads a tokenizer from a serialized SentencePiece model or its path; raises UserError for an invalid one."""
     hint = "should be a tokenizer.model, made by mmjax prepare"
     name = "text tokenizer" if isinstance(model, bytes) else str(model)
     try:
@@ -84,12 +79,10 @@ def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:
     """Trains a SentencePiece model by byte pair encoding (Sennrich et al. 2016) with byte fallback.
 
-    Args:
-        captions: the first 200,000 are used.
-        vocabulary: maximal number of token ids.
+    Deterministic; of the first MAX_CAPTIONS captions. The special ids are those of mmjax.types.
 
-    Returns:
-        The serialized model, deterministic. Ids: 0 padding, 1 unknown, 2 begin, 3 end, 4 `<mask>`.
+    Args:
+        vocabulary: maximal number of token ids.
 
     Raises:
         UserError: where all captions are empty, or the vocabulary is too small for their characters.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from mmjax.data.resize import crop_window, opencv, resize_window
+from mmjax.data.image import crop_window, opencv, resize_window
 from mmjax.data.source import Features, ReadSpec
 from mmjax.types import Feature
 
@@ -55,9 +55,10 @@ def crop(example: Example, key: Key, *, features: Features, zoom: Fraction, rand
     for name, feature in features.items():
         if feature.kind == "image" and not feature.of:
             height, width, _ = example[name].shape
-            place = draw_place(key, name) if random else (0.5, 0.5)
-            top, left, rows, columns = crop_window(height, width, feature.shape[:2], zoom, place)
-            result[name] = resize_window(example[name], (top, left, rows, columns), feature.shape[:2])
+            place = draws(key, name)[:2] if random else (0.5, 0.5)
+            window = crop_window(height, width, feature.shape[:2], zoom, place)
+            result[name] = resize_window(example[name], window, feature.shape[:2])
+            top, left, rows, columns = window
             windows[name] = Window(top / height, left / width, (top + rows) / height, (left + columns) / width)
     for name, feature in features.items():
         if feature.of and example.get(name) is not None:
@@ -67,40 +68,24 @@ def crop(example: Example, key: Key, *, features: Features, zoom: Fraction, rand
 
 def flip(example: Example, key: Key, *, features: Features) -> Example:
     """Flips half of the examples horizontally, with their masks and boxes."""
-    if not draw_flip(key):
+    if draws(key, "image")[2] >= 0.5:
         return example | {"flip": False}
-    result = example | {"flip": True}
-    for name, feature in features.items():
-        value = example.get(name)
-        if value is None:
-            continue
-        if feature.kind == "image":
-            result[name] = opencv().flip(value, 1)
-        elif feature.kind == "mask":
-            result[name] = value[:, ::-1]
-        elif feature.kind == "boxes":
-            result[name] = flip_boxes(value)
-    return result
-
-
-def draw_place(key: Key, name: str = "image") -> tuple[float, float]:
-    """Random place of a crop (see resize.crop_window), independent for each image."""
-    extra = () if name == "image" else (zlib.crc32(name.encode()),)
-    down, across, _ = _draws(key, *extra)
-    return down, across
-
-
-def draw_flip(key: Key) -> bool:
-    """Whether an example is flipped."""
-    return _draws(key)[2] < 0.5
+    flips = {"image": lambda image: opencv().flip(image, 1), "mask": lambda mask: mask[:, ::-1], "boxes": flip_boxes}
+    flipped = {
+        name: flips[feature.kind](example[name])
+        for name, feature in features.items()
+        if feature.kind in flips and example.get(name) is not None
+    }
+    return example | flipped | {"flip": True}
 
 
 @functools.lru_cache(maxsize=64)  # shared by the transforms of an example
-def _draws(key: Key, *extra: int) -> tuple[float, float, float]:
-    """Uniform numbers from 0 to 1: place down and across, and flip."""
-    seed, epoch, name = key
+def draws(key: Key, image: str) -> tuple[float, float, float]:
+    """Uniform numbers from 0 to 1, independent for each image: the place of its crop down and across, and the flip."""
+    seed, epoch, example = key
+    extra = () if image == "image" else (zlib.crc32(image.encode()),)
     # 1: a random stream independent of the choice of the caption.
-    down, across, mirrored = np.random.default_rng((seed, epoch, name % 2**63, 1, *extra)).random(3).tolist()
+    down, across, mirrored = np.random.default_rng((seed, epoch, example % 2**63, 1, *extra)).random(3).tolist()
     return down, across, mirrored
 
 
@@ -113,12 +98,12 @@ def _follow(value: Any, feature: Feature, window: Window) -> Any:
         columns = max(round(window.x_max * width) - left, 1)
         return resize_window(value, (min(top, height - 1), min(left, width - 1), rows, columns), feature.shape[:2])
     if feature.kind == "mask":
-        return crop_mask(value, window, (feature.shape[0], feature.shape[1]))
+        return crop_mask(value, window, feature.shape)
     return crop_boxes(value, window) if feature.kind == "boxes" else value
 
 
 def crop_mask(
-    mask: UInt8[np.ndarray, "rows columns"], window: Window, shape: tuple[int, int]
+    mask: UInt8[np.ndarray, "rows columns"], window: Window, shape: tuple[int, ...]
 ) -> UInt8[np.ndarray, "y x"]:
     """Crops and resizes a mask by nearest neighbor."""
     places = []

@@ -6,7 +6,7 @@ from mmjax.config import Config
 from mmjax.evaluate.rows import Mean, predicted
 from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.sample.postprocess import to_uint8
-from mmjax.scenes.check_motion import judge_clip
+from mmjax.scenes.motion import judge_clip
 from mmjax.types import Batch, Predict, Results, UserError
 
 ASPECTS = ("motion", "color", "shape", "consistency", "all")

@@ -73,18 +73,17 @@ class Verdict:
 
 
 def find(image: UInt8[np.ndarray, "y x 3"]) -> list[Found]:
-    """Detects the things in any image, uint8 [y, x, 3], of at least 32 pixels a side.
-
-    Raises:
-        UserError: for a smaller image.
-    """
+    """Detects the things in any image, uint8 [y, x, 3]; raises UserError for one below 32 pixels a side."""
     from scipy import ndimage  # slow to import, and every command that reads a config imports the evaluators
 
     if min(image.shape[:2]) < 32:
         raise UserError(f"image: must be at least 32 pixels each way, not {image.shape[1]} x {image.shape[0]}")
     factor = min(image.shape[:2]) // 32
     scale = (factor / image.shape[1], factor / image.shape[0])
-    pixels = _features(image, factor)
+    # Averaged over blocks to 32 to 63 pixels, which are enough to tell shapes apart.
+    height, width = (n // factor for n in image.shape[:2])
+    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    pixels = blocks.mean(axis=(1, 3)) @ TO_FEATURES.T
     background = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
     pixels -= background
     palette = PALETTE - background
@@ -138,13 +137,6 @@ def _compare(scene: Scene, subject: Found, object: Found) -> tuple[tuple[int, bo
     size = [said.size in (None, seen.size) for said, seen in pairs]
     relation = scene.relation == relation_of(subject.center, object.center)
     return (sum(shape + color + size), relation), Verdict(all(shape), all(color), all(size), relation)
-
-
-def _features(image: UInt8[np.ndarray, "_ _ 3"], factor: int) -> Float[np.ndarray, "y x 3"]:
-    """The image in feature space, averaged over blocks to 32 to 63 pixels, which are enough to tell shapes apart."""
-    height, width = (n // factor for n in image.shape[:2])
-    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    return blocks.mean(axis=(1, 3)) @ TO_FEATURES.T
 
 
 def _lengths(palette: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k"]:

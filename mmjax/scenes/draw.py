@@ -5,7 +5,6 @@ any size.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -55,20 +54,11 @@ def signed_distance(
     return np.asarray(distance)
 
 
-@functools.lru_cache(maxsize=8)
-def _pixel_centers(size: int) -> Float[np.ndarray, "n"]:
-    return (np.arange(size) + 0.5) / size
-
-
 def draw_things(things: Sequence[Placed], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Renders things, later ones over earlier ones, with antialiased edges.
-
-    Raises:
-        UserError: for an image below 32 pixels.
-    """
+    """Renders things, later ones over earlier ones; raises UserError for an image below 32 pixels."""
     if size < 32:
         raise UserError(f"image size: scenes are drawn from 32 pixels up, not {size}")
-    places = _pixel_centers(size)
+    places = (np.arange(size) + 0.5) / size
     image = np.broadcast_to(np.array(BACKGROUND, np.float64), (size, size, 3)).copy()
     for thing in things:
         x, y = thing.center

@@ -20,8 +20,8 @@ COLORS = {
     "cyan": (50, 225, 235),
 }
 SIZES = ("small", "large")
-RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+RELATIONS = tuple(INVERSE)
 
 _THING = rf"a (?:({'|'.join(SIZES)}) )?({'|'.join(COLORS)}) ({'|'.join(SHAPES)})"
 _CAPTION = re.compile(rf"{_THING} ({'|'.join(RELATIONS)}) {_THING}")
@@ -53,6 +53,16 @@ class Scene:
         """Whether the caption determines the image."""
         return self.subject.size is not None and self.object.size is not None
 
+    @property
+    def held_out(self) -> bool:
+        """Whether the scene is held out for evaluation, for any sizes: about 23% of scenes are.
+
+        That is if the subject with its relation, or the object with the inverse relation (the same image described from
+        the other side), is a held-out triple of shape, color and relation.
+        """
+        sides = ((self.subject, self.relation), (self.object, INVERSE[self.relation]))
+        return any(triple_held_out(thing.shape, thing.color, RELATIONS.index(relation)) for thing, relation in sides)
+
 
 def _words(thing: Thing) -> str:
     return " ".join(word for word in ("a", thing.size, thing.color, thing.shape) if word)
@@ -64,11 +74,7 @@ def caption(scene: Scene) -> str:
 
 
 def parse(caption: str) -> Scene:
-    """The scene of a caption.
-
-    Raises:
-        ValueError: for a text that is not in the grammar, or of two equal things.
-    """
+    """The scene of a caption; raises ValueError for a text that is not in the grammar, or of two equal things."""
     match = _CAPTION.fullmatch(caption)
     if not match:
         raise ValueError(f'caption {caption[:80]!r}: must be like "a small red circle left of a large blue square"')
@@ -77,40 +83,27 @@ def parse(caption: str) -> Scene:
 
 
 @functools.cache
-def _triple_held_out(shape: str, color: str, relation: str) -> bool:
-    # 12 of the 96 triples, with each shape and relation three times, each color twice, and no pair of words more than
-    # once. So all pairs of words are trained on, but not these triples.
-    position = 2 * SHAPES.index(shape) + tuple(COLORS).index(color) + 3 * RELATIONS.index(relation)
-    return position % 8 == 0
+def triple_held_out(shape: str, color: str, third: int) -> bool:
+    """Whether a shape and a color with a third word, 0 to 3, are held out: 12 of the 96 triples are.
 
-
-def held_out(scene: Scene) -> bool:
-    """Whether a scene is held out for evaluation, for any sizes: about 23% of scenes are.
-
-    That is if the subject with its relation, or the object with the inverse relation (the same image described from the
-    other side), is one of 12 held-out triples of shape, color and relation.
+    They have each shape and third word three times, each color twice, and no pair of words more than once. So all pairs
+    of words are trained on, but not these triples.
     """
-    subject, object = scene.subject, scene.object
-    return _triple_held_out(subject.shape, subject.color, scene.relation) or _triple_held_out(
-        object.shape, object.color, INVERSE[scene.relation]
-    )
-
-
-_is_held_out = held_out  # random_scene has an argument of that name
+    return (2 * SHAPES.index(shape) + tuple(COLORS).index(color) + 3 * third) % 8 == 0
 
 
 def random_scene(rng: np.random.Generator, fully_specified: bool, held_out: bool) -> Scene:
     """Samples a scene uniformly from the held-out or the other ones, with sizes if `fully_specified`."""
-    counts = (len(SHAPES), len(COLORS), len(SIZES), len(RELATIONS), len(SHAPES), len(COLORS), len(SIZES))
-    colors = tuple(COLORS)
+    thing = (SHAPES, tuple(COLORS), SIZES)
+    words = (*thing, RELATIONS, *thing)
+    counts = [len(known) for known in words]
     while True:
-        shape, color, size, relation, other_shape, other_color, other_size = rng.integers(counts).tolist()
-        if (shape, color) == (other_shape, other_color):
-            continue
-        scene = Scene(
-            Thing(SHAPES[shape], colors[color], SIZES[size] if fully_specified else None),
-            RELATIONS[relation],
-            Thing(SHAPES[other_shape], colors[other_color], SIZES[other_size] if fully_specified else None),
+        drawn = [known[i] for known, i in zip(words, rng.integers(counts).tolist(), strict=True)]
+        subject, object = (
+            Thing(shape, color, size if fully_specified else None) for shape, color, size in (drawn[:3], drawn[4:])
         )
-        if _is_held_out(scene) == held_out:
+        if (subject.shape, subject.color) == (object.shape, object.color):
+            continue
+        scene = Scene(subject, drawn[3], object)
+        if scene.held_out == held_out:
             return scene

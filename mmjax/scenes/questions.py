@@ -5,22 +5,20 @@
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from mmjax.scenes.draw import BORDER, GAP, NEAR_RADIUS, SLANT, Placed, place, relation
-from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption, held_out, random_scene
+from mmjax.scenes.grammar import COLORS, INVERSE, SHAPES, Scene, Thing, caption, random_scene, triple_held_out
 
 COUNTS = (1, 2, 2, 3)  # numbers of things, sampled uniformly
 TRIES = 64  # placements of three things sampled at a time; one in thirty is valid
 _SCENE, _QUESTION = 3, 4  # separate random streams
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +68,11 @@ def random_shown(count: int, rng: np.random.Generator, fully_specified: bool, he
 def _kept(things: Sequence[Placed]) -> bool:
     """Whether one or three things are held out."""
     if len(things) == 1:
-        return single_held_out(things[0].shape, things[0].color)
+        return triple_held_out(things[0].shape, things[0].color, 0)  # 3 of 24, no two of one shape or color
     return any(
-        held_out(Scene(Thing(a.shape, a.color), relation(a.center, b.center), Thing(b.shape, b.color)))
+        Scene(Thing(a.shape, a.color), relation(a.center, b.center), Thing(b.shape, b.color)).held_out
         for a, b in combinations(things, 2)
     )
-
-
-def single_held_out(shape: str, color: str) -> bool:
-    """Whether images of this thing alone are held out: 3 of 24, no two of one shape or color."""
-    return (2 * SHAPES.index(shape) + tuple(COLORS).index(color)) % 8 == 0
 
 
 def _places(radii: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
@@ -106,37 +99,24 @@ def question(index: int, epoch: int, seed: int, shown: Shown) -> tuple[str, str]
     return next(pair for pair in asked if pair)
 
 
-def _choice(items: Sequence[T], rng: np.random.Generator) -> T:
-    return items[int(rng.integers(len(items)))]
-
-
 def _lone(things: Sequence[Placed], attribute: str) -> list[Placed]:
     """The things that are unique in their shape or color."""
     counts = Counter(getattr(thing, attribute) for thing in things)
     return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
 
 
-def _color(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
-    if not (lone := _lone(shown.things, "shape")):
+def _attribute(shown: Shown, rng: np.random.Generator, known: str, asked: str, question: str) -> tuple[str, str] | None:
+    """Asks for an attribute of a thing that is unique in another one."""
+    if not (lone := _lone(shown.things, known)):
         return None
-    thing = _choice(lone, rng)
-    return f"what color is the {thing.shape}?", thing.color
-
-
-def _shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str] | None:
-    if not (lone := _lone(shown.things, "color")):
-        return None
-    thing = _choice(lone, rng)
-    return f"what shape is the {thing.color} thing?", thing.shape
-
-
-def _count(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
-    return "how many objects?", str(len(shown.things))
+    thing = lone[rng.integers(len(lone))]
+    return question.format(getattr(thing, known)), getattr(thing, asked)
 
 
 def _count_of_shape(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     there = [thing.shape for thing in shown.things]
-    shape = _choice(there if rng.random() < 0.5 else SHAPES, rng)
+    shapes = there if rng.random() < 0.5 else SHAPES
+    shape = shapes[rng.integers(len(shapes))]
     return f"how many {shape}s are there?", str(there.count(shape))
 
 
@@ -152,7 +132,7 @@ def _presence(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     there = {(thing.shape, thing.color) for thing in shown.things}
     yes, other = rng.random() < 0.5, shown
     while True:
-        thing = _choice(other.things, rng)
+        thing = other.things[rng.integers(len(other.things))]
         if ((thing.shape, thing.color) in there) == yes:
             return f"is there a {thing.color} {thing.shape}?", "yes" if yes else "no"
         # From another scene of the same split, so that the question does not give away the answer: held-out scenes have
@@ -161,9 +141,9 @@ def _presence(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 
 
 _KINDS: tuple[Callable[[Shown, np.random.Generator], tuple[str, str] | None], ...] = (
-    _color,
-    _shape,
-    _count,
+    functools.partial(_attribute, known="shape", asked="color", question="what color is the {}?"),
+    functools.partial(_attribute, known="color", asked="shape", question="what shape is the {} thing?"),
+    lambda shown, rng: ("how many objects?", str(len(shown.things))),
     _count_of_shape,
     _relation,
     _presence,

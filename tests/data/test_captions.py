@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from mmjax.data.captions import CHUNK, Captions, map_captions, pack
+from mmjax.data.captions import Captions, map_captions, pack
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=7)
 
@@ -22,8 +22,8 @@ def test_what_is_packed_is_told_again(examples: list[tuple[int, list[str]]]) -> 
 
 
 def test_all_captions_of_more_examples_than_are_taken_at_once() -> None:
-    captions = pack((n, [str(n)] * (n % 3)) for n in range(2 * CHUNK + 7))
-    assert list(captions) == [str(n) for n in range(2 * CHUNK + 7) for _ in range(n % 3)]
+    captions = pack((n, [str(n)] * (n % 3)) for n in range(101))
+    assert list(captions) == [str(n) for n in range(101) for _ in range(n % 3)]
 
 
 def test_halves_of_characters_become_question_marks() -> None:

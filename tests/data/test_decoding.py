@@ -11,10 +11,9 @@ from PIL import Image, ImageOps
 from skimage.transform import resize as skimage_resize
 
 from mmjax.data.decoding import decode_examples
-from mmjax.data.image import decode
-from mmjax.data.resize import crop_window, resized_crop
+from mmjax.data.image import crop_window, decode, resized_crop
 from mmjax.data.source import ReadSpec
-from mmjax.data.transforms import draw_flip, draw_place
+from mmjax.data.transforms import draws
 from mmjax.types import Feature, UserError
 
 SPEC = ReadSpec(shards=lambda: iter(()), training=True, seed=5, size=31, resize=37, flip=True)
@@ -112,11 +111,9 @@ def test_places_reach_both_ends_and_every_offset_alike() -> None:
 
 def test_training_is_a_pure_function_of_seed_epoch_and_key() -> None:
     calls = [(5, 0, 1), (5, 0, 2), (5, 1, 1), (6, 0, 1), (2**32 - 1, 10**6, 2**62)]
-
-    def draws() -> list[tuple[tuple[float, float], bool]]:
-        return [(draw_place(key), draw_flip(key)) for key in calls]
-
-    assert draws() == draws() and len(set(draws())) == len(calls)
+    drawn = [draws(key, "image") for key in calls]
+    draws.cache_clear()
+    assert [draws(key, "image") for key in calls] == drawn and len(set(drawn)) == len(calls)
 
 
 def prepared(content: bytes, key: int, spec: ReadSpec) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from every_source import NAMES, TOKENIZER, joined, of, same, take
 
-from mmjax.data import clips, decoding, evaluation_batches, pipeline, scenes, shard_arrays, sounds, training_batches
+from mmjax.data import clip, decoding, evaluation_batches, pipeline, scenes, shard_arrays, sound, training_batches
 from mmjax.data.source import Examples
 
 SOURCES = pytest.mark.parametrize("name", NAMES)
@@ -20,8 +20,8 @@ DRAWN = ("scenes", "questions", "mixture", "lacking")
 OPENS: dict[str, list[tuple[Any, str]]] = {
     "scenes": [(scenes.draw, "example")],
     "questions": [(scenes.draw, "draw_things")],
-    "clips_folder": [(clips, "read_frames")],
-    "audio_folder": [(sounds, "read_samples")],
+    "clips_folder": [(clip, "read_frames")],
+    "audio_folder": [(sound, "read_samples")],
     "tokens": [(shard_arrays.ArrayReader, "take_ragged")],
     "mixture": [(scenes.draw, "example"), (decoding, "decode")],
     "lacking": [(scenes.draw, "draw_things"), (decoding, "decode")],

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.data.json_items import NotJSON, is_list, read_items
+from mmjax.data.json_items import is_list, read_items, reading
+from mmjax.types import UserError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
@@ -41,10 +42,11 @@ BROKEN = [b"", b"[1, 2", b"[1] 2", b"[1,]", b'[1, {"a": [1}]', b'["\xff"]', b"<h
 
 @pytest.mark.parametrize("content", BROKEN)
 def test_broken_files_are_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(NotJSON) as error:
-        list(read_items(tmp_path / "a.json", ""))
-    assert str(error.value) and "\n" not in str(error.value)
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not complete JSON \(.+\)") as error, reading(path, "rows", "a list", ""):
+        list(read_items(path, ""))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", ['{"a": {"b": [1]}}', '{"a": "x"}', '{"a": []}', "[1]", '"a"', "null"])

@@ -11,7 +11,7 @@ from made_data import config_dict
 from mmjax.config import Config, resolve
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, scenes, train_tokenizer, training_batches
 from mmjax.scenes import motion
-from mmjax.scenes.check_motion import judge_clip
+from mmjax.scenes.motion import judge_clip
 from mmjax.types import Batch
 
 TOKENIZER = load_tokenizer(train_tokenizer(["a red circle moving left", "a blue ring moving up"] * 20, 300))

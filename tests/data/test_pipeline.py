@@ -316,13 +316,13 @@ def test_mirrored_scenes_are_refused() -> None:
 
 
 def test_scenes_for_evaluation_are_held_out_and_drawn_as_training_goes() -> None:
-    from mmjax.scenes.grammar import held_out, parse
+    from mmjax.scenes.grammar import parse
 
     config = config_dict("scenes", scenes={"examples": 101})
     training, evaluation = (open_source(config.data, flag, 5) for flag in (True, False))
     assert (training.size, evaluation.size) == (101, 512)
-    assert not any(held_out(parse(caption)) for caption in training.all_captions())
-    assert all(held_out(parse(caption)) for caption in itertools.islice(evaluation.all_captions(), 101))
+    assert not any(parse(caption).held_out for caption in training.all_captions())
+    assert all(parse(caption).held_out for caption in itertools.islice(evaluation.all_captions(), 101))
     assert list(training.all_captions()) == list(open_source(config.data, True, 5).all_captions())
     assert list(training.all_captions()) != list(open_source(config.data, True, 6).all_captions())
     assert config.data.scenes == ScenesConfig(examples=101)

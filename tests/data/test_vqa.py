@@ -14,7 +14,7 @@ from made_data import config_dict, jpeg, make_image, write_coco, write_vqa
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_source, train_tokenizer, training_batches
-from mmjax.data.questions import annotations_path, most_frequent, normalized, read_questions
+from mmjax.data.vqa import annotations_path, class_answer, most_frequent, read_questions
 from mmjax.types import Batch, UserError
 
 ROWS = [
@@ -185,7 +185,7 @@ def _writing(name: str, content: str | bytes) -> Callable[[Path], object]:
 @pytest.mark.parametrize(("breaking", "hint"), [
     (lambda root: (root / QUESTIONS).unlink(), "questions.json: No such file or directory; data.questions and"),
     (lambda root: (root / ANSWERS).unlink(), "annotations.json: No such file .*; it should hold the answers to v2_"),
-    (_writing(QUESTIONS, "<html>"), r"questions.json: not complete JSON \(.*download the questions again"),
+    (_writing(QUESTIONS, "<html>"), r"questions.json: not complete JSON \(.*download the file again"),
     (_writing(QUESTIONS, '{"questions": [{"question_id": 1'), "questions.json: not complete JSON"),
     (_writing(ANSWERS, b"\xff"), r"annotations.json: not complete JSON"),
     (_writing(QUESTIONS, "{}"), r"questions.json: .*KeyError: 'questions: "),
@@ -230,7 +230,7 @@ def test_answers_lie_beside_the_questions() -> None:
 
 
 def test_answers_alike_are_one() -> None:
-    assert normalized(" Two  Dogs\n") == "two dogs"
+    assert class_answer([" Two  Dogs\n"]) == "two dogs"
     assert most_frequent(["a", "b", "b", "a", "c"]) == "a" and most_frequent([]) == ""
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, SIZES, Scene, Thing, caption, held_out, parse, random_scene
+from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, SIZES, Scene, Thing, caption, parse, random_scene
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -76,16 +76,16 @@ def test_equal_things_are_refused() -> None:
 
 def test_held_out_counts() -> None:
     scenes = all_scenes()
-    kept = [scene for scene in scenes if held_out(scene)]
+    kept = [scene for scene in scenes if scene.held_out]
     assert (len(scenes), len(kept)) == (2208, 516)
     # A triple that training never shows is missing as a subject with its relation.
-    shown = {(s.subject.shape, s.subject.color, s.relation) for s in scenes if not held_out(s)}
+    shown = {(s.subject.shape, s.subject.color, s.relation) for s in scenes if not s.held_out}
     assert len(shown) == 96 - 12
 
 
 def test_inverse_description_is_held_out_too() -> None:
     for scene in all_scenes():
-        assert held_out(scene) == held_out(Scene(scene.object, OPPOSITE[scene.relation], scene.subject))
+        assert scene.held_out == Scene(scene.object, OPPOSITE[scene.relation], scene.subject).held_out
 
 
 def test_held_out_is_independent_of_size() -> None:
@@ -93,12 +93,12 @@ def test_held_out_is_independent_of_size() -> None:
         plain = Scene(
             dataclasses.replace(scene.subject, size=None), scene.relation, dataclasses.replace(scene.object, size=None)
         )
-        assert held_out(scene) == held_out(plain)
+        assert scene.held_out == plain.held_out
 
 
 @pytest.mark.parametrize("role", ["subject", "object"])
 def test_every_pair_of_words_is_trained_on(role: str) -> None:
-    trained = [scene for scene in all_scenes() if not held_out(scene)]
+    trained = [scene for scene in all_scenes() if not scene.held_out]
     words = [(getattr(s, role).shape, getattr(s, role).color, s.relation) for s in trained]
     assert {(shape, color) for shape, color, _ in words} == set(itertools.product(SHAPES, COLORS))
     assert {(shape, relation) for shape, _, relation in words} == set(itertools.product(SHAPES, RELATIONS))
@@ -109,7 +109,7 @@ def test_every_pair_of_words_is_trained_on(role: str) -> None:
 @pytest.mark.parametrize("fully_specified", [False, True])
 def test_random_scenes_cover_their_split(fully_specified: bool, kept: bool) -> None:
     rng = np.random.default_rng(3)
-    expected = {scene for scene in all_scenes() if held_out(scene) == kept}
+    expected = {scene for scene in all_scenes() if scene.held_out == kept}
     seen = set()
     for _ in range(len(expected) * 2):
         scene = random_scene(rng, fully_specified=fully_specified, held_out=kept)

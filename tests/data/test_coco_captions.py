@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmjax.data.annotations import read_annotations
+from mmjax.data.coco import read_captions
 from mmjax.types import UserError
 
 TREE: dict[str, Any] = {
@@ -27,17 +27,17 @@ def write(path: Path, tree: Any, **options: Any) -> Path:
 
 
 def captions_of(path: Path, *keys: int) -> list[list[str]]:
-    captions = read_annotations(path).captions
+    _, captions = read_captions(path)
     return [[text for _, text in captions.get(key, [])] for key in keys]
 
 
 @pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}])
 def test_captions_are_in_the_order_of_their_ids(options: Any, tmp_path: Path) -> None:
-    found = read_annotations(write(tmp_path / "a.json", TREE, **options))
+    names, captions = read_captions(write(tmp_path / "a.json", TREE, **options))
     text = {row["id"]: row["caption"] for row in TREE["annotations"]}
-    assert found.names == {5: "5.jpg", 3: "3.jpg", 2: "2.jpg"}
+    assert names == {5: "5.jpg", 3: "3.jpg", 2: "2.jpg"}
     expected = {3: [7, 11], 5: [2, 3], 99: [5]}
-    assert found.captions == {key: [(number, text[number]) for number in row] for key, row in expected.items()}
+    assert captions == {key: [(number, text[number]) for number in row] for key, row in expected.items()}
 
 
 def rewritten(change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -77,13 +77,13 @@ def test_a_broken_file_is_one_line(content: bytes, value: str, tmp_path: Path) -
     path = tmp_path / "captions.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=value) as error:
-        read_annotations(path)
+        read_captions(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
 def test_a_file_that_is_missing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file or directory"):
-        read_annotations(tmp_path / "captions.json")
+        read_captions(tmp_path / "captions.json")
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
