@@ -5,8 +5,8 @@
 
 from typing import Any
 
+from mmjax.data.tfds import tensorflow
 from mmjax.data.tfds_layout import NAME, VERSION, make_info
-from mmjax.data.tfrecord import tensorflow
 
 
 def _builder() -> Any:

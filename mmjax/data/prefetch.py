@@ -1,14 +1,13 @@
 """Prefetches batches in a thread."""
 
-import atexit
-import functools
-import queue
-import threading
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from mmjax.types import Batch, InputStats
 
-AHEAD = 2  # batches
+AHEAD = 3  # batches
 
 
 def prefetch(batches: Callable[[], Iterator[Batch]], stats: InputStats | None = None) -> Iterator[Batch]:
@@ -16,46 +15,17 @@ def prefetch(batches: Callable[[], Iterator[Batch]], stats: InputStats | None = 
 
     The thread ends when the generator is closed or collected, and before the interpreter shuts down.
     """
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
-    stop = threading.Event()
-    thread = threading.Thread(target=_work, args=(batches, ready, stop), name="mmjax-data", daemon=True)
-    finish = functools.partial(_finish, thread, stop)
-    thread.start()
-    atexit.register(finish)
+    stream, pool = batches(), ThreadPoolExecutor(1, "mmjax-data")
+    ahead = deque(pool.submit(next, stream, None) for _ in range(AHEAD))
     try:
         while True:
             if stats:
-                stats.ready = ready.qsize()
-            item = ready.get()
-            if item is None:
+                stats.ready = sum(future.done() for future in ahead)
+            batch = ahead.popleft().result()
+            if batch is None:
                 return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+            ahead.append(pool.submit(next, stream, None))
+            yield batch
     finally:
-        finish()
-        atexit.unregister(finish)
-
-
-def _work(batches: Callable[[], Iterator[Batch]], ready: queue.Queue, stop: threading.Event) -> None:
-    def put(item: Batch | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    try:
-        for batch in batches():
-            put(batch)
-            if stop.is_set():
-                return
-        put(None)
-    except BaseException as error:  # raised in the consumer
-        put(error)
-
-
-def _finish(thread: threading.Thread, stop: threading.Event) -> None:
-    stop.set()
-    if thread is not threading.current_thread():  # where the garbage collector may run
-        thread.join()
+        with contextlib.suppress(RuntimeError):  # the garbage collector may run in the thread, which cannot join itself
+            pool.shutdown(cancel_futures=True)

@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float16
 
 from mmjax.data import shard_cache
-from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
-from mmjax.data.shard_cache import Cache, CacheKind, params_digest
+from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, params_digest, ragged, write_arrays
 from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError
 
