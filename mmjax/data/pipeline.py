@@ -53,10 +53,7 @@ def training_batches(
         for examples in _timed(source.read(spec), source.input_stats):
             texts = _sample_texts(seed, examples, "captions")
             answers = _sample_texts(seed, examples, "answers", 5) if "answers" in examples else []
-            begin = time.perf_counter()
-            encoded = _encode_texts(source, examples, texts, answers, encode)
-            source.input_stats.spend("tokenizing", time.perf_counter() - begin)
-            yield _make_batch(source, examples, texts, encoded)
+            yield _make_batch(source, examples, texts, answers, encode)
 
     return prefetch(batches, source.input_stats)
 
@@ -88,8 +85,7 @@ def evaluation_batches(
             examples = next(stream, None) or _no_examples(source, spec, examples)
             texts = [captions[0] if captions else "" for captions in examples["captions"]]
             answers = [most_frequent(texts) for texts in examples.get("answers", [])]
-            encoded = _encode_texts(source, examples, texts, answers, encode)
-            yield _pad_batch(_make_batch(source, examples, texts, encoded), count, empty)
+            yield _pad_batch(_make_batch(source, examples, texts, answers, encode), count, empty)
 
     return prefetch(batches)
 
@@ -118,36 +114,33 @@ def _process_batch_slice(field: str, batch: int, process: int, processes: int) -
 
 def _sample_texts(seed: int, examples: Examples, name: str, *stream: int) -> list[str]:
     """Samples one text of each example's `name`, "" without any; `stream` distinguishes random streams."""
-    sampled = []
-    for epoch, key, texts in zip(examples["epoch"].tolist(), examples["key"].tolist(), examples[name], strict=True):
-        index = 0
-        if len(texts) > 1:
-            index = int(np.random.default_rng((seed, epoch, key % 2**63, *stream)).integers(len(texts)))
-        sampled.append(texts[index] if texts else "")
-    return sampled
+
+    def sample(epoch: int, key: int, texts: list[str]) -> str:
+        if len(texts) < 2:
+            return texts[0] if texts else ""
+        return texts[np.random.default_rng((seed, epoch, key % 2**63, *stream)).integers(len(texts))]
+
+    return list(map(sample, examples["epoch"].tolist(), examples["key"].tolist(), examples[name]))
 
 
-def _encode_texts(
+def _make_batch(
     source: Source,
     examples: Examples,
     texts: Sequence[str],
     answers: Sequence[str],
     encode: Callable[[Sequence[str]], np.ndarray],
 ) -> Batch:
-    """Encodes the texts; all padding in examples without one."""
-    fields: Batch = {"text": encode(texts)}
-    if source.captions_optional:
-        fields["text"][[not captions for captions in examples["captions"]]] = PADDING
-    if "questions" in examples:
-        fields |= {"question": encode(examples["questions"]), "answer": encode(answers)}
-        fields["question"][[not question for question in examples["questions"]]] = PADDING
-        fields["answer"][[not texts for texts in examples["answers"]]] = PADDING
-    return fields
-
-
-def _make_batch(source: Source, examples: Examples, texts: Sequence[str], encoded: Batch) -> Batch:
+    """Makes a batch with the encoded texts, which are all padding in examples without one."""
     report_corrupt(source, examples)
-    batch = dict(encoded)
+    begin = time.perf_counter()
+    batch: Batch = {"text": encode(texts)}
+    if source.captions_optional:
+        batch["text"][[not captions for captions in examples["captions"]]] = PADDING
+    if "questions" in examples:
+        batch |= {"question": encode(examples["questions"]), "answer": encode(answers)}
+        batch["question"][[not question for question in examples["questions"]]] = PADDING
+        batch["answer"][[not texts for texts in examples["answers"]]] = PADDING
+    source.input_stats.spend("tokenizing", time.perf_counter() - begin)
     if source.text_features:
         begin = time.perf_counter()
         batch["text_features"] = source.text_features(texts)
@@ -165,7 +158,10 @@ def report_corrupt(source: Source, examples: Examples) -> None:
         UserError: where they exceed the source's max_corrupt_fraction.
     """
     if source.components:
-        _report_components(source, examples)
+        for number, component in enumerate(source.components):
+            chosen = np.flatnonzero(examples["component"] == number)
+            subset: Examples = {name: [examples[name][i] for i in chosen] for name in ("id", "problem")}
+            report_corrupt(component, subset | {"mask": examples["mask"][chosen]})
         return
     label = source.name if source.field == "data" else source.field
     source.num_read += len(examples["mask"])
@@ -186,28 +182,16 @@ def report_corrupt(source: Source, examples: Examples) -> None:
         )
 
 
-def _report_components(source: Source, examples: Examples) -> None:
-    """Reports the unreadable images of each component of a mixture."""
-    for number, component in enumerate(source.components):
-        chosen = np.flatnonzero(examples["component"] == number)
-        subset: Examples = {name: [examples[name][i] for i in chosen] for name in ("id", "problem")}
-        report_corrupt(component, subset | {"mask": examples["mask"][chosen]})
-    source.num_read = sum(component.num_read for component in source.components)
-    source.num_corrupt = sum(component.num_corrupt for component in source.components)
-
-
 def _timed(stream: Iterator[Examples], stats: InputStats) -> Iterator[Examples]:
     """Measures the time of reading and preparing examples."""
-    while True:
-        begin = time.perf_counter()
-        examples = next(stream, None)
+    begin = time.perf_counter()
+    for examples in stream:
         seconds = time.perf_counter() - begin
-        if examples is None:
-            return
         waited = min(examples.get("read_seconds", 0.0), seconds)
         stats.spend("reading", waited)
         stats.spend("preparing images", seconds - waited)
         yield examples
+        begin = time.perf_counter()
 
 
 def _no_examples(source: Source, spec: ReadSpec, last: Examples | None) -> Examples:

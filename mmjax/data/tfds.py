@@ -46,10 +46,10 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
         def locate(position: int) -> tuple[_Stream, int]:
             """The stream of a position, and its place in the stream."""
             epoch, number = position // size, position % streams.STREAMS
-            place = (position - streams.first_position(size, epoch, number)) // streams.STREAMS
+            positions = streams.stream_range(size, epoch, number)
+            place = positions.index(position)
             if number not in opened or opened[number][0] != epoch:
-                length = streams.stream_length(size, epoch, number)
-                order = streams.stream_order(length, buffer, spec, epoch, number)
+                order = streams.stream_order(len(positions), buffer, spec, epoch, number)
                 slices = streams.stream_slices(lengths, spec, epoch, number)
                 records = read_ahead(pool, _read_slices(files, slices, int(order[place:].min())))
                 opened[number] = epoch, _Stream(records, order, place)
