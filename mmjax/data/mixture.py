@@ -37,7 +37,6 @@ MAX_CYCLE = 4096  # slots; weights that would need more are rounded
 MIN_CYCLE = 64  # slots, so that a batch takes few cycles
 CACHED_CYCLES = 64
 MAX_WEIGHT_RATIO = 1000  # of the sum of weights to that of a component
-LISTS = ("id", "captions", "questions", "answers", "problem")
 OPTIONAL = ("text", "question", "label")  # features that only some components need have
 SAME = ("size", "frames", "frame_rate", "audio")  # fields of DataConfig that components share with the mixture
 EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}
@@ -89,13 +88,9 @@ def open_mixture(config: DataConfig, training: bool, seed: int) -> Source:
 
 
 def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> Source:
-    """Mixes sources; the size is the sum of theirs.
+    """Mixes sources by their names in config.mixture; the size is the sum of theirs.
 
     Ids are COMPONENT/ID, and keys are unique. In training each component yields what it would yield alone.
-
-    Args:
-        sources: components by their names in config.mixture.
-        config: of the mixture.
 
     Raises:
         UserError: where components have labels of different classes, or a feature in different shapes.
@@ -245,14 +240,14 @@ def _merge(component: Indices, found: Mapping[int, Examples], names: Sequence[st
         key = examples["key"] * len(names) + number
         fields = {name: values for name, values in examples.items() if name != "read_seconds"}
         for name, values in (fields | {"key": key, "id": ids, "problem": problems}).items():
-            if name in LISTS:
-                column = merged.setdefault(name, [None] * len(component))
-                for place, value in zip(places.tolist(), values, strict=True):
-                    column[place] = value
-            else:
+            if isinstance(values, np.ndarray):
                 if name not in merged:
                     merged[name] = np.empty((len(component), *values.shape[1:]), values.dtype)
                 merged[name][places] = values
+            else:
+                column = merged.setdefault(name, [None] * len(component))
+                for place, value in zip(places.tolist(), values, strict=True):
+                    column[place] = value
     return merged
 
 

@@ -1,20 +1,23 @@
 """Batches for training and evaluation, prefetched NumPy arrays."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from mmjax.config import Config, DataConfig
-from mmjax.data.prefetch import prefetch
 from mmjax.data.questions import most_frequent
 from mmjax.data.source import Examples, ReadSpec, Source, process_shards
 from mmjax.data.text import Tokenizer
 from mmjax.types import PADDING, Batch, InputStats, UserError
 
+AHEAD = 3  # batches made ahead
 MAX_LOGGED = 10  # unreadable images named in the log
 MIN_READ = 100  # images before their corrupt fraction is meaningful
 NOT_IN_BATCH = ("key", "epoch", "component", "problem", "read_seconds")  # fields of Examples
@@ -88,6 +91,27 @@ def evaluation_batches(
             yield _pad_batch(_make_batch(source, examples, texts, answers, encode), count, empty)
 
     return prefetch(batches)
+
+
+def prefetch(batches: Callable[[], Iterator[Batch]], stats: InputStats | None = None) -> Iterator[Batch]:
+    """Runs an iterator in a thread, which starts with the first batch.
+
+    The thread ends when the generator is closed or collected, and before the interpreter shuts down.
+    """
+    stream, pool = batches(), ThreadPoolExecutor(1, "mmjax-data")
+    ahead = deque(pool.submit(next, stream, None) for _ in range(AHEAD))
+    try:
+        while True:
+            if stats:
+                stats.ready = sum(future.done() for future in ahead)
+            batch = ahead.popleft().result()
+            if batch is None:
+                return
+            ahead.append(pool.submit(next, stream, None))
+            yield batch
+    finally:
+        with contextlib.suppress(RuntimeError):  # the garbage collector may run in the thread, which cannot join itself
+            pool.shutdown(cancel_futures=True)
 
 
 def evaluation_size(source: Source, config: Config) -> int:

@@ -22,8 +22,6 @@ NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # TFDS's name
 AHEAD = 8  # records of a stream read at a time
 
-File = tuple[str, int, int]  # path, first record of the split, number of its records
-
 
 def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
     """Opens a prepared coco_captions, in the order of mmjax/data/streams.py.
@@ -36,8 +34,8 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
     """
     root, split = config.root, config.split(training)
     _, info = _split(root, split)
-    files, size = _files(info), info.num_examples
-    lengths, buffer = [take for _, _, take in files], max(config.shuffle_buffer // streams.STREAMS, 1)
+    files, size = info.file_instructions, info.num_examples
+    lengths, buffer = [file.take for file in files], max(config.shuffle_buffer // streams.STREAMS, 1)
 
     def read(spec: ReadSpec) -> Iterator[Examples]:
         opened: dict[int, tuple[int, _Stream]] = {}  # each stream with its current epoch
@@ -103,14 +101,14 @@ class _Stream:
         return self._buffer.pop(place)
 
 
-def _read_slices(files: Sequence[File], slices: Sequence[streams.FileSlice], first: int) -> Iterator[tuple[int, bytes]]:
-    """Yields (number, record) of the slices in order, from number `first` on."""
+def _read_slices(files: Sequence[Any], slices: Sequence[streams.FileSlice], first: int) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, record) of the slices of TFDS's files in order, from number `first` on."""
     begin = 0
-    for file, start, count in slices:
-        path, skip, _ = files[file]
-        skipped = min(max(first - begin, 0), count)
+    for index, start, count in slices:
+        file, skipped = files[index], min(max(first - begin, 0), count)
         if skipped < count:
-            yield from enumerate(read_records(path, skip + start + skipped, count - skipped), begin + skipped)
+            records = read_records(str(file.filename), file.skip + start + skipped, count - skipped)
+            yield from enumerate(records, begin + skipped)
         begin += count
 
 
@@ -171,10 +169,10 @@ def raw_tfds(root: str, split: str) -> RawSplit:
         UserError: as open_tfds.
     """
     builder, info = _split(root, split)
-    files = _files(info)
+    files = info.file_instructions
 
     def rows(start: int, stop: int) -> Iterator[dict[str, list[Any]]]:
-        slices = streams.slice_files([take for _, _, take in files], range(len(files)), start, stop)
+        slices = streams.slice_files([file.take for file in files], range(len(files)), start, stop)
         with ThreadPoolExecutor(1) as pool:
             for _, record in read_ahead(pool, _read_slices(files, slices, 0)):
                 yield _example(record)
@@ -190,10 +188,6 @@ def raw_tfds(root: str, split: str) -> RawSplit:
 
     made_from = {"source": "coco_tfds", "dataset": builder.info.full_name, "shards": list(info.shard_lengths)}
     return RawSplit(info.num_examples, read, all_captions, [], {**made_from, "bytes": info.num_bytes})
-
-
-def _files(info: Any) -> list[File]:
-    return [(str(file.filename), file.skip, file.take) for file in info.file_instructions]
 
 
 def _example(record: bytes) -> dict[str, list[Any]]:

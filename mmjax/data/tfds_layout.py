@@ -77,12 +77,7 @@ def protos() -> tuple[ModuleType, ModuleType]:
 
 
 def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]]) -> bytes:
-    """Serializes an example deterministically as a tf.train.Example.
-
-    Args:
-        image: encoded image.
-        captions: pairs of id and text.
-    """
+    """Serializes an encoded image and its captions, pairs of id and text, deterministically as a tf.train.Example."""
     example, feature = protos()
 
     def of_bytes(*values: bytes) -> Any:

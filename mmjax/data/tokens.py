@@ -21,8 +21,7 @@ from jaxtyping import Int, Integer, Shaped
 
 from mmjax.config import Config, to_dict
 from mmjax.data import shard_cache
-from mmjax.data.pipeline import evaluation_size, make_read_spec, report_corrupt
-from mmjax.data.prefetch import prefetch
+from mmjax.data.pipeline import evaluation_size, make_read_spec, prefetch, report_corrupt
 from mmjax.data.random_access import ordered
 from mmjax.data.shard_cache import ENDS, ArrayReader, params_digest, ragged, write_arrays
 from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, find_source
@@ -167,13 +166,9 @@ def _arrays(parts: list[dict[str, Any]], first_view: int) -> dict[str, np.ndarra
 
 
 def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
-    """Opens cached tokens as a source, with "codes" int32 [b, *grid] and other encoded arrays instead of "image".
+    """Opens the cached tokens of a split as a source: "codes" int32 [b, *grid], other encoded arrays, and no "image".
 
     Epochs cycle through the views of each example. All shards are checked first.
-
-    Args:
-        folder: of one split.
-        key: see token_cache_key.
 
     Raises:
         UserError: where the cache is missing, incomplete, of another key, or corrupt.
@@ -200,18 +195,14 @@ def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
             view = (epochs + examples + spec.seed) % views if spec.training else np.zeros_like(examples)
             rows = rows_of[view, examples].astype(np.int64)
             ids, captions = zip(*map(text, indices), strict=True)
-            codes = {name: _widen(reader.take(name, rows)) for name in encoded}
+            codes = {name: reader.take(name, rows) for name in encoded}
+            codes |= {name: a.astype(np.int32) for name, a in codes.items() if np.issubdtype(a.dtype, np.integer)}
             problem = [f"{i} could not be read when the tokens were made" for i in ids]
             fields = {"epoch": epochs, "id": list(ids), "captions": list(captions), "problem": problem}
             yield {**codes, "mask": reader.take("mask", rows), "key": keys[0, examples], **fields}
 
     features = {name: Feature("codes" if name == "codes" else "text") for name in cache.info["features"]}
     return Source(cache.info["source"], size, features, all_captions, read)
-
-
-def _widen(values: Shaped[np.ndarray, "b ..."]) -> Shaped[np.ndarray, "b ..."]:
-    """Integers as int32; floats unchanged."""
-    return values.astype(np.int32) if np.issubdtype(values.dtype, np.integer) else values
 
 
 def _rows_by_view(keys: Int[np.ndarray, "views size"]) -> Integer[np.ndarray, "views size"]:
