@@ -25,10 +25,8 @@ def indexed_source(name: str, features: Features, captions: Captions, image: Cal
     """
 
     def columns(indices: list[int]) -> Examples:
-        return {
-            "id": list(map(str, captions.keys[indices].tolist())),
-            "captions": [captions[index] for index in indices],
-        }
+        ids = list(map(str, captions.keys[indices].tolist()))
+        return {"id": ids, "captions": [captions[index] for index in indices]}
 
     read = read_examples(captions.keys, lambda index: {"image": image(index)}, columns, features)
     return Source(name, len(captions), features, lambda: iter(captions), read)

@@ -161,11 +161,7 @@ def _plain(tree: Mapping[str, Any]) -> Any:
 
 
 def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
-    """Finds corrupt shards, and what is wrong with each, by file.
-
-    Args:
-        quick: read only the ends of record files, which have checksums of their own.
-    """
+    """What is wrong with each corrupt shard, by file; `quick` reads only the ends of files that have own checksums."""
 
     def problem(shard: Shard) -> str:
         path = cache.folder / shard.file

@@ -46,7 +46,6 @@ def cached_text_features(
     """Opens the features of captions and of the empty text; computes and caches missing ones.
 
     Args:
-        folder: of the cache; created if missing.
         key: see text_cache_key.
         captions: in any order, with repetitions.
         encode: (`batch` texts) -> their features, and a mask of the tokens, a prefix of each row.
@@ -107,9 +106,8 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """The arrays of a shard of captions by name."""
     rows: list[np.ndarray] = []
-    texts = list(captions.values())
-    for start in range(0, len(texts), batch):
-        part = texts[start : start + batch]
+    texts = iter(captions.values())
+    while part := list(itertools.islice(texts, batch)):
         features, mask = encode(part + [""] * (batch - len(part)))  # compiled for one size
         rows += [row[: kept.sum()] for row, kept in zip(features[: len(part)], mask, strict=False)]
         done(len(part))

@@ -76,12 +76,9 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
 
 
 class _Stream:
-    """The records of a stream in one epoch, taken in ascending order of their places.
+    """The records of a stream in one epoch, taken in ascending order of their places, from `place` on.
 
-    Args:
-        records: pairs of a number and a record, from order[place:].min() on.
-        order: number of the record at each place.
-        place: first place to take.
+    `records` are pairs of a number and a record, from order[place:].min() on; `order` has the number at each place.
     """
 
     def __init__(self, records: Iterator[tuple[int, bytes]], order: np.ndarray, place: int) -> None:

@@ -89,12 +89,10 @@ def write_tokens(
     positions: int = POSITIONS,
     fields: Sequence[str] = ("image",),
 ) -> None:
-    """Encodes the missing or corrupt shards of a split, tokens.num_augmentations times for training.
+    """Encodes the missing or corrupt shards of a split into its folder, tokens.num_augmentations times for training.
 
     Args:
-        folder: of this split; created if missing.
         key: see token_cache_key.
-        source: the examples of the split.
         config: for its data and tokens.num_augmentations.
         encode: (images of `fields`, batches of exactly `batch`) -> named arrays of integers from 0 up, including
             "codes"; those not called codes may be floats.
