@@ -95,9 +95,9 @@ def prepare(folder: Path) -> None:
     """Makes the text tokenizer, and the shards without recompressing every image."""
     from mmjax import data
     from mmjax.config import resolve
-    from mmjax.data import recompress
+    from mmjax.data import packed
 
-    recompress.shrink = lambda content, name, resize: content
+    packed.recompress = lambda content, name, resize: content
     config = resolve({"data": {"source": "coco_folder", "root": str(folder / "coco")}, "train": {"steps": 1}})
     source = data.open_source(config.data, True, 0)
     (folder / "tokenizer.model").write_bytes(data.train_tokenizer(source.all_captions(), 1000))

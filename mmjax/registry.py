@@ -17,7 +17,7 @@ TABLES = {
     "model": "mmjax.models:MODELS",
     "loss": "mmjax.losses:LOSSES",
     "evaluator": "mmjax.evaluate:EVALUATORS",
-    "source": "mmjax.data.sources:SOURCES",
+    "source": "mmjax.data:SOURCES",
     "optimizer": "mmjax.train.optimizer:OPTIMIZERS",
     "sampler": "mmjax.sample:SAMPLERS",
 }

@@ -23,8 +23,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
 from mmjax.data import shard_cache
-from mmjax.data.shard_arrays import ArrayReader, write_arrays
-from mmjax.data.shard_cache import Cache, CacheKind, key_digest, params_digest
+from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, key_digest, params_digest, write_arrays
 from mmjax.export import DualEncoder
 
 KIND = CacheKind("embeddings", "mmjax search", "--keep=DIR; --rebuild embeds everything again")

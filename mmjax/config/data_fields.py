@@ -43,7 +43,7 @@ class DataConfig:
     """Config of the data source and the preprocessing of images.
 
     Attributes:
-        source: a key of mmjax.data.sources.SOURCES, or "my_package.my_file:NAME" for a SourceSpec of your own.
+        source: a key of mmjax.data.SOURCES, or "my_package.my_file:NAME" for a SourceSpec of your own.
         root: the folder of the data set, DIR, or TFDS's data_dir; a bucket (gs://) works for TFDS.
         train_split, evaluation_split: split names of the source.
         scenes: for scenes.

@@ -3,21 +3,21 @@
 Only this package uses TensorFlow, imported lazily for TFDS and buckets.
 """
 
+from mmjax.data import classes, clip, coco, mixture, packed, scenes, sound, tfds, vqa
 from mmjax.data.clip import read_clip
 from mmjax.data.image import read_image, read_mask
 from mmjax.data.mixture import mix
-from mmjax.data.packed import num_examples, rejected
+from mmjax.data.packed import SHARD_SIZE, num_examples, rejected, write_packed
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.sound import read_sound
 from mmjax.data.source import Source, SourceSpec, open_raw, open_source
 from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.data.text_features import cached_text_features, text_cache_key
-from mmjax.data.tokens import open_tokens, token_cache_key
-from mmjax.data.write_packed import SHARD_SIZE, write_packed
-from mmjax.data.write_tokens import write_tokens
+from mmjax.data.tokens import open_tokens, token_cache_key, write_tokens
 
 __all__ = [
     "SHARD_SIZE",
+    "SOURCES",
     "Source",
     "SourceSpec",
     "Tokenizer",
@@ -42,3 +42,15 @@ __all__ = [
     "write_packed",
     "write_tokens",
 ]
+
+SOURCES: dict[str, SourceSpec] = {
+    "scenes": scenes.SOURCE,
+    "coco_folder": coco.SOURCE,
+    "coco_packed": packed.SOURCE,
+    "coco_tfds": tfds.SOURCE,
+    "clips_folder": clip.SOURCE,
+    "vqa": vqa.SOURCE,
+    "classes_folder": classes.SOURCE,
+    "audio_folder": sound.SOURCE,
+    "mixture": mixture.SOURCE,
+}

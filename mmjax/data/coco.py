@@ -17,8 +17,7 @@ from mmjax.config import DataConfig
 from mmjax.data.captions import Captions, pack
 from mmjax.data.json_items import read_items, reading
 from mmjax.data.random_access import indexed_source
-from mmjax.data.raw import RawImage, RawSplit, Rejected
-from mmjax.data.source import Source, SourceSpec, captioned_images
+from mmjax.data.source import RawImage, RawSplit, Rejected, Source, SourceSpec, captioned_images
 from mmjax.types import UserError
 
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}

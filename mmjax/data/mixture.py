@@ -37,13 +37,12 @@ MAX_CYCLE = 4096  # slots; weights that would need more are rounded
 MIN_CYCLE = 64  # slots, so that a batch takes few cycles
 CACHED_CYCLES = 64
 MAX_WEIGHT_RATIO = 1000  # of the sum of weights to that of a component
-LISTS = ("id", "captions", "questions", "answers", "problem")
 OPTIONAL = ("text", "question", "label")  # features that only some components need have
 SAME = ("size", "frames", "frame_rate", "audio")  # fields of DataConfig that components share with the mixture
 EXAMPLE = {"coco": {"source": "coco_folder", "weight": 3.0}}
 
-# (positions) -> component of each, and its position in the component's stream.
-Locate = Callable[[Int64[np.ndarray, " b"]], tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
+Indices = Int64[np.ndarray, " b"]
+Locate = Callable[[Indices], tuple[Indices, Indices]]  # (positions) -> components, and positions in their streams
 
 
 def features(config: DataConfig) -> dict[str, Feature]:
@@ -89,13 +88,9 @@ def open_mixture(config: DataConfig, training: bool, seed: int) -> Source:
 
 
 def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> Source:
-    """Mixes sources; the size is the sum of theirs.
+    """Mixes sources by their names in config.mixture; the size is the sum of theirs.
 
     Ids are COMPONENT/ID, and keys are unique. In training each component yields what it would yield alone.
-
-    Args:
-        sources: components by their names in config.mixture.
-        config: of the mixture.
 
     Raises:
         UserError: where components have labels of different classes, or a feature in different shapes.
@@ -126,8 +121,7 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
         with ExitStack() as stack:
             streams: list[Any] = []
             for number, (source, part) in enumerate(zip(components, configs, strict=True)):
-                flip = spec.training and part.flip
-                shards = functools.partial(shards_of, number)
+                shards, flip = functools.partial(shards_of, number), spec.training and part.flip
                 stream = source.read(replace(spec, shards=shards, resize=part.resize, flip=flip))
                 streams.append(stack.enter_context(closing(stream)))  # type: ignore[type-var]
             for positions in spec.positions():
@@ -141,10 +135,9 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
                 yield _merge(component, found, list(sources), shared)
 
     def all_captions() -> Iterator[str]:
-        streams = [
-            source.all_captions() for source in components
-        ]  # interleaved: a tokenizer may use the first ones only
-        return (text for texts in itertools.zip_longest(*streams) for text in texts if text is not None)
+        # Interleaved: a tokenizer may use the first ones only.
+        rows = itertools.zip_longest(*(source.all_captions() for source in components))
+        return (text for row in rows for text in row if text is not None)
 
     return Source("mixture", sum(sizes), shared, all_captions, read, components=tuple(components), classes=classes)
 
@@ -169,10 +162,10 @@ def _classes(components: Sequence[Source]) -> tuple[str, ...]:
     labeled = [component for component in components if "label" in component.features]
     for component in labeled[1:]:
         if component.classes != labeled[0].classes:
+            counts = f"{len(labeled[0].classes):,} and {len(component.classes):,}"
             raise UserError(
-                f"{labeled[0].field}, {component.field}: have {len(labeled[0].classes):,} and "
-                f"{len(component.classes):,} classes "
-                "that are not the same ones, and a model has one set; take the labels of one component"
+                f"{labeled[0].field}, {component.field}: have {counts} classes that are not the same ones, and a model "
+                "has one set; take the labels of one component"
             )
     return labeled[0].classes if labeled else ()
 
@@ -183,15 +176,12 @@ def slots_of(weights: Sequence[float]) -> tuple[int, ...]:
     Exact for weights such as 3 and 1, or 0.7 and 0.3; others are rounded to MAX_CYCLE slots by largest remainders.
     """
     exact = [Fraction(repr(weight)) for weight in weights]
-    whole = sum(exact)
-    scale = math.lcm(*((weight / whole).denominator for weight in exact))
-    if scale <= MAX_CYCLE:
-        scale *= math.ceil(MIN_CYCLE / scale)
-        return tuple(int(weight / whole * scale) for weight in exact)
-    ideal = [weight / whole * MAX_CYCLE for weight in exact]
-    slots = [int(count) for count in ideal]
-    largest = sorted(range(len(ideal)), key=lambda i: slots[i] - ideal[i])
-    for i in largest[: MAX_CYCLE - sum(slots)]:
+    shares = [weight / sum(exact) for weight in exact]
+    scale = math.lcm(*(share.denominator for share in shares))
+    length = scale * math.ceil(MIN_CYCLE / scale) if scale <= MAX_CYCLE else MAX_CYCLE
+    slots = [int(share * length) for share in shares]
+    largest = sorted(range(len(shares)), key=lambda i: slots[i] - shares[i] * length)
+    for i in largest[: length - sum(slots)]:
         slots[i] += 1
     return tuple(slots)
 
@@ -211,7 +201,7 @@ def by_cycles(slots: Sequence[int], seed: int) -> Locate:
         places[np.argsort(parts, kind="stable")] = before
         return parts, places
 
-    def locate(positions: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+    def locate(positions: Indices) -> tuple[Indices, Indices]:
         cycles, chosen = np.divmod(positions, length)
         part, place = np.empty_like(positions), np.empty_like(positions)
         for number in np.unique(cycles).tolist():
@@ -228,18 +218,15 @@ def concatenated(sizes: Sequence[int]) -> Locate:
     """Locates evaluation positions, one component after the other."""
     ends = np.cumsum(sizes)
 
-    def locate(positions: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+    def locate(positions: Indices) -> tuple[Indices, Indices]:
         part = np.searchsorted(ends, positions, side="right")
         return part, positions - (ends - sizes)[part]
 
     return locate
 
 
-def _merge(
-    component: Int64[np.ndarray, " b"], found: Mapping[int, Examples], names: Sequence[str], features: Features
-) -> Examples:
+def _merge(component: Indices, found: Mapping[int, Examples], names: Sequence[str], features: Features) -> Examples:
     """Merges the examples of components; missing optional fields are blank."""
-    places = {number: np.flatnonzero(component == number) for number in found}
     seconds = sum(examples.get("read_seconds", 0.0) for examples in found.values())
     merged: Examples = {"component": component, "read_seconds": seconds}
     if "question" in features:
@@ -247,19 +234,20 @@ def _merge(
     if "label" in features:
         merged["label"] = np.full(component.shape, -1, np.int64)
     for number, examples in found.items():
+        places = np.flatnonzero(component == number)
         ids = [f"{names[number]}/{name}" for name in examples["id"]]
         problems = examples.get("problem", [f"image {name} cannot be read" for name in examples["id"]])
         key = examples["key"] * len(names) + number
         fields = {name: values for name, values in examples.items() if name != "read_seconds"}
         for name, values in (fields | {"key": key, "id": ids, "problem": problems}).items():
-            if name in LISTS:
-                column = merged.setdefault(name, [None] * len(component))
-                for place, value in zip(places[number].tolist(), values, strict=True):
-                    column[place] = value
-            else:
+            if isinstance(values, np.ndarray):
                 if name not in merged:
                     merged[name] = np.empty((len(component), *values.shape[1:]), values.dtype)
-                merged[name][places[number]] = values
+                merged[name][places] = values
+            else:
+                column = merged.setdefault(name, [None] * len(component))
+                for place, value in zip(places.tolist(), values, strict=True):
+                    column[place] = value
     return merged
 
 

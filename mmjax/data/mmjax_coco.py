@@ -5,12 +5,12 @@
 
 from typing import Any
 
+from mmjax.data.tfds import tensorflow
 from mmjax.data.tfds_layout import NAME, VERSION, make_info
-from mmjax.data.tfrecord import tensorflow
 
 
 def _builder() -> Any:
-    tensorflow()
+    tf = tensorflow()
     import tensorflow_datasets as tfds
 
     class MmjaxCoco(tfds.core.DatasetBuilder):
@@ -35,11 +35,9 @@ def _builder() -> Any:
             self, split: Any, decoders: Any = None, read_config: Any = None, shuffle_files: bool = False
         ) -> Any:
             """Examples in order, or shuffled with shuffle_files."""
-            tf = tensorflow()
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-            files = self.info.splits[split].file_instructions
-            records = ArrayRecordDataSource(files)
+            records = ArrayRecordDataSource(self.info.splits[split].file_instructions)
             indices = tf.data.Dataset.range(len(records))
             if shuffle_files:
                 seed = read_config and read_config.shuffle_seed

@@ -1,20 +1,23 @@
 """Batches for training and evaluation, prefetched NumPy arrays."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from mmjax.config import Config, DataConfig
-from mmjax.data.prefetch import prefetch
 from mmjax.data.source import Examples, ReadSpec, Source, process_shards
 from mmjax.data.text import Tokenizer
 from mmjax.data.vqa import most_frequent
 from mmjax.types import PADDING, Batch, InputStats, UserError
 
+AHEAD = 3  # batches made ahead
 MAX_LOGGED = 10  # unreadable images named in the log
 MIN_READ = 100  # images before their corrupt fraction is meaningful
 NOT_IN_BATCH = ("key", "epoch", "component", "problem", "read_seconds")  # fields of Examples
@@ -53,10 +56,7 @@ def training_batches(
         for examples in _timed(source.read(spec), source.input_stats):
             texts = _sample_texts(seed, examples, "captions")
             answers = _sample_texts(seed, examples, "answers", 5) if "answers" in examples else []
-            begin = time.perf_counter()
-            encoded = _encode_texts(source, examples, texts, answers, encode)
-            source.input_stats.spend("tokenizing", time.perf_counter() - begin)
-            yield _make_batch(source, examples, texts, encoded)
+            yield _make_batch(source, examples, texts, answers, encode)
 
     return prefetch(batches, source.input_stats)
 
@@ -88,11 +88,31 @@ def evaluation_batches(
             examples = next(stream, None) or _no_examples(source, spec, examples)
             texts = [captions[0] if captions else "" for captions in examples["captions"]]
             answers = [most_frequent(texts) for texts in examples.get("answers", [])]
-            encoded = _encode_texts(source, examples, texts, answers, encode)
-            batch = _make_batch(source, examples, texts, encoded)
+            batch = _make_batch(source, examples, texts, answers, encode)
             yield _pad_batch(batch | {"key": _short_keys(examples["key"])}, count, empty)
 
     return prefetch(batches)
+
+
+def prefetch(batches: Callable[[], Iterator[Batch]], stats: InputStats | None = None) -> Iterator[Batch]:
+    """Runs an iterator in a thread, which starts with the first batch.
+
+    The thread ends when the generator is closed or collected, and before the interpreter shuts down.
+    """
+    stream, pool = batches(), ThreadPoolExecutor(1, "mmjax-data")
+    ahead = deque(pool.submit(next, stream, None) for _ in range(AHEAD))
+    try:
+        while True:
+            if stats:
+                stats.ready = sum(future.done() for future in ahead)
+            batch = ahead.popleft().result()
+            if batch is None:
+                return
+            ahead.append(pool.submit(next, stream, None))
+            yield batch
+    finally:
+        with contextlib.suppress(RuntimeError):  # the garbage collector may run in the thread, which cannot join itself
+            pool.shutdown(cancel_futures=True)
 
 
 def evaluation_size(source: Source, config: Config) -> int:
@@ -125,36 +145,33 @@ def _short_keys(keys: np.ndarray) -> np.ndarray:
 
 def _sample_texts(seed: int, examples: Examples, name: str, *stream: int) -> list[str]:
     """Samples one text of each example's `name`, "" without any; `stream` distinguishes random streams."""
-    sampled = []
-    for epoch, key, texts in zip(examples["epoch"].tolist(), examples["key"].tolist(), examples[name], strict=True):
-        index = 0
-        if len(texts) > 1:
-            index = int(np.random.default_rng((seed, epoch, key % 2**63, *stream)).integers(len(texts)))
-        sampled.append(texts[index] if texts else "")
-    return sampled
+
+    def sample(epoch: int, key: int, texts: list[str]) -> str:
+        if len(texts) < 2:
+            return texts[0] if texts else ""
+        return texts[np.random.default_rng((seed, epoch, key % 2**63, *stream)).integers(len(texts))]
+
+    return list(map(sample, examples["epoch"].tolist(), examples["key"].tolist(), examples[name]))
 
 
-def _encode_texts(
+def _make_batch(
     source: Source,
     examples: Examples,
     texts: Sequence[str],
     answers: Sequence[str],
     encode: Callable[[Sequence[str]], np.ndarray],
 ) -> Batch:
-    """Encodes the texts; all padding in examples without one."""
-    fields: Batch = {"text": encode(texts)}
-    if source.captions_optional:
-        fields["text"][[not captions for captions in examples["captions"]]] = PADDING
-    if "questions" in examples:
-        fields |= {"question": encode(examples["questions"]), "answer": encode(answers)}
-        fields["question"][[not question for question in examples["questions"]]] = PADDING
-        fields["answer"][[not texts for texts in examples["answers"]]] = PADDING
-    return fields
-
-
-def _make_batch(source: Source, examples: Examples, texts: Sequence[str], encoded: Batch) -> Batch:
+    """Makes a batch with the encoded texts, which are all padding in examples without one."""
     report_corrupt(source, examples)
-    batch = dict(encoded)
+    begin = time.perf_counter()
+    batch: Batch = {"text": encode(texts)}
+    if source.captions_optional:
+        batch["text"][[not captions for captions in examples["captions"]]] = PADDING
+    if "questions" in examples:
+        batch |= {"question": encode(examples["questions"]), "answer": encode(answers)}
+        batch["question"][[not question for question in examples["questions"]]] = PADDING
+        batch["answer"][[not texts for texts in examples["answers"]]] = PADDING
+    source.input_stats.spend("tokenizing", time.perf_counter() - begin)
     if source.text_features:
         begin = time.perf_counter()
         batch["text_features"] = source.text_features(texts)
@@ -172,7 +189,10 @@ def report_corrupt(source: Source, examples: Examples) -> None:
         UserError: where they exceed the source's max_corrupt_fraction.
     """
     if source.components:
-        _report_components(source, examples)
+        for number, component in enumerate(source.components):
+            chosen = np.flatnonzero(examples["component"] == number)
+            subset: Examples = {name: [examples[name][i] for i in chosen] for name in ("id", "problem")}
+            report_corrupt(component, subset | {"mask": examples["mask"][chosen]})
         return
     label = source.name if source.field == "data" else source.field
     source.num_read += len(examples["mask"])
@@ -193,28 +213,16 @@ def report_corrupt(source: Source, examples: Examples) -> None:
         )
 
 
-def _report_components(source: Source, examples: Examples) -> None:
-    """Reports the unreadable images of each component of a mixture."""
-    for number, component in enumerate(source.components):
-        chosen = np.flatnonzero(examples["component"] == number)
-        subset: Examples = {name: [examples[name][i] for i in chosen] for name in ("id", "problem")}
-        report_corrupt(component, subset | {"mask": examples["mask"][chosen]})
-    source.num_read = sum(component.num_read for component in source.components)
-    source.num_corrupt = sum(component.num_corrupt for component in source.components)
-
-
 def _timed(stream: Iterator[Examples], stats: InputStats) -> Iterator[Examples]:
     """Measures the time of reading and preparing examples."""
-    while True:
-        begin = time.perf_counter()
-        examples = next(stream, None)
+    begin = time.perf_counter()
+    for examples in stream:
         seconds = time.perf_counter() - begin
-        if examples is None:
-            return
         waited = min(examples.get("read_seconds", 0.0), seconds)
         stats.spend("reading", waited)
         stats.spend("preparing images", seconds - waited)
         yield examples
+        begin = time.perf_counter()
 
 
 def _no_examples(source: Source, spec: ReadSpec, last: Examples | None) -> Examples:

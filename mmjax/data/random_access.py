@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from mmjax.data.captions import Captions
 from mmjax.data.decoding import Load, decode_examples
-from mmjax.data.source import Examples, Features, ReadSpec, Source, epoch_order
+from mmjax.data.source import Examples, Features, ReadSpec, Source
 from mmjax.data.transforms import Transform
 
 # (indices) -> `id`, `captions` and other fields of Examples that are not loaded.
@@ -25,10 +25,8 @@ def indexed_source(name: str, features: Features, captions: Captions, image: Cal
     """
 
     def columns(indices: list[int]) -> Examples:
-        return {
-            "id": list(map(str, captions.keys[indices].tolist())),
-            "captions": [captions[index] for index in indices],
-        }
+        ids = list(map(str, captions.keys[indices].tolist()))
+        return {"id": ids, "captions": [captions[index] for index in indices]}
 
     read = read_examples(captions.keys, lambda index: {"image": image(index)}, columns, features)
     return Source(name, len(captions), features, lambda: iter(captions), read)
@@ -64,8 +62,12 @@ def read_examples(
 
 
 def ordered(spec: ReadSpec, size: int) -> Iterator[tuple[Int64[np.ndarray, " b"], list[int]]]:
-    """Yields the epochs and indices of a process's positions in each global batch."""
-    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, spec, size))
+    """Yields the epochs and indices of a process's positions in each global batch; each epoch shuffled in training."""
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> Int64[np.ndarray, " size"]:
+        return np.random.default_rng((spec.seed, epoch)).permutation(size) if spec.training else np.arange(size)
+
     for positions in spec.positions():
         epochs, places = np.divmod(positions, size)
         yield epochs, [int(order(e)[p]) for e, p in zip(epochs.tolist(), places.tolist(), strict=True)]

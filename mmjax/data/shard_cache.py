@@ -2,8 +2,8 @@
 
 A cache is a folder of shards and an index.json, rewritten after each shard. Its key is a nested dict that determines
 the content; opening it with another key raises an error that names the differences. A shard holds consecutive
-positions: an interrupted or corrupt cache has gaps, and writing resumes by filling them. Shards are arrays (see
-mmjax/data/shard_arrays.py) or other files, such as ArrayRecord.
+positions: an interrupted or corrupt cache has gaps, and writing resumes by filling them. Shards are named arrays in
+safetensors files, or other files, such as ArrayRecord.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int, Int64, Shaped
+from safetensors import numpy as safetensors
+from safetensors import safe_open
 
 from mmjax.config import differences
 from mmjax.files import write_json
@@ -29,6 +32,7 @@ from mmjax.types import Params, UserError, leaf_name
 
 VERSION = 1
 INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
+ENDS = ".ends"  # of a ragged array
 LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # removed unless the index names them
 HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord has its index at the end
 MAX_SHOWN = 3  # differences in a message
@@ -152,17 +156,12 @@ def _check(cache: Cache, actual: Mapping[str, Any], expected: Mapping[str, Any])
         raise UserError(f"{problem}; remove the folder, or name another with {cache.kind.option}")
 
 
-def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(tree))  # without tuples
-    return plain
+def _plain(tree: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(tree))  # without tuples
 
 
 def find_corrupt_shards(cache: Cache, quick: bool = False) -> dict[str, str]:
-    """Finds corrupt shards, and what is wrong with each, by file.
-
-    Args:
-        quick: read only the ends of record files, which have checksums of their own.
-    """
+    """What is wrong with each corrupt shard, by file; `quick` reads only the ends of files that have own checksums."""
 
     def problem(shard: Shard) -> str:
         path = cache.folder / shard.file
@@ -223,13 +222,12 @@ def write_cache(
 def _is_new(folder: Path, kind: CacheKind) -> bool:
     """Whether the index is missing or broken."""
     path = folder / INDEX
+    if not path.exists():
+        if any(not file.name.startswith(".") for file in folder.iterdir()):
+            raise UserError(f"{folder}: holds other files than {kind.name}; name another folder with {kind.option}")
+        return True
     try:
         json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if any(not file.name.startswith(".") for file in folder.iterdir()):
-            hint = f"name another folder with {kind.option}"
-            raise UserError(f"{folder}: holds other files than {kind.name}; {hint}") from None
-        return True
     except ValueError:
         logger.warning("%s: broken; all shards are written again", path)
         return True
@@ -291,3 +289,53 @@ def write_shard(
             temporary.unlink(missing_ok=True)
     cache.shards = sorted([*cache.shards, shard], key=lambda shard: (shard.part, shard.start))
     _save(cache)
+
+
+def write_arrays(cache: Cache, start: int, size: int, arrays: Mapping[str, np.ndarray], part: str = "") -> None:
+    """Adds a shard of named arrays with one row per position, or ragged; see write_shard and ragged."""
+
+    def write(path: Path) -> dict[str, Any]:
+        path.write_bytes(safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        return {}
+
+    write_shard(cache, f"{part}{'-' * bool(part)}{start:012d}{SUFFIX}", start, size, write, part)
+
+
+def ragged(name: str, rows: Sequence[bytes | np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of different lengths as two arrays: their concatenation, and its row boundaries NAME.ends."""
+    arrays = [np.frombuffer(row, np.uint8) if isinstance(row, bytes) else row for row in rows]
+    content = np.concatenate(arrays) if arrays else np.empty(0, np.uint8)
+    return {name: content, f"{name}{ENDS}": np.cumsum([0, *map(len, rows)]).astype(np.int64)}
+
+
+class ArrayReader:
+    """Reads the named arrays of a cache by position, from memory-mapped shards."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._starts = np.array([shard.start for shard in cache.shards], np.int64)
+        self._files = [safe_open(cache.folder / shard.file, "numpy") for shard in cache.shards]
+        self.names: list[str] = sorted(self._files[0].keys()) if self._files else []
+        spans = [np.arange(shard.start, shard.start + shard.size) for shard in cache.shards]
+        self.positions: Int64[np.ndarray, " n"] = np.concatenate([np.empty(0, np.int64), *spans])
+
+    def take(self, name: str, positions: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b ..."]:
+        """The rows at positions, which must exist."""
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        rows = (positions - self._starts[shards]).tolist()
+        return np.concatenate([self._read(s, name, row, row + 1) for s, row in zip(shards.tolist(), rows, strict=True)])
+
+    def take_ragged(self, name: str, position: int) -> Shaped[np.ndarray, "_ ..."]:
+        """The row at a position of a ragged array."""
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        row = position - int(self._starts[shard])
+        return self._read(shard, name, *self._read(shard, f"{name}{ENDS}", row, row + 2).tolist())
+
+    def all(self, name: str) -> Shaped[np.ndarray, "n ..."]:
+        """All rows of an array, in order of their positions."""
+        return np.concatenate([file.get_tensor(name) for file in self._files]) if self._files else np.empty(0)
+
+    def _read(self, shard: int, name: str, begin: int, end: int) -> Shaped[np.ndarray, "_ ..."]:
+        array = self._files[shard].get_slice(name)
+        if begin == end:  # safetensors rejects an empty slice at the end
+            return self._files[shard].get_tensor(name) if array.get_shape()[0] == 0 else array[:1][:0]
+        return array[begin:end]

@@ -16,7 +16,6 @@ from jaxtyping import Float16, Int64
 
 from mmjax import registry
 from mmjax.config import DataConfig
-from mmjax.data.raw import RawSplit
 from mmjax.types import Feature, InputStats, UserError
 
 # Consecutive positions as read from a source, a dict of
@@ -51,19 +50,12 @@ ProcessShard = tuple[Int64[np.ndarray, " b"], slice]
 
 @dataclass(frozen=True)
 class ReadSpec:
-    """Positions that a process reads, and preprocessing of images.
+    """Positions that a process reads, and preprocessing of images."""
 
-    Attributes:
-        shards: starts a pass over the global batches; each has at least one position of the process.
-        training: shuffled, with random crops and flips; otherwise in order, with center crops.
-        seed: of the order and augmentations, at least 0.
-        size, resize, flip: as in `mmjax.config.DataConfig`.
-    """
-
-    shards: Callable[[], Iterator[ProcessShard]]
-    training: bool
-    seed: int
-    size: int
+    shards: Callable[[], Iterator[ProcessShard]]  # starts a pass; the process has a position in each global batch
+    training: bool  # shuffled, with random crops and flips; otherwise in order, with center crops
+    seed: int  # of the order and augmentations, at least 0
+    size: int  # as in DataConfig, like the following
     resize: int
     flip: bool
 
@@ -74,39 +66,23 @@ class ReadSpec:
 
 @dataclass
 class Source:
-    """An open source.
+    """An open source."""
 
-    Attributes:
-        name: data.source of the config.
-        size: examples per epoch.
-        features: features of its examples; "scene": captions follow the scene grammar.
-        all_captions: starts a pass over all captions, questions and answers.
-        read: reads the positions of a ReadSpec, in its batches.
-        text_features: features of texts, float16 [b, t, d], 0 after their tokens; None: not in batches.
-        num_read: images or clips read so far.
-        num_corrupt: number of them that could not be read, counted in each epoch.
-        corrupt_ids: the first of those.
-        max_corrupt_fraction: as in `mmjax.config.DataConfig`.
-        input_stats: statistics of training batches.
-        components: of a mixture; corrupt images are counted for each.
-        field: config field of its data.
-        classes: names of the classes by label.
-    """
-
-    name: str
-    size: int
-    features: Features
-    all_captions: Callable[[], Iterator[str]]
-    read: Callable[[ReadSpec], Iterator[Examples]]
+    name: str  # data.source of the config
+    size: int  # examples per epoch
+    features: Features  # "scene": captions follow the scene grammar
+    all_captions: Callable[[], Iterator[str]]  # starts a pass over all captions, questions and answers
+    read: Callable[[ReadSpec], Iterator[Examples]]  # the positions, in their batches
+    # Features of texts, 0 after their tokens; None: not in batches.
     text_features: Callable[[Sequence[str]], Float16[np.ndarray, "b t d"]] | None = None
-    num_read: int = 0
-    num_corrupt: int = 0
-    corrupt_ids: list[str] = dataclasses.field(default_factory=list)
-    max_corrupt_fraction: float = 0.1
-    input_stats: InputStats = dataclasses.field(default_factory=InputStats)
-    components: "tuple[Source, ...]" = ()
-    field: str = "data"
-    classes: tuple[str, ...] = ()
+    num_read: int = 0  # images or clips so far
+    num_corrupt: int = 0  # of them could not be read, counted in each epoch
+    corrupt_ids: list[str] = dataclasses.field(default_factory=list)  # the first of those
+    max_corrupt_fraction: float = 0.1  # as in DataConfig
+    input_stats: InputStats = dataclasses.field(default_factory=InputStats)  # of training batches
+    components: "tuple[Source, ...]" = ()  # of a mixture; corrupt images are counted for each
+    field: str = "data"  # config field of its data
+    classes: tuple[str, ...] = ()  # their names by label
 
     @property
     def captions_optional(self) -> bool:
@@ -115,28 +91,49 @@ class Source:
 
 
 @dataclass(frozen=True)
+class RawImage:
+    """An encoded image with its captions, from which packed datasets are made."""
+
+    key: int  # its id
+    name: str  # of the file
+    captions: Sequence[tuple[int, str]]  # pairs of id and text
+    content: Callable[[], bytes]  # reads the file
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An image that is left out, with the reason."""
+
+    id: int
+    file: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """The raw images of a split."""
+
+    size: int  # number of images
+    read: Callable[[int, int], Iterator[RawImage]]  # (start, stop) -> the images of these positions
+    captions: Callable[[], Iterator[tuple[int, list[str]]]]  # starts a pass over pairs of key and captions
+    left_out: Sequence[Rejected]
+    made_from: dict[str, Any]  # plain data that identifies the images without reading them
+
+
+@dataclass(frozen=True)
 class SourceSpec:
-    """Specification of a kind of source.
+    """Specification of a kind of source."""
 
-    Attributes:
-        features: features of its examples, known before it is opened.
-        open: (config, training, seed) -> the open source.
-        check: (config, field of the data, such as "data") raises UserError for an invalid config.
-        raw: (root, split) -> the encoded images; None: `mmjax prepare --to` cannot pack it.
-        settings: those of SETTINGS that it uses.
-        needs_root: whether data.root must be set.
-        gives_clips: whether data.frames may exceed 1.
-        drawn: examples are generated from the seed at their final size: no crops, flips or splits.
-    """
-
-    features: Callable[[DataConfig], Features]
-    open: Callable[[DataConfig, bool, int], Source]
+    features: Callable[[DataConfig], Features]  # of its examples, known before it is opened
+    open: Callable[[DataConfig, bool, int], Source]  # (config, training, seed) -> the open source
+    # (config, field of the data, such as "data") raises UserError for an invalid config.
     check: Callable[[DataConfig, str], None] = lambda config, field: None
+    # (root, split) -> the encoded images; None: `mmjax prepare --to` cannot pack it.
     raw: Callable[[str, str], RawSplit] | None = None
-    settings: tuple[str, ...] = ()
-    needs_root: bool = True
-    gives_clips: bool = False
-    drawn: bool = False
+    settings: tuple[str, ...] = ()  # those of SETTINGS that it uses
+    needs_root: bool = True  # data.root must be set
+    gives_clips: bool = False  # data.frames may exceed 1
+    drawn: bool = False  # generated from the seed at their final size: no crops, flips or splits
 
 
 def find_source(config: DataConfig, field: str = "data") -> SourceSpec:
@@ -225,8 +222,3 @@ def process_shards(start: int, stop: int | None, batch: int, first: int, count: 
         if end <= begin + first:
             return
         yield np.arange(begin, end), slice(first, min(first + count, end - begin))
-
-
-def epoch_order(spec: ReadSpec, size: int, epoch: int) -> Int64[np.ndarray, "{size}"]:
-    """The order of the examples in an epoch, a permutation by seed and epoch in training."""
-    return np.random.default_rng((spec.seed, epoch)).permutation(size) if spec.training else np.arange(size)

@@ -26,28 +26,20 @@ def stream_positions(spec: ReadSpec, size: int) -> Iterator[Int64[np.ndarray, " 
         yield positions[np.lexsort((positions, positions % STREAMS, positions // size))][shard]
 
 
-def first_position(size: int, epoch: int, stream: int) -> int:
-    """The first position of a stream in an epoch; the next ones follow at intervals of STREAMS."""
-    return epoch * size + (stream - epoch * size) % STREAMS
-
-
-def stream_length(size: int, epoch: int, stream: int) -> int:
-    """The number of positions of a stream in an epoch."""
-    return max(-(-((epoch + 1) * size - first_position(size, epoch, stream)) // STREAMS), 0)
+def stream_range(size: int, epoch: int, stream: int) -> range:
+    """The positions of a stream in an epoch."""
+    start = epoch * size
+    return range(start + (stream - start) % STREAMS, start + size, STREAMS)
 
 
 def stream_slices(lengths: Sequence[int], spec: ReadSpec, epoch: int, stream: int) -> list[FileSlice]:
-    """The file slices that a stream reads in an epoch, in order.
-
-    Args:
-        lengths: number of records in each file.
-    """
+    """The slices of files with these numbers of records that a stream reads in an epoch, in order."""
     size = sum(lengths)
     files = np.arange(len(lengths))
     if spec.training:
         files = np.random.default_rng((spec.seed, epoch)).permutation(files)
-    start = sum(stream_length(size, epoch, before) for before in range(stream))
-    return slice_files(lengths, files.tolist(), start, start + stream_length(size, epoch, stream))
+    start = sum(len(stream_range(size, epoch, before)) for before in range(stream))
+    return slice_files(lengths, files.tolist(), start, start + len(stream_range(size, epoch, stream)))
 
 
 def slice_files(lengths: Sequence[int], files: Iterable[int], start: int, stop: int) -> list[FileSlice]:

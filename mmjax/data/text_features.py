@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float16
 
 from mmjax.data import shard_cache
-from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
-from mmjax.data.shard_cache import Cache, CacheKind, params_digest
+from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, params_digest, ragged, write_arrays
 from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError
 
@@ -26,17 +25,11 @@ KIND = CacheKind("text features", "mmjax prepare", "--config.tokens.cache=DIR")
 CAPTIONS = 4096  # per shard, approximately
 
 Encode = Callable[[Sequence[str]], tuple[Float16[np.ndarray, "b t d"], Bool[np.ndarray, "b t"]]]
+TextFeatures = Callable[[Sequence[str]], Float16[np.ndarray, "b t d"]]  # of the tokens of each text, padded with 0
 
 
 def text_cache_key(params: Params, tokenizer: bytes, settings: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """The cache key: plain data that determines the features of a caption.
-
-    Args:
-        params: of the text encoder.
-        tokenizer: its text tokenizer.
-        settings: of the text encoder.
-        length: tokens of a text.
-    """
+    """The cache key, plain data that determines features: the text encoder and the tokens of a text."""
     encoder = {"params": params_digest(params), "tokenizer": hashlib.sha256(tokenizer).hexdigest()}
     return {"text": {"length": length}, "text_encoder": {**settings, **encoder}}
 
@@ -49,11 +42,10 @@ def cached_text_features(
     batch: int = 64,
     repair: bool = False,
     per_shard: int = CAPTIONS,
-) -> "TextFeatures":
+) -> TextFeatures:
     """Opens the features of captions and of the empty text; computes and caches missing ones.
 
     Args:
-        folder: of the cache; created if missing.
         key: see text_cache_key.
         captions: in any order, with repetitions.
         encode: (`batch` texts) -> their features, and a mask of the tokens, a prefix of each row.
@@ -68,7 +60,7 @@ def cached_text_features(
         cache = shard_cache.open_cache(folder, KIND, key)
         texts = _missing(cache, texts).values()
         if not texts:
-            return TextFeatures(cache)
+            return _open(cache)
     with shard_cache.write_cache(folder, KIND, key, {}) as cache:
         shard_cache.finish(cache)  # always complete: captions can be added
         missing = _missing(cache, texts)
@@ -79,31 +71,28 @@ def cached_text_features(
                 while part := dict(itertools.islice(waiting, min(size, stop - start))):
                     write_arrays(cache, start, len(part), _arrays(part, encode, batch, bar.update))
                     start += len(part)
-    return TextFeatures(cache)
+    return _open(cache)
 
 
-class TextFeatures:
-    """Reads the features of texts from a cache."""
+def _open(cache: Cache) -> TextFeatures:
+    reader, length = ArrayReader(cache), int(cache.key["text"]["length"])
+    names, positions = reader.all("names"), reader.positions
+    order = np.argsort(names)
+    known, positions = names[order], positions[order]
+    width = reader.take_ragged("features", int(positions[0])).shape[1]
 
-    def __init__(self, cache: Cache) -> None:
-        self._folder, self._length = cache.folder, int(cache.key["text"]["length"])
-        self._reader = ArrayReader(cache)
-        names, positions = self._reader.all("names"), self._reader.positions
-        order = np.argsort(names)
-        self._names, self._positions = names[order], positions[order]
-        self._width = self._reader.take_ragged("features", int(positions[0])).shape[1]
-
-    def __call__(self, texts: Sequence[str]) -> Float16[np.ndarray, "b t d"]:
-        """The features of each text's tokens, padded with 0."""
-        padded = np.zeros((len(texts), self._length, self._width), np.float16)
+    def features(texts: Sequence[str]) -> Float16[np.ndarray, "b t d"]:
+        padded = np.zeros((len(texts), length, width), np.float16)
         names = np.array([_name(text) for text in texts], np.uint64)
-        places = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
+        places = np.minimum(np.searchsorted(known, names), len(known) - 1)
         for row, (place, name, text) in enumerate(zip(places, names, texts, strict=True)):
-            if self._names[place] != name:
-                raise UserError(f"{self._folder}: has no features of {text[:60]!r}; run {KIND.command}")
-            features = self._reader.take_ragged("features", int(self._positions[place]))
-            padded[row, : len(features)] = features
+            if known[place] != name:
+                raise UserError(f"{cache.folder}: has no features of {text[:60]!r}; run {KIND.command}")
+            found = reader.take_ragged("features", int(positions[place]))
+            padded[row, : len(found)] = found
         return padded
+
+    return features
 
 
 def _missing(cache: Cache, texts: Iterable[str]) -> dict[int, str]:
@@ -117,9 +106,8 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """The arrays of a shard of captions by name."""
     rows: list[np.ndarray] = []
-    texts = list(captions.values())
-    for start in range(0, len(texts), batch):
-        part = texts[start : start + batch]
+    texts = iter(captions.values())
+    while part := list(itertools.islice(texts, batch)):
         features, mask = encode(part + [""] * (batch - len(part)))  # compiled for one size
         rows += [row[: kept.sum()] for row, kept in zip(features[: len(part)], mask, strict=False)]
         done(len(part))

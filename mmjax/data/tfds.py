@@ -1,8 +1,12 @@
 """TFDS's coco_captions, streamed from TFRecord files on a disk or in a bucket."""
 
+import contextlib
 import functools
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,17 +14,13 @@ import numpy as np
 from mmjax.config import DataConfig
 from mmjax.data import streams
 from mmjax.data.decoding import decode_examples
-from mmjax.data.raw import RawImage, RawSplit
-from mmjax.data.source import Examples, ReadSpec, Source, SourceSpec, captioned_images
-from mmjax.data.streams import FileSlice
+from mmjax.data.source import Examples, RawImage, RawSplit, ReadSpec, Source, SourceSpec, captioned_images
 from mmjax.data.tfds_layout import read_record
-from mmjax.data.tfrecord import read_ahead, read_records, tensorflow
 from mmjax.types import UserError
 
 NAME = "coco_captions"
 SPLITS = {"validation": "val"}  # TFDS's name
-
-File = tuple[str, int, int]  # path, first record of the split, number of its records
+AHEAD = 8  # records of a stream read at a time
 
 
 def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
@@ -34,8 +34,8 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
     """
     root, split = config.root, config.split(training)
     _, info = _split(root, split)
-    files, size = _files(info), info.num_examples
-    lengths, buffer = [take for _, _, take in files], max(config.shuffle_buffer // streams.STREAMS, 1)
+    files, size = info.file_instructions, info.num_examples
+    lengths, buffer = [file.take for file in files], max(config.shuffle_buffer // streams.STREAMS, 1)
 
     def read(spec: ReadSpec) -> Iterator[Examples]:
         opened: dict[int, tuple[int, _Stream]] = {}  # each stream with its current epoch
@@ -44,19 +44,18 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
         def locate(position: int) -> tuple[_Stream, int]:
             """The stream of a position, and its place in the stream."""
             epoch, number = position // size, position % streams.STREAMS
-            place = (position - streams.first_position(size, epoch, number)) // streams.STREAMS
+            positions = streams.stream_range(size, epoch, number)
+            place = positions.index(position)
             if number not in opened or opened[number][0] != epoch:
-                length = streams.stream_length(size, epoch, number)
-                order = streams.stream_order(length, buffer, spec, epoch, number)
+                order = streams.stream_order(len(positions), buffer, spec, epoch, number)
                 slices = streams.stream_slices(lengths, spec, epoch, number)
-                opened[number] = epoch, _Stream(pool, files, slices, order, place)
+                records = read_ahead(pool, _read_slices(files, slices, int(order[place:].min())))
+                opened[number] = epoch, _Stream(records, order, place)
             return opened[number][1], place
 
         def batches() -> Iterator[dict[str, Any]]:
             for positions in streams.stream_positions(spec, size):
-                places = [
-                    locate(position) for position in positions.tolist()
-                ]  # starts all streams before waiting for one
+                places = list(map(locate, positions.tolist()))  # starts all streams before waiting for one
                 examples = [_example(stream.take(place)) for stream, place in places]
                 keys = [example["image/id"][0] for example in examples]
                 yield {
@@ -71,32 +70,20 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
             yield from decode_examples(batches(), lambda image: {"image": bytes(image)}, spec, captioned_images(config))
 
     def all_captions() -> Iterator[str]:
-        rows = raw_tfds(root, split).captions()
-        return (text for _, texts in rows for text in texts)
+        return (text for _, texts in raw_tfds(root, split).captions() for text in texts)
 
     return Source("coco_tfds", size, captioned_images(config), all_captions, read)
 
 
 class _Stream:
-    """The records of a stream in one epoch, taken in ascending order of their places.
+    """The records of a stream in one epoch, taken in ascending order of their places, from `place` on.
 
-    Args:
-        pool: reads ahead.
-        slices: file slices of the stream.
-        order: record of the slices at each place.
-        place: first place to take.
+    `records` are pairs of a number and a record, from order[place:].min() on; `order` has the number at each place.
     """
 
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        files: Sequence[File],
-        slices: Sequence[FileSlice],
-        order: np.ndarray,
-        place: int,
-    ) -> None:
+    def __init__(self, records: Iterator[tuple[int, bytes]], order: np.ndarray, place: int) -> None:
         self._places = np.argsort(order)
-        self._records = read_ahead(pool, _read_slices(files, slices, int(order[place:].min())))
+        self._records = records
         self._buffer: dict[int, bytes] = {}  # records read ahead, by place
         self._next = place
 
@@ -111,16 +98,65 @@ class _Stream:
         return self._buffer.pop(place)
 
 
-def _read_slices(files: Sequence[File], slices: Sequence[FileSlice], first: int) -> Iterator[tuple[int, bytes]]:
-    """Yields (number, record) of the slices in order, from number `first` on."""
+def _read_slices(files: Sequence[Any], slices: Sequence[streams.FileSlice], first: int) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, record) of the slices of TFDS's files in order, from number `first` on."""
     begin = 0
-    for file, start, count in slices:
-        path, skip, _ = files[file]
-        skipped = min(max(first - begin, 0), count)
+    for index, start, count in slices:
+        file, skipped = files[index], min(max(first - begin, 0), count)
         if skipped < count:
-            records = read_records("coco_tfds", path, skip + start + skipped, count - skipped)
+            records = read_records(str(file.filename), file.skip + start + skipped, count - skipped)
             yield from enumerate(records, begin + skipped)
         begin += count
+
+
+def read_records(path: str, skip: int, take: int) -> Iterator[bytes]:
+    """Reads `take` records of a TFRecord file after the first `skip` with tf.data, and verifies their checksums.
+
+    Raises:
+        UserError: where there are fewer, or they cannot be read.
+    """
+    tf, number, reason = tensorflow(), skip, ""
+    try:
+        for record in tf.data.TFRecordDataset(path).skip(skip).take(take).as_numpy_iterator():
+            yield record
+            number += 1
+    except tf.errors.OpError as error:
+        reason = f" ({' '.join(str(error).split())})"
+    if number < skip + take:
+        before = "" if number > skip else " or before"  # skipped records are not counted
+        raise UserError(
+            f"data.source coco_tfds: cannot be read: {path}: ends or is damaged in record {number:,}{before}{reason}; "
+            "is the data set complete?"
+        )
+
+
+def read_ahead(pool: ThreadPoolExecutor, records: Iterator[Any]) -> Iterator[Any]:
+    """Iterates over records that the pool reads AHEAD at a time, starting immediately."""
+
+    def read() -> list[Any]:
+        return list(itertools.islice(records, AHEAD))
+
+    def results() -> Iterator[Any]:
+        chunk = first
+        while part := chunk.result():
+            chunk = pool.submit(read)
+            yield from part
+
+    first = pool.submit(read)
+    return results()
+
+
+@functools.cache
+def tensorflow() -> ModuleType:
+    """Imports TensorFlow without accelerators, which JAX uses."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # avoids a log line
+    import tensorflow
+
+    for kind in ("GPU", "TPU"):
+        with contextlib.suppress(RuntimeError, ValueError):  # already initialized
+            tensorflow.config.set_visible_devices([], kind)
+    return tensorflow
 
 
 def raw_tfds(root: str, split: str) -> RawSplit:
@@ -130,10 +166,10 @@ def raw_tfds(root: str, split: str) -> RawSplit:
         UserError: as open_tfds.
     """
     builder, info = _split(root, split)
-    files = _files(info)
+    files = info.file_instructions
 
     def rows(start: int, stop: int) -> Iterator[dict[str, list[Any]]]:
-        slices = streams.slice_files([take for _, _, take in files], range(len(files)), start, stop)
+        slices = streams.slice_files([file.take for file in files], range(len(files)), start, stop)
         with ThreadPoolExecutor(1) as pool:
             for _, record in read_ahead(pool, _read_slices(files, slices, 0)):
                 yield _example(record)
@@ -151,10 +187,6 @@ def raw_tfds(root: str, split: str) -> RawSplit:
     return RawSplit(info.num_examples, read, all_captions, [], {**made_from, "bytes": info.num_bytes})
 
 
-def _files(info: Any) -> list[File]:
-    return [(str(file.filename), file.skip, file.take) for file in info.file_instructions]
-
-
 def _example(record: bytes) -> dict[str, list[Any]]:
     try:
         fields = read_record(record)
@@ -170,22 +202,7 @@ def _texts(row: dict[str, list[Any]]) -> list[str]:
 
 def _split(root: str, split: str) -> tuple[Any, Any]:
     """TFDS's builder, and the SplitInfo of a split."""
-    builder = _builder(root)
-    try:
-        info = builder.info.splits[SPLITS.get(split, split)]
-    except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits) or "none"
-        raise UserError(f"{NAME} in {root}: has no split {split}; it has {known}") from error
-    if not info.num_examples:
-        raise UserError(f"{NAME} in {root}: split {split} is empty; {_hint(root)}")
-    return builder, info
-
-
-def _hint(root: str) -> str:
-    return f"prepare it with `tfds build {NAME} --data_dir={root}`, or use data.source=coco_folder"
-
-
-def _builder(root: str) -> Any:
+    hint = f"prepare it with `tfds build {NAME} --data_dir={root}`, or use data.source=coco_folder"
     bucket_errors = [tensorflow().errors.OpError] if "://" in root else []
     try:
         import tensorflow_datasets as tfds
@@ -194,10 +211,17 @@ def _builder(root: str) -> Any:
     try:
         builder = tfds.core.read_only_builder.builder_from_files(NAME, data_dir=root)
     except (tfds.core.DatasetNotFoundError, OSError, ValueError, *bucket_errors) as error:
-        raise UserError(f"{root}: no prepared {NAME} there; {_hint(root)}") from error
+        raise UserError(f"{root}: no prepared {NAME} there; {hint}") from error
     if builder.info.file_format.value != "tfrecord":
         raise UserError(f"{NAME} in {root}: its files are {builder.info.file_format.value}; must be tfrecord")
-    return builder
+    try:
+        info = builder.info.splits[SPLITS.get(split, split)]
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits) or "none"
+        raise UserError(f"{NAME} in {root}: has no split {split}; it has {known}") from error
+    if not info.num_examples:
+        raise UserError(f"{NAME} in {root}: split {split} is empty; {hint}")
+    return builder, info
 
 
 SOURCE = SourceSpec(captioned_images, open_tfds, raw=raw_tfds)

@@ -36,15 +36,11 @@ def write_info(folder: Path, splits: Mapping[str, Sequence[tuple[int, int]]]) ->
     info = make_info(builder)
     info.set_file_format("array_record")
     files = tfds.core.ShardedFileTemplate(folder, dataset_name=NAME, filetype_suffix="array_record")
-    rows = [
-        tfds.core.SplitInfo(
-            name=name,
-            shard_lengths=[examples for examples, _ in shards],
-            num_bytes=sum(size for _, size in shards),
-            filename_template=files,
-        )
-        for name, shards in splits.items()
-    ]
+    rows = []
+    for name, shards in splits.items():
+        lengths, sizes = zip(*shards, strict=True)
+        row = {"name": name, "shard_lengths": list(lengths), "num_bytes": sum(sizes)}
+        rows.append(tfds.core.SplitInfo(**row, filename_template=files))
     info.set_splits(tfds.core.splits.SplitDict(rows))
     try:
         info.write_to_directory(folder)
@@ -77,12 +73,7 @@ def protos() -> tuple[ModuleType, ModuleType]:
 
 
 def record(image: bytes, name: str, key: int, captions: Sequence[tuple[int, str]]) -> bytes:
-    """Serializes an example deterministically as a tf.train.Example.
-
-    Args:
-        image: encoded image.
-        captions: pairs of id and text.
-    """
+    """Serializes an encoded image and its captions, pairs of id and text, deterministically as a tf.train.Example."""
     example, feature = protos()
 
     def of_bytes(*values: bytes) -> Any:

@@ -13,8 +13,7 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax.cli import main
 from mmjax.config import resolve, to_dict
-from mmjax.data.shard_arrays import ArrayReader
-from mmjax.data.shard_cache import open_cache, params_digest
+from mmjax.data.shard_cache import ArrayReader, open_cache, params_digest
 from mmjax.data.tokens import KIND, OTHER_ARRAYS
 from mmjax.export import ImageGenerator
 from mmjax.train.workdir import read_config

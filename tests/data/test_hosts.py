@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from every_source import NAMES, TOKENIZER, joined, of, same, take
 
-from mmjax.data import clip, decoding, evaluation_batches, pipeline, scenes, shard_arrays, sound, training_batches
+from mmjax.data import clip, decoding, evaluation_batches, pipeline, scenes, shard_cache, sound, training_batches
 from mmjax.data.source import Examples
 
 SOURCES = pytest.mark.parametrize("name", NAMES)
@@ -22,7 +22,7 @@ OPENS: dict[str, list[tuple[Any, str]]] = {
     "questions": [(scenes.draw, "draw_things")],
     "clips_folder": [(clip, "read_frames")],
     "audio_folder": [(sound, "read_samples")],
-    "tokens": [(shard_arrays.ArrayReader, "take_ragged")],
+    "tokens": [(shard_cache.ArrayReader, "take_ragged")],
     "mixture": [(scenes.draw, "example"), (decoding, "decode")],
     "lacking": [(scenes.draw, "draw_things"), (decoding, "decode")],
 }

@@ -150,7 +150,7 @@ def test_an_example_without_captions_gets_an_empty_text() -> None:
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "mmjax-data"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mmjax-data")]
 
 
 def test_the_thread_ends_with_its_iterator() -> None:

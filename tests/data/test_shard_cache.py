@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmjax.data.shard_arrays import ArrayReader, ragged, write_arrays
 from mmjax.data.shard_cache import (
+    ArrayReader,
     Cache,
     CacheKind,
     find_corrupt_shards,
@@ -18,7 +18,9 @@ from mmjax.data.shard_cache import (
     gaps,
     key_digest,
     open_cache,
+    ragged,
     read_cache,
+    write_arrays,
     write_cache,
     write_shard,
 )

@@ -28,8 +28,7 @@ def test_the_streams_of_an_epoch_read_every_record_once(lengths: list[int], epoc
     seen = []
     for stream in range(streams.STREAMS):
         positions = [p for p in range(epoch * size, (epoch + 1) * size) if p % streams.STREAMS == stream]
-        assert streams.stream_length(size, epoch, stream) == len(positions)
-        assert not positions or streams.first_position(size, epoch, stream) == positions[0]
+        assert list(streams.stream_range(size, epoch, stream)) == positions
         parts = streams.stream_slices(lengths, read_spec(training=training), epoch, stream)
         records = [(file, record) for file, first, count in parts for record in range(first, first + count)]
         assert len(records) == len(positions)

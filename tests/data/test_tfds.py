@@ -3,7 +3,6 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import pytest
 pytest.importorskip("tensorflow")
 from made_data import config_dict, prepare_tfds
 
-from mmjax.data import load_tokenizer, open_source, streams, tfds, tfrecord, train_tokenizer, training_batches
-from mmjax.data.tfds import _Stream
+from mmjax.data import load_tokenizer, open_source, streams, tfds, train_tokenizer, training_batches
+from mmjax.data.tfds import _Stream, read_records
 from mmjax.types import UserError
 
 SIZE, SHARDS, BUFFER = 331, 8, 40
@@ -31,8 +30,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The file and the number of each record whose content is read."""
     records: list[tuple[str, int]] = []
 
-    def noting(name: str, path: str, skip: int, take: int) -> Iterator[bytes]:
-        for number, record in enumerate(tfrecord.read_records(name, path, skip, take), skip):
+    def noting(path: str, skip: int, take: int) -> Iterator[bytes]:
+        for number, record in enumerate(read_records(path, skip, take), skip):
             records.append((path, number))
             yield record
 
@@ -70,7 +69,7 @@ def test_a_resume_reads_what_is_still_to_come_and_little_before(
     step: int, root: Path, read: list[tuple[str, int]]
 ) -> None:
     ids(root, 16, step, 1)
-    made_ahead, chunks = 5 * 16, 2 * tfrecord.AHEAD
+    made_ahead, chunks = 5 * 16, 2 * tfds.AHEAD
     assert len(read) <= made_ahead + streams.STREAMS * (2 * BUFFER // streams.STREAMS + chunks) < SIZE
 
 
@@ -100,13 +99,11 @@ def test_a_batch_is_of_many_files(root: Path, read: list[tuple[str, int]]) -> No
     assert len({path for path, _ in read}) >= SHARDS - 1
 
 
-def test_what_is_held_is_less_than_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_held_is_less_than_the_buffer() -> None:
     rng = np.random.default_rng(7)
     order = np.argsort(np.arange(500) + 13 * rng.random(500))
-    monkeypatch.setattr(tfds, "read_ahead", lambda pool, records: records)
-    monkeypatch.setattr(tfds, "_read_slices", lambda files, slices, first: ((n, b"%d" % n) for n in range(first, 500)))
     for start, apart in ((0, 1), (100, 1), (250, 3), (250, 90)):
-        stream = _Stream(ThreadPoolExecutor(1), [], [], order, start)
+        stream = _Stream(((n, b"%d" % n) for n in range(order[start:].min(), 500)), order, start)
         for place in range(start, 500, apart):
             assert stream.take(place) == b"%d" % order[place]
             assert len(stream._buffer) < 13

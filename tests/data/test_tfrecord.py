@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("tensorflow")
 import tensorflow as tf
 
-from mmjax.data.tfrecord import AHEAD, read_ahead, read_records
+from mmjax.data.tfds import AHEAD, read_ahead, read_records
 from mmjax.types import UserError
 
 RECORDS = [bytes([n]) * (n * n * 7) for n in range(23)]  # the first is empty
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("scheme", ["", "file://"])
 @pytest.mark.parametrize(("skip", "take"), [(0, 23), (0, 1), (7, 5), (22, 1), (23, 0)])
 def test_records_are_those_that_tensorflow_wrote(skip: int, take: int, scheme: str, file: Path) -> None:
-    assert list(read_records("it", f"{scheme}{file}", skip, take)) == RECORDS[skip : skip + take]
+    assert list(read_records(f"{scheme}{file}", skip, take)) == RECORDS[skip : skip + take]
 
 
 def change(content: bytes, at: int) -> bytes:
@@ -52,20 +52,20 @@ START = sum(len(record) + 16 for record in RECORDS[:11])  # of record 11
 def test_a_damaged_file_is_one_line(damage: Callable[[bytes], bytes], hint: str, scheme: str, file: Path) -> None:
     file.write_bytes(damage(file.read_bytes()))
     seen = []
-    told_as = rf"^data\.source it: cannot be read: .*: ends or is damaged {hint}( .*)?; is the data set complete"
+    told_as = rf"^data\.source coco_tfds: cannot be read: .*: ends or is damaged {hint}( .*)?; is the data set complete"
     with pytest.raises(UserError, match=told_as) as told:
-        for record in read_records("it", f"{scheme}{file}", 0, 23):
+        for record in read_records(f"{scheme}{file}", 0, 23):
             seen.append(record)
     assert seen == RECORDS[: len(seen)] and len(seen) in (0, 11) and "\n" not in str(told.value)
     if file.stat().st_size < START + 200:  # nor is what is missing passed over
         with pytest.raises(UserError, match="in record 12 or before"):
-            next(read_records("it", f"{scheme}{file}", 12, 1))
+            next(read_records(f"{scheme}{file}", 12, 1))
 
 
 @pytest.mark.parametrize("path", ["/nowhere/it", "file:///nowhere/it", "none://nowhere/it"])
 def test_a_file_that_is_missing_is_one_line(path: str) -> None:
     with pytest.raises(UserError, match=f"cannot be read: {path}: .*; is the data set complete") as told:
-        next(read_records("it", path, 0, 1))
+        next(read_records(path, 0, 1))
     assert "\n" not in str(told.value)
 
 

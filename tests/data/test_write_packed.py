@@ -22,8 +22,7 @@ from packed_data import EVALUATION, TOKENIZER, TRAINING, contents, prepare, shar
 from PIL import Image
 
 from mmjax.data import evaluation_batches, open_raw, open_source, training_batches, write_packed
-from mmjax.data.packed import folder_of, num_examples, rejected
-from mmjax.data.recompress import recompress
+from mmjax.data.packed import folder_of, num_examples, recompress, rejected
 from mmjax.types import UserError
 
 # Going on
@@ -40,7 +39,7 @@ def test_prepared_again_nothing_is_written(coco: Path, copy: Path) -> None:
 def test_an_interrupted_preparation_goes_on(
     stop_at: int, coco: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["mmjax.data.write_packed"]
+    module = sys.modules["mmjax.data.packed"]
     write, written = module._write_records, []
 
     def stopping(results: Any, size: int, done: Any, path: Path) -> Any:
@@ -71,7 +70,7 @@ def test_what_is_being_repaired_cannot_be_opened(coco: Path, copy: Path, monkeyp
 
     before = contents(copy)
     shard(copy).unlink()
-    monkeypatch.setattr(sys.modules["mmjax.data.write_packed"], "_write_records", stopping)
+    monkeypatch.setattr(sys.modules["mmjax.data.packed"], "_write_records", stopping)
     with pytest.raises(KeyboardInterrupt):
         prepare(coco, copy)
     assert not {"dataset_info.json", "features.json"} & contents(copy).keys()
@@ -86,7 +85,7 @@ def test_what_is_being_repaired_cannot_be_opened(coco: Path, copy: Path, monkeyp
 def test_what_was_stopped_behind_the_shards_goes_on(
     stage: str, coco: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["mmjax.data.write_packed"]
+    module = sys.modules["mmjax.data.packed"]
 
     def stopping(*arguments: Any) -> Any:
         raise KeyboardInterrupt
