@@ -8,7 +8,7 @@ from mmjax.evaluate.caption_scores import LONGEST, bleu, cider, rouge_l
 from mmjax.evaluate.penn_treebank import tokenize
 from mmjax.evaluate.rows import predicted
 from mmjax.evaluate.spec import EvaluatorSpec
-from mmjax.types import Batch, Predict, Results
+from mmjax.types import Batch, Evaluator, Predict, Results
 
 logger = logging.getLogger(__name__)
 NAMES = (*(f"captions/bleu_{n}" for n in range(1, LONGEST + 1)), "captions/rouge_l", "captions/cider")
@@ -20,7 +20,7 @@ def metric_names() -> tuple[str, ...]:
     return NAMES if java_meteor.missing() else (*NAMES, METEOR)
 
 
-def captions() -> Callable[[Predict, Callable[[], Iterable[Batch]]], Results]:
+def captions() -> Evaluator:
     """An evaluator that yields captions/bleu_1 to bleu_4, rouge_l (0 to 1), cider (0 to 10) and meteor (0 to 1).
 
     The values are those of pycocoevalcap; METEOR needs it and Java. The model's `caption` is compared with all captions

@@ -31,8 +31,9 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Collection[str]) -> dict
     found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for row in metrics:
         step, split = row.get("step"), str(row.get("split", ""))
-        for name, value in row.items() if isinstance(step, int) else ():
-            if name not in ("step", "split") and (value is None or isinstance(value, (int, float))):
+        for name, value in row.items():
+            numeric = value is None or isinstance(value, (int, float))
+            if isinstance(step, int) and numeric and name not in ("step", "split"):
                 found[name, split][step] = math.nan if value is None else float(value)
     finite = {key: points for key, points in found.items() if any(map(math.isfinite, points.values()))}
     # Metrics that are always 0, such as skipped steps, are left out.

@@ -7,7 +7,8 @@ from jaxtyping import UInt8
 
 from mmjax.config import Config
 from mmjax.evaluate.rows import Mean
-from mmjax.evaluate.spec import EvaluatorSpec, check_images
+from mmjax.evaluate.scenes import check_images
+from mmjax.evaluate.spec import EvaluatorSpec
 from mmjax.sample.postprocess import to_uint8
 from mmjax.scenes.draw import draw
 from mmjax.scenes.grammar import parse
@@ -24,8 +25,7 @@ def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Resul
     generated with seeds 0 to 15 (`seed` of the batch, int32 [b]), divided by that between two of 16 real scenes of the
     caption; then the mean over captions. The captions must not determine the image.
     """
-    mean = Mean()
-    mean.add("scenes/diversity", [])
+    mean = Mean("scenes/diversity")
     for number, (caption, generated) in enumerate(_generated(predict, batches)):
         scene = parse(caption)
         real = [draw(scene, generated.shape[1], np.random.default_rng((number, seed))) for seed in range(SEEDS)]
@@ -45,40 +45,29 @@ def _generated(
     predict: Predict, batches: Callable[[], Iterable[Batch]]
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "n y x 3"]]]:
     """Yields each caption with its images of all seeds."""
-    examples, size = _first_examples(batches)
-    asked = [row | {"seed": np.array([seed], np.int32)} for row in examples.values() for seed in range(SEEDS)]
-    images = []
-    # In batches of the evaluation's size, to avoid recompilation; the last is padded.
-    for start in range(0, len(asked), max(size, 1)):
-        rows = asked[start : start + size]
-        images.append(to_uint8(predict(_joined(rows + rows[-1:] * (size - len(rows))))["image"]))
-    if images:
-        each = np.concatenate(images)[: len(asked)].reshape(-1, SEEDS, *images[0].shape[1:])
-        yield from zip(examples, each, strict=True)
-
-
-def _first_examples(batches: Callable[[], Iterable[Batch]]) -> tuple[dict[str, Batch], int]:
-    """The first valid examples by caption, as batches of one row; and the batch size."""
-    examples: dict[str, Batch] = {}
-    size = 0
+    examples: dict[str, Batch] = {}  # the first valid ones by caption, each a dict of single values
+    size = 1
     for batch in batches():
         size = len(batch["mask"])
         for i in np.flatnonzero(batch["mask"]).tolist():
             if len(examples) < CAPTIONS and batch["captions"][i]:
-                row = {name: value[i : i + 1] for name, value in batch.items()}
-                examples.setdefault(batch["captions"][i][0], row)
+                examples.setdefault(batch["captions"][i][0], {name: value[i] for name, value in batch.items()})
         if len(examples) == CAPTIONS:
             break
-    return examples, size
+    asked = [example | {"seed": np.int32(seed)} for example in examples.values() for seed in range(SEEDS)]
+    images: list[np.ndarray] = []
+    # In batches of the evaluation's size, to avoid recompilation; the last is padded.
+    for start in range(0, len(asked), size):
+        rows = asked[start : start + size]
+        images.extend(to_uint8(predict(_batch(rows + rows[-1:] * (size - len(rows))))["image"]))
+    for number, caption in enumerate(examples):
+        yield caption, np.stack(images[number * SEEDS : (number + 1) * SEEDS])
 
 
-def _joined(rows: Sequence[Batch]) -> Batch:
-    return {
-        name: [one for row in rows for one in row[name]]
-        if isinstance(value, list)
-        else np.concatenate([row[name] for row in rows])
-        for name, value in rows[0].items()
-    }
+def _batch(examples: Sequence[Batch]) -> Batch:
+    columns = {name: [example[name] for example in examples] for name in examples[0]}
+    # Host fields are lists of texts, or of lists of texts.
+    return {name: x if isinstance(x[0], (str, list)) else np.stack(x) for name, x in columns.items()}
 
 
 def _check(config: Config) -> None:

@@ -32,16 +32,14 @@ def feature_distance(features: Features, params: Any) -> Evaluator:
     compiled = jax.jit(features)
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-        generated: list[np.ndarray] = []
-        original: list[np.ndarray] = []
+        found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
         for batch, outputs in predicted(predict, batches):
-            for kept, image in ((generated, outputs["image"]), (original, batch["image"])):
+            for kept, image in zip(found, (outputs["image"], batch["image"]), strict=True):
                 if len(image):
                     images = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
-                    kept.append(np.asarray(compiled(params, images), np.float64))
-        enough = sum(len(part) for part in generated) >= 2  # a covariance needs two
-        value = frechet_distance(np.concatenate(generated), np.concatenate(original)) if enough else float("nan")
-        yield "reconstruction/feature_distance", value
+                    kept.extend(np.asarray(compiled(params, images), np.float64))
+        enough = len(found[0]) >= 2  # a covariance needs two
+        yield "reconstruction/feature_distance", frechet_distance(*map(np.stack, found)) if enough else float("nan")
 
     return evaluate
 
@@ -72,17 +70,16 @@ def random_features(kernels: Sequence[Any], image: Float[Array, "b y x c"]) -> F
     """Strided convolutions with ReLU; each layer's features are averaged over positions."""
     x, found = image.astype(jnp.float32), []
     for kernel in kernels:
-        x = jax.nn.relu(
-            jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        )
+        x = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.nn.relu(x)
         found.append(jnp.mean(x, axis=(1, 2)))
     return jnp.concatenate(found, axis=-1)
 
 
 def _build(config: Config) -> Evaluator:
-    if not config.perceptual.weights:
-        return feature_distance(random_features, random_kernels())
-    return feature_distance(lpips.last_features, lpips.read(config.perceptual, config.data.size))
+    if config.perceptual.weights:
+        return feature_distance(lpips.last_features, lpips.read(config.perceptual, config.data.size))
+    return feature_distance(random_features, random_kernels())
 
 
 EVALUATOR = EvaluatorSpec(

@@ -13,18 +13,14 @@ from mmjax.evaluate.caption_scores import Tokens
 
 def missing() -> str:
     """What METEOR lacks here, and how to install it; "" if nothing."""
-    lacks = []
-    if shutil.which("java") is None:
-        lacks.append("Java (Debian's package default-jre-headless)")
-    if _jar() is None:
-        lacks.append("pycocoevalcap (pip install '.[captions]')")
-    return " and ".join(lacks)
+    java = "" if shutil.which("java") else "Java (Debian's package default-jre-headless)"
+    return " and ".join(filter(None, [java, "" if _jar() else "pycocoevalcap (pip install '.[captions]')"]))
 
 
 def _jar() -> Path | None:
     found = importlib.util.find_spec("pycocoevalcap")
-    folders = found.submodule_search_locations if found else None
-    jars = [Path(folder) / "meteor" / "meteor-1.5.jar" for folder in folders or ()]
+    folders = (found and found.submodule_search_locations) or ()
+    jars = [Path(folder) / "meteor" / "meteor-1.5.jar" for folder in folders]
     return next((jar for jar in jars if jar.is_file()), None)
 
 

@@ -1,46 +1,56 @@
-"""Reconstruction quality: PSNR and SSIM."""
+"""Quality of what a visual tokenizer or another model gives back: PSNR, SSIM and codebook usage."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.rows import averaged
 from mmjax.evaluate.spec import EvaluatorSpec
-from mmjax.types import Batch, Predict, Results, UserError
+from mmjax.types import Batch, Evaluator, Predict, Results, UserError
 
+NAMES = ("reconstruction/psnr", "reconstruction/ssim")
 WINDOW = 11
 SIGMA = 1.5
 MIN_ERROR = 1e-10  # PSNR of equal images is 100 dB
 
 
-def reconstruction(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields "reconstruction/psnr" (dB) and "reconstruction/ssim".
+def _scores(batch: Batch, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """PSNR and SSIM of each image, with a clip's mean over its frames.
 
-    Both are means over examples, and over the frames of a clip. Images are scaled to 0 to 1, the model's clipped to
-    that.
+    Images are scaled to 0 to 1, the model's clipped to that.
     """
-    mean = Mean()
-    names = "reconstruction/psnr", "reconstruction/ssim"
-    for name in names:
-        mean.add(name, [])
-    for batch, outputs in predicted(predict, batches):
-        generated, original = outputs["image"], batch["image"]
-        if generated.ndim == 4:
-            both = np.stack(_quality(generated, original))
-        else:  # one at a time: clips are large
-            means = [[x.mean() for x in _quality(*pair)] for pair in zip(generated, original, strict=True)]
-            both = np.array(means).reshape(-1, 2).T
-        for name, values in zip(names, both, strict=True):
-            mean.add(name, values)
-    yield from mean.metrics()
+    generated, original = outputs["image"], batch["image"]
+    if generated.ndim == 4:
+        both = np.stack(_quality(generated, original))
+    else:  # one at a time: clips are large
+        means = [[x.mean() for x in _quality(*pair)] for pair in zip(generated, original, strict=True)]
+        both = np.array(means).reshape(-1, 2).T
+    return dict(zip(NAMES, both, strict=True))
+
+
+reconstruction = averaged(_scores, *NAMES)
+
+
+def codes(count: int) -> Evaluator:
+    """An evaluator that yields "tokenizer/code_usage": the fraction of `count` codes that occur in the set."""
+
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
+        used = np.zeros(count, np.bool_)
+        for batch in batches():
+            used[predict(batch)["codes"][batch["mask"]]] = True
+        yield "tokenizer/code_usage", float(used.mean())
+
+    return evaluate
 
 
 def _quality(
     generated: Float[np.ndarray, "b y x c"], original: Float[np.ndarray, "b y x c"]
 ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
     """PSNR and SSIM of images from -1 to 1."""
-    generated, original = _unit_range(generated), _unit_range(original)
+    generated, original = (np.clip((image.astype(np.float64) + 1) / 2, 0, 1) for image in (generated, original))
     return psnr(((generated - original) ** 2).mean(axis=(1, 2, 3))), ssim(generated, original)
 
 
@@ -79,10 +89,6 @@ def check_size(side: int) -> None:
         )
 
 
-def _unit_range(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y x c"]:
-    return np.clip((image.astype(np.float64) + 1) / 2, 0, 1)
-
-
 def _blur(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y2 x2 c"]:
     """Applies the separable Gaussian window with "VALID" padding."""
     taps = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / SIGMA**2)
@@ -92,9 +98,15 @@ def _blur(image: Float[np.ndarray, "b y x c"]) -> Float[np.ndarray, "b y2 x2 c"]
     return sum(tap * image[:, :, i : i + x] for i, tap in enumerate(taps))
 
 
-EVALUATOR = EvaluatorSpec(
+CODES = EvaluatorSpec(
+    build=lambda config: codes(math.prod(getattr(config.model, "levels", ()))),
+    metrics=lambda config: ("tokenizer/code_usage",),
+    predictions=("codes",),
+    fields=("image",),
+)
+RECONSTRUCTION = EvaluatorSpec(
     build=lambda config: reconstruction,
-    metrics=lambda config: ("reconstruction/psnr", "reconstruction/ssim"),
+    metrics=lambda config: NAMES,
     predictions=("image",),
     fields=("image",),
     check=lambda config: check_size(config.data.size),

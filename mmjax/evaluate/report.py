@@ -131,8 +131,8 @@ def _is_image(path: Path) -> bool:
 def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation | None:
     """The evaluation with the largest metric `best`, or the smallest with "-" before its name; of ties, the last."""
     name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
-    measured = [(sign * value, e.step, e) for e in evaluations if (value := e.metrics.get(name)) is not None]
-    return max(measured, key=lambda entry: entry[:2])[2] if measured else None
+    measured = [(sign * value, e.step) for e in evaluations if (value := e.metrics.get(name)) is not None]
+    return next((e for e in evaluations if measured and e.step == max(measured)[1]), None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
