@@ -60,8 +60,7 @@ def _module(config: Config, compute: Compute) -> text_encoder.TextEncoder:
 
 def init(config: Config, key: jax.Array) -> Params:
     """Initializes parameters."""
-    params: Params = _module(config, DEFAULT).init(key, jnp.ones((1, 1), jnp.int32))["params"]
-    return params
+    return _module(config, DEFAULT).init(key, jnp.ones((1, 1), jnp.int32))["params"]
 
 
 def encoder(config: Config, compute: Compute) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
