@@ -83,7 +83,7 @@ class _Writing(_Describing):
             UserError: as for caption and answer, or unless there are n texts.
         """
         images = self._images(images)
-        ids = self.encode_text("text", _as_many("texts", texts_of("texts", texts), len(images)))
+        ids = self.encode_text("text", texts_of("texts", texts, images=len(images)))
         question = [] if questions is None else [self._questions(questions, len(images))]
         weights = self._compiled("attention_maps")(self.params, images, ids, *question)
         grid = vision_language.grid(self.config)
@@ -95,7 +95,7 @@ class _Writing(_Describing):
         return results
 
     def _questions(self, questions: Any, count: int) -> Int32[np.ndarray, "n t"]:
-        texts = _as_many("questions", texts_of("questions", questions, QUESTION), count)
+        texts = texts_of("questions", questions, QUESTION, count)
         for i in (i for i, text in enumerate(texts) if not text.strip()):
             raise UserError(f'questions: number {i} (from 0) is empty; ask something, as in "{QUESTION}"')
         return self.encode_text("question", texts)
@@ -151,9 +151,3 @@ class QuestionAnswerer(_Writing):
         """
         images = self._images(images)
         return self._written(images, self._questions(questions, len(images)), seed, decoding)
-
-
-def _as_many(name: str, texts: list[str], count: int) -> list[str]:
-    if len(texts) != count:
-        raise UserError(f"{name}: must be one for each of the {count} images, not {len(texts)}")
-    return texts

@@ -101,9 +101,9 @@ def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
     try:
         with safe_open(path, "numpy") as file:
             config = resolve(json.loads(file.metadata()["config"]), plugins=plugins)
-            arrays = {tuple(name.split("/")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tokenizer = arrays.pop(("tokenizer",)).tobytes()
-        return FrozenText(config, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tokenizer = arrays.pop("tokenizer").tobytes()
+        return FrozenText(config, flax.traverse_util.unflatten_dict(arrays, sep="/")["encoder"], tokenizer)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:

@@ -98,11 +98,13 @@ def some_images(images: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "n *
     return sounds
 
 
-def texts_of(name: str, texts: Any, example: str = "a red circle left of a blue square") -> list[str]:
+def texts_of(
+    name: str, texts: Any, example: str = "a red circle left of a blue square", images: int | None = None
+) -> list[str]:
     """Checks and lists texts.
 
     Raises:
-        UserError: for none, or anything but texts.
+        UserError: for none, anything but texts, or not one for each of a number of images.
     """
     checked = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
     if not checked:
@@ -110,6 +112,8 @@ def texts_of(name: str, texts: Any, example: str = "a red circle left of a blue 
     for i, text in enumerate(checked):
         if not isinstance(text, str):
             raise UserError(f"{name}: each must be a text, and number {i} (from 0) is a {type(text).__name__}")
+    if images not in (None, len(checked)):
+        raise UserError(f"{name}: must be one for each of the {images} images, not {len(checked)}")
     return checked
 
 
