@@ -80,9 +80,8 @@ def maskgit_decode(
     After step i of n about cos(pi / 2 * (i + 1) / n) of the initially masked tokens are still masked; each step unmasks
     at least one, if any is left. Each example is sampled with its own key, and does not depend on the others.
 
-    Refinement is blocked Gibbs sampling after all tokens are unmasked. Each step resamples a block of tokens (a quarter
-    of an image's, an eighth of a clip's, no two of them adjacent) given all others, which corrects inconsistencies of
-    tokens sampled in parallel.
+    Refinement then resamples blocks of tokens (a quarter of an image's, an eighth of a clip's, none adjacent) given all
+    others: blocked Gibbs sampling, which corrects inconsistencies of tokens sampled in parallel.
 
     Args:
         logits: predicts every code; called once in each step. With guidance it gets the examples twice, first with
@@ -94,7 +93,7 @@ def maskgit_decode(
         guidance: scale at the last step.
     """
     count, grid = codes.shape[0], codes.shape[1:]
-    wanted, total = masked, jnp.sum(masked.reshape(count, -1), axis=1)
+    total = jnp.sum(masked.reshape(count, -1), axis=1)
     ranks = jnp.asarray(halton_ranks(grid), jnp.float32)[None]
     keys = jax.vmap(jax.random.key)(seeds.astype(jnp.uint32))
     blocks = jnp.asarray(_blocks(grid))
@@ -119,10 +118,9 @@ def maskgit_decode(
         return (codes, _least_confident(confidence, masked, remaining)), None
 
     def refine(codes: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
-        block = wanted & (blocks == number % 2 ** len(grid))[None]
+        block = masked & (blocks == number % 2 ** len(grid))[None]
         key = keys_of(decoding.steps + number)[:, 0]
-        found = scores(codes, block, jnp.float32(1.0))
-        drawn, _ = _draw(found, key, decoding.refinement_temperature, decoding.top_k)
+        drawn, _ = _draw(scores(codes, block, jnp.float32(1.0)), key, decoding.refinement_temperature, decoding.top_k)
         return jnp.where(block, drawn.reshape(codes.shape), codes), None
 
     (codes, _), _ = jax.lax.scan(step, (codes, masked), jnp.arange(decoding.steps))
