@@ -30,7 +30,7 @@ def main() -> None:
     key, other = jax.random.split(jax.random.key(0))
     context = jax.random.normal(key, (a.batch, 196, a.width))
     params = jax.jit(decoder.init)(other, jnp.zeros((a.batch, a.length), jnp.int32), context)
-    decoding, seeds = TextDecoding(a.length), jnp.zeros(a.batch, jnp.int32)
+    decoding, seeds = TextDecoding(length=a.length), jnp.zeros(a.batch, jnp.int32)
 
     def call(method: str, *given: Any) -> Any:
         return decoder.apply(params, *given, method=method)

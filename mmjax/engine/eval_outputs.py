@@ -44,9 +44,9 @@ def with_predictions(config: Config, predict: Predict, compute: Compute) -> Pred
         if sample:
             outputs["image"] = sample(params, batch, frozen, seeds)
         if decode and "caption" in wanted:
-            outputs["caption"] = decode(params, batch["image"], None, seeds)
+            outputs["caption"] = decode(params, batch["image"], seeds)
         if decode and "answer" in wanted:
-            outputs["answer"] = decode(params, batch["image"], batch["question"], seeds)
+            outputs["answer"] = decode(params, batch["image"], seeds, batch["question"])
         return outputs
 
     return predictions

@@ -4,53 +4,42 @@ from mmjax import registry
 from mmjax.config import Config
 from mmjax.evaluate import (
     answers,
-    caption_faithfulness,
     captions,
     classification,
-    codes,
-    diversity,
-    feature_distance,
     losses,
-    motion,
     reconstruction,
     retrieval,
     samples,
     scenes,
-    zero_shot,
 )
-from mmjax.evaluate.report import write_report
-from mmjax.evaluate.runner import run, write
-from mmjax.evaluate.spec import EvaluatorSpec, find
+from mmjax.evaluate.report import write_report as write_report
+from mmjax.evaluate.runner import run as run
+from mmjax.evaluate.runner import write as write
+from mmjax.evaluate.spec import EvaluatorSpec as EvaluatorSpec
 from mmjax.types import Evaluator, UserError
-
-__all__ = [
-    "EVALUATORS",
-    "EvaluatorSpec",
-    "build",
-    "check_fields",
-    "find",
-    "metric_names",
-    "run",
-    "write",
-    "write_report",
-]
 
 EVALUATORS: dict[str, EvaluatorSpec] = {
     "answers": answers.EVALUATOR,
-    "caption_faithfulness": caption_faithfulness.EVALUATOR,
+    "caption_faithfulness": scenes.CAPTION_FAITHFULNESS,
     "captions": captions.EVALUATOR,
-    "classification": classification.EVALUATOR,
-    "codes": codes.EVALUATOR,
-    "diversity": diversity.EVALUATOR,
-    "feature_distance": feature_distance.EVALUATOR,
+    "classification": classification.CLASSIFICATION,
+    "codes": reconstruction.CODES,
+    "diversity": scenes.DIVERSITY,
+    "feature_distance": reconstruction.FEATURE_DISTANCE,
     "losses": losses.EVALUATOR,
-    "motion": motion.EVALUATOR,
-    "reconstruction": reconstruction.EVALUATOR,
+    "motion": scenes.MOTION,
+    "reconstruction": reconstruction.RECONSTRUCTION,
     "retrieval": retrieval.EVALUATOR,
     "samples": samples.EVALUATOR,
-    "scenes": scenes.EVALUATOR,
-    "zero_shot": zero_shot.EVALUATOR,
+    "scenes": scenes.SCENES,
+    "zero_shot": classification.ZERO_SHOT,
 }
+
+
+def find(config: Config) -> dict[str, EvaluatorSpec]:
+    """The evaluators of a config by name, in its order, and the samples where it asks for any."""
+    names = [*config.evaluate.evaluators, *(["samples"] if config.evaluate.samples else [])]
+    return {name: registry.find("evaluator", name, "evaluate.evaluators") for name in names}
 
 
 def build(config: Config) -> dict[str, Evaluator]:
@@ -74,12 +63,11 @@ def build(config: Config) -> dict[str, Evaluator]:
 def check_fields(config: Config, given: tuple[str, ...], by: str) -> None:
     """Raises UserError for an evaluator that reads other fields of the batch than are given."""
     for name, spec in find(config).items():
-        for needed in spec.fields:
-            if needed not in given:
-                raise UserError(
-                    f"evaluate.evaluators: {name} needs {needed!r}, which {by} does not provide (it provides "
-                    f"{', '.join(given)})"
-                )
+        if lacking := [needed for needed in spec.fields if needed not in given]:
+            raise UserError(
+                f"evaluate.evaluators: {name} needs {lacking[0]!r}, which {by} does not provide (it provides "
+                f"{', '.join(given)})"
+            )
 
 
 def metric_names(config: Config) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ the script vqaEval.py.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from mmjax.evaluate.rows import Mean, predicted
@@ -44,20 +44,16 @@ def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results
     The latter is the highest accuracy of any answers that depend only on the words of the question. Examples without a
     question or without reference answers are ignored.
     """
-    mean = Mean()
-    for name in NAMES:
-        mean.add(name, [])
-    asked: dict[str, list[tuple[list[str], Scores]]] = defaultdict(list)
+    mean = Mean(*NAMES)
+    asked: dict[str, list[Scores]] = defaultdict(list)
     for batch, outputs in predicted(predict, batches):
         for question, given, answer in zip(batch["questions"], batch["answers"], outputs["answer"], strict=True):
             if question.strip() and given:
                 scores = Scores(given)
                 mean.add("vqa/accuracy", [scores.of(answer)])
-                asked[" ".join(question.lower().split())].append((given, scores))
+                asked[" ".join(question.lower().split())].append(scores)
     for examples in asked.values():
-        candidates = dict.fromkeys(answer for given, _ in examples for answer in given)
-        totals = _totals([scores for _, scores in examples], candidates)
-        mean.add("vqa/question_only", [max(totals) / len(examples)] * len(examples))
+        mean.add("vqa/question_only", [_best_total(examples) / len(examples)] * len(examples))
     yield from mean.metrics()
 
 
@@ -70,11 +66,9 @@ class Scores:
     """
 
     def __init__(self, given: Sequence[str]) -> None:
-        given = [_one_line(answer) for answer in given]
-        self.normalize = _lower if len(set(given)) == 1 < len(given) else normalize
-        counts: dict[str, int] = defaultdict(int)
-        for answer in given:
-            counts[self.normalize(answer).lower()] += 1
+        self.given = [_one_line(answer) for answer in given]
+        self.normalize = str.lower if len(set(self.given)) == 1 < len(given) else normalize
+        counts = Counter(self.normalize(answer).lower() for answer in self.given)
         self.by_answer = {answer: _accuracy(count, len(given)) for answer, count in counts.items()}
 
     def of(self, answer: str) -> float:
@@ -102,24 +96,20 @@ def _accuracy(same: int, people: int) -> float:
     return (without_one_of_them + without_another) / people
 
 
-def _totals(examples: Sequence[Scores], candidates: Iterable[str]) -> list[float]:
-    """The total score of each candidate over all examples of a question."""
+def _best_total(examples: Sequence[Scores]) -> float:
+    """The highest total score of one answer to all examples of a question."""
     totals: dict[tuple[Callable[[str], str], str], float] = defaultdict(float)
     for scores in examples:
         for answer, score in scores.by_answer.items():
             totals[scores.normalize, answer] += score
-    return [
-        sum(totals.get((how, how(_one_line(candidate)).lower()), 0.0) for how in (normalize, _lower))
-        for candidate in candidates
-    ]
+    candidates = {answer for scores in examples for answer in scores.given}
+    return max(
+        sum(totals.get((how, how(answer).lower()), 0.0) for how in (normalize, str.lower)) for answer in candidates
+    )
 
 
 def _one_line(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
-
-
-def _lower(answer: str) -> str:
-    return answer.lower()
 
 
 EVALUATOR = EvaluatorSpec(

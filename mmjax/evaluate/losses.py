@@ -1,27 +1,22 @@
 """The training loss on the evaluation set."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from mmjax import registry
 from mmjax.config import Config
-from mmjax.evaluate.rows import Mean, predicted
+from mmjax.evaluate.rows import averaged
 from mmjax.evaluate.spec import EvaluatorSpec
-from mmjax.types import Batch, Predict, Results
+from mmjax.types import Batch
 
 
-def losses(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-    """Yields the mean over examples of "loss" and of each term by its name; NaN without examples.
+def _losses(batch: Batch, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each example the "loss" [b], weighted as in training, and each term "terms/NAME" [b], unweighted."""
+    terms = {name.removeprefix("terms/"): x for name, x in outputs.items() if name.startswith("terms/")}
+    return {"loss": outputs["loss"], **terms}
 
-    `predict` gives "loss" [b], weighted as in training, and "terms/NAME" [b], unweighted.
-    """
-    mean = Mean()
-    mean.add("loss", [])
-    for _, outputs in predicted(predict, batches):
-        mean.add("loss", outputs["loss"])
-        for name, values in outputs.items():
-            if name.startswith("terms/"):
-                mean.add(name.removeprefix("terms/"), values)
-    yield from mean.metrics()
+
+losses = averaged(_losses, "loss")
 
 
 def _metrics(config: Config) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ from mmjax.types import Batch, Predict, Results
 
 CAPTIONS = 5
 AMONG = (1, 5, 10)
-DIRECTIONS = ("image_to_text", "text_to_image")
-NAMES = tuple(f"retrieval/{direction}_r{k}" for direction in DIRECTIONS for k in AMONG)
+NAMES = tuple(f"retrieval/{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in AMONG)
 ROWS = 256  # queries compared at a time
 TIE = 1e-6  # cosines closer than this are ties
 
@@ -32,11 +31,8 @@ def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Resul
         yield from ((name, float("nan")) for name in NAMES)
         return
     images_say, captions_say = _words(owners, captions)
-    forth = ranks(images, texts, images_say, captions_say)
-    back = ranks(texts, images, captions_say, images_say)
-    for direction, rank in zip(DIRECTIONS, (forth, back), strict=True):
-        for k in AMONG:
-            yield f"retrieval/{direction}_r{k}", float(np.mean(rank < k))
+    both = ranks(images, texts, images_say, captions_say), ranks(texts, images, captions_say, images_say)
+    yield from zip(NAMES, (float(np.mean(rank < k)) for rank in both for k in AMONG), strict=True)
 
 
 def ranks(

@@ -1,4 +1,4 @@
-"""The common input of evaluators: valid examples with the model's outputs."""
+"""The common input of evaluators, valid examples with the model's outputs, and means over them."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.types import Batch, Predict
+from mmjax.types import Batch, Evaluator, Predict, Results
 
 
 def predicted(
@@ -30,19 +30,36 @@ def _rows(fields: Mapping[str, Any], keep: np.ndarray) -> dict[str, Any]:
 
 
 class Mean:
-    """Means of named values over examples, in double precision; NaN without examples."""
+    """Means of named values over examples, in double precision; NaN for `names` without examples."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+    def __init__(self, *names: str) -> None:
+        self._sums = dict.fromkeys(names, 0.0)
+        self._counts = dict.fromkeys(names, 0)
 
     def add(self, name: str, values: Any) -> None:
-        """Adds one value for each example, [b]; an empty list registers the name."""
+        """Adds one value for each example, [b]."""
         values = np.asarray(values, np.float64)
         self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
         self._counts[name] = self._counts.get(name, 0) + values.size
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        """Yields (name, mean) in the order of registration."""
+        """Yields (name, mean) in the order of the names."""
         for name, total in self._sums.items():
             yield name, total / self._counts[name] if self._counts[name] else float("nan")
+
+
+def averaged(score: Callable[[Batch, dict[str, np.ndarray]], Mapping[str, Any]], *names: str) -> Evaluator:
+    """The evaluator that yields the means of score(batch, outputs) -> {name: one value for each example}.
+
+    Args:
+        names: yielded even without examples.
+    """
+
+    def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
+        mean = Mean(*names)
+        for batch, outputs in predicted(predict, batches):
+            for name, values in score(batch, outputs).items():
+                mean.add(name, values)
+        yield from mean.metrics()
+
+    return evaluate

@@ -22,20 +22,19 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
 
     def evaluator(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
         prompts: list[str] = []
-        shown: dict[str, list[np.ndarray]] = {}
-        if count:
-            for batch, outputs in predicted(predict, batches):
-                if "image" in outputs:
-                    prompts += [captions[0] if captions else "" for captions in batch["captions"]]
-                    shown.setdefault("generated", []).append(to_uint8(outputs["image"]))
-                else:
-                    prompts += _written(batch, outputs)
-                if "image" in batch:  # a batch may hold codes alone
-                    shown.setdefault("original", []).append(to_uint8(batch["image"]))
-                if len(prompts) >= count:
-                    break
+        shown: dict[str, list[np.ndarray]] = {"generated": [], "original": []}
+        for batch, outputs in predicted(predict, batches) if count else ():
+            if "image" in outputs:
+                prompts += [captions[0] if captions else "" for captions in batch["captions"]]
+                shown["generated"].extend(to_uint8(outputs["image"]))
+            else:
+                prompts += _written(batch, outputs)
+            if "image" in batch:  # a batch may hold codes alone
+                shown["original"].extend(to_uint8(batch["image"]))
+            if len(prompts) >= count:
+                break
         if prompts:
-            rows = {name: np.concatenate(images)[:count] for name, images in shown.items()}
+            rows = {name: np.stack(images[:count]) for name, images in shown.items() if images}
             yield "samples", Samples(prompts[:count], rows, frame_rate)
 
     return evaluator

@@ -3,13 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmjax import registry
 from mmjax.config import Config
-from mmjax.types import Evaluator, UserError
-
-
-def _no_check(config: Config) -> None:
-    pass
+from mmjax.types import Evaluator
 
 
 @dataclass(frozen=True)
@@ -31,20 +26,4 @@ class EvaluatorSpec:
     predictions: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
-    check: Callable[[Config], None] = _no_check
-
-
-def find(config: Config) -> dict[str, EvaluatorSpec]:
-    """The evaluators of a config by name, in its order, and the samples where it asks for any."""
-    names = list(dict.fromkeys(config.evaluate.evaluators))
-    if config.evaluate.samples and "samples" not in names:
-        names.append("samples")
-    return {name: registry.find("evaluator", name, "evaluate.evaluators") for name in names}
-
-
-def check_images(name: str, config: Config) -> None:
-    """Raises UserError for clips."""
-    if config.data.frames > 1:
-        raise UserError(
-            f"evaluate.evaluators: {name} is for images, and data.frames is {config.data.frames}; motion is for clips"
-        )
+    check: Callable[[Config], None] = lambda config: None

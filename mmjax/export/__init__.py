@@ -1,22 +1,13 @@
 """Writes model folders, and loads them or workdirs as models with the abilities that they were trained for."""
 
-from mmjax.export.describing import AttentionMaps, Captioner, DualEncoder, QuestionAnswerer
-from mmjax.export.generating import DirectImageGenerator, ImageGenerator
-from mmjax.export.load import load, model_class
-from mmjax.export.loaded import LoadedModel
-from mmjax.export.model_folder import write_model_folder
-from mmjax.export.tokenizing import ImageTokenizer
-
-__all__ = [
-    "AttentionMaps",
-    "Captioner",
-    "DirectImageGenerator",
-    "DualEncoder",
-    "ImageGenerator",
-    "ImageTokenizer",
-    "LoadedModel",
-    "QuestionAnswerer",
-    "load",
-    "model_class",
-    "write_model_folder",
-]
+from mmjax.export.describing import AttentionMaps as AttentionMaps
+from mmjax.export.describing import Captioner as Captioner
+from mmjax.export.describing import DualEncoder as DualEncoder
+from mmjax.export.describing import QuestionAnswerer as QuestionAnswerer
+from mmjax.export.generating import DirectImageGenerator as DirectImageGenerator
+from mmjax.export.generating import ImageGenerator as ImageGenerator
+from mmjax.export.generating import ImageTokenizer as ImageTokenizer
+from mmjax.export.load import load as load
+from mmjax.export.load import model_class as model_class
+from mmjax.export.loaded import LoadedModel as LoadedModel
+from mmjax.export.model_folder import write_model_folder as write_model_folder

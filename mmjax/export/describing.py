@@ -5,16 +5,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from mmjax.config import resolve, to_dict
-from mmjax.export.loaded import LoadedModel
-from mmjax.export.validation import seeds_of, texts_of
+from mmjax.export.loaded import LoadedModel, seeds_of, some_images, texts_of
 from mmjax.models import vision_language
-from mmjax.sample.chunks import CHUNK, per_example
-from mmjax.sample.editing import images_of
+from mmjax.sample.chunks import CHUNK
 from mmjax.sample.text import TextDecoding, make_text_generator
 from mmjax.types import UserError
 
@@ -42,19 +38,7 @@ class _Describing(LoadedModel):
     """
 
     def _images(self, images: Any) -> Float32[np.ndarray, "n *pixels c"]:
-        shape = self.config.data.image_shape
-        count = len(images) if hasattr(images, "__len__") else 0
-        if not count:
-            raise UserError(f"images: must be uint8 or float32 {['n', *shape]}, of at least one")
-        if shape[-1] == 3:
-            return images_of("images", images, (count, *shape))
-        sounds = np.asarray(images)
-        if sounds.shape != (count, *shape) or sounds.dtype != np.float32:
-            raise UserError(
-                f"images: must be float32 {[count, *shape]}, as of mmjax.data.read_sound, not {sounds.dtype} "
-                f"{list(sounds.shape)}"
-            )
-        return sounds
+        return some_images(images, self.config.data.image_shape)
 
 
 class DualEncoder(_Describing):
@@ -66,7 +50,7 @@ class DualEncoder(_Describing):
         Raises:
             UserError: for anything but texts.
         """
-        return self._embed_text(self.params, self.encode_text("text", texts_of("texts", texts)))
+        return self._compiled("embed_text")(self.params, self.encode_text("text", texts_of("texts", texts)))
 
     def embed_image(self, images: Shaped[np.ndarray, "n *pixels c"]) -> Float32[np.ndarray, "n e"]:
         """Embeds images as unit vectors.
@@ -74,15 +58,7 @@ class DualEncoder(_Describing):
         Raises:
             UserError: for images of the wrong shape or range.
         """
-        return self._embed_image(self.params, self._images(images))
-
-    @functools.cached_property
-    def _embed_text(self) -> Any:
-        return per_example(self.model_fns.embed_text)
-
-    @functools.cached_property
-    def _embed_image(self) -> Any:
-        return per_example(self.model_fns.embed_image)
+        return self._compiled("embed_image")(self.params, self._images(images))
 
 
 class _Writing(_Describing):
@@ -107,20 +83,19 @@ class _Writing(_Describing):
             UserError: as for caption and answer, or unless there are n texts.
         """
         images = self._images(images)
-        ids = self.encode_text("text", _as_many("texts", texts_of("texts", texts), len(images)))
+        ids = self.encode_text("text", texts_of("texts", texts, images=len(images)))
         question = [] if questions is None else [self._questions(questions, len(images))]
-        weights = self._attention_maps(self.params, images, ids, *question)
+        weights = self._compiled("attention_maps")(self.params, images, ids, *question)
         grid = vision_language.grid(self.config)
         results = []
         for row, tokens in zip(weights, ids, strict=True):
             words = self.tokenizer.words(tokens)
-            maps = [row[places].mean(axis=0).reshape(grid) for _, places in words]
-            stacked = np.stack(maps) if maps else np.zeros((0, *grid), np.float32)
-            results.append(AttentionMaps([word for word, _ in words], stacked))
+            maps = np.array([row[places].mean(axis=0) for _, places in words], np.float32)
+            results.append(AttentionMaps([word for word, _ in words], maps.reshape(len(words), *grid)))
         return results
 
     def _questions(self, questions: Any, count: int) -> Int32[np.ndarray, "n t"]:
-        texts = _as_many("questions", texts_of("questions", questions, QUESTION), count)
+        texts = texts_of("questions", questions, QUESTION, count)
         for i in (i for i, text in enumerate(texts) if not text.strip()):
             raise UserError(f'questions: number {i} (from 0) is empty; ask something, as in "{QUESTION}"')
         return self.encode_text("question", texts)
@@ -128,29 +103,12 @@ class _Writing(_Describing):
     def _written(
         self, images: np.ndarray, questions: Int32[np.ndarray, "n t"] | None, seed: Any, changes: dict[str, Any]
     ) -> list[str]:
-        config_dict = to_dict(self.config)
-        tree = config_dict | {"text_decoding": config_dict["text_decoding"] | changes}
-        decoding = TextDecoding.of(resolve(tree))
+        decoding = TextDecoding.of(self._changed("text_decoding", changes))
         seeds, asked = seeds_of(seed, len(images), "images"), [] if questions is None else [questions]
-        return self.tokenizer.decode(self._program(decoding)(self.params, images, seeds, *asked))
 
-    def _program(self, decoding: TextDecoding) -> Any:
-        if decoding not in self._programs:
-            generate = make_text_generator(self.model_fns, decoding)
-
-            def written(params: Any, image: jax.Array, seeds: jax.Array, question: jax.Array | None = None) -> Any:
-                return generate(params, image, question, seeds)
-
-            self._programs[decoding] = per_example(written, on_cpu=4, elsewhere=CHUNK)
-        return self._programs[decoding]
-
-    @functools.cached_property
-    def _programs(self) -> dict[TextDecoding, Any]:
-        return {}
-
-    @functools.cached_property
-    def _attention_maps(self) -> Any:
-        return per_example(self.model_fns.attention_maps)
+        make = functools.partial(make_text_generator, self.model_fns, decoding)
+        program = self._compiled(decoding, make, on_cpu=4, elsewhere=CHUNK)
+        return self.tokenizer.decode(program(self.params, images, seeds, *asked))
 
 
 class Captioner(_Writing):
@@ -193,9 +151,3 @@ class QuestionAnswerer(_Writing):
         """
         images = self._images(images)
         return self._written(images, self._questions(questions, len(images)), seed, decoding)
-
-
-def _as_many(name: str, texts: list[str], count: int) -> list[str]:
-    if len(texts) != count:
-        raise UserError(f"{name}: must be one for each of the {count} images, not {len(texts)}")
-    return texts

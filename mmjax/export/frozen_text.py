@@ -60,8 +60,7 @@ def _module(config: Config, compute: Compute) -> text_encoder.TextEncoder:
 
 def init(config: Config, key: jax.Array) -> Params:
     """Initializes parameters."""
-    params: Params = _module(config, DEFAULT).init(key, jnp.ones((1, 1), jnp.int32))["params"]
-    return params
+    return _module(config, DEFAULT).init(key, jnp.ones((1, 1), jnp.int32))["params"]
 
 
 def encoder(config: Config, compute: Compute) -> Callable[[Params, Int[Array, "b t"]], Float16[Array, "b t d"]]:
@@ -102,9 +101,9 @@ def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
     try:
         with safe_open(path, "numpy") as file:
             config = resolve(json.loads(file.metadata()["config"]), plugins=plugins)
-            arrays = {tuple(name.split("/")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tokenizer = arrays.pop(("tokenizer",)).tobytes()
-        return FrozenText(config, flax.traverse_util.unflatten_dict(arrays)["encoder"], tokenizer)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tokenizer = arrays.pop("tokenizer").tobytes()
+        return FrozenText(config, flax.traverse_util.unflatten_dict(arrays, sep="/")["encoder"], tokenizer)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:

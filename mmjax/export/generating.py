@@ -1,7 +1,6 @@
-"""Generators: images or clips from text, references and images to edit."""
+"""Generators and visual tokenizers: images or clips from text, from references, from images to edit, from codes."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +9,13 @@ import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
 from mmjax import models, registry
-from mmjax.config import SamplingConfig, resolve, to_dict
+from mmjax.config import SamplingConfig
 from mmjax.export import frozen_text
-from mmjax.export.loaded import LoadedModel
-from mmjax.export.validation import seeds_of, texts_of
+from mmjax.export.loaded import LoadedModel, seeds_of, some_images, texts_of
+from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
+from mmjax.models.spec import method
 from mmjax.sample import editing
-from mmjax.sample.chunks import per_example
-from mmjax.sample.direct import make_draw
 from mmjax.sample.editing import images_of
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
@@ -50,11 +48,12 @@ class DirectImageGenerator(LoadedModel):
             if "reference" not in models.inputs(self.config):
                 raise UserError("reference: this model was built without a vision encoder (model.reference is empty)")
             reference = images_of("reference", reference, (len(texts), size, size, 3))
-        return self._draw(self.params, text, reference)
+        given = [text] if reference is None else [text, reference]
+        return to_uint8(self._compiled("draw", lambda: self._draw)(self.params, *given))
 
-    @functools.cached_property
-    def _draw(self) -> Any:
-        return make_draw(self.apply)
+    def _draw(self, params: Any, text: jax.Array, reference: jax.Array | None = None) -> jax.Array:
+        given = {"text": text} if reference is None else {"text": text, "reference": reference}
+        return self.apply(params, **given)["image"]
 
 
 class ImageGenerator(LoadedModel):
@@ -101,20 +100,21 @@ class ImageGenerator(LoadedModel):
         texts = texts_of("prompts", prompts)
         text = self.encode_text("prompt", texts)
         conditions: dict[str, np.ndarray] = self._reference(reference, len(texts))
-        if TEXT_ENCODER in self.components:
-            frozen = self.components[TEXT_ENCODER]
-            conditions["text_features"] = self._text_features(frozen, text)
+        encoder = self.config.component(TEXT_ENCODER)
+        if encoder is not None:
+            encode = self._compiled(TEXT_ENCODER, lambda: frozen_text.encoder(encoder, self.compute))
+            conditions["text_features"] = encode(self.components[TEXT_ENCODER], text)
         seeds = seeds_of(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
-        config = self._sampling(sampling, guidance)
+        config = self._changed("sampling", sampling | {"guidance": guidance}).sampling
         data, model_fns, tokenizer = self.config.data, self.model_fns, self.components[TOKENIZER]
         begin = editing.start(model_fns.grid, data.size, data.frames, seeds, image, mask, variation)
         codes = np.zeros(begin.masked.shape, np.int32)
         if begin.image is not None:
-            codes = self._encode(tokenizer, begin.image)
+            codes = self._compiled("encode")(tokenizer, begin.image)
         inputs = (text if guidance > 0 else np.zeros_like(text), codes, begin.masked, seeds)
         constants = self.params, tokenizer, np.float32(guidance)
-        images = self._program(config, tuple(conditions))(constants, *inputs, *conditions.values())
+        images = self._sampler(config, tuple(conditions))(constants, *inputs, *conditions.values())
         return editing.keep(to_uint8(images), begin)
 
     def _reference(self, reference: Any, count: int) -> dict[str, Int32[np.ndarray, "n *grid"]]:
@@ -134,18 +134,14 @@ class ImageGenerator(LoadedModel):
                 return {}
             raise UserError(f"reference: this model never learned to draw without one; give it {list(shape)}")
         images = images_of("reference", reference, shape)
-        return {"reference_codes": self._encode_reference(self.components[REFERENCE], images)}
+        return {"reference_codes": self._compiled("encode_reference")(self.components[REFERENCE], images)}
 
-    def _sampling(self, changes: dict[str, Any], guidance: float) -> SamplingConfig:
-        """The config's `sampling` with overrides, checked."""
-        tree = to_dict(self.config)
-        return resolve(tree | {"sampling": tree["sampling"] | changes | {"guidance": guidance}}).sampling
-
-    def _program(self, sampling: SamplingConfig, conditions: tuple[str, ...]) -> Any:
+    def _sampler(self, sampling: SamplingConfig, conditions: tuple[str, ...]) -> Any:
         """The compiled sampler with these conditions besides the text."""
         # The guidance scale is an argument of the program; only whether there is guidance is compiled in.
         sampling = dataclasses.replace(sampling, guidance=1.0 if sampling.guidance in (0, 1) else 2.0)
-        if (sampling, conditions) not in self._programs:
+
+        def make() -> Any:
             sample = registry.find("sampler", sampling.kind, "sampling.kind").make(self.model_fns, sampling)
 
             def program(constants: Any, text: Any, codes: Any, masked: Any, seeds: Any, *more: jax.Array) -> Any:
@@ -153,24 +149,37 @@ class ImageGenerator(LoadedModel):
                 named = dict(zip(conditions, more, strict=True))
                 return sample(params, tokenizer, text, codes, masked, seeds, scale, **named)
 
-            self._programs[sampling, conditions] = per_example(program)
-        return self._programs[sampling, conditions]
+            return program
 
-    @functools.cached_property
-    def _programs(self) -> dict[tuple[SamplingConfig, tuple[str, ...]], Any]:
-        return {}
+        return self._compiled((sampling, conditions), make)
 
-    @functools.cached_property
-    def _encode(self) -> Any:
-        return per_example(self.model_fns.encode)
 
-    @functools.cached_property
-    def _text_features(self) -> Any:
-        config = self.config.component(TEXT_ENCODER)
-        assert config is not None
-        return per_example(frozen_text.encoder(config, self.compute))
+class ImageTokenizer(LoadedModel):
+    """A visual tokenizer. Images are uint8, or float32 from -1 to 1, of the config's size."""
 
-    @functools.cached_property
-    def _encode_reference(self) -> Any:
-        assert self.model_fns.encode_reference is not None
-        return per_example(self.model_fns.encode_reference)
+    def encode(self, images: Shaped[np.ndarray, "n *pixels 3"]) -> Int32[np.ndarray, "n *grid"]:
+        """Encodes images or clips to grids of codes from 0 to the product of the levels.
+
+        Raises:
+            UserError: for images of the wrong shape or range.
+        """
+        images = some_images(images, models.inputs(self.config)["image"].shape[1:])
+        return self._method("encode")(self.params, images)
+
+    def decode(self, codes: Shaped[np.ndarray, "n *grid"]) -> UInt8[np.ndarray, "n *pixels 3"]:
+        """Decodes grids of integer codes to images or clips.
+
+        Raises:
+            UserError: for another grid, or codes out of range.
+        """
+        grid, count = visual_tokenizer.grid(self.config), int(np.prod(visual_tokenizer.levels(self.config)))
+        codes = np.asarray(codes)
+        if codes.ndim == 0 or codes.shape[1:] != grid or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
+            raise UserError(f"codes: must be whole numbers {['n', *grid]}, not {codes.dtype} {list(codes.shape)}")
+        if codes.min() < 0 or codes.max() >= count:
+            raise UserError(f"codes: must be from 0 to {count - 1}, not {codes.min()} to {codes.max()}")
+        images = self._method("decode")(self.params, codes.astype(np.int32))
+        return to_uint8(images[:, : self.config.data.frames] if images.ndim == 5 else images)
+
+    def _method(self, name: str) -> Any:
+        return self._compiled(name, lambda: method(models.build(self.config, self.compute), name))

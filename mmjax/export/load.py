@@ -1,5 +1,6 @@
 """Loads model folders and workdirs."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable
@@ -15,10 +16,9 @@ from mmjax.config import Config
 from mmjax.data.text import load_tokenizer
 from mmjax.export import frozen_text
 from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
-from mmjax.export.generating import DirectImageGenerator, ImageGenerator
+from mmjax.export.generating import DirectImageGenerator, ImageGenerator, ImageTokenizer
 from mmjax.export.loaded import LoadedModel
 from mmjax.export.model_folder import read_params
-from mmjax.export.tokenizing import ImageTokenizer
 from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
@@ -81,18 +81,15 @@ def _combined(abilities: tuple[str, ...]) -> type[LoadedModel]:
     bases = tuple(ABILITIES[name] for name in abilities)
     if len(bases) <= 1:
         return bases[0] if bases else LoadedModel
-    name = "And".join(base.__name__ for base in bases)
-    return type(name, bases, {"__doc__": f"A model with the methods of {', '.join(base.__name__ for base in bases)}."})
+    names = [base.__name__ for base in bases]
+    return type("And".join(names), bases, {"__doc__": f"A model with the methods of {', '.join(names)}."})
 
 
 def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Params:
     from mmjax.train.checkpoint import Checkpoints  # imports Orbax, which is slow and not needed for model folders
 
-    checkpoints = Checkpoints(folder, best=best, read_only=True, at=at)
-    try:
+    with contextlib.closing(Checkpoints(folder, best=best, read_only=True, at=at)) as checkpoints:
         return checkpoints.restore_params(step)[1]
-    finally:
-        checkpoints.close()
 
 
 def load_params(path: str | Path) -> Params:
@@ -105,12 +102,10 @@ def load_params(path: str | Path) -> Params:
     config = read_json(folder)["config"]
     try:
         if _is_workdir(folder):
-            params = _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
-        else:
-            components = tuple(f"{name}/" for name in config["components"])
-            arrays = load_file(folder / "model.safetensors")
-            params = {name: leaf for name, leaf in arrays.items() if not name.startswith(components)}
-        return params
+            return _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
+        components = tuple(f"{name}/" for name in config["components"])
+        arrays = load_file(folder / "model.safetensors")
+        return {name: leaf for name, leaf in arrays.items() if not name.startswith(components)}
     except (KeyError, TypeError, OSError, SafetensorError) as error:
         raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
 
@@ -146,9 +141,7 @@ def _all_params(config: Config) -> dict[str, Any]:
 
 def _is_workdir(folder: Path) -> bool:
     """Whether a folder is a workdir; the config.json of a model folder has a step."""
-    if (folder / "model.safetensors").exists():
-        return False
-    return "step" not in read_json(folder)
+    return not (folder / "model.safetensors").exists() and "step" not in read_json(folder)
 
 
 def _loadable(config: Config) -> Config:

@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mmjax import models
-from mmjax.config import ComputeConfig, Config, DataConfig, to_dict
+from mmjax.config import ComputeConfig, Config, to_dict
 from mmjax.files import write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.train.workdir import read_json, versions
-from mmjax.types import Params, UserError
+from mmjax.types import Params, UserError, leaf_name
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 
@@ -84,8 +84,7 @@ def _obstacle(folder: Path) -> str:
 
 def flatten(params: Params) -> dict[str, Any]:
     """Parameters by path, such as `text/stack/block/mlp_in/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def read_params(path: Path, shapes: Params) -> Params:
@@ -110,23 +109,23 @@ def read_params(path: Path, shapes: Params) -> Params:
     return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 
-def _sources(data: DataConfig) -> str:
-    parts = ", ".join(f"{part.weight:g} x `{part.source}`" for part in data.mixture.values())
-    return f"`{data.source}`" + (f" of {parts}" if parts else "")
-
-
 def _card(config: Config, params: Params, step: int, metrics: Mapping[str, float]) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    rows: list[tuple[str, Any]] = [(name, f"{value:.4g}") for name, value in sorted(metrics.items())]
-    table = "".join(f"| {name} | {value} |\n" for name, value in rows) or "| none yet | |\n"
-    kind, code = _described(config)
+    parts = ", ".join(f"{part.weight:g} x `{part.source}`" for part in config.data.mixture.values())
+    source = f"`{config.data.source}`" + (f" of {parts}" if parts else "")
+    table = "".join(f"| {name} | {value:.4g} |\n" for name, value in sorted(metrics.items())) or "| none yet | |\n"
+    kind, lines = _described(config)
+    code = "\n".join(['model = mmjax.load(".")', *lines])
+    numpy = "import numpy as np\n" if "np." in code else ""
     return f"""# {config.name}
 
-{kind} {count:,} parameters, {step:,} steps on {_sources(config.data)}.
+{kind} {count:,} parameters, {step:,} steps on {source}.
 
 In this folder:
 
 ```python
+import mmjax
+{numpy}
 {code}
 ```
 
@@ -137,79 +136,66 @@ In this folder:
 """
 
 
-def _described(config: Config) -> tuple[str, str]:
-    """A description of a model and example code, by its abilities."""
+def _described(config: Config) -> tuple[str, list[str]]:
+    """A description of a model and lines of example code, by its abilities."""
     abilities = models.find(config).abilities(config)
     if {"generate", "generate_directly"} & abilities:
-        return _generator_card(config)
-    return _tokenizer_card(config) if "encode" in abilities else _describing_card(config)
+        return _described_generator(config)
+    return _described_tokenizer(config) if "encode" in abilities else _described_writer(config, abilities)
 
 
-def _generator_card(config: Config) -> tuple[str, str]:
+def _described_generator(config: Config) -> tuple[str, list[str]]:
     size, frames = config.data.size, config.data.frames
-    shown = "clip" if frames > 1 else "image"
+    clip = [frames] if frames > 1 else []
+    shown, what = ("clip", f"a clip of {frames} frames") if clip else ("image", "an image")
     reference = f" and a reference {shown}" if {"reference", "reference_codes"} & models.inputs(config).keys() else ""
-    example = more = argument = ""
+    lines, argument = [], ""
     if (component := config.component(REFERENCE)) is not None:
         low = component.data.size
         reference += f" of {low} x {low} pixels"
-        given = [1, *([frames] if frames > 1 else []), low, low, 3]
-        more, argument = "import numpy as np\n", ", reference=reference"
-        example = f"reference = np.zeros({tuple(given)}, np.uint8)  # the {shown} to look at\n"
-    what = f"a clip of {frames} frames" if frames > 1 else "an image"
-    shape = [1, *([frames] if frames > 1 else []), size, size, 3]
-    prompt = "a red circle moving left" if frames > 1 else "a red circle left of a blue square"
-    return (
-        f"A {config.model.kind.split('_')[0]} generator of mmjax: text{reference} in, {what} of {size} x {size} pixels "
-        "out.",
-        f"""import mmjax
-{more}
-model = mmjax.load(".")
-{example}drawn = model.generate(["{prompt}"]{argument})  # uint8 {shape}""",
-    )
+        lines = [f"reference = np.zeros({(1, *clip, low, low, 3)}, np.uint8)  # the {shown} to look at"]
+        argument = ", reference=reference"
+    prompt = "a red circle moving left" if clip else "a red circle left of a blue square"
+    lines.append(f'drawn = model.generate(["{prompt}"]{argument})  # uint8 {[1, *clip, size, size, 3]}')
+    kind = config.model.kind.split("_")[0]
+    return f"A {kind} generator of mmjax: text{reference} in, {what} of {size} x {size} pixels out.", lines
 
 
-def _tokenizer_card(config: Config) -> tuple[str, str]:
+def _described_tokenizer(config: Config) -> tuple[str, list[str]]:
     size, frames, grid = config.data.size, config.data.frames, visual_tokenizer.grid(config)
-    named, some = ("clips", f"clips of {frames} frames") if frames > 1 else ("images", "images")
-    return (
-        f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {' x '.join(map(str, grid))} codes, each "
-        f"one of {math.prod(visual_tokenizer.levels(config)):,}, and back.",
-        f"""import mmjax
-import numpy as np
+    clip = [frames] if frames > 1 else []
+    named, some = ("clips", f"clips of {frames} frames") if clip else ("images", "images")
+    codes = f"{' x '.join(map(str, grid))} codes, each one of {math.prod(visual_tokenizer.levels(config)):,}"
+    return f"A visual tokenizer of mmjax: {some} of {size} x {size} pixels to {codes}, and back.", [
+        f"{named} = np.zeros({(1, *clip, size, size, 3)}, np.float32)  # -1 (black) to 1 (white)",
+        f"codes = model.encode({named})  # int32 {[1, *grid]}",
+        f"{named} = model.decode(codes)  # uint8",
+    ]
 
-model = mmjax.load(".")
-{named} = np.zeros((1, {f"{frames}, " if frames > 1 else ""}{size}, {size}, 3), np.float32)  # -1 (black) to 1 (white)
-codes = model.encode({named})  # int32 {[1, *grid]}
-{named} = model.decode(codes)  # uint8""",
+
+WRITES = {
+    "caption": ("captions", "captions = model.caption(images)"),
+    "answer": ("answers to questions", 'answers = model.answer(images, ["what color is the circle?"])'),
+    "embed": (
+        "a shared embedding",
+        'similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1',
+    ),
+}
+
+
+def _described_writer(config: Config, abilities: frozenset[str]) -> tuple[str, list[str]]:
+    *frames, rows, columns, channels = config.data.image_shape
+    sound = channels == 1
+    some = f"clips of {frames[0]} frames of" if frames else "log-mel features of sounds," if sound else "images of"
+    what = f"{some} {rows} x {columns}{'' if sound else ' pixels'}"
+    does, lines = (
+        [],
+        [f"images = np.zeros({(1, *config.data.image_shape)}, np.{'float32' if sound else 'uint8'})  # such as these"],
     )
-
-
-def _describing_card(config: Config) -> tuple[str, str]:
-    abilities, shape = models.find(config).abilities(config), config.data.image_shape
-    *frames, rows, columns, channels = shape
-    inputs = (
-        f"clips of {frames[0]} frames of" if frames else "log-mel features of sounds," if channels == 1 else "images of"
-    )
-    does, lines = [], []
-    if "caption" in abilities:
-        does.append("captions")
-        lines.append("captions = model.caption(images)")
-    if "answer" in abilities:
-        does.append("answers to questions")
-        lines.append('answers = model.answer(images, ["what color is the circle?"])')
-    if "embed" in abilities:
-        does.append("a shared embedding")
-        lines.append('similarity = model.embed_text(["a red circle"]) @ model.embed_image(images).T  # -1 to 1')
-    dtype = "float32" if channels == 1 else "uint8"
-    shown = "\n".join(lines or ["outputs = model.apply(model.params, image=images)"])
-    return (
-        f"A model of {inputs} {rows} x {columns}{' pixels' if channels == 3 else ''} and texts, by mmjax: "
-        f"{', '.join(does) or ', '.join(config.losses)}.",
-        f"""import mmjax
-import numpy as np
-
-model = mmjax.load(".")
-images = np.zeros({(1, *shape)}, np.{dtype})  # such as these
-{shown}""",
-    )
+    for ability, (name, line) in WRITES.items():
+        if ability in abilities:
+            does.append(name)
+            lines.append(line)
+    if not does:
+        lines.append("outputs = model.apply(model.params, image=images)")
+    return f"A model of {what} and texts, by mmjax: {', '.join(does or config.losses)}.", lines

@@ -22,4 +22,4 @@ class SamplerSpec:
     config: type[SamplingConfig] = SamplingConfig
 
 
-SAMPLERS = {"maskgit": SamplerSpec(lambda model_fns, config: masked.make_sampler(model_fns, masked.decoding(config)))}
+SAMPLERS = {"maskgit": SamplerSpec(masked.make_sampler)}

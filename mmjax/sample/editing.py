@@ -64,14 +64,11 @@ def start(
         raise UserError(f"image: has {given} frames, and the model's clips have {frames}; give fewer")
     if mask is None and variation is None and not (clip and given < frames):
         raise UserError("image: needs a mask or a variation, which say what to resample")
+    resampled = np.zeros(wanted[:-1], np.bool_) if mask is None else _mask(mask, wanted[:-1])
     if clip:  # missing frames are filled with the last one
-        images = np.concatenate([images, np.repeat(images[:, -1:], frames - given, axis=1)], axis=1)
-    resampled = np.zeros(images.shape[:-1], np.bool_)
-    if clip:
-        resampled[:, given:] = True
-    if mask is not None:
-        part = resampled[:, :given] if clip else resampled
-        part |= _mask(mask, part.shape)
+        missing = ((0, 0), (0, frames - given), (0, 0), (0, 0))
+        images = np.pad(images, (*missing, (0, 0)), "edge")
+        resampled = np.pad(resampled, missing, constant_values=True)
     masked = _tokens(resampled, grid)
     if variation is not None:
         varied = _varied(grid, seeds, variation)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,33 +11,26 @@ from PIL import Image, ImageFilter
 from mmjax.types import UserError
 
 MAX_SHARPENING = 5.0
-MAX_RADIUS = 100.0  # pixels
+RADIUS = 2.0  # pixels
 MAX_NOISE = 100.0  # of 255
 PATCH, DISTANCE = 5, 6  # pixels: side of the patches compared, and search distance
 
 
-def sharpen(
-    images: UInt8[np.ndarray, "n *f y x 3"], amount: float, radius: float = 2.0
-) -> UInt8[np.ndarray, "n *f y x 3"]:
+def sharpen(images: UInt8[np.ndarray, "n *f y x 3"], amount: float) -> UInt8[np.ndarray, "n *f y x 3"]:
     """Unsharp masking: adds `amount` times the difference of each image to its blurred version; by Pillow.
 
     Args:
         images: images or clips.
         amount: from 0, which changes nothing, to 5.
-        radius: standard deviation of the Gaussian blur in pixels, above 0.
 
     Raises:
-        UserError: for an amount or radius out of range.
+        UserError: for an amount out of range.
     """
     _check("sharpen: amount", amount, MAX_SHARPENING)
-    _check("sharpen: radius", radius, MAX_RADIUS)
-    if radius == 0:
-        raise UserError("sharpen: radius must be above 0 pixels")
     if amount == 0:
         return images
-    mask = ImageFilter.UnsharpMask(radius, round(100 * amount), 0)
-    frames = images.reshape(-1, *images.shape[-3:])
-    return _like(images, [np.asarray(Image.fromarray(frame).filter(mask)) for frame in frames])
+    mask = ImageFilter.UnsharpMask(RADIUS, round(100 * amount), 0)
+    return _each(images, lambda frame: np.asarray(Image.fromarray(frame).filter(mask)))
 
 
 def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[np.ndarray, "n *f y x 3"]:
@@ -57,15 +51,20 @@ def denoise(images: UInt8[np.ndarray, "n *f y x 3"], strength: float) -> UInt8[n
     from skimage.restoration import denoise_nl_means
 
     deviation = strength / 255
-    frames = images.reshape(-1, *images.shape[-3:]).astype(np.float32) / 255
-    # h is a little below sigma, as scikit-image recommends with a given sigma.
-    clean = [
-        denoise_nl_means(frame, PATCH, DISTANCE, 0.8 * deviation, sigma=deviation, channel_axis=-1) for frame in frames
-    ]
-    return _like(images, [np.rint(255 * np.clip(frame, 0, 1)).astype(np.uint8) for frame in clean])
+
+    def clean(frame: np.ndarray) -> np.ndarray:
+        scaled = frame.astype(np.float32) / 255
+        # h is a little below sigma, as scikit-image recommends with a given sigma.
+        found = denoise_nl_means(scaled, PATCH, DISTANCE, 0.8 * deviation, sigma=deviation, channel_axis=-1)
+        return np.rint(255 * np.clip(found, 0, 1)).astype(np.uint8)
+
+    return _each(images, clean)
 
 
-def _like(images: UInt8[np.ndarray, "n *f y x 3"], frames: list[np.ndarray]) -> UInt8[np.ndarray, "n *f y x 3"]:
+def _each(
+    images: UInt8[np.ndarray, "n *f y x 3"], change: Callable[[np.ndarray], np.ndarray]
+) -> UInt8[np.ndarray, "n *f y x 3"]:
+    frames = [change(frame) for frame in images.reshape(-1, *images.shape[-3:])]
     return np.stack(frames).reshape(images.shape) if frames else images
 
 

@@ -1,13 +1,11 @@
-"""Sampling of masked visual tokens: MaskGIT decoding as one compiled loop.
+"""Sampling of masked visual tokens: MaskGIT decoding (Chang et al. 2022, arXiv:2202.04200) as one compiled loop.
 
 Generation, inpainting, outpainting, variation and continuation differ only in which tokens are masked at first.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,59 +18,16 @@ from mmjax.types import Params
 BASES = (2, 3, 5)  # of the Halton sequence, one for each axis
 
 
-@dataclass(frozen=True)
-class MaskGITDecoding:
-    """Settings of MaskGIT decoding, all of them static.
-
-    Attributes:
-        steps: number of forward passes.
-        order: "confidence" unmasks the most confident tokens first (Chang et al. 2022, arXiv:2202.04200), "halton"
-            spreads them evenly over the grid (Besnier et al. 2025, arXiv:2503.17076).
-        guided: use classifier-free guidance, with a second pass without the text.
-        guidance_schedule: "linear" raises the guidance scale over the steps from 1, "constant" keeps it.
-        temperature: of token sampling.
-        confidence_temperature: of the Gumbel noise on the confidence; annealed to 0 over the steps.
-        top_k: sample only from the k likeliest codes; 0: from all.
-        refinement_steps: number of blocked Gibbs steps after all tokens are unmasked. Each resamples a block of tokens
-            (a quarter of an image's, an eighth of a clip's, no two of them adjacent) given all others, which corrects
-            inconsistencies of tokens sampled in parallel.
-        refinement_temperature: of token sampling in refinement.
-    """
-
-    steps: int
-    order: Literal["confidence", "halton"] = "confidence"
-    guided: bool = False
-    guidance_schedule: Literal["linear", "constant"] = "linear"
-    temperature: float = 1.0
-    confidence_temperature: float = 4.5
-    top_k: int = 0
-    refinement_steps: int = 0
-    refinement_temperature: float = 1.0
-
-
-def decoding(config: SamplingConfig) -> MaskGITDecoding:
-    """The decoding settings of a config."""
-    fields = dataclasses.asdict(config)
-    guidance = fields.pop("guidance")
-    del fields["kind"]
-    return MaskGITDecoding(**fields, guided=guidance not in (0, 1))
-
-
 @runtime_checkable
 class GeneratorFns(Protocol):
     """The functions of a masked generator and its visual tokenizer; see models/masked_generator.ModelFns."""
 
-    @property
-    def context(self) -> Callable[..., Any]: ...
-
-    @property
-    def logits(self) -> Callable[..., jax.Array]: ...
-
-    @property
-    def decode(self) -> Callable[..., jax.Array]: ...
+    context: Callable[..., Any]
+    logits: Callable[..., jax.Array]
+    decode: Callable[..., jax.Array]
 
 
-def make_sampler(model_fns: GeneratorFns, decoding: MaskGITDecoding) -> Callable[..., jax.Array]:
+def make_sampler(model_fns: GeneratorFns, decoding: SamplingConfig) -> Callable[..., jax.Array]:
     """The pure function sample(params, tokenizer_params, text, codes, masked, seeds, guidance) -> images.
 
     Further keyword arguments, arrays of b rows each, are conditions handed to `context` besides the text. Both passes
@@ -93,19 +48,23 @@ def make_sampler(model_fns: GeneratorFns, decoding: MaskGITDecoding) -> Callable
         guidance: Float[Array, ""],
         **conditions: jax.Array,
     ) -> Float[Array, "b *pixels c"]:
-        texts = jnp.concatenate([text, jnp.zeros_like(text)]) if decoding.guided else text
-        both = {name: jnp.concatenate([x, x]) if decoding.guided else x for name, x in conditions.items()}
+        guided = is_guided(decoding)
+        texts = jnp.concatenate([text, jnp.zeros_like(text)]) if guided else text
+        both = {name: jnp.concatenate([x, x]) if guided else x for name, x in conditions.items()}
         context = model_fns.context(params, texts, **both)
 
         def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
-            logits: jax.Array = model_fns.logits(params, codes, masked, *context)
-            return logits
+            return model_fns.logits(params, codes, masked, *context)
 
         codes = maskgit_decode(scores, codes, masked, seeds, decoding, guidance)
-        images: jax.Array = model_fns.decode(tokenizer_params, codes)
-        return images
+        return model_fns.decode(tokenizer_params, codes)
 
     return sample
+
+
+def is_guided(decoding: SamplingConfig) -> bool:
+    """Whether classifier-free guidance takes a second pass without the text."""
+    return decoding.guidance not in (0, 1)
 
 
 def maskgit_decode(
@@ -113,7 +72,7 @@ def maskgit_decode(
     codes: Int[Array, "b *grid"],
     masked: Bool[Array, "b *grid"],
     seeds: Int[Array, "b"],
-    decoding: MaskGITDecoding,
+    decoding: SamplingConfig,
     guidance: Float[Array, ""] | None = None,
 ) -> Int[Array, "b *grid"]:
     """Samples the masked codes.
@@ -121,29 +80,24 @@ def maskgit_decode(
     After step i of n about cos(pi / 2 * (i + 1) / n) of the initially masked tokens are still masked; each step unmasks
     at least one, if any is left. Each example is sampled with its own key, and does not depend on the others.
 
+    Refinement then resamples blocks of tokens (a quarter of an image's, an eighth of a clip's, none adjacent) given all
+    others: blocked Gibbs sampling, which corrects inconsistencies of tokens sampled in parallel.
+
     Args:
-        logits: predicts every code; called once in each step. With decoding.guided it gets the examples twice, first
-            with their text, then without: guided logits are none + guidance * (text - none) (Ho and Salimans 2022,
-            arXiv:2207.12598).
+        logits: predicts every code; called once in each step. With guidance it gets the examples twice, first with
+            their text, then without.
         codes: the values at masked positions are ignored.
         masked: the positions to sample.
         seeds: one for each example.
+        decoding: all of it static; of its guidance scale only whether there is guidance counts.
         guidance: scale at the last step.
     """
     count, grid = codes.shape[0], codes.shape[1:]
-    wanted, total = masked, jnp.sum(masked.reshape(count, -1), axis=1)
+    total = jnp.sum(masked.reshape(count, -1), axis=1)
     ranks = jnp.asarray(halton_ranks(grid), jnp.float32)[None]
     keys = jax.vmap(jax.random.key)(seeds.astype(jnp.uint32))
     blocks = jnp.asarray(_blocks(grid))
-
-    def scores(codes: jax.Array, masked: jax.Array, done: jax.Array) -> jax.Array:
-        found = logits(*(jnp.concatenate([x, x]) if decoding.guided else x for x in (codes, masked)))
-        if decoding.guided:
-            assert guidance is not None
-            scale = 1.0 + (guidance - 1.0) * done if decoding.guidance_schedule == "linear" else guidance
-            text, none = jnp.split(found, 2)
-            found = none + scale * (text - none)
-        return found.reshape(count, -1, found.shape[-1])
+    scores = _guided(logits, decoding, guidance)
 
     def keys_of(number: jax.Array) -> jax.Array:
         return jax.vmap(jax.random.split)(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
@@ -152,33 +106,58 @@ def maskgit_decode(
         codes, masked = carry
         done = (number.astype(jnp.float32) + 1.0) / decoding.steps
         step_keys = keys_of(number)
-        found = scores(codes, masked, done)
-        drawn, confidence = _draw(found, step_keys[:, 0], decoding.temperature, decoding.top_k)
+        drawn, confidence = _draw(scores(codes, masked, done), step_keys[:, 0], decoding.temperature, decoding.top_k)
         codes = jnp.where(masked, drawn.reshape(codes.shape), codes)
-        remaining = jnp.floor(total.astype(jnp.float32) * jnp.cos(done * math.pi / 2) + 1e-4).astype(jnp.int32)
-        still = jnp.sum(masked.reshape(count, -1), axis=1)
-        remaining = jnp.where(number == decoding.steps - 1, 0, jnp.clip(remaining, 0, jnp.maximum(still - 1, 0)))
         if decoding.order == "halton":
             confidence = jnp.broadcast_to(-ranks, confidence.shape)
         else:
             noise = jax.vmap(lambda key: jax.random.gumbel(key, confidence.shape[1:]))(step_keys[:, 1])
             confidence += decoding.confidence_temperature * (1.0 - done) * noise
-        # The `remaining` least confident tokens stay masked.
-        confidence = jnp.where(masked.reshape(count, -1), confidence, jnp.inf)
-        rank = jnp.argsort(jnp.argsort(confidence, axis=1), axis=1)
-        return (codes, (rank < remaining[:, None]).reshape(masked.shape)), None
+        remaining = jnp.floor(total.astype(jnp.float32) * jnp.cos(done * math.pi / 2) + 1e-4).astype(jnp.int32)
+        remaining = jnp.where(number == decoding.steps - 1, 0, remaining)
+        return (codes, _least_confident(confidence, masked, remaining)), None
 
     def refine(codes: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
-        block = wanted & (blocks == number % 2 ** len(grid))[None]
-        found = scores(codes, block, jnp.float32(1.0))
-        step_keys = keys_of(decoding.steps + number)
-        drawn, _ = _draw(found, step_keys[:, 0], decoding.refinement_temperature, decoding.top_k)
+        block = masked & (blocks == number % 2 ** len(grid))[None]
+        key = keys_of(decoding.steps + number)[:, 0]
+        drawn, _ = _draw(scores(codes, block, jnp.float32(1.0)), key, decoding.refinement_temperature, decoding.top_k)
         return jnp.where(block, drawn.reshape(codes.shape), codes), None
 
     (codes, _), _ = jax.lax.scan(step, (codes, masked), jnp.arange(decoding.steps))
     if decoding.refinement_steps:
         codes, _ = jax.lax.scan(refine, codes, jnp.arange(decoding.refinement_steps))
     return codes
+
+
+def _guided(
+    logits: Callable[..., jax.Array], decoding: SamplingConfig, guidance: Float[Array, ""] | None
+) -> Callable[[jax.Array, jax.Array, jax.Array], Float[Array, "b n k"]]:
+    """The logits (codes, masked, fraction of steps done) -> [b, n, k] with classifier-free guidance.
+
+    none + guidance * (text - none) (Ho and Salimans 2022, arXiv:2207.12598).
+    """
+
+    def scores(codes: jax.Array, masked: jax.Array, done: jax.Array) -> jax.Array:
+        if is_guided(decoding):
+            assert guidance is not None
+            scale = 1.0 + (guidance - 1.0) * done if decoding.guidance_schedule == "linear" else guidance
+            text, none = jnp.split(logits(jnp.concatenate([codes, codes]), jnp.concatenate([masked, masked])), 2)
+            found = none + scale * (text - none)
+        else:
+            found = logits(codes, masked)
+        return found.reshape(len(codes), -1, found.shape[-1])
+
+    return scores
+
+
+def _least_confident(
+    confidence: Float[Array, "b n"], masked: Bool[Array, "b *grid"], remaining: Int[Array, "b"]
+) -> Bool[Array, "b *grid"]:
+    """The positions that stay masked: the `remaining` least confident, at least one fewer than now."""
+    flat = masked.reshape(confidence.shape)
+    remaining = jnp.clip(remaining, 0, jnp.maximum(jnp.sum(flat, axis=1) - 1, 0))
+    rank = jnp.argsort(jnp.argsort(jnp.where(flat, confidence, jnp.inf), axis=1), axis=1)
+    return (rank < remaining[:, None]).reshape(masked.shape)
 
 
 def _blocks(grid: Sequence[int]) -> Int[np.ndarray, "*grid"]:
@@ -202,6 +181,8 @@ def _draw(
 
 def halton_ranks(grid: Sequence[int]) -> Int[np.ndarray, "n"]:
     """The order in which the Halton sequence (1960) visits the positions of a grid, in row-major order.
+
+    Unmasking in this order is of Besnier et al. 2025, arXiv:2503.17076.
 
     Raises:
         ValueError: for more than 3 axes.

@@ -1,6 +1,7 @@
 """Autoregressive text generation: greedy, beam search or sampling, as one compiled loop."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,57 +10,41 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmjax.config import Config
+from mmjax.config import Config, TextDecodingConfig
 from mmjax.types import END, PADDING, Params
 
 Step = Callable[[Int[Array, "b"], Any], tuple[Float[Array, "b v"], Any]]  # (tokens, cache) -> next logits, cache
 GatherCache = Callable[[Any, Int[Array, "r"]], Any]  # (cache, rows) -> cache of these rows
 
 
-@dataclass(frozen=True)
-class TextDecoding:
+@dataclass(frozen=True, kw_only=True)
+class TextDecoding(TextDecodingConfig):
     """Settings of text generation, all of them static.
 
     Attributes:
         length: maximum number of tokens, including the end token.
-        beams: beam size; 1 is greedy decoding.
-        length_penalty: of beam search: log-likelihoods are divided by ((5 + tokens) / 6) to this power (Wu et al. 2016,
-            arXiv:1609.08144, equation 14); 0: not normalized.
-        top_p: above 0: nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751); 1: sample from all tokens.
-        temperature: of sampling.
     """
 
     length: int
-    beams: int = 1
-    length_penalty: float = 0.6
-    top_p: float = 0.0
-    temperature: float = 1.0
 
     @classmethod
     def of(cls, config: Config) -> "TextDecoding":
         """How a config decodes captions and answers."""
-        return cls(config.text.length, **dataclasses.asdict(config.text_decoding))
+        return cls(length=config.text.length, **dataclasses.asdict(config.text_decoding))
 
 
 @runtime_checkable
 class DecoderFns(Protocol):
     """The functions of a model with a text decoder; see models/vision_language.ModelFns."""
 
-    @property
-    def context(self) -> Callable[..., Any]: ...
-
-    @property
-    def prefill(self) -> Callable[..., Any]: ...
-
-    @property
-    def step(self) -> Callable[..., Any]: ...
-
-    @property
-    def gather_cache(self) -> Callable[..., Any]: ...
+    context: Callable[..., Any]
+    prefill: Callable[..., Any]
+    step: Callable[..., Any]
+    gather_cache: Callable[..., Any]
 
 
 def make_text_generator(model_fns: DecoderFns, decoding: TextDecoding) -> Callable[..., jax.Array]:
-    """The pure function generate(params, image, question, seeds) -> token ids [b, t], to be compiled.
+    """The pure function generate(params, image, seeds, question=None) -> token ids [b, t], to be compiled.
 
     Args:
         model_fns: context(params, image, question) encodes the image, prefill(params, context, length) gives the logits
@@ -68,15 +53,14 @@ def make_text_generator(model_fns: DecoderFns, decoding: TextDecoding) -> Callab
     """
 
     def generate(
-        params: Params, image: Float[Array, "b *f y x c"], question: Int[Array, "b q"] | None, seeds: Int[Array, "b"]
+        params: Params,
+        image: Float[Array, "b *f y x c"],
+        seeds: Int[Array, "b"],
+        question: Int[Array, "b q"] | None = None,
     ) -> Int[Array, "b t"]:
         context = model_fns.context(params, image, question)
         first, cache = model_fns.prefill(params, context, decoding.length)
-
-        def step(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            logits, cache = model_fns.step(params, token, cache)
-            return logits, cache
-
+        step = functools.partial(model_fns.step, params)
         return generate_text(first, cache, step, model_fns.gather_cache, decoding, seeds)
 
     return generate
@@ -107,9 +91,8 @@ def generate_text(
         if decoding.top_p == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         likely = nucleus(logits / decoding.temperature, decoding.top_p)
-        return jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, index), row))(
-            keys, likely
-        ).astype(jnp.int32)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        return jax.vmap(jax.random.categorical)(step_keys, likely).astype(jnp.int32)
 
     def cond_fn(state: Any) -> jax.Array:
         index, _, done, _, _ = state
@@ -126,14 +109,13 @@ def generate_text(
         return index + 1, logits, done, texts, cache
 
     texts = jnp.full((count, length), PADDING, jnp.int32)
-    texts = jax.lax.while_loop(cond_fn, body_fn, (jnp.int32(0), first, jnp.zeros(count, jnp.bool_), texts, cache))[3]
-    return texts
+    return jax.lax.while_loop(cond_fn, body_fn, (jnp.int32(0), first, jnp.zeros(count, jnp.bool_), texts, cache))[3]
 
 
 def nucleus(logits: Float[Array, "b v"], top_p: float) -> Float[Array, "b v"]:
     """Keeps the logits of the likeliest tokens with at least this total probability; others become -inf.
 
-    At least one token is kept.
+    At least one token is kept (Holtzman et al. 2019, arXiv:1904.09751).
     """
     order = jnp.sort(logits, axis=-1, descending=True)
     before = jnp.cumsum(jax.nn.softmax(order), axis=-1) - jax.nn.softmax(order)
@@ -148,7 +130,8 @@ def beam_search(
     """The best text found by beam search.
 
     Each step keeps the best `beams` unfinished and the best `beams` finished texts. It stops once no unfinished text
-    can become better than the finished ones.
+    can become better than the finished ones. Log-likelihoods are divided by ((5 + tokens) / 6) ** length_penalty (Wu
+    et al. 2016, arXiv:1609.08144, equation 14).
     """
     count, vocabulary = first.shape
     beams, length = decoding.beams, decoding.length

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mmjax.evaluate.caption_faithfulness import caption_faithfulness
+from mmjax.evaluate.scenes import caption_faithfulness
 from mmjax.scenes import draw
 from mmjax.scenes.grammar import parse
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmjax.evaluate.caption_scores import bleu, cider, rouge_l
+from mmjax.evaluate.captions import bleu, cider, rouge_l
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # old escapes in its strings

@@ -7,9 +7,8 @@ import pytest
 
 from mmjax import evaluate
 from mmjax.config import resolve
-from mmjax.evaluate import meteor
-from mmjax.evaluate.caption_scores import bleu, cider, rouge_l
-from mmjax.evaluate.captions import NAMES, captions, metric_names
+from mmjax.evaluate import captions as caption_metrics
+from mmjax.evaluate.captions import NAMES, bleu, captions, cider, metric_names, rouge_l
 
 # What the model writes, and what people wrote.
 EXAMPLES = [
@@ -47,14 +46,14 @@ def metrics(examples: list[tuple[str, list[str]]]) -> dict[str, float]:
 
 @pytest.fixture
 def without_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meteor, "_jar", lambda: None)
+    monkeypatch.setattr(caption_metrics, "_jar", lambda: None)
 
 
 @pytest.fixture
 def with_meteor(monkeypatch: pytest.MonkeyPatch) -> list:
     seen: list = []
-    monkeypatch.setattr(meteor, "missing", lambda: "")
-    monkeypatch.setattr(meteor, "meteor", lambda *given: seen.append(given) or 0.25)
+    monkeypatch.setattr(caption_metrics, "missing_meteor", lambda: "")
+    monkeypatch.setattr(caption_metrics, "meteor", lambda *given: seen.append(given) or 0.25)
     return seen
 
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from mmjax.evaluate.classification import classification
-from mmjax.evaluate.zero_shot import zero_shot
+from mmjax.evaluate.classification import classification, zero_shot
 from mmjax.types import UserError
 
 LABELS = [np.array([0, 2, 1, -1, 1]), np.array([2, 2, -1, 0, 0])]

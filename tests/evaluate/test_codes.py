@@ -5,7 +5,7 @@ import pytest
 
 from mmjax.config import resolve
 from mmjax.evaluate import build
-from mmjax.evaluate.codes import codes
+from mmjax.evaluate.reconstruction import codes
 from mmjax.types import UserError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from mmjax.evaluate.diversity import distance, diversity
+from mmjax.evaluate.scenes import distance, diversity
 from mmjax.scenes.draw import draw, example
 from mmjax.scenes.grammar import parse
 from mmjax.types import Batch

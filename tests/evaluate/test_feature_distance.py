@@ -8,7 +8,7 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 
-from mmjax.evaluate.feature_distance import feature_distance, frechet_distance, random_features, random_kernels
+from mmjax.evaluate.reconstruction import feature_distance, frechet_distance, random_features, random_kernels
 
 
 def test_distance_of_one_dimensional_gaussians():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.evaluate import meteor
+from mmjax.evaluate import captions
 
 WRITTEN = [text.split() for text in ("a cat on a mat", "two dogs run far", "", "||| x")]
 REFERENCES = [
@@ -38,19 +38,19 @@ def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", str(tmp_path))
 
-    monkeypatch.setattr(meteor, "_jar", lambda: tmp_path / "meteor-1.5.jar")
+    monkeypatch.setattr(captions, "_jar", lambda: tmp_path / "meteor-1.5.jar")
     return write
 
 
 def test_each_caption_and_the_corpus_are_scored(java) -> None:
     java(STAND_IN)
-    assert meteor.meteor(WRITTEN, REFERENCES) == (5 + 4 + 0 + 1) / 4
+    assert captions.meteor(WRITTEN, REFERENCES) == (5 + 4 + 0 + 1) / 4
 
 
 def test_one_and_many_images(java) -> None:
     java(STAND_IN)
-    assert meteor.meteor(WRITTEN[:1], REFERENCES[:1]) == 5
-    assert meteor.meteor(WRITTEN[1:2] * 3000, REFERENCES[1:2] * 3000) == 4
+    assert captions.meteor(WRITTEN[:1], REFERENCES[:1]) == 5
+    assert captions.meteor(WRITTEN[1:2] * 3000, REFERENCES[1:2] * 3000) == 4
 
 
 @pytest.mark.parametrize(
@@ -65,27 +65,28 @@ def test_one_and_many_images(java) -> None:
 def test_program_error_is_one_line(java, program: str, message: str) -> None:
     java(program)
     with pytest.raises(RuntimeError, match=message):
-        meteor.meteor(WRITTEN * 1000, REFERENCES * 1000)
+        captions.meteor(WRITTEN * 1000, REFERENCES * 1000)
 
 
 def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(captions.importlib.util, "find_spec", lambda name: None)
     assert (
-        meteor.missing() == "Java (Debian's package default-jre-headless) and pycocoevalcap (pip install '.[captions]')"
+        captions.missing_meteor()
+        == "Java (Debian's package default-jre-headless) and pycocoevalcap (pip install '.[captions]')"
     )
     with pytest.raises(RuntimeError, match=r"METEOR needs Java .* and pycocoevalcap"):
-        meteor.meteor(WRITTEN, REFERENCES)
+        captions.meteor(WRITTEN, REFERENCES)
 
 
 def test_nothing_is_missing(java) -> None:
     java(STAND_IN)
-    assert meteor.missing() == ""
+    assert captions.missing_meteor() == ""
 
 
 def test_package_contains_the_program() -> None:
     package = pytest.importorskip("pycocoevalcap")
-    assert meteor._jar() == Path(package.__path__[0]) / "meteor" / "meteor-1.5.jar"
+    assert captions._jar() == Path(package.__path__[0]) / "meteor" / "meteor-1.5.jar"
 
 
 @pytest.mark.slow  # the program reads 60 MB of paraphrases when it starts
@@ -94,4 +95,4 @@ def test_equals_pycocoevalcap() -> None:
     if shutil.which("java") is None:
         pytest.skip("needs Java, such as Debian's default-jre-headless")
     # What its Meteor().compute_score gives.
-    assert meteor.meteor(WRITTEN, REFERENCES) == pytest.approx(0.3193655309262204, abs=1e-12)
+    assert captions.meteor(WRITTEN, REFERENCES) == pytest.approx(0.3193655309262204, abs=1e-12)

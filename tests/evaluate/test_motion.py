@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmjax.evaluate.motion import motion
+from mmjax.evaluate.scenes import motion
 from mmjax.scenes.motion import draw, parse
 
 CAPTIONS = ["a red circle moving left", "a green triangle moving up", "a cyan square moving down"]

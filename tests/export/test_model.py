@@ -13,7 +13,7 @@ from made_folder import CONFIG, PROMPTS, REFERENCE, ROOT, told
 from mmjax import data
 from mmjax.config import resolve
 from mmjax.export import DirectImageGenerator
-from mmjax.export.validation import texts_of
+from mmjax.export.loaded import texts_of
 
 
 def test_an_image_does_not_depend_on_the_others(model: DirectImageGenerator) -> None:
@@ -26,6 +26,14 @@ def test_an_image_does_not_depend_on_the_others(model: DirectImageGenerator) -> 
     seen = model.generate(PROMPTS, reference=REFERENCE)
     np.testing.assert_array_equal(model.generate(PROMPTS[1:2], reference=REFERENCE[1:2]), seen[1:2])
     assert (seen != model.generate(PROMPTS)).any()
+
+
+@pytest.mark.parametrize("referred", [True, False])
+def test_images_are_those_of_the_module(model: DirectImageGenerator, referred: bool) -> None:
+    given = {"reference": REFERENCE} if referred else {}
+    values = model.apply(model.params, text=model.tokenizer.encode(PROMPTS, 11), **given)["image"]
+    images = model.generate(PROMPTS, **given)
+    np.testing.assert_allclose(images, (np.clip(values, -1, 1) + 1) * 127.5, atol=0.51)
 
 
 def test_the_first_words_of_a_long_prompt_count(model: DirectImageGenerator) -> None:

@@ -54,7 +54,9 @@ def test_the_context_matters_where_it_is_seen() -> None:
     assert np.abs(jax.jit(DECODER.apply)(PARAMS, TEXT, CONTEXT + 1, MASK) - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize("writing", [TextDecoding(LENGTH), TextDecoding(LENGTH, beams=4, length_penalty=0.0)])
+@pytest.mark.parametrize(
+    "writing", [TextDecoding(length=LENGTH), TextDecoding(length=LENGTH, beams=4, length_penalty=0.0)]
+)
 def test_writes_with_its_cache_what_it_writes_without(writing: TextDecoding) -> None:
     seeds = jnp.zeros(3, jnp.int32)
 

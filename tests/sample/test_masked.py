@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, qmc
 
-from mmjax.sample.masked import MaskGITDecoding, halton_ranks, make_sampler, maskgit_decode
+from mmjax.config import SamplingConfig
+from mmjax.sample.masked import halton_ranks, make_sampler, maskgit_decode
 
 K = 3  # codes
 # A joint distribution of two tokens: strongly dependent, with unequal marginals.
 JOINT = np.array([[0.30, 0.04, 0.06], [0.01, 0.23, 0.04], [0.05, 0.05, 0.22]])
+
+
+def settings(steps: int, order: Any = "confidence", guided: bool = False, **changes: Any) -> SamplingConfig:
+    return SamplingConfig(steps=steps, order=order, guidance=2.0 if guided else 1.0, **changes)
 
 
 def planted(codes: jax.Array, masked: jax.Array) -> jax.Array:
@@ -25,7 +30,7 @@ def planted(codes: jax.Array, masked: jax.Array) -> jax.Array:
     return jnp.log(jnp.stack([left, right], axis=1))[:, None]
 
 
-def drawn(decoding: MaskGITDecoding, count: int = 6000, **changes: Any) -> np.ndarray:
+def drawn(decoding: SamplingConfig, count: int = 6000, **changes: Any) -> np.ndarray:
     start: dict[str, Any] = {
         "codes": jnp.zeros((count, 1, 2), jnp.int32),
         "masked": jnp.ones((count, 1, 2), jnp.bool_),
@@ -38,14 +43,14 @@ def drawn(decoding: MaskGITDecoding, count: int = 6000, **changes: Any) -> np.nd
 def test_one_token_a_step_samples_the_joint_distribution(order: Any) -> None:
     # In an order that does not depend on what was drawn, drawing from exact conditionals draws from the joint. So it is
     # with confidences that are nothing but noise.
-    codes = drawn(MaskGITDecoding(2, order, confidence_temperature=1e6))
+    codes = drawn(settings(2, order, confidence_temperature=1e6))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
 
 
 def test_single_step_samples_the_marginals() -> None:
-    codes = drawn(MaskGITDecoding(1))
+    codes = drawn(settings(1))
     independent = np.outer(JOINT.sum(1), JOINT.sum(0))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
@@ -54,31 +59,27 @@ def test_single_step_samples_the_marginals() -> None:
 
 
 def test_refinement_recovers_the_joint_distribution() -> None:
-    codes = drawn(MaskGITDecoding(1, refinement_steps=16))
+    codes = drawn(settings(1, refinement_steps=16))
     counts = np.zeros_like(JOINT)
     np.add.at(counts, (codes[:, 0], codes[:, 1]), 1)
     assert chisquare(counts.ravel(), JOINT.ravel() * len(codes)).pvalue > 1e-3
 
 
 def test_temperature_scales_the_logits() -> None:
-    codes = drawn(MaskGITDecoding(1, temperature=0.5))
+    codes = drawn(settings(1, temperature=0.5))
     sharpened = JOINT.sum(1) ** 2 / (JOINT.sum(1) ** 2).sum()
     counts = np.bincount(codes[:, 0], minlength=K)
     assert chisquare(counts, sharpened * len(codes)).pvalue > 1e-3
 
 
 def test_top_k_excludes_other_codes() -> None:
-    assert (
-        set(np.unique(drawn(MaskGITDecoding(1, top_k=2))[:, 0]))
-        == {0, 2}
-        == set(np.argsort(JOINT.sum(1))[-2:].tolist())
-    )
-    assert (drawn(MaskGITDecoding(1, top_k=1))[:, 0] == JOINT.sum(1).argmax()).all()
+    assert set(np.unique(drawn(settings(1, top_k=2))[:, 0])) == {0, 2} == set(np.argsort(JOINT.sum(1))[-2:].tolist())
+    assert (drawn(settings(1, top_k=1))[:, 0] == JOINT.sum(1).argmax()).all()
 
 
 def test_unmasked_tokens_are_kept_and_conditioned_on() -> None:
     masked = jnp.zeros((6000, 1, 2), jnp.bool_).at[:, 0, 1].set(True)
-    codes = drawn(MaskGITDecoding(3, refinement_steps=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
+    codes = drawn(settings(3, refinement_steps=5), codes=jnp.ones((6000, 1, 2), jnp.int32), masked=masked)
     assert (codes[:, 0] == 1).all()
     expected = JOINT[1] / JOINT[1].sum() * len(codes)
     assert chisquare(np.bincount(codes[:, 1], minlength=K), expected).pvalue > 1e-3
@@ -94,8 +95,8 @@ def test_examples_depend_on_their_seed_only(order: Any) -> None:
     masked = jnp.ones((7, 3, 5), jnp.bool_)
     seeds = jnp.arange(7, dtype=jnp.int32)
     compiled = jax.jit(maskgit_decode, static_argnums=(0, 4))
-    whole = compiled(flat, masked.astype(jnp.int32), masked, seeds, MaskGITDecoding(4, order))
-    part = compiled(flat, masked[2:5].astype(jnp.int32), masked[2:5], seeds[2:5], MaskGITDecoding(4, order))
+    whole = compiled(flat, masked.astype(jnp.int32), masked, seeds, settings(4, order))
+    part = compiled(flat, masked[2:5].astype(jnp.int32), masked[2:5], seeds[2:5], settings(4, order))
     np.testing.assert_array_equal(whole[2:5], part)
     assert len(np.unique(np.asarray(whole).reshape(7, -1), axis=0)) == 7
 
@@ -113,7 +114,7 @@ def test_masked_tokens_follow_the_cosine_schedule(steps: int, order: Any) -> Non
     counts = np.arange(16)
     masked = (np.arange(15) < counts[:, None]).reshape(16, 3, 5)
     jax.jit(maskgit_decode, static_argnums=(0, 4))(
-        counting, masked.astype(np.int32), masked, counts, MaskGITDecoding(steps, order)
+        counting, masked.astype(np.int32), masked, counts, settings(steps, order)
     )
     jax.effects_barrier()
     expected = [counts]
@@ -135,7 +136,7 @@ def test_guidance_equals_the_formula_in_one_call_a_step() -> None:
         return jnp.broadcast_to(rows[:, None, None], (*codes.shape, K))
 
     count = 6000
-    decoding = MaskGITDecoding(1, guided=True, guidance_schedule="constant")
+    decoding = settings(1, guided=True, guidance_schedule="constant")
     masked = jnp.ones((count, 1, 1), jnp.bool_)
     args = (masked.astype(jnp.int32), masked, jnp.arange(count, dtype=jnp.int32), decoding, jnp.float32(2.5))
     codes = np.asarray(jax.jit(maskgit_decode, static_argnums=(0, 4))(scores, *args))
@@ -158,7 +159,7 @@ def test_guidance_drops_the_text_only() -> None:
     model_fns = types.SimpleNamespace(context=context, logits=logits, decode=lambda _, codes: codes.astype(jnp.float32))
     count = 6000
     masked = jnp.ones((count, 1, 1), jnp.bool_)
-    draw = make_sampler(model_fns, MaskGITDecoding(1, guided=True, guidance_schedule="constant"))
+    draw = make_sampler(model_fns, settings(1, guided=True, guidance_schedule="constant"))
     seeds, guidance = jnp.arange(count, dtype=jnp.int32), jnp.float32(2.5)
     text, extra = jnp.full((count, 2), 1, jnp.int32), jnp.full(count, 0.75, jnp.float32)
     codes = jax.jit(draw)({}, {}, text, masked.astype(jnp.int32), masked, seeds, guidance, extra=extra)
@@ -178,7 +179,7 @@ def test_linear_guidance_schedule() -> None:
         return jnp.stack([jnp.zeros_like(codes, jnp.float32), jnp.broadcast_to(one, codes.shape)], axis=-1)
 
     masked = jnp.ones((count, 1, 2), jnp.bool_)
-    decoding = MaskGITDecoding(steps, "halton", guided=True)
+    decoding = settings(steps, "halton", guided=True)
     given = (masked.astype(jnp.int32), masked, jnp.arange(count), decoding, jnp.float32(guidance))
     codes = jax.jit(maskgit_decode, static_argnums=(0, 4))(scores, *given)
     first, last = np.argsort(halton_ranks((1, 2)))

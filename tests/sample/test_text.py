@@ -60,7 +60,7 @@ def all_texts() -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0])
 def test_full_beam_search_finds_the_optimum(penalty: float) -> None:
     first, after = toy(1, count=13)
-    found = written(first, after, TextDecoding(LENGTH, beams=VOCABULARY**LENGTH, length_penalty=penalty))
+    found = written(first, after, TextDecoding(length=LENGTH, beams=VOCABULARY**LENGTH, length_penalty=penalty))
     lengths = set()
     for row, mine in enumerate(found):
         best = max(all_texts(), key=lambda text: score(text, first[row], after[row], penalty))
@@ -74,7 +74,7 @@ def test_more_beams_are_never_worse() -> None:
         first, after = toy(seed, count=7)
         scores = []
         for beams in (1, 2, 4, 625):
-            found = written(first, after, TextDecoding(LENGTH, beams=beams, length_penalty=0.0))
+            found = written(first, after, TextDecoding(length=LENGTH, beams=beams, length_penalty=0.0))
             texts = [row[: list(row).index(END) + 1] if END in row else row for row in found]
             scores.append([score(tuple(t), first[i], after[i], 0.0) for i, t in enumerate(texts)])
         assert (np.array(scores) <= np.array(scores[-1]) + 1e-5).all()  # the last one is exhaustive
@@ -82,7 +82,7 @@ def test_more_beams_are_never_worse() -> None:
 
 def test_greedy_takes_the_likeliest_token() -> None:
     first, after = toy(2, count=11)
-    found = written(first, after, TextDecoding(LENGTH))
+    found = written(first, after, TextDecoding(length=LENGTH))
     for row, mine in enumerate(found):
         logits, expected = first[row], []
         for place in range(LENGTH):
@@ -109,14 +109,14 @@ def test_samples_match_the_probabilities_and_depend_on_their_seed() -> None:
     count = 4000
     many = [np.repeat(x, count, axis=0) for x in (first, after)]
     seeds = np.arange(count, dtype=np.int32)
-    found = written(*many, TextDecoding(LENGTH, top_p=1.0, temperature=2.0), seeds)
+    found = written(*many, TextDecoding(length=LENGTH, top_p=1.0, temperature=2.0), seeds)
     chances = np.exp(first[0] / 2) / np.exp(first[0] / 2).sum()
     share = np.bincount(found[:, 0], minlength=VOCABULARY) / count
     assert np.abs(share - chances).max() < 4 * np.sqrt(0.25 / count)
     order = np.random.default_rng(0).permutation(count)
-    again = written(*many, TextDecoding(LENGTH, top_p=1.0, temperature=2.0), seeds[order])
+    again = written(*many, TextDecoding(length=LENGTH, top_p=1.0, temperature=2.0), seeds[order])
     np.testing.assert_array_equal(again, found[order])
-    truncated = written(*many, TextDecoding(LENGTH, top_p=0.01), seeds)
+    truncated = written(*many, TextDecoding(length=LENGTH, top_p=0.01), seeds)
     np.testing.assert_array_equal(truncated, np.repeat(truncated[:1], count, axis=0))  # the likeliest alone
 
 
@@ -129,7 +129,7 @@ def test_stops_once_all_texts_ended() -> None:
 
     for beams in (1, 3):
         first = jnp.zeros((2, VOCABULARY)).at[:, 4].set(5.0)
-        writing = TextDecoding(40, beams=beams, length_penalty=0.0)
+        writing = TextDecoding(length=40, beams=beams, length_penalty=0.0)
         found = jax.jit(lambda first, w=writing: generate_text(
             first, (), step if w.beams == 1 else lambda t, c: (jnp.repeat(step(t, c)[0], 3, axis=0), c),
             lambda cache, rows: cache, w, jnp.zeros(2, jnp.int32)
