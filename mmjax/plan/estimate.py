@@ -5,9 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from mmjax.plan.hlo import Collective
+from mmjax.plan.hlo import Collective, first_group
 from mmjax.plan.report import Plan
 
 PARAMETERS, OPTIMIZER, AVERAGE = "parameters", "optimizer", "average"
@@ -36,23 +34,15 @@ def collectives(
         split = "fsdp" in axes
         gathered += size if split else 0
         summed += size // mesh["fsdp"] if split else size
-    found = []
-    if gathered and mesh["fsdp"] > 1:
-        group = _group(mesh, ("fsdp",))
-        found += [
-            Collective("all-gather", gathered * itemsize, group, 2 * accumulate),
-            Collective("reduce-scatter", gathered * itemsize, group, accumulate),
-        ]
-    outer = ("slice", "data")
-    if math.prod(mesh[axis] for axis in outer) > 1:
-        found.append(Collective("all-reduce", summed * itemsize, _group(mesh, outer), accumulate))
-    return found
-
-
-def _group(mesh: Mapping[str, int], axes: Sequence[str]) -> tuple[int, ...]:
-    """The devices of a mesh that differ from the first along these axes only."""
-    ids = np.arange(math.prod(mesh.values())).reshape(tuple(mesh.values()))
-    return tuple(map(int, ids[tuple(slice(None) if name in axes else 0 for name in mesh)].reshape(-1)))
+    inner, outer = (
+        first_group(tuple(mesh.values()), [name in axes for name in mesh]) for axes in (("fsdp",), ("slice", "data"))
+    )
+    found = [
+        Collective("all-gather", gathered * itemsize, inner, 2 * accumulate),
+        Collective("reduce-scatter", gathered * itemsize, inner, accumulate),
+        Collective("all-reduce", summed * itemsize, outer, accumulate),
+    ]
+    return [each for each in found if each.sent]
 
 
 def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[str, int]:

@@ -94,16 +94,14 @@ def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     """Overrides worth trying: mesh shapes, rematerialization, attention kernels, batch sizes."""
     slices = topology.parts if topology.is_tpu else 1
     each = topology.devices // slices
-    meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
+    meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in range(1, each + 1) if each % fsdp == 0]
     keeps: list[dict[str, Any]] = [{"compute.remat": False}]
     keeps += [{"compute.remat": True, "compute.remat_policy": name} for name in ("nothing", "attention", "dots")]
-    kinds = [
-        {**keep, "compute.attention": kernel} for keep, kernel in itertools.product(keeps, kernels(config, topology))
-    ]
+    attentions = [{"compute.attention": kernel} for kernel in kernels(config, topology)]
     once = topology.devices * config.optimizer.grad_accum_steps
     batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
-    for mesh, kind, batch in itertools.product(meshes, kinds, batches):
-        yield {**mesh, **kind, **batch}
+    for mesh, keep, attention, batch in itertools.product(meshes, keeps, attentions, batches):
+        yield {**mesh, **keep, **attention, **batch}
 
 
 def kernels(config: Config, topology: Topology) -> Sequence[str]:
@@ -150,14 +148,6 @@ def table(found: list[Candidate]) -> str:
 
 def to_json(found: list[Candidate]) -> list[dict[str, Any]]:
     return [
-        {
-            "changes": describe(each.changes),
-            "problem": each.problem,
-            "plan": each.plan.to_json() if each.plan else None,
-        }
+        {"changes": describe(each.changes), "problem": each.problem, "plan": each.plan and each.plan.to_json()}
         for each in found
     ]
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
