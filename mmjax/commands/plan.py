@@ -18,16 +18,15 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--topology",
         required=True,
         help="as in v5e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices), or 4xh100:8 (four hosts of 8 GPUs)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--search", action="store_true", help="rank mesh shapes, rematerialization, kernels and batch sizes"
-    )
-    parser.add_argument(
+    add("--json", action="store_true", help="print one JSON object")
+    add("--search", action="store_true", help="rank mesh shapes, rematerialization, kernels and batch sizes")
+    add(
         "--compilations",
         type=int,
         default=6,

@@ -35,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, metavar="N", help="with --to: number of parallel jobs (default: one per core)"
     )
     parser.add_argument(
-        "--shard-size",
-        type=int,
-        metavar="IMAGES",
-        help=f"with --to: images per shard (default: {data.SHARD_SIZE})",
+        "--shard-size", type=int, metavar="IMAGES", help=f"with --to: images per shard (default: {data.SHARD_SIZE})"
     )
 
 
