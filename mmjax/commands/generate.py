@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 import mmjax
-from mmjax.commands.input_reading import WRITTEN, load_able, write_image, write_out
+from mmjax.commands.input_reading import WRITTEN, load_able, read_text_lines, write_image, write_out
 from mmjax.config import Config, DataConfig
 from mmjax.data import read_clip, read_image, read_mask
 from mmjax.export import DirectImageGenerator, ImageGenerator
@@ -182,13 +182,8 @@ def read_prompts(prompts: list[str], path: Path | None) -> list[str]:
     Raises:
         UserError: if there is none, or the file cannot be read as text.
     """
-    lines = list(prompts)
-    if path:
-        try:
-            lines += path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompts {path}: cannot be read as UTF-8 text: {error}") from error
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = [prompt.strip() for prompt in prompts if prompt.strip()]
+    lines += read_text_lines("--prompts", path) if path else []
     if not lines:
         raise UserError(
             'no prompt: give --prompt "a red circle left of a blue square", or --prompts FILE with one a line'

@@ -105,6 +105,15 @@ def read_chunks(
         yield [path for path, _ in chunk], np.stack([found for _, found in chunk])
 
 
+def read_text_lines(option: str, path: Path) -> list[str]:
+    """Reads the lines of a UTF-8 text file, stripped, without blank ones; raises UserError if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option} {path}: cannot be read as UTF-8 text: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def check_out(option: str, path: Path | None) -> None:
     """Raises UserError for a name that is none of an image file."""
     if path is not None and path.suffix.lower() not in WRITTEN:

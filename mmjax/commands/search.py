@@ -11,7 +11,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
-from mmjax.commands.input_reading import check_out, files_in, load_able, read_chunks, read_seen, write_image
+from mmjax.commands.input_reading import (
+    check_out,
+    files_in,
+    load_able,
+    read_chunks,
+    read_seen,
+    read_text_lines,
+    write_image,
+)
 from mmjax.export import DualEncoder
 from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
@@ -96,13 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _lines(path: Path) -> list[str]:
     if path.suffix.lower() != ".txt":
         raise UserError(f"--index {path}: must be a folder of images, or a text file FILE.txt with a text a line")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--index {path}: cannot be read as UTF-8 text: {error}") from error
-    if not any(lines):
+    lines = read_text_lines("--index", path)
+    if not lines:
         raise UserError(f"--index {path}: holds no text; it needs one a line")
-    return [line for line in dict.fromkeys(lines) if line]
+    return list(dict.fromkeys(lines))
 
 
 def _query(

@@ -20,7 +20,7 @@ from mmjax.config import Config, MeshConfig, resolve, to_dict
 from mmjax.data.source import array_fields
 from mmjax.engine import setup, trainer
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
-from mmjax.plan import estimate, flops, hbm, hlo, search, topology
+from mmjax.plan import estimate, flops, hbm, hlo, report, search, topology
 from mmjax.plan.network import Network, places_of
 from mmjax.plan.program import parse
 from mmjax.plan.report import Plan
@@ -40,7 +40,7 @@ def planned(config: Config, wanted: Topology) -> Plan:
     if wanted.is_tpu:
         return compiled(config, wanted)
     plan = estimated(config, wanted)
-    if plan.hbm_bytes > estimate.USABLE * wanted.chip.hbm_bytes:
+    if plan.hbm_bytes > report.USABLE * wanted.chip.hbm_bytes:
         raise _too_much(config, plan, plan.hbm_bytes // wanted.chip.devices)
     return plan
 
@@ -64,14 +64,13 @@ def compiled(config: Config, wanted: Topology) -> Plan:
         raise
     took = time.perf_counter() - begin
     network, program = _network(wanted, placement), parse(text)
-    plan = dataclasses.replace(
+    return dataclasses.replace(
         draft,
         memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
         traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices, wanted.parts)],
         bytes_accessed=hbm.bytes_accessed(program) * wanted.chip.devices,
         compile_seconds=took,
     )
-    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, plan)))
 
 
 def estimated(config: Config, wanted: Topology) -> Plan:
@@ -97,13 +96,13 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     parameters, memory, collectives = _state_costs(of_state, placement)
     of_step = search.apply(config, {"mesh": MeshConfig(), "train.batch": config.optimizer.grad_accum_steps})
     model_flops, step_flops, saved, recomputed = _step_costs(of_step)
-    rows = batch // placement.num_batch_shards // config.optimizer.grad_accum_steps
+    parts = placement.num_batch_shards * config.optimizer.grad_accum_steps
     memory = memory | {
-        estimate.ACTIVATIONS: saved * rows // mesh["model"],
-        estimate.TEMPORARIES: recomputed * rows // mesh["model"],
+        report.ACTIVATIONS: saved * (batch // parts) // mesh["model"],
+        report.TEMPORARIES: recomputed * (batch // parts) // mesh["model"],
     }
     network = _network(wanted, placement)
-    plan = Plan(
+    return Plan(
         name=config.name,
         topology=wanted,
         mesh=mesh,
@@ -113,35 +112,27 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
         hardware_flops=step_flops[0] + step_flops[1] * batch,
         memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
         traffic=[network.traffic(each) for each in collectives],
+        parts=parts,
     )
-    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, plan)))
-
-
-def _parts(config: Config, plan: Plan) -> int:
-    """Number of parts that a batch is split into."""
-    shards = math.prod(size for axis, size in plan.mesh.items() if axis != "model")
-    return shards * config.optimizer.grad_accum_steps
 
 
 def _too_much(config: Config, plan: Plan, used: int) -> UserError:
     """The error of a step that takes `used` bytes of a device."""
-    parts = _parts(config, plan)
-    options = _savings(config, config.train.batch // parts, plan.topology)
-    return UserError(f"{plan.topology}: {estimate.too_much(plan, used, parts, options)}")
+    return UserError(f"{plan.topology}: {estimate.too_much(plan, used, _savings(config, plan))}")
 
 
-def _savings(config: Config, rows: int, wanted: Topology) -> list[str]:
-    """Command-line options that reduce the memory of this config, with `rows` examples a device and microbatch."""
+def _savings(config: Config, plan: Plan) -> list[str]:
+    """Command-line options that reduce the memory of this config."""
     options = []
     # Contrastive losses compare within a microbatch, so that microbatches would change the loss.
     contrastive = {"contrastive", "sigmoid_contrastive", "matching"} & {loss.kind for loss in config.losses.values()}
-    if rows % 2 == 0 and not contrastive:
+    if plan.batch // plan.parts % 2 == 0 and not contrastive:
         options.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
     if not config.compute.remat:
         options.append("--config.compute.remat=true")
     elif config.compute.remat_policy != "nothing":
         options.append("--config.compute.remat_policy=nothing")
-    kernel = search.kernels(config, wanted)[0]
+    kernel = search.kernels(config, plan.topology)[0]
     if config.compute.attention not in (kernel, "auto" if kernel == "splash" else kernel):
         options.append(f"--config.compute.attention={kernel}")
     return options
@@ -273,10 +264,10 @@ def _state_costs(config: Config, placement: Placement) -> tuple[int, dict[str, i
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
     memory = {
-        estimate.PARAMETERS: held(state.params),
-        estimate.OPTIMIZER: held((state.opt_state, state.adversary)),
-        estimate.AVERAGE: held(state.ema),
-        estimate.GRADIENTS: held(state.params),
+        report.PARAMETERS: held(state.params),
+        report.OPTIMIZER: held((state.opt_state, state.adversary)),
+        report.AVERAGE: held(state.ema),
+        report.GRADIENTS: held(state.params),
     }
     params = jax.tree.leaves(state.params)
     shapes = [(x.shape, tuple(x.sharding.spec)) for x in params]

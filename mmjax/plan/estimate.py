@@ -6,12 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmjax.plan.hlo import Collective, first_group
-from mmjax.plan.report import Plan
-
-PARAMETERS, OPTIMIZER, AVERAGE = "parameters", "optimizer", "average"
-GRADIENTS, ACTIVATIONS, TEMPORARIES, BATCH = "gradients", "activations", "temporaries", "batch and program"
-_STATE = (PARAMETERS, OPTIMIZER, AVERAGE)
-USABLE = 0.98  # fraction of a chip's HBM: XLA uses 15.75 of 16 GiB on v5e
+from mmjax.plan.report import ACTIVATIONS, BATCH, GRADIENTS, STATE, TEMPORARIES, USABLE, Plan
 
 
 def collectives(
@@ -53,7 +48,7 @@ def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[
         stats: the compiler's `memory_analysis()`, for one device.
         devices: devices in a chip.
     """
-    state = {name: draft[name] for name in _STATE if name in draft}
+    state = {name: draft[name] for name in STATE if name in draft}
     arguments = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
     rest = (arguments + stats.generated_code_size_in_bytes) * devices - sum(state.values())
     temporary = stats.temp_size_in_bytes * devices
@@ -61,41 +56,22 @@ def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[
     return state | {ACTIVATIONS: activations, TEMPORARIES: temporary - activations, BATCH: rest}
 
 
-def largest_batch(plan: Plan, parts: int) -> int:
-    """The largest batch that fits in memory, by extrapolation of what grows with the batch.
-
-    Args:
-        parts: that the batch is a multiple of: devices times microbatches.
-    """
-    fixed = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
-    grows = plan.hbm_bytes - fixed
-    if GRADIENTS not in plan.memory:  # they are part of the compiler's temporaries
-        held = min(plan.memory.get(PARAMETERS, 0), plan.memory.get(TEMPORARIES, 0))
-        fixed, grows = fixed + held, grows - held
-    room = USABLE * plan.topology.chip.hbm_bytes - fixed
-    if grows <= 0 or room <= 0:
-        return 0
-    each = plan.batch // parts
-    return int(room / (grows / each)) * parts
-
-
-def too_much(plan: Plan, used: int, parts: int, options: Sequence[str]) -> str:
+def too_much(plan: Plan, used: int, options: Sequence[str]) -> str:
     """A one-line error: what does not fit in a chip's memory, and what would.
 
     Args:
         plan: an analytical one.
         used: bytes a device, by the compiler or the plan.
-        parts: as in largest_batch.
         options: of the command line, that reduce memory with this config.
     """
     capacity, chip = plan.topology.chip.hbm_bytes, plan.topology.chip
-    state = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
+    state = sum(plan.memory.get(name, 0) for name in (*STATE, GRADIENTS))
     sizes = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in plan.memory.items())
     wanted = f"the step needs {used * chip.devices / 2**30:.2f} GiB of a chip's {capacity / 2**30:.0f} GiB ({sizes})"
     if state > USABLE * capacity:
         return f"{wanted}; parameters and optimizer alone do not fit; {_split_further(plan, state)}"
     temporaries = max(used * chip.devices - plan.hbm_bytes + plan.memory.get(TEMPORARIES, 0), 0)
-    fits = largest_batch(dataclasses.replace(plan, memory={**plan.memory, TEMPORARIES: temporaries}), parts)
+    fits = dataclasses.replace(plan, memory={**plan.memory, TEMPORARIES: temporaries}).largest_batch
     smaller = [f"--config.train.batch={fits}"] if 0 < fits < plan.batch else []
     tried = ", ".join([*smaller, *options]) or "a larger slice"
     return f"{wanted}; activations do not fit; try {tried}"
