@@ -80,10 +80,8 @@ def too_much(plan: Plan, used: int, options: Sequence[str]) -> str:
 def _split_further(plan: Plan, state: int) -> str:
     """How to shard a state of this many bytes a chip over more devices."""
     needed = math.ceil(state * plan.mesh["fsdp"] / (USABLE * plan.topology.chip.hbm_bytes))
-    each = math.prod(size for axis, size in plan.mesh.items() if axis != "slice")
-    for fsdp in range(needed, each // plan.mesh["model"] + 1):
-        if each % (fsdp * plan.mesh["model"]) == 0:
-            data = each // (fsdp * plan.mesh["model"])
-            return f"shard them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={data}"
-    room = each // plan.mesh["model"]
+    room = math.prod(size for axis, size in plan.mesh.items() if axis not in ("slice", "model"))
+    for fsdp in range(needed, room + 1):
+        if room % fsdp == 0:
+            return f"shard them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={room // fsdp}"
     return f"they need {needed} devices along mesh.fsdp, but a slice has {room}: take a larger one"
