@@ -47,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=float, help="of visual tokens; lower is less varied")
     add("--refinement-steps", type=int, metavar="N", help="further steps that resample some tokens given the others")
     add("--top-k", type=int, metavar="K", help="sample from the K likeliest codes; 0: from all")
+    _add_inputs(parser)
+    add("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
+    add("--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this standard deviation")
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds the images and clips to start from."""
+    add = parser.add_argument
     add(
         "--reference",
         type=Path,
@@ -82,8 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of frames of --clip to continue from (default: 1)",
     )
-    add("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
-    add("--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this standard deviation")
 
 
 def run(arguments: argparse.Namespace) -> int:
