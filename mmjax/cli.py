@@ -182,12 +182,7 @@ def _run(argv: list[str]) -> int:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     name = next((word for word in argv if not word.startswith("-")), None)
     for command, summary in COMMANDS.items():
-        sub = subparsers.add_parser(
-            command,
-            help=summary,
-            description=summary,
-            allow_abbrev=False,
-        )
+        sub = subparsers.add_parser(command, help=summary, description=summary, allow_abbrev=False)
         if command == name:  # only the command that runs is imported
             module = importlib.import_module(f"mmjax.commands.{command}")
             sub.description = module.HELP
@@ -247,7 +242,3 @@ def _overrides(words: list[str], command: str) -> dict[str, str]:
             value = words.pop(0)
         overrides[name] = value
     return overrides
-
-
-if __name__ == "__main__":
-    sys.exit(main())

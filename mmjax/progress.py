@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -36,14 +37,10 @@ def progress_bar(
         disable: show nothing, as in all processes but the primary one.
     """
     options: dict[str, Any] = {"unit": unit, "initial": initial, "delay": delay, "disable": disable}
-    if not _is_terminal(sys.stderr):
+    if not (sys.stderr and not sys.stderr.closed and sys.stderr.isatty()):
         return ProgressLog(iterable, desc, total, **options)
     options |= {"leave": leave, "dynamic_ncols": True, "smoothing": 0.2, "mininterval": 0.5}
     return ProgressBar(iterable, desc, total, **options)
-
-
-def _is_terminal(file: Any) -> bool:
-    return bool(file and not file.closed and file.isatty())
 
 
 def write(text: str, file: Any = None) -> None:
@@ -66,26 +63,25 @@ class ProgressBar(tqdm):
             super().close()
 
 
+@dataclass
 class ProgressLog:
     """A line at the first and the last update, and every INTERVAL seconds between them; see progress_bar."""
 
-    def __init__(
-        self,
-        iterable: Iterable[Any] | None,
-        desc: str,
-        total: int | None,
-        unit: str,
-        initial: int,
-        delay: float,
-        disable: bool,
-    ):
-        self.iterable, self.desc, self.total, self.unit = iterable, desc, total, unit
-        self.n, self.disable = initial, disable
-        self.note = ""
-        self.start = initial, time.monotonic()  # start of the measurement of speed
-        self.first = True
-        self.due = self.start[1] + delay
-        self.shown: int | None = None  # units in the last line
+    iterable: Iterable[Any] | None
+    desc: str
+    total: int | None
+    unit: str
+    initial: int
+    delay: float
+    disable: bool
+    note: str = ""  # shown in place of the speed
+    first: bool = True
+    shown: int | None = None  # units in the last line
+
+    def __post_init__(self) -> None:
+        self.n = self.initial
+        self.start = self.n, time.monotonic()  # start of the measurement of speed
+        self.due = self.start[1] + self.delay
 
     def update(self, n: int = 1) -> None:
         """Adds n units."""

@@ -1,20 +1,15 @@
 """mmjax describe: captions of images, and answers to questions about them."""
 
 import argparse
-import itertools
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmjax.commands.input_reading import check_out, files_in, read_all, write_image
-from mmjax.commands.loading import load_able
-from mmjax.config import Config
+from mmjax.commands.input_reading import check_out, files_in, load_able, read_chunks, write_image
 from mmjax.export import Captioner, QuestionAnswerer
-from mmjax.sample.chunks import CHUNK
 from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
@@ -27,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a model folder or a workdir")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a model folder or a workdir")
+    add(
         "--image",
         type=Path,
         nargs="+",
@@ -37,47 +33,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="images (or clips or sounds, if the model was trained on them), or folders of them",
     )
-    parser.add_argument("--question", metavar="TEXT", help="answer this question instead of captioning")
-    parser.add_argument("--beams", type=int, metavar="N", help="number of beams of beam search; 1: greedy")
-    parser.add_argument(
-        "--length-penalty", type=float, metavar="X", help="of beam search; larger values favor longer texts"
-    )
-    parser.add_argument(
+    add("--question", metavar="TEXT", help="answer this question instead of captioning")
+    add("--beams", type=int, metavar="N", help="number of beams of beam search; 1: greedy")
+    add("--length-penalty", type=float, metavar="X", help="of beam search; larger values favor longer texts")
+    add(
         "--top-p",
         type=float,
         metavar="P",
         help="nucleus sampling from the likeliest tokens with this total probability",
     )
-    parser.add_argument("--temperature", type=float, metavar="T", help="of sampling; lower is less varied")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling: seed of the first image; the others follow")
-    parser.add_argument(
-        "--maps",
-        type=Path,
-        metavar="OUT.png",
-        help="also write the attention map of each word over its image",
-    )
-    parser.add_argument("--json", action="store_true", help="print a JSON object per image")
+    add("--temperature", type=float, metavar="T", help="of sampling; lower is less varied")
+    add("--seed", type=int, default=0, help="of sampling: seed of the first image; the others follow")
+    add("--maps", type=Path, metavar="OUT.png", help="also write the attention map of each word over its image")
+    add("--json", action="store_true", help="print a JSON object per image")
 
 
 def run(arguments: argparse.Namespace) -> int:
     check_out("--maps", arguments.maps)
     if arguments.question is not None and not arguments.question.strip():
         raise UserError('--question: is empty; ask something, as in --question "what color is the circle?"')
-    able: tuple[type, str] = (Captioner, "describes images")
-    if arguments.question is not None:
-        able = (QuestionAnswerer, "answers questions")
-    model = load_able(arguments, *able)
+    if arguments.question is None:
+        model = load_able(arguments, Captioner, "describes images")
+    else:
+        model = load_able(arguments, QuestionAnswerer, "answers questions")
     config = model.config
-    named = [path for path in arguments.image if not path.is_dir()]
+    named = {path for path in arguments.image if not path.is_dir()}
     paths = [file for path in arguments.image for file in (files_in(path, config) if path.is_dir() else [path])]
     if arguments.maps and len(paths) > MAX_MAPS:
         raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
     if arguments.maps and len(config.data.image_shape) == 4:
         raise UserError("--maps: needs a model of images or sounds, and this one is of clips")
+
+    def unreadable(path: Path, error: UserError) -> None:
+        if path in named:
+            raise UserError(f"--image {error}")
+        logger.warning("left out: %s", error)
+
     chosen = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
     described, count = [], 0
-    for files, images in _chunks(paths, set(named), config):
-        texts = _describe(model, images, arguments.question, arguments.seed + count, chosen)
+    for files, images in read_chunks(paths, config, unreadable):
+        if arguments.question is None:
+            texts = model.caption(images, arguments.seed + count, **chosen)
+        else:
+            texts = model.answer(images, [arguments.question] * len(images), arguments.seed + count, **chosen)
         count += len(files)
         for file, text in zip(files, texts, strict=True):
             print(_line(file, text, arguments, alone=len(paths) == 1), flush=True)
@@ -88,30 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.maps:
         _draw(model, described, arguments.question, arguments.maps)
     return 0
-
-
-def _chunks(paths: list[Path], named: set[Path], config: Config) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Files and their model inputs. Unreadable files of a folder are skipped with a warning."""
-    read = zip(paths, read_all(paths, config), strict=True)
-
-    def good() -> Iterator[tuple[Path, np.ndarray]]:
-        for path, found in read:
-            if not isinstance(found, UserError):
-                yield path, found
-            elif path in named:
-                raise UserError(f"--image {found}")
-            else:
-                logger.warning("left out: %s", found)
-
-    rows = good()
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        yield [path for path, _ in chunk], np.stack([image for _, image in chunk])
-
-
-def _describe(model: Any, images: np.ndarray, question: str | None, seed: int, chosen: dict[str, Any]) -> list[str]:
-    if question is None:
-        return model.caption(images, seed, **chosen)
-    return model.answer(images, [question] * len(images), seed, **chosen)
 
 
 def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> str:

@@ -8,12 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 import mmjax
-from mmjax.commands.input_reading import write_image
-from mmjax.commands.loading import load_able
+from mmjax.commands.input_reading import WRITTEN, load_able, read_text_lines, write_image, write_out
 from mmjax.config import Config, DataConfig
 from mmjax.data import read_clip, read_image, read_mask
 from mmjax.export import DirectImageGenerator, ImageGenerator
-from mmjax.files import write_file
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.sample.filters import denoise, sharpen
 from mmjax.sample.postprocess import sheet
@@ -21,17 +19,16 @@ from mmjax.sample.video import to_gif, to_mp4
 from mmjax.types import UserError
 
 COLUMNS = 8
-IMAGES, CLIPS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4", ".gif")
+IMAGES, CLIPS = tuple(WRITTEN), (".mp4", ".gif")
 HELP = "Generate images or clips from prompts, in one file or one file each."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a model folder or a workdir")
-    parser.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="TEXT", help="one or more prompts")
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="text file with a prompt per line; blank lines are skipped"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a model folder or a workdir")
+    add("--prompt", nargs="+", action="extend", default=[], metavar="TEXT", help="one or more prompts")
+    add("--prompts", type=Path, metavar="FILE", help="text file with a prompt per line; blank lines are skipped")
+    add(
         "--out",
         type=Path,
         required=True,
@@ -39,59 +36,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"PNG, JPEG or WebP with all images, or mp4 or GIF with all clips, up to {COLUMNS} in a row; with {{}} in "
         "the name one file each, numbered from 0",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first prompt; the others follow")
-    parser.add_argument(
+    add("--seed", type=int, default=0, help="seed of the first prompt; the others follow")
+    add(
         "--guidance",
         type=float,
         help="scale of classifier-free guidance: 0 ignores the text, 1 is no guidance (default: the config's)",
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the config's)")
-    parser.add_argument("--order", choices=("confidence", "halton"), help="order in which visual tokens are unmasked")
-    parser.add_argument("--temperature", type=float, help="of visual tokens; lower is less varied")
-    parser.add_argument(
-        "--refinement-steps", type=int, metavar="N", help="further steps that resample some tokens given the others"
-    )
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest codes; 0: from all")
-    parser.add_argument(
+    add("--steps", type=int, help="sampling steps (default: the config's)")
+    add("--order", choices=("confidence", "halton"), help="order in which visual tokens are unmasked")
+    add("--temperature", type=float, help="of visual tokens; lower is less varied")
+    add("--refinement-steps", type=int, metavar="N", help="further steps that resample some tokens given the others")
+    add("--top-k", type=int, metavar="K", help="sample from the K likeliest codes; 0: from all")
+    _add_inputs(parser)
+    add("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
+    add("--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this standard deviation")
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds the images and clips to start from."""
+    add = parser.add_argument
+    add(
         "--reference",
         type=Path,
         metavar="IMAGE",
         help="reference image: the start of a direct generator, or, resized and center-cropped, the condition (image "
         "or clip) of a model with a reference tokenizer",
     )
-    parser.add_argument(
+    add(
         "--enlarge",
         type=Path,
         metavar="DIR",
         help="enlarge the result with a super-resolution model, a model folder or workdir whose references have this "
         "model's size; uses the same prompts and seeds, and the sampling of its config",
     )
-    parser.add_argument(
+    add(
         "--image",
         type=Path,
         metavar="IMAGE",
         help="image to edit with --mask or --variation, or the first frame of a clip",
     )
-    parser.add_argument(
-        "--mask", type=Path, metavar="IMAGE", help="mask of the size of --image: white is resampled, black is kept"
-    )
-    parser.add_argument(
+    add("--mask", type=Path, metavar="IMAGE", help="mask of the size of --image: white is resampled, black is kept")
+    add(
         "--variation",
         type=float,
         metavar="FRACTION",
         help="resample this fraction of --image at random places, above 0 to 1",
     )
-    parser.add_argument("--clip", type=Path, metavar="FILE", help="clip to continue from its last frames")
-    parser.add_argument(
+    add("--clip", type=Path, metavar="FILE", help="clip to continue from its last frames")
+    add(
         "--clip-frames",
         type=int,
         default=1,
         metavar="N",
         help="number of frames of --clip to continue from (default: 1)",
-    )
-    parser.add_argument("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
-    parser.add_argument(
-        "--denoise", type=float, default=0.0, metavar="STRENGTH", help="remove noise of this standard deviation"
     )
 
 
@@ -182,11 +179,7 @@ def _write(path: Path, drawn: UInt8[np.ndarray, "*f y x 3"], frame_rate: float) 
     """Writes an image or clip in the format of the file name."""
     if path.suffix.lower() not in CLIPS:
         return write_image("--out", path, drawn)
-    content = (to_mp4 if path.suffix.lower() == ".mp4" else to_gif)(drawn, frame_rate)
-    try:
-        write_file(path, content)
-    except UserError as error:
-        raise UserError(f"--out {error}") from None
+    write_out("--out", path, (to_mp4 if path.suffix.lower() == ".mp4" else to_gif)(drawn, frame_rate))
 
 
 def read_prompts(prompts: list[str], path: Path | None) -> list[str]:
@@ -195,13 +188,8 @@ def read_prompts(prompts: list[str], path: Path | None) -> list[str]:
     Raises:
         UserError: if there is none, or the file cannot be read as text.
     """
-    lines = list(prompts)
-    if path:
-        try:
-            lines += path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompts {path}: cannot be read as UTF-8 text: {error}") from error
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = [prompt.strip() for prompt in prompts if prompt.strip()]
+    lines += read_text_lines("--prompts", path) if path else []
     if not lines:
         raise UserError(
             'no prompt: give --prompt "a red circle left of a blue square", or --prompts FILE with one a line'

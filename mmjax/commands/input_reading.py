@@ -1,20 +1,25 @@
-"""Reading of files as model inputs, and writing of images, for the commands."""
+"""Reading of models and of files as their inputs, and writing of images, for the commands."""
 
+import argparse
 import functools
 import io
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+import mmjax
 from mmjax.config import Config
 from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.source import find_source
 from mmjax.files import write_file
+from mmjax.sample.chunks import CHUNK
 from mmjax.types import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -23,10 +28,23 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def suffixes(config: Config) -> tuple[str, ...]:
-    """File name suffixes of the inputs of a model."""
-    shape = config.data.image_shape
-    return SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
+def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
+    """Loads --model with the packages of --plugins.
+
+    Args:
+        able: classes of which the model must be.
+        does: what those do, for the error.
+
+    Raises:
+        UserError: if it is no model or of another class.
+    """
+    model = mmjax.load(arguments.model, plugins=arguments.plugins)
+    if not isinstance(model, able):
+        raise UserError(
+            f"--model {arguments.model}: a {model.config.model.kind} with the losses {', '.join(model.config.losses)}; "
+            f"name a model that {does}"
+        )
+    return model
 
 
 def files_in(folder: Path, config: Config) -> list[Path]:
@@ -35,7 +53,8 @@ def files_in(folder: Path, config: Config) -> list[Path]:
     Raises:
         UserError: if there is none.
     """
-    paths, endings = [], suffixes(config)
+    paths, shape = [], config.data.image_shape
+    endings = SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(place, name) for name in sorted(files) if name.lower().endswith(endings) and name[0] != "."]
@@ -59,16 +78,40 @@ def read_seen(path: Path, config: Config) -> np.ndarray:
     return read_image(path, data.size, resize)
 
 
-def read_all(paths: Iterable[Path], config: Config) -> Iterator[np.ndarray | UserError]:
-    """Reads files as model inputs in parallel; yields the error for an unreadable one."""
+def read_chunks(
+    paths: Iterable[Path], config: Config, unreadable: Callable[[Path, UserError], None]
+) -> Iterator[tuple[list[Path], np.ndarray]]:
+    """Reads files as model inputs in parallel; yields up to CHUNK files at a time with their stacked inputs.
 
-    def read(path: Path) -> np.ndarray | UserError:
+    Args:
+        unreadable: called with each file that cannot be read, which is left out.
+    """
+
+    def read(path: Path) -> tuple[Path, np.ndarray | UserError]:
         try:
-            return read_seen(path, config)
+            return path, read_seen(path, config)
         except UserError as error:
-            return error
+            return path, error
 
-    yield from in_parallel(functools.partial(read, path) for path in paths)
+    def readable() -> Iterator[tuple[Path, np.ndarray]]:
+        for path, found in in_parallel(functools.partial(read, path) for path in paths):
+            if isinstance(found, UserError):
+                unreadable(path, found)
+            else:
+                yield path, found
+
+    files = readable()
+    while chunk := list(itertools.islice(files, CHUNK)):
+        yield [path for path, _ in chunk], np.stack([found for _, found in chunk])
+
+
+def read_text_lines(option: str, path: Path) -> list[str]:
+    """Reads the lines of a UTF-8 text file, stripped, without blank ones; raises UserError if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option} {path}: cannot be read as UTF-8 text: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def check_out(option: str, path: Path | None) -> None:
@@ -85,7 +128,12 @@ def write_image(option: str, path: Path, image: UInt8[np.ndarray, "y x 3"]) -> N
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, WRITTEN[path.suffix.lower()], quality=95)
+    write_out(option, path, buffer.getvalue())
+
+
+def write_out(option: str, path: Path, content: bytes) -> None:
+    """Writes the file of a command-line option, which errors name."""
     try:
-        write_file(path, buffer.getvalue())
+        write_file(path, content)
     except UserError as error:
         raise UserError(f"{option} {error}") from None

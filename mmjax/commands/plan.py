@@ -1,6 +1,7 @@
 """mmjax plan: memory and speed of a training on TPUs or GPUs, without the devices."""
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -18,16 +19,15 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--topology",
         required=True,
         help="as in v5e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices), or 4xh100:8 (four hosts of 8 GPUs)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--search", action="store_true", help="rank mesh shapes, rematerialization, kernels and batch sizes"
-    )
-    parser.add_argument(
+    add("--json", action="store_true", help="print one JSON object")
+    add("--search", action="store_true", help="rank mesh shapes, rematerialization, kernels and batch sizes")
+    add(
         "--compilations",
         type=int,
         default=6,
@@ -43,13 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")  # nothing runs on a device
     config = components.resolve_config(arguments.config, Path(), arguments.plugins)
     if arguments.search:
-        ranking = search.search(config, target, arguments.compilations, aot_plan.estimated, aot_plan.compiled, _log)
+        tell = functools.partial(print, file=sys.stderr, flush=True)
+        ranking = search.search(config, target, arguments.compilations, aot_plan.estimated, aot_plan.compiled, tell)
         print(json.dumps(search.to_json(ranking)) if arguments.json else search.table(ranking))
         return 0
     plan = aot_plan.planned(config, target)
     print(json.dumps(plan.to_json()) if arguments.json else report.table(plan))
     return 0
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

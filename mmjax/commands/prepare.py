@@ -35,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, metavar="N", help="with --to: number of parallel jobs (default: one per core)"
     )
     parser.add_argument(
-        "--shard-size",
-        type=int,
-        metavar="IMAGES",
-        help=f"with --to: images per shard (default: {data.SHARD_SIZE})",
+        "--shard-size", type=int, metavar="IMAGES", help=f"with --to: images per shard (default: {data.SHARD_SIZE})"
     )
 
 
@@ -51,7 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{flag}: goes with --to=DIR")
         if value < 1:
             raise UserError(f"{flag}: must be 1 or more, not {value}")
-    return _training(arguments) if arguments.to is None else _shards(arguments, options)
+    if arguments.to is not None:
+        return _shards(arguments, options)
+    workdir: Path = arguments.workdir
+    config = components.resolve_config(arguments.config, workdir, arguments.plugins)
+    setup.check(config)
+    with workdir_lock(workdir):
+        return _prepare(config, workdir)
 
 
 def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
@@ -68,14 +71,6 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
     )
     print(f"{arguments.to}: {counts}; train with --config.data.source=coco_packed --config.data.root={arguments.to}")
     return 0
-
-
-def _training(arguments: argparse.Namespace) -> int:
-    workdir: Path = arguments.workdir
-    config: Config = components.resolve_config(arguments.config, workdir, arguments.plugins)
-    setup.check(config)
-    with workdir_lock(workdir):
-        return _prepare(config, workdir)
 
 
 def _prepare(config: Config, workdir: Path) -> int:

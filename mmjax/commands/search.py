@@ -1,7 +1,6 @@
 """mmjax search: nearest images or texts to texts and images."""
 
 import argparse
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
-from mmjax.commands.input_reading import check_out, files_in, read_all, read_seen, write_image
-from mmjax.commands.loading import load_able
+from mmjax.commands.input_reading import (
+    check_out,
+    files_in,
+    load_able,
+    read_chunks,
+    read_seen,
+    read_text_lines,
+    write_image,
+)
 from mmjax.export import DualEncoder
 from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
@@ -29,16 +35,17 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a model folder or a workdir")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a model folder or a workdir")
+    add(
         "--index",
         type=Path,
         required=True,
         metavar="FOLDER",
         help="images of a folder and its subfolders, or lines of FILE.txt, to search",
     )
-    parser.add_argument("--text", nargs="+", action="extend", default=[], help="query text")
-    parser.add_argument(
+    add("--text", nargs="+", action="extend", default=[], help="query text")
+    add(
         "--image",
         type=Path,
         nargs="+",
@@ -47,23 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="query image; several texts and images are averaged",
     )
-    parser.add_argument(
+    add(
         "--weights",
         type=float,
         nargs="+",
         metavar="W",
         help="weight of each --text, then each --image, in the average; below 0: unlike it (default: 1)",
     )
-    parser.add_argument("--top", type=int, default=10, metavar="K", help="number of results (default: 10)")
-    parser.add_argument("--out", type=Path, metavar="SHEET.png", help="also write the resulting images, nearest first")
-    parser.add_argument("--json", action="store_true", help="print a JSON object per result")
-    parser.add_argument(
+    add("--top", type=int, default=10, metavar="K", help="number of results (default: 10)")
+    add("--out", type=Path, metavar="SHEET.png", help="also write the resulting images, nearest first")
+    add("--json", action="store_true", help="print a JSON object per result")
+    add(
         "--keep",
         type=Path,
         metavar="DIR",
         help=f"cache of the embeddings (default: .{INDEX} in the folder, .FILE.txt.{INDEX} beside a text file)",
     )
-    parser.add_argument("--rebuild", action="store_true", help="embed everything again, as after a change of the model")
+    add("--rebuild", action="store_true", help="embed everything again, as after a change of the model")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -88,22 +95,19 @@ def run(arguments: argparse.Namespace) -> int:
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
         print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {name}")
     if arguments.out:
-        read = (image for image in read_all(map(Path, results), model.config) if not isinstance(image, UserError))
-        images = [np.broadcast_to(to_uint8(image), (*image.shape[:-1], 3)) for image in read]
-        write_image("--out", arguments.out, sheet(np.stack(images), COLUMNS))
+        chunks = read_chunks(map(Path, results), model.config, lambda path, error: None)
+        images = to_uint8(np.concatenate([images for _, images in chunks]))
+        write_image("--out", arguments.out, sheet(np.broadcast_to(images, (*images.shape[:-1], 3)), COLUMNS))
     return 0
 
 
 def _lines(path: Path) -> list[str]:
     if path.suffix.lower() != ".txt":
         raise UserError(f"--index {path}: must be a folder of images, or a text file FILE.txt with a text a line")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--index {path}: cannot be read as UTF-8 text: {error}") from error
-    if not any(lines):
+    lines = read_text_lines("--index", path)
+    if not lines:
         raise UserError(f"--index {path}: holds no text; it needs one a line")
-    return [line for line in dict.fromkeys(lines) if line]
+    return list(dict.fromkeys(lines))
 
 
 def _query(
@@ -158,20 +162,15 @@ def _stamp(file: Path) -> Stamp | None:
 
 
 def _of_images(model: DualEncoder, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
-    read = zip(names, read_all((folder / name for name in names), model.config), strict=True)
     problems: list[UserError] = []
 
-    def readable() -> Iterator[tuple[str, np.ndarray]]:
-        for name, image in read:
-            bar.update()
-            if isinstance(image, UserError):
-                problems.append(image)
-            else:
-                yield name, image
+    def unreadable(path: Path, error: UserError) -> None:
+        bar.update()
+        problems.append(error)
 
-    rows = readable()
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        yield [name for name, _ in chunk], model.embed_image(np.stack([image for _, image in chunk]))
+    for paths, images in read_chunks((folder / name for name in names), model.config, unreadable):
+        yield [path.relative_to(folder).as_posix() for path in paths], model.embed_image(images)
+        bar.update(len(paths))
     if problems:
         logger.warning("left out: %s files that cannot be read, the first: %s", f"{len(problems):,}", problems[0])
 

@@ -7,7 +7,7 @@ import math
 import re
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mmjax.config import Config, MeshConfig, resolve, to_dict
 from mmjax.data.source import array_fields
 from mmjax.engine import setup, trainer
 from mmjax.parallel import Placement, make_mesh, mesh_sizes
-from mmjax.plan import estimate, flops, hbm, hlo, search, topology
+from mmjax.plan import estimate, flops, hbm, hlo, report, search, topology
 from mmjax.plan.network import Network, places_of
 from mmjax.plan.program import parse
 from mmjax.plan.report import Plan
@@ -40,8 +40,8 @@ def planned(config: Config, wanted: Topology) -> Plan:
     if wanted.is_tpu:
         return compiled(config, wanted)
     plan = estimated(config, wanted)
-    if plan.hbm_bytes > estimate.USABLE * wanted.chip.hbm_bytes:
-        raise _too_much(config, _placement(config, wanted), plan, plan.hbm_bytes // wanted.chip.devices)
+    if plan.hbm_bytes > report.USABLE * wanted.chip.hbm_bytes:
+        raise _too_much(config, plan, plan.hbm_bytes // wanted.chip.devices)
     return plan
 
 
@@ -59,18 +59,18 @@ def compiled(config: Config, wanted: Topology) -> Plan:
         step, text = _compile(training.lower(batch_shapes(config, config.train.batch, placement.batch)))
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_MUCH.search(str(error)):
-            raise _too_much(config, placement, draft, _size(*filter(None, found.groups()))) from None
+            number, unit = filter(None, found.groups())
+            raise _too_much(config, draft, round(float(number) * 1024 ** ("KMGT".index(unit) + 1))) from None
         raise
     took = time.perf_counter() - begin
     network, program = _network(wanted, placement), parse(text)
-    plan = dataclasses.replace(
+    return dataclasses.replace(
         draft,
         memory=estimate.compiled_memory(draft.memory, step.memory_analysis(), wanted.chip.devices),
         traffic=[network.traffic(each) for each in hlo.collectives(program, wanted.devices, wanted.parts)],
         bytes_accessed=hbm.bytes_accessed(program) * wanted.chip.devices,
         compile_seconds=took,
     )
-    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
 
 
 def estimated(config: Config, wanted: Topology) -> Plan:
@@ -79,35 +79,60 @@ def estimated(config: Config, wanted: Topology) -> Plan:
     Raises:
         UserError: for a mesh or a batch that does not fit the topology.
     """
-    placement = _placement(config, wanted)
-    plan = _estimated(config, wanted, placement)
-    return dataclasses.replace(plan, largest_batch=estimate.largest_batch(plan, _parts(config, placement)))
+    return _estimated(config, wanted, _placement(config, wanted))
 
 
-def _parts(config: Config, placement: Placement) -> int:
-    """Number of parts that a batch is split into."""
-    return placement.num_batch_shards * config.optimizer.grad_accum_steps
+def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
+    mesh, batch = dict(placement.mesh.shape), config.train.batch
+    of_state = search.apply(
+        config,
+        {
+            "compute.remat": False,
+            "compute.remat_policy": "nothing",
+            "compute.attention": "xla",
+            "train.batch": config.optimizer.grad_accum_steps,
+        },
+    )
+    parameters, memory, collectives = _state_costs(of_state, placement)
+    of_step = search.apply(config, {"mesh": MeshConfig(), "train.batch": config.optimizer.grad_accum_steps})
+    model_flops, step_flops, saved, recomputed = _step_costs(of_step)
+    parts = placement.num_batch_shards * config.optimizer.grad_accum_steps
+    memory = memory | {
+        report.ACTIVATIONS: saved * (batch // parts) // mesh["model"],
+        report.TEMPORARIES: recomputed * (batch // parts) // mesh["model"],
+    }
+    network = _network(wanted, placement)
+    return Plan(
+        name=config.name,
+        topology=wanted,
+        mesh=mesh,
+        batch=batch,
+        parameters=parameters,
+        step_flops=model_flops[0] + model_flops[1] * batch,
+        hardware_flops=step_flops[0] + step_flops[1] * batch,
+        memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
+        traffic=[network.traffic(each) for each in collectives],
+        parts=parts,
+    )
 
 
-def _too_much(config: Config, placement: Placement, plan: Plan, used: int) -> UserError:
-    options = _savings(config, placement, plan.topology)
-    return UserError(f"{plan.topology}: {estimate.too_much(plan, used, _parts(config, placement), options)}")
+def _too_much(config: Config, plan: Plan, used: int) -> UserError:
+    """The error of a step that takes `used` bytes of a device."""
+    return UserError(f"{plan.topology}: {estimate.too_much(plan, used, _savings(config, plan))}")
 
 
-def _savings(config: Config, placement: Placement, wanted: Topology) -> list[str]:
+def _savings(config: Config, plan: Plan) -> list[str]:
     """Command-line options that reduce the memory of this config."""
     options = []
-    rows = config.train.batch // _parts(config, placement)
     # Contrastive losses compare within a microbatch, so that microbatches would change the loss.
-    if rows % 2 == 0 and not {"contrastive", "sigmoid_contrastive", "matching"} & {
-        t.kind for t in config.losses.values()
-    }:
+    contrastive = {"contrastive", "sigmoid_contrastive", "matching"} & {loss.kind for loss in config.losses.values()}
+    if plan.batch // plan.parts % 2 == 0 and not contrastive:
         options.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
     if not config.compute.remat:
         options.append("--config.compute.remat=true")
     elif config.compute.remat_policy != "nothing":
         options.append("--config.compute.remat_policy=nothing")
-    kernel = search.kernels(config, wanted)[0]
+    kernel = search.kernels(config, plan.topology)[0]
     if config.compute.attention not in (kernel, "auto" if kernel == "splash" else kernel):
         options.append(f"--config.compute.attention={kernel}")
     return options
@@ -147,12 +172,8 @@ def _steps(config: Config) -> int:
     return config.train.steps or config.optimizer.warmup_steps + 1
 
 
-def _shapes(tree: Any, sharding: Any) -> Any:
+def _shapes(tree: Any, sharding: Any = None) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def _size(number: str, unit: str) -> int:
-    return round(float(number) * 1024 ** ("KMGT".index(unit) + 1))
 
 
 def batch_shapes(config: Config, rows: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -178,18 +199,12 @@ def _alone(config: Config) -> tuple[setup.Experiment, trainer.Training]:
 def count(config: Config) -> float:
     """FLOPs of a train step over all devices."""
     _, training = _alone(config)
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), training.shapes)
-    return flops.traced(training.step, state, batch_shapes(config, config.train.batch))
+    return flops.traced(training.step, _shapes(training.shapes), batch_shapes(config, config.train.batch))
 
 
 def of_the_model(config: Config) -> Config:
     """The config without FLOPs beyond the model's: rematerialization and the optimizer's matrix products."""
-    return dataclasses.replace(_with(config, remat=False, attention="xla"), optimizer=AdamConfig("adam"))
-
-
-def _with(config: Config, **fields: Any) -> Config:
-    """The config with other fields of `compute`."""
-    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **fields))
+    return search.apply(config, {"compute.remat": False, "compute.attention": "xla", "optimizer": AdamConfig("adam")})
 
 
 def activations(config: Config) -> int:
@@ -212,111 +227,50 @@ def activations(config: Config) -> int:
     return saved(2) - saved(1)  # the difference excludes the parameters, which are saved as well
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Costs of a train step.
+def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Caches a function of a config, which has no hash, by the config's JSON."""
+    cached = functools.cache(lambda text, *others: function(resolve(json.loads(text)), *others))
+    return lambda config, *others: cached(json.dumps(to_dict(config)), *others)
 
-    Attributes:
-        model, step: FLOPs of the model and of the whole step: the constant part, and per example.
-        saved: bytes of activations that an example saves for the backward pass.
-        recomputed: bytes of activations that a layer recomputes for an example in the backward pass.
+
+@_cached
+def _step_costs(config: Config) -> tuple[tuple[float, float], tuple[float, float], int, int]:
+    """The costs of a train step.
+
+    Returns:
+        FLOPs of the model and of the whole step, each the constant part and per example; bytes of activations that an
+        example saves for the backward pass, and that a layer recomputes for it there.
     """
-
-    model: tuple[float, float]
-    step: tuple[float, float]
-    saved: int
-    recomputed: int
-
-
-def _work(config: Config) -> _Work:
-    return _traced(
-        json.dumps(
-            to_dict(_of_batch(dataclasses.replace(config, mesh=MeshConfig()), config.optimizer.grad_accum_steps))
-        )
-    )
-
-
-@functools.cache
-def _traced(config_dict: str) -> _Work:
-    config = resolve(json.loads(config_dict))
     saved, recomputed = activations(config), 0
     if config.compute.remat:
-        total = activations(_with(config, remat=False))
+        total = activations(search.apply(config, {"compute.remat": False}))
         recomputed = max(total - saved, 0) // max(getattr(config.model, "layers", 1), 1)
-    return _Work(_by_batch(of_the_model(config)), _by_batch(config), saved, recomputed)
+    return _flops_by_batch(of_the_model(config)), _flops_by_batch(config), saved, recomputed
 
 
-def _by_batch(config: Config) -> tuple[float, float]:
-    """FLOPs of a step: the constant part, and per example."""
+def _flops_by_batch(config: Config) -> tuple[float, float]:
     rows = config.train.batch
-    once, twice = (count(_of_batch(config, times * rows)) for times in (1, 2))
+    once, twice = (count(search.apply(config, {"train.batch": times * rows})) for times in (1, 2))
     return 2 * once - twice, (twice - once) / rows
 
 
-def _of_batch(config: Config, rows: int) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch=rows))
-
-
-@dataclass(frozen=True)
-class _Held:
-    """The train state: number of parameters, bytes per device by purpose, and collectives of a step."""
-
-    parameters: int
-    memory: dict[str, int]
-    collectives: list[hlo.Collective]
-
-
-def _held(config: Config, placement: Placement) -> _Held:
-    plain = to_dict(_with(config, remat=False, attention="xla", remat_policy="nothing"))
-    plain["train"]["batch"] = config.optimizer.grad_accum_steps
-    return _laid_out(json.dumps(plain), placement)
-
-
-@functools.cache
-def _laid_out(config_dict: str, placement: Placement) -> _Held:
-    config = resolve(json.loads(config_dict))
+@_cached
+def _state_costs(config: Config, placement: Placement) -> tuple[int, dict[str, int], list[hlo.Collective]]:
+    """The number of parameters, the bytes of the train state on a device by purpose, and the collectives of a step."""
     state = trainer.state_shapes(config, placement, _steps(config))
 
     def held(tree: Any) -> int:
         leaves = jax.tree.leaves(tree)
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
-    params = jax.tree.leaves(state.params)
-    itemsize = models.resolve_compute(config.compute, placement.platform).dtype.itemsize
-    return _Held(
-        sum(x.size for x in params),
-        {
-            estimate.PARAMETERS: held(state.params),
-            estimate.OPTIMIZER: held((state.opt_state, state.adversary)),
-            estimate.AVERAGE: held(state.ema),
-            estimate.GRADIENTS: held(state.params),
-        },
-        estimate.collectives(
-            [(x.shape, tuple(x.sharding.spec)) for x in params],
-            dict(placement.mesh.shape),
-            itemsize,
-            config.optimizer.grad_accum_steps,
-        ),
-    )
-
-
-def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
-    mesh, batch = dict(placement.mesh.shape), config.train.batch
-    held, work = _held(config, placement), _work(config)
-    rows = batch // placement.num_batch_shards // config.optimizer.grad_accum_steps
-    memory = held.memory | {
-        estimate.ACTIVATIONS: work.saved * rows // mesh["model"],
-        estimate.TEMPORARIES: work.recomputed * rows // mesh["model"],
+    memory = {
+        report.PARAMETERS: held(state.params),
+        report.OPTIMIZER: held((state.opt_state, state.adversary)),
+        report.AVERAGE: held(state.ema),
+        report.GRADIENTS: held(state.params),
     }
-    network = _network(wanted, placement)
-    return Plan(
-        name=config.name,
-        topology=wanted,
-        mesh=mesh,
-        batch=batch,
-        parameters=held.parameters,
-        step_flops=work.model[0] + work.model[1] * batch,
-        hardware_flops=work.step[0] + work.step[1] * batch,
-        memory={name: size * wanted.chip.devices for name, size in memory.items() if size},
-        traffic=[network.traffic(each) for each in held.collectives],
-    )
+    params = jax.tree.leaves(state.params)
+    shapes = [(x.shape, tuple(x.sharding.spec)) for x in params]
+    itemsize = models.resolve_compute(config.compute, placement.platform).dtype.itemsize
+    collectives = estimate.collectives(shapes, dict(placement.mesh.shape), itemsize, config.optimizer.grad_accum_steps)
+    return sum(x.size for x in params), memory, collectives

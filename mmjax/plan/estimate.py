@@ -5,15 +5,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from mmjax.plan.hlo import Collective
-from mmjax.plan.report import Plan
-
-PARAMETERS, OPTIMIZER, AVERAGE = "parameters", "optimizer", "average"
-GRADIENTS, ACTIVATIONS, TEMPORARIES, BATCH = "gradients", "activations", "temporaries", "batch and program"
-_STATE = (PARAMETERS, OPTIMIZER, AVERAGE)
-USABLE = 0.98  # fraction of a chip's HBM: XLA uses 15.75 of 16 GiB on v5e
+from mmjax.plan.hlo import Collective, first_group
+from mmjax.plan.report import ACTIVATIONS, BATCH, GRADIENTS, STATE, TEMPORARIES, USABLE, Plan
 
 
 def collectives(
@@ -36,23 +29,15 @@ def collectives(
         split = "fsdp" in axes
         gathered += size if split else 0
         summed += size // mesh["fsdp"] if split else size
-    found = []
-    if gathered and mesh["fsdp"] > 1:
-        group = _group(mesh, ("fsdp",))
-        found += [
-            Collective("all-gather", gathered * itemsize, group, 2 * accumulate),
-            Collective("reduce-scatter", gathered * itemsize, group, accumulate),
-        ]
-    outer = ("slice", "data")
-    if math.prod(mesh[axis] for axis in outer) > 1:
-        found.append(Collective("all-reduce", summed * itemsize, _group(mesh, outer), accumulate))
-    return found
-
-
-def _group(mesh: Mapping[str, int], axes: Sequence[str]) -> tuple[int, ...]:
-    """The devices of a mesh that differ from the first along these axes only."""
-    ids = np.arange(math.prod(mesh.values())).reshape(tuple(mesh.values()))
-    return tuple(map(int, ids[tuple(slice(None) if name in axes else 0 for name in mesh)].reshape(-1)))
+    inner, outer = (
+        first_group(tuple(mesh.values()), [name in axes for name in mesh]) for axes in (("fsdp",), ("slice", "data"))
+    )
+    found = [
+        Collective("all-gather", gathered * itemsize, inner, 2 * accumulate),
+        Collective("reduce-scatter", gathered * itemsize, inner, accumulate),
+        Collective("all-reduce", summed * itemsize, outer, accumulate),
+    ]
+    return [each for each in found if each.sent]
 
 
 def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[str, int]:
@@ -63,7 +48,7 @@ def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[
         stats: the compiler's `memory_analysis()`, for one device.
         devices: devices in a chip.
     """
-    state = {name: draft[name] for name in _STATE if name in draft}
+    state = {name: draft[name] for name in STATE if name in draft}
     arguments = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
     rest = (arguments + stats.generated_code_size_in_bytes) * devices - sum(state.values())
     temporary = stats.temp_size_in_bytes * devices
@@ -71,41 +56,22 @@ def compiled_memory(draft: Mapping[str, int], stats: Any, devices: int) -> dict[
     return state | {ACTIVATIONS: activations, TEMPORARIES: temporary - activations, BATCH: rest}
 
 
-def largest_batch(plan: Plan, parts: int) -> int:
-    """The largest batch that fits in memory, by extrapolation of what grows with the batch.
-
-    Args:
-        parts: that the batch is a multiple of: devices times microbatches.
-    """
-    fixed = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
-    grows = plan.hbm_bytes - fixed
-    if GRADIENTS not in plan.memory:  # they are part of the compiler's temporaries
-        held = min(plan.memory.get(PARAMETERS, 0), plan.memory.get(TEMPORARIES, 0))
-        fixed, grows = fixed + held, grows - held
-    room = USABLE * plan.topology.chip.hbm_bytes - fixed
-    if grows <= 0 or room <= 0:
-        return 0
-    each = plan.batch // parts
-    return int(room / (grows / each)) * parts
-
-
-def too_much(plan: Plan, used: int, parts: int, options: Sequence[str]) -> str:
+def too_much(plan: Plan, used: int, options: Sequence[str]) -> str:
     """A one-line error: what does not fit in a chip's memory, and what would.
 
     Args:
         plan: an analytical one.
         used: bytes a device, by the compiler or the plan.
-        parts: as in largest_batch.
         options: of the command line, that reduce memory with this config.
     """
     capacity, chip = plan.topology.chip.hbm_bytes, plan.topology.chip
-    state = sum(plan.memory.get(name, 0) for name in (*_STATE, GRADIENTS))
+    state = sum(plan.memory.get(name, 0) for name in (*STATE, GRADIENTS))
     sizes = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in plan.memory.items())
     wanted = f"the step needs {used * chip.devices / 2**30:.2f} GiB of a chip's {capacity / 2**30:.0f} GiB ({sizes})"
     if state > USABLE * capacity:
         return f"{wanted}; parameters and optimizer alone do not fit; {_split_further(plan, state)}"
     temporaries = max(used * chip.devices - plan.hbm_bytes + plan.memory.get(TEMPORARIES, 0), 0)
-    fits = largest_batch(dataclasses.replace(plan, memory={**plan.memory, TEMPORARIES: temporaries}), parts)
+    fits = dataclasses.replace(plan, memory={**plan.memory, TEMPORARIES: temporaries}).largest_batch
     smaller = [f"--config.train.batch={fits}"] if 0 < fits < plan.batch else []
     tried = ", ".join([*smaller, *options]) or "a larger slice"
     return f"{wanted}; activations do not fit; try {tried}"
@@ -114,10 +80,8 @@ def too_much(plan: Plan, used: int, parts: int, options: Sequence[str]) -> str:
 def _split_further(plan: Plan, state: int) -> str:
     """How to shard a state of this many bytes a chip over more devices."""
     needed = math.ceil(state * plan.mesh["fsdp"] / (USABLE * plan.topology.chip.hbm_bytes))
-    each = math.prod(size for axis, size in plan.mesh.items() if axis != "slice")
-    for fsdp in range(needed, each // plan.mesh["model"] + 1):
-        if each % (fsdp * plan.mesh["model"]) == 0:
-            data = each // (fsdp * plan.mesh["model"])
-            return f"shard them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={data}"
-    room = each // plan.mesh["model"]
+    room = math.prod(size for axis, size in plan.mesh.items() if axis not in ("slice", "model"))
+    for fsdp in range(needed, room + 1):
+        if room % fsdp == 0:
+            return f"shard them over more devices, --config.mesh.fsdp={fsdp} --config.mesh.data={room // fsdp}"
     return f"they need {needed} devices along mesh.fsdp, but a slice has {room}: take a larger one"

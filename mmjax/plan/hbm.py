@@ -1,18 +1,14 @@
 """HBM traffic of a compiled program: a lower bound."""
 
-from collections.abc import Mapping
-
-from mmjax.plan.instruction import Instruction
-from mmjax.plan.program import Program, parts, size
+from mmjax.plan.program import Computation, Instruction, Program, parts, size
 
 # These access no memory: they name or await values, or run other computations.
 _FREE = frozenset((
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast",
     "while", "conditional", "call", "after-all", "partition-id",
     "replica-id", "iota", "opt-barrier", "async-start", "async-update",
-    "async-done", "copy-done", "send-done", "recv-done",
 ))  # fmt: skip
-_PARTS = frozenset(("dynamic-slice", "slice", "gather"))  # read only as much of their operand as they return
+_PARTS = ("dynamic-slice", "slice", "gather")  # read only as much of their operand as they return
 
 
 def bytes_accessed(program: Program) -> int:
@@ -21,20 +17,15 @@ def bytes_accessed(program: Program) -> int:
     A fusion that slices an operand reads only the slice, and one that updates a slice writes only that. Values in the
     cores' own memory are free.
     """
-    total = 0
-    results = {
-        name: {instruction.name: instruction.result for instruction in instructions}
-        for name, instructions in program.computations.items()
-    }
-    for where, instruction, times in program.runs(False):
-        operation = instruction.operation
-        if operation not in _FREE and not operation.endswith("-done"):
-            total += times * (_read(program, instruction, results[where]) + _written(program, instruction))
-    return total
+    return sum(
+        times * (_read(program, program.computations[where], instruction) + _written(program, instruction))
+        for where, instruction, times in program.runs(into_fusions=False)
+        if instruction.operation not in _FREE and not instruction.operation.endswith("-done")
+    )
 
 
-def _read(program: Program, instruction: Instruction, results: Mapping[str, str]) -> int:
-    sizes = [size(results.get(name, ""), hbm_only=True) for name in instruction.operands]
+def _read(program: Program, around: Computation, instruction: Instruction) -> int:
+    sizes = [size(around[name].result, hbm_only=True) for name in instruction.operands]
     if instruction.operation == "slice-start":
         return min(sum(sizes), size(parts(instruction.result)[1]))
     if instruction.operation in _PARTS:
@@ -43,21 +34,20 @@ def _read(program: Program, instruction: Instruction, results: Mapping[str, str]
         sizes[0] = 0
     elif instruction.operation == "fusion":
         inside = program.computations[instruction.called["calls"]]
-        for number, whole in enumerate(sizes):
-            sizes[number] = min(whole, _part(inside, number, whole))
+        return sum(min(whole, _part(inside, number, whole)) for number, whole in enumerate(sizes))
     return sum(sizes)
 
 
-def _part(inside: tuple[Instruction, ...], number: int, whole: int) -> int:
+def _part(inside: Computation, number: int, whole: int) -> int:
     """The bytes of an operand that a fusion reads."""
-    numbered = [each.name for each in inside if each.operation == "parameter" and each.arguments == str(number)]
-    name = "".join(numbered)
-    users = [each for each in inside if name in each.operands]
-    taken = 0
-    for user in users:
+    parameters = {each.arguments: name for name, each in inside.items() if each.operation == "parameter"}
+    name, taken = parameters[str(number)], 0
+    for user in inside.values():
+        if name not in user.operands:
+            continue
         if user.operation in _PARTS and user.operands[0] == name:
             taken += size(user.result)
-        elif not (user.operation == "dynamic-update-slice" and user.operands[0] == name):
+        elif user.operation != "dynamic-update-slice" or user.operands[0] != name:
             return whole
     return taken
 
@@ -66,9 +56,9 @@ def _written(program: Program, instruction: Instruction) -> int:
     if instruction.operation.endswith("-start"):  # (input, output); of copies (output, input)
         both = parts(instruction.result)
         return size(both[0 if instruction.operation == "copy-start" else 1 % len(both)], hbm_only=True)
-    whole = size(instruction.result, hbm_only=True)
-    inside = program.computations[instruction.called["calls"]] if instruction.operation == "fusion" else (instruction,)
-    results = {each.name: each.result for each in inside}
-    updates = [each for each in inside if each.operation == "dynamic-update-slice"]
-    replaced = sum(size(each.result) - size(results.get(each.operands[1], each.result)) for each in updates)
-    return max(whole - replaced, 0)
+    inside: Computation = {instruction.name: instruction}
+    if instruction.operation == "fusion":
+        inside = program.computations[instruction.called["calls"]]
+    updates = [each for each in inside.values() if each.operation == "dynamic-update-slice"]
+    kept = sum(size(each.result) - size(inside.get(each.operands[1], each).result) for each in updates)
+    return max(size(instruction.result, hbm_only=True) - kept, 0)

@@ -1,6 +1,5 @@
 """The collectives of a compiled program, parsed from its HLO text."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -8,21 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmjax.plan.instruction import Instruction
-from mmjax.plan.program import Program, parts, size
+from mmjax.plan.program import Instruction, Program, parts, size
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-_LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})?\}")
+_LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _AXIS = re.compile(r"'(\w+)'(?:=(\d+))?(?::\((\d+)\)(\d+))?")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _PERMUTED = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
-_PAIR = re.compile(r"\{(\d+),(\d+)\}")
 # TPU slices communicate through their hosts, e.g. `_xla_megascale_target="{1,2}x{0:3}"`: slices, devices of each.
 _HOW = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
-_BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}
 
 
 @dataclass(frozen=True)
@@ -86,21 +82,17 @@ def _between_slices(instruction: Instruction, each: int, times: int) -> Collecti
     how = _HOW.search(instruction.attributes)
     if instruction.operation != "send" or not how:
         return None
+    kind = "collective-permute" if how[1] == "ONE_TO_ONE" else how[1].lower().replace("_", "-")
     slices = _SLICES.search(instruction.attributes)
     count = len(slices[1].split(",")) if slices else 2  # pairs of a permutation are listed singly
-    kind = _BETWEEN_SLICES.get(how[1], how[1].lower().replace("_", "-"))
-    given = size(parts(instruction.result)[0])
-    return Collective(
-        kind, given * count if kind == "all-gather" else given, tuple(range(0, each * count, each)), times
-    )
+    given = size(parts(instruction.result)[0]) * (count if kind == "all-gather" else 1)
+    return Collective(kind, given, tuple(range(0, each * count, each)), times)
 
 
 def _collective(instruction: Instruction, computation: str, devices: int, times: int) -> Collective | None:
     """The collective of an instruction, if it is one, or starts one."""
     kind = instruction.operation.removesuffix("-start")
-    if kind not in _KINDS:
-        return None
-    group = _group(instruction.attributes, devices)
+    group = _group(instruction.attributes, devices) if kind in _KINDS else ()
     if len(group) < 2:
         return None
     whole = size(instruction.result)
@@ -116,36 +108,36 @@ def _collective(instruction: Instruction, computation: str, devices: int, times:
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
     """The first replica group, written as lists, as an iota (reshape and transpose), or as mesh axes."""
     if permuted := _PERMUTED.search(attributes):
-        pairs = [(int(one), int(other)) for one, other in _PAIR.findall(permuted[1])]
-        return next((pair for pair in pairs if pair[0] != pair[1]), ())  # the others are no communication
+        pairs = (_numbers(pair) for pair in permuted[1].split("},{"))
+        return next((pair for pair in pairs if len(set(pair)) > 1), ())  # the others are no communication
     if iota := _IOTA.search(attributes):
-        shape, sides = _numbers(iota[1]), _numbers(iota[2])
-        ids = np.arange(math.prod(sides)).reshape(sides)
-        ids = ids.transpose(_numbers(iota[3])) if iota[3] else ids
-        return tuple(map(int, ids.reshape(shape)[0]))
+        shape, sides, order = map(_numbers, iota.groups(default=""))
+        ids = np.arange(math.prod(sides)).reshape(sides).transpose(order or range(len(sides)))
+        return tuple(ids.reshape(shape)[0].tolist())
     if mesh := _MESH.search(attributes):
         return _on_mesh(mesh[1], mesh[2])
     if "replica_groups=mesh" in attributes:
         raise ValueError(f"unknown form of replica groups: {attributes[:200]}")
     listed = _LISTED.search(attributes)
-    if listed and listed[1]:
-        return tuple(json.loads(listed[1].split("}")[0].replace("{", "[") + "]"))
-    return tuple(range(devices))
+    return _numbers(listed[1]) if listed else tuple(range(devices))
 
 
 def _on_mesh(axes: str, along: str) -> tuple[int, ...]:
     """The first group along mesh axes, or factors of them: of `'a'=2,'b'=8` along `'b':(2)4`."""
     taken = {name: (int(before or 1), int(size or 0)) for name, _, before, size in _AXIS.findall(along)}
     sides: list[int] = []
-    chosen: list[bool] = []
     for name, length, _, _ in _AXIS.findall(axes):
         before, size = taken.get(name, (int(length), 1))
         size = size or int(length)
         sides += [before, size, int(length) // (before * size)]
-        chosen += [False, True, False]
+    return first_group(sides, [False, True, False] * (len(sides) // 3))
+
+
+def first_group(sides: Sequence[int], chosen: Sequence[bool]) -> tuple[int, ...]:
+    """The devices of a mesh that differ from the first along the chosen axes only."""
     ids = np.arange(math.prod(sides)).reshape(sides)
-    return tuple(map(int, ids[tuple(slice(None) if c else 0 for c in chosen)].reshape(-1)))
+    return tuple(ids[tuple(slice(None) if along else 0 for along in chosen)].reshape(-1).tolist())
 
 
-def _numbers(text: str) -> Sequence[int]:
-    return [int(part) for part in text.split(",")]
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))

@@ -1,5 +1,6 @@
 """The time of collectives, by the rates of the links they use."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,17 +59,15 @@ class Network:
         slices, each chip sends its share of its slice's gathered or reduced array.
         """
         places = [self.places[i] for i in collective.group]
-        slices = len({place[0] for place in places})
+        local = [place for place in places if place[0] == places[0][0]]
+        slices, chip = len({place[0] for place in places}), self.topology.chip
         near = len(places) // slices
-        if slices == 1:
-            return {ICI: collective.sent / self._rate(collective.kind, places)}
-        chip = self.topology.chip
-        # Each of the `near` devices in a slice sends its share of the array.
-        across = Collective(collective.kind, collective.size, tuple(range(slices)), collective.times).sent / near
-        found = {DCN: across * chip.devices / chip.network_rate}
+        found = {}
+        if slices > 1:  # each of the `near` devices in a slice sends its share of the array
+            across = dataclasses.replace(collective, group=tuple(range(slices))).sent / near
+            found[DCN] = across * chip.devices / chip.network_rate
         if near > 1:
-            local = [place for place in places if place[0] == places[0][0]]
-            within = Collective(collective.kind, collective.size, tuple(range(near)), collective.times).sent
+            within = dataclasses.replace(collective, group=tuple(range(near))).sent
             found[ICI] = within / self._rate(collective.kind, local)
         return found
 

@@ -1,27 +1,68 @@
 """A parser of HLO text: instructions, and how often each of them runs."""
 
+import itertools
 import math
+import operator
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-from mmjax.plan.instruction import Instruction
-from mmjax.plan.loops import trip_count
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
-_BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
+_NAME = re.compile(r"[\w.\-]+")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"\b(calls|body|to_apply|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _NOT_HBM = re.compile(r"S\(\d+\)")  # memory space of a layout, other than HBM
+_CONSTANT = re.compile(r"-?\d+")
+_INDEX = re.compile(r"\bindex=(\d+)")
+_DIRECTION = re.compile(r"\bdirection=(\w+)")
+
+# Integer operations, and directions of comparisons, that the counters of loops are made of.
+_EVALUATED: dict[str, Callable[..., int]] = dict.fromkeys(("copy", "convert", "bitcast"), operator.pos)
+_EVALUATED |= {"add": operator.add, "subtract": operator.sub, "EQ": operator.eq, "NE": operator.ne}
+_EVALUATED |= {"LT": operator.lt, "LE": operator.le, "GT": operator.gt, "GE": operator.ge}
+_MAX_TRIPS = 100_000
 
 
 @dataclass(frozen=True)
-class Program:
-    """The computations of a program by name, as instructions, and the name of the entry computation."""
+class Instruction:
+    """One instruction of an HLO program.
 
-    computations: Mapping[str, tuple[Instruction, ...]]
-    entry: str
+    Attributes:
+        result: the type of its result, as text.
+        arguments: the text in its parentheses: operands, or a parameter's number.
+        attributes: the text after the operands.
+    """
+
+    name: str
+    result: str
+    operation: str
+    arguments: str
+    attributes: str
+
+    @property
+    def operands(self) -> list[str]:
+        """The names of its operands."""
+        return _OPERAND.findall(self.arguments)
+
+    @property
+    def called(self) -> dict[str, str]:
+        """The computations it calls, by attribute: calls, body, condition, to_apply."""
+        return dict(_CALLED.findall(self.attributes))
+
+
+Computation = Mapping[str, Instruction]  # by name, in order: the last one is the result
+
+
+@dataclass
+class Program:
+    """The computations of a program by name, and the name of the entry computation."""
+
+    computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
+    entry: str = ""
 
     def runs(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
         """Each instruction with its computation and the number of its runs in one run of the program.
@@ -32,7 +73,7 @@ class Program:
         waiting = [(self.entry, 1)]
         while waiting:
             computation, times = waiting.pop()
-            for instruction in self.computations[computation]:
+            for instruction in self.computations[computation].values():
                 yield computation, instruction, times
                 if into_fusions or instruction.operation != "fusion":
                     waiting += [(name, times * often) for name, often in self._calls(computation, instruction)]
@@ -45,33 +86,64 @@ class Program:
         for how, name in instruction.called.items():
             if how != "to_apply" or instruction.operation == "call":  # other to_apply are scalar reducers
                 yield name, often
-        for branches, branch in _BRANCHES.findall(instruction.attributes):
-            for name in filter(None, [branch, *(part.strip().lstrip("%") for part in branches.split(","))]):
-                yield name, 1
+        for branches in _BRANCHES.findall(instruction.attributes):
+            yield from ((name, 1) for name in _NAME.findall(branches))
 
-    def _trip_count(self, computation: str, loop: Instruction) -> int:
-        annotated = _TRIPS.search(loop.attributes)
-        if annotated:
+    def _trip_count(self, around: str, loop: Instruction) -> int:
+        """The trip count of a loop in a computation: as XLA annotates, else by evaluating its integer counters."""
+        if annotated := _TRIPS.search(loop.attributes):
             return int(annotated[1])
         condition, body = (self.computations[loop.called[part]] for part in ("condition", "body"))
-        found = trip_count(loop, self.computations[computation], condition, body)
-        if found is None:
-            raise ValueError(f"the trip count of the loop {loop.name} is unknown")
-        return found
+        state = _elements(self.computations[around], loop.operands[0], ())
+        for count in range(_MAX_TRIPS):
+            continues = _value(condition, next(reversed(condition)), state)
+            if continues is None:
+                break
+            if not continues:
+                return count
+            state = _elements(body, next(reversed(body)), state)
+        raise ValueError(f"the trip count of the loop {loop.name} is unknown")
+
+
+_State = Sequence[int | None]  # the integers of a loop's state, None for other values
+
+
+def _elements(computation: Computation, name: str, state: _State) -> _State:
+    """The integers of a tuple."""
+    made = computation[name]
+    return [_value(computation, part, state) for part in made.operands] if made.operation == "tuple" else ()
+
+
+def _value(computation: Computation, name: str, state: _State) -> int | None:
+    """The integer value of an instruction; None for other values."""
+    made = computation[name]
+    if made.operation == "constant":
+        return int(made.arguments) if _CONSTANT.fullmatch(made.arguments) else None
+    if made.operation == "get-tuple-element":
+        index = _INDEX.search(made.attributes)
+        of_state = computation[made.operands[0]].operation == "parameter"
+        return state[int(index[1])] if index and of_state and int(index[1]) < len(state) else None
+    direction = _DIRECTION.search(made.attributes) if made.operation == "compare" else None
+    compute = _EVALUATED.get(direction[1] if direction else made.operation)
+    if compute is None:
+        return None
+    values = [_value(computation, operand, state) for operand in made.operands]
+    return None if None in values else int(compute(*values))
 
 
 def parse(text: str) -> Program:
     """Parses HLO text, `compiled.as_text()`."""
-    found: dict[str, list[Instruction]] = {}
-    entry, current = "", ""
+    program, current = Program(), dict[str, Instruction]()
     for line in text.splitlines():
         if head := _HEAD.match(line):
-            current = head[1]
-            found[current] = []
-            entry = current if line.startswith("ENTRY") else entry
-        elif current and (match := _INSTRUCTION.match(line)):
-            found[current].append(_instruction(match[1], match[2]))
-    return Program({name: tuple(instructions) for name, instructions in found.items()}, entry)
+            current = program.computations[head[1]] = {}
+            program.entry = head[1] if line.startswith("ENTRY") else program.entry
+        elif match := _INSTRUCTION.match(line):  # f32[2]{0} add(%a, %b), attributes
+            name, result, operation, rest = match.groups()
+            depths = itertools.accumulate((letter == "(") - (letter == ")") for letter in rest)
+            closing = next(place for place, depth in enumerate(depths) if depth < 0)
+            current[name] = Instruction(name, result, operation, rest[:closing], rest[closing + 1 :])
+    return program
 
 
 def size(result: str, hbm_only: bool = False) -> int:
@@ -87,37 +159,16 @@ def size(result: str, hbm_only: bool = False) -> int:
     )
 
 
-def parts(result: str) -> list[str]:
-    """The element types of a tuple type; of another type, itself."""
-    if not result.startswith("("):
-        return [result]
-    found, depth, start, inside = [], 0, 0, result[1:-1]
-    for place, letter in enumerate(inside):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth:
-            found.append(inside[start:place].strip())
-            start = place + 1
-    return [*found, inside[start:].strip()]
-
-
 def _width(kind: str) -> int:
     bits = re.search(r"\d+", kind)
     return max(int(bits[0]) // 8, 1) if bits else 1  # a bool is a byte
 
 
-def _instruction(name: str, rest: str) -> Instruction:
-    """Parses `f32[2]{0} add(%a, %b), attributes`; a tuple type is in parentheses itself."""
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    result, rest = rest[:end], rest[end:].lstrip()
-    opening = rest.index("(")
-    closing = _closing(rest, opening)
-    return Instruction(name, result, rest[:opening], rest[opening + 1 : closing], rest[closing + 1 :])
-
-
-def _closing(text: str, opening: int) -> int:
-    depth = 0
-    for place in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        if not depth:
-            return place
-    raise ValueError(f"unbalanced parentheses: {text[:80]}")
+def parts(result: str) -> list[str]:
+    """The element types of a tuple type; of another type, itself."""
+    if not result.startswith("("):
+        return [result]
+    inside = result[1:-1]
+    depths = itertools.accumulate((letter in "([{") - (letter in ")]}") for letter in inside)
+    outer = ("\n" if letter == "," and not depth else letter for letter, depth in zip(inside, depths, strict=True))
+    return [part.strip() for part in "".join(outer).split("\n")]

@@ -9,6 +9,10 @@ from mmjax.plan.network import DCN, ICI, Traffic
 from mmjax.plan.topology import Topology
 
 COMPUTE, MEMORY = "MXU", "HBM"
+PARAMETERS, OPTIMIZER, AVERAGE = "parameters", "optimizer", "average"
+GRADIENTS, ACTIVATIONS, TEMPORARIES, BATCH = "gradients", "activations", "temporaries", "batch and program"
+STATE = (PARAMETERS, OPTIMIZER, AVERAGE)
+USABLE = 0.98  # fraction of a chip's HBM: XLA uses 15.75 of 16 GiB on v5e
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Plan:
         traffic: between devices.
         bytes_accessed: of HBM in a step; 0: unknown.
         compile_seconds: 0: not compiled.
-        largest_batch: that fits in memory, by extrapolation; 0: none, or unknown.
+        parts: that the batch is a multiple of: devices times microbatches.
     """
 
     name: str
@@ -40,11 +44,22 @@ class Plan:
     traffic: Sequence[Traffic]
     bytes_accessed: int = 0
     compile_seconds: float = 0.0
-    largest_batch: int = 0
+    parts: int = 1
 
     @property
     def hbm_bytes(self) -> int:
         return sum(self.memory.values())
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that fits in memory, by extrapolation of what grows with the batch; 0: none, or unknown."""
+        fixed = sum(self.memory.get(name, 0) for name in (*STATE, GRADIENTS))
+        if GRADIENTS not in self.memory:  # they are part of the compiler's temporaries
+            fixed += min(self.memory.get(PARAMETERS, 0), self.memory.get(TEMPORARIES, 0))
+        grows, room = self.hbm_bytes - fixed, USABLE * self.topology.chip.hbm_bytes - fixed
+        if grows <= 0 or room <= 0:
+            return 0
+        return int(room / (grows / (self.batch // self.parts))) * self.parts
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -113,52 +128,51 @@ def table(plan: Plan) -> str:
     """The plan as a table."""
     chip, topology = plan.topology.chip, plan.topology
     mesh = " x ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1) or "one device"
+    memory = {**plan.memory, "total": plan.hbm_bytes}
+    rates = {
+        COMPUTE: f"{plan.hardware_flops:.4g} FLOPs at {chip.flops / 1e12:,.0f} T/s a chip",
+        MEMORY: f"{_bytes(plan.bytes_accessed)} at {chip.hbm_rate / 1e9:,.0f} GB/s",
+        ICI: f"{chip.link_rate / 1e9:,.0f} GB/s a link",
+        DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip",
+    }
     lines = [
         f"{plan.name} on {topology}: {topology.chips:,} chips, {mesh}, batch {plan.batch:,}",
         "",
         _row("parameters", f"{plan.parameters:,}"),
         "",
         f"memory of a chip, {_bytes(chip.hbm_bytes)}",
-        *(_row(name, _bytes(size), f"{size / chip.hbm_bytes:7.1%}") for name, size in plan.memory.items()),
-        _row("total", _bytes(plan.hbm_bytes), f"{plan.hbm_bytes / chip.hbm_bytes:7.1%}"),
-    ]
-    if plan.largest_batch:
-        lines.append(_row("largest batch", f"about {plan.largest_batch:,}"))
-    lines += ["", "sent by each device in a step", *_traffic(plan.traffic)]
-    lines += ["", "a step at published rates"]
-    rates = {COMPUTE: f"{plan.hardware_flops:.4g} FLOPs at {chip.flops / 1e12:,.0f} T/s a chip"}
-    rates[MEMORY] = f"{_bytes(plan.bytes_accessed)} at {chip.hbm_rate / 1e9:,.0f} GB/s"
-    rates |= {ICI: f"{chip.link_rate / 1e9:,.0f} GB/s a link", DCN: f"{chip.network_rate / 1e9:.3g} GB/s a chip"}
-    lines += [_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()]
-    lines += [
+        *(_row(name, _bytes(size), f"{size / chip.hbm_bytes:7.1%}") for name, size in memory.items()),
+        _row("largest batch", f"about {plan.largest_batch:,}") if plan.largest_batch else None,
+        "",
+        "sent by each device in a step",
+        *(_traffic(plan.traffic) or ["  nothing"]),
+        "",
+        "a step at published rates",
+        *(_row(name, _seconds(seconds), rates[name]) for name, seconds in plan.seconds.items()),
         _row("at least", _seconds(plan.step_seconds), "all of these but HBM in parallel"),
         _row("without overlap", _seconds(sum(plan.seconds.values()))),
         "",
         _row("model FLOPs a step", f"{plan.step_flops:.4g}", f"{plan.step_flops / plan.batch:.4g} an image"),
         _row("utilization", f"at most {plan.mfu:.1%}", "model FLOPs utilization"),
-        *(
-            [_row("with HBM", f"about {plan.mfu_with_memory:.1%}", "by this program's HBM traffic")]
-            if plan.bytes_accessed
-            else []
-        ),
+        _row("with HBM", f"about {plan.mfu_with_memory:.1%}", "by this program's HBM traffic")
+        if plan.bytes_accessed
+        else None,
         _row("images a second", f"at most {plan.batch / plan.step_seconds:,.0f}"),
+        _row("compiled in", _seconds(plan.compile_seconds)) if plan.compile_seconds else None,
+        "",
+        f"rates: {', '.join(chip.sources)}",
     ]
-    if plan.compile_seconds:
-        lines.append(_row("compiled in", _seconds(plan.compile_seconds)))
-    return "\n".join([*lines, "", f"rates: {', '.join(chip.sources)}"])
+    return "\n".join(line for line in lines if line is not None)
 
 
 def _traffic(traffic: Sequence[Traffic]) -> list[str]:
-    sums: dict[tuple[str, str], list[float]] = {}
+    sent, seconds = defaultdict[str, float](float), defaultdict[str, float](float)
     for each in traffic:
-        total = sums.setdefault((each.kind, each.axes), [0.0, 0.0])
-        total[0] += each.sent
-        total[1] += sum(each.seconds.values())
-    ordered = sorted(sums.items(), key=lambda item: -item[1][1])
-    return [
-        _row(f"{kind} {axes}", _bytes(round(sent)), f"{_seconds(seconds)} alone")
-        for (kind, axes), (sent, seconds) in ordered
-    ] or ["  nothing"]
+        name = f"{each.kind} {each.axes}"
+        sent[name] += each.sent
+        seconds[name] += sum(each.seconds.values())
+    slowest = sorted(seconds, key=lambda name: -seconds[name])
+    return [_row(name, _bytes(round(sent[name])), f"{_seconds(seconds[name])} alone") for name in slowest]
 
 
 def _row(name: str, value: str, more: str = "") -> str:
@@ -173,10 +187,6 @@ def _bytes(size: int) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return (
-        f"{seconds:,.1f} s"
-        if seconds >= 1
-        else f"{seconds * 1e3:,.2f} ms"
-        if seconds >= 1e-3
-        else f"{seconds * 1e6:,.0f} us"
-    )
+    if seconds >= 1:
+        return f"{seconds:,.1f} s"
+    return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.0f} us"

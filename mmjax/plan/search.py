@@ -25,9 +25,6 @@ class Candidate:
     problem: str = ""
 
 
-_Ranked = tuple[tuple[float, int], Candidate, Config]
-
-
 def search(
     config: Config,
     topology: Topology,
@@ -44,66 +41,64 @@ def search(
         tell: prints progress.
     """
     problem = "parameters or activations are too large"
-    best: dict[str, _Ranked] = {}
+    best: dict[str, Candidate] = {}
     for changes in candidates(config, topology):
-        changed = apply(config, changes)
         try:
-            plan = estimate(changed, topology)
+            plan = estimate(apply(config, changes), topology)
         except UserError as error:
             problem = str(error)  # such as an axis that does not divide
             continue
         if plan.hbm_bytes > _MAX_ESTIMATE * topology.chip.hbm_bytes:
             continue
         # Of those that differ in batch size only, keep the smallest within one percent of the best.
-        rank = _rank(plan)
+        candidate = Candidate(changes, plan)
         key = describe({name: value for name, value in changes.items() if name != "train.batch"})
-        if key not in best or rank < best[key][0]:
-            best[key] = (rank, Candidate(changes, plan), changed)
+        if key not in best or _rank(candidate) < _rank(best[key]):
+            best[key] = candidate
     if not best:
         raise UserError(f"--search: no candidate fits {topology}: {problem}")
-    ranked = sorted(best.values(), key=lambda item: item[0])
+    ranked = sorted(best.values(), key=_rank)
     if not topology.is_tpu:
-        return [candidate for _, candidate, _ in ranked[:compilations]]
+        return ranked[:compilations]
     found = []
-    for number, (_, candidate, changed) in enumerate(_varied(ranked)[:compilations], 1):
-        tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(candidate.changes)}")
+    for number, changes in enumerate([each.changes for each in _varied(ranked)[:compilations]], 1):
+        tell(f"compiling {number} of {min(compilations, len(ranked))}: {describe(changes)}")
         try:
-            found.append(Candidate(candidate.changes, compile_(changed, topology)))
+            found.append(Candidate(changes, compile_(apply(config, changes), topology)))
         except (UserError, ValueError, RuntimeError) as error:  # the others are unaffected
-            found.append(Candidate(candidate.changes, None, (str(error) or type(error).__name__).splitlines()[0]))
-    return sorted(found, key=lambda each: _rank(each.plan) if each.plan else (1.0, 0))
+            found.append(Candidate(changes, None, (str(error) or type(error).__name__).splitlines()[0]))
+    return sorted(found, key=_rank)
 
 
-def _rank(plan: Plan) -> tuple[float, int]:
-    """Smaller is better: by whole percents of MFU, with HBM once known, then by memory."""
-    return -round(plan.mfu_with_memory, 2), plan.hbm_bytes
+def _rank(candidate: Candidate) -> tuple[float, int]:
+    """Smaller is better: by whole percents of MFU, with HBM once known, then by memory; failures are last."""
+    plan = candidate.plan
+    return (-round(plan.mfu_with_memory, 2), plan.hbm_bytes) if plan else (1.0, 0)
 
 
-def _varied(ranked: Iterable[_Ranked]) -> list[_Ranked]:
+def _varied(ranked: Iterable[Candidate]) -> list[Candidate]:
     """The best mesh of each kind first, then the second best, since estimates of memory by kind are inaccurate."""
     before: Counter[str] = Counter()
     places = []
-    for item in ranked:
-        kind = describe({name: value for name, value in item[1].changes.items() if name.startswith("compute.")})
-        places.append((before[kind], item))
+    for candidate in ranked:
+        kind = describe({name: value for name, value in candidate.changes.items() if name.startswith("compute.")})
+        places.append((before[kind], candidate))
         before[kind] += 1
-    return [item for _, item in sorted(places, key=lambda place: place[0])]
+    return [candidate for _, candidate in sorted(places, key=lambda place: place[0])]
 
 
 def candidates(config: Config, topology: Topology) -> Iterator[dict[str, Any]]:
     """Overrides worth trying: mesh shapes, rematerialization, attention kernels, batch sizes."""
     slices = topology.parts if topology.is_tpu else 1
     each = topology.devices // slices
-    meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in _divisors(each)]
+    meshes = [{"mesh": MeshConfig(each // fsdp, fsdp, 1)} for fsdp in range(1, each + 1) if each % fsdp == 0]
     keeps: list[dict[str, Any]] = [{"compute.remat": False}]
     keeps += [{"compute.remat": True, "compute.remat_policy": name} for name in ("nothing", "attention", "dots")]
-    kinds = [
-        {**keep, "compute.attention": kernel} for keep, kernel in itertools.product(keeps, kernels(config, topology))
-    ]
+    attentions = [{"compute.attention": kernel} for kernel in kernels(config, topology)]
     once = topology.devices * config.optimizer.grad_accum_steps
     batches = [{"train.batch": rows * once} for rows in (1, 2, 4, 8, 16, 32, 64)]
-    for mesh, kind, batch in itertools.product(meshes, kinds, batches):
-        yield {**mesh, **kind, **batch}
+    for mesh, keep, attention, batch in itertools.product(meshes, keeps, attentions, batches):
+        yield {**mesh, **keep, **attention, **batch}
 
 
 def kernels(config: Config, topology: Topology) -> Sequence[str]:
@@ -150,14 +145,6 @@ def table(found: list[Candidate]) -> str:
 
 def to_json(found: list[Candidate]) -> list[dict[str, Any]]:
     return [
-        {
-            "changes": describe(each.changes),
-            "problem": each.problem,
-            "plan": each.plan.to_json() if each.plan else None,
-        }
+        {"changes": describe(each.changes), "problem": each.problem, "plan": each.plan and each.plan.to_json()}
         for each in found
     ]
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,4 +1,4 @@
-"""TPU slices and GPU hosts by name, and their devices."""
+"""TPU slices and GPU hosts by name, their devices, and the published rates of their chips."""
 
 import functools
 import importlib.util
@@ -8,8 +8,61 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mmjax.plan.chips import CHIPS, Chip
+from jax.experimental import topologies
+
 from mmjax.types import UserError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip and its networks, by the vendor's peak rates, in units a second; none is measured here.
+
+    Attributes:
+        kind: its usual name.
+        flops: dense bfloat16 operations a second.
+        hbm_bytes, hbm_rate: capacity, and bytes a second.
+        link_rate: bytes a second in one direction: of one ICI link (TPU), or of all NVLinks together (GPU).
+        network_rate: bytes a second in one direction: a chip's share of the data center network.
+        axes: of the torus of a TPU slice; 0 for GPUs, of which those of a host are fully connected.
+        ring: an axis of a slice is a ring if its length is a multiple of this; with three axes, all are or none is.
+        sources: where the rates are published.
+        devices: JAX devices in a chip.
+    """
+
+    kind: str
+    flops: float
+    hbm_bytes: int
+    hbm_rate: float
+    link_rate: float
+    network_rate: float
+    axes: int
+    ring: int
+    sources: tuple[str, ...]
+    devices: int = 1
+
+
+_GIB, _GB = 2**30, 10**9
+_TPU, _GPU = "https://docs.cloud.google.com/tpu/docs", "https://www.nvidia.com/en-us/data-center"
+_DGX = "https://docs.nvidia.com/dgx"
+
+# TPUs: flops, HBM and "Inter Chip Interconnect" (both directions of all links) from the table of specifications of each
+# page: v5e 400 GB/s over 4 links, v5p 1,200 over 6, v6e 800 over 4, tpu7x 1,200 over 6. v4: 50 GB/s a link (Jouppi et
+# al. 2023, table 4). Data center network: v5e 6.4 Tb/s for a pod of 256; v5p 50 and v6e, tpu7x 100 Gb/s a chip; v4 is
+# not published: as v5e.
+# GPUs: from the data sheets, without sparsity, NVLink in one direction, and the network of the DGX system.
+_CHIPS = (
+    # kind, flops, HBM: bytes and rate, link rate, network rate, axes, ring, sources
+    Chip("v4", 275e12, 32 * _GIB, 1.2e12, 50e9, 3.125e9, 3, 4, (f"{_TPU}/v4", "https://arxiv.org/abs/2304.01433")),
+    Chip("v5e", 197e12, 16 * _GIB, 819e9, 50e9, 3.125e9, 2, 16, (f"{_TPU}/v5e",)),
+    Chip("v5p", 459e12, 95 * _GIB, 2.765e12, 100e9, 6.25e9, 3, 4, (f"{_TPU}/v5p",)),
+    Chip("v6e", 918e12, 32 * _GIB, 1.638e12, 100e9, 12.5e9, 2, 16, (f"{_TPU}/v6e", f"{_TPU}/tpu7x")),
+    Chip("tpu7x", 2307e12, 192 * _GIB, 7.38e12, 100e9, 12.5e9, 3, 4, (f"{_TPU}/tpu7x",), devices=2),
+    Chip("a100", 312e12, 80 * _GB, 2.039e12, 300e9, 25e9, 0, 0, (f"{_GPU}/a100/", f"{_DGX}/dgxa100-user-guide/")),
+    Chip("h100", 989e12, 80 * _GB, 3.35e12, 450e9, 50e9, 0, 0, (f"{_GPU}/h100/", f"{_DGX}/dgxh100-user-guide/")),
+    Chip("h200", 989e12, 141 * _GB, 4.8e12, 450e9, 50e9, 0, 0, (f"{_GPU}/h200/", f"{_DGX}/dgxh100-user-guide/")),
+    Chip("b200", 2250e12, 180 * _GB, 8e12, 900e9, 50e9, 0, 0, (f"{_GPU}/dgx-b200/", f"{_DGX}/dgxb200-user-guide/")),
+)
+CHIPS = {chip.kind: chip for chip in _CHIPS}
 
 # Available shapes, by the number of axes; larger ones of three axes are multiples of 4.
 _SHAPES = {
@@ -66,12 +119,6 @@ class Topology:
         return self.chip.axes > 0
 
 
-def known() -> str:
-    """The known chips and slice shapes, for messages."""
-    tpus = {axes: [name for name, chip in CHIPS.items() if chip.axes == axes] for axes in _SHAPES}
-    return "; ".join(f"{', '.join(tpus[axes])}: {', '.join(shapes)}" for axes, shapes in _SHAPES.items())
-
-
 def parse(name: str) -> Topology:
     """Parses `v5e:4x4`, `2xv5e:16x16` (two slices), `h100:8`, `4xh100:8` (four hosts).
 
@@ -81,16 +128,17 @@ def parse(name: str) -> Topology:
     found = _NAME.fullmatch(name)
     chip = CHIPS.get(found[2]) if found else None
     if not found or chip is None:
-        raise UserError(
-            f"--topology {name}: unknown; give v5e:4x4, 2xv5e:16x16 or h100:8, for example. Known: {known()}"
-        )
+        kinds = {axes: ", ".join(kind for kind, chip in CHIPS.items() if chip.axes == axes) for axes in _SHAPES}
+        known = "; ".join(f"{kinds[axes]}: {', '.join(shapes)}" for axes, shapes in _SHAPES.items())
+        raise UserError(f"--topology {name}: unknown; give v5e:4x4, 2xv5e:16x16 or h100:8, for example. Known: {known}")
     shape = tuple(map(int, found[3].split("x")))
     if len(shape) != (chip.axes or 1) or (not chip.axes and shape[0] > 8):
         raise UserError(f"--topology {name}: {chip.kind} has no such shape; known: {', '.join(_SHAPES[chip.axes])}")
     return Topology(chip, shape, int(found[1] or 1))
 
 
-def devices(topology: Topology) -> list[Any]:
+@functools.cache
+def devices(topology: Topology) -> tuple[Any, ...]:
     """The devices of TPU slices that are not here, to compile for.
 
     Raises:
@@ -98,15 +146,8 @@ def devices(topology: Topology) -> list[Any]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, which compiles for TPUs, is not installed; run pip install '.[plan]'")
-    return list(_described(topology))
-
-
-@functools.cache
-def _described(topology: Topology) -> tuple[Any, ...]:
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
-    from jax.experimental import topologies
-
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology.slice, num_slices=topology.parts

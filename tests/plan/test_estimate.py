@@ -13,8 +13,8 @@ MESH = {"slice": 1, "data": 2, "fsdp": 4, "model": 2}
 GIB = 2**30
 
 
-def plan(**memory: int) -> Plan:
-    return Plan("made", parse("v5e:4x4"), MESH, 64, 10, 1e12, 1e12, memory, ())
+def plan(parts: int, **memory: int) -> Plan:
+    return Plan("made", parse("v5e:4x4"), MESH, 64, 10, 1e12, 1e12, memory, (), parts=parts)
 
 
 def test_collectives_of_data_parallelism() -> None:
@@ -52,11 +52,11 @@ def test_compiled_memory_sums_up_to_the_total() -> None:
 
 
 def test_largest_batch() -> None:
-    found = plan(parameters=GIB, optimizer=2 * GIB, gradients=GIB, activations=3 * GIB)
+    memory = {"parameters": GIB, "optimizer": 2 * GIB, "gradients": GIB, "activations": 3 * GIB}
     # 64 examples take 3 GiB, and there are 0.98 * 16 - 4 of them: 249.2 examples, in whole parts.
-    assert estimate.largest_batch(found, 8) == 248
-    assert estimate.largest_batch(found, 32) == 224
-    assert estimate.largest_batch(plan(parameters=20 * GIB, gradients=GIB, activations=GIB), 8) == 0
+    assert plan(8, **memory).largest_batch == 248
+    assert plan(32, **memory).largest_batch == 224
+    assert plan(8, parameters=20 * GIB, gradients=GIB, activations=GIB).largest_batch == 0
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_largest_batch() -> None:
     ],
 )
 def test_too_much_suggests_what_fits(memory: dict[str, int], options: list[str], message: str) -> None:
-    found = estimate.too_much(plan(**memory), 24 * GIB, 16, options)
+    found = estimate.too_much(plan(16, **memory), 24 * GIB, options)
     assert "needs 24.00 GiB of a chip's 16 GiB" in found and found.endswith(message) and "\n" not in found

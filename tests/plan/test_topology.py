@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from mmjax.plan import topology
-from mmjax.plan.chips import CHIPS
+from mmjax.plan.topology import CHIPS
 from mmjax.types import UserError
 
 
