@@ -35,11 +35,10 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         UserError: for anything wrong with the file.
     """
     path, _, argument = path_and_argument.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config: no file {path}; a config is a Python file such as configs/quickstart.py")
     spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
-    if not (spec and spec.loader):
-        raise UserError(f"--config: {path} is no Python file; a config is one such as configs/quickstart.py")
+    if not (spec and spec.loader and Path(path).is_file()):
+        wrong = f"{path} is no Python file" if Path(path).is_file() else f"no file {path}"
+        raise UserError(f"--config: {wrong}; a config is a Python file such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).resolve().parent))  # configs import each other
     try:
