@@ -14,6 +14,7 @@ An allocator that returns memory to the system allocates it again at each step a
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> int:
     print(f"{count / 1e6:.0f}M parameters, batches of {arguments.batch}", flush=True)
     checkpoints = Checkpoints(folder, keep=1, best="")
     usual, delayed = [], []
-    with setup.closing(data.training_batches(source, tokenizer, config)) as batches:
+    with contextlib.closing(data.training_batches(source, tokenizer, config)) as batches:
 
         def step(save: bool) -> float:
             nonlocal state

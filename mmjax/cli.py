@@ -219,11 +219,12 @@ def _run(argv: list[str]) -> int:
 
 def _help_config(argv: Sequence[str]) -> int:
     """Prints the fields of --config, which need not be valid; other arguments are ignored."""
-    from mmjax.config import help, read_config_dict
+    from mmjax.config import read_config_dict
+    from mmjax.config.known_fields import describe
 
     parser = _Parser(prog="mmjax", allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    print(help.describe(read_config_dict(parser.parse_known_args(argv)[0].config)))
+    print(describe(read_config_dict(parser.parse_known_args(argv)[0].config)))
     return 0
 
 

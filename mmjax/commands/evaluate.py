@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
     frozen = components.trained(config, workdir)
-    source = components.evaluation_source(config, workdir, frozen)
+    source = components.sources(config, workdir, frozen, ["evaluation"])[0]
     experiment = setup.build(config, frozen)
     if not arguments.watch:
         step, params = _restore(workdir, config, arguments.step)

@@ -4,46 +4,36 @@ Defaults are declared with the fields, in `fields.py` and `data_fields.py` and i
 optimizers. Unknown fields and invalid values raise one-line errors before any data is opened.
 """
 
-from mmjax.config.data_fields import AudioConfig, DataConfig, MixtureComponent, ScenesConfig
+from mmjax.config.data_fields import DataConfig, ScenesConfig
 from mmjax.config.fields import (
     ComponentConfig,
     ComputeConfig,
     Config,
-    DiscriminatorConfig,
-    EvaluateConfig,
     LossConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PerceptualConfig,
     SamplingConfig,
-    TextConfig,
     TextDecodingConfig,
-    TokensConfig,
     TrainConfig,
 )
 from mmjax.config.load import load_config, parse_arguments, read_config_dict
 from mmjax.config.parse import differences, resolve, to_dict
 
 __all__ = [
-    "AudioConfig",
     "ComponentConfig",
     "ComputeConfig",
     "Config",
     "DataConfig",
-    "DiscriminatorConfig",
-    "EvaluateConfig",
     "LossConfig",
     "MeshConfig",
-    "MixtureComponent",
     "ModelConfig",
     "OptimizerConfig",
     "PerceptualConfig",
     "SamplingConfig",
     "ScenesConfig",
-    "TextConfig",
     "TextDecodingConfig",
-    "TokensConfig",
     "TrainConfig",
     "differences",
     "load_config",

@@ -1,13 +1,18 @@
 """Checks of combinations of fields."""
 
+from collections.abc import Callable
+from typing import Any
+
 from mmjax import registry
 from mmjax.config.data_fields import DataConfig
 from mmjax.config.fields import Config
 from mmjax.config.schema import require
+from mmjax.types import UserError
 
 
 def check(config: Config) -> None:
-    """Raises UserError for the first invalid combination."""
+    """Raises UserError for the first invalid combination, also in nested configs."""
+    check_nested(config, check)
     check_data(config.data)
     _check_evaluation(config)
     _check_losses(config)
@@ -15,42 +20,48 @@ def check(config: Config) -> None:
     _check_model(config)
 
 
+def check_nested(config: Config, check: Callable[[Config], Any], given: bool = True) -> None:
+    """Checks the configs that are nested in a config, so that errors name their fields in full.
+
+    Args:
+        given: also those of components that are trained already.
+    """
+    inner = {
+        f"components.{name}.config": each.config for name, each in config.components.items() if given or not each.path
+    }
+    for name, nested in {"pretraining": config.pretraining, **inner}.items():
+        try:
+            if nested is not None:
+                check(nested)
+        except UserError as error:
+            raise UserError(f"{name}.{error}") from None
+
+
 def check_data(data: DataConfig, name: str = "data") -> None:
     """Raises UserError for the first invalid combination; `name` is the field of the data in its config."""
     require(data.resize >= data.size, f"{name}.resize: {data.resize} is smaller than {name}.size, {data.size}")
     source = registry.find("source", data.source, f"{name}.source")
     for field in ("mixture", "options"):
-        require(
-            not getattr(data, field) or field in source.settings,
-            f"{name}.{field}: is not for {name}.source={data.source}",
-        )
+        allowed = not getattr(data, field) or field in source.settings
+        require(allowed, f"{name}.{field}: is not for {name}.source={data.source}")
     require(
         bool(data.root) or not source.needs_root,
         f"{name}.root: {data.source} needs the folder of the data set, as in --config.{name}.root=DIR",
     )
-    require(
-        data.frames == 1 or source.gives_clips,
-        f"{name}.frames: {data.source} gives no clips of {data.frames} frames; set it to 1",
-    )
+    clips = data.frames == 1 or source.gives_clips
+    require(clips, f"{name}.frames: {data.source} gives no clips of {data.frames} frames; set it to 1")
     source.check(data, name)
 
 
 def _check_model(config: Config) -> None:
     spec = registry.find("model", config.model.kind, "model.kind")
+    kind, takes, outputs = f"model.kind={config.model.kind}", ", ".join(spec.components), spec.outputs(config)
     for name in config.components:
-        require(
-            name in spec.components,
-            f"components.{name}: is not for model.kind={config.model.kind}, which takes "
-            f"{', '.join(spec.components) or 'none'}",
-        )
-    outputs = spec.outputs(config)
+        require(name in spec.components, f"components.{name}: is not for {kind}, which takes {takes or 'none'}")
     for name, term in config.losses.items():
         for needed in registry.find("loss", term.kind, f"losses.{name}.kind").needs:
-            require(
-                needed in outputs,
-                f"losses.{name}: needs {needed} of the model, and model.kind={config.model.kind} gives "
-                f"{', '.join(outputs)}",
-            )
+            gives = ", ".join(outputs)
+            require(needed in outputs, f"losses.{name}: needs {needed} of the model, and {kind} gives {gives}")
     spec.check(config)
 
 
@@ -68,12 +79,9 @@ def _check_evaluation(config: Config) -> None:
 
 def _check_losses(config: Config) -> None:
     require(bool(config.losses), "losses: name at least one, as in {'mean_squared_error': {'weight': 1.0}}")
-    discriminator = config.discriminator
-    require(
-        discriminator.start >= discriminator.train_from,
-        f"discriminator.start: must not be before discriminator.train_from, {discriminator.train_from}",
-    )
-    require(len(discriminator.widths) > 0, "discriminator.widths: needs at least one width")
+    start, train_from = config.discriminator.start, config.discriminator.train_from
+    require(start >= train_from, f"discriminator.start: must not be before discriminator.train_from, {train_from}")
+    require(len(config.discriminator.widths) > 0, "discriminator.widths: needs at least one width")
     specs = {name: registry.find("loss", term.kind, f"losses.{name}.kind") for name, term in config.losses.items()}
     adversarial = [name for name, spec in specs.items() if spec.adversarial]
     require(

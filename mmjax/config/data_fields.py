@@ -84,6 +84,9 @@ class DataConfig:
     options: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
     mixture: dict[str, "MixtureComponent"] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resize", self.resize or round(self.size * 256 / 224))
+
     def split(self, training: bool) -> str:
         """The split for training or for evaluation."""
         return self.train_split if training else self.evaluation_split

@@ -1,14 +1,20 @@
-"""Enumerates the fields of a config, which depend on the kinds of models, losses, ... that it names."""
+"""Enumerates and describes the fields of a config, which depend on the kinds of models, losses, ... that it names."""
 
 import dataclasses
+import inspect
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from mmjax import registry
 from mmjax.config.fields import Config
+from mmjax.config.schema import bounds
 from mmjax.types import UserError
+
+WIDTH = 100  # of descriptions
 
 
 def group_of(hint: Any) -> type | None:
@@ -102,3 +108,56 @@ def _group_fields(group: type, known: KnownField, tree: Any, dotted: str, defaul
     if cls is not Config:
         yield dataclasses.replace(known, group=cls, table=table, kind=kind)
     yield from fields_of(cls, tree, dotted, f"{known.name}.", table, kind)
+
+
+def describe(tree: Mapping[str, Any]) -> str:
+    """Output of `--help-config`: every field of a config with its type, default, bounds and documentation.
+
+    Args:
+        tree: the config as nested plain data; need not be valid.
+    """
+    return "\n".join(_describe(known) for known in fields_of(Config, tree))
+
+
+def documentation(cls: type, name: str) -> str:
+    """Documentation of a field in the "Attributes:" of a config class or its bases; "" if missing."""
+    for base in cls.__mro__:
+        _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", attributes, re.MULTILINE):
+            if name in re.split(r",\s*", names):
+                return " ".join(text.split())
+    return ""
+
+
+def _describe(known: KnownField) -> str:
+    text = documentation(known.owner, known.field.name)
+    if known.group:
+        summary = inspect.cleandoc(known.group.__doc__ or "").partition("\n\n")[0]
+        head, text = f"{known.name}: {known.group.__name__}", text or " ".join(summary.split())
+    else:
+        table = known.limits.get("registry") or (known.table if known.field.name == "kind" else "")
+        names = f"of {', '.join(registry.table(table))}" if table else ""
+        default = f"{_type_name(known.hint)} = {_default(known)}"
+        head = f"{known.name}: " + ", ".join(filter(None, [default, bounds(known.limits), names]))
+    lines = textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join([head, *lines])
+
+
+def _default(known: KnownField) -> str:
+    default, factory = known.field.default, known.field.default_factory
+    if known.field.name == "kind" and known.kind:
+        default = known.kind
+    elif factory is not dataclasses.MISSING:
+        default = factory()
+    return repr(list(default) if isinstance(default, tuple) else default)
+
+
+def _type_name(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        return f"table of {_type_name(arguments[1])} by name"
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("mmjax.config.fields.", "")

@@ -35,30 +35,26 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         UserError: for anything wrong with the file.
     """
     path, _, argument = path_and_argument.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config: no file {path}; a config is a Python file such as configs/quickstart.py")
     spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
-    if not (spec and spec.loader):
-        raise UserError(f"--config: {path} is no Python file; a config is one such as configs/quickstart.py")
+    if not (spec and spec.loader and Path(path).is_file()):
+        wrong = f"{path} is no Python file" if Path(path).is_file() else f"no file {path}"
+        raise UserError(f"--config: {wrong}; a config is a Python file such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).resolve().parent))  # configs import each other
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py")
         config_dict = module.get_config(argument)
     except UserError:
         raise
-    except AttributeError as error:
-        if hasattr(module, "get_config"):
-            raise UserError(f"{path}: {_one_line(error)}") from error
-        raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py") from error
     except Exception as error:  # the user's program may raise anything
-        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(config_dict, ConfigDict):
-        raise UserError(
-            f"{path}: get_config must return an ml_collections.ConfigDict, not {type(config_dict).__name__}"
-        )
+        kind = type(config_dict).__name__
+        raise UserError(f"{path}: get_config must return an ml_collections.ConfigDict, not {kind}")
     tree: dict[str, Any] = config_dict.to_dict()
     return tree
 
@@ -81,7 +77,3 @@ def parse_arguments(argument: str | None, **defaults: Any) -> Any:
             raise UserError(f"config argument {name}: needs a value, as in {name}={values[name]}")
         values[name] = from_text(f"config argument {name}", kind, text if equals else "true")
     return types.SimpleNamespace(**values)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """Parses nested plain data into a checked Config."""
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -12,15 +13,12 @@ from typing import Any, Literal
 
 from mmjax import registry
 from mmjax.config.checks import check
-from mmjax.config.data_fields import DataConfig
 from mmjax.config.fields import Config
 from mmjax.config.known_fields import config_class, fields_of, group_of, member_of
 from mmjax.config.schema import check_bounds
 from mmjax.types import UserError
 
 PER_COMPONENT = ("source", "mixture", "weight")  # fields that a component does not inherit from its mixture
-
-T = typing.TypeVar("T", bound=DataConfig)
 
 
 def resolve(
@@ -41,7 +39,7 @@ def resolve(
     """
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
-    tree = _copy(config_dict)
+    tree = copy.deepcopy(dict(config_dict))
     _expand_components(tree)
     # Kinds first: they decide which fields exist.
     for dotted, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith("kind")):
@@ -56,52 +54,69 @@ def resolve(
         old, node[last] = node.get(last, dataclasses.MISSING), text  # _field_type reads kinds from the tree
         node[last] = value = from_text(dotted, _field_type(dotted, tree)[0], text)
         if old is not dataclasses.MISSING and last not in PER_COMPONENT:
-            _update_components(last, old, value, node.get("mixture"))
-    _fill_mixtures(tree)
-    return _complete(_build(Config, tree, ""), default_name)
+            for part in _dict(node, "mixture").values():  # the components of a mixture share its value
+                if isinstance(part, dict) and part.get(last) == old:
+                    part[last] = value
+    _fill(tree, default_name)
+    config: Config = _build(Config, tree, "")
+    check(config)
+    return config
 
 
-def _update_components(name: str, old: Any, new: Any, parts: Any) -> None:
-    """Applies a changed field of a mixture to the components that share its value."""
-    for part in parts.values() if isinstance(parts, dict) else ():
-        if isinstance(part, dict) and part.get(name) == old:
-            part[name] = new
+def _dict(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A group of fields, empty where there is none; _build reports what is no group."""
+    value = tree.get(name)
+    return value if isinstance(value, dict) else {}
 
 
-def _inner(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the names and nested configs of a config as plain data."""
-    if isinstance(tree, Mapping):
-        if "pretraining" in tree:
-            yield "pretraining", tree["pretraining"]
-        components = tree.get("components")
-        for name, component in components.items() if isinstance(components, Mapping) else ():
-            if isinstance(component, Mapping):
-                yield f"components.{name}.config", component.get("config")
+def _inner(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The nested configs of a config as plain data, by the field that they are in."""
+    components = {name: each for name, each in _dict(tree, "components").items() if isinstance(each, dict)}
+    found = {f"components.{name}.config": _dict(each, "config") for name, each in components.items()}
+    return {name: inner for name, inner in (found | {"pretraining": _dict(tree, "pretraining")}).items() if inner}
 
 
-def _expand_components(tree: Any) -> None:
+def _expand_components(tree: dict[str, Any]) -> None:
     """Expands components given as a path or a config to {"path": ...} or {"config": ...}."""
-    components = tree.get("components") if isinstance(tree, dict) else None
-    if isinstance(components, dict):
-        for name, value in components.items():
-            if isinstance(value, str):
-                components[name] = {"path": value}
-            elif isinstance(value, dict) and not set(value) <= {"path", "config"}:
-                components[name] = {"config": value}
-    for _, inner in _inner(tree):
+    components = _dict(tree, "components")
+    for name, value in components.items():
+        if isinstance(value, str):
+            components[name] = {"path": value}
+        elif isinstance(value, dict) and not set(value) <= {"path", "config"}:
+            components[name] = {"config": value}
+    for inner in _inner(tree).values():
         _expand_components(inner)
 
 
-def _fill_mixtures(tree: Any, prefix: str = "") -> None:
-    """Fills in the fields that components of mixtures inherit, also in nested configs."""
-    if not isinstance(tree, dict):
+def _fill(tree: dict[str, Any], name: str, root: str = "", prefix: str = "") -> None:
+    """Fills in what a config inherits: its name, data.root, and the fields of the components of its mixture.
+
+    Args:
+        name, root: of a config without.
+        prefix: of its fields.
+    """
+    name = _inherit(tree, "name", name)
+    data = tree.setdefault("data", {})
+    if isinstance(data, dict):
+        root = _inherit(data, "root", root)
+        _fill_mixture(data, prefix)
+    for field, inner in _inner(tree).items():
+        _fill(inner, f"{name}-{field.removeprefix('components.').removesuffix('.config')}", root, f"{prefix}{field}.")
+
+
+def _inherit(group: dict[str, Any], name: str, value: Any) -> Any:
+    """The value of a field, after setting it to the given one where it is empty."""
+    if group.get(name, "") == "":
+        group[name] = value
+    return group[name]
+
+
+def _fill_mixture(data: dict[str, Any], prefix: str) -> None:
+    """Fills in the fields that the components of a mixture inherit."""
+    parts = _dict(data, "mixture")
+    if not parts:
         return
-    for name, inner in _inner(tree):
-        _fill_mixtures(inner, f"{prefix}{name}.")
-    data = tree.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("mixture"), dict):
-        return
-    data["mixture"] = parts = data.pop("mixture")  # last, so that errors name the mixture first
+    data["mixture"] = data.pop("mixture")  # last, so that errors name the mixture first
     for name, part in parts.items():
         if not re.fullmatch(r"\w[\w-]*", str(name)):
             raise UserError(f"{prefix}data.mixture: {name!r} is no name for a part; take letters, digits, _ and -")
@@ -111,6 +126,7 @@ def _fill_mixtures(tree: Any, prefix: str = "") -> None:
             raise UserError(f"{prefix}data.mixture.{name}.source: must be set, as in coco_folder")
         common = {key: value for key, value in data.items() if key not in PER_COMPONENT}
         parts[name] = _merge(common, part)
+        _inherit(parts[name], "root", data["root"])
 
 
 def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,39 +136,6 @@ def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def _complete(config: Config, default_name: str) -> Config:
-    """Fills in derived fields of a config and its nested configs, and checks them."""
-    name = config.name or default_name
-    config = dataclasses.replace(config, name=name, data=_complete_data(config.data, ""))
-    if config.pretraining is not None:
-        inner = _complete_inner(config.pretraining, config, "pretraining", f"{name}-pretraining")
-        config = dataclasses.replace(config, pretraining=inner)
-    components = dict(config.components)
-    for key, component in components.items():
-        if component.config is not None:
-            inner = _complete_inner(component.config, config, f"components.{key}.config", f"{name}-{key}")
-            components[key] = dataclasses.replace(component, config=inner)
-    config = dataclasses.replace(config, components=components)
-    check(config)
-    return config
-
-
-def _complete_inner(inner: Config, outer: Config, field: str, default_name: str) -> Config:
-    """Completes a nested config, which inherits data.root."""
-    inner = dataclasses.replace(inner, data=_complete_data(inner.data, outer.data.root))
-    try:
-        return _complete(inner, default_name)
-    except UserError as error:
-        raise UserError(f"{field}.{error}") from None
-
-
-def _complete_data(data: T, root: str) -> T:
-    """Fills in derived fields of data and its mixture's components; `root` is the default root."""
-    root, resize = data.root or root, data.resize or round(data.size * 256 / 224)
-    parts = {name: _complete_data(part, root) for name, part in data.mixture.items()}
-    return dataclasses.replace(data, root=root, resize=resize, mixture=parts)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -168,10 +151,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}", before, after
-
-
-def _copy(tree: Any) -> Any:
-    return {k: _copy(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:

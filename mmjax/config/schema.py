@@ -1,17 +1,13 @@
 """Declarations of config fields with bounds and registries."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 from mmjax.types import UserError
 
-_HOLDS: dict[str, Callable[[Any, Any], bool]] = {
-    "above": lambda value, bound: value > bound,
-    "at_least": lambda value, bound: value >= bound,
-    "below": lambda value, bound: value < bound,
-    "at_most": lambda value, bound: value <= bound,
-}
+_BOUNDS = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
 
 
 def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, **limits: Any) -> Any:
@@ -29,15 +25,13 @@ def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MI
 def check_bounds(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     """Raises UserError if a number, or an item of a list, is out of bounds."""
     for item in value if isinstance(value, tuple) else (value,):
-        for limit in limits.keys() & _HOLDS.keys():
-            if not _HOLDS[limit](item, limits[limit]):
-                raise UserError(f"{name}: must be {bounds(limits)}, not {item}")
+        if not all(holds(item, limits[limit]) for limit, holds in _BOUNDS.items() if limit in limits):
+            raise UserError(f"{name}: must be {bounds(limits)}, not {item}")
 
 
 def bounds(limits: Mapping[str, Any]) -> str:
     """Describes the bounds of a field; "" without bounds."""
-    words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
-    return " and ".join(f"{text} {limits[limit]:,}" for limit, text in words.items() if limit in limits)
+    return " and ".join(f"{limit.replace('_', ' ')} {limits[limit]:,}" for limit in _BOUNDS if limit in limits)
 
 
 def require(condition: bool, message: str) -> None:

@@ -4,7 +4,8 @@ Their codes and text features of a data set are computed once and cached.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,12 +16,14 @@ from mmjax import data, models, registry
 from mmjax.config import ComponentConfig, Config, differences, resolve, to_dict
 from mmjax.data.shard_cache import is_complete, params_digest, read_cache
 from mmjax.data.tokens import KIND, Split
-from mmjax.engine import setup, text_features
+from mmjax.engine import setup
 from mmjax.export import frozen_text, load, write_model_folder
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.workdir import check_config, read_config
 from mmjax.types import Batch, Params, UserError
+
+WEIGHTS = "model.safetensors"  # in the copy of a component that was trained elsewhere
 
 
 def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -> Config:
@@ -61,12 +64,7 @@ def _is_gone(component: ComponentConfig, copy: Path) -> bool:
 
 def _folder(component: ComponentConfig, copy: Path) -> Path:
     """The folder of a trained component, or the workdir's copy if it is gone."""
-    return copy if _is_copy(copy) and _is_gone(component, copy) else Path(component.path)
-
-
-def _is_copy(folder: Path) -> bool:
-    """Whether a component in a workdir was trained elsewhere."""
-    return (folder / "model.safetensors").exists()
+    return copy if _is_gone(component, copy / WEIGHTS) else Path(component.path)
 
 
 def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int]) -> tuple[int, dict[str, Params]]:
@@ -89,20 +87,18 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
     # Given components first, so that one that does not fit is reported before any is trained.
     for name, component in sorted(config.components.items(), key=lambda item: not item[1].path):
         folder = workdir / name
+        if name == TEXT_ENCODER and not component.path:
+            raise UserError("components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR")
         if name == TEXT_ENCODER:
-            if not component.path:
-                raise UserError(
-                    "components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR"
-                )
-            found[name] = text_features.keep(config, workdir, _is_gone(component, workdir / frozen_text.FILE))
+            found[name] = copied_text_encoder(config, workdir)
         elif component.path:
             found[name] = _copied(name, component, folder)
+        elif (folder / WEIGHTS).exists():  # a copy
+            raise UserError(
+                f"--workdir {workdir}: has a {name} that was trained elsewhere; name it again with "
+                f"--config.components.{name}=DIR, or name another workdir"
+            )
         else:
-            if _is_copy(folder):
-                raise UserError(
-                    f"--workdir {workdir}: has a {name} that was trained elsewhere; name it again with "
-                    f"--config.components.{name}=DIR, or name another workdir"
-                )
             assert component.config is not None
             if status := train(component.config, folder):
                 return status, {}
@@ -124,6 +120,29 @@ def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
     elif not _holds(folder, params, plugins):
         raise UserError(f"--workdir {folder.parent}: has another {name} than {component.path}; name another one")
     return params
+
+
+def copied_text_encoder(config: Config, workdir: Path) -> Params:
+    """Copies the frozen text encoder to the workdir and returns its parameters.
+
+    Raises:
+        UserError: if the workdir holds another one.
+    """
+    component, path = config.components[TEXT_ENCODER], workdir / frozen_text.FILE
+    plugins = registry.packages(to_dict(config))
+    if _is_gone(component, path):
+        return frozen_text.read(path, plugins).params
+    given = frozen_text.of_model(load(component.path, plugins=plugins))
+    if not processes.run_on_primary(path.exists):
+        processes.run_on_primary(lambda: frozen_text.write(path, given))
+    elif _text_key(config, frozen_text.read(path, plugins)) != _text_key(config, given):
+        raise UserError(f"--workdir {workdir}: has another text encoder than {component.path}; name another one")
+    return given.params
+
+
+def _text_key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
+    settings = dataclasses.asdict(models.text_encoder.settings(frozen.config))
+    return data.text_cache_key(frozen.params, frozen.tokenizer, settings, config.text.length)
 
 
 def _holds(folder: Path, params: Params, plugins: tuple[str, ...]) -> bool:
@@ -159,7 +178,7 @@ def codes(
     Raises:
         UserError: if the cache holds the codes of another tokenizer or of other data.
     """
-    folder = Path(config.tokens.cache or workdir / "tokens") / split
+    folder = _cache_folder(config, workdir) / split
     if not config.data.mixture:
         return _codes(config, folder, split, params, repair)
     parts = {
@@ -167,6 +186,10 @@ def codes(
         for name, part in config.data.mixture.items()
     }
     return data.mix(parts, config.data, training=split == "train")
+
+
+def _cache_folder(config: Config, workdir: Path) -> Path:
+    return Path(config.tokens.cache or workdir / "tokens")
 
 
 def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params], repair: bool) -> data.Source:
@@ -192,13 +215,11 @@ def _encode(config: Config, folder: Path, key: Mapping[str, Any], split: Split, 
     spec = models.find(config)
     assert spec.model_fns
     model_fns = spec.model_fns(config, setup.resolved_compute(config, placement))
-
-    has_reference = model_fns.encode_reference is not None
-    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if has_reference else ("image",)
+    fields = tuple(dict.fromkeys(("image", model_fns.reference))) if model_fns.encode_reference else ("image",)
 
     def encode(params: Mapping[str, Params], images: Batch) -> dict[str, jax.Array]:
         codes = {"codes": model_fns.encode(params[TOKENIZER], images["image"])}
-        if model_fns.encode_reference is not None:
+        if model_fns.encode_reference:
             codes["reference_codes"] = model_fns.encode_reference(params[REFERENCE], images[model_fns.reference])
         return codes
 
@@ -224,22 +245,54 @@ def _cache(folder: Path, key: Mapping[str, Any]) -> Path:
     return folder.with_name("-".join([folder.name, *filter(None, chosen)]))
 
 
+def _add_text_features(config: Config, workdir: Path, sources: Sequence[data.Source], repair: bool) -> None:
+    """Adds cached text features to the sources if the text encoder of the config is frozen.
+
+    Captions that are not cached are encoded first.
+
+    Raises:
+        UserError: if the cache holds the features of another text encoder.
+    """
+    if TEXT_ENCODER not in config.components:
+        return
+    frozen = frozen_text.read(workdir / frozen_text.FILE, registry.packages(to_dict(config)))
+    tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
+    params = jax.device_put(frozen.params, placement.replicated)
+    encoder = frozen_text.encoder(frozen.config, setup.resolved_compute(config, placement))
+    compiled = jax.jit(encoder, out_shardings=placement.batch)
+
+    def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        text = tokenizer.encode(texts, config.text.length)
+        return jax.device_get(compiled(params, placement.shard_batch({"text": text})["text"])), text != 0
+
+    folder, key = _cache_folder(config, workdir) / "text", _text_key(config, frozen)
+
+    def add_features() -> None:
+        captions = itertools.chain.from_iterable(source.all_captions() for source in sources)
+        features = data.cached_text_features(folder, key, captions, encode, config.evaluate.batch, repair)
+        for source in sources:
+            source.text_features = features
+
+    processes.run_on_primary(add_features)
+    if not processes.is_primary():
+        add_features()  # from the complete cache
+
+
 def sources(
-    config: Config, workdir: Path, params: Mapping[str, Params], repair: bool = False
-) -> tuple[data.Source, data.Source]:
-    """The training and evaluation sources of a config: its data set, or the codes of it."""
-    if setup.is_on_codes(config):
-        training, held_out = (codes(config, workdir, split, params, repair) for split in get_args(Split))
-        text_features.add(config, workdir, (training, held_out), repair)
-        return training, held_out
-    opened = [data.open_source(config.data, training=training, seed=config.seed) for training in (True, False)]
-    return opened[0], opened[1]
+    config: Config,
+    workdir: Path,
+    params: Mapping[str, Params],
+    splits: Sequence[Split] = get_args(Split),
+    repair: bool = False,
+) -> list[data.Source]:
+    """The training and evaluation sources of a config: its data set, or the codes and text features of it.
 
-
-def evaluation_source(config: Config, workdir: Path, params: Mapping[str, Params]) -> data.Source:
-    """The evaluation source of a config; see `sources`."""
-    if setup.is_on_codes(config):
-        source = codes(config, workdir, "evaluation", params)
-        text_features.add(config, workdir, [source])
-        return source
-    return data.open_source(config.data, training=False, seed=config.seed)
+    Args:
+        params: of the components, by name.
+        repair: encode corrupt shards again.
+    """
+    if not setup.is_on_codes(config):
+        return [data.open_source(config.data, training=split == "train", seed=config.seed) for split in splits]
+    found = [codes(config, workdir, split, params, repair) for split in splits]
+    _add_text_features(config, workdir, found, repair)
+    return found

@@ -2,28 +2,33 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mmjax import data, evaluate, losses, models, registry
 from mmjax.config import Config, MeshConfig, to_dict
-from mmjax.engine.eval_outputs import decoded, encoded, with_predictions
+from mmjax.config.checks import check_nested
 from mmjax.export import frozen_text
 from mmjax.files import write_file
 from mmjax.losses import TrainingLoss
+from mmjax.models.masked_generator import TOKENIZER
 from mmjax.nn.compute import Compute
 from mmjax.nn.partitioner import Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.progress import progress_bar
+from mmjax.sample.text import TextDecoding, make_text_generator
 from mmjax.train.batch_stats import make_apply
 from mmjax.train.metrics import check_wandb
 from mmjax.train.step import make_predict
-from mmjax.types import Batch, Evaluator, Outputs, Params, Predict, UserError
+from mmjax.types import HOST_FIELDS, PADDING, Batch, Evaluator, Outputs, Params, Predict, UserError
+
+Compiled = Callable[..., dict[str, jax.Array]]  # (params, batch, frozen) -> outputs
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,7 @@ def check(config: Config) -> None:
     Raises:
         UserError: for the first problem.
     """
-    inner = {f"components.{name}.config": each.config for name, each in config.components.items() if not each.path}
-    for name, config_before in {**inner, "pretraining": config.pretraining}.items():
-        if config_before is not None:
-            try:
-                check(config_before)
-            except UserError as error:
-                raise UserError(f"{name}.{error}") from None
+    check_nested(config, check, given=False)
     placement = check_evaluation(config)
     if config.components:
         _shardings(config, placement)  # else it would fail only after the components are trained
@@ -96,7 +95,7 @@ def check_evaluation(config: Config) -> Placement:
 
 def is_on_codes(config: Config) -> bool:
     """Whether the model is trained on the codes of a visual tokenizer."""
-    return "visual_tokenizer" in models.find(config).components
+    return TOKENIZER in models.find(config).components
 
 
 def local_placement(config: Config) -> Placement:
@@ -135,31 +134,87 @@ def build(
     compute = resolved_compute(config, placement)
     loss = losses.build(config, functools.partial(models.find(config).prepare, config))
     apply, params = make_apply(models.build(config, compute)), _shardings(config, placement)
-    parameters = {**(components or {}), **_frozen_networks(config)}
-    frozen = {name: place(tree, placement.replicated) for name, tree in parameters.items()}
+    networks = {config.losses[name].kind: spec.frozen(config) for name, spec in loss.specs.items() if spec.frozen}
+    frozen = {name: place(tree, placement.replicated) for name, tree in {**(components or {}), **networks}.items()}
     # Evaluation has no discriminator.
     measured = loss.without(losses.adversarial_terms(config))
-    predict = jax.jit(
+    compiled = jax.jit(
         with_predictions(config, make_predict(apply, measured), compute),
         in_shardings=(params, placement.batch, placement.replicated),
         out_shardings=placement.replicated if processes.is_multiprocess() else placement.batch,
     )
-    return Experiment(
-        config,
-        placement,
-        compute,
-        apply,
-        loss,
-        params,
-        lambda params, batch: predict(params, batch, frozen),
-        evaluate.build(config),
-        frozen,
-    )
+
+    def predict(params: Params, batch: Any) -> dict[str, jax.Array]:
+        return compiled(params, batch, frozen)
+
+    evaluators = evaluate.build(config)
+    return Experiment(config, placement, compute, apply, loss, params, predict, evaluators, frozen)
 
 
-def _frozen_networks(config: Config) -> dict[str, Any]:
-    """Parameters of the frozen networks of losses, by kind of loss."""
-    return {config.losses[name].kind: spec.frozen(config) for name, spec in losses.find(config).items() if spec.frozen}
+def with_predictions(config: Config, predict: Compiled, compute: Compute) -> Compiled:
+    """Returns the pure function (params, batch, frozen) -> outputs that the config's evaluators read.
+
+    Args:
+        predict: returns all outputs of the module, and the losses.
+    """
+    spec, evaluators = models.find(config), evaluate.find(config).values()
+    wanted = {name for each in evaluators for name in (*each.predictions, *each.shows)} & {*spec.predictions(config)}
+    sample = decode = None
+    if "image" in wanted and "image" not in spec.outputs(config):
+        sample = _make_sampler(config, compute)
+    if {"caption", "answer"} & wanted:
+        assert spec.model_fns
+        decode = make_text_generator(spec.model_fns(config, compute), TextDecoding.of(config))
+
+    def predictions(params: Params, batch: Batch, frozen: Mapping[str, Any]) -> dict[str, jax.Array]:
+        outputs = predict(params, batch, frozen)
+        outputs = {name: x for name, x in outputs.items() if name in (*wanted, "loss") or name.startswith("terms/")}
+        seeds = batch["seed"] if "seed" in batch else (batch["key"] >> 1).astype(jnp.int32)
+        if sample:
+            outputs["image"] = sample(params, batch, frozen, seeds)
+        if decode and "caption" in wanted:
+            outputs["caption"] = decode(params, batch["image"], seeds)
+        if decode and "answer" in wanted:
+            outputs["answer"] = decode(params, batch["image"], seeds, batch["question"])
+        return outputs
+
+    return predictions
+
+
+def _make_sampler(config: Config, compute: Compute) -> Callable[..., jax.Array]:
+    """Returns the pure function (params, batch, frozen, seeds) -> images, one per text."""
+    spec, sampling = models.find(config), config.sampling
+    assert spec.model_fns
+    make = registry.find("sampler", sampling.kind, "sampling.kind").make
+    draw = make(spec.model_fns(config, compute), sampling)
+    more = [name for name in spec.inputs(config) if name not in ("text", "codes", "masked")]
+
+    def sample(params: Params, batch: Batch, frozen: Mapping[str, Any], seeds: jax.Array) -> jax.Array:
+        codes = batch["codes"]
+        everything = jnp.ones_like(codes, jnp.bool_)
+        text = batch["text"] if sampling.guidance > 0 else jnp.zeros_like(batch["text"])
+        conditions = {name: batch[name] for name in more if name in batch}
+        guidance = jnp.float32(sampling.guidance)
+        image: jax.Array = draw(params, frozen[TOKENIZER], text, codes, everything, seeds, guidance, **conditions)
+        return image
+
+    return sample
+
+
+def encoded(batch: Batch, tokenizer: data.Tokenizer, length: int) -> Batch:
+    """Fields for the devices, with texts and questions as token ids; an empty string is all padding."""
+    fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
+    for name in ("text", "question"):
+        if isinstance(fields.get(name), list):
+            has_text = np.array([text != "" for text in fields[name]])
+            fields[name] = np.where(has_text[:, None], tokenizer.encode(fields[name], length), PADDING)
+    return fields
+
+
+def decoded(outputs: dict[str, Any], tokenizer: data.Tokenizer) -> dict[str, Any]:
+    """Outputs with generated token ids decoded to texts."""
+    texts = {name: tokenizer.decode(outputs[name]) for name in ("caption", "answer") if name in outputs}
+    return outputs | texts
 
 
 def evaluation(
@@ -218,12 +273,3 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
 
     processes.run_on_primary(make)
     return data.load_tokenizer(path)
-
-
-@contextmanager
-def closing(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
-    """Stops the threads of a data pipeline at the end of the block."""
-    try:
-        yield batches
-    finally:
-        batches.close()  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Trains a config in a workdir: its components first, then from the newest checkpoint."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +23,12 @@ from mmjax.progress import write
 from mmjax.train import loop
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
-from mmjax.train.metrics import Metrics, NoMetrics
+from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
-from mmjax.train.timeline import Timeline, process_start
-from mmjax.train.watchdog import watching
-from mmjax.train.workdir import check_workdir, open_workdir, read_batch_size_history, workdir_lock
-from mmjax.types import Params, Samples
+from mmjax.train.timeline import Timeline, process_start, watching
+from mmjax.train.workdir import check_config, open_workdir, read_batch_size_history, workdir_lock
+from mmjax.types import Params
 
 
 @dataclass
@@ -75,61 +74,54 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
             return status
         begin = time.time() if config.components else process_start()  # the components have their own timelines
         sources = components.sources(config, workdir, frozen)
-        processes.run_on_primary(lambda: check_workdir(workdir, config))
-        with ExitStack() as stack, loop.interrupted() as stop:
-            opened = Checkpoints(
-                workdir, config.train.max_to_keep, config.train.best_metric, at=config.train.checkpoints
-            )
-            checkpoints = stack.enter_context(closing(opened))
-            known = _known_history(config, workdir, sources[0])
+        processes.run_on_primary(lambda: check_config(workdir, config))
+        options = config.train
+        opened = Checkpoints(workdir, options.max_to_keep, options.best_metric, at=options.checkpoints)
+        with closing(opened) as checkpoints, loop.interrupted() as stop:
+            known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
+            if not known:  # an invalid schedule is reported before anything is built
+                trainer.schedule(config, sources[0].size)
             if config.pretraining is not None and not checkpoints.steps():
                 if status := train(config.pretraining, workdir / "pretraining"):
                     return status
                 begin = time.time()
-            timeline = stack.enter_context(closing(Timeline(begin)))
-            run = _restored(config, workdir, sources, frozen, checkpoints, known, stop_at)
-            if run.start >= run.last and run.state is not None and not run.owes_evaluation:
-                processes.log_primary(
-                    f"{config.name}: step {run.start:,} of {run.last:,} is done already{_reported(workdir)}"
-                )
-                return 0
-            done = _train(run, timeline, stop)
-    all_done = done == run.schedule.steps and not stop.reached
-    ended = "all steps done" if all_done else f"stopped after step {done:,}; start again to resume"
-    processes.log_primary(f"{config.name}: {ended}{_reported(workdir)}")
-    return stop.status
-
-
-def _known_history(config: Config, workdir: Path, source: data.Source) -> BatchSizeHistory:
-    """The batch sizes so far; an invalid schedule is reported before anything is built."""
-    known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
-    if not known:
-        trainer.schedule(config, source.size)
-    return known
+            with closing(Timeline(begin)) as timeline:
+                run = _restored(config, workdir, sources, frozen, checkpoints, known, stop_at)
+                is_done = run.start >= run.last and run.state is not None and not run.owes_evaluation
+                done = run.start if is_done else _train(run, timeline, stop)
+    if is_done:
+        ended = f"step {done:,} of {run.last:,} is done already"
+    elif done == run.schedule.steps and not stop.reached:
+        ended = "all steps done"
+    else:
+        ended = f"stopped after step {done:,}; start again to resume"
+    report = f"; report: {write_report(workdir)}" if processes.is_primary() else ""
+    processes.log_primary(f"{config.name}: {ended}{report}")
+    return 0 if is_done else stop.status
 
 
 def _restored(
     config: Config,
     workdir: Path,
-    sources: tuple[data.Source, data.Source],
+    sources: Sequence[data.Source],
     frozen: dict[str, Params],
     checkpoints: Checkpoints,
     known: BatchSizeHistory,
     stop_at: int | None,
 ) -> Run:
     """The training restored from the newest checkpoint."""
-    saved = checkpoints.steps()
+    saved, (source, held_out) = checkpoints.steps(), sources
     history = extend(known, saved[-1] if saved else 0, config.train.batch)
-    schedule = trainer.schedule(config, sources[0].size, history)
+    schedule = trainer.schedule(config, source.size, history)
     experiment = setup.build(config, frozen)
     training = trainer.build(experiment, schedule.steps)
     state = checkpoints.restore(training.shapes) if saved else None
     if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
         history = extend(history, int(state.step), config.train.batch)
-        schedule = trainer.schedule(config, sources[0].size, history)
+        schedule = trainer.schedule(config, source.size, history)
         training = trainer.build(experiment, schedule.steps)
     last = min(schedule.steps, stop_at or schedule.steps)
-    return Run(config, workdir, *sources, checkpoints, experiment, training, schedule, history, state, last)
+    return Run(config, workdir, source, held_out, checkpoints, experiment, training, schedule, history, state, last)
 
 
 def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
@@ -140,7 +132,8 @@ def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
     _introduce(run, state)
     with ExitStack() as stack:
         timeline.resume(read_lines(workdir / "metrics.jsonl"), start)
-        writer = stack.enter_context(closing(_metrics(workdir, start, config)))
+        project, primary = config.train.wandb_project, processes.is_primary()
+        writer = stack.enter_context(closing(Metrics(workdir, start, project, to_dict(config), writes=primary)))
         writer.write_time(start, timeline.metrics())
         steps = (start, run.last, run.schedule.steps)
         progress = Progress(config.train, writer, *steps, run.source.input_stats, timeline)
@@ -149,8 +142,8 @@ def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
         after = _after_step(run, tokenizer, writer, progress, timeline, stop)
         placement, seen = run.experiment.placement, examples_seen(run.history, start)
         process_slice = processes.process_batch_slice(placement.batch)
-        stream = data.training_batches(run.source, tokenizer, config, start, *process_slice, seen)
-        with setup.closing(stream) as batches:
+        stream: Any = data.training_batches(run.source, tokenizer, config, start, *process_slice, seen)
+        with closing(stream) as batches:
             if owed:
                 after(state, start)
             step, put = run.training.step, placement.shard_batch
@@ -195,7 +188,11 @@ def _after_step(
             except loop.Stopped:
                 return False  # leaves time to save the state; resuming evaluates it
             if processes.is_primary():
-                report_evaluation(run.workdir, done, latest[done], samples, writer)
+                runner.write(run.workdir, done, latest[done], samples)
+                writer.write(done, "evaluation", latest[done])
+                for name, sample in samples.items():
+                    writer.write_image(done, name, runner.grid(list(sample.rows.values())))
+                write(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in latest[done].items()))
         return True
 
     def after(state: State, done: int) -> None:
@@ -215,17 +212,6 @@ def _after_step(
     return after
 
 
-def _reported(workdir: Path) -> str:
-    """Writes the report in the primary process, and returns a note of its path."""
-    return f"; report: {write_report(workdir)}" if processes.is_primary() else ""
-
-
-def _metrics(workdir: Path, start: int, config: Config) -> Metrics:
-    if not processes.is_primary():
-        return NoMetrics()
-    return Metrics(workdir, start, config.train.wandb_project, to_dict(config))
-
-
 def _introduce(run: Run, state: State) -> None:
     count: Any = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     of = f" of {jax.process_count()} processes" if processes.is_multiprocess() else ""
@@ -234,14 +220,3 @@ def _introduce(run: Run, state: State) -> None:
         f"{run.source.size:,} examples, {run.schedule.steps:,} steps"
         + (f", resuming from step {run.start:,}" if run.start else "")
     )
-
-
-def report_evaluation(
-    workdir: Path, step: int, metrics: dict[str, float], samples: dict[str, Samples], writer: Metrics
-) -> None:
-    """Writes the metrics and samples of an evaluation to the workdir, the metric logs and the terminal."""
-    runner.write(workdir, step, metrics, samples)
-    writer.write(step, "evaluation", metrics)
-    for name, sample in samples.items():
-        writer.write_image(step, name, runner.grid(list(sample.rows.values())))
-    write(f"step {step:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

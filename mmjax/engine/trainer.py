@@ -1,7 +1,8 @@
 """Builds the train step and state of an experiment, and the schedule of evaluations and checkpoints."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +46,9 @@ class Training:
 def build(experiment: Experiment, steps: int) -> Training:
     """Builds the training of an experiment for a number of steps."""
     config, placement = experiment.config, experiment.placement
-    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, experiment.compute)
-    make = _maker(config, tx, adversary)
-    shapes = jax.eval_shape(make)
-    shardings = _state_shardings(config, shapes, placement, tx, adversary)
+    tx, adversary, make = _state(config, steps, experiment.compute)
+    shapes = _placed(config, placement, tx, adversary, make)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     step = jax.jit(
         make_step(
             experiment.apply,
@@ -64,50 +64,45 @@ def build(experiment: Experiment, steps: int) -> Training:
         donate_argnums=0,
         compiler_options=placement.compiler_options,
     )
-    placed = _placed(shapes, shardings)
     return Training(
-        shapes=placed,
+        shapes=shapes,
         make_state=jax.jit(make, out_shardings=shardings),
         step=lambda state, batch: step(state, batch, experiment.frozen),
-        lower=lambda batch: step.lower(placed, batch, experiment.frozen),
-    )
-
-
-def _maker(config: Config, tx: Any, adversary: Adversary | None) -> Callable[[], State]:
-    """Returns the function that makes the state at step 0."""
-    return make_state(
-        lambda key: models.init(config, key),
-        tx,
-        config.seed,
-        config.optimizer.ema_decay > 0,
-        adversary,
-        config.train.skip_grad_spikes > 0,
+        lower=lambda batch: step.lower(shapes, batch, experiment.frozen),
     )
 
 
 def state_shapes(config: Config, placement: Placement, steps: int) -> State:
     """Shapes and shardings of the train state."""
-    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, DEFAULT)
-    shapes = jax.eval_shape(_maker(config, tx, adversary))
-    return _placed(shapes, _state_shardings(config, shapes, placement, tx, adversary))
+    return _placed(config, placement, *_state(config, steps, DEFAULT))
 
 
-def _placed(shapes: State, shardings: State) -> State:
-    def placed(leaf: jax.ShapeDtypeStruct, where: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+def _state(
+    config: Config, steps: int, compute: Compute
+) -> tuple[optax.GradientTransformation, Adversary | None, Callable[[], State]]:
+    """The optimizer, the discriminator, and the function that makes the state at step 0."""
+    tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, compute)
+    with_ema, spikes = config.optimizer.ema_decay > 0, config.train.skip_grad_spikes > 0
+    init = functools.partial(models.init, config)
+    return tx, adversary, make_state(init, tx, config.seed, with_ema, adversary, spikes)
 
-    state: State = jax.tree.map(placed, shapes, shardings)
-    return state
 
-
-def _state_shardings(
-    config: Config, shapes: State, placement: Placement, tx: optax.GradientTransformation, adversary: Adversary | None
+def _placed(
+    config: Config,
+    placement: Placement,
+    tx: optax.GradientTransformation,
+    adversary: Adversary | None,
+    make: Callable[[], State],
 ) -> State:
-    params, adversary_rules = match_rules(shapes.params, models.sharding_rules(config), placement.mesh), None
+    """Shapes of the state with their shardings."""
+    shapes, mesh, adversary_shardings = jax.eval_shape(make), placement.mesh, None
+    params = match_rules(shapes.params, models.sharding_rules(config), mesh)
     if adversary:
         rules = discriminator.sharding_rules(config)
-        adversary_rules = (match_rules(shapes.adversary.params, rules, placement.mesh), adversary.tx)
-    return state_shardings(shapes, params, placement.replicated, tx, adversary_rules)
+        adversary_shardings = (match_rules(shapes.adversary.params, rules, mesh), adversary.tx)
+    shardings = state_shardings(shapes, params, placement.replicated, tx, adversary_shardings)
+    placed: State = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+    return placed
 
 
 def _adversary(config: Config, compute: Compute) -> Adversary | None:
@@ -121,7 +116,7 @@ def _adversary(config: Config, compute: Compute) -> Adversary | None:
         return module.apply({"params": params}, image)
 
     return Adversary(
-        init=lambda key: discriminator.init(config, key),
+        init=functools.partial(discriminator.init, config),
         tx=optax.adam(fields.learning_rate, fields.b1, fields.b2),
         loss=adversarial.Adversarial(apply, fields.loss, fields.regularizer, fields.regularizer_weight),
         terms=terms,
@@ -143,25 +138,23 @@ def first_state(given: Params | None, experiment: Experiment, training: Training
     state = training.make_state()
     if given is None:
         return state
-    fresh, config = flatten(state.params), experiment.config
-    pretrained, matched = flatten(given), {}
-    for name, leaf in fresh.items():
-        source = _renamed(name, config.train.init_rename)
-        if source not in pretrained:
-            continue
-        if pretrained[source].shape != leaf.shape:
+    fresh, pretrained, config = flatten(state.params), flatten(given), experiment.config
+    sources = {name: _renamed(name, config.train.init_rename) for name in fresh}
+    matched = {name: pretrained[source] for name, source in sources.items() if source in pretrained}
+    for name, leaf in matched.items():
+        if leaf.shape != fresh[name].shape:
             raise UserError(
-                f"train.init_from: {source} of {config.train.init_from or 'pretraining'} has shape "
-                f"{pretrained[source].shape}, and {name} has {leaf.shape}; leave it fresh with "
+                f"train.init_from: {sources[name]} of {config.train.init_from or 'pretraining'} has shape "
+                f"{leaf.shape}, and {name} has {fresh[name].shape}; leave it fresh with "
                 f"--config.train.init_rename.{name.partition('/')[0]}=-"
             )
-        matched[name] = pretrained[source]
     if not matched:
         raise UserError(
             f"train.init_from: {config.train.init_from} has no parameter of this model, but "
             f"{', '.join(sorted(pretrained)[:3])}, ...; name them in train.init_rename"
         )
-    left = ", ".join(_groups([name for name in fresh if name not in matched])) or "none"
+    groups = dict.fromkeys("/".join(name.split("/")[:2]) for name in fresh if name not in matched)
+    left = ", ".join(groups) or "none"
     processes.log_primary(f"{config.name}: starts from {len(matched)} of {len(fresh)} parameters; fresh: {left}")
     leaves = [matched.get(name, leaf) for name, leaf in fresh.items()]
     params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
@@ -174,11 +167,6 @@ def _renamed(name: str, renamed: Mapping[str, str]) -> str:
         if name == prefix or name.startswith(f"{prefix}/"):
             return "" if source == "-" else source + name.removeprefix(prefix)
     return name
-
-
-def _groups(names: Sequence[str]) -> list[str]:
-    """The distinct first two path components of names."""
-    return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
 
 
 @dataclass(frozen=True)

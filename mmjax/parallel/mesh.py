@@ -1,20 +1,21 @@
 """The device mesh, and the placement of batches and parameters on it."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mmjax import config
-from mmjax.types import HOST_FIELDS, Batch, UserError
+from mmjax.types import HOST_FIELDS, Batch, UserError, leaf_name
 
 AXES = ("slice", "data", "fsdp", "model")
 BATCH = ("slice", "data", "fsdp")  # the axes that split the batch
-_SPLIT = PartitionSpec(BATCH)
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
 def make_mesh(axes: config.MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -26,7 +27,7 @@ def make_mesh(axes: config.MeshConfig, devices: Sequence[jax.Device] | None = No
         UserError: if the axes do not multiply to the number of devices, or slice is not the number of slices.
     """
     devices = jax.devices() if devices is None else devices
-    slices = _slices(devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
     sizes = tuple(mesh_sizes(axes, len(devices), slices).values())
     if slices > 1:
         within, across = (1, *sizes[1:]), (slices, 1, 1, 1)
@@ -41,18 +42,13 @@ def mesh_sizes(axes: config.MeshConfig, devices: int, slices: int = 1) -> dict[s
     if slices > 1 and axes.slice not in (0, slices):
         raise UserError(f"mesh.slice: {axes.slice}, but the devices are in {slices} slices; take 0 or {slices}")
     given = dict(zip(AXES, (axes.slice or slices, axes.data, axes.fsdp, axes.model), strict=True))
-    fixed = int(np.prod([size for size in given.values() if size != -1]))
+    fixed = math.prod(size for size in given.values() if size != -1)
     left = devices // fixed if devices % fixed == 0 else -1
     sizes = {name: left if size == -1 else size for name, size in given.items()}
-    if int(np.prod(list(sizes.values()))) != devices:
+    if math.prod(sizes.values()) != devices:
         wanted = " x ".join(f"{name}={size}" for name, size in given.items() if name != "slice" or size > 1)
         raise UserError(f"mesh: {wanted} does not multiply to the {devices} devices there are; one axis may be -1")
     return sizes
-
-
-def _slices(devices: Sequence[jax.Device]) -> int:
-    """The number of TPU slices that the devices are in; 1 on other platforms."""
-    return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Placement:
 
     @property
     def batch(self) -> NamedSharding:
-        return NamedSharding(self.mesh, _SPLIT)
+        return NamedSharding(self.mesh, PartitionSpec(BATCH))
 
     @property
     def replicated(self) -> NamedSharding:
@@ -86,7 +82,7 @@ class Placement:
     @property
     def num_batch_shards(self) -> int:
         """The number of shards of a batch."""
-        return int(np.prod([self.mesh.shape[axis] for axis in BATCH]))
+        return math.prod(self.mesh.shape[axis] for axis in BATCH)
 
     def with_sharding_constraint(self, x: jax.Array) -> jax.Array:
         """Shards activations over the examples and, for [b, t, d], the tokens, where these divide evenly.
@@ -123,3 +119,39 @@ class Placement:
         """Places this process's part of a batch on the devices, without the fields that stay on the host."""
         fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
         return {name: jax.make_array_from_process_local_data(self.batch, value) for name, value in fields.items()}
+
+
+def match_rules(params: Any, rules: Rules, mesh: Mesh | AbstractMesh) -> Any:
+    """The NamedSharding of each parameter, by the first rule whose pattern matches its whole name.
+
+    Args:
+        params: a tree of arrays or shapes.
+        rules: pairs of a pattern and, for each array axis, a mesh axis or None.
+
+    Raises:
+        UserError: a table of all parameters without a rule, rules without a parameter and axes that do not divide.
+    """
+    problems: list[tuple[str, str]] = []
+    used: set[int] = set()
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = leaf_name(path)
+        matching = [i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)]
+        if not matching:
+            problems.append((name, f"no rule for this parameter of shape {leaf.shape}"))
+            return NamedSharding(mesh, PartitionSpec())
+        used.add(matching[0])
+        axes = rules[matching[0]][1]
+        if len(axes) != leaf.ndim:
+            problems.append((name, f"rule {rules[matching[0]][0]} names {len(axes)} axes, the shape is {leaf.shape}"))
+        for axis, length in zip(axes, leaf.shape, strict=False):
+            if axis is not None and length % mesh.shape[axis]:
+                problems.append((name, f"{axis}={mesh.shape[axis]} does not divide {length} of shape {leaf.shape}"))
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    shardings = jax.tree_util.tree_map_with_path(sharding, params)
+    problems += [(pattern, "no parameter for this rule") for i, (pattern, _) in enumerate(rules) if i not in used]
+    if problems:
+        width = max(len(name) for name, _ in problems)
+        raise UserError("sharding rules:\n" + "\n".join(f"  {name.ljust(width)}  {what}" for name, what in problems))
+    return shardings

@@ -44,34 +44,28 @@ def connect() -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a container could be part of a cluster is no news
-            jax.distributed.initialize(heartbeat_timeout_seconds=_heartbeat())
-    except ValueError as error:
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=_setting(HEARTBEAT, "100", range(1, 2**31), "a number of seconds")
+            )
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
         if NO_CLUSTER not in str(error):
-            raise _unreachable(error) from error
-    except (RuntimeError, OSError, KeyError) as error:
-        raise _unreachable(error) from error
-
-
-def _unreachable(error: Exception) -> TransientError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return TransientError(
-        f"this looks like one of several processes, and the others cannot be reached ({reason}); start all of them "
-        f"within five minutes of each other, or set {ALONE}=1 to run this one by itself"
-    )
-
-
-def _heartbeat() -> int:
-    text = os.environ.get(HEARTBEAT, "100")
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{HEARTBEAT}: must be a number of seconds from 1 on, not {text!r}")
-    return int(text)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TransientError(
+                f"this looks like one of several processes, and the others cannot be reached ({reason}); start all of "
+                f"them within five minutes of each other, or set {ALONE}=1 to run this one by itself"
+            ) from error
 
 
 def stopped_status() -> int:
     """Exit status of a command that was told to end by SIGTERM, and did: 0, but where the launcher wants to know."""
-    text = os.environ.get(STOPPED, "0")
-    if not text.isdecimal() or int(text) > 255:
-        raise UserError(f"{STOPPED}: must be an exit status from 0 to 255, not {text!r}")
+    return _setting(STOPPED, "0", range(256), "an exit status")
+
+
+def _setting(variable: str, default: str, allowed: range, what: str) -> int:
+    """A whole number in the environment."""
+    text = os.environ.get(variable, default)
+    if not text.isdecimal() or int(text) not in allowed:
+        raise UserError(f"{variable}: must be {what} from {allowed.start} to {allowed.stop - 1}, not {text!r}")
     return int(text)
 
 

@@ -6,6 +6,7 @@ is 1,000 steps with a batch of 64, and a batch of 32 since then.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 BatchSizeHistory = Sequence[Sequence[int]]
 
@@ -25,15 +26,11 @@ def examples_seen(history: BatchSizeHistory, step: int) -> int:
     return sum(max(min(end, step) - first, 0) * batch for (first, batch), end in zip(history, ends, strict=True))
 
 
-def valid(history: object) -> bool:
+def valid(history: Any) -> bool:
     """Whether a value read from a file is a valid history."""
-    if not isinstance(history, list) or not history:
+    try:
+        firsts, batches = zip(*history, strict=True)
+    except (TypeError, ValueError):
         return False
-    pairs = [s for s in history if isinstance(s, list) and len(s) == 2 and all(type(n) is int for n in s)]
-    firsts = [first for first, _ in pairs]
-    return (
-        len(pairs) == len(history)
-        and firsts[0] == 0
-        and all(before < after for before, after in pairwise(firsts))
-        and all(batch > 0 for _, batch in pairs)
-    )
+    whole = all(type(number) is int for number in firsts + batches)
+    return whole and firsts[0] == 0 < min(batches) and all(before < after for before, after in pairwise(firsts))

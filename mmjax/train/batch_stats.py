@@ -36,14 +36,10 @@ def make_apply(module: nn.Module) -> Callable[..., Outputs]:
     return apply
 
 
-def collect(outputs: Outputs) -> dict[str, jax.Array]:
-    """The batch statistics among a module's outputs, by the names of their running averages."""
-    return {name.removeprefix(_PREFIX): value for name, value in outputs.items() if name.startswith(_PREFIX)}
-
-
-def ema_deltas(params: Params, values: Mapping[str, jax.Array], weight: jax.Array) -> dict[str, jax.Array]:
-    """The difference of each statistic from its running average, weighted."""
+def ema_deltas(params: Params, outputs: Outputs, weight: jax.Array) -> dict[str, jax.Array]:
+    """The difference of each batch statistic among a module's outputs from its running average, weighted."""
     named = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    values = {name.removeprefix(_PREFIX): value for name, value in outputs.items() if name.startswith(_PREFIX)}
     return {name: weight * (value - named[name]) for name, value in values.items()}
 
 

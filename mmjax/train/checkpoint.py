@@ -49,9 +49,8 @@ class Checkpoints:
         self.best, self.sign = best.removeprefix("-"), -1.0 if best.startswith("-") else 1.0
         policies: list[Any] = [preservation_policy.LatestN(keep)]
         if self.best:
-            policies.append(
-                preservation_policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
-            )
+            ranks = preservation_policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
+            policies.append(ranks)
         uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compression would slow down the steps
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), storage.open_errors(self.path):
@@ -83,9 +82,8 @@ class Checkpoints:
         return best is None or self._score(metrics) > self._score(self.manager.metrics(best) or {})
 
     def _score(self, metrics: Mapping[str, float]) -> float:
-        return self.sign * metrics.get(
-            self.best, -self.sign * math.inf
-        )  # an earlier config may have had another metric
+        worst = -self.sign * math.inf  # where an earlier config had another metric
+        return self.sign * metrics.get(self.best, worst)
 
     def save(self, state: State, metrics: Mapping[str, float]) -> None:
         """Starts an asynchronous save of the state, with a fingerprint of each array.
@@ -106,12 +104,9 @@ class Checkpoints:
             )
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         ranked = metrics if self.best in metrics else None
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints}))
         with storage.write_errors(self.path):
-            self.manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints})),
-                metrics=ranked,
-            )
+            self.manager.save(step, args=args, metrics=ranked)
 
     def restore(self, shapes: State, step: int | str | None = None) -> State:
         """Restores the state of a step (default: the newest), with the shardings of `shapes`.
@@ -122,15 +117,11 @@ class Checkpoints:
         Raises:
             UserError: if there is no such step, it is of another model, or none is undamaged.
         """
-        read = functools.partial(self._read, shapes=shapes)
-        return self._first_intact(step, read, functools.partial(self._verify, shapes=shapes), quarantine=True)[1]
+        read, check = (functools.partial(action, shapes=shapes) for action in (self._read, self._verify))
+        return self._first_intact(step, read, check, quarantine=True)[1]
 
     def _first_intact(
-        self,
-        step: int | str | None,
-        read: Callable[[int], Any],
-        check: Callable[[Any], Any],
-        quarantine: bool = False,
+        self, step: int | str | None, read: Callable[[int], Any], check: Callable[[Any], Any], quarantine: bool = False
     ) -> tuple[int, Any]:
         """The given step, or the newest intact one, and the result of `check` for it.
 
@@ -138,13 +129,13 @@ class Checkpoints:
             read: reads a step, in each process on its own.
             check: raises an error if what was read is damaged; may be a computation of all processes.
         """
-        candidates = [self._known(step)] if step is not None else self._all_known()
+        candidates = self._candidates(step)
         problems: dict[int, str] = {}
         for candidate in candidates:
             with storage.warn_if_slow(self.path / str(candidate)):
-                found, problem = self._tried(candidate, functools.partial(read, candidate))
+                found, problem = self._tried(candidate, read, candidate)
                 if not problem:
-                    found, problem = self._tried(candidate, functools.partial(check, found))
+                    found, problem = self._tried(candidate, check, found)
             if not problem:
                 for damaged, why in problems.items():
                     aside = self._quarantine(damaged) if quarantine else ""
@@ -158,7 +149,7 @@ class Checkpoints:
         hint = "" if step is not None else f"; to start over, take another --workdir or remove {self.path}"
         raise UserError(f"{self.path}/{first}: cannot be restored: {problems[first]}{others}{hint}")
 
-    def _tried(self, step: int, action: Callable[[], Any]) -> tuple[Any, str]:
+    def _tried(self, step: int, action: Callable[[Any], Any], argument: Any) -> tuple[Any, str]:
         """The result of an action, and the first error in any process: only one may have read the damaged part.
 
         All processes wait for each other.
@@ -168,13 +159,12 @@ class Checkpoints:
         """
         value, problem, transient = None, "", False
         try:
-            value = action()
+            value = action(argument)
         except Exception as error:  # Orbax raises many types for damaged files
             problem, transient = storage.first_line(error), storage.is_transient(error)
         errors = [each for each in processes.all_gather_objects([problem, transient]) if each[0]]
-        for why, transient in errors:
-            if transient:
-                raise TransientError(f"{self.path}/{step}: could not be read: {why}")
+        if passing := [why for why, transient in errors if transient]:
+            raise TransientError(f"{self.path}/{step}: could not be read: {passing[0]}")
         return value, errors[0][0] if errors else ""
 
     def _quarantine(self, step: int) -> str:
@@ -262,23 +252,17 @@ class Checkpoints:
             self.manager.close()
             self.reader.close()
 
-    def _all_known(self) -> list[int]:
-        """Committed steps, newest first."""
+    def _candidates(self, step: int | str | None) -> list[int]:
+        """The committed step that is asked for; by default all, newest first."""
         steps = self.steps()
         if not steps:
             raise UserError(f"{self.path}: no checkpoint yet; run mmjax train with this --workdir first")
-        return steps[::-1]
-
-    def _known(self, step: int | str) -> int:
-        steps = self._all_known()[::-1]
-        if step == "best":
-            found = self.best_step()
-            if found is None:
-                raise UserError(f"{self.path}: none of the checkpoints was evaluated; give --step a number")
-            return found
-        if step not in steps:
+        wanted = self.best_step() if step == "best" else step
+        if step == "best" and wanted is None:
+            raise UserError(f"{self.path}: none of the checkpoints was evaluated; give --step a number")
+        if wanted not in (None, *steps):
             raise UserError(f"{self.path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-        return int(step)
+        return steps[::-1] if wanted is None else [int(wanted)]
 
 
 def folder(workdir: Path, at: str = "") -> epath.Path:

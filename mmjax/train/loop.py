@@ -43,6 +43,11 @@ def train(
         stop: called with the number of steps done before each step.
         timeline: accounts the time.
     """
+
+    def fetch(step: int, metrics: Any, waited: float, sent: float) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        log(step, values | {"wait": waited, "transfer": sent})
+
     done = int(state.step)
     late: tuple[int, Any, float, float] | None = None
     while done < last and not stop(done):
@@ -59,18 +64,13 @@ def train(
         timeline.enter("steps")
         done += 1
         if late:
-            _fetch(log, *late)
+            fetch(*late)
         late = (done, metrics, waited, sent)
         after(state, done)
         timeline.step_done(done)
     if late:
-        _fetch(log, *late)
+        fetch(*late)
     return state
-
-
-def _fetch(log: Callable[[int, dict[str, float]], None], step: int, metrics: Any, waited: float, sent: float) -> None:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    log(step, values | {"wait": waited, "transfer": sent})
 
 
 def check_finite(metrics: Mapping[str, float], step: int, limit: int, spikes: bool = False) -> None:

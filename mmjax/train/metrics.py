@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,22 +18,31 @@ from mmjax.types import UserError
 
 
 class Metrics:
-    """Writes the metrics of a workdir. Lines after step `start`, left by an interrupted run, are dropped first."""
+    """Writes the metrics of a workdir. Lines after step `start`, left by an interrupted run, are dropped first.
+
+    Of several processes only the primary one writes, which is told by `writes`.
+    """
 
     def __init__(
-        self, workdir: Path, start: int, wandb_project: str = "", config_dict: Mapping[str, Any] | None = None
+        self,
+        workdir: Path,
+        start: int,
+        wandb_project: str = "",
+        config_dict: Mapping[str, Any] | None = None,
+        writes: bool = True,
     ):
-        self.path = workdir / "metrics.jsonl"
-        self.wandb = _wandb_run(wandb_project, workdir, config_dict) if wandb_project else None
-        _drop_after(self.path, start)
-        self.file = open(self.path, "a", encoding="utf-8")
-        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        path = workdir / "metrics.jsonl" if writes else Path(os.devnull)
+        self.wandb = _wandb_run(wandb_project, workdir, config_dict) if wandb_project and writes else None
+        if writes:
+            rows = (row for row in read_lines(path) if isinstance(row.get("step"), int) and row["step"] <= start)
+            write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.file = open(path, "a", encoding="utf-8")
+        purge = start + 1 if start else None
+        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge, write_to_disk=writes)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Writes one line of metrics.jsonl; a non-finite value becomes null."""
-        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self.file.write(json.dumps({"step": step, "split": split, **line}) + "\n")
-        self.file.flush()
+        self._write_line(step, split, metrics)
         for name, value in metrics.items():
             if math.isfinite(value):
                 self.board.add_scalar(f"{split}/{name}", value, step)
@@ -41,7 +51,11 @@ class Metrics:
 
     def write_time(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes a line of the time accounting to metrics.jsonl only; see timeline."""
-        self.file.write(json.dumps({"step": step, "split": SPLIT, **metrics}) + "\n")
+        self._write_line(step, SPLIT, metrics)
+
+    def _write_line(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.file.write(json.dumps({"step": step, "split": split, **line}) + "\n")
         self.file.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -60,36 +74,12 @@ class Metrics:
             self.wandb.finish()
 
 
-class NoMetrics(Metrics):
-    """Writes nothing: of several processes only the primary one writes."""
-
-    def __init__(self) -> None:
-        pass
-
-    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def write_time(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def check_wandb(project: str) -> None:
     """Raises UserError if train.wandb_project is set and wandb is not installed; imports nothing."""
     found = importlib.util.find_spec("wandb") if project else None
     # wandb leaves a folder "wandb" behind, which is a namespace package: found, but without an origin.
     if project and (found is None or found.origin is None):
         raise UserError("train.wandb_project: wandb is not installed; run pip install '.[wandb]', or leave it empty")
-
-
-def _drop_after(path: Path, step: int) -> None:
-    rows = (row for row in read_lines(path) if isinstance(row.get("step"), int) and row["step"] <= step)
-    write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _wandb_run(project: str, workdir: Path, config_dict: Mapping[str, Any] | None) -> Any:

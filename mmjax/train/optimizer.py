@@ -90,15 +90,11 @@ def make_schedule(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def _adam(config: AdamConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.chain(optax.scale_by_adam(config.b1, config.b2), optax.scale_by_learning_rate(schedule))
+    return optax.adam(schedule, config.b1, config.b2)
 
 
 def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.scale_by_adam(config.b1, config.b2),
-        optax.add_decayed_weights(config.weight_decay, _matrices),
-        optax.scale_by_learning_rate(schedule),
-    )
+    return optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=_matrices)
 
 
 def _muon(config: MuonConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -43,7 +43,8 @@ class Progress:
         self.timeline = timeline
         self.train, self.metrics, self.steps, self.feed = train, metrics, steps, feed
         self.spent: dict[str, float] | None = None  # of the feed, when its judging began; None in the first window
-        self.waited = self.sent = self.judged = 0.0  # seconds since then
+        self.judged: list[dict[str, float]] = []  # the steps since then,
+        self.seconds = 0.0  # and how long they took
         self.told = False
         shown = processes.is_primary()
         self.bar = progress_bar(None, "", last, initial=start, leave=True, delay=0.0, disable=not shown)
@@ -81,27 +82,26 @@ class Progress:
 
     def _check_input(self, step: int, seconds: float) -> None:
         """Warns once where the steps wait for their input, and names what it waits for itself."""
+        if self.told:
+            return
         if self.spent is None:  # nothing is ready at first
             self.spent = dict(self.feed.seconds)
             return
-        self.waited += sum(row["wait"] for row in self.window)
-        self.sent += sum(row["transfer"] for row in self.window)
-        self.judged += seconds
-        if self.told or self.judged < JUDGED:
+        self.judged += self.window
+        self.seconds += seconds
+        if self.seconds < JUDGED:
             return
-        waited, sent, judged, before = self.waited, self.sent, self.judged, self.spent
-        self.waited = self.sent = self.judged = 0.0
-        self.spent = dict(self.feed.seconds)
-        if waited + sent < TOO_LONG * judged:
-            return
-        spent = {name: total - before.get(name, 0.0) for name, total in self.spent.items()}
-        slowest = max(spent, key=lambda name: spent[name], default="")
-        slow = "handing batches to the devices" if sent > waited or not slowest else slowest
-        logger.warning(
-            "step %d: the input is the bottleneck: the steps waited for it %.0f%% of the time; what is slow is %s",
-            step, 100 * (waited + sent) / judged, slow,
-        )  # fmt: skip
-        self.told = True
+        waited, sent = (sum(row[name] for row in self.judged) for name in ("wait", "transfer"))
+        share = (waited + sent) / self.seconds
+        self.told = share >= TOO_LONG
+        if self.told:
+            spent = {name: total - self.spent.get(name, 0.0) for name, total in self.feed.seconds.items()}
+            slow = "handing batches to the devices" if sent > waited or not spent else max(spent, key=spent.__getitem__)
+            told = (
+                "step %d: the input is the bottleneck: the steps waited for it %.0f%% of the time; what is slow is %s"
+            )
+            logger.warning(told, step, 100 * share, slow)
+        self.spent, self.judged, self.seconds = dict(self.feed.seconds), [], 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The train state: what training carries from step to step and what a checkpoint holds."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -106,18 +107,11 @@ def make_state(
         params = init(init_key)
         zero = jnp.zeros((), jnp.int32)
         ema = jax.tree.map(jnp.copy, params) if with_ema else None
+        state = State(zero, params, tx.init(params), ema, jax.random.key_data(step_key), zero)
         # Its own key, so that the generator is initialized as without a discriminator.
         adversary_state = adversary and adversary.make_state(jax.random.fold_in(init_key, 1))
-        return State(
-            zero,
-            params,
-            tx.init(params),
-            ema,
-            jax.random.key_data(step_key),
-            zero,
-            adversary_state,
-            init_grad_norm_ema() if spikes else None,
-        )
+        grad_norm_ema = init_grad_norm_ema() if spikes else None
+        return dataclasses.replace(state, adversary=adversary_state, grad_norm_ema=grad_norm_ema)
 
     return make
 
@@ -138,10 +132,10 @@ def state_shardings(
         adversary: shardings of the discriminator's parameters, and its optax transformation.
     """
 
-    def like(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
-        def masked(part: Any) -> bool:  # a parameter of another transformation of the partition
-            return isinstance(part, optax.MaskedNode)
+    def masked(part: Any) -> bool:  # a parameter of another transformation of the partition
+        return isinstance(part, optax.MaskedNode)
 
+    def like(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
         def mirrored(part: Any, sharding: Any) -> Any:
             return part if masked(part) else sharding
 
@@ -149,20 +143,12 @@ def state_shardings(
             tx, mirrored, opt_state, params, transform_non_params=lambda _: replicated, is_leaf=masked
         )
 
-    ema = None if state.ema is None else params
-    adversary_shardings = None
+    shardings: State = jax.tree.map(lambda _: replicated, state)
+    opt_state, ema = like(tx, state.opt_state, params), None if state.ema is None else params
+    shardings = dataclasses.replace(shardings, params=params, opt_state=opt_state, ema=ema)
     if adversary:
-        adversary_params, adversary_tx = adversary
-        averages = jax.tree.map(lambda _: replicated, state.adversary.averages)
-        opt_state = like(adversary_tx, state.adversary.opt_state, adversary_params)
-        adversary_shardings = AdversaryState(adversary_params, opt_state, averages)
-    return State(
-        replicated,
-        params,
-        like(tx, state.opt_state, params),
-        ema,
-        replicated,
-        replicated,
-        adversary_shardings,
-        jax.tree.map(lambda _: replicated, state.grad_norm_ema),
-    )
+        params, tx = adversary
+        opt_state = like(tx, state.adversary.opt_state, params)
+        theirs = dataclasses.replace(shardings.adversary, params=params, opt_state=opt_state)
+        shardings = dataclasses.replace(shardings, adversary=theirs)
+    return shardings

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax.train.adversary import Adversary
-from mmjax.train.batch_stats import collect, ema_deltas
+from mmjax.train.batch_stats import ema_deltas
 from mmjax.train.spikes import is_spike
 from mmjax.train.state import State
 from mmjax.types import Batch, Outputs, Params
@@ -50,39 +50,9 @@ def make_step(
     """
 
     def step(state: State, batch: Batch, frozen: Frozen = NO_FROZEN) -> tuple[State, Metrics]:
-        key = state.key()
         count = jnp.maximum(jnp.sum(batch["mask"].astype(jnp.float32)), 1.0)
-
-        def means(each: Metrics, mask: jax.Array) -> Metrics:
-            return {name: jnp.sum(jnp.where(mask, values, 0.0)) / count for name, values in each.items()}
-
-        def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, tuple[Metrics, Outputs]]:
-            inputs = training_loss.prepare(part, jax.random.fold_in(key, number))
-            outputs = apply(params, **inputs)
-            given = part | inputs
-            if adversary:
-                given |= adversary.loss.adversarial_outputs(state.adversary.params, outputs, part)
-            terms = means(training_loss.terms(outputs, given), part["mask"])
-            loss = training_loss.loss(adversary.gated(terms, state.step) if adversary else terms)
-            return loss, (terms | {"loss": loss}, outputs)
-
-        def gradients(params: Params, part: Batch, number: jax.Array) -> tuple[tuple[Params, Any, Metrics], Metrics]:
-            part = {**part, **frozen}
-            grads, (metrics, outputs) = jax.grad(total, has_aux=True)(params, part, number)
-            weight = jnp.sum(part["mask"].astype(jnp.float32)) / count
-            deltas = ema_deltas(params, collect(outputs), weight)
-            if not adversary:
-                return (grads, None, deltas), metrics
-
-            def discriminator_loss(params: Params) -> tuple[jax.Array, Metrics]:
-                each = adversary.loss.losses(params, outputs, part, state.adversary.averages)
-                adversarial = means(each, part["mask"])
-                return adversarial["discriminator/loss"], adversarial
-
-            adversary_grads, adversarial = jax.grad(discriminator_loss, has_aux=True)(state.adversary.params)
-            return (grads, adversary_grads, deltas), metrics | adversarial
-
-        (grads, adversary_grads, deltas), metrics = _accumulated(gradients, state.params, batch, grad_accum_steps)
+        gradients = _make_gradients(apply, training_loss, adversary, state, frozen, count)
+        (grads, adversary_grads, deltas), metrics = _accumulated(gradients, batch, grad_accum_steps)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         new_adversary = None
@@ -100,20 +70,67 @@ def make_step(
     return step
 
 
-def _accumulated(grad: Callable[..., Any], params: Params, batch: Batch, parts: int) -> tuple[Any, Metrics]:
+def _make_gradients(
+    apply: Apply,
+    training_loss: TrainingLoss,
+    adversary: Adversary | None,
+    state: State,
+    frozen: Frozen,
+    count: jax.Array,
+) -> Callable[[Batch, jax.Array], tuple[tuple[Params, Any, Metrics], Metrics]]:
+    """The function (microbatch, its number) -> (gradients, those of the discriminator, deltas), metrics.
+
+    All are the microbatch's part of those of the whole batch, which has `count` examples; for the deltas see
+    batch_stats.
+    """
+    key = state.key()
+
+    def means(each: Metrics, mask: jax.Array) -> Metrics:
+        return {name: jnp.sum(jnp.where(mask, values, 0.0)) / count for name, values in each.items()}
+
+    def total(params: Params, part: Batch, number: jax.Array) -> tuple[jax.Array, tuple[Metrics, Outputs]]:
+        inputs = training_loss.prepare(part, jax.random.fold_in(key, number))
+        outputs = apply(params, **inputs)
+        given = part | inputs
+        if adversary:
+            given |= adversary.loss.adversarial_outputs(state.adversary.params, outputs, part)
+        terms = means(training_loss.terms(outputs, given), part["mask"])
+        loss = training_loss.loss(adversary.gated(terms, state.step) if adversary else terms)
+        return loss, (terms | {"loss": loss}, outputs)
+
+    def gradients(part: Batch, number: jax.Array) -> tuple[tuple[Params, Any, Metrics], Metrics]:
+        part = {**part, **frozen}
+        grads, (metrics, outputs) = jax.grad(total, has_aux=True)(state.params, part, number)
+        weight = jnp.sum(part["mask"].astype(jnp.float32)) / count
+        deltas = ema_deltas(state.params, outputs, weight)
+        if not adversary:
+            return (grads, None, deltas), metrics
+
+        def discriminator_loss(params: Params) -> tuple[jax.Array, Metrics]:
+            each = adversary.loss.losses(params, outputs, part, state.adversary.averages)
+            adversarial = means(each, part["mask"])
+            return adversarial["discriminator/loss"], adversarial
+
+        adversary_grads, adversarial = jax.grad(discriminator_loss, has_aux=True)(state.adversary.params)
+        return (grads, adversary_grads, deltas), metrics | adversarial
+
+    return gradients
+
+
+def _accumulated(grad: Callable[..., Any], batch: Batch, parts: int) -> tuple[Any, Metrics]:
     """Gradients and metrics of the batch, accumulated over microbatches."""
     if parts == 1:
-        return grad(params, batch, jnp.int32(0))
+        return grad(batch, jnp.int32(0))
     # Microbatch i takes every parts-th row, so that each device keeps its own rows.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:
         number, part = numbered
-        return jax.tree.map(jnp.add, total, grad(params, part, number)), None
+        return jax.tree.map(jnp.add, total, grad(part, number)), None
 
     first = jax.tree.map(lambda x: x[0], split)
     rest = jax.tree.map(lambda x: x[1:], split)
-    total, _ = jax.lax.scan(add, grad(params, first, jnp.int32(0)), (jnp.arange(1, parts), rest))
+    total, _ = jax.lax.scan(add, grad(first, jnp.int32(0)), (jnp.arange(1, parts), rest))
     return total
 
 

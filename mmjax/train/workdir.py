@@ -18,13 +18,14 @@ from mmjax.parallel import processes
 from mmjax.train import batch_size_history
 from mmjax.types import UserError
 
-# Fields that may change when a run is resumed: its length, batch size and intervals, evaluation, and computation.
+# Fields that change nothing of what is trained, and may be overridden when it is resumed and when it is evaluated.
+_LOCAL = ("data.root", "mesh.", "evaluate.", "compute.", "sampling.", "text_decoding.", "tokens.cache")
+EVAL_OVERRIDES = (*_LOCAL, "data.evaluation", "perceptual.")
+# Fields that may change when a run is resumed: also its length, batch size and intervals.
 MUTABLE_FIELDS = (
+    *_LOCAL,
     "name",
-    "data.root",
-    "mesh.",
-    "evaluate.",
-    "compute.",
+    "path",
     "data.evaluation_examples",
     "data.max_corrupt_fraction",
     "train.batch",
@@ -38,22 +39,6 @@ MUTABLE_FIELDS = (
     "train.best_metric",
     "train.max_nonfinite_steps",
     "train.wandb_project",
-    "sampling.",
-    "text_decoding.",
-    "path",
-    "tokens.cache",
-)
-# Fields that may be overridden for evaluation.
-EVAL_OVERRIDES = (
-    "data.root",
-    "data.evaluation",
-    "mesh.",
-    "evaluate.",
-    "compute.",
-    "perceptual.",
-    "sampling.",
-    "text_decoding.",
-    "tokens.cache",
 )
 LOCK = "training.lock"
 TOKENIZER_FIELDS = ("data.", "text.", "components.text_encoder.", "seed")  # what the text tokenizer depends on
@@ -64,21 +49,9 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
-
-
-def check_workdir(workdir: Path, config: Config) -> None:
-    """Creates the workdir if it is missing, and checks that it belongs to this config.
-
-    Raises:
-        UserError: if the folder cannot be written, or see check_config.
-    """
-    _check_writable(workdir)
-    check_config(workdir, config)
 
 
 def _check_writable(workdir: Path) -> None:
@@ -108,7 +81,9 @@ def check_config(workdir: Path, config: Config) -> None:
     before = read_config(workdir, plugins=registry.packages(to_dict(config)))
     old, new = to_dict(before), to_dict(config)
     changed = [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
-    if not _has_begun(workdir, before):
+    at = before.train.checkpoints
+    # In a bucket, a checkpoint is assumed.
+    if "://" not in at and not any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*")):
         if any(name.startswith(TOKENIZER_FIELDS) for name, _, _ in changed):
             (workdir / "tokenizer.model").unlink(missing_ok=True)
         return
@@ -116,12 +91,6 @@ def check_config(workdir: Path, config: Config) -> None:
         listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(f"--workdir {workdir}: holds another config: {listed}{more}; name another --workdir")
-
-
-def _has_begun(workdir: Path, config: Config) -> bool:
-    """Whether there is a checkpoint; in a bucket, one is assumed."""
-    at = config.train.checkpoints
-    return "://" in at or any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*"))
 
 
 def unqualified(name: str) -> str:
@@ -155,12 +124,12 @@ def _remove_empty(workdir: Path) -> None:
 
 
 def open_workdir(workdir: Path, config: Config, batches: batch_size_history.BatchSizeHistory | None = None) -> None:
-    """Checks the workdir and writes config.json.
+    """Checks the workdir, see check_config, and writes config.json.
 
     Args:
         batches: the batch size history; None: that of the workdir.
     """
-    check_workdir(workdir, config)
+    check_config(workdir, config)
     batches = batches or read_batch_size_history(workdir) or batch_size_history.extend([], 0, config.train.batch)
     write_json(workdir / "config.json", {"config": to_dict(config), "batches": batches, "versions": versions()})
 
@@ -176,9 +145,7 @@ def read_batch_size_history(workdir: Path) -> list[list[int]]:
         return []
     found: list[list[int]] = read_json(workdir).get("batches", [])
     if not batch_size_history.valid(found):
-        raise UserError(
-            f"{path}: batches: must list [first step, batch], from step 0 on and in the order of steps, not {found!r}"
-        )
+        raise UserError(f"{path}: batches: must list [first step, batch], from step 0 on, in order, not {found!r}")
     return found
 
 

@@ -14,7 +14,7 @@ from runs import Mistake, Once
 
 import mmjax
 from mmjax.cli import main
-from mmjax.engine import eval_outputs
+from mmjax.engine import setup
 from mmjax.export import Captioner
 from mmjax.sample.overlay import LABEL
 from mmjax.scenes import questions
@@ -82,9 +82,9 @@ def test_a_trained_model_is_evaluated_with_beams(
 ) -> None:
     copy = shutil.copytree(describing, tmp_path / "copy")
     decoded: list[int] = []
-    real = eval_outputs.make_text_generator
+    real = setup.make_text_generator
     monkeypatch.setattr(
-        eval_outputs, "make_text_generator", lambda fns, chosen: (decoded.append(chosen.beams), real(fns, chosen))[1]
+        setup, "make_text_generator", lambda fns, chosen: (decoded.append(chosen.beams), real(fns, chosen))[1]
     )
     beams, captions = "--config.text_decoding.beams=2", "--config.evaluate.evaluators=captions"
     assert main(["evaluate", f"--workdir={copy}", beams, captions, "--config.evaluate.samples=0"]) == 0

@@ -16,7 +16,7 @@ import mmjax
 from mmjax import data, models
 from mmjax.cli import main
 from mmjax.config import load_config, resolve, to_dict
-from mmjax.engine import components, text_features
+from mmjax.engine import components
 from mmjax.export import frozen_text, write_model_folder
 from mmjax.export.model_folder import FILES, flatten
 from mmjax.models import text_encoder
@@ -92,7 +92,7 @@ def test_the_encoder_is_kept_as_it_was_and_not_trained(trained: Path, model: Pat
 
 def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> None:
     config, theirs = read_config(trained), mmjax.load(model)
-    source = components.evaluation_source(config, trained, components.trained(config, trained))
+    source = components.sources(config, trained, components.trained(config, trained), ["evaluation"])[0]
     assert source.text_features is not None
     texts = [*dict.fromkeys(source.all_captions()), ""]
     ids = theirs.tokenizer.encode(texts, config.text.length)
@@ -138,7 +138,7 @@ def test_a_frozen_encoder_can_be_taken_on(trained: Path, exported: Path, tmp_pat
     theirs = config.component("text_encoder")
     assert theirs is not None
     assert text_encoder.settings(theirs) == text_encoder.settings(read_config(trained))
-    text_features.keep(config, tmp_path, is_gone=False)
+    components.copied_text_encoder(config, tmp_path)
     kept, before = (frozen_text.read(folder / "text_encoder.safetensors") for folder in (tmp_path, trained))
     jax.tree.map(np.testing.assert_array_equal, kept.params, before.params)
     assert kept.tokenizer == before.tokenizer

@@ -9,8 +9,7 @@ import pytest
 from mmjax import registry
 from mmjax.cli import main
 from mmjax.config import Config, resolve
-from mmjax.config.help import describe, documentation
-from mmjax.config.known_fields import group_of, member_of
+from mmjax.config.known_fields import describe, documentation, group_of, member_of
 from mmjax.types import UserError
 
 TABLES = ("model", "loss", "optimizer", "sampler")  # whose entries have fields of their own

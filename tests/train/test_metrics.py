@@ -42,6 +42,14 @@ def test_lines_without_a_step_are_dropped(tmp_path):
     assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"step": 1, "loss": 2.0}]
 
 
+def test_other_processes_than_the_primary_one_write_nothing(tmp_path):
+    metrics = Metrics(tmp_path, 3, "project", writes=False)
+    metrics.write(4, "train", {"loss": 2.0, "psnr": float("inf")})
+    metrics.write_time(4, {"steps": 1.0})
+    metrics.close()
+    assert not list(tmp_path.iterdir())
+
+
 class StubRun:
     """What a run of Weights & Biases was given."""
 

@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from mmjax.train.timeline import Timeline
-from mmjax.train.watchdog import watching
+from mmjax.train.timeline import Timeline, watching
 
 
 def stand_still(line: Timeline, seconds: float) -> None:

@@ -83,13 +83,14 @@ def test_broken_config(tmp_path, content):
 
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        open_workdir(tmp_path / "file", resolve(CONFIG))
+    with pytest.raises(UserError, match="cannot be written"), workdir_lock(tmp_path / "file"):
+        pass
 
 
 def test_bucket_is_not_a_workdir() -> None:
-    with pytest.raises(UserError, match=r"^--workdir gs:/bucket/run: must be a folder; mount the bucket"):
-        open_workdir(Path("gs://bucket/run"), resolve(CONFIG))
+    told = r"^--workdir gs:/bucket/run: must be a folder; mount the bucket"
+    with pytest.raises(UserError, match=told), workdir_lock(Path("gs://bucket/run")):
+        pass
 
 
 def test_workdir_lock_is_exclusive(tmp_path: Path) -> None:
