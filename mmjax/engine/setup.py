@@ -16,8 +16,7 @@ from mmjax.engine.eval_outputs import decoded, encoded, with_predictions
 from mmjax.export import frozen_text
 from mmjax.files import write_file
 from mmjax.losses import TrainingLoss
-from mmjax.nn.compute import Compute
-from mmjax.nn.partitioner import Partitioner
+from mmjax.nn.compute import Compute, Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.progress import progress_bar
 from mmjax.train.batch_stats import make_apply
