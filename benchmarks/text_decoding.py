@@ -37,7 +37,7 @@ def main() -> None:
 
     @jax.jit
     def kept(context: jax.Array) -> jax.Array:
-        first, cache = call("prefill", context, None, a.length)
+        first, cache = call("prefill", context, a.length)
         return generate_text(
             first, cache, lambda token, cache: call("step", token, cache), gather_cache, decoding, seeds
         )

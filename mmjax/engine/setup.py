@@ -18,8 +18,7 @@ from mmjax.export import frozen_text
 from mmjax.files import write_file
 from mmjax.losses import TrainingLoss
 from mmjax.models.masked_generator import TOKENIZER
-from mmjax.nn.compute import Compute
-from mmjax.nn.partitioner import Partitioner
+from mmjax.nn.compute import Compute, Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.progress import progress_bar
 from mmjax.sample.text import TextDecoding, make_text_generator

@@ -1,4 +1,4 @@
-"""Loss terms, one kind per file, and the training loss, their weighted sum."""
+"""Loss terms, a file per subject, and the training loss, their weighted sum."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,39 +7,26 @@ import jax
 
 from mmjax import registry
 from mmjax.config import Config
-from mmjax.losses import (
-    adversarial,
-    captioning,
-    classification,
-    contrastive,
-    feature_matching,
-    masked_language_modeling,
-    masked_patch_modeling,
-    masked_visual_modeling,
-    matching,
-    mean_absolute_error,
-    mean_squared_error,
-    perceptual,
-)
+from mmjax.losses import adversarial, contrastive, cross_entropy, masked, pixels
 from mmjax.losses.spec import LossSpec, TrainingLoss
 from mmjax.types import Batch
 
 __all__ = ["LOSSES", "LossSpec", "TrainingLoss", "adversarial_terms", "build", "find"]
 
 LOSSES: dict[str, LossSpec] = {
-    "adversarial": adversarial.LOSS,
-    "answering": captioning.ANSWERING,
-    "captioning": captioning.LOSS,
-    "classification": classification.LOSS,
-    "contrastive": contrastive.LOSS,
-    "feature_matching": feature_matching.LOSS,
-    "masked_language_modeling": masked_language_modeling.LOSS,
-    "masked_patch_modeling": masked_patch_modeling.LOSS,
-    "masked_visual_modeling": masked_visual_modeling.LOSS,
-    "matching": matching.LOSS,
-    "mean_absolute_error": mean_absolute_error.LOSS,
-    "mean_squared_error": mean_squared_error.LOSS,
-    "perceptual": perceptual.LOSS,
+    "adversarial": adversarial.ADVERSARIAL,
+    "answering": cross_entropy.ANSWERING,
+    "captioning": cross_entropy.CAPTIONING,
+    "classification": cross_entropy.CLASSIFICATION,
+    "contrastive": contrastive.CONTRASTIVE,
+    "feature_matching": adversarial.FEATURE_MATCHING,
+    "masked_language_modeling": masked.LANGUAGE,
+    "masked_patch_modeling": masked.PATCHES,
+    "masked_visual_modeling": masked.VISUAL,
+    "matching": contrastive.MATCHING,
+    "mean_absolute_error": pixels.MEAN_ABSOLUTE_ERROR,
+    "mean_squared_error": pixels.MEAN_SQUARED_ERROR,
+    "perceptual": pixels.PERCEPTUAL,
     "sigmoid_contrastive": contrastive.SIGMOID,
 }
 

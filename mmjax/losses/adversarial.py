@@ -1,9 +1,9 @@
-"""Adversarial losses of generator and discriminator, and regularizers of the discriminator.
+"""Adversarial losses of generator and discriminator, regularizers of the discriminator, and feature matching.
 
 All return one value per example. An example has a logit for each patch, high where it looks real.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,6 @@ from jaxtyping import Array, Float
 
 from mmjax.losses.spec import LossSpec
 from mmjax.types import Batch, Outputs, Params
-
-# (params, image) -> logits [b, *patches], features of each layer
-DiscriminatorApply = Callable[[Params, Any], tuple[Any, list[Any]]]
 
 
 def generator_loss(fake: Float[Array, "b *patches"], loss: str) -> Float[Array, "b"]:
@@ -66,16 +63,27 @@ def lecam(
     return _mean(jnp.square(real - averages["fake"])) + _mean(jnp.square(fake - averages["real"]))
 
 
+def feature_matching(fake: Sequence[jax.Array], real: Sequence[jax.Array]) -> Float[Array, "b"]:
+    """Mean absolute difference of features, averaged over layers (Wang et al. 2018, arXiv:1711.11585, equation 4).
+
+    Args:
+        fake, real: features of each layer, [b, *space, c].
+    """
+    layers = zip(fake, real, strict=True)
+    each = (_mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))) for x, y in layers)
+    return sum(each, jnp.float32(0)) / jnp.float32(len(fake))
+
+
 @dataclass(frozen=True)
 class Adversarial:
     """Adversarial training with a discriminator.
 
     Attributes:
-        discriminator: its apply function.
+        discriminator: (params, image) -> logits [b, *patches], features of each layer.
         loss, regularizer, regularizer_weight: see DiscriminatorConfig.
     """
 
-    discriminator: DiscriminatorApply
+    discriminator: Callable[[Params, Any], tuple[Any, list[Any]]]
     loss: str = "non_saturating"
     regularizer: str = "none"
     regularizer_weight: float = 0.0
@@ -108,8 +116,13 @@ class Adversarial:
         }
 
 
-def _mean(logits: Float[Array, "b *patches"]) -> Float[Array, "b"]:
-    return jnp.mean(logits, axis=range(1, logits.ndim))
+def _mean(values: Float[Array, "b *rest"]) -> Float[Array, "b"]:
+    return jnp.mean(values, axis=range(1, values.ndim))
 
 
-LOSS = LossSpec(lambda outputs, batch, config: batch["adversarial_loss"], needs=("image",), adversarial=True)
+ADVERSARIAL = LossSpec(lambda outputs, batch, config: batch["adversarial_loss"], needs=("image",), adversarial=True)
+FEATURE_MATCHING = LossSpec(
+    lambda outputs, batch, config: feature_matching(batch["fake_features"], batch["real_features"]),
+    needs=("image",),
+    adversarial=True,
+)

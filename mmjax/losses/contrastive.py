@@ -1,10 +1,10 @@
-"""Contrastive losses between images and texts, with negatives from the global batch.
+"""Contrastive losses between images and texts, with negatives from the global batch, and image-text matching.
 
 Similarities are computed a block of columns at a time, forward and backward, so that memory is linear in the batch
 size. Equal texts are not negatives of each other.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from mmjax.config import Config, LossConfig
 from mmjax.config.schema import require
 from mmjax.losses.spec import LossSpec
-from mmjax.nn.hard_negatives import BLOCK, split_blocks
+from mmjax.nn.hard_negatives import BLOCK, reduce_pairs
 from mmjax.types import MASK, Batch, Outputs
 
 NEVER = -1e9  # logit of an impossible pair
@@ -32,11 +32,11 @@ def contrastive(
         block: columns compared at a time.
     """
     image, text = outputs["image_embedding"] * outputs["scale"][:, None], outputs["text_embedding"]
-    groups, present = text_groups(batch["text"]), has_text(batch["text"]) & batch["mask"]
+    groups, present = _groups(batch)
     positive = jnp.sum(image * text, axis=1)
 
-    def add(total: jax.Array, logits: jax.Array, counts: jax.Array, _: jax.Array) -> jax.Array:
-        return jnp.logaddexp(total, jax.nn.logsumexp(jnp.where(counts, logits, NEVER), axis=1))
+    def add(total: jax.Array, logits: jax.Array, negatives: jax.Array, matches: jax.Array, _: jax.Array) -> jax.Array:
+        return jnp.logaddexp(total, jax.nn.logsumexp(jnp.where(negatives | matches, logits, NEVER), axis=1))
 
     start = jnp.full(positive.shape, NEVER)
     losses = [
@@ -54,45 +54,14 @@ def sigmoid_contrastive(
         outputs, batch, block: as of contrastive, and "offset" [b], the bias of the logits.
     """
     image, text = outputs["image_embedding"] * outputs["scale"][:, None], outputs["text_embedding"]
-    groups, present = text_groups(batch["text"]), has_text(batch["text"]) & batch["mask"]
+    groups, present = _groups(batch)
     offset = outputs["offset"][:, None]
 
-    def add(total: jax.Array, logits: jax.Array, counts: jax.Array, matches: jax.Array) -> jax.Array:
+    def add(total: jax.Array, logits: jax.Array, negatives: jax.Array, matches: jax.Array, _: jax.Array) -> jax.Array:
         loss = jax.nn.softplus(jnp.where(matches, -1.0, 1.0) * (logits + offset))
-        return total + jnp.sum(jnp.where(counts, loss, 0.0), axis=1)
+        return total + jnp.sum(jnp.where(negatives | matches, loss, 0.0), axis=1)
 
     return jnp.where(present, reduce_pairs(add, jnp.zeros(len(image)), image, text, groups, present, block), 0.0)
-
-
-def reduce_pairs(
-    add: Callable[..., jax.Array],
-    start: Float[Array, "b"],
-    rows: Float[Array, "b e"],
-    columns: Float[Array, "b e"],
-    groups: UInt32[Array, "b"],
-    present: Bool[Array, "b"],
-    block: int,
-) -> Float[Array, "b"]:
-    """Accumulates a function of the similarities of each row to all columns, a block of columns at a time.
-
-    Args:
-        add: (total [b], similarities [b, block], which of them count, which are matching pairs) -> total. A column
-            counts if it is present and either matches the row or is of another group.
-        start: initial total.
-    """
-    block = min(block, len(columns))
-    indices = jnp.arange(len(columns), dtype=jnp.int32)
-
-    @jax.checkpoint
-    def body_fn(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        embeddings, group, valid, index = part
-        matches = index[None] == indices[:, None]
-        counts = valid[None] & (matches | (group[None] != groups[:, None]))
-        return add(total, rows @ embeddings.T, counts, matches & valid[None]), None
-
-    parts = [split_blocks(x, block) for x in (columns, groups, present, indices)]
-    total: jax.Array = jax.lax.scan(body_fn, start, tuple(parts))[0]
-    return total
 
 
 def text_groups(text: Int[Array, "b t"]) -> UInt32[Array, "b"]:
@@ -102,18 +71,38 @@ def text_groups(text: Int[Array, "b t"]) -> UInt32[Array, "b"]:
     return jnp.sum(products ^ (products >> jnp.uint32(15)), axis=1, dtype=jnp.uint32)
 
 
-def has_text(text: Int[Array, "b t"]) -> Bool[Array, "b"]:
-    """Whether each text has a token that is not special."""
-    return jnp.any(text > MASK, axis=1)
+def _groups(batch: Batch) -> tuple[UInt32[Array, "b"], Bool[Array, "b"]]:
+    """The group of each text, and whether it counts: it has a token that is not special, and is no padding."""
+    return text_groups(batch["text"]), jnp.any(batch["text"] > MASK, axis=1) & batch["mask"]
+
+
+def matching(outputs: Outputs, batch: Batch, config: LossConfig | None = None) -> Float[Array, "b"]:
+    """Binary cross-entropy of matching pairs and hard negatives (Li et al. 2021, arXiv:2107.07651, section 3.2).
+
+    The mean, in nats, over an example's pair, its image with another text, and its text with another image.
+
+    Args:
+        outputs: "match_logits" [b, 3] of these pairs, "match_others" [b, 2]: indices of the other text and image.
+        batch: "text" [b, t] and "mask" [b]. Negatives with the same text, or without one, do not count.
+    """
+    groups, present = _groups(batch)
+    others = outputs["match_others"]
+    differ = present[others] & (groups[others] != groups[:, None])
+    losses = jax.nn.softplus(outputs["match_logits"] * jnp.array([[-1.0, 1.0, 1.0]]))
+    counts = jnp.concatenate([jnp.ones_like(differ[:, :1]), differ], axis=1).astype(jnp.float32)
+    return jnp.where(present, jnp.sum(losses * counts, axis=1) / jnp.sum(counts, axis=1), 0.0)
+
+
+def _negatives(batch: Batch, key: jax.Array, config: LossConfig) -> dict[str, Any]:
+    return {"negatives": (jax.random.split(key, len(batch["text"])), *_groups(batch))}
 
 
 def _check(_: LossConfig, config: Config) -> None:
-    kinds = {term.kind for term in config.losses.values()}
-    require(
-        not {"contrastive", "sigmoid_contrastive"} <= kinds,
-        "losses: contrastive and sigmoid_contrastive train the same outputs; keep one",
-    )
+    kinds = {term.kind for term in config.losses.values()} & {"contrastive", "sigmoid_contrastive"}
+    require(len(kinds) < 2, "losses: contrastive and sigmoid_contrastive train the same outputs; keep one")
+    require(len(kinds) > 0, "losses.matching: needs contrastive, which finds its hard negatives")
 
 
-LOSS = LossSpec(contrastive, ("image_embedding", "text_embedding"), check=_check, negatives=True)
+CONTRASTIVE = LossSpec(contrastive, ("image_embedding", "text_embedding"), check=_check, negatives=True)
+MATCHING = LossSpec(matching, ("match_logits",), prepare=_negatives, check=_check, negatives=True)
 SIGMOID = LossSpec(sigmoid_contrastive, ("image_embedding", "text_embedding", "offset"), check=_check, negatives=True)

@@ -15,16 +15,15 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.config import Config, ModelConfig
 from mmjax.config.schema import require, setting
 from mmjax.models import fusion, text_encoder, vision_encoder
-from mmjax.models.checks import check_transformer, check_widths, image_field
-from mmjax.models.decoder import Decoder
-from mmjax.models.fusion import make_fusion
+from mmjax.models.fusion import Fusion
 from mmjax.models.rules import Rules, joined
-from mmjax.models.spec import ModelSpec, keep_with_probability
+from mmjax.models.spec import ModelSpec, check_transformer, check_widths, dropout_mask, image_field
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.models.visual_tokenizer import Decoder
 from mmjax.nn.compute import DEFAULT, Compute
-from mmjax.nn.positions import sincos_2d
-from mmjax.types import Batch, stream
+from mmjax.nn.positions import sincos_grid
+from mmjax.types import Batch
 
 _RULES: Rules = (
     (r"query_embedding", ("fsdp",)),
@@ -44,7 +43,7 @@ class DirectGeneratorConfig(ModelConfig):
         reference: name of the data's image field that is the reference; "": none, and no vision encoder.
         reference_dropout: fraction of the examples whose reference is dropped in training.
         fusion: of the text into the visual tokens: "cross_attention", "joint", "mlp" or "bilinear"; see
-            fusion.make_fusion.
+            fusion.Fusion.
         decoder_widths: channels of the transposed convolutions; each doubles the side, so there are
             size / 2 ** len(decoder_widths) rows of visual tokens.
     """
@@ -84,13 +83,11 @@ def sharding_rules(config: Config) -> Rules:
 
 def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
     """The text and the reference; drops some references in training."""
-    model, prepared = _model(config), {"text": batch["text"]}
-    if model.reference:
-        prepared["reference"] = batch[model.reference]
-        if key is not None and model.reference_dropout > 0:
-            kept = keep_with_probability(stream(key, "reference"), batch["mask"], model.reference_dropout)
-            prepared["reference_mask"] = kept
-    return prepared
+    model, text = _model(config), {"text": batch["text"]}
+    if not model.reference:
+        return text
+    reference = {"reference": batch[model.reference]}
+    return text | reference | dropout_mask("reference", batch, key, model.reference_dropout)
 
 
 def check(config: Config) -> None:
@@ -144,16 +141,16 @@ class DirectGenerator(nn.Module):
         m, compute = self.model, self.compute
         text_encoder = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, compute, name="text")
         features, text_mask = text_encoder(text)
-        rows = self.size // 2 ** len(m.decoder_widths)
+        patch = 2 ** len(m.decoder_widths)
+        rows = self.size // patch
         query_embedding = self.param("query_embedding", nn.initializers.normal(0.02), (m.width,))
-        visual = (query_embedding[None] + sincos_2d(rows, rows, m.width))[None].astype(compute.dtype)
+        visual = (query_embedding[None] + sincos_grid((rows, rows), m.width))[None].astype(compute.dtype)
         visual = jnp.broadcast_to(visual, (text.shape[0], rows * rows, m.width))
         if reference is not None:
-            patch = 2 ** len(m.decoder_widths)
             encoded = VisionEncoder(patch, m.width, m.vision_layers, m.heads, compute, name="vision")(reference)
             kept = True if reference_mask is None else reference_mask[:, None, None]
             visual = jnp.where(kept, encoded, visual)
-        fuse = make_fusion(m.fusion, m.fusion_layers, m.heads, compute, name="fusion")
+        fuse = Fusion(m.fusion, m.fusion_layers, m.heads, compute, name="fusion")
         grid = fuse(visual, features, text_mask).reshape(text.shape[0], rows, rows, m.width)
         return {"image": Decoder(m.decoder_widths, compute=compute, name="decoder")(grid)}
 

@@ -5,21 +5,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from mmjax.config import Config
 from mmjax.models.rules import Rules
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
-from mmjax.types import FLOAT32, Params
-
-SLOPE = 0.2
+from mmjax.types import Params
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> "Discriminator":
     """Builds the discriminator of a config."""
-    return Discriminator(config.discriminator.widths, compute.convolution, compute.dtype)
+    return Discriminator(config.discriminator.widths, compute)
 
 
 def init(config: Config, key: jax.Array) -> Params:
@@ -48,20 +45,17 @@ class Discriminator(nn.Module):
 
     Attributes:
         widths: channels of the convolutions; each halves every axis, time included.
-        implementation: of the convolutions; see nn.convolution.
     """
 
     widths: tuple[int, ...]
-    implementation: str = "native"
-    dtype: np.dtype = FLOAT32
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(self, image: Float[Array, "b *space c"]) -> tuple[Float[Array, "b *patches"], list[Any]]:
         """Returns the logits of the patches, float32, and the features of each layer, [b, *smaller, width]."""
         x, features = image, []
         for i, width in enumerate(self.widths):
-            x = Convolution(width, 4, 2, implementation=self.implementation, dtype=self.dtype, name=f"down_{i}")(x)
-            x = nn.leaky_relu(x, SLOPE)
+            x = nn.leaky_relu(Convolution(width, 4, 2, compute=self.compute, name=f"down_{i}")(x), 0.2)
             features.append(x)
-        logits = Convolution(1, 3, implementation=self.implementation, dtype=self.dtype, name="logits")(x)
+        logits = Convolution(1, compute=self.compute, name="logits")(x)
         return logits[..., 0].astype(jnp.float32), features

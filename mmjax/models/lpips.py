@@ -24,85 +24,70 @@ import safetensors.numpy
 from jaxtyping import Array, Float
 
 from mmjax.config import PerceptualConfig
+from mmjax.config.schema import require
 from mmjax.types import Params, UserError
 
 CONVERT = (
     "python -c \"import lpips, safetensors.torch as s; s.save_file({k: v for k, v in lpips.LPIPS(net='vgg')"
     ".state_dict().items() if not k.startswith('lins.')}, 'lpips_vgg.safetensors')\""
 )
-# Convolutions of each stage by number: input channels, channels, kernel size. Max-pooling separates stages.
-Stages = tuple[dict[str, tuple[int, int, int]], ...]
+# Convolutions of each stage by number: channels and kernel size. Max-pooling separates stages.
+Stages = tuple[dict[str, tuple[int, int]], ...]
 VGG16: Stages = (
-    {"0": (3, 64, 3), "2": (64, 64, 3)},
-    {"5": (64, 128, 3), "7": (128, 128, 3)},
-    {"10": (128, 256, 3), "12": (256, 256, 3), "14": (256, 256, 3)},
-    {"17": (256, 512, 3), "19": (512, 512, 3), "21": (512, 512, 3)},
-    {"24": (512, 512, 3), "26": (512, 512, 3), "28": (512, 512, 3)},
+    {"0": (64, 3), "2": (64, 3)},
+    {"5": (128, 3), "7": (128, 3)},
+    {"10": (256, 3), "12": (256, 3), "14": (256, 3)},
+    {"17": (512, 3), "19": (512, 3), "21": (512, 3)},
+    {"24": (512, 3), "26": (512, 3), "28": (512, 3)},
 )
-ALEXNET: Stages = (
-    {"0": (3, 64, 11)},
-    {"3": (64, 192, 5)},
-    {"6": (192, 384, 3)},
-    {"8": (384, 256, 3)},
-    {"10": (256, 256, 3)},
-)
-SMALLEST = {"vgg16": 16, "alexnet": 31}  # sides whose last feature map is 1 x 1
+ALEXNET: Stages = ({"0": (64, 11)}, {"3": (192, 5)}, {"6": (384, 3)}, {"8": (256, 3)}, {"10": (256, 3)})
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images from -1 to 1
 _TINY = 1e-10
 
 
 @functools.lru_cache(maxsize=1)
 def read(weights: PerceptualConfig, size: int) -> Params:
-    """Reads weights as {"features": {N: {"kernel", "bias"}}, "linear": {K: [c]}}, float32 NumPy arrays.
-
-    Args:
-        weights: the file and its SHA-256, which is checked first.
-        size: side of the images.
+    """Reads weights for images of a size as {"features": {N: {"kernel", "bias"}}, "linear": {K: [c]}}, float32.
 
     Raises:
         UserError: where the file is missing or another one, or images are too small for its network.
     """
     path = weights.weights
     tensors = _load(path, weights.sha256)
-    first = _take(tensors, "features.0.weight", (64, 3, ...), path)
-    name, stages = ("alexnet", ALEXNET) if first.shape[-1] == 11 else ("vgg16", VGG16)
-    if size < SMALLEST[name]:
-        raise UserError(
-            f"perceptual.weights: {name} needs images of at least {SMALLEST[name]} pixels, and data.size is {size}"
-        )
-    features, linear = {}, {}
-    for stage, layers in enumerate(stages):
-        for number, (channels, width, window) in layers.items():
+    alexnet = tensors.get("features.0.weight", np.empty(0)).shape[-1:] == (11,)
+    name, smallest = ("alexnet", 31) if alexnet else ("vgg16", 16)  # the side whose last feature map is 1 x 1
+    require(
+        size >= smallest,
+        f"perceptual.weights: {name} needs images of at least {smallest} pixels, and data.size is {size}",
+    )
+    features, linear, channels = {}, {}, 3
+    for stage, layers in enumerate(ALEXNET if alexnet else VGG16):
+        for number, (width, window) in layers.items():
             kernel = _take(tensors, f"features.{number}.weight", (width, channels, window, window), path)
             bias = _take(tensors, f"features.{number}.bias", (width,), path)
             features[number] = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias}
-        last = list(layers.values())[-1][1]
-        linear[str(stage)] = _take(tensors, f"lin{stage}.model.1.weight", (1, last, 1, 1), path).reshape(last)
+            channels = width
+        linear[str(stage)] = _take(tensors, f"lin{stage}.model.1.weight", (1, width, 1, 1), path).reshape(width)
     return {"features": features, "linear": linear}
 
 
 def features(params: Params, image: Float[Array, "b y x 3"]) -> list[Any]:
     """Activations of the five stages, [b, y', x', c], of images from -1 to 1."""
-    first = params["features"]["0"]["kernel"]
-    alexnet = first.shape[0] == 11
+    alexnet = params["features"]["0"]["kernel"].shape[0] == 11
     x = (image.astype(jnp.float32) - jnp.array(_SHIFT)[None, None, None]) / jnp.array(_SCALE)[None, None, None]
     activations = []
     for stage, layers in enumerate(ALEXNET if alexnet else VGG16):
-        if alexnet and stage in (1, 2):
-            x = nn.max_pool(x, (3, 3), (2, 2))
-        elif stage and not alexnet:
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        for number, (_, _, window) in layers.items():
-            layer = params["features"][number]
+        if stage in ((1, 2) if alexnet else (1, 2, 3, 4)):
+            side = 3 if alexnet else 2
+            x = nn.max_pool(x, (side, side), (2, 2))
+        for number, (_, window) in layers.items():
+            kernel, bias = params["features"][number]["kernel"], params["features"][number]["bias"]
             stride, border = (4, 2) if window == 11 else (1, window // 2)
+            padding = ((border, border),) * 2
             x = jax.lax.conv_general_dilated(
-                x,
-                layer["kernel"],
-                (stride, stride),
-                ((border, border),) * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
-            x = nn.relu(x + layer["bias"][None, None, None])
+            x = nn.relu(x + bias[None, None, None])
         activations.append(x)
     return activations
 
@@ -137,8 +122,7 @@ def _load(path: str, sha256: str) -> dict[str, np.ndarray]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"perceptual.weights: {path} cannot be read ({error.strerror})") from None
-    if sha256 and digest != sha256.lower():
-        raise UserError(f"perceptual.sha256: {path} has the SHA-256 {digest}, not {sha256}")
+    require(sha256.lower() in ("", digest), f"perceptual.sha256: {path} has the SHA-256 {digest}, not {sha256}")
     try:
         tensors = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
@@ -149,14 +133,13 @@ def _load(path: str, sha256: str) -> dict[str, np.ndarray]:
     return {re.sub(r"^(lin\d)\.model\.0\.", r"\1.model.1.", name): value for name, value in renamed.items()}
 
 
-def _take(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[Any, ...], path: str) -> np.ndarray:
-    """A tensor of this shape as float32; a trailing ... stands for any axes."""
+def _take(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], path: str) -> np.ndarray:
+    """A tensor of this shape as float32."""
     value = tensors.get(name)
-    known = shape[:-1] if shape[-1] is ... else shape
-    if value is None or value.shape[: len(known)] != known or (known is shape and value.ndim != len(shape)):
+    if value is None or value.shape != shape:
         has = "is missing" if value is None else f"is {list(value.shape)}"
         raise UserError(
-            f"perceptual.weights: {name} {has} in {Path(path).name}, and should be "
-            f"{[*known, '...'] if known is not shape else list(shape)}; make the file with {CONVERT}"
+            f"perceptual.weights: {name} {has} in {Path(path).name}, and should be {list(shape)}; make the file with "
+            f"{CONVERT}"
         )
     return value.astype(np.float32)

@@ -16,13 +16,19 @@ from jaxtyping import Array, Float, Int
 from mmjax.config import Config
 from mmjax.config.schema import require
 from mmjax.models import text_encoder, visual_tokenizer
-from mmjax.models.checks import check_transformer, image_field
 from mmjax.models.masked_transformer import MaskedGenerator, MaskedGeneratorConfig
 from mmjax.models.rules import STACK, Rules, joined
-from mmjax.models.spec import ModelSpec, keep_with_probability, method, trained_outputs
+from mmjax.models.spec import (
+    ModelSpec,
+    check_transformer,
+    dropout_mask,
+    image_field,
+    method,
+    trained_outputs,
+)
 from mmjax.models.visual_tokenizer import VisualTokenizerConfig
 from mmjax.nn.compute import DEFAULT, Compute
-from mmjax.types import Batch, Params, stream
+from mmjax.types import Batch, Params
 
 TOKENIZER, REFERENCE, TEXT_ENCODER = "visual_tokenizer", "reference_tokenizer", "text_encoder"  # components
 
@@ -80,11 +86,9 @@ def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, An
     """The inputs of the module except `masked`; drops some texts and references in training."""
     model, *_ = _parts(config)
     prepared = {name: batch[name] for name in inputs(config) if name != "masked"}
-    if key is not None and model.text_dropout > 0:
-        prepared["text_mask"] = keep_with_probability(stream(key, "text"), batch["mask"], model.text_dropout)
-    if key is not None and "reference_codes" in prepared and model.reference_dropout > 0:
-        kept = keep_with_probability(stream(key, "reference"), batch["mask"], model.reference_dropout)
-        prepared["reference_mask"] = kept
+    prepared |= dropout_mask("text", batch, key, model.text_dropout)
+    if "reference_codes" in prepared:
+        prepared |= dropout_mask("reference", batch, key, model.reference_dropout)
     return prepared
 
 
@@ -172,33 +176,28 @@ class ModelFns:
 def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     model, tokenizer_config, reference, _ = _parts(config)
     generator, tokenizer = build(config, compute), visual_tokenizer.build(tokenizer_config, compute)
-    frames = config.data.frames
 
     def decode(params: Params, codes: jax.Array) -> jax.Array:
         image: jax.Array = method(tokenizer, "decode")(params, codes)
-        return image[:, :frames] if image.ndim == 5 else image
+        return image[:, : config.data.frames] if image.ndim == 5 else image
+
+    def encode_reference(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
+        assert reference is not None
+        size = reference.data.size
+        # Antialiased triangle filter, as the data pipeline resizes.
+        resized = jax.image.resize(image, (*image.shape[:-3], size, size, image.shape[-1]), "linear")
+        codes: jax.Array = method(visual_tokenizer.build(reference, compute), "encode")(params, resized)
+        return codes
 
     return ModelFns(
         context=method(generator, "context"),
         logits=method(generator, "logits"),
         encode=method(tokenizer, "encode"),
-        encode_reference=None if reference is None else _encode_reference(reference, compute),
+        encode_reference=None if reference is None else encode_reference,
         reference=model.reference,
         decode=decode,
         grid=visual_tokenizer.grid(tokenizer_config),
     )
-
-
-def _encode_reference(config: Config, compute: Compute) -> Callable[..., jax.Array]:
-    encode, size = method(visual_tokenizer.build(config, compute), "encode"), config.data.size
-
-    def encode_resized(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
-        # Antialiased triangle filter, as the data pipeline resizes.
-        resized = jax.image.resize(image, (*image.shape[:-3], size, size, image.shape[-1]), "linear")
-        codes: jax.Array = encode(params, resized)
-        return codes
-
-    return encode_resized
 
 
 MODEL = ModelSpec(

@@ -1,5 +1,6 @@
 """Transformer of the masked generator: predicts masked visual tokens from a text and the other tokens."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,9 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 from mmjax.config import ModelConfig
 from mmjax.config.schema import setting
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder, encode_both, text_logits
-from mmjax.nn import fsq
 from mmjax.nn.compute import DEFAULT, Compute
-from mmjax.nn.positions import rope_angles, sincos_1d, sincos_at
-from mmjax.nn.residual import ResidualBlock
+from mmjax.nn.convolution import ResidualBlock
+from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
 
@@ -59,7 +59,7 @@ class CodeEmbedding(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "k d"]:
         normal = nn.initializers.normal(0.5)
-        embedding: jax.Array = self.param("embedding", normal, (fsq.size(self.levels), self.width))
+        embedding: jax.Array = self.param("embedding", normal, (math.prod(self.levels), self.width))
         for i, digits in enumerate(np.unravel_index(np.arange(len(embedding)), self.levels, order="F")):
             embedding += self.param(f"digit_{i}", normal, (self.levels[i], self.width))[digits]
         return embedding
@@ -98,13 +98,12 @@ class MaskedGenerator(nn.Module):
         self.codes = CodeEmbedding(self.levels, m.width)
         self.mask = self.param("mask", nn.initializers.normal(0.5), (m.width,))
         self.position = [nn.Dense(m.width, use_bias=False) for _ in self.grid]
-        convolve = (False, compute.convolution, compute.dtype, compute.partitioner)
-        self.local = [ResidualBlock(*convolve) for _ in range(m.local_blocks)]
+        self.local = [ResidualBlock(compute=compute) for _ in range(m.local_blocks)]
         self.layers = Stack(m.layers, m.heads, compute)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.head = nn.Dense(m.width, dtype=compute.dtype)
         self.head_norm = nn.LayerNorm(dtype=FLOAT32)
-        self.bias = self.param("bias", nn.initializers.zeros, (fsq.size(self.levels),))
+        self.bias = self.param("bias", nn.initializers.zeros, (math.prod(self.levels),))
         if self.reference_levels:
             self.reference_codes = CodeEmbedding(self.reference_levels, m.width)
             self.reference_type_embedding = self.param(
@@ -141,7 +140,7 @@ class MaskedGenerator(nn.Module):
             context = self.context(shown_text, reference_codes, reference_mask, text_features)
             return {"logits": self.logits(codes, masked, *context)}
         (features, masked_features), mask = encode_both(self.text, shown_text, hidden_text)
-        context = self._context(features, mask, reference_codes, reference_mask)
+        context = self._with_reference(features, mask, reference_codes, reference_mask)
         words = text_logits(masked_features, self.text.variables["params"]["embedding"])
         return {"logits": self.logits(codes, masked, *context), "text_logits": words}
 
@@ -166,9 +165,9 @@ class MaskedGenerator(nn.Module):
             float [b, s, d], bool [b, 1, 1, s] and, with a reference, float32 [b, *grid, d].
         """
         features, mask = self.text(text) if text_features is None else self.text(text, text_features)
-        return self._context(features, mask, reference_codes, reference_mask)
+        return self._with_reference(features, mask, reference_codes, reference_mask)
 
-    def _context(
+    def _with_reference(
         self,
         features: Float[Array, "b t d"],
         mask: Bool[Array, "b 1 1 t"],
@@ -193,7 +192,7 @@ class MaskedGenerator(nn.Module):
             zip(self.position, self.grid, codes.shape[1:], strict=True)
         ):
             positions = _reference_positions(side, reference_side, axis == len(self.grid) - 3)
-            x += _along(project(sincos_at(positions, width)), axis, codes.ndim)
+            x += _along(project(sincos_1d(positions, width)), axis, codes.ndim)
             nearest = np.abs(np.arange(side)[:, None] - positions).argmin(axis=1)
             placed = jnp.take(placed, nearest, axis=axis + 1)
         return self.reference_norm(x.reshape(len(codes), -1, width)), placed
@@ -218,7 +217,7 @@ class MaskedGenerator(nn.Module):
             x = block(x)
         x = x.reshape(len(codes), -1, m.width)
         angles = rope_angles(sides, m.width // m.heads)
-        x = self.norm(self.layers(x, None, context, context_mask, angles).astype(jnp.float32))
+        x = self.norm(self.layers(x, None, context, context_mask, angles)[0].astype(jnp.float32))
         x = self.head_norm(nn.gelu(self.head(x)).astype(jnp.float32)).astype(self.compute.dtype)
         flat = x.reshape(-1, m.width) @ (embedding * jnp.float32(m.width**-0.5)).T.astype(x.dtype)
         return flat.astype(jnp.float32).reshape(*codes.shape, -1) + self.bias.reshape(*everywhere, -1)

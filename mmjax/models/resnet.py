@@ -1,17 +1,15 @@
 """Residual network (He et al. 2015, arXiv:1512.03385), ResNet-50 by default."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import Rules
-from mmjax.nn.batch_norm import BatchNorm
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
-from mmjax.nn.norm import layer_norm
-from mmjax.nn.positions import sincos_2d
+from mmjax.nn.norm import BatchNorm, layer_norm
+from mmjax.nn.positions import sincos_grid
 
 STRIDE = 32  # pixels between positions of the last feature map
 RULES: Rules = (
@@ -25,11 +23,8 @@ RULES: Rules = (
 class ResNet(nn.Module):
     """Encodes images into the features of the last feature map, in row-major order.
 
-    They are projected to the width, with positions added, and normalized, like those of a vision transformer.
-
-    Attributes:
-        width: of the features.
-        blocks, channels: see ResNetTrunk.
+    They are projected to the width, with positions added, and normalized, like those of a vision transformer; for the
+    other attributes see ResNetTrunk.
     """
 
     width: int
@@ -41,11 +36,11 @@ class ResNet(nn.Module):
     def __call__(
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b n d"]:
-        """The features; see nn/batch_norm.BatchNorm for `rows` and `training`."""
+        """The features; see nn/norm.BatchNorm for `rows` and `training`."""
         grid = ResNetTrunk(self.blocks, self.channels, self.compute, name="trunk")(x, rows, training)
         b, high, wide, c = grid.shape
         projected = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(grid.reshape(b, high * wide, c))
-        return layer_norm(projected + sincos_2d(high, wide, self.width)[None].astype(self.compute.dtype), "norm")
+        return layer_norm(projected + sincos_grid((high, wide), self.width)[None].astype(self.compute.dtype), "norm")
 
 
 class ResNetTrunk(nn.Module):
@@ -68,8 +63,7 @@ class ResNetTrunk(nn.Module):
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None = None, training: bool = False
     ) -> Float[Array, "b high wide d"]:
         compute = self.compute
-        convolve: dict[str, Any] = {"implementation": compute.convolution, "dtype": compute.dtype}
-        x = Convolution(self.channels, 7, 2, **convolve, use_bias=False, name="stem")(x)
+        x = Convolution(self.channels, 7, 2, use_bias=False, compute=compute, name="stem")(x)
         x = nn.relu(BatchNorm(name="stem_norm")(compute.partitioner.with_sharding_constraint(x), rows, training))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
@@ -91,13 +85,11 @@ class _Bottleneck(nn.Module):
     def __call__(
         self, x: Float[Array, "b y x c"], rows: Bool[Array, "b"] | None, training: bool
     ) -> Float[Array, "b high wide d"]:
-        options: dict[str, Any] = {"implementation": self.compute.convolution, "dtype": self.compute.dtype}
-
         def convolve(
             x: Float[Array, "b y x c"], name: str, features: int, window: int, stride: int = 1, scale_init: float = 1.0
         ) -> Float[Array, "b high wide d"]:
-            x = Convolution(features, window, stride, **options, use_bias=False, name=name)(x)
-            x = self.compute.partitioner.with_sharding_constraint(x)  # see nn/residual
+            x = Convolution(features, window, stride, use_bias=False, compute=self.compute, name=name)(x)
+            x = self.compute.partitioner.with_sharding_constraint(x)  # see convolution.ResidualBlock
             return BatchNorm(scale_init, name=f"{name}_norm")(x, rows, training)
 
         features = 4 * self.channels

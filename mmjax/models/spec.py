@@ -1,6 +1,6 @@
 """Specification of a kind of model: its config, its module, and what the rest of mmjax needs of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax import registry
-from mmjax.config import ComputeConfig, Config, LossConfig, ModelConfig
+from mmjax.config import ComputeConfig, Config, DataConfig, ModelConfig
+from mmjax.config.schema import require
 from mmjax.models.rules import Rules
-from mmjax.nn.compute import Compute
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
-from mmjax.types import Batch, UserError
+from mmjax.nn.compute import UNSHARDED, Compute, Partitioner
+from mmjax.types import Batch, Feature, stream
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -21,10 +21,6 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 def _as_named(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
     """The inputs that are fields of the batch."""
     return {name: batch[name] for name in find(config).inputs(config) if name in batch}
-
-
-def _no_check(config: Config) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class ModelSpec:
     inputs: Callable[[Config], Shapes]
     sharding_rules: Callable[[Config], Rules]
     outputs: Callable[[Config], tuple[str, ...]]
-    check: Callable[[Config], None] = _no_check
+    check: Callable[[Config], None] = lambda config: None
     prepare: Callable[[Config, Batch, jax.Array | None], dict[str, Any]] = _as_named
     predictions: Callable[[Config], tuple[str, ...]] = lambda config: ()
     abilities: Callable[[Config], frozenset[str]] = lambda config: frozenset()
@@ -67,20 +63,43 @@ def find(config: Config) -> ModelSpec:
 
 def trained_outputs(config: Config) -> frozenset[str]:
     """The outputs that the losses of a config need."""
-    terms: Mapping[str, LossConfig] = config.losses
-    return frozenset(
-        name for key, term in terms.items() for name in registry.find("loss", term.kind, f"losses.{key}.kind").needs
-    )
+    specs = (registry.find("loss", term.kind, f"losses.{name}.kind") for name, term in config.losses.items())
+    return frozenset(output for spec in specs for output in spec.needs)
 
 
-def method(module: nn.Module, name: str) -> Callable[..., Any]:
-    """A method of a module as a pure function of (params, *args, **kwargs)."""
+def method(module: nn.Module, name: str | Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a module, or a function of (module, *args), as a pure function of (params, *args, **kwargs)."""
     return lambda params, *args, **kwargs: module.apply({"params": params}, *args, **kwargs, method=name)
 
 
-def keep_with_probability(key: jax.Array, rows: jax.Array, dropout: float) -> jax.Array:
-    """bool [b], False with probability `dropout`."""
-    return jax.random.uniform(key, rows.shape[:1]) >= jnp.float32(dropout)
+def dropout_mask(name: str, batch: Batch, key: jax.Array | None, dropout: float) -> dict[str, jax.Array]:
+    """In training "NAME_mask", bool [b], False with probability `dropout`; nothing without dropout or a key."""
+    if key is None or dropout == 0:
+        return {}
+    return {f"{name}_mask": jax.random.uniform(stream(key, name), batch["mask"].shape) >= jnp.float32(dropout)}
+
+
+def check_transformer(width: int, heads: int) -> None:
+    """Raises UserError for a width that is not a multiple of the heads, or of 4 for sin-cos positions."""
+    require(width % heads == 0, f"model.heads: {heads} does not divide model.width, {width}")
+    require(width % 4 == 0, f"model.width: must be a multiple of 4 (sin-cos positions in two directions), not {width}")
+
+
+def check_widths(name: str, widths: tuple[int, ...], size: int) -> None:
+    """Raises UserError where 2 ** len(widths), the total stride, does not divide the image size."""
+    require(len(widths) > 0, f"model.{name}: needs at least one width")
+    cell = 2 ** len(widths)
+    require(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")
+
+
+def image_field(name: str, data: DataConfig) -> Feature:
+    """The image field of the data that is the model's reference; UserError for an unknown name."""
+    images = {field: feature for field, feature in data.features.items() if feature.kind == "image"}
+    require(
+        name in images,
+        f"model.reference: {name!r} is not an image of data.source={data.source}; it has {', '.join(images)}",
+    )
+    return images[name]
 
 
 def resolve_compute(config: ComputeConfig, platform: str, partitioner: Partitioner = UNSHARDED) -> Compute:
@@ -96,19 +115,18 @@ def resolve_compute(config: ComputeConfig, platform: str, partitioner: Partition
         "attention": "splash" if platform == "tpu" else "xla",
         "convolution": "matmul" if on_cpu else "native",
     }
-    chosen = {name: getattr(config, name) for name in automatic}
-    chosen = {name: automatic[name] if value == "auto" else value for name, value in chosen.items()}
-    needs, device = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}.get(
-        chosen["attention"], (platform, "")
+    given = {name: getattr(config, name) for name in automatic}
+    dtype, attention, convolution = (automatic[name] if value == "auto" else value for name, value in given.items())
+    needs, device = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}.get(attention, (platform, ""))
+    require(needs == platform, f"compute.attention: {attention} needs {device}; set --config.compute.attention=auto")
+    require(
+        attention != "cudnn" or dtype == "bfloat16",
+        "compute.attention: cudnn computes in 16 bits; set compute.dtype to bfloat16",
     )
-    if needs != platform:
-        raise UserError(f"compute.attention: {chosen['attention']} needs {device}; set --config.compute.attention=auto")
-    if chosen["attention"] == "cudnn" and chosen["dtype"] != "bfloat16":
-        raise UserError("compute.attention: cudnn computes in 16 bits; set compute.dtype to bfloat16")
     return Compute(
-        dtype=jnp.dtype(chosen["dtype"]),
-        attention=chosen["attention"],
-        convolution=chosen["convolution"],
+        dtype=jnp.dtype(dtype),
+        attention=attention,
+        convolution=convolution,
         remat=config.remat,
         remat_policy=config.remat_policy,
         unroll=config.unroll or (0 if on_cpu else 1),

@@ -6,38 +6,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mmjax.models.rules import STACK, Rules
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.positions import rope_angles, sincos_1d
-from mmjax.nn.transformer import Stack, StackCache
+from mmjax.nn.transformer import BlockCache, Stack
 from mmjax.types import BEGIN, FLOAT32
 
 RULES: Rules = (*STACK, (r".*decoder/embedding", ("model", "fsdp")))  # of a module named "decoder"
 
 
 class Cache(NamedTuple):
-    """State of autoregressive decoding.
+    """State of autoregressive decoding: keys and values of each layer, and the number of tokens with BEGIN."""
 
-    Attributes:
-        kv_cache: keys and values of each layer.
-        context_mask: attention mask of the context.
-        length: number of tokens so far, including the begin token.
-    """
-
-    kv_cache: StackCache
-    context_mask: Bool[Array, "b 1 1 n"] | None
+    kv_cache: BlockCache
     length: Int[Array, ""]
 
 
 class TextDecoder(nn.Module):
-    """Predicts each token of a text from those before it and a context.
-
-    Attributes:
-        vocabulary: number of token ids.
-        width, layers, heads: of the transformer.
-    """
+    """Predicts each token of a text from those before it and a context."""
 
     vocabulary: int
     width: int
@@ -51,28 +39,21 @@ class TextDecoder(nn.Module):
         self.norm = nn.LayerNorm(dtype=FLOAT32)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
-    def __call__(
-        self,
-        text: Int[Array, "b t"],
-        context: Float[Array, "b n d"],
-        context_mask: Bool[Array, "b 1 1 n"] | None = None,
-    ) -> Float[Array, "b t v"]:
+    def __call__(self, text: Int[Array, "b t"], context: Float[Array, "b n d"]) -> Float[Array, "b t v"]:
         """Logits of every token of a text, each from those before it (teacher forcing), float32."""
         length = text.shape[1]
         before = jnp.pad(text[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
         causal = jnp.asarray(np.tril(np.ones((length, length), np.bool_)))[None, None]
         x = self._embed(before, sincos_1d(length, self.width))
         angles = rope_angles((length,), self.width // self.heads)
-        return self._logits(self.stack(x, causal, context, context_mask, angles))
+        return self._logits(self.stack(x, causal, context, None, angles)[0])
 
-    def prefill(
-        self, context: Float[Array, "b n d"], context_mask: Bool[Array, "b 1 1 n"] | None, length: int
-    ) -> tuple[Float[Array, "b v"], Cache]:
+    def prefill(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
         """Logits of the first token, and a cache for a text of `length` tokens."""
         shape = (self.layers, len(context), length, self.heads, self.width // self.heads)
         empty = (jnp.zeros(shape, self.compute.dtype), jnp.zeros(shape, self.compute.dtype))
         first = jnp.full((len(context),), BEGIN, jnp.int32)
-        return self._next(first, Cache((empty, None), context_mask, jnp.int32(0)), context)
+        return self._next(first, Cache((empty, None), jnp.int32(0)), context)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
         """Logits of the token after this one."""
@@ -88,8 +69,8 @@ class TextDecoder(nn.Module):
         angles = jax.lax.dynamic_slice_in_dim(angles, index, 1)
         mask = (jnp.arange(length) <= index)[None, None, None]
         x = self._embed(token[:, None], position)
-        x, kv_cache = self.stack.decode(x, mask, context, cache.context_mask, angles, cache.kv_cache, index)
-        return self._logits(x)[:, 0], Cache(kv_cache, cache.context_mask, index + 1)
+        x, kv_cache = self.stack(x, mask, context, None, angles, cache.kv_cache, index)
+        return self._logits(x)[:, 0], Cache(kv_cache, index + 1)
 
     def _embed(self, text: Int[Array, "b t"], positions: Float[Array, "t d"]) -> Float[Array, "b t d"]:
         return (self.embedding[text] + positions[None]).astype(self.compute.dtype)
@@ -102,5 +83,4 @@ class TextDecoder(nn.Module):
 
 def gather_cache(cache: Cache, rows: Int[Array, "r"]) -> Cache:
     """The cache of these rows, which may repeat."""
-    mask = None if cache.context_mask is None else cache.context_mask[rows]
-    return Cache(jax.tree.map(lambda x: x[:, rows], cache.kv_cache), mask, cache.length)
+    return Cache(jax.tree.map(lambda x: x[:, rows], cache.kv_cache), cache.length)

@@ -46,12 +46,7 @@ def settings(config: Config) -> TextEncoderSettings:
 
 
 class TextEncoder(nn.Module):
-    """Encodes token ids (0 is padding) into one feature per token.
-
-    Attributes:
-        vocabulary: number of token ids.
-        width, layers, heads: of the transformer.
-    """
+    """Encodes token ids (0 is padding) into one feature per token."""
 
     vocabulary: int
     width: int
@@ -69,7 +64,7 @@ class TextEncoder(nn.Module):
         embedding = self.param("embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width))
         x = (embedding[text] + sincos_1d(text.shape[1], self.width)[None]).astype(self.compute.dtype)
         angles = rope_angles(text.shape[1:], self.width // self.heads)
-        x = Stack(self.layers, self.heads, self.compute, name="stack")(x, mask, angles=angles)
+        x, _ = Stack(self.layers, self.heads, self.compute, name="stack")(x, mask, angles=angles)
         return layer_norm(x, "norm"), mask
 
 
@@ -92,11 +87,7 @@ def text_logits(features: Float[Array, "b t d"], embedding: Float[Array, "v d"])
 
 
 class FrozenFeatures(nn.Module):
-    """Projects the features of a frozen text encoder to the width of a model, in place of a TextEncoder.
-
-    Attributes:
-        width: of the model.
-    """
+    """Projects the features of a frozen text encoder to the width of a model, in place of a TextEncoder."""
 
     width: int
     compute: Compute = DEFAULT
@@ -105,16 +96,10 @@ class FrozenFeatures(nn.Module):
     def __call__(
         self, text: Int[Array, "b t"], features: Float16[Array, "b t e"]
     ) -> tuple[Float[Array, "b t d"], Bool[Array, "b 1 1 t"]]:
-        """Returns features and mask as TextEncoder does; a learned vector stands for an empty text.
-
-        Args:
-            text: token ids of the features; those of padding are masked.
-        """
+        """Returns features and mask as TextEncoder does; a learned vector stands for an empty text."""
         mask, first = text != 0, (np.arange(text.shape[1]) == 0)[None]
         none = first & ~jnp.any(mask, axis=1, keepdims=True)
         x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.compute.dtype)
         x = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(x)
-        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(
-            self.compute.dtype
-        )
+        null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(x.dtype)
         return jnp.where(none[..., None], null_embedding[None, None], x), (mask | none)[:, None, None, :]

@@ -11,33 +11,13 @@ from jaxtyping import Array, Float, Int
 
 from mmjax.config import Config
 from mmjax.config.schema import require
-from mmjax.models import fusion, resnet, text_decoder, text_encoder, video_encoder, vision_encoder
-from mmjax.models.checks import check_transformer
+from mmjax.models import fusion, resnet, text_decoder, text_encoder, vision_encoder
 from mmjax.models.rules import POOLING, Rules, joined
-from mmjax.models.spec import ModelSpec, method, trained_outputs
+from mmjax.models.spec import ModelSpec, check_transformer, method, trained_outputs
 from mmjax.models.text_decoder import gather_cache
-from mmjax.models.vision_language_network import (
-    VisionLanguage,
-    VisionLanguageConfig,
-    has_contrastive,
-    has_decoder,
-    required_encoders,
-    uses_fusion,
-)
+from mmjax.models.vision_language_network import PARTS, VisionLanguage, VisionLanguageConfig, required_parts
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.types import Batch
-
-OUTPUTS = (
-    "image_embedding",
-    "text_embedding",
-    "offset",
-    "match_logits",
-    "caption_logits",
-    "answer_logits",
-    "class_logits",
-    "text_logits",
-    "patches",
-)
 
 
 def _model(config: Config) -> VisionLanguageConfig:
@@ -52,14 +32,15 @@ def build(config: Config, compute: Compute = DEFAULT) -> VisionLanguage:
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     model, outputs = _model(config), trained_outputs(config)
+    parts = required_parts(model, outputs)
     text = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
     shapes = {}
-    if "image" in required_encoders(model, outputs):
+    if "vision" in parts:
         shapes["image"] = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
         if model.encoder == "resnet":
             shapes["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
     classify = model.classify if "class_logits" in outputs else ""
-    if has_contrastive(outputs) or {"caption_logits", "text_logits"} & outputs or classify == "text":
+    if "contrastive" in parts or {"caption_logits", "text_logits"} & outputs or classify == "text":
         shapes["text"] = text
     if "answer_logits" in outputs:
         shapes["answer"] = text
@@ -118,33 +99,22 @@ def grid(config: Config) -> tuple[int, ...]:
 
 def sharding_rules(config: Config) -> Rules:
     model, outputs = _model(config), trained_outputs(config)
-    encoders, pools = required_encoders(model, outputs), has_contrastive(outputs) or "class_logits" in outputs
-    parts: list[Rules] = []
-    if "image" in encoders:
-        parts += [resnet.RULES] if model.encoder == "resnet" else _vision_rules(config)
-    if "text" in encoders:
-        parts.append(text_encoder.RULES)
-    if uses_fusion(model, outputs):
-        parts.append(fusion.RULES[model.fusion])
-    if pools or "match_logits" in outputs:
-        parts.append(POOLING)
-    if has_contrastive(outputs):
-        parts.append(((r"(image|text)_projection/kernel", ("fsdp", None)), (r"log_scale", ())))
-    if "offset" in outputs:
-        parts.append(((r"offset", ()),))
-    if has_decoder(outputs):
-        parts.append(text_decoder.RULES)
-    heads = {"match_logits": "match_head", "class_logits": "class_head", "patches": "patch_head"}
-    parts += [((rf"{head}/kernel", ("fsdp", None)),) for name, head in heads.items() if name in outputs]
-    return joined(*parts)
-
-
-def _vision_rules(config: Config) -> list[Rules]:
-    model = _model(config)
-    if config.data.frames > 1:
-        return [video_encoder.RULES]
-    masking = "patches" in trained_outputs(config)
-    return [vision_encoder.rules(model.registers, masking, model.stem)]
+    images = vision_encoder.rules(model.registers, "patches" in outputs, model.stem)
+    vision = images if config.data.frames == 1 else vision_encoder.VIDEO_RULES
+    projections: Rules = ((r"(image|text)_projection/kernel", ("fsdp", None)), (r"log_scale", ()))
+    tables: dict[str, Rules] = {
+        "vision": resnet.RULES if model.encoder == "resnet" else vision,
+        "text": text_encoder.RULES,
+        "fusion": fusion.RULES[model.fusion],
+        "contrastive": (*POOLING, *projections),
+        "offset": ((r"offset", ()),),
+        "decoder": text_decoder.RULES,
+        "match_logits": (*POOLING, (r"match_head/kernel", ("fsdp", None))),
+        "class_logits": (*POOLING, (r"class_head/kernel", ("fsdp", None))),
+        "patches": ((r"patch_head/kernel", ("fsdp", None)),),
+    }
+    used = required_parts(model, outputs) | outputs
+    return joined(*(table for name, table in tables.items() if name in used))
 
 
 @dataclass(frozen=True)
@@ -177,7 +147,8 @@ def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
         params: Any, image: jax.Array, text: Int[Array, "b t"], question: Int[Array, "b q"] | None = None
     ) -> Float[Array, "b t n"]:
         context = method(module, "context")(params, image, question)
-        _, sown = module.apply({"params": params}, text, context, method="teacher_forcing", mutable=["attention_maps"])
+        decode = method(module, lambda module, *args: module.decoder(*args))
+        _, sown = decode(params, text, context, mutable=["attention_maps"])
         ((q, k),) = sown["attention_maps"]["decoder"]["stack"]["block"]["cross_attention"]["queries_keys"]
         scaled = q.astype(jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
         logits = jnp.einsum("lbthk,lbnhk->lhbtn", scaled, k.astype(jnp.float32))  # l: layers
@@ -185,8 +156,8 @@ def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
 
     return ModelFns(
         context=method(module, "context"),
-        prefill=method(module, "prefill"),
-        step=method(module, "step"),
+        prefill=method(module, lambda module, *args: module.decoder.prefill(*args)),
+        step=method(module, lambda module, *args: module.decoder.step(*args)),
         gather_cache=gather_cache,
         embed_image=method(module, "embed_image"),
         embed_text=method(module, "embed_text"),
@@ -199,7 +170,7 @@ MODEL = ModelSpec(
     build=build,
     inputs=inputs,
     sharding_rules=sharding_rules,
-    outputs=lambda config: OUTPUTS,
+    outputs=lambda config: tuple(PARTS),
     check=check,
     prepare=prepare,
     predictions=predictions,

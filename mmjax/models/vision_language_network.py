@@ -16,21 +16,19 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mmjax.config import ModelConfig
 from mmjax.config.schema import setting
-from mmjax.models import fusion
+from mmjax.models.fusion import Fusion
 from mmjax.models.resnet import ResNet
-from mmjax.models.text_decoder import Cache, TextDecoder
+from mmjax.models.text_decoder import TextDecoder
 from mmjax.models.text_encoder import TextEncoder, encode_both, text_logits
-from mmjax.models.video_encoder import VideoEncoder
-from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.models.vision_encoder import VideoEncoder, VisionEncoder
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.hard_negatives import hard_negatives
-from mmjax.nn.pooling import AttentionPooling
-from mmjax.nn.positions import sincos_1d, sincos_2d
+from mmjax.nn.positions import sincos_grid
+from mmjax.nn.transformer import AttentionPooling
 from mmjax.types import FLOAT32
 
-FIRST_SCALE = 1 / 0.07  # of contrastive similarities (Radford et al. 2021, section 2.5)
+FIRST_SCALE, MAX_SCALE = 1 / 0.07, 100.0  # of contrastive similarities (Radford et al. 2021, section 2.5)
 FIRST_SIGMOID = (10.0, -10.0)  # scale and offset (Zhai et al. 2023, section 3.2)
-MAX_SCALE = 100.0
 MATCHED = 3  # pairs per example in matching
 
 
@@ -46,7 +44,7 @@ class VisionLanguageConfig(ModelConfig):
             log2(patch) of them.
         width, heads, layers: of the vision encoder; the other parts share the width and heads.
         text_layers, fusion_layers, decoder_layers: layers of the other parts.
-        fusion: for matching, answers and classes of questions; see fusion.make_fusion.
+        fusion: for matching, answers and classes of questions; see fusion.Fusion.
         embedding: width of the contrastive embeddings.
         classify: input of classification: "image", "text" or, of both, "question".
         classes: number of classes.
@@ -69,36 +67,26 @@ class VisionLanguageConfig(ModelConfig):
     classes: int = setting(0, at_least=0)
 
 
-def has_contrastive(outputs: Set[str]) -> bool:
-    """Whether these outputs need contrastive embeddings."""
-    return "image_embedding" in outputs or "text_embedding" in outputs
+_CONTRASTIVE = frozenset({"vision", "text", "contrastive"})
+# The parts that each output needs, beside a head of its own; "class_logits" depends on what is classified.
+PARTS = {
+    "image_embedding": _CONTRASTIVE,
+    "text_embedding": _CONTRASTIVE,
+    "offset": _CONTRASTIVE,
+    "match_logits": frozenset({"vision", "text", "fusion"}),
+    "caption_logits": frozenset({"vision", "decoder"}),
+    "answer_logits": frozenset({"vision", "text", "fusion", "decoder"}),
+    "class_logits": frozenset(),
+    "text_logits": frozenset({"text"}),
+    "patches": frozenset({"vision"}),
+}
+_CLASSIFIED = {"image": {"vision"}, "text": {"text"}, "question": {"vision", "text", "fusion"}}
 
 
-def has_decoder(outputs: Set[str]) -> bool:
-    """Whether these outputs need the text decoder."""
-    return bool({"caption_logits", "answer_logits"} & outputs)
-
-
-def uses_fusion(model: VisionLanguageConfig, outputs: Set[str]) -> bool:
-    """Whether these outputs need the fusion."""
-    classifies = "class_logits" in outputs and model.classify == "question"
-    return classifies or bool({"match_logits", "answer_logits"} & outputs)
-
-
-def required_encoders(model: VisionLanguageConfig, outputs: Set[str]) -> set[str]:
-    """Which encoders these outputs need: "image", "text"."""
-    both = {"image", "text"}
-    encoders = {
-        "image_embedding": both,
-        "text_embedding": both,
-        "match_logits": both,
-        "caption_logits": {"image"},
-        "answer_logits": both,
-        "text_logits": {"text"},
-        "patches": {"image"},
-        "class_logits": both if model.classify == "question" else {model.classify},
-    }
-    return set().union(*(encoders[name] for name in outputs if name in encoders))
+def required_parts(model: VisionLanguageConfig, outputs: Set[str]) -> set[str]:
+    """Which parts these outputs need: "vision", "text", "contrastive", "fusion", "decoder"."""
+    classified = _CLASSIFIED[model.classify] if "class_logits" in outputs else ()
+    return set().union(classified, *(PARTS[name] for name in outputs if name in PARTS))
 
 
 class VisionLanguage(nn.Module):
@@ -121,29 +109,29 @@ class VisionLanguage(nn.Module):
 
     def setup(self) -> None:
         m, compute, outputs = self.model, self.compute, self.outputs
-        dtype, encoders = compute.dtype, required_encoders(m, outputs)
-        if "image" in encoders:
+        parts = required_parts(m, outputs)
+        if "vision" in parts:
             self.vision: Any = self._encoder()
-        if "text" in encoders:
+        if "text" in parts:
             self.text = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, compute)
-        if has_contrastive(outputs):
-            self.image_pooling = AttentionPooling(m.heads, dtype)
-            self.text_pooling = AttentionPooling(m.heads, dtype)
+        if "contrastive" in parts:
+            self.image_pooling = AttentionPooling(m.heads, compute)
+            self.text_pooling = AttentionPooling(m.heads, compute)
             self.image_projection = nn.Dense(m.embedding, use_bias=False, dtype=FLOAT32)
             self.text_projection = nn.Dense(m.embedding, use_bias=False, dtype=FLOAT32)
             scale, offset = FIRST_SIGMOID if "offset" in outputs else (FIRST_SCALE, 0.0)
             self.log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(scale)), ())
             if "offset" in outputs:
                 self.offset = self.param("offset", nn.initializers.constant(offset), ())
-        if uses_fusion(m, outputs):
-            self.fusion = fusion.make_fusion(m.fusion, m.fusion_layers, m.heads, compute)
+        if "fusion" in parts:
+            self.fusion = Fusion(m.fusion, m.fusion_layers, m.heads, compute)
         if "match_logits" in outputs:
-            self.match_pooling = AttentionPooling(m.heads, dtype)
+            self.match_pooling = AttentionPooling(m.heads, compute)
             self.match_head = nn.Dense(1, dtype=FLOAT32)
         if "class_logits" in outputs:
-            self.class_pooling = AttentionPooling(m.heads, dtype)
+            self.class_pooling = AttentionPooling(m.heads, compute)
             self.class_head = nn.Dense(m.classes, dtype=FLOAT32)
-        if has_decoder(outputs):
+        if "decoder" in parts:
             self.decoder = TextDecoder(self.vocabulary, m.width, m.decoder_layers, m.heads, compute)
         if "patches" in outputs:
             self.patch_head = nn.Dense(self.image[-1] * m.patch**2, dtype=FLOAT32)
@@ -185,7 +173,7 @@ class VisionLanguage(nn.Module):
             "class_logits" [b, k]; "text_logits" [b, t, v]; "patches" and "patch_pixels" [b, n, p],
             "hidden_patches" [b, n].
         """
-        needed = self.outputs
+        needed, parts = self.outputs, required_parts(self.model, self.outputs)
         outputs: dict[str, jax.Array] = {}
         norm_inputs = {} if rows is None else {"rows": rows, "training": training}
         visual: Any = None if image is None else self._add_positions(self.vision(image, **norm_inputs))
@@ -194,9 +182,9 @@ class VisionLanguage(nn.Module):
             (features, masked_features), mask = encode_both(self.text, text, hidden_text)
             words = (features, mask)
             outputs["text_logits"] = text_logits(masked_features, self.text.variables["params"]["embedding"])
-        elif text is not None and "text" in required_encoders(self.model, needed):
+        elif text is not None and "text" in parts:
             words = self.text(text)
-        if has_contrastive(needed):
+        if "contrastive" in parts:
             outputs |= self._embeddings(visual, *words)
         if "match_logits" in needed:
             outputs |= self._match(visual, words, outputs, negatives)
@@ -226,25 +214,9 @@ class VisionLanguage(nn.Module):
         visual = self._add_positions(self.vision(image))
         return visual if question is None else self.fusion(visual, *self.text(question))
 
-    def prefill(self, context: Float[Array, "b n d"], length: int) -> tuple[Float[Array, "b v"], Cache]:
-        """See TextDecoder.prefill."""
-        return self.decoder.prefill(context, None, length)
-
-    def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b v"], Cache]:
-        """See TextDecoder.step."""
-        return self.decoder.step(token, cache)
-
-    def teacher_forcing(self, text: Int[Array, "b t"], context: Float[Array, "b n d"]) -> Float[Array, "b t v"]:
-        """See TextDecoder.__call__."""
-        return self.decoder(text, context)
-
     def _add_positions(self, visual: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Adds positions, for attention by content (Carion et al. 2020, arXiv:2005.12872, section A.4)."""
-        *_, rows, columns = self.grid
-        places = sincos_2d(rows, columns, visual.shape[-1])
-        if len(self.grid) == 3:
-            places = (places[None] + sincos_1d(self.grid[0], visual.shape[-1])[:, None]).reshape(visual.shape[1:])
-        return visual + places[None].astype(visual.dtype)
+        return visual + sincos_grid(self.grid, visual.shape[-1])[None].astype(visual.dtype)
 
     def _embed_image(self, visual: Float[Array, "b n d"]) -> Float[Array, "b e"]:
         return _unit(self.image_projection(self.image_pooling(visual).astype(jnp.float32)))
@@ -285,11 +257,8 @@ class VisionLanguage(nn.Module):
         return {"match_logits": logits, "match_others": jnp.stack([other_text, other_image], axis=1)}
 
     def _classes(self, visual: Any, words: Any, fused: Any) -> Float[Array, "b k"]:
-        if self.model.classify == "text":
-            pooled = self.class_pooling(*words)
-        else:
-            pooled = self.class_pooling(visual if self.model.classify == "image" else fused)
-        return self.class_head(pooled.astype(jnp.float32))
+        features = {"image": (visual,), "text": words, "question": (fused,)}[self.model.classify]
+        return self.class_head(self.class_pooling(*features).astype(jnp.float32))
 
     def _patches(self, image: jax.Array, hide: tuple[jax.Array, jax.Array] | None) -> dict[str, jax.Array]:
         patch = self.model.patch

@@ -6,6 +6,7 @@ arXiv:2310.05737), so that an image is a clip of one frame.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from mmjax.config import Config, ModelConfig
 from mmjax.config.schema import require, setting
-from mmjax.models.checks import check_widths
-from mmjax.models.decoder import Decoder
 from mmjax.models.rules import Rules
-from mmjax.models.spec import ModelSpec
+from mmjax.models.spec import ModelSpec, check_widths
 from mmjax.nn import fsq
 from mmjax.nn.compute import DEFAULT, Compute
-from mmjax.nn.convolution import Convolution
+from mmjax.nn.convolution import Convolution, ResidualBlock, TransposedConvolution
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.residual import ResidualBlock
 from mmjax.types import Batch
 
 
@@ -103,15 +101,16 @@ def grid(config: Config) -> tuple[int, ...]:
 
 
 def sharding_rules(config: Config) -> Rules:
-    strides = _model(config).time_strides
-    window: tuple[None, ...] = (None, None, None) if strides else (None, None)
-    ups = [(rf"decoder/upsample_{i}/kernel", 3 if s == 2 else 2) for i, s in enumerate(reversed(strides))]
+    model = _model(config)
+    window = (None,) * (3 if model.time_strides else 2)
+    inner = (*window, "fsdp", "model")
+    # Without a stride over time, each frame is decoded by itself.
+    ranks = [3 if stride == 2 else 2 for stride in model.time_strides[::-1]] or [2] * len(model.widths)
     return (
-        *([(r".*/block_\d+_\d+/(first|second)/kernel", (*window, "fsdp", "model"))] if _model(config).blocks else []),
+        *([(r".*/block_\d+_\d+/(first|second)/kernel", inner)] if model.blocks else []),
         (r"encoder/down_0/kernel", (*window, None, "model")),  # its input is pixels
-        *([(r"encoder/down_\d+/kernel", (*window, "fsdp", "model"))] if len(_model(config).widths) > 1 else []),
-        *[(name, (*(None,) * rank, "fsdp", "model")) for name, rank in ups],
-        *([] if ups else [(r"decoder/upsample_\d+/kernel", (*window, "fsdp", "model"))]),
+        *([(r"encoder/down_\d+/kernel", inner)] if len(model.widths) > 1 else []),
+        *((rf"decoder/upsample_{i}/kernel", (*(None,) * rank, "fsdp", "model")) for i, rank in enumerate(ranks)),
         (r"decoder/pixels/kernel", (*window, "fsdp", None)),
         (r"to_codes/kernel", ("fsdp", None)),
         (r"from_codes/kernel", (None, "model")),
@@ -127,22 +126,50 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *pixels c"]) -> Float[Array, "b *grid d"]:
-        m = self.model
+        m, compute = self.model, self.compute
         causal = bool(m.time_strides)
-        compute = self.compute
-        convolve: dict[str, Any] = {"causal": causal, "implementation": compute.convolution, "dtype": compute.dtype}
         for i, width in enumerate(m.widths):
-            window: tuple[int, ...] = (4, 4)
-            stride: tuple[int, ...] = (2, 2)
-            if causal:
-                time = m.time_strides[i]
-                window, stride = (2 * time if time > 1 else 1, 4, 4), (time, 2, 2)
-            x = compute.partitioner.with_sharding_constraint(
-                Convolution(width, window, stride, **convolve, name=f"down_{i}")(x)
-            )
+            time = m.time_strides[i : i + 1]  # (): images
+            window, stride = (*(4 if s == 2 else 1 for s in time), 4, 4), (*time, 2, 2)
+            x = Convolution(width, window, stride, causal, compute=compute, name=f"down_{i}")(x)
+            x = compute.partitioner.with_sharding_constraint(x)
             for j in range(m.blocks):
-                x = ResidualBlock(**convolve, partitioner=compute.partitioner, name=f"block_{i}_{j}")(x)
+                x = ResidualBlock(causal, compute, name=f"block_{i}_{j}")(x)
         return layer_norm(x, "norm")
+
+
+class Decoder(nn.Module):
+    """Transposed convolutions of stride 2, one per width, after optional residual blocks.
+
+    [b, y, x, d] gives an image, [b, f, y, x, d] a clip; convolutions over time are causal.
+
+    Attributes:
+        widths: channels after each transposed convolution.
+        blocks: residual blocks before each transposed convolution.
+        time_strides: for clips, how 1 + k frames change at each width: unchanged (1) or to 1 + 2 k (2).
+    """
+
+    widths: Sequence[int]
+    blocks: int = 0
+    time_strides: Sequence[int] = ()
+    compute: Compute = DEFAULT
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *grid d"]) -> Float[Array, "b *pixels 3"]:
+        causal, compute = bool(self.time_strides), self.compute
+        for i, width in enumerate(self.widths):
+            x = compute.partitioner.with_sharding_constraint(x)
+            for j in range(self.blocks):
+                x = ResidualBlock(causal, compute, name=f"block_{i}_{j}")(x)
+            if causal and self.time_strides[i] == 1:  # each frame by itself
+                frames = x.shape[:2]
+                x = TransposedConvolution(width, compute=compute, name=f"upsample_{i}")(x.reshape(-1, *x.shape[2:]))
+                x = x.reshape(*frames, *x.shape[1:])
+            else:
+                x = TransposedConvolution(width, causal, compute, name=f"upsample_{i}")(x)
+            x = nn.gelu(layer_norm(x, f"norm_{i}"))
+        window = (1, 3, 3) if causal else 3
+        return Convolution(3, window, causal=causal, compute=compute, name="pixels")(x).astype(jnp.float32)
 
 
 class VisualTokenizer(nn.Module):
@@ -161,7 +188,7 @@ class VisualTokenizer(nn.Module):
         self.to_codes = nn.Dense(len(m.levels), dtype=dtype)
         self.from_codes = nn.Dense(m.widths[-1], dtype=dtype)
         widths = (*m.widths[-2::-1], m.widths[0])
-        self.decoder = Decoder(widths, 3, m.blocks, m.time_strides[::-1], self.compute)
+        self.decoder = Decoder(widths, m.blocks, m.time_strides[::-1], self.compute)
 
     def __call__(
         self, image: Float[Array, "b *pixels c"], corrupt: tuple[jax.Array, float] | None = None

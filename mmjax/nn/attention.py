@@ -1,5 +1,8 @@
 """Scaled dot-product attention and the multi-head attention module."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,14 +11,15 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn import splash
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
+from mmjax.nn.compute import DEFAULT, UNSHARDED, Compute, Partitioner
 from mmjax.nn.positions import apply_rope
-from mmjax.types import FLOAT32
 
 ATTENDED = "attended"  # checkpoint name of the attention output, for remat policies
+_LANES = 128  # vector lanes of a TPU, of which the lengths of the splash kernel must be multiples
+_BLOCK = 512  # largest block of the splash kernel, in tokens
 
-KVCache = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
+# Keys and values [b, s, h, k]; those of a stack have the layers in front.
+KVCache = tuple[Float[Array, "... h k"], Float[Array, "... h k"]]
 
 
 def dot_product_attention(
@@ -34,16 +38,11 @@ def dot_product_attention(
         kernel: "xla", "cudnn" (fused, NVIDIA GPUs, 16-bit dtypes only) or "splash" (fused, TPUs; falls back to "xla"
             with a mask or lengths that are not multiples of 128).
         partitioner: shards the splash kernel, which the compiler cannot partition.
-
-    Raises:
-        ValueError: for an unknown kernel.
     """
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
-    if kernel not in ("xla", "splash"):
-        raise ValueError(f"attention kernel {kernel!r}: must be 'xla', 'cudnn' or 'splash'")
-    if kernel == "splash" and mask is None and splash.fits(q.shape[1], k.shape[1]):
-        return partitioner.shard_map(splash.make(ATTENDED))(q, k, v)
+    if kernel == "splash" and mask is None and q.shape[1] % _LANES == k.shape[1] % _LANES == 0:
+        return partitioner.shard_map(splash_attention)(q, k, v)
     scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     logits = jnp.einsum("bthk,bshk->bhts", q * scale, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -52,19 +51,35 @@ def dot_product_attention(
     return jnp.einsum("bhts,bshk->bthk", weights, v)
 
 
-class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
+def splash_attention(
+    q: Float[Array, "b t h k"], k: Float[Array, "b s h k"], v: Float[Array, "b s h k"], interpret: bool = False
+) -> Float[Array, "b t h k"]:
+    """Splash attention, the fused Pallas kernel of JAX for TPUs; `interpret` runs it on a CPU, for tests."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # slow to import
 
-    Attributes:
-        heads: number of heads, must divide the width of x.
-        dtype: of the computation; parameters are float32.
-        kernel, partitioner: see dot_product_attention.
-    """
+    (t, h), s = q.shape[1:3], k.shape[1]
+    rows, columns = (max(n for n in range(_LANES, _BLOCK + 1, _LANES) if length % n == 0) for length in (t, s))
+    blocks: dict[str, Any] = dict.fromkeys(("block_q", "block_q_dkv", "block_q_dq"), rows)
+    of_keys = ("block_kv", "block_kv_compute", "block_kv_dkv", "block_kv_dkv_compute", "block_kv_dq")
+    blocks |= dict.fromkeys(of_keys, columns)
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([splash.FullMask((t, s))] * h),
+        block_sizes=splash.BlockSizes(**blocks),
+        residual_checkpoint_name=ATTENDED,
+        interpret=interpret,
+    )
+    scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    heads_first = (x.swapaxes(1, 2) for x in (q * scale, k, v))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        attended: jax.Array = jax.vmap(kernel)(*heads_first)
+    return attended.swapaxes(1, 2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2); the heads must divide the width of x."""
 
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(
@@ -89,13 +104,13 @@ class MultiHeadAttention(nn.Module):
         Returns:
             The output, and the keys and values attended to: the next call's kv_cache.
         """
-        shape = (self.heads, x.shape[-1] // self.heads)
-        q = nn.DenseGeneral(shape, dtype=self.dtype, name="q")(x)
+        compute = self.compute
+        project = functools.partial(nn.DenseGeneral, (self.heads, x.shape[-1] // self.heads), dtype=compute.dtype)
+        q = project(name="q")(x)
         q = q if angles is None else apply_rope(q, angles)
         if kv_cache is None or cache_index is not None:
             context = x if context is None else context
-            k = nn.DenseGeneral(shape, dtype=self.dtype, name="k")(context)
-            v = nn.DenseGeneral(shape, dtype=self.dtype, name="v")(context)
+            k, v = project(name="k")(context), project(name="v")(context)
             k = k if angles is None else apply_rope(k, angles)
             if kv_cache is not None and cache_index is not None:
                 k, v = (
@@ -105,5 +120,6 @@ class MultiHeadAttention(nn.Module):
         else:
             k, v = kv_cache
         self.sow("attention_maps", "queries_keys", (q, k))  # a no-op unless the collection is mutable
-        attended = checkpoint_name(dot_product_attention(q, k, v, mask, self.kernel, self.partitioner), ATTENDED)
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, name="out")(attended), (k, v)
+        attended = dot_product_attention(q, k, v, mask, compute.attention, compute.partitioner)
+        attended = checkpoint_name(attended, ATTENDED)
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=compute.dtype, name="out")(attended), (k, v)

@@ -1,5 +1,6 @@
 """Convolutions and transposed convolutions of any rank: 1 for audio, 2 for images, 3 for video."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mmjax.types import FLOAT32
+from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.norm import layer_norm
 
 
 def transposed_convolution(
@@ -25,20 +27,11 @@ def transposed_convolution(
         kernel: 4 along each spatial axis, then input and output channels.
         implementation: "native", one convolution over the dilated input, for TPUs and GPUs; or "matmul", one matrix
             product whose results are shifted and added, many times faster on a CPU. The values are the same.
-
-    Raises:
-        ValueError: for an unknown implementation, or a kernel size other than 4.
     """
     rank = x.ndim - 2
-    if kernel.shape[:rank] != (4,) * rank or kernel.ndim != rank + 2:
-        raise ValueError(
-            f"transposed convolution of rank {rank} needs a kernel of 4 along each axis, not {kernel.shape}"
-        )
     if implementation == "native":
         flipped = jnp.flip(kernel, range(rank))
         return _convolve(x, flipped, (1,) * rank, ((2, 2),) * rank, dilation=(2,) * rank)
-    if implementation != "matmul":
-        raise ValueError(f"transposed convolution implementation {implementation!r}: must be 'native' or 'matmul'")
     # Tap 2 block + phase of x[i] lands on output 2 (i + block) + phase - 1: one matrix product for all taps, then the
     # blocks are shifted and added, and the phases interleaved.
     sides, features = x.shape[1:-1], kernel.shape[-1]
@@ -73,9 +66,6 @@ def convolution(
             den Oord et al. 2016, arXiv:1609.03499).
         implementation: "native", or "matmul", one matrix product over the taps, which uses all cores of a CPU. The
             values are the same.
-
-    Raises:
-        ValueError: for an unknown implementation.
     """
     kernel_size = kernel.shape[:-2]
     padding = []
@@ -85,8 +75,6 @@ def convolution(
         padding.append((front, max(total - front, 0)))
     if implementation == "native":
         return _convolve(x, kernel, stride, padding)
-    if implementation != "matmul":
-        raise ValueError(f"convolution implementation {implementation!r}: must be 'native' or 'matmul'")
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     if x.ndim == 5:
         return _over_time(padded, kernel, stride)
@@ -103,10 +91,8 @@ def _columns(
 ) -> Float[Array, "b rows columns k"]:
     """The input patch of each window, flattened (im2col)."""
     if tuple(kernel_size) == tuple(stride):  # non-overlapping windows: a reshape
-        b, rows, columns, c = x.shape
-        cut = x.reshape(
-            b, rows // kernel_size[0], kernel_size[0], columns // kernel_size[1], kernel_size[1], c
-        ).swapaxes(2, 3)
+        (b, rows, columns, c), (high, wide) = x.shape, kernel_size
+        cut = x.reshape(b, rows // high, high, columns // wide, wide, c).swapaxes(2, 3)
         return cut.reshape(*cut.shape[:3], -1)
     sides = [(side - taps) // step + 1 for side, taps, step in zip(x.shape[1:-1], kernel_size, stride, strict=True)]
 
@@ -140,7 +126,7 @@ def _convolve(
     x: jax.Array,
     kernel: jax.Array,
     stride: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: Sequence[tuple[int, int]],
     dilation: Sequence[int] | None = None,
 ) -> jax.Array:
     letters = "0123456789"[: x.ndim - 2]  # names of the spatial axes
@@ -149,34 +135,25 @@ def _convolve(
 
 
 class Convolution(nn.Module):
-    """Convolution over all axes between batch and channels; see convolution.
-
-    Attributes:
-        features: output channels.
-        kernel_size, stride: along each axis, or one number for all.
-        causal, implementation: see convolution.
-        use_bias: whether to add a bias.
-    """
+    """Convolution over all axes between batch and channels; sizes are of each axis, or one number for all."""
 
     features: int
     kernel_size: int | Sequence[int] = 3
     stride: int | Sequence[int] = 1
     causal: bool = False
-    implementation: str = "native"
-    dtype: np.dtype = FLOAT32
     use_bias: bool = True
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *less e"]:
-        rank = x.ndim - 2
-        kernel_size = (self.kernel_size,) * rank if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
-        stride = (self.stride,) * rank if isinstance(self.stride, int) else tuple(self.stride)
+        dtype = self.compute.dtype
+        kernel_size, stride = (np.broadcast_to(n, x.ndim - 2).tolist() for n in (self.kernel_size, self.stride))
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*kernel_size, x.shape[-1], self.features))
-        y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), stride, self.causal, self.implementation)
+        y = convolution(x.astype(dtype), kernel.astype(dtype), stride, self.causal, self.compute.convolution)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return y + jnp.expand_dims(bias.astype(self.dtype), range(y.ndim - 1))
+        return y + jnp.expand_dims(bias.astype(dtype), range(y.ndim - 1))
 
 
 class TransposedConvolution(nn.Module):
@@ -188,17 +165,33 @@ class TransposedConvolution(nn.Module):
 
     features: int
     causal: bool = False
-    implementation: str = "native"
-    dtype: np.dtype = FLOAT32
+    compute: Compute = DEFAULT
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *double e"]:
-        rank = x.ndim - 2
-        shape = (*(4,) * rank, x.shape[-1], self.features)
+        rank, dtype = x.ndim - 2, self.compute.dtype
         # Only 2 of the 4 taps along each axis reach an output: the fan-in is that of these.
         initializer = nn.initializers.variance_scaling(2.0**rank, "fan_in", "truncated_normal")
-        kernel = self.param("kernel", initializer, shape)
+        kernel = self.param("kernel", initializer, (*(4,) * rank, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = transposed_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.implementation)
+        y = transposed_convolution(x.astype(dtype), kernel.astype(dtype), self.compute.convolution)
         y = y[:, :-1] if self.causal else y
-        return y + jnp.expand_dims(bias.astype(self.dtype), range(y.ndim - 1))
+        return y + jnp.expand_dims(bias.astype(dtype), range(y.ndim - 1))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block of two convolutions, of any rank; keeps the shape.
+
+    LayerNorm over the channels, not GroupNorm, so that normalization mixes neither positions nor frames.
+    """
+
+    causal: bool = False
+    compute: Compute = DEFAULT
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
+        convolve = functools.partial(Convolution, x.shape[-1], causal=self.causal, compute=self.compute)
+        y = convolve(name="first")(nn.silu(layer_norm(x, "norm_first")))
+        # Without the constraint, jaxlib 0.10 picks a sharding here with which some gradients are wrong.
+        y = self.compute.partitioner.with_sharding_constraint(y)
+        return x + convolve(name="second")(nn.silu(layer_norm(y, "norm_second")))

@@ -4,7 +4,6 @@ Each of the r channels is bounded and rounded to one of a few levels; the combin
 give an implicit codebook of 1,000 codes.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,13 +15,7 @@ MARGIN = 1e-3  # tanh never reaches the outermost levels exactly
 
 
 def quantize(z: Float[Array, "*b r"], levels: Sequence[int]) -> Float[Array, "*b r"]:
-    """Bounds and rounds each channel to its levels, -1 to 1, with straight-through gradients (section 3.1).
-
-    Raises:
-        ValueError: unless there is a number of levels for each channel, at least 2.
-    """
-    if len(levels) != z.shape[-1] or min(levels) < 2:
-        raise ValueError(f"fsq: levels {tuple(levels)} must be one a channel, {z.shape[-1]}, each at least 2")
+    """Bounds and rounds each channel to its levels, -1 to 1, with straight-through gradients (section 3.1)."""
     level = np.asarray(levels, np.float32)
     half = (level - 1) * (1 - MARGIN) / 2
     offset = np.where(level % 2 == 0, 0.5, 0.0)  # with an even number of levels, none is at 0
@@ -53,8 +46,3 @@ def _basis(levels: Sequence[int]) -> np.ndarray:
 def _along_channels(rank: int, dtype: np.dtype) -> Callable[[np.ndarray], jax.Array]:
     """Broadcasts one value a channel along the last of `rank` axes."""
     return lambda values: jnp.asarray(values, dtype).reshape((1,) * (rank - 1) + (-1,))
-
-
-def size(levels: Sequence[int]) -> int:
-    """The codebook size."""
-    return math.prod(levels)

@@ -7,35 +7,29 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 
-def sincos_1d(length: int, width: int) -> Float[Array, "t d"]:
-    """Sinusoidal encoding of the positions 0, 1, ... of a sequence; see sincos_at."""
-    return sincos_at(np.arange(length), width)
+def sincos_1d(positions: int | Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t d"]:
+    """Sinusoidal encoding of positions, or of the first ones of a sequence: 0, 1, ..., for an even width.
 
-
-def sincos_at(positions: Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t d"]:
-    """Sinusoidal encoding: sin and cos of t / 10000 ** (2 i / d), concatenated (Vaswani et al. 2017, section 3.5).
-
-    Raises:
-        ValueError: for an odd width.
+    sin and cos of t / 10000 ** (2 i / d), concatenated (Vaswani et al. 2017, section 3.5).
     """
-    if width % 2:
-        raise ValueError(f"sincos positions need an even width, not {width}")
     frequency = 10_000.0 ** (-np.arange(0, width, 2) / width)
-    angle = positions[:, None] * frequency
+    places = np.arange(positions) if isinstance(positions, int) else positions
+    angle = places[:, None] * frequency
     return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=-1), jnp.float32)
 
 
-def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "n d"]:
+def sincos_grid(sides: Sequence[int], width: int) -> Float[Array, "n d"]:
     """Sinusoidal encoding of a grid in row-major order: the row in the first half of the width, then the column.
 
-    Raises:
-        ValueError: for a width that is no multiple of 4.
+    With three sides, (frames, rows, columns), that of the frame is added. The width must be a multiple of 4.
     """
-    if width % 4:
-        raise ValueError(f"sincos_2d needs a width that is a multiple of 4, not {width}")
-    row = jnp.repeat(sincos_1d(rows, width // 2), columns, axis=0)
-    column = jnp.tile(sincos_1d(columns, width // 2), (rows, 1))
-    return jnp.concatenate([row, column], axis=-1)
+    *frames, rows, columns = sides
+    row = jnp.repeat(sincos_1d(rows, width // 2)[:, None], columns, axis=1)
+    column = jnp.tile(sincos_1d(columns, width // 2)[None], (rows, 1, 1))
+    places = jnp.concatenate([row, column], axis=-1)
+    if frames:
+        places = places[None] + sincos_1d(frames[0], width)[:, None, None]
+    return places.reshape(-1, width)
 
 
 def rope_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]:

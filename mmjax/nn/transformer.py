@@ -1,29 +1,21 @@
-"""Transformer blocks, and the scanned stack of them."""
+"""Transformer layers: blocks, the scanned stack of them, and attention pooling."""
 
-import functools
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn.attention import ATTENDED, MultiHeadAttention
+from mmjax.nn.attention import ATTENDED, KVCache, MultiHeadAttention
 from mmjax.nn.compute import DEFAULT, Compute
-from mmjax.nn.mlp import mlp
 from mmjax.nn.norm import layer_norm
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
 from mmjax.nn.positions import rope_angles
-from mmjax.types import FLOAT32
 
-# The KV caches of a block: of self-attention, and of cross-attention.
-_Self = Float[Array, "_ s h k"]
-_Cross = Float[Array, "_ n h k"]
-BlockCache = tuple[tuple[_Self, _Self], tuple[_Cross, _Cross] | None]
-# The same of a stack, with the layers as the first axis.
-_SelfOfLayers = Float[Array, "layers b s h k"]
-_CrossOfLayers = Float[Array, "layers b n h k"]
-StackCache = tuple[tuple[_SelfOfLayers, _SelfOfLayers], tuple[_CrossOfLayers, _CrossOfLayers] | None]
+# Of self-attention and of cross-attention; in a stack with the layers as the first axis.
+BlockCache = tuple[KVCache, KVCache | None]
 # Remat policies: which values are saved for the backward pass; the others are recomputed.
 POLICIES = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
@@ -33,6 +25,12 @@ POLICIES = {
         jax.checkpoint_policies.save_only_these_names(ATTENDED),
     ),
 }
+
+
+def mlp(x: Float[Array, "b t d"], dtype: np.dtype) -> Float[Array, "b t d"]:
+    """LayerNorm, a hidden layer of 4 d units with GELU, and a projection back to d. Call it inside a module."""
+    hidden = nn.gelu(nn.Dense(4 * x.shape[-1], dtype=dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
+    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(hidden)
 
 
 class Block(nn.Module):
@@ -46,24 +44,11 @@ class Block(nn.Module):
     """
 
     heads: int
-    dtype: np.dtype = FLOAT32
-    kernel: str = "xla"
-    partitioner: Partitioner = UNSHARDED
+    compute: Compute = DEFAULT
     frames: int = 1
 
-    def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        mask: Bool[Array, "#b #h #t t"] | None = None,
-        context: Float[Array, "b s e"] | None = None,
-        context_mask: Bool[Array, "#b #h #t s"] | None = None,
-        angles: Float[Array | np.ndarray, "u a"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        """Applies the block; `angles` are the RoPE angles within a frame. Clips of several frames take no mask."""
-        return self.decode(x, mask, context, context_mask, angles)[0]
-
     @nn.compact
-    def decode(
+    def __call__(
         self,
         x: Float[Array, "b t d"],
         mask: Bool[Array, "#b #h #t s"] | None = None,
@@ -73,37 +58,37 @@ class Block(nn.Module):
         kv_cache: BlockCache | None = None,
         cache_index: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], BlockCache]:
-        """Applies the block in autoregressive decoding.
+        """Applies the block.
 
         Args:
-            kv_cache: of the previous call.
-            cache_index: the position of x in the sequence.
+            mask: of self-attention; clips of several frames take none.
+            angles: RoPE angles within a frame.
+            kv_cache: in autoregressive decoding, that of the previous call.
+            cache_index: with it, the position of x in the sequence.
 
         Returns:
             The output, and the updated KV cache.
         """
         b, t, d = x.shape
-        attention = functools.partial(MultiHeadAttention, self.heads, self.dtype, self.kernel, self.partitioner)
         # Without this the compiler may gather activations instead of FSDP parameters.
-        x = self.partitioner.with_sharding_constraint(x)
+        x = self.compute.partitioner.with_sharding_constraint(x)
         self_cache, cross_cache = (None, None) if kv_cache is None else kv_cache
         normed = layer_norm(x, "norm_self").reshape(b * self.frames, t // self.frames, d)
-        attended, self_cache = attention(name="self_attention")(normed, None, mask, angles, self_cache, cache_index)
+        attention = MultiHeadAttention(self.heads, self.compute, name="self_attention")
+        attended, self_cache = attention(normed, None, mask, angles, self_cache, cache_index)
         x += attended.reshape(b, t, d)
         if self.frames > 1:
-            x += self._over_time(layer_norm(x, "norm_time"), attention(name="time_attention"))
+            places = layer_norm(x, "norm_time").reshape(b, self.frames, t // self.frames, d).swapaxes(1, 2)
+            attention = MultiHeadAttention(self.heads, self.compute, name="time_attention")
+            time_angles = rope_angles((self.frames,), d // self.heads)
+            attended, _ = attention(places.reshape(-1, self.frames, d), angles=time_angles)
+            x += attended.reshape(places.shape).swapaxes(1, 2).reshape(b, t, d)
         if context is not None or cross_cache is not None:
             normed = layer_norm(x, "norm_cross")
-            attended, cross_cache = attention(name="cross_attention")(normed, context, context_mask, None, cross_cache)
+            attention = MultiHeadAttention(self.heads, self.compute, name="cross_attention")
+            attended, cross_cache = attention(normed, context, context_mask, None, cross_cache)
             x += attended
-        return x + mlp(x, self.dtype), (self_cache, cross_cache)
-
-    def _over_time(self, x: Float[Array, "b t d"], attention: nn.Module) -> Float[Array, "b t d"]:
-        b, t, d = x.shape
-        places = x.reshape(b, self.frames, t // self.frames, d).swapaxes(1, 2)
-        angles = rope_angles((self.frames,), d // self.heads)
-        attended, _ = attention(places.reshape(-1, self.frames, d), angles=angles)
-        return attended.reshape(places.shape).swapaxes(1, 2).reshape(b, t, d)
+        return x + mlp(x, self.compute.dtype), (self_cache, cross_cache)
 
 
 class Stack(nn.Module):
@@ -121,50 +106,26 @@ class Stack(nn.Module):
     compute: Compute = DEFAULT
     frames: int = 1
 
+    @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        mask: Bool[Array, "#b #h #t t"] | None = None,
-        context: Float[Array, "b s e"] | None = None,
-        context_mask: Bool[Array, "#b #h #t s"] | None = None,
-        angles: Float[Array | np.ndarray, "u a"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        """Applies all blocks; see Block."""
-        return self._run(x, mask, context, context_mask, angles, None, None, keep=False)[0]
-
-    def decode(
         self,
         x: Float[Array, "b t d"],
         mask: Bool[Array, "#b #h #t s"] | None = None,
         context: Float[Array, "b n e"] | None = None,
         context_mask: Bool[Array, "#b #h #t n"] | None = None,
         angles: Float[Array | np.ndarray, "u a"] | None = None,
-        kv_cache: StackCache | None = None,
+        kv_cache: BlockCache | None = None,
         cache_index: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], StackCache]:
-        """Applies all blocks in autoregressive decoding; see Block.decode."""
-        return self._run(x, mask, context, context_mask, angles, kv_cache, cache_index, keep=True)
+    ) -> tuple[Float[Array, "b t d"], Any]:
+        """Applies all blocks; see Block. The updated KV cache is None where none is given."""
 
-    @nn.compact
-    def _run(
-        self,
-        x: jax.Array,
-        mask: jax.Array | None,
-        context: jax.Array | None,
-        context_mask: jax.Array | None,
-        angles: Any,
-        kv_cache: Any,
-        cache_index: jax.Array | None,
-        keep: bool,
-    ) -> tuple[jax.Array, Any]:
-        def layer(block: Block, x: jax.Array, kv_cache: Any) -> tuple[jax.Array, Any]:
-            x, kv_cache = block.decode(x, mask, context, context_mask, angles, kv_cache, cache_index)
-            return x, kv_cache if keep else None
+        def layer(block: Block, x: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+            x, cache = block(x, mask, context, context_mask, angles, cache, cache_index)
+            return x, None if kv_cache is None else cache
 
         compute = self.compute
-        kept = {"prevent_cse": False, "policy": POLICIES[compute.remat_policy], "methods": ["decode"]}
-        kind = nn.remat(Block, **kept) if compute.remat else Block
-        block = kind(self.heads, compute.dtype, compute.attention, compute.partitioner, self.frames, name="block")
+        remat = {"prevent_cse": False, "policy": POLICIES[compute.remat_policy]}
+        block = (nn.remat(Block, **remat) if compute.remat else Block)(self.heads, compute, self.frames, name="block")
         scan = nn.scan(
             layer,
             variable_axes={"params": 0, "attention_maps": 0},
@@ -173,3 +134,23 @@ class Stack(nn.Module):
             unroll=compute.unroll or self.layers,
         )
         return scan(block, x, kv_cache)
+
+
+class AttentionPooling(nn.Module):
+    """Multi-head attention pooling: a learned query attends to all features, followed by a residual MLP.
+
+    Lee et al. 2019 (arXiv:1810.00825, equation 11), as in the head of Zhai et al. 2022 (arXiv:2106.04560).
+    """
+
+    heads: int
+    compute: Compute = DEFAULT
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b s d"], mask: Bool[Array, "b #h 1 s"] | None = None) -> Float[Array, "b d"]:
+        """Pools x; `mask` is False on what is ignored. If that is everything, the result is the mean of the values."""
+        b, _, d = x.shape
+        query = self.param("query", nn.initializers.normal(1.0), (d,)).astype(self.compute.dtype)
+        compute = dataclasses.replace(self.compute, attention="xla")  # a single query fits no fused kernel
+        attention = MultiHeadAttention(self.heads, compute, name="attention")
+        pooled, _ = attention(jnp.broadcast_to(query[None, None], (b, 1, d)), x, mask)
+        return (pooled + mlp(pooled, compute.dtype))[:, 0]

@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.losses.adversarial import Adversarial, discriminator_loss, generator_loss, lecam, r1
-from mmjax.losses.feature_matching import feature_matching
+from mmjax.losses.adversarial import (
+    Adversarial,
+    discriminator_loss,
+    feature_matching,
+    generator_loss,
+    lecam,
+    r1,
+)
 
 
 @pytest.fixture(name="logits")

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import log_softmax
 
-from mmjax.losses.captioning import answering, captioning
-from mmjax.losses.classification import classification
-from mmjax.losses.masked_patch_modeling import masked_patch_modeling
+from mmjax.losses.cross_entropy import ANSWERING, CAPTIONING, classification
+from mmjax.losses.masked import masked_patch_modeling
 
 RNG = np.random.default_rng(0)
 
@@ -19,8 +18,9 @@ def test_texts_are_scored_by_their_tokens_and_their_end_alone() -> None:
     expected = [-np.mean([chances[i, t, token] for t, token in enumerate(row) if token] or [0.0])
                 for i, row in enumerate(text)]  # fmt: skip
     logits, text = jnp.asarray(logits), jnp.asarray(text)
-    np.testing.assert_allclose(jax.jit(captioning)({"caption_logits": logits}, {"text": text}), expected, atol=1e-5)
-    np.testing.assert_allclose(jax.jit(answering)({"answer_logits": logits}, {"answer": text}), expected, atol=1e-5)
+    for spec, field in ((CAPTIONING, "text"), (ANSWERING, "answer")):
+        found = jax.jit(spec.loss)({spec.needs[0]: logits}, {field: text})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_classes_count_where_there_is_one() -> None:

@@ -10,8 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.special import expit, logsumexp
 
-from mmjax.losses.contrastive import contrastive, sigmoid_contrastive, text_groups
-from mmjax.losses.matching import matching
+from mmjax.losses.contrastive import contrastive, matching, sigmoid_contrastive, text_groups
 
 COUNT = 13
 TEXT = np.random.default_rng(1).integers(5, 40, (COUNT, 7)).astype(np.int32)

@@ -8,7 +8,7 @@ import pytest
 from mmjax import models
 from mmjax.config import ComputeConfig, MeshConfig, resolve
 from mmjax.models import resolve_compute
-from mmjax.nn.partitioner import Partitioner
+from mmjax.nn.compute import Partitioner
 from mmjax.parallel import Placement, make_mesh
 from mmjax.types import UserError
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from mmjax.config import MeshConfig
-from mmjax.models import fusion, resnet, video_encoder, vision_encoder
+from mmjax.models import fusion, resnet, vision_encoder
 from mmjax.models.rules import POOLING, joined
-from mmjax.nn.compute import Compute
-from mmjax.nn.partitioner import UNSHARDED, Partitioner
-from mmjax.nn.pooling import AttentionPooling
+from mmjax.nn.compute import UNSHARDED, Compute, Partitioner
+from mmjax.nn.transformer import AttentionPooling
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.types import leaf_name
 
@@ -26,7 +25,7 @@ BATCH = {
 }
 RULES = joined(
     vision_encoder.rules(registers=3, masking=True),
-    video_encoder.RULES,
+    vision_encoder.VIDEO_RULES,
     resnet.RULES,
     *fusion.RULES.values(),
     POOLING,
@@ -42,13 +41,13 @@ class Everything(nn.Module):
         compute = Compute(partitioner=self.partitioner)
         layers = {"layers": 1, "heads": 8, "compute": compute}
         vision = vision_encoder.VisionEncoder(8, 32, **layers, registers=3, masking=True, name="vision")
-        video = video_encoder.VideoEncoder(8, 2, 32, **layers, name="video")
+        video = vision_encoder.VideoEncoder(8, 2, 32, **layers, name="video")
         places = resnet.ResNet(32, (1, 1), 8, compute=compute, name="places")
         x, seen = vision(image, hidden), video(clip)
         seen = jnp.concatenate([seen, places(image, mask, True)], axis=1)
         shown = jnp.arange(seen.shape[1])[None, None, None] < jnp.sum(hidden, axis=1)[:, None, None, None]
-        fused = [fusion.make_fusion(kind, **layers, name=kind)(x, seen, shown) for kind in fusion.RULES]
-        return AttentionPooling(8, partitioner=self.partitioner, name="pool")(sum(fused))
+        fused = [fusion.Fusion(kind, **layers, name=kind)(x, seen, shown) for kind in fusion.RULES]
+        return AttentionPooling(8, compute, name="pool")(sum(fused))
 
 
 @functools.cache

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.fusion import RULES, make_fusion
+from mmjax.models.fusion import RULES, Fusion
 from mmjax.nn.compute import Compute
-from mmjax.nn.pooling import AttentionPooling
+from mmjax.nn.transformer import AttentionPooling
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 VISUAL = jax.random.normal(KEYS[0], (3, 5, 12))
@@ -18,7 +18,7 @@ MASK = np.arange(7)[None, None, None] < LENGTHS.reshape(3, 1, 1, 1)
 
 def made(kind, **fields):
     """The fusion as a compiled function, and its parameters."""
-    module = make_fusion(kind, layers=2, heads=3, **fields)
+    module = Fusion(kind, layers=2, heads=3, **fields)
     params = jax.jit(module.init)(KEYS[2], VISUAL, TEXT, MASK)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), params)
     return jax.jit(lambda *seen: module.apply({"params": params}, *seen)), params
@@ -92,8 +92,3 @@ def test_perceptrons_equal_their_definition(kind):
 def test_rematerialized_layers_give_the_same():
     (plain, _), (remat, _) = made("joint"), made("joint", compute=Compute(remat=True, unroll=2))
     np.testing.assert_allclose(remat(VISUAL, TEXT, MASK), plain(VISUAL, TEXT, MASK), atol=1e-6)
-
-
-def test_unknown_kinds_are_named():
-    with pytest.raises(ValueError, match="fusion 'attention': must be one of cross_attention, joint, mlp, bilinear"):
-        make_fusion("attention", 2, 3)

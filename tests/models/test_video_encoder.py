@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.video_encoder import VideoEncoder
-from mmjax.models.vision_encoder import VisionEncoder
+from mmjax.models.vision_encoder import VideoEncoder, VisionEncoder
 from mmjax.nn.compute import Compute
 from mmjax.nn.positions import sincos_1d
 

@@ -1,12 +1,13 @@
 """Attention against its definition, written out in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn import splash
-from mmjax.nn.attention import MultiHeadAttention, dot_product_attention
+from mmjax.nn.attention import MultiHeadAttention, dot_product_attention, splash_attention
 
 
 def reference(q, k, v, mask):
@@ -62,11 +63,6 @@ def test_bfloat16_is_close(qkv):
     np.testing.assert_allclose(near.astype(jnp.float32), dot_product_attention(q, k, v, mask), atol=0.05)
 
 
-def test_unknown_kernel(qkv):
-    with pytest.raises(ValueError, match="'flash'"):
-        dot_product_attention(*qkv, kernel="flash")
-
-
 def test_self_attention_is_cross_attention_to_x():
     x = jax.random.normal(jax.random.key(1), (2, 5, 6))
     attention = MultiHeadAttention(heads=3)
@@ -103,11 +99,14 @@ def test_splash_equals_the_definition_forward_and_backward():
         return jnp.sum(jnp.sin(attend(q, k, v)))
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # the kernel mixes them
-        found = jax.value_and_grad(total, (1, 2, 3))(splash.make("attended", interpret=True), q, k, v)
+        found = jax.value_and_grad(total, (1, 2, 3))(functools.partial(splash_attention, interpret=True), q, k, v)
     expected = jax.value_and_grad(total, (1, 2, 3))(dot_product_attention, q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), found, expected)
 
 
 def test_splash_falls_back_to_xla(qkv):
-    assert splash.fits(128, 384) and not splash.fits(128, 48) and not splash.fits(7, 128)
     np.testing.assert_array_equal(dot_product_attention(*qkv, kernel="splash"), dot_product_attention(*qkv))
+    for queries, keys, fits in ((128, 384, True), (128, 48, False), (7, 128, False)):
+        q, k = jnp.zeros((1, queries, 1, 8)), jnp.zeros((1, keys, 1, 8))
+        program = jax.jit(functools.partial(dot_product_attention, kernel="splash")).trace(q, k, k).jaxpr
+        assert ("pallas_call" in str(program)) == fits

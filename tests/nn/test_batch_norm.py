@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.batch_norm import BatchNorm
+from mmjax.nn.norm import BatchNorm
 
 X = np.random.default_rng(0).normal(3.0, 2.0, (7, 5, 3, 4)).astype(np.float32)
 ROWS = np.arange(7) % 3 != 1

@@ -1,5 +1,7 @@
 """Finite scalar quantization against the code in the paper's appendix."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,12 +36,12 @@ def test_example_of_the_paper():
 
 @pytest.mark.parametrize("levels", LEVELS)
 def test_round_trip_is_exact_and_all_codes_are_reachable(levels):
-    numbers = jnp.arange(fsq.size(levels))
+    numbers = jnp.arange(math.prod(levels))
     codes = fsq.to_codes(numbers, levels)
     np.testing.assert_array_equal(fsq.to_indices(codes, levels), numbers)
-    z = jax.random.normal(jax.random.key(0), (200 * fsq.size(levels), len(levels))) * 2
+    z = jax.random.normal(jax.random.key(0), (200 * math.prod(levels), len(levels))) * 2
     reached = fsq.to_indices(fsq.quantize(z, levels), levels)
-    assert len(np.unique(reached)) == fsq.size(levels)
+    assert len(np.unique(reached)) == math.prod(levels)
     np.testing.assert_allclose(fsq.to_codes(reached, levels), fsq.quantize(z, levels), atol=1e-6)
 
 
@@ -48,10 +50,3 @@ def test_straight_through_gradients():
     found = jax.grad(lambda z: jnp.sum(fsq.quantize(z, (5, 3))))(z)
     half = (np.array([5, 3]) - 1) * (1 - 1e-3) / 2
     np.testing.assert_allclose(found, (1 - np.tanh(np.asarray(z)) ** 2) * half / np.array([2, 1]), rtol=1e-5)
-
-
-def test_invalid_levels():
-    with pytest.raises(ValueError, match="one a channel, 3"):
-        fsq.quantize(jnp.zeros((2, 3)), (8, 5))
-    with pytest.raises(ValueError, match="each at least 2"):
-        fsq.quantize(jnp.zeros((2, 2)), (8, 1))

@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 
-from mmjax.nn.pooling import AttentionPooling
+from mmjax.nn.transformer import AttentionPooling
 
 X = jax.random.normal(jax.random.key(0), (2, 7, 12))
 MASK = np.arange(7)[None, None, None] < np.array([7, 4]).reshape(2, 1, 1, 1)

@@ -3,11 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.nn.positions import apply_rope, rope_angles, sincos_1d, sincos_2d
+from mmjax.nn.positions import apply_rope, rope_angles, sincos_1d, sincos_grid
 
 
 def test_equals_the_formula():
@@ -18,18 +17,17 @@ def test_equals_the_formula():
             np.testing.assert_allclose(table[t, [i, 3 + i]], [np.sin(angle), np.cos(angle)], atol=1e-6)
 
 
-def test_sincos_2d_separates_row_and_column():
-    grid = np.asarray(sincos_2d(3, 5, 8)).reshape(3, 5, 8)
+def test_sincos_grid_separates_row_and_column():
+    grid = np.asarray(sincos_grid((3, 5), 8)).reshape(3, 5, 8)
     np.testing.assert_array_equal(grid[:, 0, :4], grid[:, 4, :4])
     np.testing.assert_array_equal(grid[0, :, 4:], grid[2, :, 4:])
     assert len({row.tobytes() for row in grid.reshape(15, 8)}) == 15
 
 
-def test_invalid_widths():
-    with pytest.raises(ValueError, match="even width"):
-        sincos_1d(3, 5)
-    with pytest.raises(ValueError, match="multiple of 4"):
-        sincos_2d(3, 3, 6)
+def test_sincos_of_a_clip_adds_the_frame():
+    clip = np.asarray(sincos_grid((2, 3, 5), 8)).reshape(2, 15, 8)
+    frames = clip - np.asarray(sincos_grid((3, 5), 8))
+    np.testing.assert_allclose(frames, np.tile(sincos_1d(2, 8)[:, None], (1, 15, 1)), atol=1e-6)
 
 
 def test_rope_equals_complex_rotation():

@@ -6,8 +6,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.config import MeshConfig
-from mmjax.nn.partitioner import Partitioner
-from mmjax.nn.residual import ResidualBlock
+from mmjax.nn.compute import Compute, Partitioner
+from mmjax.nn.convolution import ResidualBlock
 from mmjax.parallel import Placement, make_mesh
 
 
@@ -17,9 +17,8 @@ def test_gradients_on_eight_devices_equal_one():
     params = ResidualBlock().init(jax.random.key(1), x)["params"]
 
     def gradient(params, x, partitioner):
-        return jax.grad(lambda p: jnp.sum(jnp.sin(ResidualBlock(partitioner=partitioner).apply({"params": p}, x))))(
-            params
-        )
+        block = ResidualBlock(compute=Compute(partitioner=partitioner))
+        return jax.grad(lambda p: jnp.sum(jnp.sin(block.apply({"params": p}, x))))(params)
 
     placement = Placement(make_mesh(MeshConfig(2, 2, 2)))
     kernels = NamedSharding(placement.mesh, PartitionSpec(None, None, "fsdp", "model"))

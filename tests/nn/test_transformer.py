@@ -34,5 +34,5 @@ def test_factorized_attention_over_space_and_time():
         )
         return x + hidden @ params["mlp_out"]["kernel"] + params["mlp_out"]["bias"][None, None]
 
-    found = jax.jit(lambda x: module.apply({"params": params}, x, angles=SPACE))(X)
+    found = jax.jit(lambda x: module.apply({"params": params}, x, angles=SPACE)[0])(X)
     np.testing.assert_allclose(found, expected(X), atol=1e-5)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.batch_norm import BatchNorm
+from mmjax.nn.norm import BatchNorm
 from mmjax.train.batch_stats import make_apply
 from mmjax.train.optimizer import AdamConfig, AdamWConfig, MuonConfig, make_optimizer
 from mmjax.train.state import make_state

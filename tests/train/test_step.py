@@ -13,8 +13,7 @@ from jax.tree_util import DictKey, keystr
 
 from mmjax import losses, models
 from mmjax.config import MeshConfig, resolve
-from mmjax.nn.compute import Compute
-from mmjax.nn.partitioner import Partitioner
+from mmjax.nn.compute import Compute, Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules
 from mmjax.train.spikes import WARMUP
 from mmjax.train.state import make_state, state_shardings
