@@ -40,7 +40,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     if arg.questions:
         config.losses.answering = {"weight": 1.0}
     config.optimizer = optimizer(size, 1e-3 if small else 3e-4)
-    config.train = {"batch": 64 if small else 1024, "epochs": 30, "best_metric": "-loss"}
+    config.train = {"batch": 64 if small else 1024, "epochs": 30, "best_metric": "retrieval/text_to_image_r5"}
     config.evaluate = {"evaluators": ("losses", "retrieval", "captions"), "batch": 32, "samples": 16}
     if arg.tiny:
         shrink(config)

@@ -1,6 +1,7 @@
 """Builds what evaluates a config; trainer.py adds what trains it."""
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from mmjax.train.batch_stats import make_apply
 from mmjax.train.metrics import check_wandb
 from mmjax.train.step import make_predict
 from mmjax.types import HOST_FIELDS, PADDING, Batch, Evaluator, Outputs, Params, Predict, UserError
+
+logger = logging.getLogger(__name__)
 
 Compiled = Callable[..., dict[str, jax.Array]]  # (params, batch, frozen) -> outputs
 
@@ -73,6 +76,15 @@ def check(config: Config) -> None:
     known = evaluate.metric_names(config)
     if best and best not in known:
         raise UserError(f"train.best_metric: no evaluator of this config gives {best}; they give {', '.join(known)}")
+    in_batch = [name for name, spec in losses.find(config).items() if spec.negatives]
+    if in_batch and best in ("loss", *in_batch) and processes.is_primary():
+        logger.warning(
+            "train.best_metric=%s depends on evaluate.batch, as losses.%s takes negatives from the batch; "
+            "take a metric that does not, such as one of %s",
+            config.train.best_metric,
+            in_batch[0],
+            ", ".join(name for name in known if name not in ("loss", *config.losses)) or "retrieval",
+        )
     if config.train.wandb_project:
         check_wandb(config.train.wandb_project)
 

@@ -68,3 +68,19 @@ def test_a_kernel_and_a_batch_that_do_not_fit_the_devices() -> None:
     assert told(config_dict(compute=compute)).startswith("compute.attention: cudnn ")
     batch = config_dict(train={"steps": 9, "batch": 8}, optimizer={"grad_accum_steps": 2})
     assert told(batch).startswith("train.batch / optimizer.grad_accum_steps: 4 ")
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "warned"),
+    [("-loss", "contrastive", True), ("-pairs", "contrastive", True), ("-words", "contrastive", False),
+     ("-loss", "captioning", False)],
+)  # fmt: skip
+def test_warns_of_a_best_metric_that_depends_on_the_batch(
+    metric: str, kind: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    terms = {"pairs": {"kind": kind}, "words": {"kind": "masked_language_modeling"}}
+    config = config_dict(
+        model={"kind": "vision_language"}, losses=terms, train={"steps": 1, "batch": 8, "best_metric": metric}
+    )
+    setup.check(config)
+    assert [f"train.best_metric={metric}" in record.message for record in caplog.records] == [True] * warned
