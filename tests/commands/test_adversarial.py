@@ -28,6 +28,7 @@ CONFIG = {
 BATCH = {
     "image": np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32),
     "mask": np.arange(16) % 5 != 3,
+    "key": np.arange(16, dtype=np.uint32),
 }
 
 

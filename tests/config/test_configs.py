@@ -163,7 +163,14 @@ def test_takes_a_step_on_eight_devices(path: Path, mesh: MeshConfig) -> None:
         shapes = {name: shape.shape for name, shape in models.inputs(config).items() if name.endswith("codes")}
         seen = {name: rng.integers(0, 15, (batch, *shape[1:])).astype(np.int32) for name, shape in shapes.items()}
     asked = {name: text for name in ("question", "answer") if name in models.inputs(config)}
-    rest = {"text": text, **asked, "mask": np.arange(batch) != 3, "id": ["x"] * batch, "captions": [[]] * batch}
+    rest = {
+        "text": text,
+        **asked,
+        "mask": np.arange(batch) != 3,
+        "key": np.arange(batch, dtype=np.uint32),
+        "id": ["x"] * batch,
+        "captions": [[]] * batch,
+    }
     host: dict[str, Any] = {**seen, **rest}
     state = training.make_state()
     before = jax.device_get(state.params)

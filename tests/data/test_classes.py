@@ -30,7 +30,7 @@ def test_images_are_those_of_the_files_with_their_class(tmp_path: Path) -> None:
     assert source.features == config.data.features and tuple(source.features) == ("image", "label")
     assert not list(source.all_captions())
     (batch,) = evaluation_batches(source, TOKENIZER, config)
-    assert set(batch) == {"image", "text", "mask", "label", "id", "captions"}
+    assert set(batch) == {"image", "text", "mask", "key", "label", "id", "captions"}
     assert batch["id"] == ["cat/005.jpg", "cat/006.jpg", "dog/003.jpg", "", ""]
     assert batch["label"].tolist() == [1, 1, 2, -1, -1] and batch["label"].dtype == np.int32
     assert batch["captions"] == [[]] * 5 and not np.any(batch["text"])

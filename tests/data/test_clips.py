@@ -36,7 +36,7 @@ def test_clips_are_those_of_the_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(batch["image"][:3], middle, atol=1e-6)
     assert batch["image"].shape == (5, 3, 16, 16, 3) and batch["image"].dtype == np.float32
     assert (batch["image"][3:] == 0).all() and batch["mask"].tolist() == [True] * 3 + [False] * 2
-    assert batch["id"] == ["5", "1", "3", "", ""] and set(batch) == {"image", "text", "mask", "id", "captions"}
+    assert batch["id"] == ["5", "1", "3", "", ""] and set(batch) == {"image", "text", "mask", "key", "id", "captions"}
     assert batch["captions"][2] == ["clip 2 caption 0", "clip 2 caption 1"]
 
 

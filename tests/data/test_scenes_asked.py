@@ -41,7 +41,7 @@ def test_a_batch_is_what_the_types_say() -> None:
         assert {
             name: (batch[name].dtype, batch[name].shape) for name in ("text", "question", "answer")
         } == dict.fromkeys(("text", "question", "answer"), (np.int32, (5, 13)))
-        assert set(batch) - {"image", "text", "mask", "question", "answer"} == set(HOST_FIELDS)
+        assert set(batch) - {"image", "text", "mask", "key", "question", "answer"} == set(HOST_FIELDS)
         assert TOKENIZER.decode(batch["question"]) == batch["questions"]
         assert [[text] for text in TOKENIZER.decode(batch["answer"])] == batch["answers"]
         assert np.all(np.sum(batch["question"] == END, axis=1) == 1) and np.all(

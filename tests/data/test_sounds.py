@@ -44,7 +44,7 @@ def test_sounds_are_those_of_the_files(tmp_path: Path) -> None:
     for image, name in zip(batch["image"], made, strict=False):
         np.testing.assert_array_equal(image, read_sound(tmp_path / "validation" / name, seconds=0.2, bins=23))
     assert batch["id"] == [*made, "", ""] and batch["mask"].tolist() == [True] * 3 + [False] * 2
-    assert set(batch) == {"image", "text", "mask", "id", "captions"} and not np.any(batch["image"][3:])
+    assert set(batch) == {"image", "text", "mask", "key", "id", "captions"} and not np.any(batch["image"][3:])
     assert batch["captions"][2] == ["sound 2 caption 0", "sound 2 caption 1"]
     assert np.any(batch["text"][3:])  # of a source whose examples all have captions
 

@@ -194,6 +194,8 @@ def test_named_fields_reach_the_batches(training: bool, root: Path) -> None:
         "garment": (np.float32, (4, 22, 18, 3)), "measures": (np.int32, (4, 2)), "mask": (np.bool_, (4,)),
         "text": (np.int32, (4, 13)),
     }  # fmt: skip
+    if not training:
+        shapes["key"] = (np.uint32, (4,))
     for batch in batches:
         assert {k: (v.dtype, v.shape) for k, v in batch.items() if isinstance(v, np.ndarray)} == shapes
         assert set(batch) == {*shapes, "id", "captions"}
