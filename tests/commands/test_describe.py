@@ -77,6 +77,7 @@ def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch:
     assert chosen == [(0, {"beams": 3, "length_penalty": 0.5}), (5, {"top_p": 1.0, "temperature": 3.0})]
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_evaluated_with_beams(
     describing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

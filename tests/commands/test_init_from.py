@@ -66,7 +66,7 @@ def other_images_and_captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_coco(tmp_path_factory.mktemp("tasks") / "coco", "vegetable")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["coco_caption", *(pytest.param(task, marks=pytest.mark.slow) for task in TASKS[1:])])
 def test_each_task_starts_from_the_pretraining(
     task: str, pretrained: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
