@@ -249,6 +249,15 @@ def evaluation(
     return predict, batches
 
 
+def check_text_tokenizers(given: bytes | None, frozen: bytes) -> None:
+    """Raises UserError if the model that training starts from has another text tokenizer than the text encoder."""
+    if given not in (None, frozen):
+        raise UserError(
+            "train.init_from: has another text tokenizer than components.text_encoder; words would change their "
+            "meaning: leave one of them out"
+        )
+
+
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given: bytes | None = None) -> data.Tokenizer:
     """Returns the workdir's text tokenizer, writing it first if needed.
 
@@ -266,11 +275,7 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
         if "text_encoder" in config.components:
             plugins = registry.packages(to_dict(config))
             frozen = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
-            if given not in (None, frozen):
-                raise UserError(
-                    "train.init_from: has another text tokenizer than components.text_encoder; words would change "
-                    "their meaning: leave one of them out"
-                )
+            check_text_tokenizers(given, frozen)
             write_file(path, frozen)
         elif given is not None:
             if path.exists() and path.read_bytes() != given:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -154,6 +155,21 @@ def test_that_of_a_frozen_text_encoder_is_refused_as_well(tmp_path: Path) -> Non
     assert not (tmp_path / "tokenizer.model").exists()
     setup.prepare_tokenizer(tmp_path, config, source, one)
     assert (tmp_path / "tokenizer.model").read_bytes() == one
+
+
+def test_what_training_starts_from_is_checked_before_a_component_is_trained(
+    pretrained: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    config = ["--config=configs/quickstart.py:tiny", f"--workdir={tmp_path / 'run'}"]
+    nowhere = tmp_path / "nowhere"
+    assert mistake("train", *config, f"--config.train.init_from={nowhere}").startswith(f"{nowhere}: ")
+    other = shutil.copytree(pretrained, tmp_path / "other", ignore=shutil.ignore_patterns("checkpoints"))
+    (other / "tokenizer.model").write_bytes(train_tokenizer([f"vegetable {i}" for i in range(30)], 300))
+    text = f"--config.components.text_encoder={pretrained}"
+    for command in ("prepare", "train"):
+        line = mistake(command, *config, text, f"--config.train.init_from={other}")
+        assert line.startswith("train.init_from: ") and "components.text_encoder" in line
+    assert not (tmp_path / "run" / "visual_tokenizer").exists()
 
 
 @pytest.mark.parametrize("form", ["", ":size=64", ":tiny", ":size=64,tiny"])
