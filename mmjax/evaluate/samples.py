@@ -26,11 +26,11 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
         for batch, outputs in predicted(predict, batches) if count else ():
             if "image" in outputs:
                 prompts += [captions[0] if captions else "" for captions in batch["captions"]]
-                shown["generated"].extend(to_uint8(outputs["image"]))
+                shown["generated"].extend(_rgb(outputs["image"]))
             else:
                 prompts += _written(batch, outputs)
             if "image" in batch:  # a batch may hold codes alone
-                shown["original"].extend(to_uint8(batch["image"]))
+                shown["original"].extend(_rgb(batch["image"]))
             if len(prompts) >= count:
                 break
         if prompts:
@@ -38,6 +38,11 @@ def samples(count: int, frame_rate: float = 8.0) -> Evaluator:
             yield "samples", Samples(prompts[:count], rows, frame_rate)
 
     return evaluator
+
+
+def _rgb(images: np.ndarray) -> np.ndarray:
+    """Images to look at; spectrograms have one channel."""
+    return np.broadcast_to(to_uint8(images), (*images.shape[:-1], 3))
 
 
 def _written(batch: Batch, outputs: dict[str, Any]) -> list[str]:

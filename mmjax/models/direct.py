@@ -94,7 +94,7 @@ def check(config: Config) -> None:
     model, frames = _model(config), config.data.frames
     check_transformer(model.width, model.heads)
     require(frames == 1, f"data.frames: a direct generator needs images, not clips of {frames}")
-    check_widths("decoder_widths", model.decoder_widths, config.data.size)
+    check_widths("decoder_widths", model.decoder_widths, config.data)
     require(
         bool(model.reference) or model.reference_dropout == 0,
         "model.reference_dropout: must be 0 where model.reference is empty",

@@ -85,8 +85,14 @@ def check_transformer(width: int, heads: int) -> None:
     require(width % 4 == 0, f"model.width: must be a multiple of 4 (sin-cos positions in two directions), not {width}")
 
 
-def check_widths(name: str, widths: tuple[int, ...], size: int) -> None:
-    """Raises UserError where 2 ** len(widths), the total stride, does not divide the image size."""
+def check_widths(name: str, widths: tuple[int, ...], data: DataConfig) -> None:
+    """Raises UserError where 2 ** len(widths), the total stride, does not divide the image size, and for sounds."""
+    image, size = data.features.get("image"), data.size
+    require(
+        image is None or image.shape[-1] == 3,
+        f"data.source: {data.source} gives spectrograms, and this kind of model needs images of 3 channels; "
+        "vision_language takes sounds",
+    )
     require(len(widths) > 0, f"model.{name}: needs at least one width")
     cell = 2 ** len(widths)
     require(size % cell == 0, f"data.size: must be a multiple of {cell}, for {len(widths)} {name}, not {size}")

@@ -75,7 +75,7 @@ def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, An
 
 def check(config: Config) -> None:
     model = _model(config)
-    check_widths("widths", model.widths, config.data.size)
+    check_widths("widths", model.widths, config.data)
     strides = model.time_strides
     require(
         not strides or len(strides) == len(model.widths),

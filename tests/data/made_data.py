@@ -97,11 +97,12 @@ def write_sounds(root: Path, split: str, sounds: Mapping[str, np.ndarray | bytes
 
 def config_dict(source: str, root: str | Path = "", batch: int = 5, seed: int = 3, **data: Any) -> Config:
     fields = {"source": source, "root": str(root), "size": 32 if source == "scenes" else 16, **data}
-    images = {"model": {"reference": ""}}  # which sounds are none for
+    images = {"model": {"reference": ""}}
+    sounds = {"model": {"kind": "vision_language"}, "losses": {"captioning": {}}}
     clips = {"model": {"kind": "visual_tokenizer", "widths": (8, 8), "time_strides": (1, 2)}}
     return resolve(
         {
-            **(clips if fields.get("frames", 1) > 1 else images),
+            **(clips if fields.get("frames", 1) > 1 else sounds if "audio_folder" in str(fields) else images),
             "data": fields,
             "seed": seed,
             "train": {"batch": batch, "steps": 1},
