@@ -1,5 +1,6 @@
 """A parser of HLO text: instructions, and how often each of them runs."""
 
+import functools
 import itertools
 import math
 import operator
@@ -11,7 +12,8 @@ _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"[\w.\-]+")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+(?:#\d+)?)")
+_ELEMENT = re.compile(r"%([\w.\-]+)#(\d+)")
 _CALLED = re.compile(r"\b(calls|body|to_apply|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -132,14 +134,22 @@ def _value(computation: Computation, name: str, state: _State) -> int | None:
 
 
 def parse(text: str) -> Program:
-    """Parses HLO text, `compiled.as_text()`."""
+    """Parses HLO text, `compiled.as_text()`.
+
+    Elements of tuples in its short form, `%tuple#2`, become instructions of that name.
+    """
     program, current = Program(), dict[str, Instruction]()
+    elements = functools.cache(parts)
     for line in text.splitlines():
         if head := _HEAD.match(line):
             current = program.computations[head[1]] = {}
             program.entry = head[1] if line.startswith("ENTRY") else program.entry
         elif match := _INSTRUCTION.match(line):  # f32[2]{0} add(%a, %b), attributes
             name, result, operation, rest = match.groups()
+            for made, index in _ELEMENT.findall(rest):
+                kind = elements(current[made].result)[int(index)]
+                element = f"{made}#{index}"
+                current[element] = Instruction(element, kind, "get-tuple-element", f"%{made}", f"index={index}")
             depths = itertools.accumulate((letter == "(") - (letter == ")") for letter in rest)
             closing = next(place for place, depth in enumerate(depths) if depth < 0)
             current[name] = Instruction(name, result, operation, rest[:closing], rest[closing + 1 :])

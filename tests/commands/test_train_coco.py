@@ -104,7 +104,7 @@ def test_a_masked_generator_on_the_codes_of_the_folder(root: Path, tmp_path: Pat
     assert all(line.startswith("mmjax: ") for line in told)
     assert "mmjax: coco_folder: 7 could not be read when the tokens were made and is masked out" in told
     index = json.loads((tmp_path / "run" / "tokens" / "train" / "index.json").read_text())
-    assert (index["size"], index["views"], index["source"]) == (8, 2, "coco_folder")
+    assert [index["info"][name] for name in ("size", "num_augmentations", "source")] == [8, 2, "coco_folder"]
     for folder in (tmp_path / "run" / "visual_tokenizer", tmp_path / "run"):
         rows = metrics(folder)
         assert [row["corrupt_examples"] for row in rows if row["split"] == "train"] == [2.0] * 4

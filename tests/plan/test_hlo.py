@@ -1,5 +1,7 @@
 """Collectives of programs, written by hand in HLO and compiled for eight CPU devices."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -105,6 +107,17 @@ def test_collectives_and_their_trip_counts() -> None:
         Collective("reduce-scatter", 48, (0, 1)),
         Collective("reduce-scatter", 120, (0, 1, 2, 3, 4, 5)),
     ]
+
+
+def test_elements_of_tuples_in_short_form() -> None:
+    """As libtpu 0.0.52 writes `%w#1` for `get-tuple-element(%w), index=1`."""
+    text = PROGRAM
+    for line, name, of, index in re.findall(r"(  %(\S+) = \S+ get-tuple-element\(%(\w+)\), index=(\d+)\n)", PROGRAM):
+        text = re.sub(rf"%{name}\b", f"%{of}#{index}", text.replace(line, ""))
+    assert "get-tuple-element" not in text and "%w#1" in text
+    assert collectives(parse(text), 6) == collectives(parse(PROGRAM), 6)
+    element = parse(text).computations["body"]["state#1"]
+    assert (element.operation, element.result) == ("get-tuple-element", "bf16[7,3]{1,0}")
 
 
 BETWEEN_SLICES = """
