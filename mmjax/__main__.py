@@ -2,6 +2,16 @@
 
 import sys
 
-from mmjax.cli import main
+from mmjax import terminal
 
-sys.exit(main())
+
+def main() -> int:
+    """Runs the command line."""
+    terminal.prepare()
+    from mmjax.cli import main  # slow to import
+
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,12 +9,15 @@ import os
 import platform
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmjax import terminal
+from mmjax.terminal import printable
 from mmjax.types import UserError
 
 COMMANDS = {
@@ -51,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if argv is not None:
         return _status_of(lambda: _run(list(argv)))
-    _silence_unfinished_transfers()  # only in a process of its own
+    terminal.prepare()  # only in a process of its own, as is what follows
+    _handle_unraisable()
     _log_to_terminal()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command not in WITH_SEVERAL_PROCESSES:
@@ -82,9 +86,12 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
             processes.exit(int(ended.code or 0))
             raise
 
+    terminal.ignore_stdout_errors()
     _keep_compiled_programs()
     # While there is nothing to save, SIGTERM ends a command at once, without a failure.
     signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not where it is ignored, as by nohup
+        signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     try:
         status = _status_of(run)
     except Exception:
@@ -105,7 +112,9 @@ def _keep_compiled_programs() -> None:
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not cache.is_absolute():  # no home, as of an unknown user in a container
+        return
     folder = cache / "mmjax" / "compiled" / hashlib.sha256(_processor().encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +138,7 @@ def _status_of(run: Callable[[], int]) -> int:
     try:
         return run()
     except UserError as error:
-        print(f"mmjax: {error}", file=sys.stderr)
+        print(f"mmjax: {printable(str(error))}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("mmjax: stopped", file=sys.stderr)
@@ -140,19 +149,44 @@ def _status_of(run: Callable[[], int]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"mmjax: {where}{error.strerror}; free some space and start again", file=sys.stderr)
+        print(f"mmjax: {printable(where)}{error.strerror}; free some space and start again", file=sys.stderr)
+        return 2
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        line = _of_the_machine(error)
+        if not line:
+            raise
+        print(f"mmjax: {printable(line)}", file=sys.stderr)
         return 2
 
 
-def _silence_unfinished_transfers() -> None:
-    """Silences the reads and writes that Orbax leaves unawaited after a failed checkpoint."""
+def _of_the_machine(error: Exception) -> str | None:
+    """Describes an error for lack of memory or of the devices asked for; None for others."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        what = (str(error).strip() or "no memory left").splitlines()[0]
+        return (
+            f"out of memory: {what}; try a smaller train.batch (with optimizer.grad_accum_steps, train.batch is split) "
+            "or evaluate.batch, or fewer --beams or prompts; mmjax plan estimates what a training takes"
+        )
+    from mmjax.commands import doctor
+
+    return doctor.device_error()
+
+
+def _handle_unraisable() -> None:
+    """Silences the transfers that Orbax leaves unawaited after a failed checkpoint, and repeats a Ctrl-C that was lost.
+
+    Python drops exceptions in callbacks, as in JAX's of the garbage collector, KeyboardInterrupt as well.
+    """
     for name in ("absl", "asyncio"):  # failures are raised as well
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if unraisable.exc_type is KeyboardInterrupt:
+            again = (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(0.05, signal.pthread_kill, again).start()  # in the callback it would be lost again
+        elif str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
     sys.unraisablehook = hook
@@ -165,7 +199,7 @@ def _log_to_terminal() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             from mmjax import progress
 
-            progress.write(f"mmjax: {' '.join(self.format(record).splitlines())}", file=sys.stderr)
+            progress.write(f"mmjax: {printable(self.format(record))}", file=sys.stderr)
 
     logger = logging.getLogger("mmjax")
     logger.addHandler(Terminal(logging.WARNING))
@@ -203,6 +237,7 @@ def _run(argv: list[str]) -> int:
                     metavar="PACKAGE[,...]",
                     help="packages whose code a config.json may name; no others are imported",
                 )
+            sub.register("type", Path, _path)
             module.add_arguments(sub)
             if command in WITH_CONFIG and "--help-config" in argv:
                 return _help_config(argv)
@@ -214,7 +249,15 @@ def _run(argv: list[str]) -> int:
         if arguments.command == "plan":  # opens no data set
             arguments.overrides = {"data.root": "none", **arguments.overrides}
         arguments.config = load_config(arguments.config, arguments.overrides)
+    terminal.loaded()
     return module.run(arguments)
+
+
+def _path(text: str) -> Path:
+    """The path of an argument; shells leave `--workdir=~/x` as it is, and an unset variable is no path."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; needs a path")
+    return Path(os.path.expanduser(text))
 
 
 def _help_config(argv: Sequence[str]) -> int:

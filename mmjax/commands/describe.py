@@ -12,6 +12,7 @@ from mmjax.commands.input_reading import check_out, files_in, load_able, read_ch
 from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
+from mmjax.terminal import printable
 from mmjax.types import UserError
 
 HELP = "Caption images, or answer a question about them, with one line per image."
@@ -94,7 +95,7 @@ def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> 
         row = {"image": str(file), **question, "answer" if question else "caption": text}
         return json.dumps(row, ensure_ascii=False)
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return line if alone else f"{file}: {line}"
+    return line if alone else f"{printable(str(file))}: {line}"
 
 
 def _draw(

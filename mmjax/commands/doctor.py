@@ -30,6 +30,7 @@ EXTRAS = {
     "test": ("pytest", "running the tests, ruff and mypy"),
     "dev": ("pre-commit", "the extra test, and checks before each commit"),
 }
+PLATFORMS = {"tpu": "tpu", "cuda": "cuda", "gpu": "cuda"}  # of JAX, to extras
 TENSORFLOW = ("tensorflow-cpu", "tensorflow", "tensorflow-intel", "tf-nightly")
 
 
@@ -63,14 +64,28 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _devices() -> Iterator[tuple[str, str]]:
     import jax  # imported late, so that a broken driver fails here
 
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:
-        yield "none", str(error).splitlines()[0]
+    if error := device_error():
+        yield "none", error
         return
+    devices = jax.devices()
     for kind in dict.fromkeys(device.device_kind for device in devices):
         alike = [device for device in devices if device.device_kind == kind]
         yield alike[0].platform, f"{len(alike)} x {kind}"
+
+
+def device_error() -> str | None:
+    """Says in a line why the devices cannot be used, what there is, and which extra is missing; None if they can."""
+    import jax
+
+    try:
+        jax.devices()
+        return None
+    except (RuntimeError, AssertionError) as error:  # AssertionError: JAX knows the platform, but has no plugin for it
+        asked = jax.config.jax_platforms or ""
+        reason = (str(error).strip() or "there is none").splitlines()[0]
+    extra = next((name for word, name in PLATFORMS.items() if word in asked.split(",")), None)
+    install = f"pip install '.[{extra}]' adds {EXTRAS[extra][1]}; " if extra and not _version(EXTRAS[extra][0]) else ""
+    return f"JAX_PLATFORMS={asked}: no such device can be used: {reason}; {install}JAX_PLATFORMS=cpu runs on the CPU"
 
 
 def _data() -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from mmjax.engine import components, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.parallel import processes
+from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.checkpoint import folder as checkpoint_folder
 from mmjax.train.workdir import check_overrides, read_batch_size_history, read_config
@@ -89,7 +90,7 @@ def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, 
     runner.write(workdir, step, metrics, samples)
     report = write_report(workdir)
     width = max(map(len, metrics), default=0)
-    print(f"{experiment.config.name}, step {step:,}:")
+    print(f"{printable(experiment.config.name)}, step {step:,}:")
     for name, value in metrics.items():
         print(f"  {name.ljust(width)}  {value:.4f}")
     print(f"report: {report}")

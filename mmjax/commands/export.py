@@ -9,6 +9,7 @@ import jax
 from mmjax.data import load_tokenizer
 from mmjax.engine import components
 from mmjax.export import write_model_folder
+from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_config
 from mmjax.types import UserError
@@ -40,5 +41,5 @@ def run(arguments: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(workdir / "tokenizer.model")
     params = {**params, **jax.device_get(components.trained(config, workdir))}
     write_model_folder(arguments.out, config, params, tokenizer.proto, step, metrics)
-    print(f"{config.name}, step {step:,}: {arguments.out}")
+    print(printable(f"{config.name}, step {step:,}: {arguments.out}"))
     return 0

@@ -108,7 +108,7 @@ def read_chunks(
 def read_text_lines(option: str, path: Path) -> list[str]:
     """Reads the lines of a UTF-8 text file, stripped, without blank ones; raises UserError if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # \r\n and \r are read as \n
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option} {path}: cannot be read as UTF-8 text: {error}") from error
     return [line.strip() for line in lines if line.strip()]

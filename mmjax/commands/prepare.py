@@ -24,7 +24,7 @@ HELP = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", type=Path, help="workdir of the training, for tokenizers and codes")
-    where.add_argument("--to", metavar="DIR", help="folder for the shards of coco_folder or coco_tfds")
+    where.add_argument("--to", type=Path, metavar="DIR", help="folder for the shards of coco_folder or coco_tfds")
     parser.add_argument(
         "--resize",
         type=int,

@@ -24,6 +24,7 @@ from mmjax.export import DualEncoder
 from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
+from mmjax.terminal import printable
 from mmjax.types import UserError
 
 HELP = "Search the images of a folder, or the lines of a text file, by text or image."
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
     for name, cosine in zip(results, cosines.tolist(), strict=True):
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
-        print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {name}")
+        print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {printable(name)}")
     if arguments.out:
         chunks = read_chunks(map(Path, results), model.config, lambda path, error: None)
         images = to_uint8(np.concatenate([images for _, images in chunks]))

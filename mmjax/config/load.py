@@ -1,6 +1,7 @@
 """Reads config files."""
 
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         UserError: for anything wrong with the file.
     """
     path, _, argument = path_and_argument.partition(":")
+    path = os.path.expanduser(path)
     spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
     if not (spec and spec.loader and Path(path).is_file()):
         wrong = f"{path} is no Python file" if Path(path).is_file() else f"no file {path}"

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import types
 import typing
@@ -233,7 +234,7 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}: must be finite, not {value}")
     if origin is None and type(value) is kind:
-        return value
+        return os.path.expanduser(value) if kind is str else value  # no text but a path begins with ~
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
 
 

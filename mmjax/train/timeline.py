@@ -1,5 +1,6 @@
 """Time accounting of a training run, over all its restarts, and a watchdog that reports where a process hangs."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -137,7 +138,8 @@ def watching(timeline: Timeline, least: float = MIN_HANG_SECONDS, poll: float = 
             usual = timeline.median_step() if kind in WAITS else timeline.longest.get(kind)
             if since != reported and passed > (UNKNOWN_SECONDS if usual is None else max(HANG_FACTOR * usual, least)):
                 reported = since
-                os.write(2, _hang_report(timeline, main, passed, usual).encode())
+                with contextlib.suppress(OSError):  # nobody can be told
+                    os.write(2, _hang_report(timeline, main, passed, usual).encode())
 
     thread = threading.Thread(target=watch, name="mmjax-watchdog", daemon=True)
     thread.start()
