@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import difflib
 import json
-import math
 import re
 import types
 import typing
@@ -18,6 +17,8 @@ from mmjax.config.known_fields import config_class, fields_of, group_of, member_
 from mmjax.config.schema import check_bounds
 from mmjax.types import UserError
 
+MAX_FLOAT = (2 - 2**-23) * 2.0**127  # of float32, in which the numbers are used
+MAX_DEPTH = 32  # of groups of fields in each other
 PER_COMPONENT = ("source", "mixture", "weight")  # fields that a component does not inherit from its mixture
 
 
@@ -37,6 +38,8 @@ def resolve(
     Raises:
         UserError: for the first unknown field or invalid value.
     """
+    if _is_deeper(config_dict, MAX_DEPTH):
+        raise UserError(f"config: nested more than {MAX_DEPTH} deep")
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
     tree = copy.deepcopy(dict(config_dict))
@@ -61,6 +64,14 @@ def resolve(
     config: Config = _build(Config, tree, "")
     check(config)
     return config
+
+
+def _is_deeper(tree: Any, depth: int) -> bool:
+    level = [tree]
+    for _ in range(depth):
+        groups = (each.values() if isinstance(each, Mapping) else each for each in level)
+        level = [item for group in groups for item in group if isinstance(item, (Mapping, list, tuple))]
+    return bool(level)
 
 
 def _dict(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -228,10 +239,12 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         return {str(k): _convert(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         kind, origin = type(value), None
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{name}: must be below 2 ** 63 in magnitude")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if kind is float and isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}: must be finite, not {value}")
+    if kind is float and isinstance(value, float) and not abs(value) <= MAX_FLOAT:
+        raise UserError(f"{name}: must be finite in float32, not {value}")
     if origin is None and type(value) is kind:
         return value
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
