@@ -38,8 +38,7 @@ def resolve(
     Raises:
         UserError: for the first unknown field or invalid value.
     """
-    if _is_deeper(config_dict, MAX_DEPTH):
-        raise UserError(f"config: nested more than {MAX_DEPTH} deep")
+    _check_plain(config_dict)
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
     tree = copy.deepcopy(dict(config_dict))
@@ -66,12 +65,15 @@ def resolve(
     return config
 
 
-def _is_deeper(tree: Any, depth: int) -> bool:
-    level = [tree]
-    for _ in range(depth):
-        groups = (each.values() if isinstance(each, Mapping) else each for each in level)
-        level = [item for group in groups for item in group if isinstance(item, (Mapping, list, tuple))]
-    return bool(level)
+def _check_plain(tree: Any, name: str = "", depth: int = MAX_DEPTH) -> None:
+    """Raises UserError for what no field takes: nested too deep, or an integer beyond 64 bits."""
+    if isinstance(tree, int) and abs(tree) >= 2**63:
+        raise UserError(f"{name}: must be below 2 ** 63 in magnitude")
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    for key, value in items:
+        if not depth:
+            raise UserError(f"{name}: nested more than {MAX_DEPTH} deep")
+        _check_plain(value, f"{name}.{key}".lstrip("."), depth - 1)
 
 
 def _dict(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -239,8 +241,6 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         return {str(k): _convert(f"{name}.{k}", arguments[1], v) for k, v in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         kind, origin = type(value), None
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(f"{name}: must be below 2 ** 63 in magnitude")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is float and isinstance(value, float) and not abs(value) <= MAX_FLOAT:

@@ -1,5 +1,6 @@
 """Model folders, configs and inputs of strangers: what cannot be right is told in one line before it is used."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax import data, models
 from mmjax.cli import main
-from mmjax.config import Config, load_config, resolve
+from mmjax.config import Config, load_config, resolve, to_dict
 from mmjax.config.load import split_argument
 from mmjax.export import write_model_folder
 from mmjax.export.load import load_params
@@ -318,3 +319,21 @@ def test_colons_in_the_path_of_a_config(text: str, split: tuple[str, str], tmp_p
         "    return ConfigDict({'name': argument or 'none', 'train': {'steps': 1}})"
     )
     assert load_config(f"{tmp_path}/{text}").name == (split[1] or "none")
+
+
+JUNK = [None, True, -1, 2**63, 10**400, 10**5_000, 1e39, float("nan"), "", "x:y", "\x1b[31m", "\ud800", [], [[]], [None],
+        {}, {"kind": 5}, {"kind": []}, {"": None}, [10**12]]  # fmt: skip
+
+
+@given(st.data())
+def test_junk_in_a_config_is_taken_or_told(data: st.DataObject) -> None:
+    tree = to_dict(resolve(CONFIG))
+    node = tree
+    while True:
+        name = data.draw(st.sampled_from(sorted(node)))
+        if not node[name] or not isinstance(node[name], dict) or data.draw(st.booleans()):
+            break
+        node = node[name]
+    node[name] = data.draw(st.sampled_from(JUNK))
+    with contextlib.suppress(UserError):
+        resolve(tree, plugins=())
