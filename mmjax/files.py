@@ -50,13 +50,14 @@ def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = N
         if shapes is not None:
             check_shapes(path, {name: tuple(tensor.get_shape()) for name, tensor in header.items()}, shapes)
         for name, tensor in header.items():
-            _check_dtype(path, name, tensor.get_dtype())
+            check_dtype(path, name, tensor.get_dtype())
         arrays = {name: file.get_tensor(name) for name in header}
     check_finite(path, arrays)
     return arrays
 
 
-def _check_dtype(path: Path, name: str, dtype: str) -> None:
+def check_dtype(path: Path, name: str, dtype: str) -> None:
+    """Raises UserError for a parameter of a safetensors type that is no floating-point number, or of 8 bits."""
     if dtype not in ("F64", "F32", "F16", "BF16"):
         raise UserError(f"{path}: {printable(name)} is {dtype}; parameters are floating-point numbers, such as F32")
 

@@ -321,8 +321,8 @@ def test_colons_in_the_path_of_a_config(text: str, split: tuple[str, str], tmp_p
     assert load_config(f"{tmp_path}/{text}").name == (split[1] or "none")
 
 
-JUNK = [None, True, -1, 2**63, 10**400, 10**5_000, 1e39, float("nan"), "", "x:y", "\x1b[31m", "\ud800", [], [[]], [None],
-        {}, {"kind": 5}, {"kind": []}, {"": None}, [10**12]]  # fmt: skip
+JUNK = [None, True, -1, 2**63, 10**400, 10**5_000, 1e39, float("nan"), "", "x:y", "\x1b[31m", "\ud800", [], [[]],
+        [None], {}, {"kind": 5}, {"kind": []}, {"": None}, [10**12]]  # fmt: skip
 
 
 @given(st.data())
