@@ -10,6 +10,7 @@ from typing import NoReturn
 from slices import Slices
 
 from mmjax.config import Config, load_config
+from mmjax.config.load import split_argument
 from mmjax.parallel.mesh import mesh_sizes
 from mmjax.types import UserError
 
@@ -84,7 +85,7 @@ def training_command(arguments: argparse.Namespace, rest: Sequence[str], slices:
         if not (word.startswith("--config.") and equals):
             raise UserError(f"unknown argument {word}; overrides are written --config.FIELD=VALUE")
         overrides[name] = value
-    path, _, config_arguments = arguments.config.partition(":")
+    path, config_arguments = split_argument(arguments.config)
     try:
         inside = Path(path).resolve().relative_to(ROOT)
     except ValueError:

@@ -1,13 +1,87 @@
-"""Files written atomically, and JSON Lines read as far as they are complete."""
+"""Files of bounded size, tensors that are checked, files written atomically, and JSON Lines as far as complete."""
 
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import safe_open
+
 from mmjax.types import UserError
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Reads a file of at most so many bytes.
+
+    Raises:
+        OSError: where it cannot be read.
+        UserError: for a FIFO or a device, which may never end, and for a larger file.
+    """
+    check_regular(path)
+    if path.stat().st_size > most:
+        raise UserError(f"{path}: is larger than {most >> 20} MiB")
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Raises UserError for a FIFO, a device or a socket, of which a read may never end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: is no regular file")
+
+
+def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+    """Reads the parameters of a safetensors file, whose header is checked before.
+
+    Args:
+        shapes: by name, of all of them; None: any.
+
+    Raises:
+        OSError, SafetensorError: where it cannot be read.
+        UserError: for other parameters than these, or what cannot be one.
+    """
+    check_regular(path)
+    with safe_open(path, "numpy") as file:
+        header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        if shapes is not None:
+            check_shapes(path, {name: tuple(tensor.get_shape()) for name, tensor in header.items()}, shapes)
+        for name, tensor in header.items():
+            check_dtype(path, name, tensor.get_dtype())
+        arrays = {name: file.get_tensor(name) for name in header}
+    check_finite(path, arrays)
+    return arrays
+
+
+def check_dtype(path: Path, name: str, dtype: str) -> None:
+    """Raises UserError for a parameter of a safetensors type that is no floating-point number, or of 8 bits."""
+    if dtype not in ("F64", "F32", "F16", "BF16"):
+        raise UserError(f"{path}: {printable(name)} is {dtype}; parameters are floating-point numbers, such as F32")
+
+
+def check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError for a parameter with NaN or infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {printable(name)} holds NaN or infinite numbers; export the model again")
+
+
+def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError where parameters are missing, unexpected or of another shape than the config says."""
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found or name not in wanted:
+            what = "has no" if name in wanted else "has an unexpected"
+            raise UserError(f"{path}: {what} parameter {printable(name)}; is it of another config?")
+        if found[name] != wanted[name]:
+            raise UserError(f"{path}: {name} has shape {found[name]}, the config says {wanted[name]}")
+
+
+def printable(name: str) -> str:
+    """A name from a file, by its repr where it has control characters."""
+    return name if name.isprintable() else repr(name)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from mmjax.config import Config
 from mmjax.engine import components, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
+from mmjax.export.load import check_params
 from mmjax.parallel import processes
 from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
@@ -78,7 +79,9 @@ def _steps(workdir: Path, config: Config) -> list[int]:
 def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int, Params]:
     opened = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
     with closing(opened) as checkpoints:
-        return checkpoints.restore_params(step)
+        found = checkpoints.restore_params(step)
+    check_params(workdir, config, found[1])
+    return found
 
 
 def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, step: int, params: Params) -> None:

@@ -9,6 +9,7 @@ import jax
 from mmjax.data import load_tokenizer
 from mmjax.engine import components
 from mmjax.export import write_model_folder
+from mmjax.export.load import check_params
 from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_config
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoints = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
     step, params = checkpoints.restore_params(arguments.step)
     checkpoints.close()
+    check_params(workdir, config, params)
     path = workdir / "evaluation" / f"{step}.json"
     metrics = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
     tokenizer = load_tokenizer(workdir / "tokenizer.model")

@@ -18,13 +18,14 @@ from mmjax.config import Config
 from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.source import find_source
-from mmjax.files import write_file
+from mmjax.files import read_file, write_file
 from mmjax.sample.chunks import CHUNK
 from mmjax.types import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+MAX_TEXTS = 256 << 20  # bytes of a file of them
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -108,10 +109,11 @@ def read_chunks(
 def read_text_lines(option: str, path: Path) -> list[str]:
     """Reads the lines of a UTF-8 text file, stripped, without blank ones; raises UserError if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # \r\n and \r are read as \n
+        text = read_file(path, MAX_TEXTS).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option} {path}: cannot be read as UTF-8 text: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    # Other signs that str.splitlines takes for line ends may be within a line.
+    return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
 
 
 def check_out(option: str, path: Path | None) -> None:

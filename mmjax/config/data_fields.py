@@ -35,7 +35,7 @@ class AudioConfig:
 
     rate: int = 16_000
     seconds: float = 10.0
-    bins: int = setting(128, above=0)
+    bins: int = setting(128, above=0, at_most=8_192)
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class DataConfig:
     questions: str = ""
     evaluation_questions: str = ""
     num_answer_classes: int = setting(0, at_least=0)
-    size: int = setting(32, above=0)
-    frames: int = setting(1, above=0)
+    size: int = setting(32, above=0, at_most=8_192)
+    frames: int = setting(1, above=0, at_most=10_000)
     frame_rate: float = setting(8.0, above=0)
-    resize: int = 0
+    resize: int = setting(0, at_least=0, at_most=16_384)
     flip: bool = False
     evaluation_examples: int = setting(0, at_least=0)
     max_corrupt_fraction: float = setting(0.1, at_least=0, at_most=1)

@@ -16,8 +16,8 @@ class TextConfig:
         vocabulary: maximal number of token ids.
     """
 
-    length: int = setting(32, above=0)
-    vocabulary: int = setting(4096, at_least=300)  # the bytes and some pieces
+    length: int = setting(32, above=0, at_most=8_192)
+    vocabulary: int = setting(4096, at_least=300, at_most=4_000_000)  # the bytes and some pieces
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class DiscriminatorConfig:
     """
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
-    widths: tuple[int, ...] = setting((64, 128, 256), above=0)
+    widths: tuple[int, ...] = setting((64, 128, 256), above=0, at_most=16_384)
     regularizer: Literal["r1", "lecam", "none"] = "lecam"
     regularizer_weight: float = setting(0.01, at_least=0)
     learning_rate: float = setting(1e-4, above=0)
@@ -152,7 +152,7 @@ class TokensConfig:
     """
 
     cache: str = ""
-    num_augmentations: int = setting(1, above=0)
+    num_augmentations: int = setting(1, above=0, at_most=10_000)
 
 
 @dataclass(frozen=True)
@@ -174,15 +174,15 @@ class SamplingConfig:
     """
 
     kind: str = ""
-    steps: int = setting(12, above=0)
+    steps: int = setting(12, above=0, at_most=10_000)
     order: Literal["confidence", "halton"] = "confidence"
-    guidance: float = setting(3.0, at_least=0)
+    guidance: float = setting(3.0, at_least=0, at_most=1_000)
     guidance_schedule: Literal["linear", "constant"] = "linear"
-    temperature: float = setting(1.0, above=0)
-    confidence_temperature: float = setting(4.5, at_least=0)
+    temperature: float = setting(1.0, at_least=1e-6, at_most=1_000)
+    confidence_temperature: float = setting(4.5, at_least=0, at_most=1_000)
     top_k: int = setting(0, at_least=0)
-    refinement_steps: int = setting(0, at_least=0)
-    refinement_temperature: float = setting(1.0, above=0)
+    refinement_steps: int = setting(0, at_least=0, at_most=10_000)
+    refinement_temperature: float = setting(1.0, at_least=1e-6, at_most=1_000)
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,10 @@ class TextDecodingConfig:
         temperature: of nucleus sampling.
     """
 
-    beams: int = setting(1, above=0)
-    length_penalty: float = setting(0.6, at_least=0)
+    beams: int = setting(1, above=0, at_most=1_000)
+    length_penalty: float = setting(0.6, at_least=0, at_most=1_000)
     top_p: float = setting(0.0, at_least=0, at_most=1)
-    temperature: float = setting(1.0, above=0)
+    temperature: float = setting(1.0, at_least=1e-6, at_most=1_000)
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class TrainConfig:
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
-    batch: int = setting(64, above=0)
+    batch: int = setting(64, above=0, at_most=2**20)
     steps: int = setting(0, at_least=0)
     epochs: int = setting(0, at_least=0)
     log_every: int = setting(50, above=0)
@@ -268,7 +268,7 @@ class EvaluateConfig:
     """
 
     evaluators: tuple[str, ...] = setting(("losses",), registry="evaluator")
-    batch: int = setting(64, above=0)
+    batch: int = setting(64, above=0, at_most=2**20)
     samples: int = setting(16, at_least=0)
     classes: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ("a photo of a {}",)
@@ -301,7 +301,7 @@ class Config:
     """
 
     name: str = ""
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**32)  # all the bits that random keys take
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = setting(registry="model", kind="direct_generator")

@@ -31,7 +31,7 @@ def member_of(hint: Any) -> type | None:
 
 def _kind(limits: Mapping[str, Any], value: Any, name: str, default: str = "") -> str:
     """The `kind` of a group of fields."""
-    kind = (value.get("kind") if isinstance(value, Mapping) else None) or default or limits["kind"]
+    kind = (value.get("kind") if isinstance(value, Mapping) else None) or default or limits.get("kind", "")
     if not isinstance(kind, str):
         raise UserError(f"{name}.kind: must be a text, not {kind!r}")
     return kind

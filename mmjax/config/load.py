@@ -25,8 +25,14 @@ def load_config(path_and_argument: str, overrides: Mapping[str, str] | None = No
     Raises:
         UserError: for anything wrong with the file, a field or a value.
     """
-    name = Path(path_and_argument.partition(":")[0]).stem
+    name = Path(split_argument(path_and_argument)[0]).stem
     return resolve(read_config_dict(path_and_argument), overrides or {}, default_name=name)
+
+
+def split_argument(path_and_argument: str) -> tuple[str, str]:
+    """Splits `FILE[:argument]` at the colon behind the .py; other colons belong to the path."""
+    path, found, argument = path_and_argument.partition(".py:")
+    return (f"{path}.py", argument) if found else (path_and_argument, "")
 
 
 def read_config_dict(path_and_argument: str) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
     Raises:
         UserError: for anything wrong with the file.
     """
-    path, _, argument = path_and_argument.partition(":")
+    path, argument = split_argument(path_and_argument)
     path = os.path.expanduser(path)
     spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
     if not (spec and spec.loader and Path(path).is_file()):
@@ -48,6 +54,7 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         if not hasattr(module, "get_config"):
             raise UserError(f"{path}: defines no get_config(argument); see configs/quickstart.py")
         config_dict = module.get_config(argument)
+        tree: dict[str, Any] = config_dict.to_dict() if isinstance(config_dict, ConfigDict) else {}
     except UserError:
         raise
     except Exception as error:  # the user's program may raise anything
@@ -57,7 +64,6 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
     if not isinstance(config_dict, ConfigDict):
         kind = type(config_dict).__name__
         raise UserError(f"{path}: get_config must return an ml_collections.ConfigDict, not {kind}")
-    tree: dict[str, Any] = config_dict.to_dict()
     return tree
 
 

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import difflib
 import json
-import math
 import os
 import re
 import types
@@ -19,6 +18,8 @@ from mmjax.config.known_fields import config_class, fields_of, group_of, member_
 from mmjax.config.schema import check_bounds
 from mmjax.types import UserError
 
+MAX_FLOAT = (2 - 2**-23) * 2.0**127  # of float32, in which the numbers are used
+MAX_DEPTH = 32  # of groups of fields in each other
 PER_COMPONENT = ("source", "mixture", "weight")  # fields that a component does not inherit from its mixture
 
 
@@ -38,6 +39,7 @@ def resolve(
     Raises:
         UserError: for the first unknown field or invalid value.
     """
+    _check_plain(config_dict)
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
     tree = copy.deepcopy(dict(config_dict))
@@ -62,6 +64,17 @@ def resolve(
     config: Config = _build(Config, tree, "")
     check(config)
     return config
+
+
+def _check_plain(tree: Any, name: str = "", depth: int = MAX_DEPTH) -> None:
+    """Raises UserError for what no field takes: nested too deep, or an integer beyond 64 bits."""
+    if isinstance(tree, int) and abs(tree) >= 2**63:
+        raise UserError(f"{name}: must be below 2 ** 63 in magnitude")
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    for key, value in items:
+        if not depth:
+            raise UserError(f"{name}: nested more than {MAX_DEPTH} deep")
+        _check_plain(value, f"{name}.{key}".lstrip("."), depth - 1)
 
 
 def _dict(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -231,8 +244,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         kind, origin = type(value), None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if kind is float and isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}: must be finite, not {value}")
+    if kind is float and isinstance(value, float) and not abs(value) <= MAX_FLOAT:
+        raise UserError(f"{name}: must be finite in float32, not {value}")
     if origin is None and type(value) is kind:
         return os.path.expanduser(value) if kind is str else value  # no text but a path begins with ~
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")

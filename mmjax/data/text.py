@@ -9,12 +9,14 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int, Int32
 
+from mmjax.files import read_file
 from mmjax.types import BEGIN, END, MASK, PADDING, UNKNOWN, UserError
 
 MASK_PIECE = "<mask>"
 SPACE = "\u2581"  # first character of pieces that begin a word
 MAX_CAPTIONS = 200_000  # that train the vocabulary; more change it little
 MAX_CAPTION_LENGTH = 2_000  # characters
+MAX_TOKENIZER = 256 << 20  # bytes of a serialized one
 
 
 class Tokenizer:
@@ -66,7 +68,7 @@ def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
     hint = "should be a tokenizer.model, made by mmjax prepare"
     name = "text tokenizer" if isinstance(model, bytes) else str(model)
     try:
-        tokenizer = Tokenizer(model if isinstance(model, bytes) else Path(model).read_bytes())
+        tokenizer = Tokenizer(model if isinstance(model, bytes) else read_file(Path(model), MAX_TOKENIZER))
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}; {hint}") from error
     except (RuntimeError, ValueError) as error:

@@ -17,7 +17,7 @@ from safetensors import numpy as safetensors
 
 from mmjax.config import Config, resolve, to_dict
 from mmjax.export.model_folder import flatten
-from mmjax.files import write_file
+from mmjax.files import check_dtype, check_finite, check_regular, check_shapes, write_file
 from mmjax.models import text_encoder
 from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.nn.compute import DEFAULT, Compute
@@ -99,10 +99,17 @@ def read(path: Path, plugins: Iterable[str] = ()) -> FrozenText:
         UserError: if the file is missing or corrupt.
     """
     try:
+        check_regular(path)
         with safe_open(path, "numpy") as file:
             config = resolve(json.loads(file.metadata()["config"]), plugins=plugins)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name in arrays.keys() - {"tokenizer"}:
+                check_dtype(path, name, file.get_slice(name).get_dtype())
         tokenizer = arrays.pop("tokenizer").tobytes()
+        wanted = flatten(jax.eval_shape(lambda: {"encoder": init(config, jax.random.key(0))}))
+        found, shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (arrays, wanted))
+        check_shapes(path, found, shapes)
+        check_finite(path, arrays)
         return FrozenText(config, flax.traverse_util.unflatten_dict(arrays, sep="/")["encoder"], tokenizer)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -9,16 +9,16 @@ from typing import Any
 
 import jax
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from mmjax import models
 from mmjax.config import Config
-from mmjax.data.text import load_tokenizer
+from mmjax.data.text import MAX_TOKENIZER, load_tokenizer
 from mmjax.export import frozen_text
 from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
 from mmjax.export.generating import DirectImageGenerator, ImageGenerator, ImageTokenizer
 from mmjax.export.loaded import LoadedModel
-from mmjax.export.model_folder import read_params
+from mmjax.export.model_folder import flatten, read_params
+from mmjax.files import check_shapes, read_file, read_parameters
 from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
@@ -60,8 +60,15 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
     if not (folder / "tokenizer.model").exists():
         raise UserError(f"{folder / 'tokenizer.model'}: no such file; run mmjax train, or mmjax export again")
     tokenizer = load_tokenizer(folder / "tokenizer.model")
+    vocabulary = (config.component(TEXT_ENCODER) or config).text.vocabulary
+    if tokenizer.size > vocabulary:
+        raise UserError(
+            f"{folder / 'tokenizer.model'}: has {tokenizer.size} tokens, text.vocabulary is {vocabulary}; is it of "
+            "another model?"
+        )
     if is_workdir:
         params = _restored(folder, config.train.checkpoints, config.train.best_metric, step)
+        check_params(folder, config, params)
         components = {name: _component(folder, name, plugins) for name in config.components}
     else:
         shapes = jax.eval_shape(lambda: _all_params(config))
@@ -92,6 +99,13 @@ def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Param
         return checkpoints.restore_params(step)[1]
 
 
+def check_params(workdir: Path, config: Config, params: Params) -> None:
+    """Raises UserError where the parameters of a checkpoint are not those of the config's model."""
+    wanted = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    found, wanted = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (params, wanted))
+    check_shapes(workdir / "checkpoints", found, wanted)
+
+
 def load_params(path: str | Path) -> Params:
     """Loads the parameters of a model folder, or of the newest checkpoint of a workdir, without the model's code.
 
@@ -104,7 +118,7 @@ def load_params(path: str | Path) -> Params:
         if _is_workdir(folder):
             return _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
         components = tuple(f"{name}/" for name in config["components"])
-        arrays = load_file(folder / "model.safetensors")
+        arrays = read_parameters(folder / "model.safetensors")
         return {name: leaf for name, leaf in arrays.items() if not name.startswith(components)}
     except (KeyError, TypeError, OSError, SafetensorError) as error:
         raise UserError(f"{folder}: holds no whole model of mmjax: {error}") from error
@@ -117,7 +131,7 @@ def read_text_tokenizer(path: str | Path) -> bytes:
         UserError: if there is none.
     """
     try:
-        return (Path(path) / "tokenizer.model").read_bytes()
+        return read_file(Path(path) / "tokenizer.model", MAX_TOKENIZER)
     except OSError as error:
         raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
 
@@ -133,7 +147,8 @@ def _all_params(config: Config) -> dict[str, Any]:
     """Initializes all parameters of a model folder, those of components included."""
     params = dict(models.init(config, jax.random.key(0)))
     for name, component in config.components.items():
-        assert component.config is not None
+        if component.config is None:
+            raise UserError(f"config.json: components.{name}.config: is missing")
         init = frozen_text.init if name == TEXT_ENCODER else models.init
         params[name] = init(component.config, jax.random.key(0))
     return params

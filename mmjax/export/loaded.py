@@ -121,10 +121,11 @@ def seeds_of(seed: Any, count: int, of: str = "prompts") -> Int32[np.ndarray, "n
     """Returns a seed per example: those given, or consecutive ones from a single one.
 
     Raises:
-        UserError: for anything but one whole number or one per example.
+        UserError: for anything but one whole number or one per example, each of 31 bits.
     """
     seeds = np.asarray(seed)
     if not np.issubdtype(seeds.dtype, np.integer) or seeds.shape not in ((), (count,)):
         raise UserError(f"seed: must be a whole number, or one for each of the {count} {of}, not {seed!r}")
-    # Random keys take 32 bits.
-    return ((seeds + np.arange(count) if seeds.ndim == 0 else seeds) % 2**31).astype(np.int32)
+    if seeds.min() < 0 or seeds.max() > 2**31 - (count if seeds.ndim == 0 else 1):
+        raise UserError(f"seed: must be at least 0 and below 2 ** 31, that of the last of the {count} {of} too")
+    return (seeds + np.arange(count) if seeds.ndim == 0 else seeds).astype(np.int32)

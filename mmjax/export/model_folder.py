@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from mmjax import models
 from mmjax.config import ComputeConfig, Config, to_dict
-from mmjax.files import write_json
+from mmjax.files import read_parameters, write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.train.workdir import read_json, versions
@@ -91,21 +91,15 @@ def read_params(path: Path, shapes: Params) -> Params:
     """Reads parameters from a safetensors file as a tree like `shapes`.
 
     Raises:
-        UserError: if the file is missing or corrupt, or does not hold exactly these parameters.
+        UserError: if the file is missing or corrupt, or does not hold exactly these parameters, all finite.
     """
+    wanted = {name: leaf.shape for name, leaf in flatten(shapes).items()}
     try:
-        found = load_file(path)
+        found = read_parameters(path, wanted)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a model folder needs it, export the model again") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); export the model again") from error
-    wanted = flatten(shapes)
-    for name in sorted(set(found) | set(wanted)):
-        if name not in found or name not in wanted:
-            what = "has no" if name in wanted else "has an unexpected"
-            raise UserError(f"{path}: {what} parameter {name}; is it of another config?")
-        if found[name].shape != wanted[name].shape:
-            raise UserError(f"{path}: {name} has shape {found[name].shape}, the config says {wanted[name].shape}")
     return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 

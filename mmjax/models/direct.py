@@ -48,15 +48,15 @@ class DirectGeneratorConfig(ModelConfig):
             size / 2 ** len(decoder_widths) rows of visual tokens.
     """
 
-    width: int = setting(128, above=0)
-    heads: int = setting(4, above=0)
-    text_layers: int = setting(2, above=0)
-    vision_layers: int = setting(2, above=0)
-    fusion_layers: int = setting(4, above=0)
+    width: int = setting(128, above=0, at_most=32_768)
+    heads: int = setting(4, above=0, at_most=1_000)
+    text_layers: int = setting(2, above=0, at_most=1_000)
+    vision_layers: int = setting(2, above=0, at_most=1_000)
+    fusion_layers: int = setting(4, above=0, at_most=1_000)
     reference: str = "image"
     reference_dropout: float = setting(0.0, at_least=0, at_most=1)
     fusion: Literal["cross_attention", "joint", "mlp", "bilinear"] = "cross_attention"
-    decoder_widths: tuple[int, ...] = setting((64, 32), above=0)
+    decoder_widths: tuple[int, ...] = setting((64, 32), above=0, at_most=16_384)
 
 
 def _model(config: Config) -> DirectGeneratorConfig:

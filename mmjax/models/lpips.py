@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 from jaxtyping import Array, Float
 
 from mmjax.config import PerceptualConfig
 from mmjax.config.schema import require
+from mmjax.files import check_regular, read_parameters
 from mmjax.types import Params, UserError
 
 CONVERT = (
@@ -118,13 +118,14 @@ def _normalize(x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
 def _load(path: str, sha256: str) -> dict[str, np.ndarray]:
     """The tensors of a file by the names above."""
     try:
+        check_regular(Path(path))
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"perceptual.weights: {path} cannot be read ({error.strerror})") from None
     require(sha256.lower() in ("", digest), f"perceptual.sha256: {path} has the SHA-256 {digest}, not {sha256}")
     try:
-        tensors = safetensors.numpy.load_file(path)
+        tensors = read_parameters(Path(path))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
         raise UserError(
             f"perceptual.weights: {Path(path).name} is not a safetensors file; make one with {CONVERT}"

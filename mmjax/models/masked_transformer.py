@@ -37,11 +37,11 @@ class MaskedGeneratorConfig(ModelConfig):
             classifier-free guidance needs text_dropout.
     """
 
-    width: int = setting(512, above=0)
-    heads: int = setting(8, above=0)
-    layers: int = setting(12, above=0)
-    text_layers: int = setting(4, above=0)
-    local_blocks: int = setting(0, at_least=0)
+    width: int = setting(512, above=0, at_most=32_768)
+    heads: int = setting(8, above=0, at_most=1_000)
+    layers: int = setting(12, above=0, at_most=1_000)
+    text_layers: int = setting(4, above=0, at_most=1_000)
+    local_blocks: int = setting(0, at_least=0, at_most=100)
     reference: str = "image"
     text_dropout: float = setting(0.0, at_least=0, at_most=1)
     reference_dropout: float = setting(0.0, at_least=0, at_most=1)

@@ -51,20 +51,20 @@ class VisionLanguageConfig(ModelConfig):
     """
 
     encoder: Literal["vit", "resnet"] = "vit"
-    patch: int = setting(16, above=0)
-    time: int = setting(2, above=0)
-    registers: int = setting(0, at_least=0)
-    stem: tuple[int, ...] = setting((), above=0)
-    width: int = setting(512, above=0)
-    heads: int = setting(8, above=0)
-    layers: int = setting(12, above=0)
-    text_layers: int = setting(6, above=0)
-    fusion_layers: int = setting(3, above=0)
-    decoder_layers: int = setting(6, above=0)
+    patch: int = setting(16, above=0, at_most=8_192)
+    time: int = setting(2, above=0, at_most=10_000)
+    registers: int = setting(0, at_least=0, at_most=10_000)
+    stem: tuple[int, ...] = setting((), above=0, at_most=16_384)
+    width: int = setting(512, above=0, at_most=32_768)
+    heads: int = setting(8, above=0, at_most=1_000)
+    layers: int = setting(12, above=0, at_most=1_000)
+    text_layers: int = setting(6, above=0, at_most=1_000)
+    fusion_layers: int = setting(3, above=0, at_most=1_000)
+    decoder_layers: int = setting(6, above=0, at_most=1_000)
     fusion: Literal["cross_attention", "joint", "mlp", "bilinear"] = "cross_attention"
-    embedding: int = setting(256, above=0)
+    embedding: int = setting(256, above=0, at_most=32_768)
     classify: Literal["image", "text", "question"] = "image"
-    classes: int = setting(0, at_least=0)
+    classes: int = setting(0, at_least=0, at_most=2**24)
 
 
 _CONTRASTIVE = frozenset({"vision", "text", "contrastive"})

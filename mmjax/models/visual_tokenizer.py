@@ -40,10 +40,10 @@ class VisualTokenizerConfig(ModelConfig):
             examples: the decoder becomes robust to the inconsistent codes of a generator.
     """
 
-    widths: tuple[int, ...] = setting((64, 128), above=0)
+    widths: tuple[int, ...] = setting((64, 128), above=0, at_most=16_384)
     time_strides: tuple[int, ...] = setting((), at_least=1, at_most=2)
-    blocks: int = setting(1, at_least=0)
-    levels: tuple[int, ...] = setting((8, 5, 5, 5), at_least=2)
+    blocks: int = setting(1, at_least=0, at_most=100)
+    levels: tuple[int, ...] = setting((8, 5, 5, 5), at_least=2, at_most=2**24)
     code_noise_prob: float = setting(0.0, at_least=0, at_most=1)
 
 

@@ -3,6 +3,9 @@
 Generation, inpainting, outpainting, variation and continuation differ only in which tokens are masked at first.
 """
 
+import dataclasses
+import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.config import SamplingConfig
 from mmjax.types import Params
 
+logger = logging.getLogger(__name__)
 BASES = (2, 3, 5)  # of the Halton sequence, one for each axis
 
 
@@ -56,10 +60,19 @@ def make_sampler(model_fns: GeneratorFns, decoding: SamplingConfig) -> Callable[
         def scores(codes: jax.Array, masked: jax.Array) -> jax.Array:
             return model_fns.logits(params, codes, masked, *context)
 
-        codes = maskgit_decode(scores, codes, masked, seeds, decoding, guidance)
+        codes = maskgit_decode(scores, codes, masked, seeds, _capped(decoding, math.prod(codes.shape[1:])), guidance)
         return model_fns.decode(tokenizer_params, codes)
 
     return sample
+
+
+@functools.cache  # so that it is told once, not with each trace
+def _capped(decoding: SamplingConfig, tokens: int) -> SamplingConfig:
+    """The decoding with at most a step for each token, since each step unmasks at least one."""
+    if decoding.steps <= tokens:
+        return decoding
+    logger.warning("sampling.steps: %d exceed the %d tokens; %d are done", decoding.steps, tokens, tokens)
+    return dataclasses.replace(decoding, steps=tokens)
 
 
 def is_guided(decoding: SamplingConfig) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.config import Config, differences, resolve, to_dict
-from mmjax.files import write_json
+from mmjax.files import read_file, write_json
 from mmjax.lock import locked
 from mmjax.parallel import processes
 from mmjax.train import batch_size_history
@@ -41,6 +41,7 @@ MUTABLE_FIELDS = (
     "train.wandb_project",
 )
 LOCK = "training.lock"
+MAX_CONFIG = 64 << 20  # bytes of a config.json
 TOKENIZER_FIELDS = ("data.", "text.", "components.text_encoder.", "seed")  # what the text tokenizer depends on
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
@@ -180,13 +181,13 @@ def read_json(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_file(path, MAX_CONFIG).decode())
         if not isinstance(found["config"], dict):
             raise TypeError
     except OSError:
         raise UserError(
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: not a config.json of mmjax, or a truncated one") from None
     return found

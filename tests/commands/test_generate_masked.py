@@ -235,7 +235,7 @@ def test_images_and_masks_that_are_wrong(folder: Path, image: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(("option", "what"), [
     ("--guidance=-1", "sampling.guidance: must be at least 0, not -1"),
-    ("--guidance=nan", "sampling.guidance: must be finite, not nan"),
+    ("--guidance=nan", "sampling.guidance: must be finite in float32, not nan"),
     ("--steps=0", "sampling.steps: must be above 0, not 0"),
     ("--temperature=0", "sampling.temperature: must be above 0, not 0"),
     ("--top-k=-1", "sampling.top_k: must be at least 0, not -1"),

@@ -184,8 +184,8 @@ def test_a_wrong_type_is_told(name: str, value: Any) -> None:
     ("optimizer.grad_clip_norm", float("nan")), ("optimizer.learning_rate", float("inf"))
 ])  # fmt: skip
 def test_numbers_are_finite(name: str, value: float) -> None:
-    assert error_message(resolve, nested(name, value)) == f"{name}: must be finite, not {value}"
-    assert error_message(resolve, BASE, {name: str(value)}) == f"{name}: must be finite, not {value}"
+    assert error_message(resolve, nested(name, value)) == f"{name}: must be finite in float32, not {value}"
+    assert error_message(resolve, BASE, {name: str(value)}) == f"{name}: must be finite in float32, not {value}"
 
 
 def test_a_wrong_item_is_told_with_its_place() -> None:
@@ -263,7 +263,7 @@ def test_axes_of_the_mesh_are_above_0_or_one_is_all_that_are_left(axes: dict[str
     ("data.options.count", "3", 3),
     ("data.options.rate", "0.5", 0.5),
     ("data.options.mirrored", "true", True),
-    ("seed", "-7", -7),
+    ("mesh.data", "-1", -1),
 ])  # fmt: skip
 def test_values_of_the_command_line(name: str, text: str, value: Any) -> None:
     own_source = {"data": {"source": f"{__name__}:OWN_SOURCE"}} if "options" in name else {}
