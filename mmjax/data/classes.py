@@ -9,7 +9,7 @@ import numpy as np
 
 from mmjax.config import DataConfig
 from mmjax.data.random_access import labels_of, read_examples
-from mmjax.data.source import Examples, Source, SourceSpec, image_feature
+from mmjax.data.source import Examples, Source, SourceSpec, digest_of, image_feature
 from mmjax.types import Feature, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -54,7 +54,10 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
         return {"image": (folder / names[index]).read_bytes()}
 
     read = read_examples(np.arange(len(names)), load, columns, features(config))
-    return Source("classes_folder", len(names), features(config), lambda: iter(()), read, classes=classes)
+    digest = digest_of(classes, names)
+    return Source(
+        "classes_folder", len(names), features(config), lambda: iter(()), read, classes=classes, digest=digest
+    )
 
 
 SOURCE = SourceSpec(features, open_classes)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.data.random_access import ordered
-from mmjax.data.source import Examples, Features, ReadSpec, Source
+from mmjax.data.source import Examples, Features, ReadSpec, Source, digest_of
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
@@ -102,7 +102,7 @@ def open_folder(source: str, folder: Path, kind: FolderKind, features: Features,
                     "problem": list(problems),
                 }
 
-    return Source(source, len(names), features, all_captions, read)
+    return Source(source, len(names), features, all_captions, read, digest=digest_of(list(captions.items())))
 
 
 def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:

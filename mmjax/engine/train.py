@@ -27,7 +27,7 @@ from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.timeline import Timeline, process_start, watching
-from mmjax.train.workdir import check_config, open_workdir, read_batch_size_history, workdir_lock
+from mmjax.train.workdir import check_config, check_data, open_workdir, read_batch_size_history, workdir_lock
 from mmjax.types import Params
 
 
@@ -79,6 +79,8 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         opened = Checkpoints(workdir, options.max_to_keep, options.best_metric, at=options.checkpoints)
         with closing(opened) as checkpoints, loop.interrupted() as stop:
             known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
+            if checkpoints.steps():
+                processes.run_on_primary(lambda: check_data(workdir, _identity(sources[0])))
             if not known:  # an invalid schedule is reported before anything is built
                 trainer.schedule(config, sources[0].size)
             if config.pretraining is not None and not checkpoints.steps():
@@ -98,6 +100,11 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     report = f"; report: {write_report(workdir)}" if processes.is_primary() else ""
     processes.log_primary(f"{config.name}: {ended}{report}")
     return 0 if is_done else stop.status
+
+
+def _identity(source: data.Source) -> dict[str, Any]:
+    """The training examples as config.json tells them: those of the data set, wherever it lies."""
+    return {"examples": source.size, "sha256": source.digest}
 
 
 def _restored(
@@ -127,7 +134,7 @@ def _restored(
 def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
     """Trains until the last step or a signal to stop; returns the step reached."""
     config, workdir, start = run.config, run.workdir, run.start
-    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history))
+    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history, _identity(run.source)))
     owed, state, tokenizer = run.owes_evaluation, *_first_state(run)
     _introduce(run, state)
     with ExitStack() as stack:
