@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +33,17 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+UNREADABLE = (OSError, ValueError, RecursionError)  # what json raises for a file that is damaged
+
+
+def finite(value: Any) -> bool:
+    """Whether a value from a file is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     """Yields the objects of a JSON Lines file. Lines that are not objects, such as a half-written one, are skipped."""
     if not path.is_file():
@@ -40,7 +52,7 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
         for line in lines:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except UNREADABLE:
                 continue
             if isinstance(row, dict):
                 yield row
