@@ -20,7 +20,7 @@ from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.progress import write
-from mmjax.train import loop
+from mmjax.train import checkpoint, loop, storage
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics
@@ -69,6 +69,8 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a config in a workdir, after its components and pretraining; returns a status, see loop.exit_status."""
     setup.check(config)
     with workdir_lock(workdir):
+        where = checkpoint.folder(workdir, config.train.checkpoints)
+        processes.run_on_primary(lambda: storage.check_writable(where))  # before the first step of the first stage
         status, frozen = components.prepare(config, workdir, train)
         if status:
             return status

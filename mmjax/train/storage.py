@@ -1,6 +1,7 @@
 """Errors of disks and buckets: one-line messages, and which of them are transient."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
         yield
     finally:
         late.cancel()
+
+
+def check_writable(path: epath.Path) -> None:
+    """Raises UserError where no checkpoint could be saved, by writing there; leaves nothing behind."""
+    with open_errors(path):
+        in_bucket = "://" in str(path)
+        folder = path if in_bucket else next(each for each in (path, *path.parents) if each.exists())
+        probe = folder / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
 
 
 @contextmanager
