@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmjax.types import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -36,7 +39,7 @@ def write_json(path: Path, value: Any) -> None:
 UNREADABLE = (OSError, ValueError, RecursionError)  # what json raises for a file that is damaged
 
 
-def finite(value: Any) -> bool:
+def finite(value: Any) -> TypeGuard[float]:
     """Whether a value from a file is a number that a float can hold."""
     try:
         return isinstance(value, (int, float)) and math.isfinite(value)
@@ -44,8 +47,22 @@ def finite(value: Any) -> bool:
         return False
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file that only informs; empty where there is none or, with a warning, it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        return {}
+    except UNREADABLE as error:
+        logger.warning("%s: is damaged and left out: %s", path, " ".join(str(error).split()))
+        return {}
+    return value
+
+
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Yields the objects of a JSON Lines file. Lines that are not objects, such as a half-written one, are skipped."""
+    """Yields the flat objects of a JSON Lines file. Other lines, such as a half-written one, are skipped."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -54,5 +71,5 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
                 row = json.loads(line)
             except UNREADABLE:
                 continue
-            if isinstance(row, dict):
+            if isinstance(row, dict) and not any(isinstance(value, (dict, list)) for value in row.values()):
                 yield row
