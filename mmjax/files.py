@@ -1,6 +1,7 @@
 """Files written atomically, and JSON Lines read as far as they are complete."""
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -12,6 +13,13 @@ from typing import Any, TypeGuard
 from mmjax.types import UserError
 
 logger = logging.getLogger(__name__)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; raises OSError for others: a FIFO would wait for ever, a device never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return path.read_bytes()
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """COCO captions in the official folder layout."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from mmjax.data.folder_dataset import is_inside
 from mmjax.data.json_items import read_items, reading
 from mmjax.data.random_access import indexed_source
 from mmjax.data.source import RawImage, RawSplit, Rejected, Source, SourceSpec, captioned_images
+from mmjax.files import read_regular
 from mmjax.types import UserError
 
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}
@@ -41,7 +43,7 @@ def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
     coco = find_coco(config.root, config.split(training))
 
     def image(index: int) -> bytes:
-        return (coco.folder / coco.names[int(coco.captions.keys[index])]).read_bytes()
+        return read_regular(coco.folder / coco.names[int(coco.captions.keys[index])])
 
     return indexed_source("coco_folder", captioned_images(config), coco.captions, image)
 
@@ -101,7 +103,7 @@ def raw_coco(root: str, split: str) -> RawSplit:
             name = coco.names[keys[index]]
             numbers = coco.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
             texts = list(zip(numbers, captions[index], strict=True))
-            yield RawImage(keys[index], name, texts, (coco.folder / name).read_bytes)
+            yield RawImage(keys[index], name, texts, functools.partial(read_regular, coco.folder / name))
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((key, captions[index]) for index, key in enumerate(keys))

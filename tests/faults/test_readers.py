@@ -1,13 +1,17 @@
 """Names of files in a data set: below folders, and outside of it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from made_data import config_dict, jpeg, write_coco
 
 from mmjax.data import open_source
+from mmjax.data.coco import raw_coco
 from mmjax.data.folder_dataset import is_inside
+from mmjax.data.image import read_image
+from mmjax.data.packed import Rejected, make_record
 from mmjax.types import UserError
 
 
@@ -50,3 +54,18 @@ def test_coco_names_files_of_its_folder_alone(tmp_path: Path) -> None:
 def test_inside() -> None:
     assert all(map(is_inside, ("a", "a/b.c", "", "..a", "a..")))
     assert not any(map(is_inside, ("/a", "..", "../a", "a/../b")))
+
+
+def test_what_is_no_regular_file_is_left_out_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train2017", {number: jpeg(number) for number in range(1, 5)})
+    paths = [tmp_path / "train2017" / f"{number:012d}.jpg" for number in range(1, 5)]
+    for path in paths[:3]:
+        path.unlink()
+    os.mkfifo(paths[0])
+    paths[1].symlink_to("/dev/zero")
+    paths[2].symlink_to(paths[2])
+    found = [make_record(image, 0) for image in raw_coco(str(tmp_path), "train").read(0, 4)]
+    assert [isinstance(each, Rejected) for each in found] == [True, True, True, False]
+    for path in paths[:3]:
+        with pytest.raises(UserError, match=path.name):
+            read_image(path, 16)
