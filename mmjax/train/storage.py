@@ -38,13 +38,16 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
 
 
 def check_writable(path: epath.Path) -> None:
-    """Raises UserError where no checkpoint could be saved, by writing there; leaves nothing behind."""
+    """Raises UserError where no checkpoint could be saved: in a bucket by writing there; leaves nothing behind."""
     with open_errors(path):
-        in_bucket = "://" in str(path)
-        folder = path if in_bucket else next(each for each in (path, *path.parents) if each.exists())
-        probe = folder / f".writable.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        if "://" in str(path):
+            probe = path / f".writable.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+            return
+        folder = next(each for each in (path, *path.parents) if each.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise PermissionError(f"{folder} is no folder that can be written")
 
 
 @contextmanager
