@@ -98,7 +98,7 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
         traceback.print_exc()
         status = 1
     if status not in ordinary:
-        processes.exit(status)
+        processes.exit(status, alone=True)
     return status
 
 

@@ -1,17 +1,29 @@
 """Files of bounded size, tensors that are checked, files written atomically, and JSON Lines as far as complete."""
 
 import contextlib
+import errno
 import json
+import logging
+import math
 import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from safetensors import safe_open
 
 from mmjax.types import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; raises OSError for others: a FIFO would wait for ever, a device never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return path.read_bytes()
 
 
 def read_file(path: Path, most: int) -> bytes:
@@ -106,15 +118,40 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+UNREADABLE = (OSError, ValueError, RecursionError)  # what json raises for a file that is damaged
+
+
+def finite(value: Any) -> TypeGuard[float]:
+    """Whether a value from a file is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file that only informs; empty where there is none or, with a warning, it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        return {}
+    except UNREADABLE as error:
+        logger.warning("%s: is damaged and left out: %s", path, " ".join(str(error).split()))
+        return {}
+    return value
+
+
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Yields the objects of a JSON Lines file. Lines that are not objects, such as a half-written one, are skipped."""
+    """Yields the flat objects of a JSON Lines file. Other lines, such as a half-written one, are skipped."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except UNREADABLE:
                 continue
-            if isinstance(row, dict):
+            if isinstance(row, dict) and not any(isinstance(value, (dict, list)) for value in row.values()):
                 yield row

@@ -1,7 +1,6 @@
 """mmjax export: a checkpoint to a model folder."""
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
@@ -10,6 +9,7 @@ from mmjax.data import load_tokenizer
 from mmjax.engine import components
 from mmjax.export import write_model_folder
 from mmjax.export.load import check_params
+from mmjax.files import finite, read_object
 from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
 from mmjax.train.workdir import read_config
@@ -38,8 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     step, params = checkpoints.restore_params(arguments.step)
     checkpoints.close()
     check_params(workdir, config, params)
-    path = workdir / "evaluation" / f"{step}.json"
-    metrics = {k: v for k, v in json.loads(path.read_text()).items() if v is not None} if path.exists() else {}
+    metrics = {k: v for k, v in read_object(workdir / "evaluation" / f"{step}.json").items() if finite(v)}
     tokenizer = load_tokenizer(workdir / "tokenizer.model")
     params = {**params, **jax.device_get(components.trained(config, workdir))}
     write_model_folder(arguments.out, config, params, tokenizer.proto, step, metrics)

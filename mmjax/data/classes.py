@@ -9,7 +9,8 @@ import numpy as np
 
 from mmjax.config import DataConfig
 from mmjax.data.random_access import labels_of, read_examples
-from mmjax.data.source import Examples, Source, SourceSpec, image_feature
+from mmjax.data.source import Examples, Source, SourceSpec, digest_of, image_feature
+from mmjax.files import read_regular
 from mmjax.types import Feature, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -51,10 +52,13 @@ def open_classes(config: DataConfig, training: bool, seed: int) -> Source:
         return {"id": [names[index] for index in indices], "label": label[indices]}
 
     def load(index: int) -> Examples:
-        return {"image": (folder / names[index]).read_bytes()}
+        return {"image": read_regular(folder / names[index])}
 
     read = read_examples(np.arange(len(names)), load, columns, features(config))
-    return Source("classes_folder", len(names), features(config), lambda: iter(()), read, classes=classes)
+    digest = digest_of(classes, names)
+    return Source(
+        "classes_folder", len(names), features(config), lambda: iter(()), read, classes=classes, digest=digest
+    )
 
 
 SOURCE = SourceSpec(features, open_classes)

@@ -31,6 +31,12 @@ DEFAULT_DURATION = 0.1  # seconds per frame of animations without durations, as 
 
 Crop = Callable[[UInt8[np.ndarray, "rows columns 3"]], UInt8[np.ndarray, "y x 3"]]  # of an upright RGB frame
 # (end time of a frame in seconds, function that decodes it)
+_T = Image.Transpose
+# By the signs of a, b, c and d of a display matrix, which shows the pixel (x, y) at (a x + c y, b x + d y).
+TURNS = {(-1, 0, 0, 1): _T.FLIP_LEFT_RIGHT, (1, 0, 0, -1): _T.FLIP_TOP_BOTTOM, (-1, 0, 0, -1): _T.ROTATE_180,
+         (0, 1, -1, 0): _T.ROTATE_270, (0, -1, 1, 0): _T.ROTATE_90, (0, 1, 1, 0): _T.TRANSPOSE,
+         (0, -1, -1, 0): _T.TRANSVERSE}  # fmt: skip
+
 Frames = Generator[tuple[float, Callable[[], Image.Image]], None, None]
 
 
@@ -238,8 +244,14 @@ def _decoded(container: Any, start: float) -> Iterator[tuple[float, float, Any]]
 
 
 def _to_image(frame: Any) -> Image.Image:
-    image = frame.to_image().convert("RGB")
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    image, shown = frame.to_image().convert("RGB"), frame.side_data.get("DISPLAYMATRIX")
+    if shown is None:
+        return image
+    a, b, _, c, d = (int(value) for value in np.sign(np.frombuffer(bytes(shown), np.int32)[:5]))
+    turn = TURNS.get((a, b, c, d))
+    if turn is None:  # by no multiple of 90 degrees, or none
+        return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    return image.transpose(turn)
 
 
 def _check_size(width: int, height: int) -> None:

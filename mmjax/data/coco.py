@@ -1,11 +1,13 @@
 """COCO captions in the official folder layout."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -15,9 +17,11 @@ from jaxtyping import Int64
 
 from mmjax.config import DataConfig
 from mmjax.data.captions import Captions, pack
+from mmjax.data.folder_dataset import is_inside
 from mmjax.data.json_items import read_items, reading
 from mmjax.data.random_access import indexed_source
 from mmjax.data.source import RawImage, RawSplit, Rejected, Source, SourceSpec, captioned_images
+from mmjax.files import read_regular
 from mmjax.types import UserError
 
 SPLITS = {"train": ("train2017", "train2014"), "validation": ("val2017", "val2014")}
@@ -39,7 +43,7 @@ def open_coco(config: DataConfig, training: bool, seed: int) -> Source:
     coco = find_coco(config.root, config.split(training))
 
     def image(index: int) -> bytes:
-        return (coco.folder / coco.names[int(coco.captions.keys[index])]).read_bytes()
+        return read_regular(coco.folder / coco.names[int(coco.captions.keys[index])])
 
     return indexed_source("coco_folder", captioned_images(config), coco.captions, image)
 
@@ -67,7 +71,7 @@ def find_coco(root: str, split: str) -> CocoSplit:
     """Finds the images and captions of a split; see open_coco."""
     folder, path = _find_files(root, split)
     names, captions = read_captions(path)
-    present = set(os.listdir(folder))  # once: a stat per image would take minutes on a network disk
+    present = present_files(folder, names.values())
     with_captions = sorted(captions.keys() & names.keys())
     kept = [key for key in with_captions if names[key] in present]
     missing = [key for key in with_captions if names[key] not in present]
@@ -99,7 +103,7 @@ def raw_coco(root: str, split: str) -> RawSplit:
             name = coco.names[keys[index]]
             numbers = coco.caption_ids[captions.ends[index] : captions.ends[index + 1]].tolist()
             texts = list(zip(numbers, captions[index], strict=True))
-            yield RawImage(keys[index], name, texts, (coco.folder / name).read_bytes)
+            yield RawImage(keys[index], name, texts, functools.partial(read_regular, coco.folder / name))
 
     def all_captions() -> Iterator[tuple[int, list[str]]]:
         return ((key, captions[index]) for index, key in enumerate(keys))
@@ -146,6 +150,20 @@ def read_captions(path: Path) -> tuple[dict[int, str], dict[int, list[tuple[int,
         if count:
             logger.warning("%s: %s %s", path, f"{count:,}", what)
     return names, {image: sorted(row, key=itemgetter(0)) for image, row in captions.items()}
+
+
+def present_files(folder: Path, names: Iterable[str]) -> set[str]:
+    """The names, which may be below folders, that are in a folder: each folder is listed once.
+
+    A stat per image would take minutes on a network disk.
+    """
+    present = set()
+    for inner in {os.path.dirname(name) for name in names}:
+        if not is_inside(inner):
+            continue
+        with contextlib.suppress(OSError):
+            present |= {os.path.join(inner, name) for name in os.listdir(folder / inner)}
+    return present
 
 
 def image_folders(root: str, split: str, expected: str) -> list[Path]:

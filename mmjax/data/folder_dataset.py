@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from mmjax.data.random_access import ordered
-from mmjax.data.source import Examples, Features, ReadSpec, Source
+from mmjax.data.source import Examples, Features, ReadSpec, Source, digest_of
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
@@ -102,7 +102,7 @@ def open_folder(source: str, folder: Path, kind: FolderKind, features: Features,
                     "problem": list(problems),
                 }
 
-    return Source(source, len(names), features, all_captions, read)
+    return Source(source, len(names), features, all_captions, read, digest=digest_of(list(captions.items())))
 
 
 def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:
@@ -144,12 +144,20 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
         name, texts = (row.get(kind.name), row.get("captions")) if isinstance(row, dict) else (None, None)
         if not (isinstance(name, str) and name and isinstance(texts, list) and texts):
             raise UserError(f"{path}, line {number}: needs a {kind.name} and its captions, like {kind.line}")
+        if not is_inside(name):
+            raise UserError(f"{path}, line {number}: {name!r} is outside of {folder}; name a {kind.name} in it")
         if not all(isinstance(text, str) for text in texts):
             raise UserError(f"{path}, line {number}: the captions of {name} must be texts, like {kind.line}")
         captions.setdefault(name, []).extend(texts)
     if not captions:
         raise UserError(f"{path}: names no {kind.name}; a line is like {kind.line}")
     return captions
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name from a file is one of its folder, and not one above or elsewhere."""
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def check_present(folder: Path, names: list[str], kind: FolderKind) -> None:

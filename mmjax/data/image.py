@@ -15,6 +15,7 @@ import simplejpeg
 from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from mmjax.files import read_regular
 from mmjax.types import UserError
 
 # Checked before decoding: a small file can claim any size.
@@ -167,7 +168,7 @@ def too_large(width: int, height: int) -> bool:
 def read_file(path: str | Path) -> bytes:
     """The content of an image file; raises UserError where it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        return read_regular(Path(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the path of an image") from error
     except OSError as error:

@@ -28,6 +28,7 @@ from mmjax.data.source import (
     Source,
     SourceSpec,
     array_fields,
+    digest_of,
     find_source,
     open_source,
 )
@@ -139,7 +140,10 @@ def mix(sources: Mapping[str, Source], config: DataConfig, training: bool) -> So
         rows = itertools.zip_longest(*(source.all_captions() for source in components))
         return (text for row in rows for text in row if text is not None)
 
-    return Source("mixture", sum(sizes), shared, all_captions, read, components=tuple(components), classes=classes)
+    digest = digest_of([(source.size, source.digest) for source in components])
+    return Source(
+        "mixture", sum(sizes), shared, all_captions, read, components=tuple(components), classes=classes, digest=digest
+    )
 
 
 def common_features(components: Sequence[Features]) -> dict[str, Feature]:

@@ -13,6 +13,7 @@ Positions are those of the raw images; a shard lacks those that were rejected.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib.util
 import io
@@ -45,6 +46,8 @@ SHARD_SIZE = 1024  # images, 160 MB of COCO's
 MAX_NAMED = 10  # rejected images in the log
 QUALITY = 95  # of JPEG, without chroma subsampling
 KINDS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")  # that training can read; MPO is JPEG with further images
+
+OF_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EINVAL)
 
 logger = logging.getLogger(__name__)
 
@@ -172,9 +175,10 @@ def make_record(raw: RawImage, resize: int) -> bytes | Rejected:
         image = recompress(raw.content(), raw.name, resize)
     except UserError as error:
         return Rejected(raw.key, raw.name, str(error).removeprefix(f"{raw.name}: "))
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        return Rejected(raw.key, raw.name, (error.strerror or "cannot be read").lower())
-    except OSError as error:  # of a disk, not of an image
+    except OSError as error:
+        if error.errno in OF_A_FILE:
+            return Rejected(raw.key, raw.name, (error.strerror or "cannot be read").lower())
+        # Of a disk, not of an image.
         raise UserError(f"{error.filename or raw.name}: cannot be read: {error.strerror or error}") from error
     return record(image, raw.name, raw.key, raw.captions)
 

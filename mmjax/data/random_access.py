@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from mmjax.data.captions import Captions
 from mmjax.data.decoding import Load, decode_examples
-from mmjax.data.source import Examples, Features, ReadSpec, Source
+from mmjax.data.source import Examples, Features, ReadSpec, Source, digest_of
 from mmjax.data.transforms import Transform
 
 # (indices) -> `id`, `captions` and other fields of Examples that are not loaded.
@@ -29,7 +29,8 @@ def indexed_source(name: str, features: Features, captions: Captions, image: Cal
         return {"id": ids, "captions": [captions[index] for index in indices]}
 
     read = read_examples(captions.keys, lambda index: {"image": image(index)}, columns, features)
-    return Source(name, len(captions), features, lambda: iter(captions), read)
+    digest = digest_of(*vars(captions).values())
+    return Source(name, len(captions), features, lambda: iter(captions), read, digest=digest)
 
 
 def read_examples(

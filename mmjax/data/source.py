@@ -6,7 +6,9 @@ directly; coco_tfds skips the beginnings of a few files (mmjax/data/streams.py).
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +85,7 @@ class Source:
     components: "tuple[Source, ...]" = ()  # of a mixture; corrupt images are counted for each
     field: str = "data"  # config field of its data
     classes: tuple[str, ...] = ()  # their names by label
+    digest: str = ""  # of what its examples are, see digest_of; a run resumes with these alone; "": not known
 
     @property
     def captions_optional(self) -> bool:
@@ -157,6 +160,14 @@ def open_source(config: DataConfig, training: bool, seed: int) -> Source:
     check_features(source.features, f"data.source {config.source}")
     source.max_corrupt_fraction = config.max_corrupt_fraction
     return source
+
+
+def digest_of(*parts: Any) -> str:
+    """SHA-256 of keys and captions, as arrays or plain data, by which a resumed training recognizes its examples."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else json.dumps(part).encode())
+    return digest.hexdigest()
 
 
 def open_raw(config: DataConfig) -> dict[str, RawSplit]:

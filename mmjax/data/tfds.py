@@ -14,7 +14,7 @@ import numpy as np
 from mmjax.config import DataConfig
 from mmjax.data import streams
 from mmjax.data.decoding import decode_examples
-from mmjax.data.source import Examples, RawImage, RawSplit, ReadSpec, Source, SourceSpec, captioned_images
+from mmjax.data.source import Examples, RawImage, RawSplit, ReadSpec, Source, SourceSpec, captioned_images, digest_of
 from mmjax.data.tfds_layout import read_record
 from mmjax.types import UserError
 
@@ -33,7 +33,7 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
         UserError: where it is not prepared, or has no such split.
     """
     root, split = config.root, config.split(training)
-    _, info = _split(root, split)
+    builder, info = _split(root, split)
     files, size = info.file_instructions, info.num_examples
     lengths, buffer = [file.take for file in files], max(config.shuffle_buffer // streams.STREAMS, 1)
 
@@ -72,7 +72,8 @@ def open_tfds(config: DataConfig, training: bool, seed: int) -> Source:
     def all_captions() -> Iterator[str]:
         return (text for _, texts in raw_tfds(root, split).captions() for text in texts)
 
-    return Source("coco_tfds", size, captioned_images(config), all_captions, read)
+    digest = digest_of(builder.info.full_name, list(info.shard_lengths), info.num_bytes)
+    return Source("coco_tfds", size, captioned_images(config), all_captions, read, digest=digest)
 
 
 class _Stream:

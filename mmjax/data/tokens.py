@@ -24,7 +24,7 @@ from mmjax.data import shard_cache
 from mmjax.data.pipeline import evaluation_size, make_read_spec, prefetch, report_corrupt
 from mmjax.data.random_access import ordered
 from mmjax.data.shard_cache import ENDS, ArrayReader, params_digest, ragged, write_arrays
-from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, find_source
+from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, digest_of, find_source
 from mmjax.progress import progress_bar
 from mmjax.types import Feature, Params, UserError
 
@@ -200,7 +200,8 @@ def open_tokens(folder: Path, key: Mapping[str, Any]) -> Source:
             yield {**codes, "mask": reader.take("mask", rows), "key": keys[0, examples], **fields}
 
     features = {name: Feature("codes" if name == "codes" else "text") for name in cache.info["features"]}
-    return Source(cache.info["source"], size, features, all_captions, read)
+    digest = digest_of(keys, reader.all("texts"))
+    return Source(cache.info["source"], size, features, all_captions, read, digest=digest)
 
 
 def _rows_by_view(keys: Int[np.ndarray, "views size"]) -> Integer[np.ndarray, "views size"]:

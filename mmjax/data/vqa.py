@@ -17,7 +17,8 @@ from mmjax.data.captions import Captions, pack
 from mmjax.data.coco import image_folders
 from mmjax.data.json_items import is_list, read_items, reading
 from mmjax.data.random_access import labels_of, read_examples
-from mmjax.data.source import TEXT, Examples, Source, SourceSpec, image_feature
+from mmjax.data.source import TEXT, Examples, Source, SourceSpec, digest_of, image_feature
+from mmjax.files import read_regular
 from mmjax.types import Feature, UserError
 
 FILE = re.compile(r"(?:.*\D)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)  # ends with the image's id
@@ -79,7 +80,7 @@ def open_vqa(config: DataConfig, training: bool, seed: int) -> Source:
             )  # fmt: skip
 
     def load(index: int) -> Examples:
-        return {"image": (folder / files[images[chosen[index]]]).read_bytes()}
+        return {"image": read_regular(folder / files[images[chosen[index]]])}
 
     def columns(indices: list[int]) -> Examples:
         names, texts, answers = zip(*(questions[index] for index in chosen[indices].tolist()), strict=True)
@@ -93,7 +94,8 @@ def open_vqa(config: DataConfig, training: bool, seed: int) -> Source:
             yield from dict.fromkeys(answers)
 
     read = read_examples(np.arange(len(chosen)), load, columns, features(config))
-    return Source("vqa", len(chosen), features(config), all_texts, read, classes=classes)
+    digest = digest_of(chosen, classes, *vars(questions.packed).values())
+    return Source("vqa", len(chosen), features(config), all_texts, read, classes=classes, digest=digest)
 
 
 SOURCE = SourceSpec(features, open_vqa, check, settings=("questions", "evaluation_questions", "num_answer_classes"))

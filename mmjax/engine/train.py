@@ -20,14 +20,14 @@ from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.progress import write
-from mmjax.train import loop
+from mmjax.train import checkpoint, loop, storage
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.timeline import Timeline, process_start, watching
-from mmjax.train.workdir import check_config, open_workdir, read_batch_size_history, workdir_lock
+from mmjax.train.workdir import check_config, check_data, open_workdir, read_batch_size_history, workdir_lock
 from mmjax.types import Params
 
 
@@ -69,6 +69,8 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a config in a workdir, after its components and pretraining; returns a status, see loop.exit_status."""
     setup.check(config)
     with workdir_lock(workdir):
+        where = checkpoint.folder(workdir, config.train.checkpoints)
+        processes.run_on_primary(lambda: storage.check_writable(where))  # before the first step of the first stage
         status, frozen = components.prepare(config, workdir, train)
         if status:
             return status
@@ -79,6 +81,8 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         opened = Checkpoints(workdir, options.max_to_keep, options.best_metric, at=options.checkpoints)
         with closing(opened) as checkpoints, loop.interrupted() as stop:
             known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
+            if checkpoints.steps():
+                processes.run_on_primary(lambda: check_data(workdir, _identity(sources[0])))
             if not known:  # an invalid schedule is reported before anything is built
                 trainer.schedule(config, sources[0].size)
             if config.pretraining is not None and not checkpoints.steps():
@@ -98,6 +102,11 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     report = f"; report: {write_report(workdir)}" if processes.is_primary() else ""
     processes.log_primary(f"{config.name}: {ended}{report}")
     return 0 if is_done else stop.status
+
+
+def _identity(source: data.Source) -> dict[str, Any]:
+    """The training examples as config.json tells them: those of the data set, wherever it lies."""
+    return {"examples": source.size, "sha256": source.digest}
 
 
 def _restored(
@@ -127,7 +136,7 @@ def _restored(
 def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
     """Trains until the last step or a signal to stop; returns the step reached."""
     config, workdir, start = run.config, run.workdir, run.start
-    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history))
+    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history, _identity(run.source)))
     owed, state, tokenizer = run.owes_evaluation, *_first_state(run)
     _introduce(run, state)
     with ExitStack() as stack:

@@ -10,6 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmjax.files import finite
+
 MAX_POINTS = 800
 LOSS, ACCURACY = "loss", "accuracies"
 ACCURACIES = ("scenes/", "vqa/", "retrieval/", "captions/", "classification/", "zero_shot/", "reconstruction/ssim",
@@ -32,20 +34,20 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Collection[str]) -> dict
     for row in metrics:
         step, split = row.get("step"), str(row.get("split", ""))
         for name, value in row.items():
-            numeric = value is None or isinstance(value, (int, float))
+            numeric = value is None or finite(value)
             if isinstance(step, int) and numeric and name not in ("step", "split"):
                 found[name, split][step] = math.nan if value is None else float(value)
-    finite = {key: points for key, points in found.items() if any(map(math.isfinite, points.values()))}
+    drawn = {key: points for key, points in found.items() if any(map(math.isfinite, points.values()))}
     # Metrics that are always 0, such as skipped steps, are left out.
-    changing = {name for (name, _), points in finite.items() if any(points.values())}
+    changing = {name for (name, _), points in drawn.items() if any(points.values())}
 
-    names = dict.fromkeys(name for name, _ in finite)
+    names = dict.fromkeys(name for name, _ in drawn)
     losses = [name for name in names if name == LOSS or (name in terms and len(terms) > 1)]
     accuracies = [name for name in names if _is_accuracy(name)]
     others = sorted(changing - {LOSS, *terms, *accuracies})
     grouped = {LOSS: losses, ACCURACY: accuracies, **{name: [name] for name in others}}
     return {
-        group[0] if len(group) == 1 else title: {key: points for key, points in finite.items() if key[0] in group}
+        group[0] if len(group) == 1 else title: {key: points for key, points in drawn.items() if key[0] in group}
         for title, group in grouped.items()
         if group
     }

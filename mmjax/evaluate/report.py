@@ -4,8 +4,9 @@ import base64
 import datetime
 import html
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from mmjax.files import read_lines, write_file
+from mmjax.files import finite, read_lines, read_object, write_file
 from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
 
@@ -53,6 +54,9 @@ pre { overflow-x: auto; }
 """
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The metrics of one evaluation, None where not finite, and the files of its samples by name."""
@@ -65,14 +69,14 @@ class Evaluation:
 def write_report(workdir: Path) -> Path:
     """Writes WORKDIR/report.html, and returns its path.
 
-    Works at any time of a run: what is missing or incomplete is left out.
+    Works at any time of a run: what is missing, incomplete or damaged is left out.
 
     Raises:
         UserError: if there is no such folder, or the report cannot be written.
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder; name the --workdir of a training")
-    about = _read_json(workdir / "config.json")
+    about = read_object(workdir / "config.json")
     config, versions = about.get("config", {}), about.get("versions", {})
     title = html.escape(config.get("name") or workdir.resolve().name)
     lines = list(read_lines(workdir / "metrics.jsonl"))
@@ -83,11 +87,11 @@ def write_report(workdir: Path) -> Path:
     parts = [
         f"<h1>{title}</h1>",
         f"<p>{html.escape(str(workdir))} · " + (f"step {max(steps):,}" if steps else "no step logged yet") + "</p>",
-        _metrics(evaluations, config.get("train", {}).get("best_metric", "-loss")),
-        _curves(metrics, list(config.get("losses", {}))),
-        _samples(evaluations),
-        _progress(evaluations),
-        _time([row for row in lines if row.get("split") == "time"]),
+        _part(_metrics, evaluations, config.get("train", {}).get("best_metric", "-loss")),
+        _part(_curves, metrics, list(config.get("losses", {}))),
+        _part(_samples, evaluations),
+        _part(_progress, evaluations),
+        _part(_time, [row for row in lines if row.get("split") == "time"]),
         _folded("Config", json.dumps(config, indent=2, ensure_ascii=False) if config else ""),
         _folded("Versions", "\n".join(f"{package} {version}" for package, version in versions.items())),
         f"<p>Written {now} by mmjax {html.escape(versions.get('mmjax', ''))}</p>",
@@ -102,28 +106,47 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
+def _part(section: Callable[..., str], *arguments: Any) -> str:
+    """A section; empty, with a warning, where its files hold what cannot be drawn: a report stops no training."""
+    try:
+        return section(*arguments)
+    except Exception as error:
+        logger.warning("report.html: %s are left out: %s", section.__name__.strip("_"), " ".join(str(error).split()))
+        return ""
+
+
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """The evaluations of a workdir by step."""
     found = []
     for path in folder.glob("*.json"):
         if path.stem.isdecimal():
-            numbers = {k: v for k, v in _read_json(path).items() if v is None or isinstance(v, (int, float))}
+            numbers = {k: v for k, v in read_object(path).items() if v is None or finite(v)}
             samples = {}
             for described in sorted(folder.glob(f"{path.stem}.*.json")):
-                about = _read_json(described)
+                about = read_object(described)
                 image = described.with_suffix(".gif" if "frames" in about else ".png")
-                if {"prompts", "rows", "cell"} <= about.keys() and _is_image(image):
+                if about and _is_sheet(about, image):
                     samples[described.stem.partition(".")[2]] = about, image
             found.append(Evaluation(int(path.stem), numbers, samples))
     return sorted(found, key=lambda evaluation: evaluation.step)
 
 
-def _is_image(path: Path) -> bool:
+def _is_sheet(about: Mapping[str, Any], path: Path) -> bool:
+    """Whether a file of samples is complete, and of the size that its description tells."""
     try:
+        height, width = about["cell"]
+        prompts, rows = about["prompts"], about["rows"]
+        if not all(isinstance(text, str) for text in (*prompts, *rows)):
+            raise TypeError("prompts and rows must be texts")
         with Image.open(path) as image:
+            if image.size != (width * len(prompts), height * len(rows)):
+                raise ValueError(f"{image.width} x {image.height} pixels are not those of its cells")
             for frame in ImageSequence.Iterator(image):
                 frame.load()
-    except (OSError, SyntaxError):
+    except FileNotFoundError:
+        return False
+    except Exception as error:  # Pillow may raise anything for a broken file
+        logger.warning("%s: is damaged and left out: %s", path, " ".join(str(error).split()))
         return False
     return True
 
@@ -133,14 +156,6 @@ def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation 
     name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
     measured = [(sign * value, e.step) for e in evaluations if (value := e.metrics.get(name)) is not None]
     return next((e for e in evaluations if measured and e.step == max(measured)[1]), None)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _section(title: str, content: str, note: str = "") -> str:
@@ -239,7 +254,7 @@ def _progress(evaluations: Sequence[Evaluation]) -> str:
 def _time(rows: Sequence[Mapping[str, Any]]) -> str:
     """The wall-clock time by activity, over all restarts."""
     spent = {name: rows[-1].get(name) for name in KINDS_OF_TIME} if rows else {}
-    seconds = {name: float(value) for name, value in spent.items() if isinstance(value, (int, float))}
+    seconds = {name: float(value) for name, value in spent.items() if finite(value)}
     total = sum(seconds.values())
     if not total:
         return ""

@@ -199,9 +199,13 @@ def place(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
-def exit(status: int) -> None:
-    """Ends this process without waiting for the others, which may wait for it, where there are any."""
-    if not jax.distributed.is_initialized():
+def exit(status: int, alone: bool = False) -> None:
+    """Ends this process without waiting for the others, which may wait for it, where there are any.
+
+    Args:
+        alone: also the only process, without waiting for its threads: after a failed save, Orbax's wait five minutes.
+    """
+    if not (alone or jax.distributed.is_initialized()):
         return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -16,6 +16,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
+from mmjax.files import UNREADABLE, finite
 from mmjax.parallel import processes
 from mmjax.train import fingerprint, storage
 from mmjax.train.state import State
@@ -62,7 +63,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
             )
-            self.manager = ocp.CheckpointManager(self.path, options=options, item_handlers=handlers)
+            self.manager = _Manager(self.path, options=options, item_handlers=handlers)
             self.reader = ocp.PyTreeCheckpointHandler()
 
     def steps(self) -> list[int]:
@@ -263,6 +264,31 @@ class Checkpoints:
         if wanted not in (None, *steps):
             raise UserError(f"{self.path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
         return steps[::-1] if wanted is None else [int(wanted)]
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which opens the other steps, and the state of this one, where its small files are damaged."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            found = super().metrics(step)
+            if not (found is None or (isinstance(found, dict) and all(map(finite, found.values())))):
+                raise ValueError("not numbers by their names")
+        except UNREADABLE as error:
+            if storage.is_transient(error):
+                raise
+            _warn_once("%s/%d/metrics: is damaged and left out: %s", self.directory, step, storage.first_line(error))
+            return None
+        return found
+
+    def _load_checkpoint_infos(self, skip_metadata_read: bool = False) -> list[Any]:
+        infos = super()._load_checkpoint_infos(skip_metadata_read=True)  # it is read for its time, which is not used
+        return [dataclasses.replace(info, metrics=self.metrics(info.step)) for info in infos]
+
+
+@functools.cache
+def _warn_once(*message: Any) -> None:
+    logger.warning(*message)
 
 
 def folder(workdir: Path, at: str = "") -> epath.Path:

@@ -1,6 +1,7 @@
 """Errors of disks and buckets: one-line messages, and which of them are transient."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,19 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
         yield
     finally:
         late.cancel()
+
+
+def check_writable(path: epath.Path) -> None:
+    """Raises UserError where no checkpoint could be saved: in a bucket by writing there; leaves nothing behind."""
+    with open_errors(path):
+        if "://" in str(path):
+            probe = path / f".writable.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+            return
+        folder = next(each for each in (path, *path.parents) if each.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise PermissionError(f"{folder} is no folder that can be written")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmjax.files import finite
+
 # Only "steps" is progress. "lost" is the time from the last checkpoint before a crash until the next start.
 KINDS = ("steps", "start", "compile", "data", "evaluation", "checkpoint", "lost")
 SPLIT = "time"  # of its lines in metrics.jsonl
@@ -51,10 +53,11 @@ class Timeline:
         """Continues the accounts of earlier runs up to the step resumed from; the time after it is lost."""
         lines = [row for row in rows if row.get("split") == SPLIT and isinstance(row.get("step"), int)]
         kept = [row for row in lines if row["step"] <= start]
-        if not kept or not isinstance(kept[-1].get("at"), (int, float)):
+        if not kept or not finite(kept[-1].get("at")):
             return
         for name in KINDS:
-            self.seconds[name] += float(kept[-1].get(name) or 0.0)
+            seconds = kept[-1].get(name)
+            self.seconds[name] += seconds if finite(seconds) else 0.0
         began = time.time() - (time.monotonic() - self._counted)
         if not kept[-1].get("stopped"):
             self.seconds["lost"] += max(began - kept[-1]["at"], 0.0)

@@ -124,15 +124,39 @@ def _remove_empty(workdir: Path) -> None:
         workdir.rmdir()
 
 
-def open_workdir(workdir: Path, config: Config, batches: batch_size_history.BatchSizeHistory | None = None) -> None:
+def open_workdir(
+    workdir: Path,
+    config: Config,
+    batches: batch_size_history.BatchSizeHistory | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
     """Checks the workdir, see check_config, and writes config.json.
 
     Args:
         batches: the batch size history; None: that of the workdir.
+        data: the number of training examples and a digest of them, see check_data; None: those of the workdir.
     """
     check_config(workdir, config)
     batches = batches or read_batch_size_history(workdir) or batch_size_history.extend([], 0, config.train.batch)
-    write_json(workdir / "config.json", {"config": to_dict(config), "batches": batches, "versions": versions()})
+    if data is None and (workdir / "config.json").exists():
+        data = read_json(workdir).get("data")
+    written = {"config": to_dict(config), "batches": batches, "data": data, "versions": versions()}
+    write_json(workdir / "config.json", written)
+
+
+def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
+    """Raises UserError where a run resumes on other training examples than it began with.
+
+    The order of the examples follows from their number, so that with others some would be repeated and some left out.
+    """
+    before = read_json(workdir).get("data")
+    if isinstance(before, dict) and before != data:
+        was, now = before.get("examples"), data["examples"]
+        changed = f"{was} examples, and now there are {now}" if was != now else f"{was} others (keys or captions)"
+        raise UserError(
+            f"--workdir {workdir}: data: the run was trained on {changed}; restore the data set, or continue with "
+            "another --workdir and train.init_from"
+        )
 
 
 def read_batch_size_history(workdir: Path) -> list[list[int]]:

@@ -286,11 +286,15 @@ def test_config_files_that_are_none(text: bytes, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "workdir").exists()
 
 
-@pytest.mark.parametrize("option", ["--guidance", "--temperature", "--refinement-temperature", "--steps"])
-@pytest.mark.parametrize("value", ["1e39", "1e30", "nan", "inf", "-1", "1e-44"])
+OPTIONS = ("--guidance", "--temperature", "--refinement-temperature", "--steps")
+VALUES = ("1e39", "1e30", "nan", "inf", "-1", "1e-44")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    sorted({*itertools.product(OPTIONS, VALUES)} - {("--guidance", "1e-44")}),  # that is 0
+)
 def test_sampling_that_overflows(option: str, value: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if option == "--guidance" and value == "1e-44":
-        pytest.skip("as good as 0")
     told(capsys, *generate(folder, option, value))
 
 
