@@ -47,7 +47,7 @@ def test_metadata_of_a_step_are_not_needed(content: bytes, workdir: Path, caplog
 
 
 # Orbax leaves coroutines behind where a read fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "_sharding"])
 def test_a_step_with_a_damaged_state_is_passed_over_with_one_line(
     name: str, workdir: Path, caplog: pytest.LogCaptureFixture
