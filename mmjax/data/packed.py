@@ -101,7 +101,7 @@ def open_packed(config: DataConfig, training: bool, seed: int) -> Source:
 
 def check_array_record(root: str | Path) -> None:
     """Raises UserError where ArrayRecord or its records are not supported."""
-    if "://" in str(root):
+    if re.match(r"[a-z0-9]{2,}:/", str(root)):  # Path collapses the slashes
         raise UserError(f"{root}: packed data sets are read from a disk; copy it there, or stream coco_tfds")
     for module, package in (("array_record", "array_record"), ("tensorflow_datasets", "tensorflow-datasets")):
         if importlib.util.find_spec(module) is None:

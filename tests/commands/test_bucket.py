@@ -95,7 +95,7 @@ def test_what_a_bucket_needs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     def lacks_storage(*arguments: Any, **options: Any) -> None:
         raise ImportError("cannot import name 'storage' from 'google.cloud' (unknown location)")
 
-    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", lacks_storage)
+    monkeypatch.setattr(checkpoint, "_Manager", lacks_storage)
     with pytest.raises(UserError, match=r"cannot import name 'storage' .*pip install '\.\[gcs\]'"):
         checkpoint.Checkpoints(tmp_path)
 

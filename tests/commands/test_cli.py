@@ -88,10 +88,10 @@ def test_overrides_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     seen: list[Any] = []
     monkeypatch.setattr("mmjax.commands.train.run", lambda arguments: seen.append(arguments) or 0)
-    assert main([*TRAIN, "--config.seed", "-5", "--config.model.width=64", "--stop-at=3", "--config.name", "a b"]) == 0
+    assert main([*TRAIN, "--config.seed", "5", "--config.model.width=64", "--stop-at=3", "--config.name", "a b"]) == 0
     (arguments,) = seen
     config_dict = arguments.config
-    assert (config_dict.seed, config_dict.model.width, config_dict.name, arguments.stop_at) == (-5, 64, "a b", 3)
+    assert (config_dict.seed, config_dict.model.width, config_dict.name, arguments.stop_at) == (5, 64, "a b", 3)
     assert config_dict.train.steps == 4
 
 

@@ -56,7 +56,7 @@ def test_training_starts_where_the_pretraining_ended(
     [
         (["--config.train.init_from=somewhere"], "pretraining: is what training starts from, and so is train.init"),
         (["--config.model.blocks=1"], "pretraining.model: must be that of the config itself"),
-        (["--config.pretraining.train.batch=0"], "pretraining.train.batch: must be above 0, not 0"),
+        (["--config.pretraining.train.batch=0"], "pretraining.train.batch: must be above 0"),
     ],
 )
 def test_contradictions_are_told_before_anything_is_trained(

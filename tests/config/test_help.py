@@ -65,7 +65,7 @@ def test_fields_are_those_of_the_kinds_that_the_config_names() -> None:
             "components": {"visual_tokenizer": "somewhere"},
         }
     ).splitlines()
-    assert "model.width: int = 512, above 0" in lines
+    assert "model.width: int = 512, above 0 and at most 32,768" in lines
     assert any(line.startswith("model.kind: str = 'masked_generator', of direct_generator, ") for line in lines)
     assert "losses.codes: MaskedVisualModelingConfig" in lines
     assert "losses.codes.mask_schedule: 'cosine' | 'arccos' = 'cosine'" in lines

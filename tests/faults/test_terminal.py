@@ -71,6 +71,7 @@ def test_a_training_does_not_need_its_terminal(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "4" / "commit_success.txt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True], ids=["closed", "nohup"])
 def test_a_window_that_closes_saves(ignored: bool, tmp_path: Path) -> None:
     rarely = ("--config.train.evaluate_every=1000000", "--config.train.checkpoint_every=1000000")
