@@ -74,7 +74,7 @@ def test_fields_are_those_of_the_kinds_that_the_config_names() -> None:
     assert "components.visual_tokenizer.path: str = ''" in lines
     default = describe({}).splitlines()
     assert "losses.mean_squared_error.weight: float = 1.0, above 0" in default
-    assert "model.decoder_widths: list of int = [64, 32], above 0" in default
+    assert "model.decoder_widths: list of int = [64, 32], above 0 and at most 16,384" in default
 
 
 @pytest.mark.parametrize("command", ["train", "prepare", "plan"])
