@@ -14,14 +14,15 @@ from typing import Any, TypeGuard
 import numpy as np
 from safetensors import safe_open
 
+from mmjax.terminal import printable
 from mmjax.types import UserError
 
 logger = logging.getLogger(__name__)
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file; raises OSError for others: a FIFO would wait for ever, a device never end."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    """The content of a regular file; raises OSError for a FIFO or a device, which is left out as a damaged image is."""
+    if _may_never_end(path):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return path.read_bytes()
 
@@ -41,9 +42,13 @@ def read_file(path: Path, most: int) -> bytes:
 
 def check_regular(path: Path) -> None:
     """Raises UserError for a FIFO, a device or a socket, of which a read may never end."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if _may_never_end(path):
         raise UserError(f"{path}: is no regular file")
+
+
+def _may_never_end(path: Path) -> bool:
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
@@ -89,11 +94,6 @@ def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mappi
             raise UserError(f"{path}: {what} parameter {printable(name)}; is it of another config?")
         if found[name] != wanted[name]:
             raise UserError(f"{path}: {name} has shape {found[name]}, the config says {wanted[name]}")
-
-
-def printable(name: str) -> str:
-    """A name from a file, by its repr where it has control characters."""
-    return name if name.isprintable() else repr(name)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -149,6 +149,6 @@ def state_shardings(
     if adversary:
         params, tx = adversary
         opt_state = like(tx, state.adversary.opt_state, params)
-        theirs = dataclasses.replace(shardings.adversary, params=params, opt_state=opt_state)
-        shardings = dataclasses.replace(shardings, adversary=theirs)
+        adversary = dataclasses.replace(shardings.adversary, params=params, opt_state=opt_state)
+        shardings = dataclasses.replace(shardings, adversary=adversary)
     return shardings
