@@ -90,8 +90,9 @@ def _one_of_several(argv: Sequence[str], command: str) -> int:
     _keep_compiled_programs()
     # While there is nothing to save, SIGTERM ends a command at once, without a failure.
     signal.signal(signal.SIGTERM, end)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not where it is ignored, as by nohup
-        signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup and signal.getsignal(hangup) is signal.SIG_DFL:  # not where it is ignored, as by nohup
+        signal.signal(hangup, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     try:
         status = _status_of(run)
     except Exception:
