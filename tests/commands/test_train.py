@@ -215,6 +215,8 @@ def test_less_than_is_done_changes_nothing(whole: Path, capsys: pytest.CaptureFi
     assert (whole / "config.json").read_bytes() == before
 
 
+# Orbax leaves coroutines behind where a read fails.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_another_batch_neither_repeats_nor_skips_an_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
