@@ -76,7 +76,9 @@ class ComputeConfig:
             float32 on CPUs.
         attention: attention kernel: "splash" for TPUs, "cudnn" for NVIDIA GPUs; "auto": splash on TPUs, else xla, which
             also computes what a kernel does not support.
-        convolution: "native", or "matmul", which is many times faster on CPUs; "auto" chooses by platform.
+        convolution: "native", or "matmul", with which transposed convolutions and those of clips are many times faster
+            on CPUs; "auto" chooses by platform.
+        dense: "native", or "flat", a product of two matrices, which is faster on CPUs; "auto" chooses by platform.
         remat: recompute layers in the backward pass, to save memory.
         remat_policy: what remat keeps: "nothing", "attention" (its outputs) or "dots" (matrix products outside of
             attention).
@@ -86,6 +88,7 @@ class ComputeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     convolution: Literal["auto", "native", "matmul"] = "auto"
+    dense: Literal["auto", "native", "flat"] = "auto"
     remat: bool = False
     remat_policy: Literal["nothing", "attention", "dots"] = "nothing"
     unroll: int = setting(0, at_least=0)

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.models.rules import POOLING, STACK, Rules
 from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.transformer import AttentionPooling, Stack
 
@@ -66,7 +67,7 @@ class _Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], text: Float[Array, "b d"]) -> Float[Array, "b n d"]:
         d, x = x.shape[-1], self.compute.partitioner.with_sharding_constraint(x)
-        token = nn.Dense(4 * d, dtype=self.compute.dtype, name="mlp_in")(layer_norm(x, "norm_mlp"))
-        text = nn.Dense(4 * d, dtype=self.compute.dtype, name="text_in")(layer_norm(text, "norm_text"))[:, None]
+        token = dense(4 * d, self.compute, "mlp_in")(layer_norm(x, "norm_mlp"))
+        text = dense(4 * d, self.compute, "text_in")(layer_norm(text, "norm_text"))[:, None]
         hidden = jnp.tanh(token) * jnp.tanh(text) if self.product else nn.gelu(token + text)
-        return x + nn.Dense(d, dtype=self.compute.dtype, name="mlp_out")(hidden)
+        return x + dense(d, self.compute, "mlp_out")(hidden)

@@ -16,6 +16,7 @@ from mmjax.config.schema import setting
 from mmjax.models.text_encoder import FrozenFeatures, TextEncoder, encode_both, text_logits
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import ResidualBlock
+from mmjax.nn.dense import dense
 from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32
@@ -101,7 +102,7 @@ class MaskedGenerator(nn.Module):
         self.local = [ResidualBlock(compute=compute) for _ in range(m.local_blocks)]
         self.layers = Stack(m.layers, m.heads, compute)
         self.norm = nn.LayerNorm(dtype=FLOAT32)
-        self.head = nn.Dense(m.width, dtype=compute.dtype)
+        self.head = dense(m.width, compute)
         self.head_norm = nn.LayerNorm(dtype=FLOAT32)
         self.bias = self.param("bias", nn.initializers.zeros, (math.prod(self.levels),))
         if self.reference_levels:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from mmjax.models.rules import Rules
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution
+from mmjax.nn.dense import dense
 from mmjax.nn.norm import BatchNorm, layer_norm
 from mmjax.nn.positions import sincos_grid
 
@@ -39,7 +40,7 @@ class ResNet(nn.Module):
         """The features; see nn/norm.BatchNorm for `rows` and `training`."""
         grid = ResNetTrunk(self.blocks, self.channels, self.compute, name="trunk")(x, rows, training)
         b, high, wide, c = grid.shape
-        projected = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(grid.reshape(b, high * wide, c))
+        projected = dense(self.width, self.compute, "project")(grid.reshape(b, high * wide, c))
         return layer_norm(projected + sincos_grid((high, wide), self.width)[None].astype(self.compute.dtype), "norm")
 
 

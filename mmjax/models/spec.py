@@ -120,9 +120,12 @@ def resolve_compute(config: ComputeConfig, platform: str, partitioner: Partition
         "dtype": "float32" if on_cpu else "bfloat16",
         "attention": "splash" if platform == "tpu" else "xla",
         "convolution": "matmul" if on_cpu else "native",
+        "dense": "flat" if on_cpu else "native",
     }
     given = {name: getattr(config, name) for name in automatic}
-    dtype, attention, convolution = (automatic[name] if value == "auto" else value for name, value in given.items())
+    dtype, attention, convolution, dense = (
+        automatic[name] if value == "auto" else value for name, value in given.items()
+    )
     needs, device = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}.get(attention, (platform, ""))
     require(needs == platform, f"compute.attention: {attention} needs {device}; set --config.compute.attention=auto")
     require(
@@ -133,6 +136,7 @@ def resolve_compute(config: ComputeConfig, platform: str, partitioner: Partition
         dtype=jnp.dtype(dtype),
         attention=attention,
         convolution=convolution,
+        dense=dense,
         remat=config.remat,
         remat_policy=config.remat_policy,
         unroll=config.unroll or (0 if on_cpu else 1),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from mmjax.models.rules import STACK, Rules
 from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.dense import dot_general
 from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import BlockCache, Stack
 from mmjax.types import BEGIN, FLOAT32
@@ -77,7 +78,8 @@ class TextDecoder(nn.Module):
 
     def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         x = self.norm(x.astype(FLOAT32)).astype(self.compute.dtype)
-        logits = x @ (self.embedding * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
+        matrix = (self.embedding * jnp.float32(self.width**-0.5)).T.astype(x.dtype)
+        logits = dot_general(self.compute)(x, matrix, (((2,), (0,)), ((), ())))
         return logits.astype(jnp.float32) + self.bias[None, None]
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 from mmjax.config import Config
 from mmjax.models.rules import STACK, Rules
 from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
@@ -100,6 +101,6 @@ class FrozenFeatures(nn.Module):
         mask, first = text != 0, (np.arange(text.shape[1]) == 0)[None]
         none = first & ~jnp.any(mask, axis=1, keepdims=True)
         x = nn.LayerNorm(dtype=FLOAT32, name="norm")(features.astype(FLOAT32)).astype(self.compute.dtype)
-        x = nn.Dense(self.width, dtype=self.compute.dtype, name="project")(x)
+        x = dense(self.width, self.compute, "project")(x)
         null_embedding = self.param("null_embedding", nn.initializers.normal(1.0), (self.width,)).astype(x.dtype)
         return jnp.where(none[..., None], null_embedding[None, None], x), (mask | none)[:, None, None, :]

@@ -22,6 +22,7 @@ from mmjax.models.spec import ModelSpec, check_widths
 from mmjax.nn import fsq
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.convolution import Convolution, ResidualBlock, TransposedConvolution
+from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.types import Batch
 
@@ -183,10 +184,10 @@ class VisualTokenizer(nn.Module):
     compute: Compute = DEFAULT
 
     def setup(self) -> None:
-        m, dtype = self.model, self.compute.dtype
+        m = self.model
         self.encoder = Encoder(m, self.compute)
-        self.to_codes = nn.Dense(len(m.levels), dtype=dtype)
-        self.from_codes = nn.Dense(m.widths[-1], dtype=dtype)
+        self.to_codes = dense(len(m.levels), self.compute)
+        self.from_codes = dense(m.widths[-1], self.compute)
         widths = (*m.widths[-2::-1], m.widths[0])
         self.decoder = Decoder(widths, m.blocks, m.time_strides[::-1], self.compute)
 

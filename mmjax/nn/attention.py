@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.compute import DEFAULT, UNSHARDED, Compute, Partitioner
+from mmjax.nn.dense import dot_general
 from mmjax.nn.positions import apply_rope
 
 ATTENDED = "attended"  # checkpoint name of the attention output, for remat policies
@@ -105,7 +106,8 @@ class MultiHeadAttention(nn.Module):
             The output, and the keys and values attended to: the next call's kv_cache.
         """
         compute = self.compute
-        project = functools.partial(nn.DenseGeneral, (self.heads, x.shape[-1] // self.heads), dtype=compute.dtype)
+        dense = functools.partial(nn.DenseGeneral, dtype=compute.dtype, dot_general=dot_general(compute))
+        project = functools.partial(dense, (self.heads, x.shape[-1] // self.heads))
         q = project(name="q")(x)
         q = q if angles is None else apply_rope(q, angles)
         if kv_cache is None or cache_index is not None:
@@ -122,4 +124,4 @@ class MultiHeadAttention(nn.Module):
         self.sow("attention_maps", "queries_keys", (q, k))  # a no-op unless the collection is mutable
         attended = dot_product_attention(q, k, v, mask, compute.attention, compute.partitioner)
         attended = checkpoint_name(attended, ATTENDED)
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=compute.dtype, name="out")(attended), (k, v)
+        return dense(x.shape[-1], axis=(-2, -1), name="out")(attended), (k, v)

@@ -41,6 +41,7 @@ class Compute:
         dtype: of activations and matrix products; parameters are float32.
         attention: attention kernel; see nn/attention.
         convolution: implementation of convolutions; see nn/convolution.
+        dense: implementation of dense layers, "native" or "flat"; see nn/dense.
         remat: recompute each layer in the backward pass, to save activation memory.
         remat_policy: which values remat saves; see nn/transformer.POLICIES.
         unroll: layers in each iteration of the scan over layers; 0: all.
@@ -50,6 +51,7 @@ class Compute:
     dtype: np.dtype = FLOAT32
     attention: str = "xla"
     convolution: str = "native"
+    dense: str = "native"
     remat: bool = False
     remat_policy: str = "nothing"
     unroll: int = 1

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.attention import ATTENDED, KVCache, MultiHeadAttention
 from mmjax.nn.compute import DEFAULT, Compute
+from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.nn.positions import rope_angles
 
@@ -27,10 +28,10 @@ POLICIES = {
 }
 
 
-def mlp(x: Float[Array, "b t d"], dtype: np.dtype) -> Float[Array, "b t d"]:
+def mlp(x: Float[Array, "b t d"], compute: Compute) -> Float[Array, "b t d"]:
     """LayerNorm, a hidden layer of 4 d units with GELU, and a projection back to d. Call it inside a module."""
-    hidden = nn.gelu(nn.Dense(4 * x.shape[-1], dtype=dtype, name="mlp_in")(layer_norm(x, "norm_mlp")))
-    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(hidden)
+    hidden = nn.gelu(dense(4 * x.shape[-1], compute, "mlp_in")(layer_norm(x, "norm_mlp")))
+    return dense(x.shape[-1], compute, "mlp_out")(hidden)
 
 
 class Block(nn.Module):
@@ -88,7 +89,7 @@ class Block(nn.Module):
             attention = MultiHeadAttention(self.heads, self.compute, name="cross_attention")
             attended, cross_cache = attention(normed, context, context_mask, None, cross_cache)
             x += attended
-        return x + mlp(x, self.compute.dtype), (self_cache, cross_cache)
+        return x + mlp(x, self.compute), (self_cache, cross_cache)
 
 
 class Stack(nn.Module):
@@ -153,4 +154,4 @@ class AttentionPooling(nn.Module):
         compute = dataclasses.replace(self.compute, attention="xla")  # a single query fits no fused kernel
         attention = MultiHeadAttention(self.heads, compute, name="attention")
         pooled, _ = attention(jnp.broadcast_to(query[None, None], (b, 1, d)), x, mask)
-        return (pooled + mlp(pooled, compute.dtype))[:, 0]
+        return (pooled + mlp(pooled, compute))[:, 0]

@@ -12,28 +12,29 @@ from mmjax.nn.compute import Partitioner
 from mmjax.parallel import Placement, make_mesh
 from mmjax.types import UserError
 
-# What "auto", and the unroll of 0, stand for: dtype, attention, convolution, unroll.
+# What "auto", and the unroll of 0, stand for: dtype, attention, convolution, dense, unroll.
 AUTO = {
-    "cpu": ("float32", "xla", "matmul", 0),
-    "gpu": ("bfloat16", "xla", "native", 1),
-    "tpu": ("bfloat16", "splash", "native", 1),
+    "cpu": ("float32", "xla", "matmul", "flat", 0),
+    "gpu": ("bfloat16", "xla", "native", "native", 1),
+    "tpu": ("bfloat16", "splash", "native", "native", 1),
 }
 
 
 @pytest.mark.parametrize("platform", sorted(AUTO))
 def test_auto_is_chosen_by_the_platform(platform: str) -> None:
     found = resolve_compute(ComputeConfig(), platform)
-    assert (found.dtype.name, found.attention, found.convolution, found.unroll) == AUTO[platform]
+    assert (found.dtype.name, found.attention, found.convolution, found.dense, found.unroll) == AUTO[platform]
     assert (found.remat, found.remat_policy) == (False, "nothing")
 
 
 @pytest.mark.parametrize("platform", sorted(AUTO))
 def test_what_is_given_is_kept(platform: str) -> None:
     partitioner = Partitioner(lambda x: x, lambda f: f)
-    for dtype, convolution in (("float32", "native"), ("bfloat16", "matmul")):
-        config = ComputeConfig(dtype, "xla", convolution, remat=True, remat_policy="dots", unroll=3)  # type: ignore
+    for given in (("float32", "xla", "native", "flat"), ("bfloat16", "xla", "matmul", "native")):
+        config = ComputeConfig(*given, remat=True, remat_policy="dots", unroll=3)  # type: ignore[arg-type]
         found = resolve_compute(config, platform, partitioner)
-        assert (found.dtype.name, found.attention, found.convolution, found.unroll) == (dtype, "xla", convolution, 3)
+        assert (found.dtype.name, found.attention, found.convolution, found.dense) == given
+        assert found.unroll == 3
         assert (found.remat, found.remat_policy, found.partitioner) == (True, "dots", partitioner)
 
 

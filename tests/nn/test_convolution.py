@@ -49,10 +49,11 @@ def test_transposed_convolution_is_the_adjoint(implementation):
     np.testing.assert_allclose(jnp.vdot(up, y), jnp.vdot(x, down), rtol=1e-4)
 
 
-def test_implementations_have_equal_gradients():
+@pytest.mark.parametrize("sides", [(7,), (5, 3), (2, 5, 3)])
+def test_implementations_have_equal_gradients(sides):
     keys = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(keys[0], (2, 5, 3, 3))
-    kernel = jax.random.normal(keys[1], (4, 4, 3, 2))
+    x = jax.random.normal(keys[0], (2, *sides, 3))
+    kernel = jax.random.normal(keys[1], (*(4,) * len(sides), 3, 2))
     grads = [
         jax.jit(jax.grad(lambda x, k, f=implementation: jnp.sum(jnp.sin(transposed_convolution(x, k, f))), (0, 1)))(
             x, kernel
@@ -79,15 +80,27 @@ def test_transposed_convolution_keeps_the_variance_at_initialization():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("window", "stride"), [((3, 3), (1, 1)), ((4, 4), (2, 2)), ((2, 3), (2, 1)), ((1, 5), (1, 3))])
-def test_implementations_are_equal(window: tuple[int, int], stride: tuple[int, int], causal: bool) -> None:
-    x = jax.random.normal(jax.random.key(0), (2, 7, 11, 3))
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [
+        ((3, 3), (1, 1)),
+        ((4, 4), (2, 2)),
+        ((2, 3), (2, 1)),
+        ((1, 5), (1, 3)),
+        ((3, 3, 3), (1, 1, 1)),
+        ((4, 4, 4), (2, 2, 2)),
+        ((1, 3, 2), (1, 1, 2)),
+    ],
+)
+def test_implementations_are_equal(window: tuple[int, ...], stride: tuple[int, ...], causal: bool) -> None:
+    sides = (7, 11, 8)[: len(window)]
+    x = jax.random.normal(jax.random.key(0), (2, *sides, 3))
     kernel = jax.random.normal(jax.random.key(1), (*window, 3, 5))
     compiled = jax.jit(convolution, static_argnums=(2, 3, 4))
     native, matmul = (compiled(x, kernel, stride, causal, implementation) for implementation in ("native", "matmul"))
-    assert native.shape == (2, -(-7 // stride[0]), -(-11 // stride[1]), 5)
+    assert native.shape == (2, *(-(-side // step) for side, step in zip(sides, stride, strict=True)), 5)
     np.testing.assert_allclose(native, matmul, atol=1e-4)
-    if not causal:
+    if not causal and len(sides) == 2:
         padding = [((n - 1) // 2, n // 2) for n in window]
         same = jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         np.testing.assert_allclose(native, same, atol=1e-4)
