@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from runs import ROOT, Mistake, assert_same_state, environment
 import mmjax
 from mmjax.cli import main
 from mmjax.config.parse import expand_home
+from mmjax.data.folder_dataset import in_parallel
 from mmjax.sample.chunks import per_example
 from mmjax.types import UserError
 
@@ -174,3 +176,22 @@ def test_there_is_no_folder_named_tilde(
     for options in ([f"--workdir={path}"], ["--workdir=run", f"--config.train.checkpoints={path}"]):
         assert mistake("train", config, *options).startswith(f"{path}: there is no home folder")
     assert expand_home("~lock.png") == "~lock.png" and list(tmp_path.iterdir()) == []
+
+
+def test_threads_that_close_their_own_iterator() -> None:
+    """As the garbage collector does, which runs in any thread."""
+    dropped, ended, errors = threading.Event(), threading.Event(), list[BaseException]()
+
+    def call(number: int) -> int:
+        if number == 1 and dropped.wait(60):
+            try:
+                results.close()
+            except BaseException as error:
+                errors.append(error)
+            ended.set()
+        return number
+
+    results = in_parallel((lambda i=i: call(i) for i in range(100)), 2)
+    assert next(results) == 0
+    dropped.set()
+    assert ended.wait(60) and errors == [] and list(results) == []
