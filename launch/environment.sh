@@ -17,7 +17,7 @@ find_python() {
     local candidate
     while read -r candidate; do
         if [ -x "$candidate" ] && python_version "$candidate" >/dev/null; then echo "$candidate"; return; fi
-    done < <(type -aP "$1"; printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$1")
+    done < <(type -aP "$1"; printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/"$1")
     return 1
 }
 

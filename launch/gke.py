@@ -21,6 +21,7 @@ from training import (
     bucket_folder,
     check_name,
     compiled_folder,
+    count,
     mount_folder,
     run_main,
     training_command,
@@ -133,10 +134,10 @@ def main(argv: Sequence[str]) -> int:
     add_slice_arguments(parser)
     parser.add_argument("--image", required=True, help="built from launch/Dockerfile, with an immutable tag")
     parser.add_argument("--namespace", default="default")
-    parser.add_argument("--queue", default="", help="Kueue's LocalQueue; default: start immediately")
-    parser.add_argument("--service-account", default="", help="Kubernetes service account that may write the workdir")
-    parser.add_argument("--restarts", type=int, default=100, help="maximum restarts of all pods")
-    parser.add_argument("--grace", type=int, default=120, help="seconds to save after SIGTERM")
+    parser.add_argument("--queue", type=str, default="", help="Kueue's LocalQueue; default: start immediately")
+    parser.add_argument("--service-account", type=str, default="", help="Kubernetes account that may write the workdir")
+    parser.add_argument("--restarts", type=count, default=100, help="maximum restarts of all pods")
+    parser.add_argument("--grace", type=count, default=120, help="seconds to save after SIGTERM")
     arguments, rest = parser.parse_known_args(argv)
     check_name(arguments.name)
     slices = parse_topology(arguments.topology)

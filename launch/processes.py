@@ -21,20 +21,27 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, NoReturn
 
 USER_ERROR = 2  # exit status that is not retried
 STABLE = 600.0  # seconds after which the count of restarts is reset
 MAX_PAUSE = 60.0
 DELAY = 3.0  # seconds in which the first process may print the same line
+NOTICED = 0.2  # seconds in which a death is noticed, here and by the other processes, which tell that they lost it
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{' '.join(message.split())}; see launch/processes.py --help")
+        sys.exit(USER_ERROR)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("-n", "--processes", type=int, required=True, help="number of processes")
     parser.add_argument("--restarts", type=int, default=10, help="consecutive restarts before giving up (default 10)")
     parser.add_argument(
@@ -51,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         parser.error("no command; give one after --, as in -- mmjax train --config=FILE --workdir=DIR")
-    if arguments.processes < 1 or arguments.restarts < 0 or arguments.pause < 0:
-        parser.error("-n must be 1 or more, --restarts and --pause not below 0")
+    if arguments.processes < 1 or not all(
+        0 <= number < float("inf") for number in (arguments.restarts, arguments.pause, arguments.grace)
+    ):
+        parser.error("-n must be 1 or more, --restarts, --pause and --grace finite and not below 0")
     return Launcher(command, arguments.processes, arguments.restarts, arguments.pause, arguments.grace).run()
 
 
@@ -63,7 +72,7 @@ class Output:
     Attributes:
         lines: printed by the first process.
         dead: the process that died first.
-        died: time of its death.
+        died: time of its death, or a little before.
     """
 
     lines: set[bytes] = field(default_factory=set)
@@ -154,7 +163,7 @@ class Launcher:
                 del waiting[number]
                 latest = min(latest, time.monotonic() + self.grace)
                 if status:
-                    self.output.dead, self.output.died = number, time.monotonic()
+                    self.output.dead, self.output.died = number, time.monotonic() - NOTICED
                     died = f"by signal {-status}" if status < 0 else f"with status {status}"
                     if status != USER_ERROR and not self.forwarded:
                         say(f"process {number} ended {died}")

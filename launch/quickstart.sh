@@ -14,20 +14,24 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # shellcheck disable=SC2086  # several arguments in one variable
 set -- ${QUICKSTART_ARGS:-} "$@"
+mistake() { echo "quickstart.sh: $*" >&2; exit 2; }
 config=configs/quickstart.py
 workdir=
 for argument in "$@"; do
     shift
     case $argument in
+        --config= | --workdir=) mistake "$argument is empty; needs a path" ;;
         --config=*) config=${argument#*=} ;;
         --workdir=*) workdir=${argument#*=} ;;
         --config.*=*) set -- "$@" "$argument" ;;
-        *) fail "$argument: not understood; give --config=FILE[:arguments], --workdir=DIR or --config.FIELD=VALUE" ;;
+        *) mistake "$argument: not understood; give --config=FILE[:arguments], --workdir=DIR or --config.FIELD=VALUE" ;;
     esac
 done
+case $config in *.py:*) file=${config%%.py:*}.py ;; *) file=$config ;; esac
+[ -f "${file/#\~\//${HOME:-}/}" ] || mistake "--config: no file $file in $PWD; give one such as configs/quickstart.py"
 # Each variant of the config has a folder of its own: quickstart.py:tiny goes to runs/quickstart-tiny.
-name=$(basename "${config%%:*}" .py)
-case $config in *:*) name=$name-$(printf %s "${config#*:}" | tr -c 'A-Za-z0-9=' '-') ;; esac
+name=$(basename "$file" .py)
+case $config in *.py:*) name=$name-$(printf %s "${config#"$file":}" | tr -c 'A-Za-z0-9=' '-') ;; esac
 workdir=${workdir:-runs/$name}
 model=$workdir/model
 image=$workdir/generated.png

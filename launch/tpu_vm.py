@@ -26,6 +26,7 @@ from training import (
     bucket_folder,
     check_name,
     compiled_folder,
+    count,
     mount_folder,
     run_main,
     training_command,
@@ -265,7 +266,7 @@ def main(argv: Sequence[str]) -> int:
         if action in ("run", "start"):
             add_training_arguments(sub)
         if action == "run":
-            sub.add_argument("--restarts", type=int, default=50, help="how often to request preempted TPUs again")
+            sub.add_argument("--restarts", type=count, default=50, help="how often to request preempted TPUs again")
             sub.add_argument("--keep", action="store_true", help="do not delete the TPUs at the end")
     arguments, rest = parser.parse_known_args(argv)
     check_name(arguments.name)

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from slices import Slices
 
@@ -20,8 +20,26 @@ _MOUNTS = "/gcs"  # mount point of buckets on every machine
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
+def given(text: str) -> str:
+    """The text of an argument, which is not that of an unset variable."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; needs a value")
+    return text
+
+
+def count(text: str) -> int:
+    """A number of times or seconds, as of an int32 of Kubernetes."""
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UserError."""
+    """An ArgumentParser that raises UserError, also for empty values of arguments without a type."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.register("type", None, given)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
+
 from mmjax import terminal
 from mmjax.terminal import printable
 from mmjax.types import UserError
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal.prepare()  # only in a process of its own, as is what follows
     _handle_unraisable()
     _log_to_terminal()
+    jax.config.update("jax_enable_x64", False)  # all is made of types of 32 bits, random numbers too
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command not in WITH_SEVERAL_PROCESSES:
         return _status_of(lambda: _run(sys.argv[1:]))
@@ -109,8 +112,6 @@ def _keep_compiled_programs() -> None:
     Each kind of processor has a folder, since programs depend on its instructions. JAX_ENABLE_COMPILATION_CACHE=false
     disables the cache.
     """
-    import jax
-
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
@@ -178,7 +179,7 @@ def _handle_unraisable() -> None:
 
     Python drops exceptions in callbacks, as in JAX's of the garbage collector, KeyboardInterrupt as well.
     """
-    for name in ("absl", "asyncio"):  # failures are raised as well
+    for name in ("absl", "asyncio", "matplotlib"):  # failures are raised as well; a cache that is missing is none
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
@@ -256,9 +257,11 @@ def _run(argv: list[str]) -> int:
 
 def _path(text: str) -> Path:
     """The path of an argument; shells leave `--workdir=~/x` as it is, and an unset variable is no path."""
+    from mmjax.config.parse import expand_home  # slow to import
+
     if not text:
         raise argparse.ArgumentTypeError("is empty; needs a path")
-    return Path(os.path.expanduser(text))
+    return Path(expand_home(text))
 
 
 def _help_config(argv: Sequence[str]) -> int:

@@ -51,6 +51,11 @@ def _may_never_end(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def names_in(folder: Path) -> set[str]:
+    """Names of the files in a folder, which may be the top of a file system: without ext4's folder of lost files."""
+    return set(os.listdir(folder)) - {"lost+found"}
+
+
 def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
     """Reads the parameters of a safetensors file, whose header is checked before.
 

@@ -1,7 +1,6 @@
 """A lock file that keeps other processes out of a folder."""
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -11,8 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from mmjax.types import UserError
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without flock
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +38,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     except Timeout as error:
         raise UserError(f"{what} by {_holder(path)}; wait for it, or stop it and start again") from error
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.filename is not None:  # else it is of flock: file systems differ in how they tell that they have none
             raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
         logger.warning("%s: this file system has no locks; use the folder from one process at a time", path.parent)
     try:

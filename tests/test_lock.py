@@ -80,7 +80,7 @@ def test_a_file_that_is_left_is_taken_over(content: bytes, tmp_path: Path) -> No
     assert not path.exists()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EIO])
 def test_a_file_system_without_locks_is_a_warning(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,6 @@
 """Reads config files."""
 
 import importlib.util
-import os
 import sys
 import types
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmjax.config.fields import Config
-from mmjax.config.parse import from_text, nearest, resolve
+from mmjax.config.parse import expand_home, from_text, nearest, resolve
 from mmjax.types import UserError
 
 
@@ -42,7 +41,7 @@ def read_config_dict(path_and_argument: str) -> dict[str, Any]:
         UserError: for anything wrong with the file.
     """
     path, argument = split_argument(path_and_argument)
-    path = os.path.expanduser(path)
+    path = expand_home(path)
     spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
     if not (spec and spec.loader and Path(path).is_file()):
         wrong = f"{path} is no Python file" if Path(path).is_file() else f"no file {path}"

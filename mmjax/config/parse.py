@@ -247,8 +247,16 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, float) and not abs(value) <= MAX_FLOAT:
         raise UserError(f"{name}: must be finite in float32, not {value}")
     if origin is None and type(value) is kind:
-        return os.path.expanduser(value) if kind is str else value  # no text but a path begins with ~
+        return expand_home(value) if kind is str else value  # no text but a path begins with ~
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")
+
+
+def expand_home(path: str) -> str:
+    """A path with the home folder for ~; raises UserError for an unknown user without HOME, as in a container."""
+    expanded = os.path.expanduser(path)
+    if expanded == path and (path == "~" or path.startswith("~/")):
+        raise UserError(f"{path}: there is no home folder; set HOME, or give the whole path")
+    return expanded
 
 
 def _type_name(kind: Any) -> str:

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
 WORKERS = max(2, min(16, os.cpu_count() or 2))  # concurrent reads
+THREADS = "mmjax-listed"  # prefix of their names
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def open_folder(source: str, folder: Path, kind: FolderKind, features: Features,
 
 def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> Generator[Any, None, None]:
     """Yields the results of calls in order; threads run some ahead and end with the iterator."""
-    pool = ThreadPoolExecutor(threads, "mmjax-listed")
+    pool = ThreadPoolExecutor(threads, THREADS)
     waiting: deque[Future[Any]] = deque()
     try:
         for call in calls:
@@ -116,8 +118,8 @@ def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> G
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    finally:  # in a thread of its own where the garbage collector happens to close it there: it cannot wait for itself
+        pool.shutdown(wait=not threading.current_thread().name.startswith(THREADS), cancel_futures=True)
 
 
 def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ from safetensors import numpy as safetensors
 from safetensors import safe_open
 
 from mmjax.config import differences
-from mmjax.files import write_json
+from mmjax.files import names_in, write_json
 from mmjax.lock import locked
 from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError, leaf_name
@@ -223,7 +223,7 @@ def _is_new(folder: Path, kind: CacheKind) -> bool:
     """Whether the index is missing or broken."""
     path = folder / INDEX
     if not path.exists():
-        if any(not file.name.startswith(".") for file in folder.iterdir()):
+        if any(not name.startswith(".") for name in names_in(folder)):
             raise UserError(f"{folder}: holds other files than {kind.name}; name another folder with {kind.option}")
         return True
     try:

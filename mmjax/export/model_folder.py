@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,14 @@ from safetensors.numpy import save_file
 
 from mmjax import models
 from mmjax.config import ComputeConfig, Config, to_dict
-from mmjax.files import read_parameters, write_json
+from mmjax.files import names_in, read_parameters, write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.train.workdir import read_json, versions
 from mmjax.types import Params, UserError, leaf_name
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
+PARTIAL = ".partial"  # ending of the folder that is filled first
 
 
 def write_model_folder(
@@ -29,15 +29,18 @@ def write_model_folder(
 ) -> None:
     """Writes a model folder atomically, replacing an existing one.
 
+    An existing folder stays and its files are replaced, config.json last: it may be a mount point.
+
     Raises:
         UserError: if the folder exists and is something else, or cannot be written.
     """
     folder = folder.resolve()
     if problem := _obstacle(folder):
         raise UserError(f"--out {folder}: {problem}; name another one")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    exists = folder.exists()
+    temporary = folder / PARTIAL if exists else folder.with_name(f".{folder.name}{PARTIAL}")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
         temporary.mkdir(parents=True)
         served = dataclasses.replace(config, compute=ComputeConfig(dtype=config.compute.dtype))
         write_json(temporary / "config.json", {"config": to_dict(served), "step": step, "versions": versions()})
@@ -47,19 +50,29 @@ def write_model_folder(
         (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, metrics), encoding="utf-8")
-        if folder.exists():
-            folder.rename(replaced)
-        try:
+        if exists:
+            _replace_files(folder, temporary)
+        else:
             temporary.rename(folder)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(folder)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"--out {folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_files(folder: Path, temporary: Path) -> None:
+    """Moves all files from `temporary`, which is in the folder, into it; where that fails, the old ones are kept."""
+    (old := temporary / "old").mkdir()
+    try:
+        for name in FILES:
+            if (folder / name).exists():
+                (folder / name).rename(old / name)
+        for name in reversed(FILES):
+            (temporary / name).rename(folder / name)
+    except OSError:
+        for path in old.iterdir():
+            path.replace(folder / path.name)
+        raise
 
 
 def _obstacle(folder: Path) -> str:
@@ -71,12 +84,12 @@ def _obstacle(folder: Path) -> str:
         return ""
     if not folder.is_dir():
         return "is a file"
-    names = set(os.listdir(folder))
-    if others := sorted(names - set(FILES)):
+    names = names_in(folder)
+    if others := sorted(names - {*FILES, PARTIAL}):
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return f"holds other files: {', '.join(others[:3])}{more}"
     try:
-        ours = not names or ("model.safetensors" in names and "step" in read_json(folder))
+        ours = not names or PARTIAL in names or ("model.safetensors" in names and "step" in read_json(folder))
     except UserError:
         ours = False
     return "" if ours else "exists and is no model folder"

@@ -26,6 +26,7 @@ STOPPED = "MMJAX_STOPPED_STATUS"  # in the environment: exit status after SIGTER
 NO_CLUSTER = "coordinator_address should be defined"
 POLL_SECONDS = 5
 CONNECT_SECONDS = 300
+EXIT_SECONDS = 10  # in which processes that end for the same reason all get there
 _calls = _asked = 0
 
 
@@ -200,14 +201,20 @@ def place(tree: Any, sharding: Any) -> Any:
 
 
 def exit(status: int, alone: bool = False) -> None:
-    """Ends this process without waiting for the others, which may wait for it, where there are any.
+    """Ends this process, and waits only briefly for the others, which may wait for it, where there are any.
 
     Args:
         alone: also the only process, without waiting for its threads: after a failed save, Orbax's wait five minutes.
     """
-    if not (alone or jax.distributed.is_initialized()):
+    connected = jax.distributed.is_initialized()
+    if not (alone or connected):
         return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    if connected:
+        # The first process holds the coordination service. Those that lose it abort, and tell that at length.
+        with contextlib.suppress(jax.errors.JaxRuntimeError, RuntimeError, ValueError):
+            _client().wait_at_barrier("mmjax/exit", EXIT_SECONDS * 1000)
+            jax.distributed.shutdown()
     os._exit(status)

@@ -47,7 +47,8 @@ def per_example(function: Callable[..., Any], on_cpu: int = 1, elsewhere: int = 
             parts = [array[start : start + CHUNK] for array in arrays]
             count = len(parts[0])
             padded = [np.concatenate([part, np.repeat(part[:1], CHUNK - count, axis=0)]) for part in parts]
-            results.append(jax.device_get(chunk(constants, np.int32(count), *padded))[:count])
+            with jax.enable_x64(False):  # a program that imports mmjax may have enabled it, which draws other bits
+                results.append(jax.device_get(chunk(constants, np.int32(count), *padded))[:count])
         return np.concatenate(results)
 
     return call

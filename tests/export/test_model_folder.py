@@ -285,13 +285,14 @@ def test_what_cannot_be_written_leaves_the_old_folder(
     assert "cannot be written" in told(write_model_folder, inside, config, params, tokenizer, 9, {})
 
 
-def test_a_folder_that_cannot_be_moved_into_its_place_leaves_the_old_one(
-    copy: Path, config: Config, params: Params, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_cannot_be_moved_into_its_place_leaves_the_old_folder(
+    file: str, copy: Path, config: Config, params: Params, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, rename = contents(copy.parent), Path.rename
 
     def busy(path: Path, target: Path) -> Path:
-        if path.suffix == ".tmp":
+        if path.name == file and path.parent.name == ".partial":
             raise OSError(16, "Device or resource busy")
         return rename(path, target)
 
