@@ -6,9 +6,11 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from etils import epath
 
+from mmjax import files
 from mmjax.types import TransientError, UserError
 
 SLOW_SECONDS = 30.0  # seconds until a slow read is logged
@@ -38,16 +40,13 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
 
 
 def check_writable(path: epath.Path) -> None:
-    """Raises UserError where no checkpoint could be saved: in a bucket by writing there; leaves nothing behind."""
+    """Raises UserError where no checkpoint could be saved, by writing there; leaves nothing behind."""
+    if "://" not in str(path):
+        return files.check_writable(Path(path), folder=True)
     with open_errors(path):
-        if "://" in str(path):
-            probe = path / f".writable.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-            return
-        folder = next(each for each in (path, *path.parents) if each.exists())
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            raise PermissionError(f"{folder} is no folder that can be written")
+        probe = path / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
 
 
 @contextmanager
