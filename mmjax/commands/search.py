@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
 from mmjax.commands.input_reading import (
     check_out,
+    check_size,
     files_in,
     load_able,
     read_chunks,
@@ -87,6 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_able(arguments, DualEncoder, "embeds images and texts")
     if arguments.out and len(model.config.data.image_shape) != 3:
         raise UserError("--out: draws images, and this model sees clips; leave it out")
+    if arguments.out:
+        found = min(arguments.top, len(files_in(source, model.config)))
+        size = model.config.data.image_shape[:2]
+        check_size("--out", arguments.out, (-(-found // COLUMNS), min(found, COLUMNS)), (size[0], size[1]))
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     cache = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
     index = _indexed(model, source, texts, cache, arguments.rebuild)
