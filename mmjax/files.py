@@ -63,6 +63,7 @@ def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = N
         UserError: for other parameters than these, or what cannot be one.
     """
     check_regular(path)
+    path.open("rb").close()  # safetensors would say that there is no such file where it may not be read
     with safe_open(path, "numpy") as file:
         header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         if shapes is not None:

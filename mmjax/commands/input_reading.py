@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 MAX_TEXTS = 256 << 20  # bytes of a file of them
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".gif": 65_535, ".mp4": 16_384}  # pixels
+
+logger = logging.getLogger(__name__)
 
 
 def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
@@ -57,8 +60,14 @@ def files_in(folder: Path, config: Config) -> list[Path]:
         UserError: if there is none.
     """
     paths, shape = [], config.data.image_shape
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+        logger.warning("left out: %s: cannot be read: %s", error.filename, error.strerror)
+
     endings = SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(place, name) for name in sorted(files) if name.lower().endswith(endings) and name[0] != "."]
     if not paths:
