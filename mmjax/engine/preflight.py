@@ -64,7 +64,7 @@ def _check_places(config: Config, workdir: Path) -> None:
     checkpoints = checkpoint.folder(workdir, config.train.checkpoints)
     storage.check_writable(checkpoints)
     if "://" not in str(checkpoints):
-        check_writable(Path(checkpoints).with_name(checkpoint.DAMAGED), folder=True)
+        check_writable(Path(checkpoints).parent / checkpoint.DAMAGED, folder=True)
     check_writable(workdir / "tensorboard", folder=True)
     if setup.is_on_codes(config):
         for cache in components.code_folders(config, workdir):

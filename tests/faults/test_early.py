@@ -76,6 +76,14 @@ def test_a_vocabulary_too_small_for_the_captions_of_the_last_stage(
     assert line.startswith("text.vocabulary: 300 ") and not (tmp_path / "run").exists()
 
 
+def test_weights_of_a_loss_of_a_later_stage(mistake: Mistake, tmp_path: Path) -> None:
+    config, inner = "--config=configs/super_resolution.py:tiny", "--config.components.visual_tokenizer.config"
+    options = (f"{inner}.losses.perceptual.weight=0.1", f"{inner}.perceptual.weights={tmp_path / 'none'}")
+    line = mistake("train", config, *options, "--workdir", tmp_path / "run")
+    assert line.startswith("components.visual_tokenizer.config.perceptual.weights: ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_parameters_to_start_from_of_the_last_stage(finished: Path, mistake: Mistake, tmp_path: Path) -> None:
     line = mistake("train", CONFIG, f"--config.train.init_from={finished}", "--workdir", tmp_path / "run")
     assert line.startswith("train.init_from: ") and not (tmp_path / "run").exists()
