@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.commands.input_reading import check_out, check_size, files_in, load_able, read_chunks, write_image
+from mmjax.commands.input_reading import check_out, check_sheet, files_in, load_able, read_chunks, write_image
 from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.overlay import draw_attention_maps, largest_sheet
 from mmjax.sample.postprocess import to_uint8
@@ -66,8 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--maps: needs a model of images or sounds, and this one is of clips")
     if arguments.maps:
         height, width, _ = config.data.image_shape
-        largest = largest_sheet((height, width), len(paths), config.text.length)
-        check_size("--maps", arguments.maps, (1, 1), largest)
+        check_sheet("--maps", arguments.maps, largest_sheet((height, width), len(paths), config.text.length))
 
     def unreadable(path: Path, error: UserError) -> None:
         if path in named:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 import mmjax
 from mmjax.commands.input_reading import (
     WRITTEN,
-    check_size,
+    check_sheet,
     load_able,
     naming,
     read_text_lines,
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: this model draws {what}; the name must end in {', '.join(endings)}")
     if "{}" not in out.name:
         size = (larger or model).config.data.size
-        check_size("--out", out, (-(-len(prompts) // COLUMNS), min(len(prompts), COLUMNS)), (size, size))
+        check_sheet("--out", out, (size, size), len(prompts), COLUMNS)
     given: dict[str, Any] = {
         name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, model.config).items()
     }

@@ -136,9 +136,9 @@ def check_out(option: str, path: Path | None) -> None:
             check_writable(path)
 
 
-def check_size(option: str, path: Path, images: tuple[int, int], size: tuple[int, int]) -> None:
-    """Raises UserError where rows and columns of images of a size [y, x] are too large for a format."""
-    height, width = (count * side for count, side in zip(images, size, strict=True))
+def check_sheet(option: str, path: Path, size: tuple[int, int], count: int = 1, columns: int = 1) -> None:
+    """Raises UserError where a sheet of images of a size [y, x] is too large for the format of the file name."""
+    height, width = size[0] * -(-count // columns), size[1] * min(count, columns)
     limit = MAX_SIDE.get(path.suffix.lower(), 2**31 - 1)
     if max(height, width) > limit:
         raise UserError(
