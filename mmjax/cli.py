@@ -37,6 +37,8 @@ WITH_CONFIG = ("prepare", "train", "plan")
 WITH_SEVERAL_PROCESSES = ("prepare", "train", "evaluate")
 WITH_OVERRIDES = (*WITH_CONFIG, "evaluate")
 WITHOUT_PLUGINS = ("doctor",)  # all others read config.json files, which may name code of packages
+# Of a file or folder that a user named, or a folder of his.
+OF_A_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _EPILOG = """examples:
   mmjax train --config=configs/quickstart.py --workdir=runs/quickstart
   mmjax train --config=configs/coco_direct.py:size=64 --config.data.root=DIR --workdir=runs/coco
@@ -148,10 +150,12 @@ def _status_of(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not (is_full or (error.filename and error.errno in OF_A_FILE)):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"mmjax: {printable(where)}{error.strerror}; free some space and start again", file=sys.stderr)
+        advice = "; free some space and start again" if is_full else ""
+        print(f"mmjax: {printable(where)}{error.strerror}{advice}", file=sys.stderr)
         return 2
     except (RuntimeError, AssertionError, MemoryError) as error:
         line = _of_the_machine(error)

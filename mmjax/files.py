@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -67,6 +68,7 @@ def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = N
         UserError: for other parameters than these, or what cannot be one.
     """
     check_regular(path)
+    path.open("rb").close()  # safetensors would say that there is no such file where it may not be read
     with safe_open(path, "numpy") as file:
         header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         if shapes is not None:
@@ -107,7 +109,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         UserError: where it cannot be written; a previous file is kept.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
@@ -115,6 +117,29 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{os.getpid()}.tmp"
+
+
+def check_writable(path: Path, folder: bool = False) -> None:
+    """Checks by trying that a file can be written at a path, or files in a folder at it; leaves nothing behind.
+
+    Raises:
+        UserError: where it cannot be written. What is missing can be made.
+    """
+    try:
+        if path.is_dir() and not folder:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _temporary(path).lstat()  # fails if the name is too long
+        whole = path.absolute()
+        nearest = next(each for each in ((whole,) * folder + tuple(whole.parents)) if os.path.lexists(each))
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.commands.input_reading import check_out, files_in, load_able, read_chunks, write_image
+from mmjax.commands.input_reading import check_out, check_sheet, files_in, load_able, read_chunks, write_image
 from mmjax.export import Captioner, QuestionAnswerer
-from mmjax.sample.overlay import draw_attention_maps
+from mmjax.sample.overlay import draw_attention_maps, largest_sheet
 from mmjax.sample.postprocess import to_uint8
 from mmjax.terminal import printable
 from mmjax.types import UserError
@@ -64,6 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
     if arguments.maps and len(config.data.image_shape) == 4:
         raise UserError("--maps: needs a model of images or sounds, and this one is of clips")
+    if arguments.maps:
+        height, width, _ = config.data.image_shape
+        check_sheet("--maps", arguments.maps, largest_sheet((height, width), len(paths), config.text.length))
 
     def unreadable(path: Path, error: UserError) -> None:
         if path in named:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import components, setup, trainer
+from mmjax.engine import components, preflight, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.load import check_params
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
     config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
+    processes.run_on_primary(lambda: preflight.check_results(workdir))
     frozen = components.trained(config, workdir)
     source = components.sources(config, workdir, frozen, ["evaluation"])[0]
     experiment = setup.build(config, frozen)

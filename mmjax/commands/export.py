@@ -9,6 +9,7 @@ from mmjax.data import load_tokenizer
 from mmjax.engine import components
 from mmjax.export import write_model_folder
 from mmjax.export.load import check_params
+from mmjax.export.model_folder import check_model_folder
 from mmjax.files import finite, read_object
 from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config = read_config(workdir, plugins=arguments.plugins)
+    check_model_folder(arguments.out)
     if not config.train.checkpoints and not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
     checkpoints = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)

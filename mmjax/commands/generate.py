@@ -8,10 +8,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 import mmjax
-from mmjax.commands.input_reading import WRITTEN, load_able, read_text_lines, write_image, write_out
+from mmjax.commands.input_reading import (
+    WRITTEN,
+    check_sheet,
+    load_able,
+    naming,
+    read_text_lines,
+    write_image,
+    write_out,
+)
 from mmjax.config import Config, DataConfig
 from mmjax.data import read_clip, read_image, read_mask
 from mmjax.export import DirectImageGenerator, ImageGenerator
+from mmjax.files import check_writable
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.sample.filters import denoise, sharpen
 from mmjax.sample.postprocess import sheet
@@ -97,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in IMAGES + CLIPS:
         raise UserError(f"--out {out}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif")
     prompts = read_prompts(arguments.prompt, arguments.prompts)
+    _check_end(arguments, len(prompts))
     model = load_able(arguments, (DirectImageGenerator, ImageGenerator), "draws from text")
     config = model.config.data
     larger = _enlarging(arguments, config) if arguments.enlarge else None
@@ -104,6 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in endings:
         what = "clips" if config.frames > 1 else "images"
         raise UserError(f"--out {out}: this model draws {what}; the name must end in {', '.join(endings)}")
+    if "{}" not in out.name:
+        size = (larger or model).config.data.size
+        check_sheet("--out", out, (size, size), len(prompts), COLUMNS)
     given: dict[str, Any] = {
         name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, model.config).items()
     }
@@ -119,11 +132,25 @@ def run(arguments: argparse.Namespace) -> int:
     images = sharpen(denoise(images, arguments.denoise), arguments.sharpen)
     if "{}" in out.name:
         for i, image in enumerate(images):
-            _write(out.with_name(out.name.replace("{}", str(i))), image, config.frame_rate)
+            _write(_numbered(out, i), image, config.frame_rate)
     else:
         _write(out, sheet(images, COLUMNS), config.frame_rate)
     print(f"{len(images)} {'clips' if config.frames > 1 else 'images'}: {out}")
     return 0
+
+
+def _numbered(out: Path, number: int) -> Path:
+    return out.with_name(out.name.replace("{}", str(number)))
+
+
+def _check_end(arguments: argparse.Namespace, count: int) -> None:
+    """Tries with a blank image what comes after those of the prompts: changing them, and writing them."""
+    blank = np.zeros((1, 8, 8, 3), np.uint8)
+    sharpen(denoise(blank, arguments.denoise), arguments.sharpen)
+    if arguments.out.suffix.lower() == ".mp4":
+        to_mp4(blank, 8.0)
+    with naming("--out"):
+        check_writable(_numbered(arguments.out, count - 1))
 
 
 def _enlarging(arguments: argparse.Namespace, config: DataConfig) -> ImageGenerator:

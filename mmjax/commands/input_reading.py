@@ -1,9 +1,11 @@
 """Reading of models and of files as their inputs, and writing of images, for the commands."""
 
 import argparse
+import contextlib
 import functools
 import io
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from mmjax.config import Config
 from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.source import find_source
-from mmjax.files import read_file, write_file
+from mmjax.files import check_writable, read_file, write_file
 from mmjax.sample.chunks import CHUNK
 from mmjax.types import UserError
 
@@ -27,6 +29,9 @@ CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 MAX_TEXTS = 256 << 20  # bytes of a file of them
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".gif": 65_535, ".mp4": 16_384}  # pixels
+
+logger = logging.getLogger(__name__)
 
 
 def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
@@ -55,8 +60,14 @@ def files_in(folder: Path, config: Config) -> list[Path]:
         UserError: if there is none.
     """
     paths, shape = [], config.data.image_shape
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+        logger.warning("left out: %s: cannot be read: %s", error.filename, error.strerror)
+
     endings = SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(place, name) for name in sorted(files) if name.lower().endswith(endings) and name[0] != "."]
     if not paths:
@@ -117,9 +128,23 @@ def read_text_lines(option: str, path: Path) -> list[str]:
 
 
 def check_out(option: str, path: Path | None) -> None:
-    """Raises UserError for a name that is none of an image file."""
+    """Raises UserError for a name that is none of an image file, or where no file can be written."""
     if path is not None and path.suffix.lower() not in WRITTEN:
         raise UserError(f"{option} {path}: must end in .png, .jpg or .webp")
+    if path is not None:
+        with naming(option):
+            check_writable(path)
+
+
+def check_sheet(option: str, path: Path, size: tuple[int, int], count: int = 1, columns: int = 1) -> None:
+    """Raises UserError where a sheet of images of a size [y, x] is too large for the format of the file name."""
+    height, width = size[0] * -(-count // columns), size[1] * min(count, columns)
+    limit = MAX_SIDE.get(path.suffix.lower(), 2**31 - 1)
+    if max(height, width) > limit:
+        raise UserError(
+            f"{option} {path}: {width:,} x {height:,} pixels are too large, {path.suffix} holds {limit:,} a side; take "
+            f"fewer of them{', or .png' if path.suffix.lower() in WRITTEN else ''}"
+        )
 
 
 def write_image(option: str, path: Path, image: UInt8[np.ndarray, "y x 3"]) -> None:
@@ -135,7 +160,14 @@ def write_image(option: str, path: Path, image: UInt8[np.ndarray, "y x 3"]) -> N
 
 def write_out(option: str, path: Path, content: bytes) -> None:
     """Writes the file of a command-line option, which errors name."""
-    try:
+    with naming(option):
         write_file(path, content)
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Puts a command-line option before the errors of its path."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{option} {error}") from None

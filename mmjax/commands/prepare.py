@@ -5,9 +5,10 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import components, setup
+from mmjax.engine import components, preflight, setup
 from mmjax.engine.train import starts_from, train
 from mmjax.export.load import read_text_tokenizer
+from mmjax.files import check_writable
 from mmjax.parallel import processes
 from mmjax.train import loop
 from mmjax.train.workdir import open_workdir, workdir_lock
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = components.resolve_config(arguments.config, workdir, arguments.plugins)
     setup.check(config)
     with workdir_lock(workdir):
+        processes.run_on_primary(lambda: preflight.check(config, workdir))
         return _prepare(config, workdir)
 
 
@@ -64,6 +66,7 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
             f"--resize: {options['resize']} is smaller than data.resize, {config.data.resize}, so that training would "
             "enlarge images again"
         )
+    check_writable(arguments.to, folder=True)
     raw = data.open_raw(config.data)
     cache = data.write_packed(arguments.to, raw, **options)
     counts = ", ".join(

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
 from mmjax.commands.input_reading import (
     check_out,
+    check_sheet,
     files_in,
     load_able,
     read_chunks,
@@ -87,6 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_able(arguments, DualEncoder, "embeds images and texts")
     if arguments.out and len(model.config.data.image_shape) != 3:
         raise UserError("--out: draws images, and this model sees clips; leave it out")
+    if arguments.out:
+        height, width, _ = model.config.data.image_shape
+        check_sheet(
+            "--out", arguments.out, (height, width), min(arguments.top, len(files_in(source, model.config))), COLUMNS
+        )
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     cache = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
     index = _indexed(model, source, texts, cache, arguments.rebuild)

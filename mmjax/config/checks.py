@@ -99,6 +99,11 @@ def _check_training(config: Config) -> None:
         train.skip_grad_spikes == 0 or train.skip_grad_spikes > 1,
         f"train.skip_grad_spikes: must be above 1, or 0 to skip none, not {train.skip_grad_spikes:g}",
     )
+    require(
+        "://" not in train.checkpoints or train.checkpoints.startswith("gs://"),
+        f"train.checkpoints: must be a folder or a bucket, gs://BUCKET/FOLDER, not {train.checkpoints}",
+    )
+    require("://" not in config.tokens.cache, f"tokens.cache: must be a folder, not {config.tokens.cache}")
     require((train.steps > 0) != (train.epochs > 0), "train.steps, train.epochs: set one of the two above 0")
     require(
         train.batch % optimizer.grad_accum_steps == 0,

@@ -161,7 +161,7 @@ def present_files(folder: Path, names: Iterable[str]) -> set[str]:
     for inner in {os.path.dirname(name) for name in names}:
         if not is_inside(inner):
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             present |= {os.path.join(inner, name) for name in os.listdir(folder / inner)}
     return present
 

@@ -110,7 +110,9 @@ def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = No
         cache = Cache(folder, kind, tree["key"], tree["info"], shards, tree["complete"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError) as error:
         problem = f"{path}: not an index of {kind.name}, version {VERSION}"
         raise UserError(f"{problem}; remove {folder} and run {kind.command}") from error
     if key is not None:

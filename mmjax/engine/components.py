@@ -18,10 +18,9 @@ from mmjax.data.shard_cache import is_complete, params_digest, read_cache
 from mmjax.data.tokens import KIND, Split
 from mmjax.engine import setup
 from mmjax.export import frozen_text, load, write_model_folder
-from mmjax.export.load import read_text_tokenizer
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.parallel import processes
-from mmjax.train.workdir import check_config, read_config
+from mmjax.train.workdir import read_config
 from mmjax.types import Batch, Params, UserError
 
 WEIGHTS = "model.safetensors"  # in the copy of a component that was trained elsewhere
@@ -72,19 +71,17 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
     """Trains or copies the components into the workdir and returns their parameters by name.
 
     Args:
-        config: with the configs of all components; see resolve_config.
+        config: with the configs of all components; see resolve_config. It is checked already, see preflight.
         train: trains a config in a workdir, and returns an exit status.
 
     Returns:
         Exit status of their training, nonzero if it was interrupted, and the parameters.
 
     Raises:
-        UserError: if the workdir holds another component, or the training of another config.
+        UserError: if the workdir holds another component.
     """
     if not config.components:
         return 0, {}
-    processes.run_on_primary(lambda: check_config(workdir, config))
-    processes.run_on_primary(lambda: _check_init_from(config, workdir))
     found = {}
     # Given components first, so that one that does not fit is reported before any is trained.
     for name, component in sorted(config.components.items(), key=lambda item: not item[1].path):
@@ -106,20 +103,6 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
                 return status, {}
             found[name] = load(folder, plugins=registry.packages(to_dict(component))).params
     return 0, found
-
-
-def _check_init_from(config: Config, workdir: Path) -> None:
-    """Checks the text tokenizer of the model that training starts from, before any component is trained.
-
-    Raises:
-        UserError: if there is none, or the text encoder has another one.
-    """
-    encoder = config.components.get(TEXT_ENCODER)
-    if not config.train.init_from or (workdir / "tokenizer.model").exists():
-        return
-    given = read_text_tokenizer(config.train.init_from)
-    if encoder is not None and not _is_gone(encoder, workdir / frozen_text.FILE):
-        setup.check_text_tokenizers(given, read_text_tokenizer(encoder.path))
 
 
 def _copied(name: str, component: ComponentConfig, folder: Path) -> Params:
@@ -206,6 +189,12 @@ def codes(
 
 def _cache_folder(config: Config, workdir: Path) -> Path:
     return Path(config.tokens.cache or workdir / "tokens")
+
+
+def code_folders(config: Config, workdir: Path) -> list[Path]:
+    """The folders of the visual tokens of all splits and, of a mixture, of its components."""
+    splits = [_cache_folder(config, workdir) / split for split in get_args(Split)]
+    return [folder / name for folder in splits for name in config.data.mixture or [""]]
 
 
 def _codes(config: Config, root: Path, split: Split, params: Mapping[str, Params], repair: bool) -> data.Source:

@@ -67,6 +67,9 @@ def check(config: Config) -> None:
     placement = check_evaluation(config)
     if config.components:
         _shardings(config, placement)  # else it would fail only after the components are trained
+    for loss in losses.find(config).values():
+        if loss.frozen:
+            loss.frozen(config)  # so that its weights can be read is known before any stage is trained
     microbatches = config.optimizer.grad_accum_steps
     placement.check_batch(
         "train.batch / optimizer.grad_accum_steps" if microbatches > 1 else "train.batch",

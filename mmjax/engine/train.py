@@ -11,7 +11,7 @@ import jax
 
 from mmjax import data
 from mmjax.config import Config, to_dict
-from mmjax.engine import components, setup, trainer
+from mmjax.engine import components, preflight, setup, trainer
 from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
@@ -20,14 +20,14 @@ from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
 from mmjax.parallel import processes
 from mmjax.progress import write
-from mmjax.train import checkpoint, loop, storage
+from mmjax.train import loop
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
 from mmjax.train.timeline import Timeline, process_start, watching
-from mmjax.train.workdir import check_config, check_data, open_workdir, read_batch_size_history, workdir_lock
+from mmjax.train.workdir import check_data, open_workdir, read_batch_size_history, workdir_lock
 from mmjax.types import Params
 
 
@@ -69,14 +69,12 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a config in a workdir, after its components and pretraining; returns a status, see loop.exit_status."""
     setup.check(config)
     with workdir_lock(workdir):
-        where = checkpoint.folder(workdir, config.train.checkpoints)
-        processes.run_on_primary(lambda: storage.check_writable(where))  # before the first step of the first stage
+        processes.run_on_primary(lambda: preflight.check(config, workdir))
         status, frozen = components.prepare(config, workdir, train)
         if status:
             return status
         begin = time.time() if config.components else process_start()  # the components have their own timelines
         sources = components.sources(config, workdir, frozen)
-        processes.run_on_primary(lambda: check_config(workdir, config))
         options = config.train
         opened = Checkpoints(workdir, options.max_to_keep, options.best_metric, at=options.checkpoints)
         with closing(opened) as checkpoints, loop.interrupted() as stop:

@@ -138,14 +138,30 @@ def first_state(given: Params | None, experiment: Experiment, training: Training
     state = training.make_state()
     if given is None:
         return state
-    fresh, pretrained, config = flatten(state.params), flatten(given), experiment.config
-    sources = {name: _renamed(name, config.train.init_rename) for name in fresh}
+    fresh, config = flatten(state.params), experiment.config
+    matched = match_params(config, given, state.params)
+    groups = dict.fromkeys("/".join(name.split("/")[:2]) for name in fresh if name not in matched)
+    left = ", ".join(groups) or "none"
+    processes.log_primary(f"{config.name}: starts from {len(matched)} of {len(fresh)} parameters; fresh: {left}")
+    leaves = [matched.get(name, leaf) for name, leaf in fresh.items()]
+    params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
+    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
+
+
+def match_params(config: Config, given: Params, fresh: Params) -> dict[str, Any]:
+    """The parameters of another model by their names in a model, whose parameters or their shapes are `fresh`.
+
+    Raises:
+        UserError: see first_state.
+    """
+    shapes, pretrained = flatten(fresh), flatten(given)
+    sources = {name: _renamed(name, config.train.init_rename) for name in shapes}
     matched = {name: pretrained[source] for name, source in sources.items() if source in pretrained}
     for name, leaf in matched.items():
-        if leaf.shape != fresh[name].shape:
+        if leaf.shape != shapes[name].shape:
             raise UserError(
                 f"train.init_from: {sources[name]} of {config.train.init_from or 'pretraining'} has shape "
-                f"{leaf.shape}, and {name} has {fresh[name].shape}; leave it fresh with "
+                f"{leaf.shape}, and {name} has {shapes[name].shape}; leave it fresh with "
                 f"--config.train.init_rename.{name.partition('/')[0]}=-"
             )
     if not matched:
@@ -153,12 +169,7 @@ def first_state(given: Params | None, experiment: Experiment, training: Training
             f"train.init_from: {config.train.init_from} has no parameter of this model, but "
             f"{', '.join(sorted(pretrained)[:3])}, ...; name them in train.init_rename"
         )
-    groups = dict.fromkeys("/".join(name.split("/")[:2]) for name in fresh if name not in matched)
-    left = ", ".join(groups) or "none"
-    processes.log_primary(f"{config.name}: starts from {len(matched)} of {len(fresh)} parameters; fresh: {left}")
-    leaves = [matched.get(name, leaf) for name, leaf in fresh.items()]
-    params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
-    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
+    return matched
 
 
 def _renamed(name: str, renamed: Mapping[str, str]) -> str:

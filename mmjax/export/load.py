@@ -132,8 +132,10 @@ def read_text_tokenizer(path: str | Path) -> bytes:
     """
     try:
         return read_file(Path(path) / "tokenizer.model", MAX_TOKENIZER)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from mmjax import models
 from mmjax.config import ComputeConfig, Config, to_dict
-from mmjax.files import names_in, read_parameters, write_json
+from mmjax.files import check_writable, names_in, read_parameters, write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.train.workdir import read_json, versions
@@ -35,8 +35,7 @@ def write_model_folder(
         UserError: if the folder exists and is something else, or cannot be written.
     """
     folder = folder.resolve()
-    if problem := _obstacle(folder):
-        raise UserError(f"--out {folder}: {problem}; name another one")
+    check_model_folder(folder)
     exists = folder.exists()
     temporary = folder / PARTIAL if exists else folder.with_name(f".{folder.name}{PARTIAL}")
     try:
@@ -73,6 +72,17 @@ def _replace_files(folder: Path, temporary: Path) -> None:
         for path in old.iterdir():
             path.replace(folder / path.name)
         raise
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises UserError if a model folder cannot be written: the folder is something else, or may not be changed."""
+    folder = folder.resolve()
+    if problem := _obstacle(folder):
+        raise UserError(f"--out {folder}: {problem}; name another one")
+    try:
+        check_writable(folder, folder=True)
+    except UserError as error:
+        raise UserError(f"--out {error}") from None
 
 
 def _obstacle(folder: Path) -> str:

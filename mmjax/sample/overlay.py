@@ -26,6 +26,16 @@ def overlay(
     return np.rint(gray + STRENGTH * opacity * (colors - gray)).astype(np.uint8)
 
 
+def _times(y: int, x: int) -> int:
+    return max(1, round(MIN_SIDE / min(y, x)))
+
+
+def largest_sheet(size: tuple[int, int], images: int, words: int) -> tuple[int, int]:
+    """The height and width of draw_attention_maps for images of a size [y, x] with so many words each."""
+    high, wide = (side * _times(*size) for side in size)
+    return (high + LABEL) * images * -(-(words + 1) // COLUMNS), wide * min(words + 1, COLUMNS)
+
+
 def draw_attention_maps(
     images: Sequence[UInt8[np.ndarray, "y x 3"]],
     titles: Sequence[str],
@@ -41,7 +51,7 @@ def draw_attention_maps(
     """
     tiles: list[list[tuple[np.ndarray, str]]] = []
     for image, title, labels, attention in zip(images, titles, words, maps, strict=True):
-        times = max(1, round(MIN_SIDE / min(image.shape[:2])))
+        times = _times(*image.shape[:2])
         large = image.repeat(times, axis=0).repeat(times, axis=1)
         row = [(large, title), *((overlay(large, m), word) for m, word in zip(attention, labels, strict=True))]
         tiles += [row[i : i + COLUMNS] for i in range(0, len(row), COLUMNS)]

@@ -55,6 +55,7 @@ class Checkpoints:
         uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compression would slow down the steps
         handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
         with _quiet(), storage.open_errors(self.path):
+            storage.check_readable(self.path)
             options = ocp.CheckpointManagerOptions(
                 best_fn=self._score if self.best else None,  # without it Orbax forgets metrics with the process
                 best_mode="max",
@@ -156,16 +157,19 @@ class Checkpoints:
         All processes wait for each other.
 
         Raises:
-            TransientError: if a disk or bucket did not respond, which does not mean that the checkpoint is damaged.
+            UserError: without permission to read the checkpoint, which does not mean that it is damaged.
+            TransientError: if a disk or bucket did not respond.
         """
-        value, problem, transient = None, "", False
+        value, problem, failure = None, "", None
         try:
             value = action(argument)
         except Exception as error:  # Orbax raises many types for damaged files
-            problem, transient = storage.first_line(error), storage.is_transient(error)
-        errors = [each for each in processes.all_gather_objects([problem, transient]) if each[0]]
-        if passing := [why for why, transient in errors if transient]:
-            raise TransientError(f"{self.path}/{step}: could not be read: {passing[0]}")
+            problem, failure = storage.first_line(error), storage.failure(error)
+        errors = [each for each in processes.all_gather_objects([problem, failure]) if each[0]]
+        for why, status in errors:
+            if status is not None:
+                kind = TransientError if status == TransientError.status else UserError
+                raise kind(f"{self.path}/{step}: could not be read: {why}")
         return value, errors[0][0] if errors else ""
 
     def _quarantine(self, step: int) -> str:
@@ -275,7 +279,7 @@ class _Manager(ocp.CheckpointManager):
             if not (found is None or (isinstance(found, dict) and all(map(finite, found.values())))):
                 raise ValueError("not numbers by their names")
         except UNREADABLE as error:
-            if storage.is_transient(error):
+            if storage.failure(error) is not None:
                 raise
             _warn_once("%s/%d/metrics: is damaged and left out: %s", self.directory, step, storage.first_line(error))
             return None

@@ -1,14 +1,17 @@
 """Errors of disks and buckets: one-line messages, and which of them are transient."""
 
+import errno
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from etils import epath
 
+from mmjax import files
 from mmjax.types import TransientError, UserError
 
 SLOW_SECONDS = 30.0  # seconds until a slow read is logged
@@ -19,6 +22,8 @@ _TRANSIENT = re.compile(
     r"|Service Unavailable|Too Many Requests|Internal Server Error|Bad Gateway|Gateway Time-?out"
     r"|endpoint is not connected|Stale file handle|No route to host|Network is unreachable"  # of a mounted bucket
 )
+
+_DENIED = re.compile("PERMISSION_DENIED|Permission denied")  # of TensorStore, of the operating system
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +43,23 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
 
 
 def check_writable(path: epath.Path) -> None:
-    """Raises UserError where no checkpoint could be saved: in a bucket by writing there; leaves nothing behind."""
+    """Raises UserError where no checkpoint could be saved, by writing there; leaves nothing behind."""
+    if "://" not in str(path):
+        return files.check_writable(Path(path), folder=True)
     with open_errors(path):
-        if "://" in str(path):
-            probe = path / f".writable.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-            return
-        folder = next(each for each in (path, *path.parents) if each.exists())
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            raise PermissionError(f"{folder} is no folder that can be written")
+        probe = path / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+
+
+def check_readable(path: epath.Path) -> None:
+    """Raises PermissionError for a checkpoint folder on a disk in which Orbax would pass over what it may not read."""
+    if "://" in str(path) or not path.exists():
+        return
+    steps = [path / name for name in os.listdir(path) if name.isdecimal()]
+    for folder in (path, *steps, *(step / item for step in steps for item in ("state", "metrics"))):
+        if not os.access(folder, os.R_OK | os.X_OK) and os.path.lexists(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 @contextmanager
@@ -80,6 +92,14 @@ def write_errors(path: epath.Path) -> Iterator[None]:
 def is_transient(error: BaseException) -> bool:
     """Whether a network, bucket or process did not respond, so that a retry may succeed."""
     return isinstance(error, ConnectionError | TimeoutError) or bool(_TRANSIENT.search(str(error)))
+
+
+def failure(error: BaseException) -> int | None:
+    """The exit status for an error that is none of the checkpoint itself, so that another one is not the remedy."""
+    if is_transient(error):
+        return TransientError.status
+    denied = isinstance(error, PermissionError) or _DENIED.search(str(error))
+    return UserError.status if denied else None
 
 
 def first_line(error: BaseException) -> str:

@@ -208,10 +208,12 @@ def read_json(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(read_file(path, MAX_CONFIG).decode())
         if not isinstance(found["config"], dict):
             raise TypeError
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: no config.json there; name a workdir of mmjax train or a folder of mmjax export"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: not a config.json of mmjax, or a truncated one") from None
     return found
