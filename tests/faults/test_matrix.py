@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from runs import Mistake, Once
 
 import mmjax
-from mmjax import evaluate
+from mmjax import data, evaluate
 from mmjax.cli import main
 from mmjax.config import resolve
 from mmjax.engine import setup
-from mmjax.export import ImageTokenizer
+from mmjax.evaluate import captions
+from mmjax.export import Captioner, ImageTokenizer
 from mmjax.types import UserError
 
 pytest.importorskip("tensorflow")
@@ -157,8 +159,9 @@ def test_what_makes_no_sense_is_refused(kind: str, source: str, named: str, tmp_
     ("kind", "source"), [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in WORKING]
 )
 def test_takes_a_step_an_evaluation_a_report_and_an_export(
-    kind: str, source: str, named: str, roots: Path, tmp_path: Path
+    kind: str, source: str, named: str, roots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(captions, "_jar", lambda: None)  # METEOR's program takes ten seconds to start
     config = combined(kind, source, roots / SOURCES[source]["source"])
     config["evaluate"]["evaluators"] = names = applicable(config)
     run, out = tmp_path / "run", tmp_path / "model"
@@ -171,8 +174,22 @@ def test_takes_a_step_an_evaluation_a_report_and_an_export(
     assert main(["export", f"--workdir={run}", f"--out={out}"]) == 0
     model = mmjax.load(out)
     assert type(model) is type(mmjax.load(run))
+    if source == "audio_folder":
+        check_sounds(run, model, roots / source / "validation" / "103.wav")
     if kind in ("tokenizer", "masked"):
         check_shapes(model, (1, *([3] if config["data"].get("frames") else []), 32, 32, 3))
+
+
+def check_sounds(run: Path, model: Any, path: Path) -> None:
+    """Spectrograms are shown in grey, and a model takes what read_sound returns."""
+    with Image.open(run / "evaluation" / "1.samples.png") as shown:
+        pixels = np.asarray(shown)
+    assert pixels.ndim == 3 and np.ptp(pixels) > 100 and (pixels == pixels[..., :1]).all()
+    sound = data.read_sound(path, seconds=0.16, bins=16)[None]
+    if isinstance(model, Captioner):
+        assert isinstance(model.caption(sound)[0], str)
+    else:
+        assert model.embed_image(sound).shape == (1, READS["embedding"])
 
 
 def check_shapes(model: Any, shape: tuple[int, ...]) -> None:
