@@ -7,6 +7,7 @@ compiled is kept for all processes, those of pytest-xdist and the commands that 
 import hashlib
 import os
 import signal
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,6 +41,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 install_import_hook("mmjax", "beartype.beartype")
 
 from mmjax.cli import _processor  # noqa: E402  programs are made of the instructions that a processor has
+
+sys.path.append(str(Path(__file__).parent / "config"))  # messages
 
 COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjax-tests"
 MAX_COMPILED = 2 << 30  # bytes of it at the beginning of a run

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from messages import error_message
 
 from mmjax.config import resolve, to_dict
 from mmjax.registry import TABLES, check_plugins, find, packages
@@ -24,13 +25,6 @@ SLIPS = {
 }
 BASE = {"train": {"steps": 1}}
 EVIL = "somebody_elses.code:MODEL"
-
-
-def error_message(call: Any, *arguments: Any, **named: Any) -> str:
-    with pytest.raises(UserError) as error:
-        call(*arguments, **named)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.fixture(name="package")

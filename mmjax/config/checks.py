@@ -89,6 +89,10 @@ def _check_losses(config: Config) -> None:
         f"losses: {', '.join(adversarial)} alone show the model no original; add mean_absolute_error",
     )
     for name, spec in specs.items():
+        others = {output for other, each in specs.items() if other != name for output in each.needs}
+        for output in spec.beside:
+            such = " or ".join(kind for kind, each in registry.table("loss").items() if output in each.needs)
+            require(output in others, f"losses.{name}: needs another loss that trains {output}, such as {such}")
         if spec.check:
             spec.check(config.losses[name], config)
 

@@ -124,9 +124,9 @@ def _too_much(config: Config, plan: Plan, used: int) -> UserError:
 def _savings(config: Config, plan: Plan) -> list[str]:
     """Command-line options that reduce the memory of this config."""
     options = []
-    # Contrastive losses compare within a microbatch, so that microbatches would change the loss.
-    contrastive = {"contrastive", "sigmoid_contrastive", "matching"} & {loss.kind for loss in config.losses.values()}
-    if plan.batch // plan.parts % 2 == 0 and not contrastive:
+    # Negatives are those of a microbatch, so that microbatches would change the loss.
+    in_batch = any(spec.negatives for spec in losses.find(config).values())
+    if plan.batch // plan.parts % 2 == 0 and not in_batch:
         options.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
     if not config.compute.remat:
         options.append("--config.compute.remat=true")

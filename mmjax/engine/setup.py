@@ -64,6 +64,7 @@ def check(config: Config) -> None:
         UserError: for the first problem.
     """
     check_nested(config, check, given=False)
+    _check_fields(config)
     placement = check_evaluation(config)
     if config.components:
         _shardings(config, placement)  # else it would fail only after the components are trained
@@ -90,6 +91,20 @@ def check(config: Config) -> None:
         )
     if config.train.wandb_project:
         check_wandb(config.train.wandb_project)
+
+
+def _check_fields(config: Config) -> None:
+    """Raises UserError for a text or label that the model or a loss reads and the data does not have."""
+    given, kind = config.data.features, f"model.kind={config.model.kind} with the losses {', '.join(config.losses)}"
+    read = {kind: tuple(models.find(config).inputs(config))}
+    read |= {f"losses.{name}": spec.fields for name, spec in losses.find(config).items()}
+    for reader, names in read.items():
+        for field in ("question" if name == "answer" else name for name in names):
+            if field in ("text", "question", "label") and field not in given:
+                raise UserError(
+                    f"data.source: {config.data.source} gives no {field}, which {reader} reads; it gives "
+                    f"{', '.join(given)}"
+                )
 
 
 def check_evaluation(config: Config) -> Placement:
@@ -264,7 +279,8 @@ def check_text_tokenizers(given: bytes | None, frozen: bytes) -> None:
 def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given: bytes | None = None) -> data.Tokenizer:
     """Returns the workdir's text tokenizer, writing it first if needed.
 
-    It is that of the frozen text encoder, else of the model that training starts from, else trained on the captions.
+    It is that of the frozen text encoder, else of the model that training starts from, else trained on the texts of the
+    data. Where there are none, a model that reads none still has one, of the names of the classes.
 
     Args:
         given: serialized tokenizer of the model that training starts from.
@@ -288,7 +304,9 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
                 )
             write_file(path, given)
         elif not path.exists():
-            write_file(path, data.train_tokenizer(source.all_captions(), config.text.vocabulary))
+            has_texts = {"text", "question"} & source.features.keys()
+            texts = source.all_captions() if has_texts else iter(source.classes or (source.name,))
+            write_file(path, data.train_tokenizer(texts, config.text.vocabulary))
 
     processes.run_on_primary(make)
     return data.load_tokenizer(path)

@@ -44,7 +44,7 @@ def answers(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results
     The latter is the highest accuracy of any answers that depend only on the words of the question. Examples without a
     question or without reference answers are ignored.
     """
-    mean = Mean(*NAMES)
+    mean = Mean()
     asked: dict[str, list[Scores]] = defaultdict(list)
     for batch, outputs in predicted(predict, batches):
         for question, given, answer in zip(batch["questions"], batch["answers"], outputs["answer"], strict=True):

@@ -18,7 +18,7 @@ def _right(batch: Batch, outputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"classification/accuracy": (chosen == batch["label"])[batch["label"] >= 0]}
 
 
-classification = averaged(_right, "classification/accuracy")
+classification = averaged(_right)
 
 
 def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
@@ -35,7 +35,7 @@ def zero_shot(classes: Sequence[str], prompts: Sequence[str]) -> Evaluator:
     """
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-        mean, embedded = Mean("zero_shot/accuracy"), None
+        mean, embedded = Mean(), None
         for batch in batches():
             label = batch["label"]
             if label.max(initial=-1) >= len(classes):

@@ -16,7 +16,7 @@ def _losses(batch: Batch, outputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"loss": outputs["loss"], **terms}
 
 
-losses = averaged(_losses, "loss")
+losses = averaged(_losses)
 
 
 def _metrics(config: Config) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def _scores(batch: Batch, outputs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(NAMES, both, strict=True))
 
 
-reconstruction = averaged(_scores, *NAMES)
+reconstruction = averaged(_scores)
 
 
 def codes(count: int) -> Evaluator:
@@ -125,8 +125,8 @@ def feature_distance(features: Features, params: Any) -> Evaluator:
                 if len(image):
                     images = np.clip(image, -1, 1).astype(np.float32).reshape(-1, *image.shape[-3:])
                     kept.extend(np.asarray(compiled(params, images), np.float64))
-        enough = len(found[0]) >= 2  # a covariance needs two
-        yield "reconstruction/feature_distance", frechet_distance(*map(np.stack, found)) if enough else float("nan")
+        if len(found[0]) >= 2:  # a covariance needs two
+            yield "reconstruction/feature_distance", frechet_distance(*map(np.stack, found))
 
     return evaluate
 

@@ -30,11 +30,11 @@ def _rows(fields: Mapping[str, Any], keep: np.ndarray) -> dict[str, Any]:
 
 
 class Mean:
-    """Means of named values over examples, in double precision; NaN for `names` without examples."""
+    """Means of named values over examples, in double precision."""
 
-    def __init__(self, *names: str) -> None:
-        self._sums = dict.fromkeys(names, 0.0)
-        self._counts = dict.fromkeys(names, 0)
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
 
     def add(self, name: str, values: Any) -> None:
         """Adds one value for each example, [b]."""
@@ -43,20 +43,17 @@ class Mean:
         self._counts[name] = self._counts.get(name, 0) + values.size
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        """Yields (name, mean) in the order of the names."""
+        """Yields (name, mean) of those with examples."""
         for name, total in self._sums.items():
-            yield name, total / self._counts[name] if self._counts[name] else float("nan")
+            if self._counts[name]:
+                yield name, total / self._counts[name]
 
 
-def averaged(score: Callable[[Batch, dict[str, np.ndarray]], Mapping[str, Any]], *names: str) -> Evaluator:
-    """The evaluator that yields the means of score(batch, outputs) -> {name: one value for each example}.
-
-    Args:
-        names: yielded even without examples.
-    """
+def averaged(score: Callable[[Batch, dict[str, np.ndarray]], Mapping[str, Any]]) -> Evaluator:
+    """The evaluator that yields the means of score(batch, outputs) -> {name: one value for each example}."""
 
     def evaluate(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
-        mean = Mean(*names)
+        mean = Mean()
         for batch, outputs in predicted(predict, batches):
             for name, values in score(batch, outputs).items():
                 mean.add(name, values)

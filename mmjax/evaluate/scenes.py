@@ -32,7 +32,7 @@ def _matching(judge: Callable[[np.ndarray, str], Any], names: tuple[str, ...]) -
         verdicts = [judge(image, captions[0]) for image, captions in rows if captions]
         return {name: [getattr(verdict, name.removeprefix("scenes/")) for verdict in verdicts] for name in names}
 
-    return averaged(score, *names)
+    return averaged(score)
 
 
 scenes = _matching(judge, SCENE_METRICS)
@@ -57,7 +57,7 @@ def _is_true(image: UInt8[np.ndarray, "y x 3"], caption: str, own: str) -> bool:
     return (said.fully_specified or not parse(own).fully_specified) and judge(image, caption).all
 
 
-caption_faithfulness = averaged(_true, "captions/true")
+caption_faithfulness = averaged(_true)
 
 
 def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Results:
@@ -67,7 +67,7 @@ def diversity(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Resul
     generated with seeds 0 to 15 (`seed` of the batch, int32 [b]), divided by that between two of 16 real scenes of the
     caption; then the mean over captions. The captions must not determine the image.
     """
-    mean = Mean("scenes/diversity")
+    mean = Mean()
     for number, (caption, generated) in enumerate(_generated(predict, batches)):
         scene = parse(caption)
         real = [draw(scene, generated.shape[1], np.random.default_rng((number, seed))) for seed in range(SEEDS)]

@@ -179,7 +179,7 @@ class ImageTokenizer(LoadedModel):
         if codes.min() < 0 or codes.max() >= count:
             raise UserError(f"codes: must be from 0 to {count - 1}, not {codes.min()} to {codes.max()}")
         images = self._method("decode")(self.params, codes.astype(np.int32))
-        return to_uint8(images[:, : self.config.data.frames] if images.ndim == 5 else images)
+        return to_uint8(visual_tokenizer.as_in_data(self.config, images))
 
     def _method(self, name: str) -> Any:
         return self._compiled(name, lambda: method(models.build(self.config, self.compute), name))

@@ -100,9 +100,9 @@ def _negatives(batch: Batch, key: jax.Array, config: LossConfig) -> dict[str, An
 def _check(_: LossConfig, config: Config) -> None:
     kinds = {term.kind for term in config.losses.values()} & {"contrastive", "sigmoid_contrastive"}
     require(len(kinds) < 2, "losses: contrastive and sigmoid_contrastive train the same outputs; keep one")
-    require(len(kinds) > 0, "losses.matching: needs contrastive, which finds its hard negatives")
 
 
 CONTRASTIVE = LossSpec(contrastive, ("image_embedding", "text_embedding"), check=_check, negatives=True)
-MATCHING = LossSpec(matching, ("match_logits",), prepare=_negatives, check=_check, negatives=True)
+# The embeddings find its hard negatives.
+MATCHING = LossSpec(matching, ("match_logits",), beside=("image_embedding",), prepare=_negatives, negatives=True)
 SIGMOID = LossSpec(sigmoid_contrastive, ("image_embedding", "text_embedding", "offset"), check=_check, negatives=True)

@@ -36,4 +36,4 @@ def classification(outputs: Outputs, batch: Batch, config: LossConfig | None = N
 
 ANSWERING = _next_token("answer_logits", "answer")
 CAPTIONING = _next_token("caption_logits", "text")
-CLASSIFICATION = LossSpec(classification, needs=("class_logits",))
+CLASSIFICATION = LossSpec(classification, needs=("class_logits",), fields=("label",))

@@ -29,6 +29,8 @@ class LossSpec:
         adversarial: whether it needs the discriminator.
         negatives: whether an example's loss depends on the other examples of the batch.
         frozen: (whole config) -> parameters of a frozen network, passed to `loss` in the batch under the term's kind.
+        beside: names of the model outputs that another term must train.
+        fields: of the data that it reads and the model does not, such as "label".
     """
 
     loss: Callable[[Outputs, Batch, Any], Float[Array, "b"]]
@@ -39,6 +41,8 @@ class LossSpec:
     adversarial: bool = False
     negatives: bool = False
     frozen: Callable[[Config], Any] | None = None
+    beside: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -178,8 +178,7 @@ def model_fns(config: Config, compute: Compute = DEFAULT) -> ModelFns:
     generator, tokenizer = build(config, compute), visual_tokenizer.build(tokenizer_config, compute)
 
     def decode(params: Params, codes: jax.Array) -> jax.Array:
-        image: jax.Array = method(tokenizer, "decode")(params, codes)
-        return image[:, : config.data.frames] if image.ndim == 5 else image
+        return visual_tokenizer.as_in_data(config, method(tokenizer, "decode")(params, codes))
 
     def encode_reference(params: Params, image: Float[Array, "b *pixels c"]) -> Int[Array, "b *grid"]:
         assert reference is not None

@@ -101,6 +101,13 @@ def grid(config: Config) -> tuple[int, ...]:
     return (1 + math.ceil((config.data.frames - 1) / math.prod(strides)), rows, rows) if strides else (rows, rows)
 
 
+def as_in_data(config: Config, images: Any) -> Any:
+    """Decoded images or clips with the frames of the data; tokenizers of clips decode an image to a clip."""
+    if images.ndim == 4:
+        return images
+    return images[:, : config.data.frames] if config.data.frames > 1 else images[:, 0]
+
+
 def sharding_rules(config: Config) -> Rules:
     model = _model(config)
     window = (None,) * (3 if model.time_strides else 2)

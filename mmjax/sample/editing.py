@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,9 @@ def start(
     Raises:
         UserError: for a wrong shape, type or range, or a mask without an image.
     """
+    if frames == 1 and len(grid) == 3:  # an image, of a tokenizer of clips
+        begin = start(grid[1:], size, frames, seeds, image, mask, variation)
+        return replace(begin, masked=begin.masked[:, None])
     count = len(seeds)
     if image is None:
         for name, value in (("mask", mask), ("variation", variation)):

@@ -129,9 +129,9 @@ def test_slices_send_each_other_the_gradients() -> None:
     config = config_dict("tiny", **{"mesh.fsdp": "4", "mesh.data": "1", "train.batch": "8"})
     plan = aot_plan.compiled(config, topology.parse("2xv5e:2x2"))
     sent = sum(each.sent for each in plan.traffic if each.axes == "slice")
-    # Float32, half of a sum goes there and half back. Arrays as small as these are not summed up by parts in each slice
-    # first, but sent whole by each device, and padded.
-    assert 0.75 * 4 * plan.parameters <= sent <= 1.5 * 4 * plan.parameters
+    # Half of a sum goes there and half back. The compiler chooses whether each of the four devices of a slice sends its
+    # part or the whole, in 16 bits, as of a product, or in float32, and how far it pads.
+    assert 2 * plan.parameters / 4 <= sent <= 1.5 * 4 * plan.parameters
     assert plan.seconds[DCN] == pytest.approx(sent / 3.125e9)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import error_message
 
 from mmjax import config
 from mmjax.config import Config, resolve, to_dict
@@ -49,15 +50,6 @@ BASES: dict[str, dict[str, Any]] = {
     "sigmoid": BASE | {"model": {"kind": "vision_language"}, "losses": {"sigmoid_contrastive": {}}},
 }  # fmt: skip
 OWN_SOURCE = SourceSpec(captioned_images, lambda *_: None, settings=("options",), needs_root=False)  # type: ignore
-
-
-def error_message(call: Any, *arguments: Any, **named: Any) -> str:
-    """The message of the UserError that the call raises, which must be one line."""
-    with pytest.raises(UserError) as error:
-        call(*arguments, **named)
-    message = str(error.value)
-    assert message and "\n" not in message
-    return message
 
 
 def leaves(base: str) -> Iterator[tuple[tuple[str, str], tuple[Any, Any]]]:

@@ -1,25 +1,16 @@
 """Config files and their arguments: what is read, and what is wrong with one, in one line."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from messages import error_message
 
 from mmjax.config import load_config, parse_arguments
-from mmjax.types import UserError
 
 CONFIG = """from ml_collections import ConfigDict
 def get_config(argument=None):
     return ConfigDict({"train": {"steps": 1}})
 """
-
-
-def error_message(call: Any, *arguments: Any, **named: Any) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*arguments, **named)
-    message = str(raised.value)
-    assert message and "\n" not in message
-    return message
 
 
 def test_a_config_file_is_read_with_its_argument_and_its_neighbors(tmp_path: Path) -> None:

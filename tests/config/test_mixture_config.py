@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from messages import error_message
 
 from mmjax.config import Config, differences, resolve, to_dict
 from mmjax.engine import setup
@@ -19,13 +20,6 @@ def mixture(overrides: dict[str, str] | None = None, **fields: Any) -> Config:
     common = {"source": "mixture", "root": "/data", "size": 64, "scenes": {"examples": 70}, "mixture": parts}
     model = {"decoder_widths": [16, 8]}
     return resolve({"train": {"steps": 1}, "model": model, "data": common | fields}, overrides)
-
-
-def error_message(*arguments: Any, **fields: Any) -> str:
-    with pytest.raises(UserError) as error:
-        mixture(*arguments, **fields)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_part_takes_from_the_mixture_what_it_does_not_set() -> None:
@@ -100,13 +94,13 @@ def test_a_tokenizers_mixture_takes_the_root_that_is_named_once() -> None:
     ({"source": "scenes"}, "", "scenes"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told(fields: dict[str, Any], name: str, value: str) -> None:
-    message = error_message(**fields)
+    message = error_message(mixture, **fields)
     assert message.startswith(f"data.mixture.{name}".rstrip(".") + ": ") and value in message
 
 
 def test_what_is_wrong_with_the_data_around_a_mixture_is_told_there() -> None:
-    assert error_message(sise=3).startswith("data.sise: no such field; did you mean data.size?")
-    assert error_message(size="3").startswith("data.size: must be ")
+    assert error_message(mixture, sise=3).startswith("data.sise: no such field; did you mean data.size?")
+    assert error_message(mixture, size="3").startswith("data.size: must be ")
 
 
 @pytest.mark.parametrize(("name", "value", "told"), [
@@ -116,12 +110,12 @@ def test_what_is_wrong_with_the_data_around_a_mixture_is_told_there() -> None:
     ("data.weight", "1", ""),
 ])  # fmt: skip
 def test_what_is_wrong_on_the_command_line_is_told(name: str, value: str, told: str) -> None:
-    message = error_message({name: value})
+    message = error_message(mixture, {name: value})
     assert message.startswith(f"{name}: ") and told in message
 
 
 def test_a_component_needs_a_source() -> None:
-    assert error_message({"data.mixture.coc.root": "x"}).startswith("data.mixture.coc.source: ")
+    assert error_message(mixture, {"data.mixture.coc.root": "x"}).startswith("data.mixture.coc.source: ")
 
 
 def test_an_evaluator_needs_what_all_parts_provide() -> None:

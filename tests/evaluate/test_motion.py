@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from mmjax.evaluate.scenes import motion
 from mmjax.scenes.motion import draw, parse
@@ -38,6 +37,5 @@ def test_empty_images_are_wrong_in_all() -> None:
     assert set(metrics([np.full((5, 41, 41, 3), -1, np.float32)]).values()) == {0.0}
 
 
-def test_no_examples_gives_nan() -> None:
-    found = dict(motion(lambda batch: {}, list))
-    assert found.keys() == ALL_RIGHT.keys() and list(found.values()) == pytest.approx([np.nan] * 5, nan_ok=True)
+def test_no_examples_gives_no_metric() -> None:
+    assert not list(motion(lambda batch: {}, list))
