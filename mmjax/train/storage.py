@@ -1,14 +1,17 @@
 """Errors of disks and buckets: one-line messages, and which of them are transient."""
 
+import functools
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from etils import epath
 
+from mmjax.files import UNREADABLE
 from mmjax.types import TransientError, UserError
 
 SLOW_SECONDS = 30.0  # seconds until a slow read is logged
@@ -21,6 +24,22 @@ _TRANSIENT = re.compile(
 )
 
 logger = logging.getLogger(__name__)
+
+
+def read_optional(path: epath.Path, read: Callable[[], Any]) -> Any:
+    """What a small file beside a state holds; None, with one warning, where it is damaged."""
+    try:
+        return read()
+    except UNREADABLE as error:
+        if is_transient(error):
+            raise
+        _warn_once("%s: is damaged and left out: %s", path, first_line(error))
+        return None
+
+
+@functools.cache
+def _warn_once(*message: Any) -> None:
+    logger.warning(*message)
 
 
 @contextmanager
