@@ -1,14 +1,25 @@
-"""What belongs together stays together: a checkpoint, its config, its examples, its tokenizer; weights and theirs."""
+"""What belongs together stays together: checkpoints, their run and its tokenizer; weights; options and models."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from runs import Mistake, Run
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+import mmjax
 from mmjax import data
+from mmjax.config import PerceptualConfig
+from mmjax.export import frozen_text
 from mmjax.export.load import load_params, read_text_tokenizer
+from mmjax.files import write_file
+from mmjax.models import lpips
+from mmjax.terminal import json_line
 from mmjax.types import UserError
 
 CONFIG = "--config=configs/coco_direct.py:tiny"
@@ -90,3 +101,54 @@ def test_a_model_folder_with_the_tokenizer_of_another(
     assert told in mistake(*arguments("generate", folder, images))
     with pytest.raises(UserError, match="is not the one"):  # what initializes a training
         read_text_tokenizer(folder)
+
+
+BAD = {
+    "nan": lambda array: np.where(np.arange(array.size).reshape(array.shape) == 1, np.float32(np.nan), array),
+    "beyond float32": lambda array: array.astype(np.float64) + 1e300,
+    "int8": lambda array: array.astype(np.int8),
+    "bool": lambda array: array.astype(np.bool_),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_weights_of_a_perceptual_loss(kind: str, tmp_path: Path) -> None:
+    save_file({"features.3.weight": BAD[kind](np.ones((3, 2), np.float32))}, tmp_path / "alex.safetensors")
+    with pytest.raises(UserError, match=r"features\.3\.weight (is|holds)"):
+        lpips.read(PerceptualConfig(str(tmp_path / "alex.safetensors")), 64)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_weights_of_a_text_encoder(kind: str, workdir: Path) -> None:
+    path = workdir / frozen_text.FILE
+    frozen_text.write(path, frozen_text.of_model(mmjax.load(workdir)))
+    with safe_open(path, "numpy") as file:
+        about, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = max(arrays, key=lambda name: arrays[name].ndim)
+    save_file(arrays | {name: np.ascontiguousarray(BAD[kind](arrays[name]))}, path, about)
+    with pytest.raises(UserError, match=name):
+        frozen_text.read(path)
+
+
+@pytest.mark.parametrize("option", ["--guidance=nan", "--guidance=3", "--seed=1", "--steps=4", "--clip-frames=2"])
+def test_options_that_a_direct_generator_does_not_take(
+    option: str, finished: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    line = mistake(*arguments("generate", finished, tmp_path), f"--out={tmp_path / 'out.png'}", option)
+    assert line.startswith(f"{option.partition('=')[0]}: ") and not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("name", ["there.png", "not/yet.png"])
+def test_a_link_stays_a_link(name: str, tmp_path: Path) -> None:
+    target, link = tmp_path / "elsewhere" / name, tmp_path / "link.png"
+    link.symlink_to(target)
+    for content in (b"one", b"two"):
+        write_file(link, content)
+        assert link.is_symlink() and target.read_bytes() == content
+    assert not list(target.parent.glob(".*"))
+
+
+@given(st.text())
+def test_a_line_of_json_has_no_control_characters(name: str) -> None:
+    line = json_line({"image": name + "\x1b[31m\x7f\x9b\u2028\n"})
+    assert line.isprintable() and json.loads(line)["image"] == name + "\x1b[31m\x7f\x9b\u2028\n"
