@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import components, setup, trainer
+from mmjax.engine import components, memory, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.load import restored
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
     config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
+    memory.check_batches(config)
     frozen = components.trained(config, workdir)
     source = components.sources(config, workdir, frozen, ["evaluation"])[0]
     experiment = setup.build(config, frozen)

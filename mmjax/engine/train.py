@@ -11,14 +11,14 @@ import jax
 
 from mmjax import data
 from mmjax.config import Config, to_dict
-from mmjax.engine import components, setup, trainer
+from mmjax.engine import components, memory, setup, trainer
 from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
-from mmjax.parallel import processes
+from mmjax.parallel import Placement, make_mesh, processes
 from mmjax.progress import write
 from mmjax.train import checkpoint, loop, storage
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
@@ -69,6 +69,7 @@ class Run:
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a config in a workdir, after its components and pretraining; returns a status, see loop.exit_status."""
     setup.check(config)
+    _check_memory(config)
     with workdir_lock(workdir):
         where = checkpoint.folder(workdir, config.train.checkpoints)
         processes.run_on_primary(lambda: storage.check_writable(where))  # before the first step of the first stage
@@ -105,6 +106,13 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     return 0 if is_done else stop.status
 
 
+def _check_memory(config: Config) -> None:
+    memory.check_batches(config)
+    if config.components:  # before they are trained; the others are about to be built
+        placement = Placement(make_mesh(config.mesh))
+        memory.check_state(trainer.state_shapes(config, placement, 1), placement)
+
+
 def _examples(source: data.Source) -> dict[str, Any]:
     """The training examples as config.json tells them: those of the data set, wherever it lies."""
     return {"examples": source.size, "sha256": source.digest}
@@ -125,6 +133,7 @@ def _restored(
     schedule = trainer.schedule(config, source.size, history)
     experiment = setup.build(config, frozen)
     training = trainer.build(experiment, schedule.steps)
+    memory.check_state(training.shapes, experiment.placement)
     if saved:
         tokenizer = setup.prepare_tokenizer(workdir, config, source)
         checkpoints.run = identity(config, _examples(source), tokenizer.proto)
