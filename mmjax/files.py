@@ -87,9 +87,11 @@ def check_dtype(path: Path, name: str, dtype: str) -> None:
 
 
 def check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises UserError for a parameter with NaN or infinity."""
+    """Raises UserError for a parameter with NaN or infinity, in float32 as it is used."""
     for name, array in arrays.items():
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            numbers = array.astype(np.float32) if array.dtype == np.float64 else array
+        if not np.isfinite(numbers).all():
             raise UserError(f"{path}: {printable(name)} holds NaN or infinite numbers; export the model again")
 
 
@@ -104,16 +106,17 @@ def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mappi
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file atomically; makes its folder.
+    """Writes a file atomically, where a link to it leads; makes its folder.
 
     Raises:
         UserError: where it cannot be written; a previous file is kept.
     """
-    temporary = _temporary(path)
+    target = Path(os.path.realpath(path))  # a link stays one, to the new content
+    temporary = _temporary(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -80,3 +80,9 @@ def _stop(number: int, frame: Any) -> None:
 def printable(text: str) -> str:
     """The text as one line, with control characters escaped: names may come from strangers."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def json_line(value: Any) -> str:
+    """The value as a line of JSON, readable in every alphabet, with control characters escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else json.dumps(sign)[1:-1] for sign in text)

@@ -1,7 +1,6 @@
 """mmjax describe: captions of images, and answers to questions about them."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mmjax.commands.input_reading import check_out, check_sheet, files_in, load_
 from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.overlay import draw_attention_maps, largest_sheet
 from mmjax.sample.postprocess import to_uint8
-from mmjax.terminal import printable
+from mmjax.terminal import json_line, printable
 from mmjax.types import UserError
 
 HELP = "Caption images, or answer a question about them, with one line per image."
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="nucleus sampling from the likeliest tokens with this total probability",
     )
     add("--temperature", type=float, metavar="T", help="of sampling; lower is less varied")
-    add("--seed", type=int, default=0, help="of sampling: seed of the first image; the others follow")
+    add("--seed", type=int, help="of sampling: seed of the first image; the others follow (default: 0)")
     add("--maps", type=Path, metavar="OUT.png", help="also write the attention map of each word over its image")
     add("--json", action="store_true", help="print a JSON object per image")
 
@@ -74,12 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
         logger.warning("left out: %s", error)
 
     chosen = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
-    described, count = [], 0
+    if arguments.seed is not None and not (arguments.top_p or config.text_decoding.top_p):
+        raise UserError("--seed: has no effect without --top-p, which draws at random")
+    described, count, seed = [], 0, arguments.seed or 0
     for files, images in read_chunks(paths, config, unreadable):
         if arguments.question is None:
-            texts = model.caption(images, arguments.seed + count, **chosen)
+            texts = model.caption(images, seed + count, **chosen)
         else:
-            texts = model.answer(images, [arguments.question] * len(images), arguments.seed + count, **chosen)
+            texts = model.answer(images, [arguments.question] * len(images), seed + count, **chosen)
         count += len(files)
         for file, text in zip(files, texts, strict=True):
             print(_line(file, text, arguments, alone=len(paths) == 1), flush=True)
@@ -96,7 +97,7 @@ def _line(file: Path, text: str, arguments: argparse.Namespace, alone: bool) -> 
     if arguments.json:
         question = {} if arguments.question is None else {"question": arguments.question}
         row = {"image": str(file), **question, "answer" if question else "caption": text}
-        return json.dumps(row, ensure_ascii=False)
+        return json_line(row)
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return line if alone else f"{printable(str(file))}: {line}"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import components, preflight, setup, trainer
+from mmjax.engine import components, memory, preflight, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
-from mmjax.export.load import check_params
+from mmjax.export.load import restored
 from mmjax.parallel import processes
 from mmjax.terminal import printable
 from mmjax.train.checkpoint import Checkpoints, step_argument
@@ -39,12 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     mesh = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.model": "1"}
     config = read_config(workdir, mesh | arguments.overrides, arguments.plugins)
     setup.check_evaluation(config)
+    memory.check_batches(config)
     processes.run_on_primary(lambda: preflight.check_results(workdir))
     frozen = components.trained(config, workdir)
     source = components.sources(config, workdir, frozen, ["evaluation"])[0]
     experiment = setup.build(config, frozen)
     if not arguments.watch:
-        step, params = _restore(workdir, config, arguments.step)
+        step, params = restored(workdir, read_config(workdir, plugins=arguments.plugins), arguments.step)
         _evaluate(workdir, experiment, source, step, params)
         return 0
     examples = data.open_source(config.data, training=True, seed=config.seed).size
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         evaluated.add(waiting[0])  # one at a time, since checkpoints come and go meanwhile
         try:
-            step, params = _restore(workdir, config, waiting[0])
+            step, params = restored(workdir, read_config(workdir, plugins=arguments.plugins), waiting[0])
         except UserError:
             if waiting[0] in _steps(workdir, config):
                 raise
@@ -75,14 +76,6 @@ def _steps(workdir: Path, config: Config) -> list[int]:
         return []
     with closing(Checkpoints(workdir, read_only=True, at=config.train.checkpoints)) as checkpoints:
         return checkpoints.steps()
-
-
-def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int, Params]:
-    opened = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
-    with closing(opened) as checkpoints:
-        found = checkpoints.restore_params(step)
-    check_params(workdir, config, found[1])
-    return found
 
 
 def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, step: int, params: Params) -> None:

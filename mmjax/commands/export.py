@@ -8,13 +8,12 @@ import jax
 from mmjax.data import load_tokenizer
 from mmjax.engine import components
 from mmjax.export import write_model_folder
-from mmjax.export.load import check_params
+from mmjax.export.load import restored
 from mmjax.export.model_folder import check_model_folder
 from mmjax.files import finite, read_object
 from mmjax.terminal import printable
-from mmjax.train.checkpoint import Checkpoints, step_argument
+from mmjax.train.checkpoint import step_argument
 from mmjax.train.workdir import read_config
-from mmjax.types import UserError
 
 HELP = "Write a checkpoint as a model folder, which mmjax.load and the other commands read."
 
@@ -34,12 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config = read_config(workdir, plugins=arguments.plugins)
     check_model_folder(arguments.out)
-    if not config.train.checkpoints and not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir}: no checkpoint there yet; run mmjax train with this --workdir first")
-    checkpoints = Checkpoints(workdir, best=config.train.best_metric, read_only=True, at=config.train.checkpoints)
-    step, params = checkpoints.restore_params(arguments.step)
-    checkpoints.close()
-    check_params(workdir, config, params)
+    step, params = restored(workdir, config, arguments.step)
     metrics = {k: v for k, v in read_object(workdir / "evaluation" / f"{step}.json").items() if finite(v)}
     tokenizer = load_tokenizer(workdir / "tokenizer.model")
     params = {**params, **jax.device_get(components.trained(config, workdir))}

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"PNG, JPEG or WebP with all images, or mp4 or GIF with all clips, up to {COLUMNS} in a row; with {{}} in "
         "the name one file each, numbered from 0",
     )
-    add("--seed", type=int, default=0, help="seed of the first prompt; the others follow")
+    add("--seed", type=int, help="seed of the first prompt; the others follow (default: 0)")
     add(
         "--guidance",
         type=float,
@@ -95,7 +95,6 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add(
         "--clip-frames",
         type=int,
-        default=1,
         metavar="N",
         help="number of frames of --clip to continue from (default: 1)",
     )
@@ -120,15 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
     given: dict[str, Any] = {
         name: np.repeat(value[None], len(prompts), axis=0) for name, value in _given(arguments, model.config).items()
     }
-    names = ("variation", "steps", "order", "temperature", "top_k", "refinement_steps")
+    names = ("guidance", "variation", "steps", "order", "temperature", "top_k", "refinement_steps")
     chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if isinstance(model, DirectImageGenerator) and (found := [*chosen, *(given.keys() - {"reference"})]):
+    seed = [] if arguments.seed is None or larger else ["seed"]
+    if isinstance(model, DirectImageGenerator) and (found := [*chosen, *seed, *(given.keys() - {"reference"})]):
         raise UserError(
             f"--{found[0].replace('_', '-')}: is for models that sample; this is a {model.config.model.kind}"
         )
-    images = model.generate(prompts, seed=arguments.seed, guidance=arguments.guidance, **given, **chosen)
+    images = model.generate(prompts, seed=arguments.seed or 0, **given, **chosen)
     if larger is not None:
-        images = larger.generate(prompts, seed=arguments.seed, reference=images)
+        images = larger.generate(prompts, seed=arguments.seed or 0, reference=images)
     images = sharpen(denoise(images, arguments.denoise), arguments.sharpen)
     if "{}" in out.name:
         for i, image in enumerate(images):
@@ -175,6 +175,8 @@ def _given(arguments: argparse.Namespace, config: Config) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if arguments.mask and not arguments.image:
         raise UserError("--mask: needs --image, the image to edit")
+    if arguments.clip_frames is not None and not arguments.clip:
+        raise UserError("--clip-frames: goes with --clip, the clip to continue")
     if arguments.clip and arguments.image:
         raise UserError("--clip, --image: give one of them")
     reference = config.component(REFERENCE)
@@ -196,9 +198,10 @@ def _given(arguments: argparse.Namespace, config: Config) -> dict[str, Any]:
     if arguments.clip:
         if data.frames == 1:
             raise UserError("--clip: this model draws images, not clips")
-        if not 1 <= arguments.clip_frames < data.frames:
-            raise UserError(f"--clip-frames {arguments.clip_frames}: must be from 1 to {data.frames - 1}")
-        given["image"] = read_clip(arguments.clip, data.size, data.size, arguments.clip_frames, data.frame_rate)
+        frames = 1 if arguments.clip_frames is None else arguments.clip_frames
+        if not 1 <= frames < data.frames:
+            raise UserError(f"--clip-frames {frames}: must be from 1 to {data.frames - 1}")
+        given["image"] = read_clip(arguments.clip, data.size, data.size, frames, data.frame_rate)
     return given
 
 

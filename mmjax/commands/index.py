@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
+from safetensors import SafetensorError, safe_open
 
 from mmjax.data import shard_cache
 from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, key_digest, params_digest, write_arrays
@@ -70,6 +71,7 @@ def update(
     wanted: Mapping[str, Stamp],
     embed: Callable[[Sequence[str]], Iterable[Embedded]],
     rebuild: bool = False,
+    width: int | None = None,
 ) -> Index | None:
     """Brings a cached index up to date: embeds new and changed items, and leaves out deleted ones.
 
@@ -79,6 +81,7 @@ def update(
         wanted: stamps by name.
         embed: yields embeddings of names in batches; it may leave out unreadable ones.
         rebuild: embed everything again.
+        width: of the embeddings; None: any.
 
     Returns:
         The index; None if nothing could be embedded.
@@ -87,10 +90,14 @@ def update(
         UserError: if the folder holds anything but embeddings of this key, or cannot be written.
     """
     cache = None if rebuild else shard_cache.read_cache(folder, KIND, key)
-    if cache and not shard_cache.find_corrupt_shards(cache) and _rows(cache, wanted).keys() == wanted.keys():
+    intact = cache and not shard_cache.find_corrupt_shards(cache) and not _damaged_shards(cache, width)
+    if cache and intact and _rows(cache, wanted).keys() == wanted.keys():
         return _select(cache, wanted)
     with shard_cache.write_cache(folder, KIND, key, {}, rebuild) as cache:
         shard_cache.finish(cache)  # more can always be added
+        for file in (damaged := _damaged_shards(cache, width)):
+            logger.warning("%s: holds no embeddings of this model; it is written again", folder / file)
+        shard_cache.remove_shards(cache, damaged)
         known, old = _rows(cache, wanted), [shard.file for shard in cache.shards]
         if len(old) > MAX_SHARDS or sum(shard.size for shard in cache.shards) > 2 * len(known):
             current = _select(cache, wanted)
@@ -99,12 +106,38 @@ def update(
         new = [name for name in wanted if name not in known]
         waiting, last = list[Embedded](), time.monotonic()
         for batch in embed(new) if new else ():
-            waiting.append(batch)
+            waiting.append(_finite(batch))
             if time.monotonic() - last >= WRITE_SECONDS:
                 _write(cache, waiting, wanted)
                 waiting, last = [], time.monotonic()
         _write(cache, waiting, wanted)
     return _select(cache, wanted)
+
+
+def _damaged_shards(cache: Cache, width: int | None) -> list[str]:
+    """Files of shards whose bytes are those that the index names, but are not what `_write` writes."""
+    return [shard.file for shard in cache.shards if not _is_whole(cache.folder / shard.file, shard.size, width)]
+
+
+def _is_whole(path: Path, size: int, width: int | None) -> bool:
+    try:
+        with safe_open(path, "numpy") as file:
+            lines, stamps, embeddings = map(file.get_tensor, ("names", "stamps", "embeddings"))
+        names = [json.loads(line) for line in lines.tobytes().splitlines()]
+    except (SafetensorError, ValueError, TypeError, RecursionError):
+        return False
+    shapes = (len(names), *stamps.shape, *embeddings.shape)
+    types = (stamps.dtype, embeddings.dtype) == (np.int64, np.float32) and {*map(type, names)} == {str}
+    return types and shapes == (size, size, 2, size, width or shapes[-1]) and bool(np.isfinite(embeddings).all())
+
+
+def _finite(batch: Embedded) -> Embedded:
+    """The batch without items whose embeddings overflow, which are near to nothing."""
+    good = np.isfinite(batch[1]).all(axis=1)
+    if not good.all():
+        names = [name for name, kept in zip(batch[0], good, strict=True) if not kept]
+        logger.warning("left out: %d whose embeddings are not finite, the first: %s", len(names), names[0])
+    return [name for name, kept in zip(batch[0], good, strict=True) if kept], batch[1][good]
 
 
 def _write(cache: Cache, batches: Sequence[Embedded], wanted: Mapping[str, Stamp]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import components, preflight, setup
+from mmjax.engine import components, memory, preflight, setup
 from mmjax.engine.train import starts_from, train
 from mmjax.export.load import read_text_tokenizer
 from mmjax.files import check_writable
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     workdir: Path = arguments.workdir
     config = components.resolve_config(arguments.config, workdir, arguments.plugins)
     setup.check(config)
+    memory.check_batches(config)
     with workdir_lock(workdir):
         processes.run_on_primary(lambda: preflight.check(config, workdir))
         return _prepare(config, workdir)

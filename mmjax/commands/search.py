@@ -1,7 +1,6 @@
 """mmjax search: nearest images or texts to texts and images."""
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from mmjax.export import DualEncoder
 from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
-from mmjax.terminal import printable
+from mmjax.terminal import json_line, printable
 from mmjax.types import UserError
 
 HELP = "Search the images of a folder, or the lines of a text file, by text or image."
@@ -95,12 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     cache = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
-    index = _indexed(model, source, texts, cache, arguments.rebuild)
+    index = _indexed(model, source, texts, cache, arguments.rebuild, len(query))
     places, cosines = nearest(index, query, arguments.top)
     results = [index.names[place] if texts is not None else str(source / index.names[place]) for place in places]
     for name, cosine in zip(results, cosines.tolist(), strict=True):
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
-        print(json.dumps(row, ensure_ascii=False) if arguments.json else f"{cosine:.4f}  {printable(name)}")
+        print(json_line(row) if arguments.json else f"{cosine:.4f}  {printable(name)}")
     if arguments.out:
         chunks = read_chunks(map(Path, results), model.config, lambda path, error: None)
         images = to_uint8(np.concatenate([images for _, images in chunks]))
@@ -142,7 +141,9 @@ def _query(
     return query
 
 
-def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, cache: Path, rebuild: bool) -> Index:
+def _indexed(
+    model: DualEncoder, source: Path, texts: list[str] | None, cache: Path, rebuild: bool, width: int
+) -> Index:
     """The up-to-date index of the images or texts, cached in a folder."""
     if texts is None:
         files = files_in(source, model.config)
@@ -154,7 +155,8 @@ def _indexed(model: DualEncoder, source: Path, texts: list[str] | None, cache: P
         with progress_bar(None, "embedding", len(names), unit="image" if texts is None else "text") as bar:
             yield from _of_images(model, source, names, bar) if texts is None else _of_texts(model, names, bar)
 
-    index = update(cache, index_cache_key(model, "images" if texts is None else "texts"), wanted, embed, rebuild)
+    key = index_cache_key(model, "images" if texts is None else "texts")
+    index = update(cache, key, wanted, embed, rebuild, width)
     if index is None:
         raise UserError(f"--index {source}: none of its {len(wanted):,} files can be read")
     return index

@@ -18,7 +18,7 @@ class ScenesConfig:
         questions: images of one to three objects, with a question and its answer; only those of two have a caption.
     """
 
-    examples: int = setting(20_000, above=0)
+    examples: int = setting(20_000, above=0, at_most=10**9)
     fully_specified: bool = True
     questions: bool = False
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mmjax.config.data_fields import DataConfig
-from mmjax.config.schema import setting
+from mmjax.config.schema import MAX_BATCH, MAX_STEPS, setting
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,9 @@ class TrainConfig:
         wandb_project: also log to this Weights & Biases project (needs the wandb extra).
     """
 
-    batch: int = setting(64, above=0, at_most=2**20)
-    steps: int = setting(0, at_least=0)
-    epochs: int = setting(0, at_least=0)
+    batch: int = setting(64, above=0, at_most=MAX_BATCH)
+    steps: int = setting(0, at_least=0, at_most=MAX_STEPS)
+    epochs: int = setting(0, at_least=0, at_most=MAX_STEPS)
     log_every: int = setting(50, above=0)
     evaluate_every: int = setting(0, at_least=0)
     checkpoint_every: int = setting(0, at_least=0)
@@ -271,7 +271,7 @@ class EvaluateConfig:
     """
 
     evaluators: tuple[str, ...] = setting(("losses",), registry="evaluator")
-    batch: int = setting(64, above=0, at_most=2**20)
+    batch: int = setting(64, above=0, at_most=MAX_BATCH)
     samples: int = setting(16, at_least=0)
     classes: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ("a photo of a {}",)

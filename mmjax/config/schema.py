@@ -10,6 +10,10 @@ from mmjax.types import UserError
 _BOUNDS = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
 
 
+MAX_BATCH = 2**20  # examples
+MAX_STEPS = 2**31 - 1  # the state counts them in int32
+
+
 def setting(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, **limits: Any) -> Any:
     """Declares a field of a config class with limits.
 

@@ -23,9 +23,11 @@ from jaxtyping import Float32
 
 from mmjax.data.random_access import ordered
 from mmjax.data.source import Examples, Features, ReadSpec, Source, digest_of
+from mmjax.files import read_file
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
+MAX_CAPTIONS = 2 << 30  # bytes of it
 WORKERS = max(2, min(16, os.cpu_count() or 2))  # concurrent reads
 THREADS = "mmjax-listed"  # prefix of their names
 
@@ -126,7 +128,7 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
     """Captions by name of the example, in the order of their first lines; raises UserError for an invalid line."""
     path = folder / CAPTIONS
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_file(path, MAX_CAPTIONS).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except FileNotFoundError as error:
         missing = f"{path}: no such file" if folder.is_dir() else f"{folder}: no such folder"
         raise UserError(
@@ -141,7 +143,7 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); a line is like {kind.line}") from error
         name, texts = (row.get(kind.name), row.get("captions")) if isinstance(row, dict) else (None, None)
         if not (isinstance(name, str) and name and isinstance(texts, list) and texts):

@@ -39,7 +39,7 @@ def check(config: DataConfig, field: str) -> None:
         f"{field}.scenes.questions: are asked about images, not clips of {config.frames} frames; "
         f"set {field}.frames to 1",
     )
-    require(config.size >= 32, f"{field}.size: scenes are drawn from 32 pixels up, not {config.size}")
+    require(32 <= config.size <= 1024, f"{field}.size: scenes are drawn with 32 to 1,024 pixels, not {config.size}")
 
 
 def open_scenes(config: DataConfig, training: bool, seed: int) -> Source:

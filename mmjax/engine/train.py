@@ -11,18 +11,19 @@ import jax
 
 from mmjax import data
 from mmjax.config import Config, to_dict
-from mmjax.engine import components, preflight, setup, trainer
+from mmjax.engine import components, memory, preflight, setup, trainer
 from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
-from mmjax.parallel import processes
+from mmjax.parallel import Placement, make_mesh, processes
 from mmjax.progress import write
 from mmjax.train import loop
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.identity import identity
 from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
@@ -68,6 +69,7 @@ class Run:
 def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     """Trains a config in a workdir, after its components and pretraining; returns a status, see loop.exit_status."""
     setup.check(config)
+    _check_memory(config)
     with workdir_lock(workdir):
         processes.run_on_primary(lambda: preflight.check(config, workdir))
         status, frozen = components.prepare(config, workdir, train)
@@ -80,7 +82,7 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
         with closing(opened) as checkpoints, loop.interrupted() as stop:
             known = processes.run_on_primary(lambda: read_batch_size_history(workdir))
             if checkpoints.steps():
-                processes.run_on_primary(lambda: check_data(workdir, _identity(sources[0])))
+                processes.run_on_primary(lambda: check_data(workdir, _examples(sources[0])))
             if not known:  # an invalid schedule is reported before anything is built
                 trainer.schedule(config, sources[0].size)
             if config.pretraining is not None and not checkpoints.steps():
@@ -102,7 +104,14 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
     return 0 if is_done else stop.status
 
 
-def _identity(source: data.Source) -> dict[str, Any]:
+def _check_memory(config: Config) -> None:
+    memory.check_batches(config)
+    if config.components:  # before they are trained; the others are about to be built
+        placement = Placement(make_mesh(config.mesh))
+        memory.check_state(trainer.state_shapes(config, placement, 1), placement)
+
+
+def _examples(source: data.Source) -> dict[str, Any]:
     """The training examples as config.json tells them: those of the data set, wherever it lies."""
     return {"examples": source.size, "sha256": source.digest}
 
@@ -122,6 +131,10 @@ def _restored(
     schedule = trainer.schedule(config, source.size, history)
     experiment = setup.build(config, frozen)
     training = trainer.build(experiment, schedule.steps)
+    memory.check_state(training.shapes, experiment.placement)
+    if saved:
+        tokenizer = setup.prepare_tokenizer(workdir, config, source)
+        checkpoints.run = identity(config, _examples(source), tokenizer.proto)
     state = checkpoints.restore(training.shapes) if saved else None
     if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
         history = extend(history, int(state.step), config.train.batch)
@@ -134,8 +147,9 @@ def _restored(
 def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
     """Trains until the last step or a signal to stop; returns the step reached."""
     config, workdir, start = run.config, run.workdir, run.start
-    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history, _identity(run.source)))
+    processes.run_on_primary(lambda: open_workdir(workdir, config, run.history, _examples(run.source)))
     owed, state, tokenizer = run.owes_evaluation, *_first_state(run)
+    run.checkpoints.run = identity(config, _examples(run.source), tokenizer.proto)
     _introduce(run, state)
     with ExitStack() as stack:
         timeline.resume(read_lines(workdir / "metrics.jsonl"), start)

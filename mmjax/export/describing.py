@@ -104,6 +104,12 @@ class _Writing(_Describing):
         self, images: np.ndarray, questions: Int32[np.ndarray, "n t"] | None, seed: Any, changes: dict[str, Any]
     ) -> list[str]:
         decoding = TextDecoding.of(self._changed("text_decoding", changes))
+        for name, used, by in (
+            ("temperature", decoding.top_p > 0, "top_p"),
+            ("length_penalty", decoding.beams > 1, "beams"),
+        ):
+            if name in changes and not used:
+                raise UserError(f"text_decoding.{name}: has no effect without text_decoding.{by}; set that, too")
         seeds, asked = seeds_of(seed, len(images), "images"), [] if questions is None else [questions]
 
         make = functools.partial(make_text_generator, self.model_fns, decoding)

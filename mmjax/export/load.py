@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from safetensors import SafetensorError
 
 from mmjax import models
 from mmjax.config import Config
-from mmjax.data.text import MAX_TOKENIZER, load_tokenizer
+from mmjax.data.text import MAX_TOKENIZER, Tokenizer, load_tokenizer
 from mmjax.export import frozen_text
 from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
 from mmjax.export.generating import DirectImageGenerator, ImageGenerator, ImageTokenizer
 from mmjax.export.loaded import LoadedModel
-from mmjax.export.model_folder import flatten, read_params
+from mmjax.export.model_folder import flatten, read_params, tokenizer_digest
 from mmjax.files import check_shapes, read_file, read_parameters
 from mmjax.models.masked_generator import TEXT_ENCODER
 from mmjax.train.workdir import read_config, read_json
@@ -53,29 +54,31 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         raise UserError(f"{folder}: no such folder; name a model folder of mmjax export or a workdir of mmjax train")
     config = _loadable(read_config(folder, plugins=plugins))
     is_workdir = _is_workdir(folder)
-    if is_workdir and not config.train.checkpoints and not (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder}: no checkpoint there yet; run mmjax train with this --workdir first")
     if step is not None and not is_workdir:
         raise UserError(f"{folder}: a model folder holds one step only; give step with a workdir, or leave it out")
-    if not (folder / "tokenizer.model").exists():
-        raise UserError(f"{folder / 'tokenizer.model'}: no such file; run mmjax train, or mmjax export again")
-    tokenizer = load_tokenizer(folder / "tokenizer.model")
-    vocabulary = (config.component(TEXT_ENCODER) or config).text.vocabulary
-    if tokenizer.size > vocabulary:
-        raise UserError(
-            f"{folder / 'tokenizer.model'}: has {tokenizer.size} tokens, text.vocabulary is {vocabulary}; is it of "
-            "another model?"
-        )
     if is_workdir:
-        params = _restored(folder, config.train.checkpoints, config.train.best_metric, step)
-        check_params(folder, config, params)
+        _, params = restored(folder, config, step)
         components = {name: _component(folder, name, plugins) for name in config.components}
     else:
         shapes = jax.eval_shape(lambda: _all_params(config))
         params = dict(read_params(folder / "model.safetensors", shapes))
         components = {name: params.pop(name) for name in config.components}
+    tokenizer = _tokenizer(folder, (config.component(TEXT_ENCODER) or config).text.vocabulary)
     params, components = jax.device_put((params, components))
     return model_class(config)(config, params, tokenizer, components)
+
+
+def _tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
+    path = folder / "tokenizer.model"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run mmjax train, or mmjax export again")
+    tokenizer = load_tokenizer(path)
+    if tokenizer.size > vocabulary:
+        raise UserError(
+            f"{path}: has {tokenizer.size} tokens, text.vocabulary is {vocabulary}; is it of another model?"
+        )
+    _check_tokenizer(folder, tokenizer.proto)
+    return tokenizer
 
 
 def model_class(config: Config) -> type[LoadedModel]:
@@ -92,18 +95,31 @@ def _combined(abilities: tuple[str, ...]) -> type[LoadedModel]:
     return type("And".join(names), bases, {"__doc__": f"A model with the methods of {', '.join(names)}."})
 
 
-def _restored(folder: Path, at: str, best: str, step: int | str | None) -> Params:
+def _restored(folder: Path, at: str, best: str, step: int | str | None, config: Config | None) -> tuple[int, Params]:
     from mmjax.train.checkpoint import Checkpoints  # imports Orbax, which is slow and not needed for model folders
+    from mmjax.train.identity import identity
 
+    if not at and not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}: no checkpoint there yet; run mmjax train with this --workdir first")
     with contextlib.closing(Checkpoints(folder, best=best, read_only=True, at=at)) as checkpoints:
-        return checkpoints.restore_params(step)[1]
+        checkpoints.run = identity(config, read_json(folder).get("data"), read_text_tokenizer(folder))
+        return checkpoints.restore_params(step)
 
 
-def check_params(workdir: Path, config: Config, params: Params) -> None:
-    """Raises UserError where the parameters of a checkpoint are not those of the config's model."""
+def restored(workdir: Path, config: Config, step: int | str | None = None) -> tuple[int, Params]:
+    """The step and parameters of a checkpoint of a workdir.
+
+    Args:
+        config: that of the workdir, as in read_config.
+
+    Raises:
+        UserError: where there is none, or they are not those of this config, its examples and its text tokenizer.
+    """
+    step, params = _restored(workdir, config.train.checkpoints, config.train.best_metric, step, config)
     wanted = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     found, wanted = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (params, wanted))
     check_shapes(workdir / "checkpoints", found, wanted)
+    return step, params
 
 
 def load_params(path: str | Path) -> Params:
@@ -116,7 +132,7 @@ def load_params(path: str | Path) -> Params:
     config = read_json(folder)["config"]
     try:
         if _is_workdir(folder):
-            return _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None)
+            return _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None, None)[1]
         components = tuple(f"{name}/" for name in config["components"])
         arrays = read_parameters(folder / "model.safetensors")
         return {name: leaf for name, leaf in arrays.items() if not name.startswith(components)}
@@ -128,14 +144,25 @@ def read_text_tokenizer(path: str | Path) -> bytes:
     """Reads the serialized text tokenizer of a model folder or workdir.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it is not the one that a model folder was written with.
     """
+    folder = Path(path)
     try:
-        return read_file(Path(path) / "tokenizer.model", MAX_TOKENIZER)
+        tokenizer = read_file(folder / "tokenizer.model", MAX_TOKENIZER)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    _check_tokenizer(folder, tokenizer)
+    return tokenizer
+
+
+def _check_tokenizer(folder: Path, tokenizer: bytes) -> None:
+    if tokenizer_digest(folder) not in ("", hashlib.sha256(tokenizer).hexdigest()):
+        raise UserError(
+            f"{folder / 'tokenizer.model'}: is not the one of model.safetensors, so that words would change their "
+            "meaning; export the model again"
+        )
 
 
 def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:

@@ -1,6 +1,8 @@
 """Model folders: config.json, model.safetensors, tokenizer.model and a model card."""
 
+import contextlib
 import dataclasses
+import hashlib
 import math
 import shutil
 from collections.abc import Mapping
@@ -9,17 +11,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mmjax import models
 from mmjax.config import ComputeConfig, Config, to_dict
-from mmjax.files import check_writable, names_in, read_parameters, write_json
+from mmjax.files import check_regular, check_writable, names_in, read_parameters, write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
 from mmjax.train.workdir import read_json, versions
 from mmjax.types import Params, UserError, leaf_name
 
+TOKENIZER = "tokenizer_sha256"  # in the metadata of model.safetensors
 FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
 PARTIAL = ".partial"  # ending of the folder that is filled first
 
@@ -45,7 +48,8 @@ def write_model_folder(
         write_json(temporary / "config.json", {"config": to_dict(served), "step": step, "versions": versions()})
         # safetensors needs contiguous arrays; np.ascontiguousarray would turn a scalar into an array of one.
         arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params).items()}
-        save_file(arrays, temporary / "model.safetensors", {"format": "mmjax"})
+        about = {"format": "mmjax", TOKENIZER: hashlib.sha256(tokenizer).hexdigest()}
+        save_file(arrays, temporary / "model.safetensors", about)
         (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, metrics), encoding="utf-8")
@@ -124,6 +128,15 @@ def read_params(path: Path, shapes: Params) -> Params:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); export the model again") from error
     return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 of the tokenizer.model that a model folder was written with; "" if it does not say."""
+    with contextlib.suppress(OSError, SafetensorError):  # read_params reports what cannot be read
+        check_regular(folder / "model.safetensors")
+        with safe_open(folder / "model.safetensors", "numpy") as file:
+            return str((file.metadata() or {}).get(TOKENIZER, ""))
+    return ""
 
 
 def _card(config: Config, params: Params, step: int, metrics: Mapping[str, float]) -> str:

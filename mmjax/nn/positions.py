@@ -1,10 +1,15 @@
 """Fixed position encodings: sinusoidal (sincos) and rotary (RoPE)."""
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
+
+from mmjax.types import UserError
+
+MAX_TABLE = 2**25  # numbers; larger ones take seconds and gigabytes before a model is built
 
 
 def sincos_1d(positions: int | Shaped[np.ndarray, "t"], width: int) -> Float[Array, "t d"]:
@@ -14,6 +19,7 @@ def sincos_1d(positions: int | Shaped[np.ndarray, "t"], width: int) -> Float[Arr
     """
     frequency = 10_000.0 ** (-np.arange(0, width, 2) / width)
     places = np.arange(positions) if isinstance(positions, int) else positions
+    _check_table(len(places), width)
     angle = places[:, None] * frequency
     return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=-1), jnp.float32)
 
@@ -43,9 +49,18 @@ def rope_angles(sides: Sequence[int], features: int) -> Float[np.ndarray, "t a"]
         features: width of a head.
     """
     each = features // (2 * len(sides))
+    _check_table(math.prod(sides), each * len(sides))
     frequency = 100.0 ** (-np.arange(each) / max(each, 1))
     places = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1)
     return (places[..., None] * frequency).reshape(np.prod(sides), each * len(sides)).astype(np.float32)
+
+
+def _check_table(tokens: int, width: int) -> None:
+    if tokens * width > MAX_TABLE:
+        raise UserError(
+            f"model.width: the positions of {tokens:,} tokens take {tokens * width:,} numbers, and may take "
+            f"{MAX_TABLE:,}; take a smaller width, text.length or data.size, or larger patches"
+        )
 
 
 def apply_rope(x: Float[Array, "b t h k"], angles: Float[Array | np.ndarray, "t a"]) -> Float[Array, "b t h k"]:

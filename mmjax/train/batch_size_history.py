@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from mmjax.config.schema import MAX_BATCH, MAX_STEPS
+
 BatchSizeHistory = Sequence[Sequence[int]]
 
 
@@ -33,4 +35,5 @@ def valid(history: Any) -> bool:
     except (TypeError, ValueError):
         return False
     whole = all(type(number) is int for number in firsts + batches)
-    return whole and firsts[0] == 0 < min(batches) and all(before < after for before, after in pairwise(firsts))
+    bounded = whole and max(batches) <= MAX_BATCH and max(firsts) <= MAX_STEPS
+    return bounded and firsts[0] == 0 < min(batches) and all(before < after for before, after in pairwise(firsts))

@@ -16,9 +16,9 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
-from mmjax.files import UNREADABLE, finite
+from mmjax.files import finite
 from mmjax.parallel import processes
-from mmjax.train import fingerprint, storage
+from mmjax.train import fingerprint, identity, storage
 from mmjax.train.state import State
 from mmjax.types import Params, TransientError, UserError, leaf_name
 
@@ -33,6 +33,7 @@ class Checkpoints:
 
     Attributes:
         path: WORKDIR/checkpoints, or train.checkpoints.
+        run: what they belong to, saved with each and compared where one is restored; see mmjax.train.identity.
     """
 
     def __init__(self, workdir: Path, keep: int = 3, best: str = "", read_only: bool = False, at: str = ""):
@@ -46,14 +47,18 @@ class Checkpoints:
         Raises:
             UserError: if that cannot be opened.
         """
-        self.path = folder(workdir, at)
+        self.path, self.run = folder(workdir, at), dict[str, Any]()
         self.best, self.sign = best.removeprefix("-"), -1.0 if best.startswith("-") else 1.0
         policies: list[Any] = [preservation_policy.LatestN(keep)]
         if self.best:
             ranks = preservation_policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
             policies.append(ranks)
         uncompressed = ocp.PyTreeCheckpointHandler(use_compression=False)  # compression would slow down the steps
-        handlers = {"state": uncompressed, "metrics": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": uncompressed,
+            "metrics": ocp.JsonCheckpointHandler(),
+            identity.ITEM: ocp.JsonCheckpointHandler(),
+        }
         with _quiet(), storage.open_errors(self.path):
             storage.check_readable(self.path)
             options = ocp.CheckpointManagerOptions(
@@ -106,7 +111,8 @@ class Checkpoints:
             )
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         ranked = metrics if self.best in metrics else None
-        args = ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints}))
+        run = {identity.ITEM: ocp.args.JsonSave(self.run)} if self.run else {}
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(fields | {FINGERPRINTS: fingerprints}), **run)
         with storage.write_errors(self.path):
             self.manager.save(step, args=args, metrics=ranked)
 
@@ -117,7 +123,7 @@ class Checkpoints:
         the step before it is restored.
 
         Raises:
-            UserError: if there is no such step, it is of another model, or none is undamaged.
+            UserError: if there is no such step, it is of another run or model, or none is undamaged.
         """
         read, check = (functools.partial(action, shapes=shapes) for action in (self._read, self._verify))
         return self._first_intact(step, read, check, quarantine=True)[1]
@@ -132,6 +138,8 @@ class Checkpoints:
             check: raises an error if what was read is damaged; may be a computation of all processes.
         """
         candidates = self._candidates(step)
+        for candidate in candidates:
+            processes.run_on_primary(functools.partial(identity.check, self.path / str(candidate), self.run))
         problems: dict[int, str] = {}
         for candidate in candidates:
             with storage.warn_if_slow(self.path / str(candidate)):
@@ -274,25 +282,18 @@ class _Manager(ocp.CheckpointManager):
     """Orbax's manager, which opens the other steps, and the state of this one, where its small files are damaged."""
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        try:
-            found = super().metrics(step)
+        def read() -> dict[str, float] | None:
+            found = super(_Manager, self).metrics(step)
             if not (found is None or (isinstance(found, dict) and all(map(finite, found.values())))):
                 raise ValueError("not numbers by their names")
-        except UNREADABLE as error:
-            if storage.failure(error) is not None:
-                raise
-            _warn_once("%s/%d/metrics: is damaged and left out: %s", self.directory, step, storage.first_line(error))
-            return None
-        return found
+            return found
+
+        metrics: dict[str, float] | None = storage.read_optional(self.directory / str(step) / "metrics", read)
+        return metrics
 
     def _load_checkpoint_infos(self, skip_metadata_read: bool = False) -> list[Any]:
         infos = super()._load_checkpoint_infos(skip_metadata_read=True)  # it is read for its time, which is not used
         return [dataclasses.replace(info, metrics=self.metrics(info.step)) for info in infos]
-
-
-@functools.cache
-def _warn_once(*message: Any) -> None:
-    logger.warning(*message)
 
 
 def folder(workdir: Path, at: str = "") -> epath.Path:

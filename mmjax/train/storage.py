@@ -1,13 +1,15 @@
 """Errors of disks and buckets: one-line messages, and which of them are transient."""
 
 import errno
+import functools
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -26,6 +28,22 @@ _TRANSIENT = re.compile(
 _DENIED = re.compile("PERMISSION_DENIED|Permission denied")  # of TensorStore, of the operating system
 
 logger = logging.getLogger(__name__)
+
+
+def read_optional(path: epath.Path, read: Callable[[], Any]) -> Any:
+    """What a small file beside a state holds; None, with one warning, where it is damaged."""
+    try:
+        return read()
+    except files.UNREADABLE as error:
+        if failure(error) is not None:
+            raise
+        _warn_once("%s: is damaged and left out: %s", path, first_line(error))
+        return None
+
+
+@functools.cache
+def _warn_once(*message: Any) -> None:
+    logger.warning(*message)
 
 
 @contextmanager

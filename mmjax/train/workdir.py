@@ -80,8 +80,7 @@ def check_config(workdir: Path, config: Config) -> None:
     if not (workdir / "config.json").exists():
         return
     before = read_config(workdir, plugins=registry.packages(to_dict(config)))
-    old, new = to_dict(before), to_dict(config)
-    changed = [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
+    changed = changed_fields(to_dict(before), to_dict(config))
     at = before.train.checkpoints
     # In a bucket, a checkpoint is assumed.
     if "://" not in at and not any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*")):
@@ -89,9 +88,17 @@ def check_config(workdir: Path, config: Config) -> None:
             (workdir / "tokenizer.model").unlink(missing_ok=True)
         return
     if changed:
-        listed = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise UserError(f"--workdir {workdir}: holds another config: {listed}{more}; name another --workdir")
+        raise UserError(f"--workdir {workdir}: holds another config: {listed(changed)}; name another --workdir")
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Differences of two configs in more than MUTABLE_FIELDS: names, values before and now."""
+    return [(n, a, b) for n, a, b in differences(old, new) if not unqualified(n).startswith(MUTABLE_FIELDS)]
+
+
+def listed(changed: list[tuple[str, Any, Any]]) -> str:
+    text = ", ".join(f"{name} was {was!r} and now is {now!r}" for name, was, now in changed[:4])
+    return text + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
 
 
 def unqualified(name: str) -> str:
@@ -145,10 +152,14 @@ def open_workdir(
 
 
 def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
-    """Raises UserError where a run resumes on other training examples than it began with.
+    """Raises UserError where a run resumes on other training examples than it began with, or without its config.json.
 
     The order of the examples follows from their number, so that with others some would be repeated and some left out.
     """
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"--workdir {workdir}: has checkpoints, but its config.json is gone; restore it, or name another --workdir"
+        )
     before = read_json(workdir).get("data")
     if isinstance(before, dict) and before != data:
         was, now = before.get("examples"), data["examples"]
