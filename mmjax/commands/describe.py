@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.commands.input_reading import check_out, files_in, load_able, read_chunks, write_image
+from mmjax.engine.memory import explained, halved
 from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.overlay import draw_attention_maps
 from mmjax.sample.postprocess import to_uint8
@@ -73,10 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
     described, count = [], 0
     for files, images in read_chunks(paths, config, unreadable):
-        if arguments.question is None:
-            texts = model.caption(images, arguments.seed + count, **chosen)
-        else:
-            texts = model.answer(images, [arguments.question] * len(images), arguments.seed + count, **chosen)
+        with explained(lambda: halved("--beams", chosen.get("beams", config.text_decoding.beams))):
+            if arguments.question is None:
+                texts = model.caption(images, arguments.seed + count, **chosen)
+            else:
+                texts = model.answer(images, [arguments.question] * len(images), arguments.seed + count, **chosen)
         count += len(files)
         for file, text in zip(files, texts, strict=True):
             print(_line(file, text, arguments, alone=len(paths) == 1), flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmjax import data
 from mmjax.config import Config
-from mmjax.engine import components, setup, trainer
+from mmjax.engine import components, memory, setup, trainer
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
 from mmjax.export.load import check_params
@@ -87,7 +87,8 @@ def _restore(workdir: Path, config: Config, step: int | str | None) -> tuple[int
 def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, step: int, params: Params) -> None:
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
     predict, batches = setup.evaluation(experiment, params, tokenizer, source)
-    metrics, samples = runner.run(experiment.evaluators, predict, batches)
+    with memory.explained(lambda: memory.smaller_evaluation(experiment.config, experiment.placement)):
+        metrics, samples = runner.run(experiment.evaluators, predict, batches)
     if not processes.is_primary():
         return
     runner.write(workdir, step, metrics, samples)
