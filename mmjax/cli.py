@@ -167,8 +167,9 @@ def _status_of(run: Callable[[], int]) -> int:
 
 def _of_the_machine(error: Exception) -> str | None:
     """Describes an error for lack of memory or of the devices asked for; None for others."""
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        what = (str(error).strip() or "no memory left").splitlines()[0]
+    from mmjax.engine import memory
+
+    if what := memory.out_of_memory(error):
         return (
             f"out of memory: {what}; try a smaller train.batch (with optimizer.grad_accum_steps, train.batch is split) "
             "or evaluate.batch, or fewer --beams or prompts; mmjax plan estimates what a training takes"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.commands.input_reading import check_out, check_sheet, files_in, load_able, read_chunks, write_image
+from mmjax.engine.memory import explained, halved
 from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.overlay import draw_attention_maps, largest_sheet
 from mmjax.sample.postprocess import to_uint8
@@ -77,10 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--seed: has no effect without --top-p, which draws at random")
     described, count, seed = [], 0, arguments.seed or 0
     for files, images in read_chunks(paths, config, unreadable):
-        if arguments.question is None:
-            texts = model.caption(images, seed + count, **chosen)
-        else:
-            texts = model.answer(images, [arguments.question] * len(images), seed + count, **chosen)
+        with explained(lambda: halved("--beams", chosen.get("beams", config.text_decoding.beams))):
+            if arguments.question is None:
+                texts = model.caption(images, seed + count, **chosen)
+            else:
+                texts = model.answer(images, [arguments.question] * len(images), seed + count, **chosen)
         count += len(files)
         for file, text in zip(files, texts, strict=True):
             print(_line(file, text, arguments, alone=len(paths) == 1), flush=True)

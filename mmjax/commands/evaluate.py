@@ -81,7 +81,8 @@ def _steps(workdir: Path, config: Config) -> list[int]:
 def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, step: int, params: Params) -> None:
     tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
     predict, batches = setup.evaluation(experiment, params, tokenizer, source)
-    metrics, samples = runner.run(experiment.evaluators, predict, batches)
+    with memory.explained(lambda: memory.smaller_evaluation(experiment.config, experiment.placement)):
+        metrics, samples = runner.run(experiment.evaluators, predict, batches)
     if not processes.is_primary():
         return
     runner.write(workdir, step, metrics, samples)

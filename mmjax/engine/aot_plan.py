@@ -84,23 +84,9 @@ def estimated(config: Config, wanted: Topology) -> Plan:
 
 def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     mesh, batch = dict(placement.mesh.shape), config.train.batch
-    of_state = search.apply(
-        config,
-        {
-            "compute.remat": False,
-            "compute.remat_policy": "nothing",
-            "compute.attention": "xla",
-            "train.batch": config.optimizer.grad_accum_steps,
-        },
-    )
-    parameters, memory, collectives = _state_costs(of_state, placement)
-    of_step = search.apply(config, {"mesh": MeshConfig(), "train.batch": config.optimizer.grad_accum_steps})
-    model_flops, step_flops, saved, recomputed = _step_costs(of_step)
+    parameters, memory, collectives = _memory(config, placement)
+    model_flops, step_flops = _flops(_of_step(config))
     parts = placement.num_batch_shards * config.optimizer.grad_accum_steps
-    memory = memory | {
-        report.ACTIVATIONS: saved * (batch // parts) // mesh["model"],
-        report.TEMPORARIES: recomputed * (batch // parts) // mesh["model"],
-    }
     network = _network(wanted, placement)
     return Plan(
         name=config.name,
@@ -116,6 +102,36 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     )
 
 
+def step_bytes(config: Config, placement: Placement, batch: int) -> int:
+    """Estimates the bytes of a device that a train step of another batch size takes, with a margin."""
+    memory = _memory(search.apply(config, {"train.batch": batch}), placement)[1]
+    return math.ceil(sum(memory.values()) / search.MAX_ESTIMATE)
+
+
+def _of_step(config: Config) -> Config:
+    """The config of the smallest batch on any mesh, of which all batches have the same costs per example."""
+    return search.apply(config, {"mesh": MeshConfig(), "train.batch": config.optimizer.grad_accum_steps})
+
+
+def _memory(config: Config, placement: Placement) -> tuple[int, dict[str, int], list[hlo.Collective]]:
+    """The number of parameters, the bytes of a train step on a device by purpose, and the collectives of a step."""
+    of_state = search.apply(
+        config,
+        {
+            "compute.remat": False,
+            "compute.remat_policy": "nothing",
+            "compute.attention": "xla",
+            "train.batch": config.optimizer.grad_accum_steps,
+        },
+    )
+    parameters, memory, collectives = _state_costs(of_state, placement)
+    saved, recomputed = _activation_costs(_of_step(config))
+    rows = config.train.batch // (placement.num_batch_shards * config.optimizer.grad_accum_steps)
+    more = {report.ACTIVATIONS: saved * rows, report.TEMPORARIES: recomputed * rows}
+    memory = memory | {name: size // placement.mesh.shape["model"] for name, size in more.items()}
+    return parameters, memory, collectives
+
+
 def _too_much(config: Config, plan: Plan, used: int) -> UserError:
     """The error of a step that takes `used` bytes of a device."""
     return UserError(f"{plan.topology}: {estimate.too_much(plan, used, _savings(config, plan))}")
@@ -124,9 +140,7 @@ def _too_much(config: Config, plan: Plan, used: int) -> UserError:
 def _savings(config: Config, plan: Plan) -> list[str]:
     """Command-line options that reduce the memory of this config."""
     options = []
-    # Negatives are those of a microbatch, so that microbatches would change the loss.
-    in_batch = any(spec.negatives for spec in losses.find(config).values())
-    if plan.batch // plan.parts % 2 == 0 and not in_batch:
+    if plan.batch // plan.parts % 2 == 0 and not compares(config):
         options.append(f"--config.optimizer.grad_accum_steps={2 * config.optimizer.grad_accum_steps}")
     if not config.compute.remat:
         options.append("--config.compute.remat=true")
@@ -136,6 +150,11 @@ def _savings(config: Config, plan: Plan) -> list[str]:
     if config.compute.attention not in (kernel, "auto" if kernel == "splash" else kernel):
         options.append(f"--config.compute.attention={kernel}")
     return options
+
+
+def compares(config: Config) -> bool:
+    """Whether a loss compares the examples of a microbatch, so that microbatches of another size would change it."""
+    return any(spec.negatives for spec in losses.find(config).values())
 
 
 def _compile(step: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
@@ -234,18 +253,19 @@ def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_cached
-def _step_costs(config: Config) -> tuple[tuple[float, float], tuple[float, float], int, int]:
-    """The costs of a train step.
-
-    Returns:
-        FLOPs of the model and of the whole step, each the constant part and per example; bytes of activations that an
-        example saves for the backward pass, and that a layer recomputes for it there.
-    """
+def _activation_costs(config: Config) -> tuple[int, int]:
+    """Bytes of activations that an example saves for the backward pass, and that a layer recomputes for it there."""
     saved, recomputed = activations(config), 0
     if config.compute.remat:
         total = activations(search.apply(config, {"compute.remat": False}))
         recomputed = max(total - saved, 0) // max(getattr(config.model, "layers", 1), 1)
-    return _flops_by_batch(of_the_model(config)), _flops_by_batch(config), saved, recomputed
+    return saved, recomputed
+
+
+@_cached
+def _flops(config: Config) -> tuple[tuple[float, float], tuple[float, float]]:
+    """FLOPs of the model and of the whole train step, each the constant part and per example."""
+    return _flops_by_batch(of_the_model(config)), _flops_by_batch(config)
 
 
 def _flops_by_batch(config: Config) -> tuple[float, float]:

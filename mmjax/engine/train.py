@@ -92,7 +92,8 @@ def train(config: Config, workdir: Path, stop_at: int | None = None) -> int:
             with closing(Timeline(begin)) as timeline:
                 run = _restored(config, workdir, sources, frozen, checkpoints, known, stop_at)
                 is_done = run.start >= run.last and run.state is not None and not run.owes_evaluation
-                done = run.start if is_done else _train(run, timeline, stop)
+                with memory.explained(lambda: memory.smaller_step(config, run.experiment.placement)):
+                    done = run.start if is_done else _train(run, timeline, stop)
     if is_done:
         ended = f"step {done:,} of {run.last:,} is done already"
     elif done == run.schedule.steps and not stop.reached:
@@ -205,7 +206,8 @@ def _after_step(
         with timeline.during("evaluation"):
             predict, batches = setup.evaluation(experiment, state.eval_params(), tokenizer, run.evaluation_source)
             try:
-                latest[done], samples = runner.run(experiment.evaluators, stop.before(predict, done), batches)
+                with memory.explained(lambda: memory.smaller_evaluation(run.config, experiment.placement)):
+                    latest[done], samples = runner.run(experiment.evaluators, stop.before(predict, done), batches)
             except loop.Stopped:
                 return False  # leaves time to save the state; resuming evaluates it
             if processes.is_primary():

@@ -13,7 +13,7 @@ from mmjax.plan.topology import Topology
 from mmjax.types import UserError
 
 Planner = Callable[[Config, Topology], Plan]
-_MAX_ESTIMATE = 0.92  # of a chip's memory, for estimates
+MAX_ESTIMATE = 0.92  # of a chip's memory, for estimates
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def search(
         except UserError as error:
             problem = str(error)  # such as an axis that does not divide
             continue
-        if plan.hbm_bytes > _MAX_ESTIMATE * topology.chip.hbm_bytes:
+        if plan.hbm_bytes > MAX_ESTIMATE * topology.chip.hbm_bytes:
             continue
         # Of those that differ in batch size only, keep the smallest within one percent of the best.
         candidate = Candidate(changes, plan)

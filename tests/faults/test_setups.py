@@ -15,12 +15,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from runs import ROOT, Mistake, assert_same_state, environment
 
 import mmjax
 from mmjax.cli import main
+from mmjax.config import load_config
 from mmjax.config.parse import expand_home
 from mmjax.data.folder_dataset import in_parallel
+from mmjax.engine import aot_plan, memory
+from mmjax.parallel import Placement, make_mesh
 from mmjax.sample.chunks import per_example
 from mmjax.types import UserError
 
@@ -195,3 +200,66 @@ def test_threads_that_close_their_own_iterator() -> None:
     assert next(results) == 0
     dropped.set()
     assert ended.wait(60) and errors == [] and list(results) == []
+
+
+def exhausted(*arguments: Any, **named: Any) -> None:
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nsecond line")
+
+
+class Device:
+    def __init__(self, size: int):
+        self.size = size
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return {"bytes_limit": self.size} if self.size else None
+
+
+def test_a_training_that_does_not_fit(
+    workdir: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mmjax.engine.train.loop.train", exhausted)
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    words = ["train", CONFIG, f"--config.data.root={images}", f"--workdir={workdir}", "--config.train.batch=32"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "mmjax: out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.; "
+        "try --config.optimizer.grad_accum_steps=2 or --config.train.batch=16"
+    )
+
+
+@pytest.mark.parametrize(("size", "fits"), [(0, 128), (2**20, 0), (2**27, 64), (2**40, 128)])
+def test_what_would_fit_into_memory(size: int, fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an estimate where the memory of a device is known; else the half."""
+    config = load_config(f"{ROOT}/configs/scenes_direct.py:tiny", {"train.batch": "256"})
+    placement = Placement(make_mesh(config.mesh, jax.devices()[:1]))
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(size)])
+    advice = memory.smaller_step(config, placement)
+    assert ("estimated" in advice) == (size > 0 and fits > 0)
+    if fits:
+        assert f"grad_accum_steps={256 // fits} or --config.train.batch={fits}" in advice
+        assert not size or aot_plan.step_bytes(config, placement, fits) <= size
+        assert fits == 128 or aot_plan.step_bytes(config, placement, 2 * fits) > size
+    else:
+        assert "no smaller train.batch fits" in advice
+
+
+@pytest.mark.parametrize(("batch", "advice"), [(16, "--config.evaluate.batch=8"), (24, "--config.evaluate.batch=8")])
+def test_an_evaluation_that_does_not_fit(
+    batch: int, advice: str, workdir: Path, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
+) -> None:
+    """On eight devices."""
+    monkeypatch.setattr("mmjax.commands.evaluate.runner.run", exhausted)
+    line = mistake("evaluate", f"--workdir={workdir}", f"--config.evaluate.batch={batch}")
+    assert line.startswith("out of memory: ") and line.endswith(f"; try {advice}")
+
+
+@given(size=st.integers(1, 10**6), least=st.integers(1, 64))
+def test_halves(size: int, least: int) -> None:
+    advice = memory.halved("--beams", size, least)
+    number = int(advice.rpartition("=")[2]) if "--beams=" in advice else 0
+    assert number % least == 0 and (least <= number < size or (number == 0 and size <= least))
+
+
+def test_other_errors_are_not_for_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="else"), memory.explained(lambda: "no advice"):
+        raise RuntimeError("else")
