@@ -241,6 +241,7 @@ class Checkpoints:
 
     def _tree(self, step: int) -> Any:
         """The tree of array metadata of a step."""
+        storage.check_regular(self._state_of(step))
         return self.reader.metadata(self._state_of(step)).tree
 
     def wait(self) -> None:
@@ -271,6 +272,7 @@ class _Manager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> dict[str, float] | None:
         try:
+            storage.check_regular(self.directory / str(step) / "metrics")
             found = super().metrics(step)
             if not (found is None or (isinstance(found, dict) and all(map(finite, found.values())))):
                 raise ValueError("not numbers by their names")

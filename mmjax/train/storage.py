@@ -6,9 +6,11 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from etils import epath
 
+from mmjax.files import is_regular
 from mmjax.types import TransientError, UserError
 
 SLOW_SECONDS = 30.0  # seconds until a slow read is logged
@@ -35,6 +37,15 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
         yield
     finally:
         late.cancel()
+
+
+def check_regular(folder: epath.Path) -> None:
+    """Raises ValueError for a FIFO, a device or a socket below a folder of a disk, of which a read may never end."""
+    if "://" in str(folder):
+        return
+    for path in Path(folder).rglob("*"):
+        if not is_regular(path):
+            raise ValueError(f"{path.name} is no regular file")
 
 
 def check_writable(path: epath.Path) -> None:
