@@ -16,6 +16,8 @@ from mmjax.files import check_regular
 from mmjax.types import UserError
 
 MAX_DEPTH = 5_000  # also counts the brackets in texts
+DIGITS = bytes(57 if 48 <= code <= 57 else code for code in range(256))  # each digit as 9
+LONG = b"9" * 2_000  # Python takes integers of up to 4,300 digits
 STEPS = bytes({91: 1, 123: 1, 93: 255, 125: 255}.get(code, 0) for code in range(256))  # of [ { ] }, as int8
 
 
@@ -62,13 +64,15 @@ def is_list(path: Path) -> bool:
 
 
 class _Bounded:
-    """A file of JSON that is not nested too deep: ijson takes memory by the square of the depth."""
+    """A file of JSON that ijson survives: it takes memory by the square of the depth, and crashes on long integers."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.depth = file, 0
 
     def read(self, size: int = -1) -> bytes:
         content = self.file.read(size)
+        if LONG in content.translate(DIGITS):  # one of two parts, where the integer is read in two
+            raise ValueError(f"a number of more than {len(LONG):,} digits")
         depths = self.depth + np.frombuffer(content.translate(STEPS), np.int8).cumsum(dtype=np.int64)
         if content:
             if int(np.max(depths)) > MAX_DEPTH:

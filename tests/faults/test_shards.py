@@ -160,6 +160,14 @@ def test_a_file_that_cannot_be_read_is_masked_out(
     assert sum(int(batch["mask"].sum()) for batch in batches) == source.size - 1
 
 
+@pytest.mark.parametrize("content", [b"9" * 5_000, b"[" * 100_000, b'{"images": [{"id": ' + b"9" * 5_000 + b"}]}"])
+def test_annotations_that_are_none(content: bytes, tmp_path: Path) -> None:
+    config = coco_folder(tmp_path)
+    (tmp_path / "annotations" / "captions_train2017.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"captions_train2017\.json"):
+        open_source(config.data, True, 0)
+
+
 @pytest.mark.parametrize("make", [make_fifo, make_device, make_large])
 def test_captions_that_never_end(make: Callable[[Path], None], tmp_path: Path) -> None:
     config, path = clips(tmp_path), tmp_path / "train" / "captions.jsonl"
