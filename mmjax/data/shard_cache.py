@@ -32,7 +32,8 @@ from mmjax.types import UserError
 VERSION = 1
 INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
 ENDS = ".ends"  # of a ragged array
-LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # removed unless the index names them
+TEMPORARY = ".*.tmp"
+LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", TEMPORARY)  # removed unless the index names them
 HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord has its index at the end
 MAX_SHOWN = 3  # differences in a message
 MAX_INDEX = 1 << 30  # bytes
@@ -216,8 +217,7 @@ def write_cache(
         for file, problem in corrupt.items():
             logger.warning("%s: %s; it is written again", folder / file, problem)
         cache.complete = cache.complete and not corrupt
-        if not cache.complete:  # else what its index does not name may be what a damaged one has lost
-            remove_shards(cache, corrupt)
+        remove_shards(cache, corrupt)
         yield cache
 
 
@@ -244,7 +244,9 @@ def remove_shards(cache: Cache, files: Iterable[str]) -> None:
     if removed or not cache.complete:
         _save(cache)
     kept = {shard.file for shard in cache.shards}
-    for path in (path for pattern in LEFTOVERS for path in cache.folder.glob(pattern) if path.name not in kept):
+    # A complete index may be damaged, and what it does not name be what it has lost.
+    patterns = LEFTOVERS if removed or not cache.complete else (TEMPORARY,)
+    for path in (path for pattern in patterns for path in cache.folder.glob(pattern) if path.name not in kept):
         remove(path)
 
 
