@@ -206,7 +206,7 @@ def _log_to_terminal() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             from mmjax import progress
 
-            progress.write(f"mmjax: {printable(self.format(record))}", file=sys.stderr)
+            progress.write(f"mmjax: {self.format(record)}", file=sys.stderr)
 
     logger = logging.getLogger("mmjax")
     logger.addHandler(Terminal(logging.WARNING))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -12,19 +13,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import jax
 import numpy as np
 from safetensors import safe_open
 
 from mmjax.terminal import printable
-from mmjax.types import UserError
+from mmjax.types import Params, UserError, leaf_name
+
+MAX_EXAMPLE = 512 << 20  # bytes of an image
+MAX_INFORMING = 64 << 20  # bytes of a file that only informs
 
 logger = logging.getLogger(__name__)
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file; raises OSError for a FIFO or a device, which is left out as a damaged image is."""
-    if _may_never_end(path):
+    """The content of an example's file; raises OSError, as for a damaged one, for a FIFO, a device or a huge file."""
+    if not is_regular(path):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
+    if path.stat().st_size > MAX_EXAMPLE:
+        raise OSError(errno.EINVAL, f"is larger than {MAX_EXAMPLE >> 20} MiB", str(path))
     return path.read_bytes()
 
 
@@ -43,13 +50,14 @@ def read_file(path: Path, most: int) -> bytes:
 
 def check_regular(path: Path) -> None:
     """Raises UserError for a FIFO, a device or a socket, of which a read may never end."""
-    if _may_never_end(path):
+    if not is_regular(path):
         raise UserError(f"{path}: is no regular file")
 
 
-def _may_never_end(path: Path) -> bool:
+def is_regular(path: Path) -> bool:
+    """Whether a read of a file or folder ends; raises OSError where there is none."""
     mode = path.stat().st_mode
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -105,6 +113,17 @@ def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mappi
             raise UserError(f"{path}: {name} has shape {found[name]}, the config says {wanted[name]}")
 
 
+def params_digest(params: Params) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of all parameters, ordered by name."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    for name, leaf in sorted((leaf_name(path), leaf) for path, leaf in leaves):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file atomically, where a link to it leads; makes its folder.
 
@@ -146,6 +165,14 @@ def check_writable(path: Path, folder: bool = False) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def remove(path: Path) -> None:
+    """Removes a file; raises UserError where it cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be removed: {error.strerror or error}") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, atomically."""
     write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
@@ -165,12 +192,12 @@ def finite(value: Any) -> TypeGuard[float]:
 def read_object(path: Path) -> dict[str, Any]:
     """The object of a JSON file that only informs; empty where there is none or, with a warning, it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_file(path, MAX_INFORMING).decode())
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except FileNotFoundError:
         return {}
-    except UNREADABLE as error:
+    except (*UNREADABLE, UserError) as error:
         logger.warning("%s: is damaged and left out: %s", path, " ".join(str(error).split()))
         return {}
     return value

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mmjax.terminal import printable
+
 INTERVAL = 30.0  # seconds between lines of a log
 GONE = (OSError, ValueError)  # raised when the terminal or log is closed, which does not stop the work
 
@@ -46,7 +48,7 @@ def progress_bar(
 def write(text: str, file: Any = None) -> None:
     """Writes a line to stdout or `file`, above any progress bars."""
     with contextlib.suppress(*GONE):
-        tqdm.write(text, file or sys.stdout)
+        tqdm.write(printable(text), file or sys.stdout)
         (file or sys.stdout).flush()
 
 

@@ -90,5 +90,5 @@ def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, 
     width = max(map(len, metrics), default=0)
     print(f"{printable(experiment.config.name)}, step {step:,}:")
     for name, value in metrics.items():
-        print(f"  {name.ljust(width)}  {value:.4f}")
-    print(f"report: {report}")
+        print(printable(f"  {name.ljust(width)}  {value:.4f}"))
+    print(printable(f"report: {report}"))

@@ -25,6 +25,7 @@ from mmjax.models.masked_generator import REFERENCE
 from mmjax.sample.filters import denoise, sharpen
 from mmjax.sample.postprocess import sheet
 from mmjax.sample.video import to_gif, to_mp4
+from mmjax.terminal import printable
 from mmjax.types import UserError
 
 COLUMNS = 8
@@ -135,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
             _write(_numbered(out, i), image, config.frame_rate)
     else:
         _write(out, sheet(images, COLUMNS), config.frame_rate)
-    print(f"{len(images)} {'clips' if config.frames > 1 else 'images'}: {out}")
+    print(printable(f"{len(images)} {'clips' if config.frames > 1 else 'images'}: {out}"))
     return 0
 
 

@@ -24,8 +24,9 @@ from jaxtyping import Float, Float32, Int, Int64
 from safetensors import SafetensorError, safe_open
 
 from mmjax.data import shard_cache
-from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, key_digest, params_digest, write_arrays
+from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, key_digest, write_arrays
 from mmjax.export import DualEncoder
+from mmjax.files import params_digest
 
 KIND = CacheKind("embeddings", "mmjax search", "--keep=DIR; --rebuild embeds everything again")
 MAX_COMPARED = 100_000  # embeddings for an exact search; more are searched with usearch

@@ -10,6 +10,7 @@ from mmjax.engine.train import starts_from, train
 from mmjax.export.load import read_text_tokenizer
 from mmjax.files import check_writable
 from mmjax.parallel import processes
+from mmjax.terminal import printable
 from mmjax.train import loop
 from mmjax.train.workdir import open_workdir, workdir_lock
 from mmjax.types import UserError
@@ -73,7 +74,8 @@ def _shards(arguments: argparse.Namespace, options: dict[str, int]) -> int:
     counts = ", ".join(
         f"{name} {data.num_examples(cache, name):,} kept, {len(data.rejected(cache, name)):,} rejected" for name in raw
     )
-    print(f"{arguments.to}: {counts}; train with --config.data.source=coco_packed --config.data.root={arguments.to}")
+    then = f"train with --config.data.source=coco_packed --config.data.root={arguments.to}"
+    print(printable(f"{arguments.to}: {counts}; {then}"))
     return 0
 
 

@@ -22,6 +22,7 @@ from mmjax.config import DataConfig
 from mmjax.data.folder_dataset import FolderKind, Unusable, open_folder, require_package
 from mmjax.data.image import MAX_PIXELS, load_image, normalize, read_file, resized_crop, to_rgb, too_large
 from mmjax.data.source import ReadSpec, Source, SourceSpec, captioned_images
+from mmjax.files import is_regular
 from mmjax.types import UserError
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")
@@ -138,6 +139,8 @@ def _sample(
 def _open(path: Path, frame_rate: float, short_side: int) -> Footage:
     if path.is_dir():
         return _open_folder(path, frame_rate, short_side)
+    if not is_regular(path):
+        raise Unusable("is no regular file")
     return _open_animation(path) if path.suffix.lower() in ANIMATIONS else _open_video(path)
 
 

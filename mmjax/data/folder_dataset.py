@@ -23,11 +23,11 @@ from jaxtyping import Float32
 
 from mmjax.data.random_access import ordered
 from mmjax.data.source import Examples, Features, ReadSpec, Source, digest_of
-from mmjax.files import read_file
+from mmjax.files import check_regular
 from mmjax.types import UserError
 
 CAPTIONS = "captions.jsonl"
-MAX_CAPTIONS = 2 << 30  # bytes of it
+MAX_LINE = 1 << 20  # characters of a line of it
 WORKERS = max(2, min(16, os.cpu_count() or 2))  # concurrent reads
 THREADS = "mmjax-listed"  # prefix of their names
 
@@ -124,11 +124,16 @@ def in_parallel(calls: Iterator[Callable[[], Any]], threads: int = WORKERS) -> G
         pool.shutdown(wait=not threading.current_thread().name.startswith(THREADS), cancel_futures=True)
 
 
-def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
-    """Captions by name of the example, in the order of their first lines; raises UserError for an invalid line."""
+def _lines(folder: Path, kind: FolderKind) -> Iterator[str]:
+    """The lines of captions.jsonl; raises UserError where it is missing or no text."""
     path = folder / CAPTIONS
     try:
-        lines = read_file(path, MAX_CAPTIONS).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        check_regular(path)
+        with path.open(encoding="utf-8-sig") as file:
+            while line := file.readline(MAX_LINE):
+                if len(line) == MAX_LINE:
+                    raise UserError(f"{path}: has a line of more than {MAX_LINE:,} characters; it is like {kind.line}")
+                yield line
     except FileNotFoundError as error:
         missing = f"{path}: no such file" if folder.is_dir() else f"{folder}: no such folder"
         raise UserError(
@@ -137,8 +142,13 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
+    """Captions by name of the example, in the order of their first lines; raises UserError for an invalid line."""
+    path = folder / CAPTIONS
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(folder, kind), 1):
         if not line.strip():
             continue
         try:
@@ -164,10 +174,17 @@ def is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links, told as it is read
+        return False
+
+
 def check_present(folder: Path, names: list[str], kind: FolderKind) -> None:
     """Raises UserError for the first missing or unreadable example, and warns of those without a caption."""
     with os.scandir(folder) as entries:  # once: a stat per example would take minutes on a network disk
-        is_folder = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+        is_folder = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
     for name in names:
         inner = len(Path(name).parts) > 1
         if not ((folder / name).exists() if inner else name in is_folder):

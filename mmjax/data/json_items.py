@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ijson
+import numpy as np
 
+from mmjax.files import check_regular
 from mmjax.types import UserError
+
+MAX_DEPTH = 5_000  # also counts the brackets in texts
+DIGITS = bytes(57 if 48 <= code <= 57 else code for code in range(256))  # each digit as 9
+LONG = b"9" * 2_000  # Python takes integers of up to 4,300 digits
+STEPS = bytes({91: 1, 123: 1, 93: 255, 125: 255}.get(code, 0) for code in range(256))  # of [ { ] }, as int8
 
 
 @contextlib.contextmanager
@@ -43,7 +50,7 @@ def read_items(path: Path, name: str) -> Iterator[Any]:
     """
     empty = True
     with _opened(path) as file:
-        for item in ijson.items(file, f"{name}.item".lstrip(".")):
+        for item in ijson.items(_Bounded(file), f"{name}.item".lstrip(".")):
             empty = False
             yield item
     if empty:
@@ -53,11 +60,30 @@ def read_items(path: Path, name: str) -> Iterator[Any]:
 def is_list(path: Path) -> bool:
     """Whether the file is a JSON list rather than an object; raises ijson.JSONError for an invalid file."""
     with _opened(path) as file:
-        return bool(next(ijson.basic_parse(file))[0] == "start_array")
+        return bool(next(ijson.basic_parse(_Bounded(file)))[0] == "start_array")
+
+
+class _Bounded:
+    """A file of JSON that ijson survives: it takes memory by the square of the depth, and crashes on long integers."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.depth = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        if LONG in content.translate(DIGITS):  # one of two parts, where the integer is read in two
+            raise ValueError(f"a number of more than {len(LONG):,} digits")
+        depths = self.depth + np.frombuffer(content.translate(STEPS), np.int8).cumsum(dtype=np.int64)
+        if content:
+            if int(np.max(depths)) > MAX_DEPTH:
+                raise ValueError(f"nested more than {MAX_DEPTH:,} deep")
+            self.depth = int(depths[-1])
+        return content
 
 
 def _opened(path: Path) -> BinaryIO:
     """The file, after its byte order mark."""
+    check_regular(path)
     file = path.open("rb")
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)

@@ -33,10 +33,21 @@ from mmjax.data.decoding import cores
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.image import load_image
 from mmjax.data.random_access import indexed_source
-from mmjax.data.shard_cache import Cache, CacheKind, finish, gaps, open_cache, write_arrays, write_cache, write_shard
+from mmjax.data.shard_cache import (
+    INDEX,
+    Cache,
+    CacheKind,
+    Shard,
+    finish,
+    gaps,
+    open_cache,
+    write_arrays,
+    write_cache,
+    write_shard,
+)
 from mmjax.data.source import RawImage, RawSplit, Rejected, Source, SourceSpec, captioned_images
 from mmjax.data.tfds_layout import NAME, VERSION, protos, read_record, record, shard_name, write_info
-from mmjax.files import write_file
+from mmjax.files import remove, write_file
 from mmjax.progress import progress_bar
 from mmjax.types import UserError
 
@@ -57,7 +68,24 @@ def folder_of(root: str | Path) -> Path:
 
 
 def kind_of(root: str | Path) -> CacheKind:
-    return CacheKind("packed images", f"mmjax prepare --to={root}", "--to=DIR")
+    return CacheKind("packed images", f"mmjax prepare --to={root}", "--to=DIR", _is_valid)
+
+
+def _is_valid(shard: Shard) -> bool:
+    """Whether the images of a shard are those that it holds and those that were left out."""
+    if shard.part.endswith(CAPTIONS):
+        return True
+    examples, left_out = shard.info["examples"], [Rejected(**row) for row in shard.info["rejected"]]
+    return type(examples) is int and examples >= 0 and examples + len(left_out) == shard.size
+
+
+def _check_whole(cache: Cache, split: str) -> None:
+    """Raises UserError where the shards of a complete data set are not all images of a split and their captions."""
+    sizes = [shard.size for shard in cache.shards_of(split)]
+    total, captions = cache.key["splits"][split]["images"], [s.size for s in cache.shards_of(split + CAPTIONS)]
+    if gaps(cache, total, split) or sum(sizes) != total or captions != [num_examples(cache, split)]:
+        path, command = cache.folder / INDEX, cache.kind.command
+        raise UserError(f"{path}: names not all shards of {split}, or others; remove {path.parent} and run {command}")
 
 
 def num_examples(cache: Cache, split: str) -> int:
@@ -85,6 +113,7 @@ def open_packed(config: DataConfig, training: bool, seed: int) -> Source:
     cache = open_cache(folder, kind_of(root))
     if split not in cache.key["splits"]:
         raise UserError(f"{folder}: has no split {split}; it has {', '.join(cache.key['splits'])}")
+    _check_whole(cache, split)
     resize = cache.key["resize"]
     if resize and resize < config.resize:
         message = "%s: images were made smaller, to %d pixels, and data.resize is %d"
@@ -137,13 +166,15 @@ def write_packed(
     with write_cache(folder, kind_of(root), key, info) as cache:
         if not cache.complete:
             for file in OF_TFDS:  # so that TFDS does not open an incomplete one
-                (folder / file).unlink(missing_ok=True)
+                remove(folder / file)
             with warnings.catch_warnings():  # here, as it is not thread-safe
                 warnings.simplefilter("ignore")
                 for name, raw in splits.items():
                     _write_images(cache, name, raw, jobs or cores())
             for name, raw in splits.items():
                 _write_captions(cache, name, raw)
+        for name in splits:
+            _check_whole(cache, name)
         _write_for_tfds(cache, list(splits))
         finish(cache)
     for name in splits:

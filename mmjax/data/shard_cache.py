@@ -18,36 +18,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int, Int64, Shaped
 from safetensors import numpy as safetensors
 from safetensors import safe_open
 
 from mmjax.config import differences
-from mmjax.files import names_in, write_json
+from mmjax.files import UNREADABLE, names_in, read_file, remove, write_json
 from mmjax.lock import locked
 from mmjax.progress import progress_bar
-from mmjax.types import Params, UserError, leaf_name
+from mmjax.types import UserError
 
 VERSION = 1
 INDEX, LOCK, SUFFIX = "index.json", ".lock", ".safetensors"
 ENDS = ".ends"  # of a ragged array
-LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", ".*.tmp")  # removed unless the index names them
+TEMPORARY = ".*.tmp"
+LEFTOVERS = (f"*{SUFFIX}", "*.array_record-*", TEMPORARY)  # removed unless the index names them
 HEAD, TAIL = 4096, 1 << 16  # bytes of a file that a quick check reads; ArrayRecord has its index at the end
 MAX_SHOWN = 3  # differences in a message
+MAX_INDEX = 1 << 30  # bytes
 THREADS = 8  # shards checked at a time
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CacheKind:
-    """Kind of a cache, for its index and messages."""
-
-    name: str  # in the plural: "visual tokens"
-    command: str  # that writes and repairs it
-    option: str  # for another folder
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,24 @@ class Shard:
     ends_sha256: str  # of the first and last bytes, for a quick check
     part: str = ""  # for caches with several sequences of positions, such as splits
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no index that was written holds."""
+        kinds = {each.name: each.type if isinstance(each.type, type) else dict for each in dataclasses.fields(self)}
+        if any(type(getattr(self, name)) is not kind for name, kind in kinds.items()):
+            raise ValueError("a field of a shard has another type")
+        if Path(self.file).name != self.file or min(self.start, self.size, self.bytes) < 0:
+            raise ValueError("no shard")
+
+
+@dataclass(frozen=True)
+class CacheKind:
+    """Kind of a cache, for its index and messages."""
+
+    name: str  # in the plural: "visual tokens"
+    command: str  # that writes and repairs it
+    option: str  # for another folder
+    valid: Callable[[Shard], bool] = lambda shard: True  # whether the info of a shard is
 
 
 @dataclass
@@ -84,17 +94,6 @@ def key_digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def params_digest(params: Params) -> str:
-    """SHA-256 of the names, dtypes, shapes and bytes of all parameters, ordered by name."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    for name, leaf in sorted((leaf_name(path), leaf) for path, leaf in leaves):
-        values = np.ascontiguousarray(leaf)
-        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
-        digest.update(values.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = None) -> Cache | None:
     """Reads a cache, complete or not, without checking shards; None if there is none.
 
@@ -103,18 +102,21 @@ def read_cache(folder: Path, kind: CacheKind, key: Mapping[str, Any] | None = No
     """
     path = folder / INDEX
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(read_file(path, MAX_INDEX))
         if (tree["kind"], tree["version"]) != (kind.name, VERSION):
             raise ValueError("of another kind or version")
         shards = [Shard(**row) for row in tree["shards"]]
         cache = Cache(folder, kind, tree["key"], tree["info"], shards, tree["complete"])
+        groups = isinstance(cache.key, dict) and isinstance(cache.info, dict) and isinstance(cache.complete, bool)
+        if not groups or tree["digest"] != key_digest(cache.key) or not all(map(kind.valid, shards)):
+            raise ValueError("damaged")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        problem = f"{path}: not an index of {kind.name}, version {VERSION}"
-        raise UserError(f"{problem}; remove {folder} and run {kind.command}") from error
+    except (*UNREADABLE, UserError, TypeError, KeyError) as error:
+        problem = f"not an index of {kind.name}, version {VERSION}"
+        raise UserError(f"{path}: {problem}; remove {folder} and run {kind.command}") from error
     if key is not None:
         _check(cache, cache.key, key)
     return cache
@@ -206,8 +208,8 @@ def write_cache(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"{error.strerror or error}; name another folder with {kind.option}"
-        raise UserError(f"{folder}: cannot be written: {reason}") from error
+        then = f"name another folder with {kind.option}"
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}; {then}") from error
     with locked(folder / LOCK, f"{folder}: is being written"):
         cache = None if rebuild or _is_new(folder, kind) else read_cache(folder, kind, key)
         if cache is None:
@@ -228,11 +230,12 @@ def _is_new(folder: Path, kind: CacheKind) -> bool:
         if any(not name.startswith(".") for name in names_in(folder)):
             raise UserError(f"{folder}: holds other files than {kind.name}; name another folder with {kind.option}")
         return True
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        logger.warning("%s: broken; all shards are written again", path)
-        return True
+    with contextlib.suppress(OSError):  # which read_cache tells
+        try:
+            json.loads(read_file(path, MAX_INDEX))
+        except (ValueError, RecursionError):
+            logger.warning("%s: broken; all shards are written again", path)
+            return True
     return False
 
 
@@ -242,9 +245,11 @@ def remove_shards(cache: Cache, files: Iterable[str]) -> None:
         cache.shards = [shard for shard in cache.shards if shard.file not in removed]
     if removed or not cache.complete:
         _save(cache)
-    existing = {path.name for pattern in LEFTOVERS for path in cache.folder.glob(pattern)}
-    for name in existing - {shard.file for shard in cache.shards}:
-        (cache.folder / name).unlink()
+    kept = {shard.file for shard in cache.shards}
+    # A complete index may be damaged, and what it does not name be what it has lost.
+    patterns = LEFTOVERS if removed or not cache.complete else (TEMPORARY,)
+    for path in (path for pattern in patterns for path in cache.folder.glob(pattern) if path.name not in kept):
+        remove(path)
 
 
 def finish(cache: Cache) -> None:

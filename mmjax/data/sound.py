@@ -14,6 +14,7 @@ from mmjax.config import DataConfig
 from mmjax.config.schema import require
 from mmjax.data.folder_dataset import FolderKind, Unusable, open_folder, require_package
 from mmjax.data.source import TEXT, ReadSpec, Source, SourceSpec
+from mmjax.files import is_regular
 from mmjax.types import Feature, UserError
 
 WINDOW, HOP = 0.025, 0.01  # seconds
@@ -58,6 +59,8 @@ def read_samples(path: Path, rate: int, seconds: float, place: float) -> Float32
 
     if not path.exists():
         raise Unusable("no such file; give the path of a sound")
+    if not is_regular(path):
+        raise Unusable("is no regular file")
     try:
         with soundfile.SoundFile(path) as file:
             length = math.ceil(seconds * file.samplerate)

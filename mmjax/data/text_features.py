@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float16
 
 from mmjax.data import shard_cache
-from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, params_digest, ragged, write_arrays
+from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, ragged, write_arrays
+from mmjax.files import params_digest
 from mmjax.progress import progress_bar
 from mmjax.types import Params, UserError
 

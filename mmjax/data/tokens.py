@@ -23,8 +23,9 @@ from mmjax.config import Config, to_dict
 from mmjax.data import shard_cache
 from mmjax.data.pipeline import evaluation_size, make_read_spec, prefetch, report_corrupt
 from mmjax.data.random_access import ordered
-from mmjax.data.shard_cache import ENDS, ArrayReader, params_digest, ragged, write_arrays
+from mmjax.data.shard_cache import ENDS, ArrayReader, ragged, write_arrays
 from mmjax.data.source import SETTINGS, Examples, ReadSpec, Source, digest_of, find_source
+from mmjax.files import params_digest
 from mmjax.progress import progress_bar
 from mmjax.types import Feature, Params, UserError
 

@@ -25,6 +25,7 @@ from mmjax.plan.network import Network, places_of
 from mmjax.plan.program import parse
 from mmjax.plan.report import Plan
 from mmjax.plan.topology import Topology
+from mmjax.terminal import printable
 from mmjax.train.optimizer import AdamConfig
 from mmjax.types import UserError
 
@@ -89,7 +90,7 @@ def _estimated(config: Config, wanted: Topology, placement: Placement) -> Plan:
     parts = placement.num_batch_shards * config.optimizer.grad_accum_steps
     network = _network(wanted, placement)
     return Plan(
-        name=config.name,
+        name=printable(config.name),
         topology=wanted,
         mesh=mesh,
         batch=batch,

@@ -14,10 +14,11 @@ import numpy as np
 
 from mmjax import data, models, registry
 from mmjax.config import ComponentConfig, Config, differences, resolve, to_dict
-from mmjax.data.shard_cache import is_complete, params_digest, read_cache
+from mmjax.data.shard_cache import is_complete, read_cache
 from mmjax.data.tokens import KIND, Split
 from mmjax.engine import setup
 from mmjax.export import frozen_text, load, write_model_folder
+from mmjax.files import params_digest
 from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
 from mmjax.parallel import processes
 from mmjax.train.workdir import read_config

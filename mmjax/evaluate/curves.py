@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -32,10 +33,11 @@ def charts(metrics: Iterable[Mapping[str, Any]], terms: Collection[str]) -> dict
     """
     found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for row in metrics:
-        step, split = row.get("step"), str(row.get("split", ""))
+        step, split = row.get("step"), row.get("split")
+        if not (isinstance(step, int) and isinstance(split, str) and re.match("[A-Za-z]", split)):
+            continue  # a damaged line
         for name, value in row.items():
-            numeric = value is None or finite(value)
-            if isinstance(step, int) and numeric and name not in ("step", "split"):
+            if (value is None or finite(value)) and name not in ("step", "split"):
                 found[name, split][step] = math.nan if value is None else float(value)
     drawn = {key: points for key, points in found.items() if any(map(math.isfinite, points.values()))}
     # Metrics that are always 0, such as skipped steps, are left out.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from mmjax.files import finite, read_lines, read_object, write_file
+from mmjax.files import check_regular, finite, read_lines, read_object, write_file
 from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
 
@@ -77,8 +77,8 @@ def write_report(workdir: Path) -> Path:
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder; name the --workdir of a training")
     about = read_object(workdir / "config.json")
-    config, versions = about.get("config", {}), about.get("versions", {})
-    title = html.escape(config.get("name") or workdir.resolve().name)
+    config, versions = (found if isinstance(found := about.get(name), dict) else {} for name in ("config", "versions"))
+    title = html.escape(str(config.get("name") or "") or workdir.resolve().name)
     lines = list(read_lines(workdir / "metrics.jsonl"))
     metrics = [row for row in lines if row.get("split") != "time"]
     evaluations = read_evaluations(workdir / "evaluation")
@@ -94,7 +94,7 @@ def write_report(workdir: Path) -> Path:
         _part(_time, [row for row in lines if row.get("split") == "time"]),
         _folded("Config", json.dumps(config, indent=2, ensure_ascii=False) if config else ""),
         _folded("Versions", "\n".join(f"{package} {version}" for package, version in versions.items())),
-        f"<p>Written {now} by mmjax {html.escape(versions.get('mmjax', ''))}</p>",
+        f"<p>Written {now} by mmjax {html.escape(str(versions.get('mmjax', '')))}</p>",
     ]
     content = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -138,6 +138,7 @@ def _is_sheet(about: Mapping[str, Any], path: Path) -> bool:
         prompts, rows = about["prompts"], about["rows"]
         if not all(isinstance(text, str) for text in (*prompts, *rows)):
             raise TypeError("prompts and rows must be texts")
+        check_regular(path)
         with Image.open(path) as image:
             if image.size != (width * len(prompts), height * len(rows)):
                 raise ValueError(f"{image.width} x {image.height} pixels are not those of its cells")

@@ -18,6 +18,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from mmjax.terminal import printable
 from mmjax.types import TransientError, UserError
 
 ALONE = "MMJAX_ALONE"  # in the environment: look for no other processes
@@ -91,7 +92,7 @@ def is_primary() -> bool:
 def log_primary(text: str) -> None:
     """Prints a line, in the first process alone."""
     if is_primary():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def run_on_primary(action: Callable[[], Any]) -> Any:

@@ -253,6 +253,7 @@ class Checkpoints:
 
     def _tree(self, step: int) -> Any:
         """The tree of array metadata of a step."""
+        storage.check_regular(self._state_of(step))
         return self.reader.metadata(self._state_of(step)).tree
 
     def wait(self) -> None:
@@ -283,6 +284,7 @@ class _Manager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> dict[str, float] | None:
         def read() -> dict[str, float] | None:
+            storage.check_regular(self.directory / str(step) / "metrics")
             found = super(_Manager, self).metrics(step)
             if not (found is None or (isinstance(found, dict) and all(map(finite, found.values())))):
                 raise ValueError("not numbers by their names")

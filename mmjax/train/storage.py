@@ -60,6 +60,15 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
         late.cancel()
 
 
+def check_regular(folder: epath.Path) -> None:
+    """Raises ValueError for a FIFO, a device or a socket below a folder of a disk, of which a read may never end."""
+    if "://" in str(folder):
+        return
+    for path in Path(folder).rglob("*"):
+        if not files.is_regular(path):
+            raise ValueError(f"{path.name} is no regular file")
+
+
 def check_writable(path: epath.Path) -> None:
     """Raises UserError where no checkpoint could be saved, by writing there; leaves nothing behind."""
     if "://" not in str(path):

@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax.cli import main
 from mmjax.config import resolve, to_dict
-from mmjax.data.shard_cache import ArrayReader, open_cache, params_digest
+from mmjax.data.shard_cache import ArrayReader, open_cache
 from mmjax.data.tokens import KIND, OTHER_ARRAYS
 from mmjax.export import ImageGenerator
+from mmjax.files import params_digest
 from mmjax.train.workdir import read_config
 from mmjax.types import UserError
 
