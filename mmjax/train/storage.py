@@ -61,12 +61,17 @@ def warn_if_slow(path: epath.Path) -> Iterator[None]:
 
 
 def check_regular(folder: epath.Path) -> None:
-    """Raises ValueError for a FIFO, a device or a socket below a folder of a disk, of which a read may never end."""
+    """Raises ValueError for a file below a folder of a disk of which a read may never end, or fill the memory.
+
+    These are a FIFO, a device or a socket, and huge files of Orbax other than arrays, which it reads as a whole.
+    """
     if "://" in str(folder):
         return
     for path in Path(folder).rglob("*"):
         if not files.is_regular(path):
             raise ValueError(f"{path.name} is no regular file")
+        if path.name.startswith("_") and path.stat().st_size > files.MAX_INFORMING:
+            raise ValueError(f"{path.name} is larger than {files.MAX_INFORMING >> 20} MiB")
 
 
 def check_writable(path: epath.Path) -> None:

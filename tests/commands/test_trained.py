@@ -65,6 +65,8 @@ def test_one_step_of_a_training_that_counts_epochs(workdir: Path, tmp_path: Path
     about["config"]["train"].update(steps=0, epochs=1)
     about["config"]["data"]["scenes"]["examples"] = 32  # four steps of eight
     (copy / "config.json").write_text(json.dumps(about))
+    for record in copy.glob("checkpoints/*/run"):  # of the config that it was trained with
+        shutil.rmtree(record)
     done = run("evaluate", "--workdir", copy, "--watch")
     assert "step 4:" in done.stdout
 
@@ -142,7 +144,7 @@ def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_
         assert json.loads((tmp_path / "m" / "config.json").read_text())["step"] == step
     copy = shutil.copytree(workdir, tmp_path / "copy")
     (copy / "tokenizer.model").unlink()
-    assert "tokenizer.model: No such file" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
+    assert "no tokenizer.model there" in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
     shutil.rmtree(copy / "checkpoints")
     assert f"{copy}: no checkpoint " in mistake("export", "--workdir", copy, "--out", tmp_path / "m")
     assert json.loads((tmp_path / "m" / "config.json").read_text())["step"] == 4
@@ -150,7 +152,7 @@ def test_export_tells_what_is_wrong_and_replaces_only_models(workdir: Path, tmp_
 
 def test_evaluate_tells_what_is_wrong(workdir: Path, model: Path, tmp_path: Path, mistake: Mistake) -> None:
     assert "no config.json there" in mistake("evaluate", "--workdir", tmp_path)
-    assert f"{model}/checkpoints: no checkpoint yet; run mmjax train" in mistake("evaluate", "--workdir", model)
+    assert f"{model}: no checkpoint there yet; run mmjax train" in mistake("evaluate", "--workdir", model)
     line = mistake("evaluate", "--workdir", workdir, "--step", 7)
     assert line == f"{workdir / 'checkpoints'}: no checkpoint of step 7; there are 2, 4"
 

@@ -61,6 +61,14 @@ def test_a_step_with_a_damaged_state_is_passed_over_with_one_line(
     gc.collect()  # the coroutines, while they are ignored
 
 
+def test_a_huge_file_beside_the_arrays_is_not_read(workdir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (workdir / "checkpoints" / "4" / "state" / "_sharding").open("ab") as file:
+        file.truncate(6 << 30)  # sparse
+    assert opened(workdir)[2] == 2
+    (told,) = caplog.messages
+    assert "_sharding is larger than 64 MiB" in told and "\n" not in told
+
+
 def test_a_step_without_metrics_is_there(workdir: Path) -> None:
     shutil.rmtree(workdir / "checkpoints" / "4" / "metrics")
     assert opened(workdir) == ([2, 4], 2, 4)

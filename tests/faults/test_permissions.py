@@ -26,6 +26,8 @@ SCRIPT = """
 import contextlib, io, json, os, sys
 from mmjax import cli
 
+cli._handle_unraisable()  # as in a process of its own
+
 def run(place, mode, arguments):
     before, out, err = os.stat(place).st_mode, io.StringIO(), io.StringIO()
     if mode is not None:

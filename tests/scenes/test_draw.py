@@ -144,7 +144,7 @@ def test_examples_cover_every_word() -> None:
 
 
 def test_too_small_image_is_refused() -> None:
-    with pytest.raises(UserError, match="32 to 1,024 pixels, not 31"):
+    with pytest.raises(UserError, match="from 32 pixels up, not 31"):
         example(0, 31, seed=0, fully_specified=True, held_out=False)
 
 

@@ -154,7 +154,7 @@ def test_examples_cover_their_split(held_out: bool) -> None:
 
 
 def test_too_small_frames_are_refused() -> None:
-    with pytest.raises(UserError, match="32 to 1,024 pixels, not 31"):
+    with pytest.raises(UserError, match="from 32 pixels up, not 31"):
         example(0, 31, 2, seed=0, held_out=False)
 
 
