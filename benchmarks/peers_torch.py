@@ -204,16 +204,22 @@ class Captioner(nn.Module):
             x = block(x, None, None)
         return self.image_norm(x)
 
-    def step(self, token: Tensor, place: int, caches: list[tuple[Tensor, ...]]) -> Tensor:
-        """Logits after one more token; `caches`: keys and values of self-attention and of the image, a block each."""
+    def step(self, token: Tensor, place: Tensor, caches: list[tuple[Tensor, ...]]) -> Tensor:
+        """Logits after one more token.
+
+        Args:
+            place: of the token, [1]: a tensor, so that one compiled program serves all.
+            caches: keys and values of self-attention and of the image, for each block.
+        """
         x = (self.embedding[token] + self.places[place])[:, None]
         angles = self.cosine[place], self.sine[place]
+        mask = (torch.arange(len(self.places), device=place.device) <= place)[None, None, None]
         for block, (keys, values, image_keys, image_values) in zip(self.blocks, caches, strict=True):
             attention, normed = block.self_attention, block.norm_self(x)
             q = apply_rope(attention.split(attention.q(normed)), angles)
-            keys[:, :, place] = apply_rope(attention.split(attention.k(normed)), angles)[:, :, 0]
-            values[:, :, place] = attention.split(attention.v(normed))[:, :, 0]
-            attended = F.scaled_dot_product_attention(q, keys[:, :, : place + 1], values[:, :, : place + 1])
+            keys.index_copy_(2, place, apply_rope(attention.split(attention.k(normed)), angles))
+            values.index_copy_(2, place, attention.split(attention.v(normed)))
+            attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             x = x + attention.out(attended.transpose(1, 2).flatten(2))
             attention = block.cross_attention
             q = attention.split(attention.q(block.norm_cross(x)))
@@ -230,7 +236,7 @@ class Captioner(nn.Module):
             empty = torch.zeros(len(image), self.heads, length, self.width // self.heads, device=image.device)
             caches.append((empty, empty.clone(), a.split(a.k(features)), a.split(a.v(features))))
         token, tokens = torch.ones(len(image), dtype=torch.long, device=image.device), []
-        for place in range(length):
+        for place in torch.arange(length, device=image.device).split(1):
             token = self.step(token, place, caches).argmax(-1)
             tokens.append(token)
         return torch.stack(tokens, dim=1)
@@ -326,7 +332,7 @@ def tokenizer_training(case: dict[str, Any], compiled: bool, device: str) -> tup
 def captioning(case: dict[str, Any], compiled: bool, device: str) -> tuple[nn.Module, Callable[[], Any]]:
     model = Captioner(case).to(device)
     if compiled:
-        model.encode, model.step = torch.compile(model.encode), torch.compile(model.step, dynamic=True)
+        model.encode, model.step = torch.compile(model.encode), torch.compile(model.step)
     image = torch.rand(case["batch"], 3, case["size"], case["size"], device=device) * 2 - 1
     return model, lambda: torch.inference_mode()(model.caption)(image).sum().item()
 
