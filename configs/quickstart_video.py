@@ -34,5 +34,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.model.layers = 2
     config.train.best_metric = "scenes/motion"
     config.evaluate.update({"evaluators": ("losses", "motion"), "batch": 8 if arg.tiny else 32})
-    config.sampling.update({"guidance": 3.0, "temperature": 0.5, "refinement_temperature": 0.3})
+    config.sampling.temperature = 0.5
     return config

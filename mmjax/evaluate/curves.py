@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mmjax.files import finite
 
@@ -85,6 +86,7 @@ def to_svg(title: str, series: Series) -> str:
         elif title == LOSS and 0 < 20 * min(values) < max(values):
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter("")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(axis="y")

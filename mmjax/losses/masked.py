@@ -42,11 +42,14 @@ class MaskedVisualModelingConfig(LossConfig):
 
     Attributes:
         mask_schedule: masked fraction as a function of a uniform number; see masked.masked_fraction.
+        fully_masked: fraction of the examples whose tokens are all masked; the schedule is for the others. Which object
+            is where can be learned from the text only while no token tells it, which the schedules seldom show.
         label_smoothing: fraction of the target spread evenly over all codes (Szegedy et al. 2016).
         unmasked_weight: weight of unmasked tokens; that of masked ones is 1.
     """
 
     mask_schedule: Literal["cosine", "arccos"] = "cosine"
+    fully_masked: float = setting(0.0, at_least=0, below=1)
     label_smoothing: float = setting(0.1, at_least=0, below=1)
     unmasked_weight: float = setting(0.1, at_least=0)
 
@@ -62,16 +65,21 @@ def masked_fraction(uniform: Float[Array, "*b"], schedule: Literal["cosine", "ar
 
 
 def mask_codes(
-    codes: Int[Array, "b *grid"], key: jax.Array, schedule: Literal["cosine", "arccos"]
+    codes: Int[Array, "b *grid"], key: jax.Array, schedule: Literal["cosine", "arccos"], fully_masked: float = 0.0
 ) -> Bool[Array, "b *grid"]:
     """Masks a random fraction of each example's tokens, at least one, at random positions.
 
     The fractions are stratified over the batch, one in each of b equal intervals, which makes the loss less noisy.
+
+    Args:
+        fully_masked: fraction of the examples whose tokens are all masked.
     """
     fraction_key, position_key, order_key = jax.random.split(key, 3)
     count = codes.shape[0]
     strata = jax.random.permutation(order_key, count).astype(jnp.float32)
     uniform = (strata + jax.random.uniform(fraction_key, (count,))) / count
+    if fully_masked:
+        uniform = jnp.maximum(uniform - jnp.float32(fully_masked), 0.0) / jnp.float32(1.0 - fully_masked)
     flat = codes.reshape(count, -1)
     number = jnp.maximum(jnp.ceil(masked_fraction(uniform, schedule) * flat.shape[1]), 1.0)
     ranks = jnp.argsort(jnp.argsort(jax.random.uniform(position_key, flat.shape), axis=1), axis=1)
@@ -142,7 +150,7 @@ def _hide_patches(batch: Batch, key: jax.Array, config: MaskedPatchModelingConfi
 
 
 def _masked(batch: Batch, key: jax.Array, config: MaskedVisualModelingConfig) -> dict[str, jax.Array]:
-    return {"masked": mask_codes(batch["codes"], key, config.mask_schedule)}
+    return {"masked": mask_codes(batch["codes"], key, config.mask_schedule, config.fully_masked)}
 
 
 LANGUAGE = LossSpec(masked_language_modeling, ("text_logits",), MaskedLanguageModelingConfig, _hidden_text)

@@ -81,6 +81,8 @@ def test_long_runs_are_averaged() -> None:
 def test_tick_labels() -> None:
     text = curves.to_svg("loss", {("loss", "train"): {0: 0.25, 20_000: 0.5}})
     assert ">20,000<" in text and ">0.25<" in text
+    few = curves.to_svg("loss", {("loss", "train"): {1: 0.25, 2: 0.5, 3: 0.75}})
+    assert [few.count(f">{step}<") for step in (1, 2, 3)] == [1, 1, 1]
 
 
 def test_svg_is_well_formed_follows_light_and_dark_mode_and_escapes_names() -> None:

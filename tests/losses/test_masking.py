@@ -55,6 +55,16 @@ def test_each_example_is_masked_at_random_and_the_batch_evenly() -> None:
     assert np.abs(share - 1).max() < 5 / np.sqrt(total / 35)
 
 
+def test_some_examples_are_fully_masked_and_the_others_as_the_schedule_says() -> None:
+    codes, text = jnp.zeros((4001, 59), jnp.int32), jnp.ones((4001, 1), jnp.int32)
+    batch = {"codes": codes, "text": text, "mask": jnp.ones(4001, bool)}
+    counts = np.asarray(training_loss(fully_masked=0.3).prepare(batch, jax.random.key(5))["masked"].sum(1))
+    # Of the others, those whose fraction rounds up to all 59 tokens.
+    assert (counts == 59).mean() == pytest.approx(0.3 + 0.7 * (1 - CUMULATIVE["cosine"](58 / 59)), abs=1e-3)
+    found = (counts[:, None] <= np.arange(1, 59)).mean(0)
+    np.testing.assert_allclose(found, 0.7 * CUMULATIVE["cosine"](np.arange(1, 59) / 59), atol=1e-3)
+
+
 def test_words_are_hidden_and_nothing_else() -> None:
     text = jnp.tile(jnp.array([[7, 9, 3, 0, 0, 11, 1]], jnp.int32), (2000, 1))
     hidden = np.asarray(mask_words(text, jax.random.key(0), 0.15))
