@@ -207,7 +207,7 @@ def _vision(values: Mapping[str, Any], where: str) -> ClipConfig:
 
 
 IGNORED = (r".*\.position_ids",)
-FAMILY = FamilySpec("CLIP", ClipConfig, Clip, table, ("text", "image"), ignored=IGNORED)
+FAMILY = FamilySpec("CLIP", ClipConfig, Clip, table, ("text", "image"), ignored=IGNORED, padded=True)
 TEXT = FamilySpec(
     "CLIP's text tower",
     ClipConfig,
@@ -217,6 +217,7 @@ TEXT = FamilySpec(
     optional={"text_projection": "text_projection.weight"},
     renames=((r"^(?=embeddings|encoder|final_layer_norm)", "text_model."),),
     ignored=IGNORED,
+    padded=True,
     parse=_text,
 )
 VISION = FamilySpec(

@@ -162,4 +162,4 @@ def table(config: SiglipConfig) -> Table:
     )
 
 
-FAMILY = FamilySpec("SigLIP", SiglipConfig, Siglip, table, ("text", "image"), ignored=IGNORED)
+FAMILY = FamilySpec("SigLIP", SiglipConfig, Siglip, table, ("text", "image"), ignored=IGNORED, padded=True)

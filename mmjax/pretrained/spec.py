@@ -46,6 +46,7 @@ class FamilySpec:
         renames: (pattern, replacement) from other names in use to those of the table.
         ignored: patterns of tensors that are not read: buffers, and parts that are not used here.
         tied: (copy, original) names of tensors that are the same; the copy is not read.
+        padded: texts have padding up to `max_position_embeddings`, as in its training; else up to the longest of them.
         parse: makes the config from the values of config.json; None: read_config.
     """
 
@@ -58,6 +59,7 @@ class FamilySpec:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
+    padded: bool = False
     parse: Callable[[Mapping[str, Any], str], Any] | None = None
 
 
