@@ -15,6 +15,8 @@ from mmjax.types import UserError
 
 FILE = "tokenizer.json"
 SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later one counts
+# Special tokens where no file names them, as in the files of the first BERT and T5: the defaults of transformers.
+PADDINGS, ENDS = ("[PAD]", "<pad>"), ("[SEP]", "</s>")
 NO_LIMIT = 1 << 30  # stands for no limit in model_max_length, which is then about 1e30
 
 
@@ -125,13 +127,15 @@ def load_json_tokenizer(folder: Path) -> JsonTokenizer:
 
 
 def _settings(found: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Path) -> TokenizerSettings:
-    def token(*names: str) -> str:
-        values = (found.get(name) for name in names)
-        value = next((value for value in values if value), None)
-        value = value.get("content") if isinstance(value, dict) else value
-        if not isinstance(value, str):
+    special = [each["content"] for each in tokenizer.get("added_tokens", []) if each.get("special")]
+
+    def token(names: Sequence[str], defaults: Sequence[str]) -> str:
+        named = [found[name] for name in names if found.get(name)]
+        named = [value.get("content") if isinstance(value, dict) else value for value in named]
+        usable = named + [value for value in defaults if value in special]
+        if not usable or not isinstance(usable[0], str):
             raise UserError(f"{folder / SETTINGS[1]}: {names[0]}: must be a token, and is missing")
-        return value
+        return usable[0]
 
     longest = found.get("model_max_length", 0)
     side = found.get("padding_side", "right")
@@ -140,8 +144,8 @@ def _settings(found: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Pa
     normalizer = json.dumps(tokenizer.get("normalizer"))
     lowers = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
     return TokenizerSettings(
-        token("pad_token"),
-        token("eos_token", "sep_token"),
+        token(("pad_token",), PADDINGS),
+        token(("eos_token", "sep_token"), ENDS),
         side,
         bool(found.get("do_lower_case")) and not lowers,
         int(longest) if 0 < longest < NO_LIMIT else 0,

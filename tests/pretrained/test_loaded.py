@@ -82,12 +82,19 @@ def test_padding_of_the_left_side_and_lower_case_of_the_tokenizer(bert: Path) ->
     assert ids.tolist() == [[0, 0, 2, 14, 3]]
 
 
+def test_special_tokens_that_no_file_names(bert: Path) -> None:
+    write_tokenizer(bert, {"[PAD]": 5, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "<unk>": 4}, "[CLS]", "[SEP]")
+    tokenizer = load_json_tokenizer(bert)
+    assert (tokenizer.padding, tokenizer.end) == (5, 3)
+    assert tokenizer.encode(["a"], 4).tolist() == [[2, 10, 3, 5]]
+
+
 def test_damaged_tokenizers(bert: Path) -> None:
     path, beside = bert / "tokenizer.json", bert / "tokenizer_config.json"
     settings = json.loads(beside.read_text())
     for change, word in (
         ({"pad_token": "<nothing>"}, "<nothing>"),
-        ({"pad_token": None}, "pad_token"),
+        ({"pad_token": 3}, "pad_token"),
         ({"sep_token": None}, "eos_token"),
         ({"padding_side": "top"}, "padding_side"),
     ):
