@@ -29,8 +29,12 @@ from mmjax.types import FLOAT32, Params, UserError
 CONFIG = "config.json"
 # Files beside the weights that are copied with them.
 BESIDE = (
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
     "merges.txt",
+    "modules.json",
     "preprocessor_config.json",
+    "sentence_bert_config.json",
     "special_tokens_map.json",
     "spiece.model",
     "tokenizer.json",
@@ -265,6 +269,7 @@ def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "")
         save_file(arrays, folder / FILE, {"format": "pt"})
         for name in BESIDE:
             if (checkpoint.folder / name).is_file() and folder.resolve() != checkpoint.folder.resolve():
+                (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(checkpoint.folder / name, folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error

@@ -65,6 +65,17 @@ def test_float16_and_old_names_come_back(tmp_path: Path) -> None:
     assert_same(folder / "model.safetensors", tmp_path / "out" / "model.safetensors")
 
 
+def test_files_beside_the_weights_come_along(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "bert")
+    (folder / "1_Pooling").mkdir()
+    for name in ("tokenizer.json", "1_Pooling/config.json"):
+        (folder / name).write_text(name)
+    round_trip(folder, tmp_path / "out")
+    for name in ("tokenizer.json", "1_Pooling/config.json"):
+        assert (tmp_path / "out" / name).read_text() == name
+    assert not (tmp_path / "out" / "reference.safetensors").exists()
+
+
 def test_heads_that_are_not_used_are_left_out(tmp_path: Path) -> None:
     more = {"cls.predictions.bias": np.zeros(37, np.float32), "embeddings.position_ids": np.arange(11)[None]}
     folder = copied(tmp_path, "bert", lambda tensors: tensors | more)
