@@ -31,6 +31,7 @@ COMMANDS = {
     "generate": "generate images or clips from text",
     "describe": "caption images, or answer questions about them",
     "search": "search images or texts by text or image",
+    "inspect": "print what a folder holds",
     "plan": "estimate memory and speed of training on TPUs or GPUs",
 }
 WITH_CONFIG = ("prepare", "train", "plan")

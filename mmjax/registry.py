@@ -17,6 +17,7 @@ TABLES = {
     "model": "mmjax.models:MODELS",
     "loss": "mmjax.losses:LOSSES",
     "evaluator": "mmjax.evaluate:EVALUATORS",
+    "family": "mmjax.pretrained:FAMILIES",
     "source": "mmjax.data:SOURCES",
     "optimizer": "mmjax.train.optimizer:OPTIMIZERS",
     "sampler": "mmjax.sample:SAMPLERS",

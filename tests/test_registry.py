@@ -22,6 +22,7 @@ SLIPS = {
     "source": ("scene", "scenes", "data.source"),
     "optimizer": ("adamv", "adam", "optimizer.kind"),
     "sampler": ("maskgti", "maskgit", "sampling.kind"),
+    "family": ("dinov", "dinov2", "model_type"),
 }
 BASE = {"train": {"steps": 1}}
 EVIL = "somebody_elses.code:MODEL"
@@ -58,6 +59,8 @@ def test_an_unknown_name_is_told_with_the_nearest(table: str) -> None:
     assert message.startswith(f"{field}: ") and repr(slip) in message and message.endswith(f"did you mean {name}?")
     message = error_message(find, table, "xyzzy", field)
     assert message.startswith(f"{field}: ") and "'xyzzy'" in message and name in message and "did you" not in message
+    if table == "family":  # is named by the config.json of others
+        return
     in_config = error_message(resolve, BASE, {field: slip})
     assert in_config.startswith(f"{field}: ") and f"did you mean {name}?" in in_config
 

@@ -20,6 +20,7 @@ from mmjax.config import Config
 from mmjax.data import read_clip, read_image, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.source import find_source
+from mmjax.export import PretrainedModel
 from mmjax.files import check_writable, read_file, write_file
 from mmjax.sample.chunks import CHUNK
 from mmjax.types import UserError
@@ -45,6 +46,9 @@ def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does
         UserError: if it is no model or of another class.
     """
     model = mmjax.load(arguments.model, plugins=arguments.plugins)
+    if isinstance(model, PretrainedModel):
+        family = model.checkpoint.spec.name
+        raise UserError(f"--model {arguments.model}: a pretrained {family}; name a model of mmjax that {does}")
     if not isinstance(model, able):
         raise UserError(
             f"--model {arguments.model}: a {model.config.model.kind} with the losses {', '.join(model.config.losses)}; "

@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
@@ -19,8 +20,33 @@ MAX_CAPTION_LENGTH = 2_000  # characters
 MAX_TOKENIZER = 256 << 20  # bytes of a serialized one
 
 
+class TextTokenizer(Protocol):
+    """What encodes and decodes texts.
+
+    Attributes:
+        size: one more than the largest token id.
+        padding, end: ids of the tokens of padding and of the end of a text.
+    """
+
+    size: int
+    padding: int
+    end: int
+
+    def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b t"]:
+        """Encodes texts as int32 [b, length], with padding."""
+
+    def length(self, text: str) -> int:
+        """Number of tokens of a text, special ones included."""
+
+    def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
+        """Decodes each row."""
+
+
 class Tokenizer:
-    """Encodes and decodes texts. Attributes: `proto`, the serialized model; `size`, the number of token ids."""
+    """Encodes and decodes texts. Attributes: `proto`, the serialized model; for others see TextTokenizer."""
+
+    padding = PADDING
+    end = END
 
     def __init__(self, proto: bytes) -> None:
         self.proto = proto

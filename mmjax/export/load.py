@@ -19,8 +19,10 @@ from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
 from mmjax.export.generating import DirectImageGenerator, ImageGenerator, ImageTokenizer
 from mmjax.export.loaded import LoadedModel
 from mmjax.export.model_folder import flatten, read_params, tokenizer_digest
+from mmjax.export.pretrained_models import is_pretrained, load_pretrained
 from mmjax.files import check_shapes, read_file, read_parameters
 from mmjax.models.masked_generator import TEXT_ENCODER
+from mmjax.pretrained.safetensors_files import PICKLES, unsafe
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 
@@ -36,7 +38,7 @@ ABILITIES: dict[str, type[LoadedModel]] = {
 
 
 def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[str] = ()) -> Any:
-    """Loads a model folder or a checkpoint of a workdir.
+    """Loads a model folder, a checkpoint of a workdir, or a pretrained model in Hugging Face's layout.
 
     Args:
         step: of a workdir: a step or "best"; None: the newest checkpoint.
@@ -44,14 +46,21 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
 
     Returns:
         An object with the methods of the model's abilities: ImageGenerator, DirectImageGenerator, ImageTokenizer,
-        Captioner, QuestionAnswerer, DualEncoder, or several of them combined.
+        Captioner, QuestionAnswerer, DualEncoder, or several of them combined; of pretrained models
+        PretrainedTextEncoder, PretrainedImageEncoder or PretrainedDualEncoder.
 
     Raises:
-        UserError: if the path is neither, its files are corrupt, or `step` is given for a model folder.
+        UserError: if the path is none of them, its files are corrupt, or `step` is given for a model folder.
     """
     folder, plugins = Path(path), tuple(plugins)
+    if folder.suffix in PICKLES and folder.is_file():
+        raise UserError(unsafe(folder))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a model folder of mmjax export or a workdir of mmjax train")
+    if is_pretrained(folder):
+        if step is not None:
+            raise UserError(f"{folder}: a pretrained model has no steps; leave step out")
+        return load_pretrained(folder, plugins)
     config = _loadable(read_config(folder, plugins=plugins))
     is_workdir = _is_workdir(folder)
     if step is not None and not is_workdir:

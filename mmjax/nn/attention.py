@@ -30,6 +30,8 @@ def dot_product_attention(
     mask: Bool[Array, "#b #h #t s"] | None = None,
     kernel: str = "xla",
     partitioner: Partitioner = UNSHARDED,
+    bias: Float[Array, "#b h t s"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "b t h k"]:
     """softmax(q k^T / sqrt(k)) v (Vaswani et al. 2017, equation 1), with the softmax in float32.
 
@@ -37,15 +39,20 @@ def dot_product_attention(
         q, k, v: queries, keys and values of each head.
         mask: True where a query attends to a key; a query that attends to none gets the mean of the values.
         kernel: "xla", "cudnn" (fused, NVIDIA GPUs, 16-bit dtypes only) or "splash" (fused, TPUs; falls back to "xla"
-            with a mask or lengths that are not multiples of 128).
+            with a mask, a bias, a scale or lengths that are not multiples of 128).
         partitioner: shards the splash kernel, which the compiler cannot partition.
+        bias: added to the logits before the softmax.
+        scale: of the logits; None: 1 / sqrt(k).
     """
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
-    if kernel == "splash" and mask is None and q.shape[1] % _LANES == k.shape[1] % _LANES == 0:
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation="cudnn")
+    plain = mask is None and bias is None and scale is None
+    if kernel == "splash" and plain and q.shape[1] % _LANES == k.shape[1] % _LANES == 0:
         return partitioner.shard_map(splash_attention)(q, k, v)
-    scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    logits = jnp.einsum("bthk,bshk->bhts", q * scale, k, preferred_element_type=jnp.float32)
+    factor = jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
+    logits = jnp.einsum("bthk,bshk->bhts", q * factor, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits += bias.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits).astype(v.dtype)

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from mmjax.nn.compute import Compute
 
 
-def dense(features: int, compute: Compute, name: str | None = None) -> nn.Dense:
+def dense(features: int, compute: Compute, name: str | None = None, bias: bool = True) -> nn.Dense:
     """A dense layer on the last axis."""
-    return nn.Dense(features, dtype=compute.dtype, dot_general=dot_general(compute), name=name)
+    return nn.Dense(features, bias, dtype=compute.dtype, dot_general=dot_general(compute), name=name)
 
 
 def dot_general(compute: Compute) -> Callable[..., jax.Array]:

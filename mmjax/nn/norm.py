@@ -12,9 +12,9 @@ BATCH_STATS = "batch_stats"  # the collection of the batch's means and variances
 _EPSILON = 1e-5
 
 
-def layer_norm(x: Float[Array, "b *rest d"], name: str) -> Float[Array, "b *rest d"]:
+def layer_norm(x: Float[Array, "b *rest d"], name: str, epsilon: float = 1e-6) -> Float[Array, "b *rest d"]:
     """Layer normalization of the last axis (Ba et al. 2016), in float32 for any dtype of x. Call it inside a module."""
-    return nn.LayerNorm(dtype=FLOAT32, name=name)(x.astype(FLOAT32)).astype(x.dtype)
+    return nn.LayerNorm(epsilon, dtype=FLOAT32, name=name)(x.astype(FLOAT32)).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):

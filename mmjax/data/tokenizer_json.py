@@ -1,0 +1,152 @@
+"""Text tokenizers of pretrained models: tokenizer.json, read by the `tokenizers` library."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from mmjax.data.text import MAX_TOKENIZER
+from mmjax.files import read_file
+from mmjax.types import UserError
+
+FILE = "tokenizer.json"
+SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later one counts
+# Special tokens where no file names them, as in the files of the first BERT and T5: the defaults of transformers.
+PADDINGS, ENDS = ("[PAD]", "<pad>"), ("[SEP]", "</s>")
+NO_LIMIT = 1 << 30  # stands for no limit in model_max_length, which is then about 1e30
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What the files beside tokenizer.json say.
+
+    Attributes:
+        padding, end: the tokens of padding and of the end of a text.
+        side: on which padding is added, "right" or "left".
+        lower: texts are put in lower case first.
+        longest: tokens of a text; 0: any number.
+    """
+
+    padding: str
+    end: str
+    side: str = "right"
+    lower: bool = False
+    longest: int = 0
+
+
+class JsonTokenizer:
+    """Encodes and decodes texts, as data.text.Tokenizer does.
+
+    Attributes:
+        size: one more than the largest token id.
+        padding, end: ids of the tokens of padding and of the end of a text. They may be the same.
+        longest: tokens of a text; 0: any number.
+    """
+
+    def __init__(self, content: str, settings: TokenizerSettings) -> None:
+        import tokenizers  # slow to import
+
+        self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        self._settings = settings
+        self.size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.longest = settings.longest
+        self.padding = self._id(settings.padding)
+        self.end = self._id(settings.end)
+        self._special: int = self._tokenizer.num_special_tokens_to_add(False)
+
+    def _id(self, token: str) -> int:
+        number: int | None = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise ValueError(f"has no token {token!r}, which {SETTINGS[1]} names")
+        return number
+
+    def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b t"]:
+        """Encodes texts as int32 [b, length]: as many tokens as fit with those that begin and end a text, and padding.
+
+        Raises:
+            UserError: where these alone do not fit.
+        """
+        if length <= self._special:
+            raise UserError(
+                f"length: {length} leaves no room beside the {self._special} tokens that begin and end a text"
+            )
+        settings = self._settings
+        self._tokenizer.enable_truncation(length)
+        self._tokenizer.enable_padding(
+            direction=settings.side, pad_id=self.padding, pad_token=settings.padding, length=length
+        )
+        encodings = self._tokenizer.encode_batch([self._plain(text) for text in texts])
+        return np.array([each.ids for each in encodings], np.int32).reshape(len(texts), length)
+
+    def mask(self, ids: Int[np.ndarray, "b t"]) -> Bool[np.ndarray, "b t"]:
+        """False on padding."""
+        if self.padding != self.end:
+            return ids != self.padding
+        ends = np.cumsum(ids == self.end, axis=1)
+        return (ends == 0) | ((ends == 1) & (ids == self.end))
+
+    def length(self, text: str) -> int:
+        """Number of tokens of a text, including those that begin and end it."""
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        return len(self._tokenizer.encode(self._plain(text)).ids)
+
+    def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
+        """Decodes each row without special tokens."""
+        texts: list[str] = self._tokenizer.decode_batch(np.asarray(ids).tolist(), skip_special_tokens=True)
+        return texts
+
+    def _plain(self, text: str) -> str:
+        text = text.encode("utf-8", "replace").decode()  # lone surrogates, from broken JSON
+        return text.lower() if self._settings.lower else text
+
+
+def load_json_tokenizer(folder: Path) -> JsonTokenizer:
+    """Loads the tokenizer of a folder: tokenizer.json with the files beside it.
+
+    Raises:
+        UserError: where it is missing, damaged or incomplete.
+    """
+    path = folder / FILE
+    try:
+        content = read_file(path, MAX_TOKENIZER).decode()
+        values = json.loads(content)
+        read = [json.loads(read_file(folder / name, MAX_TOKENIZER)) for name in SETTINGS if (folder / name).exists()]
+        settings = _settings({name: value for each in read for name, value in each.items()}, values, folder)
+        return JsonTokenizer(content, settings)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; copy all files of the model, or save its tokenizer as fast") from None
+    except UserError:
+        raise
+    except Exception as error:  # what the tokenizers library raises has no class of its own
+        raise UserError(f"{path}: is no tokenizer, or damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _settings(found: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Path) -> TokenizerSettings:
+    special = [each["content"] for each in tokenizer.get("added_tokens", []) if each.get("special")]
+
+    def token(names: Sequence[str], defaults: Sequence[str]) -> str:
+        named = [found[name] for name in names if found.get(name)]
+        named = [value.get("content") if isinstance(value, dict) else value for value in named]
+        usable = named + [value for value in defaults if value in special]
+        if not usable or not isinstance(usable[0], str):
+            raise UserError(f"{folder / SETTINGS[1]}: {names[0]}: must be a token, and is missing")
+        return usable[0]
+
+    longest = found.get("model_max_length", 0)
+    side = found.get("padding_side", "right")
+    if side not in ("left", "right"):
+        raise UserError(f"{folder / SETTINGS[1]}: padding_side: must be left or right, not {side!r}")
+    normalizer = json.dumps(tokenizer.get("normalizer"))
+    lowers = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
+    return TokenizerSettings(
+        token(("pad_token",), PADDINGS),
+        token(("eos_token", "sep_token"), ENDS),
+        side,
+        bool(found.get("do_lower_case")) and not lowers,
+        int(longest) if 0 < longest < NO_LIMIT else 0,
+    )

@@ -1,0 +1,221 @@
+"""Pretrained models from folders in Hugging Face's layout: embeddings of texts and images, zero-shot classification."""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+
+from mmjax import pretrained
+from mmjax.data.tokenizer_json import JsonTokenizer, load_json_tokenizer
+from mmjax.export.loaded import texts_of
+from mmjax.files import UNREADABLE, read_file
+from mmjax.nn.compute import DEFAULT
+from mmjax.pretrained.images import ImageSettings, read_image_settings
+from mmjax.pretrained.pooling import Pooling, read_pooling, unit
+from mmjax.pretrained.safetensors_files import MAX_JSON
+from mmjax.sample.chunks import per_example
+from mmjax.types import Params, UserError
+
+LONGEST = 512  # tokens, where neither the config nor the tokenizer says
+SHORTEST = 16  # texts are padded to a power of two from this one on, so that few programs are compiled
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedModel:
+    """A pretrained model.
+
+    Attributes:
+        checkpoint: its folder, family and config.
+        params: its parameters, on the device.
+    """
+
+    checkpoint: pretrained.Checkpoint
+    params: Params
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """Its Flax module."""
+        return self.checkpoint.spec.build(self.checkpoint.config, DEFAULT)
+
+    @functools.cached_property
+    def _programs(self) -> dict[str, Any]:
+        return {}
+
+    def _compiled(self, name: str, function: Callable[..., Any]) -> Any:
+        if name not in self._programs:
+            self._programs[name] = per_example(function)
+        return self._programs[name]
+
+
+class PretrainedTextEncoder(PretrainedModel):
+    """A model that encodes texts."""
+
+    @functools.cached_property
+    def tokenizer(self) -> JsonTokenizer:
+        """Its text tokenizer."""
+        tokenizer, size = load_json_tokenizer(self.checkpoint.folder), self._text_config.vocab_size
+        if tokenizer.size > size:
+            raise UserError(
+                f"{self.checkpoint.folder}: the tokenizer has ids up to {tokenizer.size - 1}, and the model an "
+                f"embedding of {size}; is it of another model?"
+            )
+        return tokenizer
+
+    @functools.cached_property
+    def pooling(self) -> Pooling | None:
+        """How sentence-transformers pools its features; None: as its family does."""
+        return read_pooling(self.checkpoint.folder)
+
+    @property
+    def _text_config(self) -> Any:
+        return getattr(self.checkpoint.config, "text_config", self.checkpoint.config)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        most = getattr(self._text_config, "max_position_embeddings", 0)
+        limits = (most, self.tokenizer.longest, self.pooling.longest if self.pooling else 0)
+        return min(filter(None, limits), default=LONGEST)
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Int32[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
+        """Token ids of texts and their mask, False on padding; longer texts are cut with a warning."""
+        texts = texts_of("texts", texts)
+        lengths = {text: self.tokenizer.length(text) for text in dict.fromkeys(texts)}
+        for text in (text for text, length in lengths.items() if length > self.longest):
+            logger.warning("text %r has more than %d tokens; what goes beyond is cut", text[:60], self.longest)
+        needed = max(SHORTEST, 1 << (max(lengths.values()) - 1).bit_length())
+        ids = self.tokenizer.encode(texts, self.longest if self.checkpoint.spec.padded else min(needed, self.longest))
+        return ids, self.tokenizer.mask(ids)
+
+    def encode_text(self, texts: Sequence[str]) -> tuple[Float32[np.ndarray, "n t d"], Bool[np.ndarray, "n t"]]:
+        """The features of each token, and their mask, False on padding.
+
+        Raises:
+            UserError: for anything but texts.
+        """
+        ids, mask = self.tokens(texts)
+
+        def encode(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+            tokens: jax.Array = self.module.apply({"params": params}, ids, mask, method="encode_text").tokens
+            return tokens
+
+        return self._compiled("encode_text", encode)(self.params, ids, mask), mask
+
+    def embed_text(self, texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
+        """Embeds texts as unit vectors; as sentence-transformers does, if the folder has its files.
+
+        Raises:
+            UserError: for anything but texts.
+        """
+        pooling = self.pooling
+
+        def embed(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+            encoded = self.module.apply({"params": params}, ids, mask, method="encode_text")
+            return pooling(encoded.tokens, mask) if pooling else unit(encoded.pooled)
+
+        return self._compiled("embed_text", embed)(self.params, *self.tokens(texts))
+
+
+class PretrainedImageEncoder(PretrainedModel):
+    """A model that encodes images: uint8 [y, x, 3] of any sizes, or an array of several."""
+
+    @functools.cached_property
+    def images(self) -> ImageSettings:
+        """How images are prepared."""
+        return read_image_settings(self.checkpoint.folder)
+
+    def embed_image(self, images: Iterable[np.ndarray]) -> Float32[np.ndarray, "n e"]:
+        """Embeds images as unit vectors.
+
+        Raises:
+            UserError: for anything but images.
+        """
+
+        def embed(params: Params, image: jax.Array) -> jax.Array:
+            return unit(self.module.apply({"params": params}, image, method="encode_image").pooled)
+
+        return self._compiled("embed_image", embed)(self.params, self._prepared(images))
+
+    def encode_image(self, images: Iterable[np.ndarray]) -> Float32[np.ndarray, "n p d"]:
+        """The features of each image's class token and registers, if it has them, and patches.
+
+        Raises:
+            UserError: for anything but images.
+        """
+
+        def encode(params: Params, image: jax.Array) -> jax.Array:
+            tokens: jax.Array = self.module.apply({"params": params}, image, method="encode_image").tokens
+            return tokens
+
+        return self._compiled("encode_image", encode)(self.params, self._prepared(images))
+
+    def _prepared(self, images: Iterable[Any]) -> Float32[np.ndarray, "n y x 3"]:
+        given = list(images) if isinstance(images, Iterable) else []
+        if not given:
+            raise UserError("images: give a list of at least one image, uint8 [y, x, 3]")
+        for i, image in enumerate(given):
+            shape: tuple[int, ...] = getattr(image, "shape", ())
+            dtype = getattr(image, "dtype", type(image).__name__)
+            if len(shape) != 3 or shape[-1] != 3 or 0 in shape or dtype != np.uint8:
+                raise UserError(
+                    f"images: each must be uint8 [y, x, 3], and number {i} (from 0) is {dtype} {list(shape)}"
+                )
+        return self.images.prepare([np.asarray(image) for image in given])
+
+
+class PretrainedDualEncoder(PretrainedTextEncoder, PretrainedImageEncoder):
+    """A model that embeds texts and images in one space."""
+
+    def classify(
+        self, images: Iterable[np.ndarray], names: Sequence[str], template: str = "a photo of a {}."
+    ) -> Float32[np.ndarray, "n k"]:
+        """Zero-shot classification (Radford et al. 2021, arXiv:2103.00020, section 3.1): probabilities of classes.
+
+        Those of CLIP sum to 1; those of SigLIP are each its own.
+
+        Args:
+            names: of k classes.
+            template: text of a class, with {} for its name.
+
+        Raises:
+            UserError: for anything but images and names, or a template without {}.
+        """
+        if "{}" not in template:
+            raise UserError(f"template: must have {{}} for the name of a class, and is {template!r}")
+        texts = self.embed_text([template.replace("{}", name) for name in texts_of("names", names, "cat")])
+        cosines = jnp.asarray(self.embed_image(images) @ texts.T)
+        logits = self.module.apply({"params": self.params}, cosines, method="logits")
+        independent = "logit_bias" in self.params
+        return np.asarray(jax.nn.sigmoid(logits) if independent else jax.nn.softmax(logits, axis=1))
+
+
+CLASSES = {
+    ("text",): PretrainedTextEncoder,
+    ("image",): PretrainedImageEncoder,
+    ("text", "image"): PretrainedDualEncoder,
+}
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder has a config.json in Hugging Face's layout, or weights that are none of mmjax's."""
+    try:
+        values = json.loads(read_file(folder / "config.json", MAX_JSON))
+    except (OSError, UserError, *UNREADABLE):
+        return False
+    return isinstance(values, dict) and "model_type" in values and "config" not in values
+
+
+def load_pretrained(folder: Path, plugins: Iterable[str] = ()) -> PretrainedModel:
+    """Loads a folder in Hugging Face's layout; see pretrained.open_checkpoint."""
+    checkpoint = pretrained.open_checkpoint(folder, plugins)
+    return CLASSES[checkpoint.spec.encodes](checkpoint, pretrained.load(checkpoint))

@@ -1,0 +1,22 @@
+"""Models that others trained, from folders in the layout of Hugging Face: one file a family."""
+
+from mmjax.pretrained import bert, clip, dinov2, siglip, t5, vit
+from mmjax.pretrained.checkpoint import Checkpoint, load, open_checkpoint, sharding_rules, write
+from mmjax.pretrained.spec import Encoded, FamilySpec
+
+__all__ = ["FAMILIES", "Checkpoint", "Encoded", "FamilySpec", "load", "open_checkpoint", "sharding_rules", "write"]
+
+# By `model_type` in config.json.
+FAMILIES: dict[str, FamilySpec] = {
+    "bert": bert.FAMILY,
+    "clip": clip.FAMILY,
+    "clip_text_model": clip.TEXT,
+    "clip_vision_model": clip.VISION,
+    "dinov2": dinov2.FAMILY,
+    "dinov2_with_registers": dinov2.REGISTERS,
+    "mt5": t5.MT5,
+    "siglip": siglip.FAMILY,
+    "t5": t5.T5,
+    "umt5": t5.UMT5,
+    "vit": vit.FAMILY,
+}

@@ -1,0 +1,276 @@
+"""Checkpoints of pretrained models: checked by their headers, loaded to where their parameters belong, written back."""
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Float
+from safetensors.numpy import save_file
+
+from mmjax import registry
+from mmjax.files import write_json
+from mmjax.models.rules import POOLING, STACK, Rules, joined
+from mmjax.nn.compute import DEFAULT
+from mmjax.pretrained import names
+from mmjax.pretrained.names import Row, Table
+from mmjax.pretrained.safetensors_files import FILE, FLOATS, Tensor, listed, read_json, read_tensors
+from mmjax.pretrained.spec import FamilySpec, check_settings, read_config
+from mmjax.terminal import printable
+from mmjax.types import FLOAT32, Params, UserError
+
+CONFIG = "config.json"
+# Files beside the weights that are copied with them.
+BESIDE = (
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "merges.txt",
+    "modules.json",
+    "preprocessor_config.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+RULES: Rules = joined(
+    (
+        (r".*block/gate/kernel", (None, "fsdp", "model")),
+        (r".*block/gate/bias", (None, "model")),
+        (r".*block/layer_scale_(self|mlp)", (None, None)),
+        (r".*block/relative_bias", (None, None, None)),
+        (r".*words", (None, "fsdp")),
+        (r".*patches/kernel", (None, None, None, "fsdp")),
+        (r".*(classifier|pooler|projection)/kernel", ("fsdp", None)),
+        (r".*(kinds|positions|registers|relative_bias)", (None, None)),
+        (r".*(class_token|mask_token)", (None,)),
+        (r"logit_(bias|scale)", ()),
+    ),
+    STACK,
+    POOLING,
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose tensors are those of its config.
+
+    Attributes:
+        settings: the values of config.json.
+        config: the part of them that the family reads.
+        shapes: of the parameters, by their names.
+        tensors: the tensors of the table by their names in it.
+        original: their names in the file by those in the table.
+    """
+
+    folder: Path
+    spec: FamilySpec
+    settings: Mapping[str, Any]
+    config: Any
+    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, Tensor]
+    original: Mapping[str, str]
+
+    @property
+    def table(self) -> Table:
+        """The table of its tensors."""
+        return self.spec.table(self.config)
+
+    def shape_tree(self) -> Any:
+        """The shapes of the parameters as a tree, for sharding rules."""
+        shapes = {name: jax.ShapeDtypeStruct(shape, FLOAT32) for name, shape in self.shapes.items()}
+        return flax.traverse_util.unflatten_dict(shapes, sep="/")
+
+
+def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
+    """Reads config.json and the headers of the weights of a folder, and compares them; allocates nothing.
+
+    Args:
+        plugins: packages whose families its `model_type` may name; see mmjax.registry.check_plugins.
+
+    Raises:
+        UserError: for files that are missing or damaged, a family or an option that is not supported, and in one
+            message all tensors that are missing, not used, or of another shape or type than the config says.
+    """
+    path = folder / CONFIG
+    settings = read_json(path)
+    check_settings(settings, path)
+    spec = _family(settings, path, plugins)
+    found, original = _renamed(folder, spec, read_tensors(folder))
+    config = (spec.parse or _parse(spec))(settings, f"{path}: ")
+    present = {field: tensor in found for field, tensor in spec.optional.items()}
+    config = type(config)(**{**vars(config), **present})
+    shapes = _shapes(spec, config)
+    wanted = dict(names.wanted(spec.table(config), shapes))
+    _check(folder, spec, {name: found[name] for name in found}, wanted)
+    return Checkpoint(folder, spec, settings, config, shapes, {name: found[name] for name in wanted}, original)
+
+
+def _parse(spec: FamilySpec) -> Any:
+    return lambda values, where: read_config(spec.config, values, where)
+
+
+def _family(settings: Mapping[str, Any], path: Path, plugins: Iterable[str]) -> FamilySpec:
+    kind = settings.get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{path}: has no model_type; it is no config.json of a model in Hugging Face's layout")
+    registry.check_plugins({"kind": kind}, plugins)
+    spec: FamilySpec = registry.find("family", kind, f"{path}: model_type")
+    return spec
+
+
+def _renamed(folder: Path, spec: FamilySpec, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, and their names in the file, by the names of the table."""
+    found: dict[str, Tensor] = {}
+    original: dict[str, str] = {}
+    for old, tensor in tensors.items():
+        name = old
+        for pattern, replacement in spec.renames:
+            name = re.sub(pattern, replacement, name)
+        if name in found:
+            raise UserError(f"{folder}: {printable(old)} and {printable(original[name])} are the same tensor; keep one")
+        found[name], original[name] = tensor, old
+    for copy, name in spec.tied:
+        if copy in found and name not in found:
+            found[name], original[name] = found[copy], original[copy]
+        elif copy in found and not np.array_equal(found[copy].array(), found[name].array()):
+            raise UserError(f"{folder}: {copy} and {name} should be the same, and differ; is it another architecture?")
+        found.pop(copy, None)
+    return found, original
+
+
+def _shapes(spec: FamilySpec, config: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters of a config by name."""
+    module = spec.build(config, DEFAULT)
+    vision = getattr(config, "vision_config", config)
+
+    def encode(module: Any) -> None:
+        if "text" in spec.encodes:
+            module.encode_text(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
+        if "image" in spec.encodes:
+            module.encode_image(jnp.zeros((1, vision.image_size, vision.image_size, vision.num_channels)))
+
+    tree = jax.eval_shape(lambda: module.init(jax.random.key(0), method=encode)["params"])
+    return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _check(folder: Path, spec: FamilySpec, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError that lists all that is wrong with the tensors."""
+    ignored = [re.compile(pattern) for pattern in spec.ignored]
+    unused = [name for name in found if name not in wanted and not any(each.fullmatch(name) for each in ignored)]
+    both = [(name, found[name], shape) for name, shape in wanted.items() if name in found]
+    problems = {
+        "without": sorted(wanted.keys() - found.keys()),
+        "not known": sorted(unused),
+        "of another shape": [f"{name} {[*x.shape]} for {[*shape]}" for name, x, shape in both if x.shape != shape],
+        "of a type that is no floating-point number of 16 bits or more, as of quantized weights": [
+            f"{name} {x.dtype}" for name, x, _ in both if x.dtype not in FLOATS
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {listed(list(each))}" for what, each in problems.items() if each)
+        raise UserError(f"{folder}: its tensors are not those of {CONFIG} ({spec.name}): {told}")
+
+
+def load(checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT32) -> Params:
+    """Loads the parameters.
+
+    Each device is sent its part as it is read, so that a sharded parameter lies whole nowhere.
+
+    Args:
+        shardings: a tree of shardings like the parameters; None: the default device.
+        dtype: of the parameters.
+
+    Raises:
+        UserError: for NaN or infinity.
+    """
+    flat = {} if shardings is None else flax.traverse_util.flatten_dict(shardings, sep="/")
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = {row.leaf: _place(checkpoint, row, flat.get(row.leaf, default), dtype) for row in checkpoint.table}
+    return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def _place(checkpoint: Checkpoint, row: Row, sharding: Sharding, dtype: np.dtype) -> jax.Array:
+    shape = checkpoint.shapes[row.leaf]
+    devices: dict[Any, list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None
+        devices.setdefault(tuple(each.indices(size) for each, size in zip(index, shape, strict=True)), []).append(
+            device
+        )
+    parts = []
+    for spans, holders in devices.items():
+        part = _read(checkpoint, row, tuple(slice(*span) for span in spans), dtype)
+        parts += [jax.device_put(part, device) for device in holders]
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+def _read(checkpoint: Checkpoint, row: Row, index: tuple[slice, ...], dtype: np.dtype) -> Float[np.ndarray, "..."]:
+    """The part of a parameter at an index; only this part of the files is read."""
+    shape = checkpoint.shapes[row.leaf]
+    names = row.tensors(shape)
+    chosen, rest = (names[index[0]], index[1:]) if row.stacked else (names, index)
+    views = [row.to_leaf(checkpoint.tensors[name].array(), shape)[rest] for name in chosen]
+    # In the order of the file, which is read much faster; the device's transfer transposes.
+    order = sorted(range(views[0].ndim), key=lambda axis: -views[0].strides[axis])
+    whole = np.empty((len(views), *(views[0].shape[axis] for axis in order)), dtype)
+    for i, view in enumerate(views):
+        with np.errstate(over="ignore"):
+            whole[i] = view.transpose(order)
+        if not np.isfinite(whole[i]).all():
+            path = checkpoint.tensors[chosen[i]].path
+            raise UserError(f"{path}: {printable(checkpoint.original[chosen[i]])} holds NaN or infinite numbers")
+    part = whole.transpose(0, *(1 + order.index(axis) for axis in range(len(order))))
+    return part if row.stacked else part[0, ...]
+
+
+def sharding_rules(shapes: Iterable[str]) -> Rules:
+    """The sharding rules that parameters of these names need."""
+    first = (next((rule for rule in RULES if re.fullmatch(rule[0], name)), None) for name in shapes)
+    used = {rule for rule in first if rule}
+    return tuple(rule for rule in RULES if rule in used)
+
+
+def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "") -> None:
+    """Writes parameters as a folder like that of a checkpoint, under the names and in the layouts that it has.
+
+    Args:
+        params: of the checkpoint, maybe trained further.
+        dtype: of all tensors in safetensors' words, such as "F32"; "": each as in the checkpoint.
+
+    Raises:
+        UserError: where the folder cannot be written.
+    """
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    parts: dict[str, list[np.ndarray]] = {}
+    for row in checkpoint.table:
+        shape = checkpoint.shapes[row.leaf]
+        value = np.asarray(jax.device_get(flat[row.leaf]))
+        layers = list(value) if row.stacked else [value]
+        for name, each in zip(row.tensors(shape), layers, strict=True):
+            parts.setdefault(name, []).append(row.to_tensor(each, shape))
+    arrays = {}
+    for name, pieces in parts.items():
+        whole = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        to = FLOATS[dtype or checkpoint.tensors[name].dtype]
+        arrays[checkpoint.original[name]] = np.ascontiguousarray(whole.astype(to)).reshape(whole.shape)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, folder / FILE, {"format": "pt"})
+        for name in BESIDE:
+            if (checkpoint.folder / name).is_file() and folder.resolve() != checkpoint.folder.resolve():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(checkpoint.folder / name, folder / name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    write_json(folder / CONFIG, dict(checkpoint.settings))
