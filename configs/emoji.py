@@ -65,4 +65,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
         presets.shrink(tokenizer, widths=(8, 16, 16), blocks=0)
         presets.shrink(config, width=32, heads=4, layers=2, text_layers=1)
         config.sampling.update({"steps": 3, "refinement_steps": 1})
+        for each in (tokenizer, config):
+            each.text.vocabulary = text["vocabulary"]  # fewer do not hold the characters of Chinese
     return config

@@ -113,6 +113,13 @@ class DataConfig:
         return features
 
     @property
+    def attributions(self) -> tuple[str, ...]:
+        """Whom a model trained on the data must name, each once."""
+        sources = [self.source, *(part.source for part in self.mixture.values())]
+        found = (registry.find("source", name, "data.source").attribution for name in sources)
+        return tuple(dict.fromkeys(filter(None, found)))
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one example's `image`: an image, clip or spectrogram."""
         return self.features["image"].shape

