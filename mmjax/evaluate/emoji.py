@@ -39,9 +39,9 @@ Classify = Callable[[UInt8[np.ndarray, "n y x 3"]], Int64[np.ndarray, " n"]]
 def evaluator(config: Config) -> Evaluator:
     """An evaluator of generated emoji.
 
-    Yields, of combinations of an activity, a gender and a tone, the fractions whose image is recognized as of its
-    "emoji/tone", "emoji/activity", "emoji/gender" and all three, and the same of the true drawings as "emoji/real_...".
-    OpenMoji draws many a person as it draws the man, so that the gender is whether it is a woman.
+    Yields, of combinations of an activity that training has, a gender and a tone, the fractions whose image is
+    recognized as of its "emoji/tone", "emoji/activity", "emoji/gender" and all three, and the same of the true drawings
+    as "emoji/real_...". OpenMoji draws many a person as it draws the man, so that the gender is whether it is a woman.
 
     Yields "emoji/distance", the mean perceptual distance to the true drawing, and "emoji/frechet_distance" between all
     generated images and all true drawings, both on the networks of the config's perceptual.weights, else on one of
@@ -60,7 +60,7 @@ def evaluator(config: Config) -> Evaluator:
         if not asked:
             return
         real = [emoji.draw(each.code, config.data.size, background) for each in asked]
-        combined = [i for i, each in enumerate(asked) if each.combines]
+        combined = [i for i, each in enumerate(asked) if each.combines and each.split != "unseen"]
         if combined:
             labels = [asked[i] for i in combined]
             for prefix, images in (("", drawn), ("real_", real)):
