@@ -26,7 +26,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     tokenizer.losses = presets.tokenizer_losses()
     tokenizer.model.code_noise_prob = 0.05  # makes the decoder robust to errors of the generator
     tokenizer.optimizer = presets.optimizer(6e-3, 100, b2=0.98, ema_decay=0.995, kind="muon")
-    tokenizer.train = {"batch": 16, "steps": 4000, "log_every": 50, "evaluate_every": 2000, "checkpoint_every": 1000}
+    tokenizer.train = {"batch": 16, "steps": 3000, "log_every": 50, "evaluate_every": 1500, "checkpoint_every": 1000}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 32, "samples": 16}
 
     config = ConfigDict()
@@ -37,7 +37,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "kind": "masked_generator",
         "width": 192,
         "heads": 6,
-        "layers": 6,
+        "layers": 4,
         "text_layers": 2,
         "local_blocks": 2,
     }
@@ -54,9 +54,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = presets.optimizer(1e-2, 100, b2=0.98, ema_decay=0.998, kind="muon")
     config.train = {
         "batch": 16,
-        "steps": 8000,
+        "steps": 6000,
         "log_every": 50,
-        "evaluate_every": 4000,
+        "evaluate_every": 3000,
         "checkpoint_every": 1000,
         "best_metric": "emoji/all",
     }

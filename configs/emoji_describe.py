@@ -38,9 +38,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = presets.optimizer(1e-2, 100, b2=0.98, ema_decay=0.995, kind="muon")
     config.train = {
         "batch": 64,
-        "steps": 3000,
+        "steps": 1500,
         "log_every": 50,
-        "evaluate_every": 1000,
+        "evaluate_every": 500,
         "checkpoint_every": 500,
         "best_metric": "retrieval/text_to_image_r1",
     }
