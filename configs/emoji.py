@@ -54,9 +54,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = presets.optimizer(1e-2, 100, b2=0.98, ema_decay=0.998, kind="muon")
     config.train = {
         "batch": 16,
-        "steps": 6000,
+        "steps": 5000,
         "log_every": 50,
-        "evaluate_every": 3000,
+        "evaluate_every": 2500,
         "checkpoint_every": 1000,
         "best_metric": "emoji/all",
     }
