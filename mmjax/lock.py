@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, wait: float = 0) -> Iterator[None]:
+def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """Holds a lock while the block runs; makes the lock file's folder.
 
     The lock is released when the process that holds it ends, however it ends. On a file system without locks it is

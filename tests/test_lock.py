@@ -57,7 +57,7 @@ def test_waits_for_another_process(tmp_path: Path) -> None:
     with holding(path) as process:
         assert process.stdin is not None
         threading.Timer(0.3, process.stdin.close).start()  # its input ends
-        with locked(path, "x: is in use", wait=60):
+        with locked(path, "x: is in use", wait=60.0):
             assert process.stdin.closed
 
 

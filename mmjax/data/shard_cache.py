@@ -201,7 +201,7 @@ def write_cache(
     key: Mapping[str, Any],
     info: Mapping[str, Any],
     rebuild: bool = False,
-    wait: float = 0,
+    wait: float = 0.0,
 ) -> Iterator[Cache]:
     """Opens a cache for writing, with a lock; the caller fills its gaps and calls finish.
 
