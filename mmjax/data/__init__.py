@@ -3,7 +3,7 @@
 Only this package uses TensorFlow, imported lazily for TFDS and buckets.
 """
 
-from mmjax.data import classes, clip, coco, mixture, packed, scenes, sound, tfds, vqa
+from mmjax.data import classes, clip, coco, emoji, mixture, packed, scenes, sound, tfds, vqa
 from mmjax.data.clip import read_clip
 from mmjax.data.image import read_image, read_mask
 from mmjax.data.mixture import mix
@@ -52,5 +52,6 @@ SOURCES: dict[str, SourceSpec] = {
     "vqa": vqa.SOURCE,
     "classes_folder": classes.SOURCE,
     "audio_folder": sound.SOURCE,
+    "emoji": emoji.SOURCE,
     "mixture": mixture.SOURCE,
 }

@@ -196,11 +196,19 @@ def _sha256(path: Path, ends: bool = False) -> str:
 
 @contextlib.contextmanager
 def write_cache(
-    folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool = False
+    folder: Path,
+    kind: CacheKind,
+    key: Mapping[str, Any],
+    info: Mapping[str, Any],
+    rebuild: bool = False,
+    wait: float = 0.0,
 ) -> Iterator[Cache]:
     """Opens a cache for writing, with a lock; the caller fills its gaps and calls finish.
 
     Earlier shards are kept unless `rebuild` is set; corrupt ones are removed with a warning.
+
+    Args:
+        wait: seconds to wait for another process that writes it.
 
     Raises:
         UserError: where the folder holds other files, is locked by another process, or not writable.
@@ -210,7 +218,7 @@ def write_cache(
     except OSError as error:
         then = f"name another folder with {kind.option}"
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}; {then}") from error
-    with locked(folder / LOCK, f"{folder}: is being written"):
+    with locked(folder / LOCK, f"{folder}: is being written", wait):
         cache = None if rebuild or _is_new(folder, kind) else read_cache(folder, kind, key)
         if cache is None:
             cache = Cache(folder, kind, _plain(key), _plain(info))

@@ -40,7 +40,7 @@ RESERVED = ("mask", "key", "epoch", "id", "captions", "questions", "answers", "p
             "seed", "answer", "text_features")  # fmt: skip
 
 # Fields of DataConfig that only some sources have.
-SETTINGS = ("scenes", "audio", "questions", "evaluation_questions", "num_answer_classes", "options", "mixture")
+SETTINGS = ("scenes", "audio", "emoji", "questions", "evaluation_questions", "num_answer_classes", "options", "mixture")
 
 Features = Mapping[str, Feature]
 TEXT = Feature("text")
@@ -137,6 +137,7 @@ class SourceSpec:
     needs_root: bool = True  # data.root must be set
     gives_clips: bool = False  # data.frames may exceed 1
     drawn: bool = False  # generated from the seed at their final size: no crops, flips or splits
+    attribution: str = ""  # whom a model trained on it must name, for model cards and reports
 
 
 def find_source(config: DataConfig, field: str = "data") -> SourceSpec:

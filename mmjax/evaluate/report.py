@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from mmjax import registry
 from mmjax.files import check_regular, finite, read_lines, read_object, write_file
 from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
@@ -94,6 +95,7 @@ def write_report(workdir: Path) -> Path:
         _part(_time, [row for row in lines if row.get("split") == "time"]),
         _folded("Config", json.dumps(config, indent=2, ensure_ascii=False) if config else ""),
         _folded("Versions", "\n".join(f"{package} {version}" for package, version in versions.items())),
+        _part(_attributions, config),
         f"<p>Written {now} by mmjax {html.escape(str(versions.get('mmjax', '')))}</p>",
     ]
     content = (
@@ -157,6 +159,14 @@ def best_evaluation(evaluations: Sequence[Evaluation], best: str) -> Evaluation 
     name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
     measured = [(sign * value, e.step) for e in evaluations if (value := e.metrics.get(name)) is not None]
     return next((e for e in evaluations if measured and e.step == max(measured)[1]), None)
+
+
+def _attributions(config: Mapping[str, Any]) -> str:
+    """Whom the sources of the data want to be named."""
+    data = config.get("data", {})
+    sources = [data.get("source"), *(part.get("source") for part in data.get("mixture", {}).values())]
+    found = (registry.find("source", name, "data.source").attribution for name in sources if name)
+    return "".join(f"<p>Training data: {html.escape(text)}</p>" for text in dict.fromkeys(filter(None, found)))
 
 
 def _section(title: str, content: str, note: str = "") -> str:

@@ -146,6 +146,7 @@ def _card(config: Config, params: Params, step: int, metrics: Mapping[str, float
     table = "".join(f"| {name} | {value:.4g} |\n" for name, value in sorted(metrics.items())) or "| none yet | |\n"
     kind, lines = _described(config)
     code = "\n".join(['model = mmjax.load(".")', *lines])
+    attributions = "".join(f"\nTraining data: {text}\n" for text in config.data.attributions)
     numpy = "import numpy as np\n" if "np." in code else ""
     return f"""# {config.name}
 
@@ -163,7 +164,7 @@ import mmjax
 | --- | --- |
 {table}
 `config.json` holds the whole config and the versions it was trained with.
-"""
+{attributions}"""
 
 
 def _described(config: Config) -> tuple[str, list[str]]:

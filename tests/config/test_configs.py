@@ -40,6 +40,8 @@ ARGUMENTS = {
     "coco_masked": ["size=128", "size=256"],
     "coco_pretrain": ["size=224", "questions"],
     "coco_tokenizer": ["adversarial", "size=128,adversarial"],
+    "emoji": ["languages=en", "languages=de+zh+en"],
+    "emoji_describe": ["languages=en"],
     "quickstart": [],
     "quickstart_describe": ["fusion=joint", "fusion=mlp", "fusion=bilinear"],
     "quickstart_video": ["frames=4", "size=64,frames=9"],

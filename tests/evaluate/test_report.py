@@ -51,6 +51,16 @@ def test_report_is_complete_and_self_contained(workdir: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "@import" not in text and "url(http" not in text
 
 
+def test_report_names_whom_the_data_are_of(workdir: Path) -> None:
+    assert "Training data" not in write_report(workdir).read_text()
+    about = json.loads((workdir / "config.json").read_text())
+    for data in ({"source": "emoji"}, {"source": "mixture", "mixture": {"a": {"source": "emoji"}}}):
+        about["config"]["data"] = data
+        (workdir / "config.json").write_text(json.dumps(about))
+        page = write_report(workdir).read_text()
+        assert page.count("<p>Training data: All emojis designed by OpenMoji") == 1
+
+
 def test_report_of_time(workdir: Path) -> None:
     assert "<h2>Time" not in write_report(workdir).read_text(encoding="utf-8")
     spent = {"goodput": 0.75, "steps": 5400.0, "compile": 600.0, "lost": 1200.0, "at": 9.0}

@@ -57,6 +57,29 @@ def test_the_round_trip_is_exact(folder: Path, model: DirectImageGenerator, conf
     assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, 7 steps" in card
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"source": "emoji"},
+        {
+            "source": "mixture",
+            "mixture": {"a": {"source": "emoji"}, "b": {"source": "scenes"}, "c": {"source": "emoji"}},
+        },
+    ],
+)
+def test_the_card_names_whom_the_data_are_of(
+    tmp_path: Path, config: Config, params: Params, tokenizer: bytes, data: dict[str, Any]
+) -> None:
+    drawn = resolve({"data": data, "model": {"reference": ""}, "train": {"steps": 1}}).data
+    write_model_folder(tmp_path / "model", dataclasses.replace(config, data=drawn), params, tokenizer, 7, {})
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.count("Training data: All emojis designed by OpenMoji") == 1 and "License: CC BY-SA 4.0\n" in card
+
+
+def test_the_card_of_drawn_data_names_nobody(folder: Path) -> None:
+    assert "Training data" not in (folder / "README.md").read_text()
+
+
 def test_bfloat16_is_kept_exactly(tmp_path: Path, config: Config, tokenizer: bytes) -> None:
     every_bit = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
     finite = every_bit[np.isfinite(every_bit)].reshape(255, 256)
