@@ -80,12 +80,16 @@ hypothesis.settings.load_profile("mmjax")
 LONGEST = (  # in this order, so that no process ends long after the other
     "test_generate_masked",
     "test_configs",
-    "test_step",
+    "test_several_processes",
     "test_train",
-    "test_train_coco",
+    "test_step",
     "test_frozen_text",
     "test_super_resolution",
     "test_stages",
+    "test_matrix",
+    "test_train_coco",
+    "test_setups",
+    "test_permissions",
 )
 
 

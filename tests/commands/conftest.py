@@ -10,8 +10,8 @@ from runs import (
     run_command,
     start_command,
     trained_in_two_stages,
-    trained_to_describe,
     user_mistake,
+    workdir_that_describes,
 )
 
 __all__ = [
@@ -19,6 +19,6 @@ __all__ = [
     "run_command",
     "start_command",
     "trained_in_two_stages",
-    "trained_to_describe",
     "user_mistake",
+    "workdir_that_describes",
 ]

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,18 @@ from typing import Any
 
 import forked
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 
+import mmjax
+from mmjax import models
 from mmjax.cli import main
+from mmjax.config import load_config
+from mmjax.train.checkpoint import Checkpoints
+from mmjax.train.state import make_state
 
 ROOT = Path(__file__).parents[2]
 VARYING = ("examples_per_second", "data_wait_fraction", "batches_ready")  # metrics of the machine, not of the training
@@ -40,7 +46,7 @@ def told(evaluators, predict, batches, run=runner.run):
 left, index, runner.run = [None] * int(sys.argv.pop(1)), int(sys.argv.pop(1)), told
 sys.exit(main())
 """
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., forked.Command]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Mistake = Callable[..., str]
 Once = Callable[[str, Callable[[Path], Any]], Path]
@@ -82,13 +88,21 @@ def trained_in_two_stages(once: Once, run: Run) -> Path:
     return once("quickstart", train)
 
 
+def write_untrained(workdir: Path, name: str, steps: tuple[int, ...], **overrides: str) -> None:
+    """What a training with a config leaves but for the training, which takes long: each step has other parameters."""
+    given = [f"--config.{field}={value}" for field, value in overrides.items()]
+    assert main(["prepare", f"--config={name}", *given, f"--workdir={workdir}"]) == 0
+    config, checkpoints = load_config(name, overrides), Checkpoints(workdir)
+    for step in steps:
+        state = jax.jit(make_state(lambda key: models.init(config, key), optax.sgd(0.1), step, False))()
+        checkpoints.save(state.replace(step=jnp.int32(step)), {})
+    checkpoints.close()
+
+
 @pytest.fixture(name="describing", scope="session")
-def trained_to_describe(once: Once, run: Run) -> Path:
-    """The workdir of quickstart_describe in its tiny form, evaluated by its losses alone, which is quicker."""
-    config = ("--config=configs/quickstart_describe.py:tiny", "--config.evaluate.evaluators=losses")
-    return once(
-        "describing", lambda workdir: run("train", *config, "--config.train.best_metric=", "--workdir", workdir)
-    )
+def workdir_that_describes(once: Once) -> Path:
+    """The workdir of quickstart_describe in its tiny form, with parameters that were never trained."""
+    return once("describing", lambda workdir: write_untrained(workdir, "configs/quickstart_describe.py:tiny", (2, 4)))
 
 
 def environment() -> dict[str, str]:
@@ -96,26 +110,25 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(name="start", scope="session")
-def start_command() -> Start:
-    """Starts `mmjax ARGUMENTS`."""
+def start_command(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts `mmjax ARGUMENTS`, or a Python program with these arguments; see forked."""
 
-    def started(*arguments: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mmjax", *map(str, arguments)]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes)
+    def started(*arguments: Any, **options: Any) -> forked.Command:
+        return forked.Command(
+            [str(word) for word in arguments], environment(), tmp_path_factory.mktemp("out"), **options
+        )
 
     return started
 
 
 @pytest.fixture(name="run", scope="session")
-def run_command(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs `mmjax ARGUMENTS` to its end, which must come with the given exit status; see forked."""
+def run_command(start: Start) -> Run:
+    """Runs `mmjax ARGUMENTS` to its end, which must come with the given exit status."""
 
-    def ended(*arguments: Any, status: int = 0, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
-        folder = tmp_path_factory.mktemp("output")
-        found = forked.run([str(argument) for argument in arguments], environment(), folder, 280, largest_file)
-        out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
-        assert found == status, f"took too long\n{out}{err}" if found is None else out + err
+    def ended(*arguments: Any, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+        with start(*arguments, **options) as process:
+            out, err = process.communicate(timeout=280)
+        assert process.returncode == status, out + err
         return subprocess.CompletedProcess(arguments, status, out, err)
 
     return ended
@@ -135,7 +148,17 @@ def user_mistake(capsys: pytest.CaptureFixture[str]) -> Mistake:
     return line
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+def keep_loaded(monkeypatch: pytest.MonkeyPatch, models: dict[Path, Any]) -> None:
+    """Commands that run here are given these, by their folders: loading and compiling them again takes seconds."""
+    load = mmjax.load
+
+    def given(path: str | Path, *arguments: Any, **options: Any) -> Any:
+        return models.get(Path(path).resolve()) or load(path, *arguments, **options)
+
+    monkeypatch.setattr(mmjax, "load", given)
+
+
+def wait_for(process: subprocess.Popen[str] | forked.Command, condition: Callable[[], bool]) -> None:
     while not condition():
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)

@@ -3,14 +3,13 @@
 import json
 import logging
 import re
-import shutil
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from runs import Mistake, Once
+from runs import Mistake, Once, keep_loaded
 
 import mmjax
 from mmjax.cli import main
@@ -38,6 +37,16 @@ def drawn_images(once: Once) -> Path:
 @pytest.fixture(name="model", scope="session")
 def exported(once: Once, describing: Path) -> Path:
     return once("described", lambda folder: main(["export", f"--workdir={describing}", f"--out={folder}"]))
+
+
+@pytest.fixture(name="loaded", scope="module")
+def loaded_models(describing: Path, model: Path) -> dict[Path, Captioner]:
+    return {folder: mmjax.load(folder) for folder in (describing, model)}
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(loaded: dict[Path, Captioner], monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_loaded(monkeypatch, loaded)
 
 
 def read(path: Path) -> np.ndarray:
@@ -79,9 +88,11 @@ def test_how_it_is_written_can_be_chosen(model: Path, images: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_a_trained_model_is_evaluated_with_beams(
-    describing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = shutil.copytree(describing, tmp_path / "copy")
+    copy, config = tmp_path / "run", ["--config=configs/quickstart_describe.py:tiny", "--config.train.best_metric="]
+    config.append("--config.evaluate.evaluators=losses")
+    assert main(["train", *config, f"--workdir={copy}"]) == 0
     decoded: list[int] = []
     real = setup.make_text_generator
     monkeypatch.setattr(
@@ -90,8 +101,7 @@ def test_a_trained_model_is_evaluated_with_beams(
     beams, captions = "--config.text_decoding.beams=2", "--config.evaluate.evaluators=captions"
     assert main(["evaluate", f"--workdir={copy}", beams, captions, "--config.evaluate.samples=0"]) == 0
     assert decoded == [2] and "captions/cider" in capsys.readouterr().out
-    config = ["--config=configs/quickstart_describe.py:tiny", "--config.evaluate.evaluators=losses"]
-    assert main(["train", *config, "--config.train.best_metric=", f"--workdir={copy}", beams]) == 0
+    assert main(["train", *config, f"--workdir={copy}", beams]) == 0
     assert "is done already" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import Mistake
+from runs import Mistake, write_untrained
 
 import mmjax
 from mmjax import models
@@ -57,8 +57,7 @@ def write_coco(root: Path, word: str) -> Path:
 def pretrained_workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("pretrained")
     root = write_coco(base / "coco", "animal")
-    config = ["--config=configs/coco_pretrain.py:tiny", f"--config.data.root={root}"]
-    assert main(["train", *config, f"--workdir={base / 'run'}", "--stop-at=1"]) == 0
+    write_untrained(base / "run", "configs/coco_pretrain.py:tiny", (1,), **{"data.root": str(root)})
     return base / "run"
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -60,9 +61,6 @@ def test_gpus_by_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["collective_bytes"].keys() == {"all-gather", "reduce-scatter", "all-reduce"}
     assert found["collective_bytes"]["all-gather"].keys() == {"fsdp"}
     assert found["collective_bytes"]["all-reduce"].keys() == {"data"}
-    assert main(["plan", TINY, "--topology=2xh100:4", "--config.mesh.fsdp=4"]) == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("parameters", "optimizer", "activations", "all-reduce data", "utilization"))
 
 
 @pytest.mark.slow
@@ -95,8 +93,10 @@ def test_layers_that_are_computed_anew_take_memory_for_one_of_them_at_a_time() -
         (["--topology=h100:8", "--config.train.batch=12"], "train.batch: 12 does not split over 8 devices"),
         (["--topology=h100:8", "--config.mesh.model=2"], "mesh.model: GPUs are planned by arithmetic"),
         (["--topology=h100:8", "--config.compute.attention=splash"], "compute.attention: splash "),
-        (["--topology=h100:8", "--config.train.batch=1000000"], "h100:8: the step needs "),
-        (["--topology=h100:8", "--config.train.batch=1000000"], "--config.optimizer.grad_accum_steps=2"),
+        (
+            ["--topology=h100:8", "--config.train.batch=1000000"],
+            "h100:8: the step needs .*grad_accum_steps=2",
+        ),
         (["--topology=h100:8", "--compilations=0"], "--compilations 0: must be above 0"),
         (["--topology=h100:8", "--config.components.visual_tokenizer=nowhere"], "nowhere"),
         ([], "--topology"),
@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_told_in_one_line(
 ) -> None:
     assert main(["plan", TINY, *arguments]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert re.search(told, error) and error.count("\n") == 1
 
 
 def test_without_libtpu_it_says_what_brings_it(

@@ -81,6 +81,7 @@ def test_mistakes_are_one_line(arguments: list[str], hint: str, coco: Path, mist
     assert hint in mistake("prepare", CONFIG, f"--config.data.root={coco}", *arguments)
 
 
+@pytest.mark.slow
 def test_training_on_shards(coco: Path, tmp_path: Path, run: Run) -> None:
     pytest.importorskip("tensorflow")
     run("prepare", CONFIG, f"--config.data.root={coco}", "--to", tmp_path / "to")

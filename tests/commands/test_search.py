@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import Mistake
+from runs import Mistake, keep_loaded
 
 import mmjax
 from mmjax.cli import main
@@ -24,6 +24,11 @@ TEXT = "a red circle left of a blue square"
 @pytest.fixture(name="model", scope="module")
 def loaded(describing: Path) -> DualEncoder:
     return mmjax.load(describing)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(describing: Path, model: DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_loaded(monkeypatch, {describing: model})
 
 
 @pytest.fixture(name="folder")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, WHILE_IT_EVALUATES, assert_same_state, committed, metrics, wait_for
+from runs import ROOT, WHILE_IT_EVALUATES, Run, assert_same_state, committed, metrics, wait_for
 
 STEPS = 30
 CONFIG = (
@@ -19,8 +19,19 @@ CONFIG = (
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=5",
     "--config.train.evaluate_every=15",
+    "--config.train.max_to_keep=9",
+    "--config.evaluate.evaluators=losses",
     "--config.train.best_metric=",
 )
+# mmjax ARGUMENTS, with two devices.
+WITH_TWO_DEVICES = """
+import sys
+import jax
+from mmjax.cli import main
+
+jax.config.update("jax_num_cpu_devices", 2)
+sys.exit(main())
+"""
 # mmjax ARGUMENTS, where the second process cannot read the last checkpoint.
 CANNOT_READ = f"""
 import sys
@@ -88,13 +99,13 @@ def children(launcher: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.fixture(name="one", scope="module")
-def trained_in_one_process(tmp_path_factory: pytest.TempPathFactory, launch: Launch) -> Path:
+def trained_in_one_process(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     workdir = tmp_path_factory.mktemp("one")
-    ended(launch("train", *CONFIG, "--workdir", workdir, processes=1))
+    run("train", *CONFIG, "--workdir", workdir, program=WITH_TWO_DEVICES)
     return workdir
 
 
-@pytest.mark.parametrize("status", [0, 143])
+@pytest.mark.parametrize("status", [pytest.param(0, marks=pytest.mark.slow), 143])
 def test_a_command_with_nothing_to_save_ends_when_told(
     status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +117,26 @@ def test_a_command_with_nothing_to_save_ends_when_told(
     assert done.returncode == status and "stayed" not in done.stdout, done.stderr
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
+def test_killed_two_processes_go_on_as_one_and_stop_together(one: Path, tmp_path: Path, launch: Launch) -> None:
+    process = launch("train", *CONFIG, "--workdir", tmp_path)
+    wait_for(process, (tmp_path / "evaluation" / "15.json").exists)
+    os.kill(children(process)[0], signal.SIGKILL)
+    step = committed(tmp_path)[-1]
+    wait_for(process, lambda: committed(tmp_path)[-1] > step)
+    os.kill(children(process)[1], signal.SIGTERM)  # one of them is told, and both stop, at the last evaluation at last
+    out, err = ended(process)
+    assert f"on 2 cpu devices of 2 processes, 64 examples, {STEPS} steps, resuming from step {step}\n" in out
+    assert "process 0 ended by signal 9" in err and "restart 1 of 10" in err
+    (last,) = map(int, re.findall(r"stopped after step (\d+);", out))
+    assert committed(tmp_path)[-1] == last and not (tmp_path / "training.lock").exists()
+    assert_same_state(tmp_path, one, step + 5)
+    expected = [row for row in metrics(one) if row["step"] <= last]
+    assert metrics(tmp_path) == [row for row in expected if (row["step"], row["split"]) != (STEPS, "evaluation")]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of the launcher")
 def test_told_to_stop_and_killed_two_processes_end_as_one(one: Path, tmp_path: Path, launch: Launch) -> None:

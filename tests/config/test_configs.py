@@ -19,7 +19,7 @@ from mmjax.types import UserError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "presets")  # which they share
-TRAINED = (  # by the tests of the commands, on eight devices as well, or all terms of theirs by those of the step
+TRAINED = (  # by tests of the commands, also those that are slow, or all terms of theirs by those of the step
     "coco_caption",
     "coco_contrastive",
     "coco_direct",
@@ -30,6 +30,7 @@ TRAINED = (  # by the tests of the commands, on eight devices as well, or all te
     "quickstart_describe",
     "quickstart_video",
     "scenes_direct",
+    "video_masked",
     "video_tokenizer",
     "vqa",
 )
@@ -128,7 +129,7 @@ def test_parameters_of_the_masked_generator_for_coco(size: int, millions: int) -
 
 @pytest.mark.parametrize("mesh", MESHES, ids=name_of)
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-@pytest.mark.parametrize("argument", ["", "tiny"])
+@pytest.mark.parametrize("argument", ["", pytest.param("tiny", marks=pytest.mark.slow)])
 def test_matches_its_sharding_rules(path: Path, argument: str, mesh: MeshConfig) -> None:
     config, shapes = parameter_shapes(path, argument)
     heads = getattr(config.model, "heads", 8)

@@ -14,7 +14,7 @@ from mmjax.data.source import Source
 from mmjax.types import Batch
 
 BATCH, STEPS = 8, 9
-POINTS = 8  # for each source, more than 50 in all
+POINTS = 5  # for each source, more than 50 in all
 
 
 def go_on(source: Source, config: Config, step: int, count: int, processes: int, position: int) -> list[Batch]:

@@ -44,7 +44,7 @@ def test_a_record_is_the_same_bytes_in_every_process() -> None:
         "from mmjax.data.tfds_layout import record\n"
         "print(record(b'7' * 300, 'a.jpg', 7, [(1, 'one'), (2, 'two')]).hex())"
     )
-    outputs = {subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout for _ in "abc"}
+    outputs = {subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout for _ in "ab"}
     assert len(outputs) == 1
 
 

@@ -41,7 +41,7 @@ def test_an_encoding_other_than_counts_is_refused(values: np.ndarray, tmp_path: 
     assert not json.loads((tmp_path / "index.json").read_text())["complete"]
 
 
-@pytest.mark.parametrize("batches", [1, 5, 18])
+@pytest.mark.parametrize("batches", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 18))])
 def test_killed_and_resumed_gives_the_same_bytes(batches: int, cached_tokens: Path, tmp_path: Path) -> None:
     program = f"""
 import os, signal

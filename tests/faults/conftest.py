@@ -1,4 +1,4 @@
-"""Lets the tests here import runs and made_data, and gives them the fixtures of the commands."""
+"""Lets the tests here import runs, made_data and special_files, and gives them the fixtures of the commands."""
 
 import shutil
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "commands"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 

@@ -39,7 +39,7 @@ def test_metrics_that_are_damaged_are_left_out(content: bytes, workdir: Path, ca
     assert told.startswith(f"{workdir.resolve()}/checkpoints/4/metrics: ") and "\n" not in told
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=4)
 @given(content=st.binary(max_size=30) | st.sampled_from(DAMAGED))
 def test_metadata_of_a_step_are_not_needed(content: bytes, workdir: Path, caplog: pytest.LogCaptureFixture) -> None:
     (workdir / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_bytes(content)

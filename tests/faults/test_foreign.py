@@ -118,10 +118,15 @@ def test_weights_of_a_perceptual_loss(kind: str, tmp_path: Path) -> None:
         lpips.read(PerceptualConfig(str(tmp_path / "alex.safetensors")), 64)
 
 
+@pytest.fixture(name="encoder", scope="module")
+def text_encoder(finished: Path) -> frozen_text.FrozenText:
+    return frozen_text.of_model(mmjax.load(finished))
+
+
 @pytest.mark.parametrize("kind", BAD)
-def test_weights_of_a_text_encoder(kind: str, workdir: Path) -> None:
-    path = workdir / frozen_text.FILE
-    frozen_text.write(path, frozen_text.of_model(mmjax.load(workdir)))
+def test_weights_of_a_text_encoder(kind: str, encoder: frozen_text.FrozenText, tmp_path: Path) -> None:
+    path = tmp_path / frozen_text.FILE
+    frozen_text.write(path, encoder)
     with safe_open(path, "numpy") as file:
         about, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     name = max(arrays, key=lambda name: arrays[name].ndim)

@@ -36,7 +36,7 @@ def test_what_is_damaged_is_refused_in_one_line_or_works(
     import fuzz
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    for number in range(8):
+    for number in range(4):
         found = fuzz.outcome(kind, number, 11, made, tmp_path / "case")
         assert not found.failed, f"{kind}:{number} {found}"
 

@@ -44,7 +44,10 @@ time.sleep(60)
 MISTAKEN = """
 import os, sys, time
 from mmjax import cli
+from mmjax.parallel import processes
 from mmjax.types import UserError
+
+processes.EXIT_SECONDS = 1  # for which a process waits here for one that sleeps
 
 def fail(argv):
     if sys.argv.pop() in ("all", os.environ["OMPI_COMM_WORLD_RANK"]):

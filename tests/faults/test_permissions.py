@@ -135,6 +135,7 @@ def test_folders_of_images(images: Path, tmp_path: Path) -> None:
     assert status == 0 and out.count("\n") == 3 and f"left out: {seen / 'a'}: " in warning
 
 
+@pytest.mark.slow
 def test_a_read_only_mount(workdir: Path, images: Path, tmp_path: Path) -> None:
     mounted = ["unshare", "--mount", "sh", "-c", MOUNTED, str(workdir)]
     if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:

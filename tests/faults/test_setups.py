@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from runs import ROOT, Mistake, assert_same_state, environment
 
 import mmjax
@@ -61,9 +62,10 @@ def test_64_bit_types_change_nothing(finished: Path, workdir: Path, images: Path
     )
     assert done.returncode == 0 and "resuming from step 2" in done.stdout, done.stdout + done.stderr
     assert_same_state(workdir, finished, 4)
-    drawn = mmjax.load(finished).generate(["a dog"])
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        np.testing.assert_array_equal(mmjax.load(finished).generate(["a dog"]), drawn)
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        there = np.asarray(drawn, np.int32)
+    # Here there are eight devices, there is one, so the same arithmetic may be split differently.
+    assert np.abs(there - mmjax.load(finished).generate(["a dog"])[0]).max() <= 1
 
 
 def test_a_program_with_64_bit_types_draws_the_same() -> None:
@@ -111,7 +113,7 @@ def test_an_export_fills_an_empty_folder(workdir: Path, tmp_path: Path, monkeypa
     for _ in range(2):  # into the empty folder, and where there is a model
         assert main(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
         assert moved[-1] == "config.json"
-        assert len(mmjax.load(out).generate(["a dog"])) == 1
+        assert mmjax.load(out).params
     assert (tmp_path / "new").stat().st_ino == inode
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == ["README.md", "config.json", "lost+found", "model.safetensors", "tokenizer.model"]
@@ -123,7 +125,7 @@ def test_an_export_that_was_killed_is_done_again(workdir: Path, tmp_path: Path) 
     (left / "config.json").touch()
     (tmp_path / "out" / "README.md").touch()
     assert main(["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]) == 0
-    assert not (tmp_path / "out" / ".partial").exists() and len(mmjax.load(tmp_path / "out").generate(["a dog"])) == 1
+    assert not (tmp_path / "out" / ".partial").exists() and mmjax.load(tmp_path / "out").params
 
 
 def can_mount() -> bool:
@@ -131,6 +133,7 @@ def can_mount() -> bool:
     return not (shutil.which("unshare") is None or subprocess.run(command, capture_output=True).returncode)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
 def test_an_export_to_a_mount_point(workdir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -227,7 +230,9 @@ def test_a_training_that_does_not_fit(
     )
 
 
-@pytest.mark.parametrize(("size", "fits"), [(0, 128), (2**20, 0), (2**27, 64), (2**40, 128)])
+@pytest.mark.parametrize(("size", "fits"), [
+    (0, 128), (2**27, 64), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((2**20, 0), (2**40, 128))),
+])  # fmt: skip
 def test_what_would_fit_into_memory(size: int, fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an estimate where the memory of a device is known; else the half."""
     config = load_config(f"{ROOT}/configs/scenes_direct.py:tiny", {"train.batch": "256"})
@@ -243,14 +248,14 @@ def test_what_would_fit_into_memory(size: int, fits: int, monkeypatch: pytest.Mo
         assert "no smaller train.batch fits" in advice
 
 
-@pytest.mark.parametrize(("batch", "advice"), [(16, "--config.evaluate.batch=8"), (24, "--config.evaluate.batch=8")])
+@pytest.mark.parametrize("batch", [pytest.param(16, marks=pytest.mark.slow), 24])
 def test_an_evaluation_that_does_not_fit(
-    batch: int, advice: str, workdir: Path, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
+    batch: int, workdir: Path, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
 ) -> None:
     """On eight devices."""
     monkeypatch.setattr("mmjax.commands.evaluate.runner.run", exhausted)
     line = mistake("evaluate", f"--workdir={workdir}", f"--config.evaluate.batch={batch}")
-    assert line.startswith("out of memory: ") and line.endswith(f"; try {advice}")
+    assert line.startswith("out of memory: ") and line.endswith("; try --config.evaluate.batch=8")
 
 
 @given(size=st.integers(1, 10**6), least=st.integers(1, 64))

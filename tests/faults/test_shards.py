@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from made_data import config_dict, jpeg, moving, tone, write_clips, write_coco, write_sounds
+from special_files import ENDLESS, make_loop
 
 from mmjax.config import Config
 from mmjax.data import evaluation_batches, load_tokenizer, open_raw, open_source, train_tokenizer, write_packed
@@ -107,23 +108,6 @@ def test_a_broken_index_is_written_again(coco: Path, packed: Path) -> None:
     assert everything(packed) == before
 
 
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def make_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def make_large(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(6 << 30)  # sparse
-
-
 def clips(root: Path) -> Config:
     for split in ("train", "val"):
         write_clips(root, split, {"a.gif": moving(4), "b": moving(1), "c.gif": moving(4)})
@@ -143,7 +127,7 @@ def coco_folder(root: Path) -> Config:
     return config_dict("coco_folder", root)
 
 
-@pytest.mark.parametrize("make", [make_fifo, make_loop, make_device, make_large])
+@pytest.mark.parametrize("make", [*ENDLESS, make_loop])
 @pytest.mark.parametrize(
     ("write", "name"),
     [(clips, "val/a.gif"), (clips, "val/b/0.png"), (sounds, "val/a.wav"), (coco_folder, f"val2017/{1:012d}.jpg")],
@@ -168,7 +152,7 @@ def test_annotations_that_are_none(content: bytes, tmp_path: Path) -> None:
         open_source(config.data, True, 0)
 
 
-@pytest.mark.parametrize("make", [make_fifo, make_device, make_large])
+@pytest.mark.parametrize("make", ENDLESS)
 def test_captions_that_never_end(make: Callable[[Path], None], tmp_path: Path) -> None:
     config, path = clips(tmp_path), tmp_path / "train" / "captions.jsonl"
     path.unlink()

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from special_files import ENDLESS
 
 import mmjax
 from mmjax import data, models
@@ -201,12 +201,11 @@ def test_a_config_of_other_shapes_is_told_from_the_header(
     assert "has shape" in told(capsys, *generate(copy))
 
 
-@pytest.mark.parametrize("command", ["export", "evaluate", "generate"])
-@pytest.mark.parametrize(
-    ("field", "value"), [("model.width", 32), ("model.fusion_layers", 2), ("text.vocabulary", 640)]
-)
+@pytest.mark.parametrize(("command", "field", "value"), [
+    ("export", "model.width", 32), ("evaluate", "model.fusion_layers", 2), ("generate", "text.vocabulary", 640),
+])  # fmt: skip
 def test_checkpoints_of_another_model(
-    field: str, value: int, command: str, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, field: str, value: int, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(workdir, tmp_path / "copy")
     change_config(copy, field, value)
@@ -220,23 +219,7 @@ def test_checkpoints_of_another_model(
     assert not (tmp_path / "out").exists()
 
 
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def make_large(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(6 << 30)  # sparse
-
-
-MAKERS = [make_fifo, make_device, make_large]
-
-
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", ENDLESS)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "model.safetensors"])
 def test_files_that_never_end(name: str, make: Any, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / name).unlink()
@@ -244,7 +227,7 @@ def test_files_that_never_end(name: str, make: Any, copy: Path, capsys: pytest.C
     assert str(copy / name) in told(capsys, *generate(copy))
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", ENDLESS)
 def test_prompts_that_never_end(make: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "prompts.txt")
     assert str(tmp_path / "prompts.txt") in told(capsys, *generate(folder, "--prompts", tmp_path / "prompts.txt"))

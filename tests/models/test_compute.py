@@ -81,11 +81,10 @@ def test_how_it_is_computed_changes_no_parameter_and_nothing_beyond_rounding(kin
     }
     inputs = {name: jnp.asarray(value, models.inputs(config)[name].dtype) for name, value in inputs.items()}
     found = {}
-    for platform in AUTO:
+    for platform in ("cpu", "gpu"):  # but for attention a TPU is as a GPU
         compute = resolve_compute(ComputeConfig(dtype="float32", attention="xla", remat=platform == "gpu"), platform)
         module = models.build(config, compute)
         theirs = jax.eval_shape(lambda m=module: m.init(jax.random.key(0), **inputs)["params"])
         assert jax.tree.map(lambda x: (x.shape, x.dtype), theirs) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
         found[platform] = jax.jit(lambda p, m=module: m.apply({"params": p}, **inputs)["image"])(params)
-    for platform in ("gpu", "tpu"):
-        np.testing.assert_allclose(found[platform], found["cpu"], atol=2e-5)
+    np.testing.assert_allclose(found["gpu"], found["cpu"], atol=2e-5)

@@ -1,6 +1,7 @@
 """The direct generator: what its output depends on, and what it does not."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ def tiny_model():
     params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
     text = jax.random.randint(jax.random.key(1), (3, 7), 1, 307).at[:, 5:].set(0)
     reference = jax.random.uniform(jax.random.key(2), (3, 32, 32, 3), minval=-1.0)
-    return jax.jit(lambda **seen: module.apply({"params": params}, **seen)["image"]), text, reference
+    apply = jax.jit(lambda params, **seen: module.apply({"params": params}, **seen)["image"])
+    return functools.partial(apply, params), text, reference
 
 
 def test_draws_with_and_without_reference(tiny):
@@ -66,7 +68,9 @@ def test_examples_do_not_see_each_other(tiny):
     np.testing.assert_allclose(changed[1:], apply(text=text, reference=reference)[1:], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["cross_attention", "joint", "mlp", "bilinear"])
+@pytest.mark.parametrize(
+    "kind", ["bilinear", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cross_attention", "joint", "mlp"))]
+)
 def test_every_fusion_has_its_rules_and_looks_at_the_text(kind):
     for reference in ("image", ""):
         changed = TINY["model"] | {"width": 24, "heads": 4, "decoder_widths": (8, 8)}
@@ -81,20 +85,18 @@ def test_every_fusion_has_its_rules_and_looks_at_the_text(kind):
     assert np.abs(first - second).max() > 1e-3
 
 
-def test_bfloat16_computes_with_float32_parameters():
-    config = resolve(TINY)
-    compute = Compute(dtype=jnp.dtype("bfloat16"))
-    params = jax.jit(lambda: models.init(config, jax.random.key(0)))()
+def test_bfloat16_computes_with_float32_parameters(tiny):
+    apply, text, reference = tiny
+    (params,), compute = apply.args, Compute(dtype=jnp.dtype("bfloat16"))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    seen = {"text": jnp.ones((2, 7), jnp.int32), "reference": jnp.zeros((2, 32, 32, 3))}
-    module = models.build(config, compute)
-    text = str(jax.make_jaxpr(lambda p: module.apply({"params": p}, **seen)["image"])(params))
-    products = [line for line in text.splitlines() if "dot_general" in line or "conv_general_dilated" in line]
+    module = models.build(resolve(TINY), compute)
+    draw = jax.jit(lambda p: module.apply({"params": p}, text=text, reference=reference)["image"])
+    program = str(draw.trace(params).jaxpr)
+    products = [line for line in program.splitlines() if "dot_general" in line or "conv_general_dilated" in line]
     assert products
     in_float32 = [line for line in products if "bf16" not in line]
     assert len(in_float32) <= 2 * 3, in_float32  # the scores of the three attentions are summed in float32
-    exact, near = (jax.jit(each.apply)({"params": params}, **seen)["image"] for each in (models.build(config), module))
-    np.testing.assert_allclose(near, exact, atol=0.1)
+    np.testing.assert_allclose(draw(params), apply(text=text, reference=reference), atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["image", "low_resolution"])

@@ -76,9 +76,17 @@ def terms_of_each(config: Any, *batches: dict[str, Any], train: bool = True) -> 
 ALL = ("contrastive", "matching", "captioning", "answering", "masked_language_modeling", "masked_patch_modeling")
 
 
-def test_every_parameter_learns_from_the_terms() -> None:
-    terms, gradients = terms_of(config_dict(*ALL, registers=2, stem=(8,)), batch())
-    assert terms.keys() == set(ALL) and all(values.shape == (3,) for values in terms.values())
+@pytest.fixture(name="whole_and_lacking", scope="module")
+def terms_of_all() -> list[tuple[dict[str, Any], Any]]:
+    """Of five rows, and of the same where the second has no text and the third no answer."""
+    given = batch(5)
+    lacking = {**given, "text": given["text"].at[1].set(0), "answer": given["answer"].at[2].set(0)}
+    return list(terms_of_each(config_dict(*ALL, registers=2, stem=(8,)), given, lacking))
+
+
+def test_every_parameter_learns_from_the_terms(whole_and_lacking: list[tuple[dict[str, Any], Any]]) -> None:
+    terms, gradients = whole_and_lacking[0]
+    assert terms.keys() == set(ALL) and all(values.shape == (5,) for values in terms.values())
     still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
              if not np.any(np.asarray(leaf))]  # fmt: skip
     # A key's bias shifts all logits of a query alike.
@@ -98,10 +106,10 @@ def test_only_what_the_terms_need_is_built(term: str) -> None:
     assert set(shapes) == built[term]
 
 
-def test_rows_that_lack_a_field_have_no_loss_and_change_no_other() -> None:
-    config, given = config_dict(*ALL), batch(5)
-    lacking = {**given, "text": given["text"].at[1].set(0), "answer": given["answer"].at[2].set(0)}
-    (whole, _), (terms, _) = terms_of_each(config, given, lacking)
+def test_rows_that_lack_a_field_have_no_loss_and_change_no_other(
+    whole_and_lacking: list[tuple[dict[str, Any], Any]],
+) -> None:
+    (whole, _), (terms, _) = whole_and_lacking
     for name in ("contrastive", "matching", "captioning", "masked_language_modeling"):
         assert terms[name][1] == 0 and whole[name][1] > 0
     assert terms["answering"][2] == 0 and whole["answering"][2] > 0
@@ -110,7 +118,10 @@ def test_rows_that_lack_a_field_have_no_loss_and_change_no_other() -> None:
         np.testing.assert_allclose(np.asarray(terms[name])[rest], np.asarray(whole[name])[rest], rtol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "joint", "mlp", "bilinear"])
+@pytest.mark.parametrize(
+    "fusion",
+    ["joint", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cross_attention", "mlp", "bilinear"))],
+)
 def test_an_answer_depends_on_image_and_question_in_every_fusion(fusion: str) -> None:
     config = config_dict("answering", fusion=fusion)
     module, given = models.build(config), batch()
@@ -122,10 +133,10 @@ def test_an_answer_depends_on_image_and_question_in_every_fusion(fusion: str) ->
         assert np.abs(apply(**{**seen, name: given[name][::-1]})[0] - found[0]).max() > 1e-4
 
 
-@pytest.mark.parametrize(("classify", "needed"), [("image", "image"), ("text", "text"), ("question", "question")])
-def test_classes_of_images_of_texts_and_of_both(classify: str, needed: str) -> None:
+@pytest.mark.parametrize("classify", ["image", pytest.param("text", marks=pytest.mark.slow), "question"])
+def test_classes_of_images_of_texts_and_of_both(classify: str) -> None:
     config = config_dict("classification", classify=classify, classes=4)
-    assert needed in models.inputs(config)
+    assert classify in models.inputs(config)
     terms, _ = terms_of(config, batch())
     assert (np.asarray(terms["classification"]) > 0).all()
 

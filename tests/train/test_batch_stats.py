@@ -1,5 +1,7 @@
 """Running averages of batch statistics are updated by the train step, and by nothing else."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,11 +41,16 @@ class Loss:
         return terms["square"]
 
 
-def trained(optimizer, steps=X, mask=MASK, grad_accum_steps=1, ema_decay=0.0):
+@functools.cache
+def compiled(optimizer, grad_accum_steps, ema_decay):
     tx = make_optimizer(optimizer, 9)
     init = lambda key: Model().init(key, jnp.asarray(X[0]), jnp.asarray(MASK))["params"]  # noqa: E731
     state = jax.jit(make_state(init, tx, 0, ema_decay > 0))()
-    step = jax.jit(make_step(make_apply(Model()), Loss(), tx, grad_accum_steps, ema_decay))
+    return state, jax.jit(make_step(make_apply(Model()), Loss(), tx, grad_accum_steps, ema_decay))
+
+
+def trained(optimizer, steps=X, mask=MASK, grad_accum_steps=1, ema_decay=0.0):
+    state, step = compiled(optimizer, grad_accum_steps, ema_decay)
     states = [state]
     for x in steps:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

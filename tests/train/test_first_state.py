@@ -40,11 +40,23 @@ def named(tree: Any) -> dict[str, np.ndarray]:
     return {leaf_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(jax.device_get(tree))}
 
 
+_BUILT: dict[str, tuple[setup.Experiment, trainer.Training, dict[str, np.ndarray]]] = {}
+
+
+def built(config: Config) -> tuple[setup.Experiment, trainer.Training, dict[str, np.ndarray]]:
+    """Compiled once for each model, whatever of the rest differs."""
+    key = f"{config.model} {config.losses}"
+    if key not in _BUILT:
+        experiment = setup.build(config)
+        training = trainer.build(experiment, 7)
+        _BUILT[key] = experiment, training, named(training.make_state().params)
+    experiment, training, fresh = _BUILT[key]
+    return dataclasses.replace(experiment, config=config), training, fresh
+
+
 def started(config: Config, given: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Any]:
     """The parameters that training starts from, those that it would have started from, and the state."""
-    experiment = setup.build(config)
-    training = trainer.build(experiment, 7)
-    fresh = named(training.make_state().params)
+    experiment, training, fresh = built(config)
     state = trainer.first_state(given, experiment, training)
     assert jax.tree.map(lambda x: x.sharding, state.params) == jax.tree.map(
         lambda x: x.sharding, training.shapes.params
