@@ -105,7 +105,8 @@ REFUSED = {
     "hidden": NO_TEXT | NO_PATCHES,
 }
 QUICK = (  # what no other quick test trains
-    ("tokenizer", "classes_folder"),
+    ("tokenizer", "mixture"),
+    ("direct", "coco_tfds"),
     ("captions", "audio_folder"),
     ("embeds", "clips_folder"),
     ("classes", "vqa"),
