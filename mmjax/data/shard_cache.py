@@ -72,6 +72,7 @@ class CacheKind:
     command: str  # that writes and repairs it
     option: str  # for another folder
     valid: Callable[[Shard], bool] = lambda shard: True  # whether the info of a shard is
+    wait: float = 0.0  # seconds for another process that writes it
 
 
 @dataclass
@@ -196,19 +197,11 @@ def _sha256(path: Path, ends: bool = False) -> str:
 
 @contextlib.contextmanager
 def write_cache(
-    folder: Path,
-    kind: CacheKind,
-    key: Mapping[str, Any],
-    info: Mapping[str, Any],
-    rebuild: bool = False,
-    wait: float = 0.0,
+    folder: Path, kind: CacheKind, key: Mapping[str, Any], info: Mapping[str, Any], rebuild: bool = False
 ) -> Iterator[Cache]:
     """Opens a cache for writing, with a lock; the caller fills its gaps and calls finish.
 
     Earlier shards are kept unless `rebuild` is set; corrupt ones are removed with a warning.
-
-    Args:
-        wait: seconds to wait for another process that writes it.
 
     Raises:
         UserError: where the folder holds other files, is locked by another process, or not writable.
@@ -218,7 +211,7 @@ def write_cache(
     except OSError as error:
         then = f"name another folder with {kind.option}"
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}; {then}") from error
-    with locked(folder / LOCK, f"{folder}: is being written", wait):
+    with locked(folder / LOCK, f"{folder}: is being written", kind.wait):
         cache = None if rebuild or _is_new(folder, kind) else read_cache(folder, kind, key)
         if cache is None:
             cache = Cache(folder, kind, _plain(key), _plain(info))
