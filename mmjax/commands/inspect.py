@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax import models, pretrained
-from mmjax.data.tokenizer_json import load_json_tokenizer
 from mmjax.export.load import ABILITIES
-from mmjax.export.pretrained_models import CLASSES, is_pretrained
+from mmjax.export.pretrained_models import CLASSES, is_pretrained, tokenizer_of
 from mmjax.files import read_file
 from mmjax.pretrained.images import KERNELS, read_image_settings
 from mmjax.pretrained.pooling import read_pooling
@@ -21,7 +20,8 @@ from mmjax.types import UserError
 
 HELP = "Print what a folder holds: family, sizes, parameters, tokenizer, uses, license."
 MAX_README = 1 << 20  # bytes
-_LICENSE = re.compile(r"\A---\n(?:.*\n)*?license(?:_name)?: *(\S+)")
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---", re.DOTALL | re.MULTILINE)
+_LICENSES = re.compile(r"^license_name: *(\S+)", re.MULTILINE), re.compile(r"^license:[\s-]*(\S+)", re.MULTILINE)
 # Methods of the classes of pretrained models.
 METHODS = {
     ("text",): "embed_text, encode_text",
@@ -65,7 +65,7 @@ def _pretrained(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, s
         f"{count:,} parameters, {size / 1e6:,.1f} MB, {dtypes}, in {len({t.path for t in tensors})} file(s)",
     )
     if "text" in spec.encodes:
-        yield "tokenizer", told(lambda: _tokenizer(folder))
+        yield "tokenizer", told(lambda: _tokenizer(checkpoint))
         yield "pooling", told(lambda: _pooling(folder))
     if "image" in spec.encodes:
         yield "images", told(lambda: _images(folder))
@@ -90,8 +90,8 @@ def sizes(config: Any) -> Iterator[tuple[str, str]]:
         yield name.removesuffix("_config"), ", ".join(f"{key}={value}" for key, value in shown.items())
 
 
-def _tokenizer(folder: Path) -> str:
-    tokenizer = load_json_tokenizer(folder)
+def _tokenizer(checkpoint: pretrained.Checkpoint) -> str:
+    tokenizer = tokenizer_of(checkpoint)
     longest = f", texts of up to {tokenizer.longest} tokens" if tokenizer.longest else ""
     return f"tokenizer.json, {tokenizer.size:,} ids, padding {tokenizer.padding}, end {tokenizer.end}{longest}"
 
@@ -126,5 +126,6 @@ def license_of(folder: Path) -> str:
         card = read_file(folder / "README.md", MAX_README).decode("utf-8", "replace")
     except (OSError, UserError):
         return "not told: there is no README.md"
-    found = _LICENSE.match(card.replace("\r\n", "\n"))
-    return f"{found[1]}, says README.md" if found else "not told in README.md"
+    front = _FRONT_MATTER.match(card.replace("\r\n", "\n"))
+    found = [match[1] for pattern in _LICENSES if (match := pattern.search(front[1] if front else ""))]
+    return f"{found[0]}, says README.md" if found else "not told in README.md"

@@ -27,14 +27,14 @@ class TokenizerSettings:
     Attributes:
         padding, end: the tokens of padding and of the end of a text.
         side: on which padding is added, "right" or "left".
-        lower: texts are put in lower case first.
+        lower: texts are put in lower case first; None: as the tokenizer does by itself.
         longest: tokens of a text; 0: any number.
     """
 
     padding: str
     end: str
     side: str = "right"
-    lower: bool = False
+    lower: bool | None = None
     longest: int = 0
 
 
@@ -65,7 +65,15 @@ class JsonTokenizer:
         return number
 
     def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b t"]:
+        """The token ids of `encode_with_mask`."""
+        return self.encode_with_mask(texts, length)[0]
+
+    def encode_with_mask(
+        self, texts: Sequence[str], length: int
+    ) -> tuple[Int32[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Encodes texts as int32 [b, length]: as many tokens as fit with those that begin and end a text, and padding.
+
+        The mask is False on padding.
 
         Raises:
             UserError: where these alone do not fit.
@@ -80,14 +88,8 @@ class JsonTokenizer:
             direction=settings.side, pad_id=self.padding, pad_token=settings.padding, length=length
         )
         encodings = self._tokenizer.encode_batch([self._plain(text) for text in texts])
-        return np.array([each.ids for each in encodings], np.int32).reshape(len(texts), length)
-
-    def mask(self, ids: Int[np.ndarray, "b t"]) -> Bool[np.ndarray, "b t"]:
-        """False on padding."""
-        if self.padding != self.end:
-            return ids != self.padding
-        ends = np.cumsum(ids == self.end, axis=1)
-        return (ends == 0) | ((ends == 1) & (ids == self.end))
+        ids = np.array([each.ids for each in encodings], np.int32).reshape(len(texts), length)
+        return ids, np.array([each.attention_mask for each in encodings], np.bool_).reshape(len(texts), length)
 
     def length(self, text: str) -> int:
         """Number of tokens of a text, including those that begin and end it."""
@@ -117,13 +119,27 @@ def load_json_tokenizer(folder: Path) -> JsonTokenizer:
         values = json.loads(content)
         read = [json.loads(read_file(folder / name, MAX_TOKENIZER)) for name in SETTINGS if (folder / name).exists()]
         settings = _settings({name: value for each in read for name, value in each.items()}, values, folder)
-        return JsonTokenizer(content, settings)
+        tokenizer = JsonTokenizer(_with_case(content, values, settings), settings)
+        tokenizer.length("a")  # what is broken may show only now
+        return tokenizer
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; copy all files of the model, or save its tokenizer as fast") from None
     except UserError:
         raise
-    except Exception as error:  # what the tokenizers library raises has no class of its own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # what the tokenizers library raises has no class of its own, panics of Rust included
         raise UserError(f"{path}: is no tokenizer, or damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _with_case(content: str, values: Mapping[str, Any], settings: TokenizerSettings) -> str:
+    """The tokenizer with the case of the settings, which BERT's normalizer follows."""
+    normalizer = values.get("normalizer")
+    if settings.lower is None or not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        return content
+    return json.dumps({**values, "normalizer": {**normalizer, "lowercase": settings.lower}})
 
 
 def _settings(found: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Path) -> TokenizerSettings:
@@ -142,11 +158,14 @@ def _settings(found: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Pa
     if side not in ("left", "right"):
         raise UserError(f"{folder / SETTINGS[1]}: padding_side: must be left or right, not {side!r}")
     normalizer = json.dumps(tokenizer.get("normalizer"))
-    lowers = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
+    lowers, bert = '"Lowercase"' in normalizer, '"BertNormalizer"' in normalizer
+    lower = found.get("do_lower_case")
+    if not isinstance(lower, bool | None):
+        raise UserError(f"{folder / SETTINGS[1]}: do_lower_case: must be true or false, not {lower!r}")
     return TokenizerSettings(
         token(("pad_token",), PADDINGS),
         token(("eos_token", "sep_token"), ENDS),
         side,
-        bool(found.get("do_lower_case")) and not lowers,
+        lower if lower is None or bert or not lowers else None,
         int(longest) if 0 < longest < NO_LIMIT else 0,
     )

@@ -18,6 +18,7 @@ from mmjax.data.tokenizer_json import JsonTokenizer, load_json_tokenizer
 from mmjax.export.loaded import texts_of
 from mmjax.files import UNREADABLE, read_file
 from mmjax.nn.compute import DEFAULT
+from mmjax.pretrained.clip import OLD_END
 from mmjax.pretrained.images import ImageSettings, read_image_settings
 from mmjax.pretrained.pooling import Pooling, read_pooling, unit
 from mmjax.pretrained.safetensors_files import MAX_JSON
@@ -63,13 +64,7 @@ class PretrainedTextEncoder(PretrainedModel):
     @functools.cached_property
     def tokenizer(self) -> JsonTokenizer:
         """Its text tokenizer."""
-        tokenizer, size = load_json_tokenizer(self.checkpoint.folder), self._text_config.vocab_size
-        if tokenizer.size > size:
-            raise UserError(
-                f"{self.checkpoint.folder}: the tokenizer has ids up to {tokenizer.size - 1}, and the model an "
-                f"embedding of {size}; is it of another model?"
-            )
-        return tokenizer
+        return tokenizer_of(self.checkpoint)
 
     @functools.cached_property
     def pooling(self) -> Pooling | None:
@@ -78,7 +73,7 @@ class PretrainedTextEncoder(PretrainedModel):
 
     @property
     def _text_config(self) -> Any:
-        return getattr(self.checkpoint.config, "text_config", self.checkpoint.config)
+        return text_config(self.checkpoint)
 
     @property
     def longest(self) -> int:
@@ -94,8 +89,11 @@ class PretrainedTextEncoder(PretrainedModel):
         for text in (text for text, length in lengths.items() if length > self.longest):
             logger.warning("text %r has more than %d tokens; what goes beyond is cut", text[:60], self.longest)
         needed = max(SHORTEST, 1 << (max(lengths.values()) - 1).bit_length())
-        ids = self.tokenizer.encode(texts, self.longest if self.checkpoint.spec.padded else min(needed, self.longest))
-        return ids, self.tokenizer.mask(ids)
+        length = self.longest if self.checkpoint.spec.padded else min(needed, self.longest)
+        ids, mask = self.tokenizer.encode_with_mask(texts, length)
+        if ids.max() >= self._text_config.vocab_size:
+            raise UserError(_foreign_ids(self.checkpoint, int(ids.max())))
+        return ids, mask
 
     def encode_text(self, texts: Sequence[str]) -> tuple[Float32[np.ndarray, "n t d"], Bool[np.ndarray, "n t"]]:
         """The features of each token, and their mask, False on padding.
@@ -132,7 +130,11 @@ class PretrainedImageEncoder(PretrainedModel):
     @functools.cached_property
     def images(self) -> ImageSettings:
         """How images are prepared."""
-        return read_image_settings(self.checkpoint.folder)
+        settings = read_image_settings(self.checkpoint.folder)
+        patch = getattr(self.checkpoint.config, "vision_config", self.checkpoint.config).patch_size
+        if min((*settings.size, *settings.crop), default=patch) < patch:
+            raise UserError(f"{self.checkpoint.folder}: makes images smaller than a patch of {patch} pixels")
+        return settings
 
     def embed_image(self, images: Iterable[np.ndarray]) -> Float32[np.ndarray, "n e"]:
         """Embeds images as unit vectors.
@@ -190,13 +192,43 @@ class PretrainedDualEncoder(PretrainedTextEncoder, PretrainedImageEncoder):
         Raises:
             UserError: for anything but images and names, or a template without {}.
         """
-        if "{}" not in template:
+        if not isinstance(template, str) or "{}" not in template:
             raise UserError(f"template: must have {{}} for the name of a class, and is {template!r}")
         texts = self.embed_text([template.replace("{}", name) for name in texts_of("names", names, "cat")])
         cosines = jnp.asarray(self.embed_image(images) @ texts.T)
         logits = self.module.apply({"params": self.params}, cosines, method="logits")
         independent = "logit_bias" in self.params
         return np.asarray(jax.nn.sigmoid(logits) if independent else jax.nn.softmax(logits, axis=1))
+
+
+def text_config(checkpoint: pretrained.Checkpoint) -> Any:
+    """The config of the text encoder."""
+    return getattr(checkpoint.config, "text_config", checkpoint.config)
+
+
+def tokenizer_of(checkpoint: pretrained.Checkpoint) -> JsonTokenizer:
+    """The text tokenizer of a checkpoint.
+
+    Raises:
+        UserError: where it is missing or damaged, or that of another model.
+    """
+    tokenizer, config = load_json_tokenizer(checkpoint.folder), text_config(checkpoint)
+    if tokenizer.size > config.vocab_size:
+        raise UserError(_foreign_ids(checkpoint, tokenizer.size - 1))
+    end = getattr(config, "eos_token_id", OLD_END)
+    if end not in (OLD_END, tokenizer.end):
+        raise UserError(
+            f"{checkpoint.folder}: the tokenizer ends a text by {tokenizer.end}, and the model finds its end by "
+            f"eos_token_id {end}; is it of another model?"
+        )
+    return tokenizer
+
+
+def _foreign_ids(checkpoint: pretrained.Checkpoint, largest: int) -> str:
+    return (
+        f"{checkpoint.folder}: the tokenizer has ids up to {largest}, and the model an embedding of "
+        f"{text_config(checkpoint).vocab_size}; is it of another model?"
+    )
 
 
 CLASSES = {

@@ -61,6 +61,9 @@ RULES: Rules = joined(
 )
 
 
+PIECE = 16 << 20  # bytes
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose tensors are those of its config.
@@ -143,10 +146,23 @@ def _renamed(folder: Path, spec: FamilySpec, tensors: Mapping[str, Tensor]) -> t
     for copy, name in spec.tied:
         if copy in found and name not in found:
             found[name], original[name] = found[copy], original[copy]
-        elif copy in found and not np.array_equal(found[copy].array(), found[name].array()):
+        elif copy in found and not equal(found[copy], found[name]):
             raise UserError(f"{folder}: {copy} and {name} should be the same, and differ; is it another architecture?")
         found.pop(copy, None)
     return found, original
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same bytes, of which few are in memory at a time."""
+    if (a.dtype, a.shape, a.stop - a.start) != (b.dtype, b.shape, b.stop - b.start):
+        return False
+    with a.path.open("rb") as one, b.path.open("rb") as other:
+        one.seek(a.start)
+        other.seek(b.start)
+        for left in range(a.stop - a.start, 0, -PIECE):
+            if one.read(min(left, PIECE)) != other.read(min(left, PIECE)):
+                return False
+    return True
 
 
 def _shapes(spec: FamilySpec, config: Any) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from mmjax.nn.norm import layer_norm
 from mmjax.pretrained.layers import Block, BlockConfig, PatchEmbedding, Stack
 from mmjax.pretrained.names import Row, Table, attention, linear, norm, patches
 from mmjax.pretrained.spec import Encoded, FamilySpec, read_config
+from mmjax.types import UserError
 
 OLD_END = 2  # eos_token_id in config.json files of before 2023, which is wrong: the end of text is the largest id
 
@@ -38,6 +39,8 @@ class TextConfig:
 class VisionConfig:
     """`vision_config`."""
 
+    FIXED: ClassVar = {"num_channels": 3}
+
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
@@ -59,6 +62,13 @@ class ClipConfig:
     text_projection: bool = True
     visual_projection: bool = True
     towers: tuple[str, ...] = ("text", "vision")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What config.json of a single tower says of its projection."""
+
+    projection_dim: int = 512
 
 
 def block_config(config: Any) -> BlockConfig:
@@ -197,17 +207,29 @@ def table(config: ClipConfig) -> Table:
 
 
 def _text(values: Mapping[str, Any], where: str) -> ClipConfig:
-    config = read_config(TextConfig, values, where)
-    return ClipConfig(config, projection_dim=values.get("projection_dim", 512), towers=("text",))
+    config, width = read_config(TextConfig, values, where), read_config(Projection, values, where).projection_dim
+    return ClipConfig(config, projection_dim=width, towers=("text",))
 
 
 def _vision(values: Mapping[str, Any], where: str) -> ClipConfig:
-    config = read_config(VisionConfig, values, where)
-    return ClipConfig(vision_config=config, projection_dim=values.get("projection_dim", 512), towers=("vision",))
+    config, width = read_config(VisionConfig, values, where), read_config(Projection, values, where).projection_dim
+    return ClipConfig(vision_config=config, projection_dim=width, towers=("vision",))
+
+
+def _both(values: Mapping[str, Any], where: str) -> ClipConfig:
+    for section in ("text_config", "vision_config"):  # of old files, where the second counts
+        given, old = values.get(section), values.get(f"{section}_dict")
+        if isinstance(given, dict) and isinstance(old, dict):
+            differing = [name for name in old if name in given and old[name] != given[name]]
+            if differing:
+                raise UserError(
+                    f"{where}{section}_dict: {differing[0]} differs from that of {section}; remove one of them"
+                )
+    return read_config(ClipConfig, values, where)
 
 
 IGNORED = (r".*\.position_ids",)
-FAMILY = FamilySpec("CLIP", ClipConfig, Clip, table, ("text", "image"), ignored=IGNORED, padded=True)
+FAMILY = FamilySpec("CLIP", ClipConfig, Clip, table, ("text", "image"), ignored=IGNORED, padded=True, parse=_both)
 TEXT = FamilySpec(
     "CLIP's text tower",
     ClipConfig,

@@ -19,7 +19,7 @@ from mmjax.pretrained.vit import embedding, layers
 class Dinov2Config:
     """config.json, and whether the checkpoint has the embedding of masked patches, which only training uses."""
 
-    FIXED: ClassVar = {"qkv_bias": True}
+    FIXED: ClassVar = {"qkv_bias": True, "num_channels": 3}
 
     hidden_size: int = 768
     num_hidden_layers: int = 12

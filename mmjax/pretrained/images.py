@@ -16,6 +16,10 @@ from mmjax.types import UserError
 
 FILE = "preprocessor_config.json"
 LARGEST = 4096  # pixels of a side
+MOST_PIXELS = 1 << 26  # of a resized image
+# Kernel and whether the middle is cropped, where a file does not say, by the beginning of its class.
+DEFAULTS = {"CLIP": (3, True), "Bit": (3, True), "Siglip": (3, False), "ViT": (2, False)}
+UNSUPPORTED = ("do_pad", "do_flip_channel_order", "offset")
 # By `resample`, Pillow's numbers.
 KERNELS = {
     0: Image.Resampling.NEAREST,
@@ -68,6 +72,9 @@ class ImageSettings:
                 rows, columns = sides if rows <= columns else sides[::-1]
             else:
                 rows, columns = self.size
+            if rows * columns > MOST_PIXELS:
+                y, x = image.shape[:2]
+                raise UserError(f"images: {y:,} x {x:,} pixels are too narrow: resized they are {rows:,} x {columns:,}")
             image = np.asarray(Image.fromarray(image).resize((columns, rows), KERNELS[self.kernel]))
         if not self.crop:
             return image
@@ -85,23 +92,51 @@ def read_image_settings(folder: Path) -> ImageSettings:
     """
     path = folder / FILE
     values = read_json(path)
-    crops = bool(values.get("do_center_crop", False))
-    size = _size(values.get("size"), "size", path, shortest=crops) if values.get("do_resize", True) else ()
+    default, crops = _defaults(values, path)
+    size = _size(values.get("size"), "size", path, shortest=crops) if _flag(values, "do_resize", path) else ()
     crop = _size(values.get("crop_size"), "crop_size", path) if crops else ()
-    # Not written in old files: the default of the class, bicubic for CLIP and those after it, bilinear for ViT.
-    kernel = values.get("resample", 3 if crops else 2)
-    if kernel not in KERNELS:
+    if len(crop) == 1:
+        raise UserError(f"{path}: crop_size: must be height and width")
+    kernel = values.get("resample", default)
+    if type(kernel) is not int or kernel not in KERNELS:
         raise UserError(
             f"{path}: resample: must be one of {', '.join(map(str, KERNELS))}, not {printable(repr(kernel))}"
         )
-    scale = _numbers(values, "rescale_factor", path, 1 / 255)[0] if values.get("do_rescale", True) else 1.0
+    scale = 1.0
+    if _flag(values, "do_rescale", path):
+        (scale, *more) = _numbers(values, "rescale_factor", path, 1 / 255)
+        if more:
+            raise UserError(f"{path}: rescale_factor: must be one number")
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     deviation: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if values.get("do_normalize", True):
+    if _flag(values, "do_normalize", path):
         mean, deviation = (_numbers(values, name, path) for name in ("image_mean", "image_std"))
         if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
             raise UserError(f"{path}: image_mean, image_std: must be three numbers each, the latter above 0")
     return ImageSettings(size, kernel, crop, scale, mean, deviation)
+
+
+def _defaults(values: Mapping[str, Any], path: Path) -> tuple[int, bool]:
+    """The kernel where none is given, and whether the middle is cropped."""
+    for name in UNSUPPORTED:
+        if values.get(name):
+            raise UserError(f"{path}: {name}: {printable(repr(values[name]))[:60]} is not supported")
+    kind = values.get("image_processor_type", values.get("feature_extractor_type"))
+    if kind is None:
+        crops = _flag(values, "do_center_crop", path, False)
+        return (3 if crops else 2), crops
+    for name, (kernel, crops) in DEFAULTS.items():
+        if isinstance(kind, str) and kind.startswith(name):
+            return kernel, _flag(values, "do_center_crop", path, crops)
+    known = ", ".join(DEFAULTS)
+    raise UserError(f"{path}: image_processor_type: {printable(repr(kind))[:60]} is not supported, only {known}")
+
+
+def _flag(values: Mapping[str, Any], name: str, path: Path, default: bool = True) -> bool:
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{path}: {name}: must be true or false, not {printable(repr(value))[:60]}")
+    return default if value is None else value
 
 
 def _size(value: Any, name: str, path: Path, shortest: bool = False) -> tuple[int, ...]:
@@ -120,6 +155,6 @@ def _size(value: Any, name: str, path: Path, shortest: bool = False) -> tuple[in
 def _numbers(values: Mapping[str, Any], name: str, path: Path, default: float | None = None) -> tuple[float, ...]:
     value = values.get(name, default)
     numbers = value if isinstance(value, list) else [value]
-    if not all(finite(number) for number in numbers):
+    if not numbers or not all(finite(number) and abs(number) < 1e6 for number in numbers):
         raise UserError(f"{path}: {name}: must be numbers, not {printable(repr(value))[:60]}")
     return tuple(map(float, numbers))

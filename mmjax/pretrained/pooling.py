@@ -14,7 +14,7 @@ from mmjax.terminal import printable
 from mmjax.types import UserError
 
 MODULES = "modules.json"
-LENGTH = "sentence_bert_config.json"
+LENGTH, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Pooling:
     """Pooling of the features of tokens.
 
     Attributes:
-        mode: "mean" over the tokens, "max", or "cls", that of the first token.
+        mode: "mean" over the tokens, "max", or "cls", that of the first token that is no padding.
         longest: tokens of a text; 0: any number.
     """
 
@@ -34,11 +34,13 @@ class Pooling:
         """One embedding of each text; `mask` is False on padding."""
         valid = mask[..., None]
         if self.mode == "mean":
-            pooled = jnp.sum(jnp.where(valid, tokens, 0), axis=1) / jnp.sum(valid, axis=1).astype(tokens.dtype)
+            pooled = jnp.sum(jnp.where(valid, tokens, 0), axis=1) / jnp.maximum(jnp.sum(valid, axis=1), 1).astype(
+                tokens.dtype
+            )
         elif self.mode == "max":
-            pooled = jnp.max(jnp.where(valid, tokens, -jnp.inf), axis=1)
+            pooled = jnp.max(jnp.where(valid | ~jnp.any(valid, axis=1, keepdims=True), tokens, -jnp.inf), axis=1)
         else:
-            pooled = tokens[:, 0]
+            pooled = jnp.take_along_axis(tokens, jnp.argmax(mask, axis=1)[:, None, None], axis=1)[:, 0]
         return unit(pooled) if self.normalize else pooled
 
 
@@ -79,5 +81,20 @@ def read_pooling(folder: Path) -> Pooling | None:
         raise UserError(
             f"{settings}: pooling by {', '.join(map(printable, modes)) or 'nothing'}: one of mean, max, cls"
         )
-    longest = read_json(folder / LENGTH).get("max_seq_length") if (folder / LENGTH).exists() else 0
-    return Pooling(modes[0], "Normalize" in kinds, longest if type(longest) is int and longest > 0 else 0)
+    return Pooling(modes[0], "Normalize" in kinds, _longest(folder))
+
+
+def _longest(folder: Path) -> int:
+    """Tokens of a text, 0: any number. Raises UserError for options that would change the embeddings."""
+    values = read_json(folder / LENGTH) if (folder / LENGTH).exists() else {}
+    prompts = read_json(folder / PROMPTS) if (folder / PROMPTS).exists() else {}
+    for path, name, value in (
+        (LENGTH, "do_lower_case", values.get("do_lower_case")),
+        (PROMPTS, "default_prompt_name", prompts.get("default_prompt_name")),
+    ):
+        if value:
+            raise UserError(f"{folder / path}: {name}: {printable(repr(value))} is not supported")
+    longest = values.get("max_seq_length") or 0
+    if type(longest) is not int or longest < 0:
+        raise UserError(f"{folder / LENGTH}: max_seq_length: must be a whole number, not {printable(repr(longest))}")
+    return longest

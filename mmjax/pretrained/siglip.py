@@ -36,7 +36,7 @@ class TextConfig:
 class VisionConfig:
     """`vision_config`."""
 
-    FIXED: ClassVar = {"vision_use_head": True}
+    FIXED: ClassVar = {"vision_use_head": True, "num_channels": 3}
 
     hidden_size: int = 768
     intermediate_size: int = 3072

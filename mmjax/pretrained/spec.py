@@ -84,7 +84,10 @@ def read_config(kind: type, values: Mapping[str, Any], where: str) -> Any:
     for name, choices in {"hidden_act": ACTIVATIONS, **getattr(kind, "CHOICES", {})}.items():
         if given.get(name) not in (None, *choices):
             raise UserError(f"{where}{name}: {_shown(given[name])} is not supported, only {', '.join(sorted(choices))}")
-    made = kind(**given)
+    try:
+        made = kind(**given)
+    except ValueError as error:  # of values that do not fit together
+        raise UserError(f"{where}{error}") from None
     width, heads = (getattr(made, name, 1) for name in ("hidden_size", "num_attention_heads"))
     if width % heads:
         raise UserError(f"{where}num_attention_heads: {heads} does not divide hidden_size, {width}")

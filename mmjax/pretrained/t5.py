@@ -44,6 +44,14 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = "relu"
 
+    def __post_init__(self) -> None:
+        number, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if number < 4 or farthest <= number // 4:
+            raise ValueError(
+                f"relative_attention_num_buckets: {number} with relative_attention_max_distance {farthest}: needs at "
+                "least 4, and a distance above a quarter of them"
+            )
+
 
 @dataclass(frozen=True)
 class Mt5Config(T5Config):

@@ -23,7 +23,7 @@ class VitConfig:
     `id2label` are the names of the classes; pooler_output_size 0: hidden_size.
     """
 
-    FIXED: ClassVar = {"qkv_bias": True, "pooler_act": "tanh"}
+    FIXED: ClassVar = {"qkv_bias": True, "pooler_act": "tanh", "num_channels": 3}
 
     hidden_size: int = 768
     num_hidden_layers: int = 12

@@ -57,6 +57,15 @@ def test_an_image_smaller_than_the_crop_gets_a_border(tmp_path: Path) -> None:
     ("values", "word"),
     [
         ({"size": 0}, "size"),
+        ({"size": 9, "do_resize": "no"}, "do_resize"),
+        ({"size": 9, "do_pad": True}, "do_pad"),
+        ({"size": 9, "resample": True}, "resample"),
+        ({"size": 9, "resample": [3]}, "resample"),
+        ({"size": 9, "rescale_factor": []}, "rescale_factor"),
+        ({"size": 9, "rescale_factor": [1, 2]}, "rescale_factor"),
+        ({"size": 9, "image_mean": [1e308] * 3}, "image_mean"),
+        ({"size": 9, "image_processor_type": "DonutImageProcessor"}, "image_processor_type"),
+        ({"size": 9, "do_center_crop": True, "crop_size": {"shortest_edge": 9}}, "crop_size"),
         ({"size": {"longest_edge": 9}}, "longest_edge"),
         ({"size": 10**9}, "at most 4096"),
         ({"size": 9, "resample": 9}, "resample"),
@@ -76,3 +85,24 @@ def test_images_of_several_sizes_that_are_not_resized(tmp_path: Path) -> None:
     settings = read_image_settings(written(tmp_path, do_resize=False, **STATISTICS))
     images = [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]
     assert "several sizes" in error_message(settings.prepare, images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "crop"),
+    [
+        ("CLIPImageProcessor", 3, (8, 8)),
+        ("CLIPFeatureExtractor", 3, (8, 8)),
+        ("BitImageProcessor", 3, (8, 8)),
+        ("SiglipImageProcessor", 3, ()),
+        ("ViTImageProcessor", 2, ()),
+    ],
+)
+def test_defaults_of_the_class(kind: str, kernel: int, crop: tuple[int, ...], tmp_path: Path) -> None:
+    sides = {"size": {"height": 9, "width": 9}, "crop_size": {"height": 8, "width": 8}}
+    settings = read_image_settings(written(tmp_path, image_processor_type=kind, **sides, **STATISTICS))
+    assert (settings.kernel, settings.crop) == (kernel, crop)
+
+
+def test_an_image_that_is_too_narrow(tmp_path: Path) -> None:
+    settings = read_image_settings(written(tmp_path, size={"shortest_edge": 1000}, do_normalize=False))
+    assert "too narrow" in error_message(settings.prepare, [np.zeros((1, 1_000_000, 3), np.uint8)])

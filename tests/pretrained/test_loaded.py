@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -14,6 +15,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 import mmjax
 from mmjax.data.tokenizer_json import load_json_tokenizer
 from mmjax.export import PretrainedDualEncoder, PretrainedImageEncoder, PretrainedTextEncoder
+from mmjax.pretrained.pooling import Pooling
 
 REFERENCES = Path(__file__).parents[1] / "references"
 WORDS = ["a", "photo", "of", "cat", "dog", "horse", "."]
@@ -55,7 +57,7 @@ def clip_folder(tmp_path: Path) -> Path:
 def test_tokens_padding_and_their_mask(bert: Path, clip: Path) -> None:
     tokenizer = load_json_tokenizer(bert)
     assert (tokenizer.size, tokenizer.padding, tokenizer.end, tokenizer.longest) == (17, 0, 3, 0)
-    ids = tokenizer.encode(["A photo of cat", "", "dog \ud800", "a a a a a a a a"], 7)
+    ids, mask = tokenizer.encode_with_mask(["A photo of cat", "", "dog \ud800", "a a a a a a a a"], 7)
     assert ids.dtype == np.int32
     assert ids.tolist() == [
         [2, 10, 11, 12, 13, 3, 0],
@@ -63,13 +65,13 @@ def test_tokens_padding_and_their_mask(bert: Path, clip: Path) -> None:
         [2, 14, 1, 3, 0, 0, 0],
         [2, 10, 10, 10, 10, 10, 3],
     ]
-    assert tokenizer.mask(ids).sum(axis=1).tolist() == [6, 2, 4, 7]
+    assert mask.sum(axis=1).tolist() == [6, 2, 4, 7]
     assert tokenizer.length("a a a a a a a a") == 10
     assert tokenizer.decode(ids[:1]) == ["a photo of cat"]
     assert "no room" in error_message(tokenizer.encode, ["a"], 2)
     tokenizer = load_json_tokenizer(clip)  # its padding is the token of the end
-    ids = tokenizer.encode(["a dog"], 6)
-    assert ids.tolist() == [[35, 10, 14, 36, 36, 36]] and tokenizer.mask(ids).sum() == 4
+    ids, mask = tokenizer.encode_with_mask(["a dog"], 6)
+    assert ids.tolist() == [[35, 10, 14, 36, 36, 36]] and mask.tolist() == [[True] * 4 + [False] * 2]
 
 
 def test_padding_of_the_left_side_and_lower_case_of_the_tokenizer(bert: Path) -> None:
@@ -188,3 +190,93 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(b"")
     assert "is a pickle" in error_message(mmjax.load, path) and "save_file" in error_message(mmjax.load, path)
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | values))
+
+
+def test_padding_is_known_by_its_place_and_not_by_its_id(clip: Path, bert: Path) -> None:
+    change(clip / "tokenizer_config.json", padding_side="left")
+    ids, mask = load_json_tokenizer(clip).encode_with_mask(["a dog"], 6)
+    assert ids.tolist() == [[36, 36, 35, 10, 14, 36]] and mask.tolist() == [[False] * 2 + [True] * 4]
+    ids, mask = load_json_tokenizer(bert).encode_with_mask(["a <pad> dog"], 7)
+    assert ids.tolist() == [[2, 10, 0, 14, 3, 0, 0]] and mask.sum() == 5
+
+
+def test_a_tokenizer_with_another_end_of_text(clip: Path) -> None:
+    special = {"<unk>": 1, "<start>": 35, "<end>": 34}
+    write_tokenizer(clip, special, "<start>", "<end>", pad_token="<end>", eos_token="<end>")
+    assert "eos_token_id 36" in error_message(mmjax.load(clip).embed_text, ["a"])
+
+
+def test_ids_beyond_the_embedding_that_only_texts_show(bert: Path) -> None:
+    content = json.loads((bert / "tokenizer.json").read_text())
+    content["post_processor"]["special_tokens"]["<cls>"]["ids"] = [9999]
+    (bert / "tokenizer.json").write_text(json.dumps(content))
+    assert "9999" in error_message(mmjax.load(bert).embed_text, ["a"])
+
+
+def test_a_tokenizer_at_which_the_library_panics(bert: Path) -> None:
+    change(bert / "tokenizer.json", normalizer={"precompiled_charsmap": "AAAA", "type": "Precompiled"})
+    assert "is no tokenizer, or damaged" in error_message(load_json_tokenizer, bert)
+
+
+def test_case_as_the_settings_say(bert: Path) -> None:
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
+    for lowercase, lower, expected in ((True, False, 1), (False, True, 14), (True, None, 14)):
+        change(bert / "tokenizer.json", normalizer={**normalizer, "lowercase": lowercase})
+        change(bert / "tokenizer_config.json", do_lower_case=lower)
+        assert load_json_tokenizer(bert).encode(["DÓG"], 4).tolist() == [[2, expected, 3, 0]]
+
+
+@pytest.mark.parametrize("mode", ["mean", "max", "cls"])
+def test_pooling_of_texts_with_padding_on_the_left_and_of_nothing(mode: str) -> None:
+    tokens = jnp.arange(12, dtype=jnp.float32).reshape(2, 3, 2)
+    mask = jnp.array([[False, True, True], [False] * 3])
+    pooled = Pooling(mode, False)(tokens, mask)
+    assert pooled[0].tolist() == {"mean": [3.0, 4.0], "max": [4.0, 5.0], "cls": [2.0, 3.0]}[mode]
+    assert np.isfinite(pooled[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "word"),
+    [
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        ("sentence_bert_config.json", {"max_seq_length": "8"}, "max_seq_length"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name"),
+    ],
+)
+def test_options_of_sentence_transformers_that_would_change_embeddings(
+    bert: Path, file: str, values: dict[str, Any], word: str
+) -> None:
+    (bert / "modules.json").write_text(
+        json.dumps([{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": "1"}])
+    )
+    (bert / "1").mkdir()
+    change(bert / "1" / "config.json", pooling_mode_mean_tokens=True)
+    assert np.isfinite(mmjax.load(bert).embed_text(["a dog"])).all()
+    change(bert / file, **values)
+    assert word in error_message(mmjax.load(bert).embed_text, ["a dog"])
+
+
+def test_values_that_do_not_fit(clip: Path, tmp_path: Path) -> None:
+    change(clip / "preprocessor_config.json", size={"height": 1, "width": 1})
+    assert "smaller than a patch" in error_message(mmjax.load(clip).embed_image, [np.zeros((3, 3, 3), np.uint8)])
+    config = json.loads((clip / "config.json").read_text())
+    change(
+        clip / "config.json",
+        vision_config_dict={"hidden_act": "relu"},
+        vision_config=config["vision_config"] | {"hidden_act": "gelu"},
+    )
+    assert "vision_config_dict: hidden_act" in error_message(mmjax.load, clip)
+    for name, values, word in (
+        ("clip_text", {"projection_dim": "a"}, "projection_dim"),
+        ("t5", {"relative_attention_num_buckets": 2}, "relative_attention_num_buckets"),
+        ("t5", {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 2}, "max_distance 2"),
+        ("vit", {"num_channels": 1}, "num_channels"),
+    ):
+        folder = tmp_path / f"{name}-{word[:4]}"
+        shutil.copytree(REFERENCES / name, folder, dirs_exist_ok=True)
+        change(folder / "config.json", **values)
+        assert word in error_message(mmjax.load, folder)
