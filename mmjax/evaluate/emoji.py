@@ -32,6 +32,7 @@ METRICS = (*(f"emoji/{each}" for each in RECOGNIZED), *(f"emoji/real_{each}" for
 LAYOUT, COLORS, BINS = 16, 32, 6  # pixels of the reduced images, bins of each color channel
 NOISE = 8.0  # standard deviation in copies, of 255
 RIDGE = 1e-3
+PIECE = 16  # training images in memory at a time
 
 Classify = Callable[[UInt8[np.ndarray, "n y x 3"]], Int64[np.ndarray, " n"]]
 
@@ -97,13 +98,18 @@ ASPECTS: Mapping[str, Callable[[emoji.Emoji], str]] = {
 def trained_judge(size: int, background: tuple[int, ...]) -> dict[str, tuple[Classify, tuple[str, ...]]]:
     """Classifiers of each aspect with the names of their classes, trained on real combinations of the split "train"."""
     examples = [each for each in emoji.all_emoji() if each.combines and each.split == "train"]
-    images = np.stack([emoji.draw(each.code, size, background) for each in examples])
-    copies = [images, _blurred(images, seed=0), np.roll(_blurred(images, seed=1), 1, axis=(1, 2))]
-    layout_, colors_ = (np.concatenate([features(each) for each in copies]) for features in (layout, colors))
+    rngs = np.random.default_rng(0), np.random.default_rng(1)
+    pieces = []  # [copy][feature] of each
+    for start in range(0, len(examples), PIECE):
+        images = np.stack([emoji.draw(each.code, size, background) for each in examples[start : start + PIECE]])
+        blurred, other = (_blurred(images, rng) for rng in rngs)
+        copies = images, blurred, np.roll(other, 1, axis=(1, 2))
+        pieces.append([(layout(each), colors(each)) for each in copies])
+    layout_, colors_ = (np.concatenate([piece[c][f] for c in range(3) for piece in pieces]) for f in range(2))
     judge: dict[str, tuple[Classify, tuple[str, ...]]] = {}
     for aspect, of in ASPECTS.items():
         classes = tuple(sorted({of(each) for each in examples}))
-        labels = np.array([classes.index(of(each)) for each in examples] * len(copies))
+        labels = np.array([classes.index(of(each)) for each in examples] * 3)
         features, known = (colors, colors_) if aspect == "tone" else (layout, layout_)
         judge[aspect] = classifier(features, known, labels), classes
     return judge
@@ -135,12 +141,12 @@ def _reduced(images: UInt8[np.ndarray, "n y x 3"], side: int) -> UInt8[np.ndarra
     return np.stack([np.asarray(Image.fromarray(each).resize((side, side), Image.Resampling.BOX)) for each in images])
 
 
-def _blurred(images: UInt8[np.ndarray, "n y x 3"], seed: int) -> UInt8[np.ndarray, "n y x 3"]:
+def _blurred(images: UInt8[np.ndarray, "n y x 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "n y x 3"]:
     """Copies at half the resolution with noise, as a visual tokenizer may leave them."""
     height, width = images.shape[1:3]
     half = _reduced(images, width // 2)
     coarse = np.stack([np.asarray(Image.fromarray(each).resize((width, height))) for each in half])
-    noise = np.random.default_rng(seed).normal(0, NOISE, images.shape)
+    noise = rng.normal(0, NOISE, images.shape)
     return np.clip(np.rint(coarse + noise), 0, 255).astype(np.uint8)
 
 
@@ -213,6 +219,11 @@ def _languages(
     yield "languages", Samples([" · ".join(batch["captions"][i]) for i in shown], rows)
 
 
+def _metrics(config: Config) -> tuple[str, ...]:
+    # No combination of the split "unseen" has an activity that the classifiers know.
+    return METRICS[2 * len(RECOGNIZED) :] if config.data.evaluation_split == "unseen" else METRICS
+
+
 def _check(config: Config) -> None:
     require(
         config.data.source == "emoji",
@@ -222,7 +233,7 @@ def _check(config: Config) -> None:
 
 EVALUATOR = EvaluatorSpec(
     build=evaluator,
-    metrics=lambda config: METRICS,
+    metrics=_metrics,
     predictions=("image",),
     fields=("text",),
     check=_check,

@@ -45,6 +45,7 @@ IRREGULAR = {
     "old man": ("man", "old"),
     "older person": ("person", "old"),
 }
+CONJUNCTIONS = ("و", "e", "et", "y")  # between two tones, as "and"
 COUPLES = ("woman and man holding hands",)
 UNSEEN_OF = 20  # one of so many activities is in no training image
 NAMED = (1, 2)  # status in the package emoji of what has a name and is not written in another way as well
@@ -102,6 +103,8 @@ def all_emoji(languages: tuple[str, ...] = ("en",)) -> tuple[Emoji, ...]:
     """
     check_packages()
     emoji = importlib.import_module("emoji")  # which mypy would take for configs/emoji.py
+    if not hasattr(emoji, "EMOJI_DATA"):  # Python too, in the folder configs
+        raise UserError(f"data.source: {emoji.__file__} hides the package emoji; run mmjax from another folder")
     languages = tuple(dict.fromkeys(("en", *languages)))
     emoji.config.load_language(list(languages))
     tones = {each: _tone_names(emoji.EMOJI_DATA, each) for each in languages}
@@ -127,7 +130,7 @@ def caption(name: str, tones: Sequence[str]) -> str:
         tones: names of the tones in the same language.
     """
     head, *rest = _pattern(tuple(tones)).split(name.strip(":"))
-    after = ", ".join(filter(None, rest))
+    after = ", ".join(part for part in rest if part and part not in CONJUNCTIONS)
     return (f"{head}: {after}" if head and after else head or after).replace("_", " ")
 
 

@@ -1,6 +1,8 @@
 """Emoji as a source: images, captions, backgrounds, splits, the cache, and what the user may do wrong."""
 
 import importlib.util
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,20 @@ def test_an_interrupted_cache_is_completed(tmp_path: Path, monkeypatch: pytest.M
     assert count == 30 + 24  # the first shard was kept
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
+def test_a_damaged_cache_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(source, "SHARD_SIZE", 20)
+    before = first(config_of(tmp_path))
+    drawn: list[str] = []
+    render = emoji.render
+    monkeypatch.setattr(emoji, "render", lambda code, size: drawn.append(code) or render(code, size))
+    damage(next(tmp_path.glob("emoji-32-*/*20.safetensors")))
+    np.testing.assert_array_equal(before["image"], first(config_of(tmp_path))["image"])
+    assert len(drawn) == 20  # of the damaged shard alone
+
+
 def test_the_digest_tells_languages_and_splits_apart(tmp_path: Path) -> None:
     settings: list[dict[str, Any]] = [{}, {"emoji": {"languages": ["zh"]}}, {"train_split": "all"}]
     digests = [open_source(config_of(tmp_path, **each).data, True, 0).digest for each in settings]
@@ -160,6 +176,17 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     emoji.all_emoji.cache_clear()
     message = error_message(open_source, config_of(tmp_path).data, True, 0)
     assert message == "data.source: emoji needs resvg-py; run pip install '.[emoji]'"
+
+
+def test_another_module_emoji_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    hiding = types.ModuleType("emoji")
+    hiding.__file__ = "configs/emoji.py"
+    monkeypatch.setitem(sys.modules, "emoji", hiding)
+    hiding.__spec__ = importlib.util.spec_from_loader("emoji", None)
+    emoji.all_emoji.cache_clear()
+    message = error_message(open_source, config_of(tmp_path).data, True, 0)
+    assert message == "data.source: configs/emoji.py hides the package emoji; run mmjax from another folder"
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

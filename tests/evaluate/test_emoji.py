@@ -109,6 +109,31 @@ def test_the_judge_is_trained_on_the_training_split_alone(monkeypatch: pytest.Mo
     assert len(drawn) == 4 * 12 and {splits[code] for code in drawn} == {"train"}
 
 
+def test_the_judge_does_not_depend_on_the_size_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[list[np.ndarray]] = [[], []]
+    for found, piece in zip(known, (1000, 7), strict=True):
+        monkeypatch.setattr(evaluator, "PIECE", piece)
+
+        def fit(
+            features: Any, of: np.ndarray, labels: np.ndarray, into: list[np.ndarray] = found
+        ) -> evaluator.Classify:
+            into.extend([of, labels])
+            return lambda images: labels
+
+        monkeypatch.setattr(evaluator, "classifier", fit)
+        evaluator.trained_judge.cache_clear()
+        evaluator.trained_judge(SIZE, (255, 255, 255))
+    assert len(known[0]) == 6
+    for whole, parts in zip(*known, strict=True):
+        np.testing.assert_array_equal(whole, parts)
+
+
+def test_a_split_of_unseen_activities_gives_only_distances() -> None:
+    given = evaluator.EVALUATOR.metrics(config_of(evaluation_split="unseen"))
+    assert given == ("emoji/distance", "emoji/frechet_distance")
+    assert evaluator.EVALUATOR.metrics(config_of(evaluation_split="validation")) == evaluator.METRICS
+
+
 def test_an_exact_regression_has_the_labels_of_its_examples() -> None:
     """With few examples and a small ridge, kernel regression interpolates; classes of new ones are the nearest's."""
     rng = np.random.default_rng(0)

@@ -127,3 +127,16 @@ def test_paints_half_transparent_pixels_as_pillow_does() -> None:
 
 def test_the_same_image_each_time() -> None:
     assert emoji.render("1F951", 23) == emoji.render("1F951", 23)
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("fr", "hommes avec des oreilles de lapin: peau claire, peau moyennement claire"),
+        ("ar", "رجلان يرقصان: بشرة بلون فاتح, بشرة بلون فاتح ومعتدل"),
+    ],
+)
+def test_no_conjunction_is_left_between_two_tones(language: str, expected: str) -> None:
+    names = [each.names[language] for each in all_emoji((language,)) if len(each.tones) == 2]
+    assert expected in names
+    assert not any(part in emoji.CONJUNCTIONS for name in names for part in name.split(", "))
