@@ -12,6 +12,12 @@ from mmjax.types import UserError
 
 def check(config: Config) -> None:
     """Raises UserError for the first invalid combination, also in nested configs."""
+    for name, component in config.components.items():
+        require(
+            bool(component.path) or component.config is not None,
+            f"components.{name}: name a trained model, as in --config.components.{name}=DIR, or give the config of one "
+            "to train first",
+        )
     check_nested(config, check)
     check_data(config.data)
     _check_evaluation(config)

@@ -209,6 +209,13 @@ def test_impossible_sizes_are_told(overrides: dict[str, str]) -> None:
     assert value.rpartition(",")[2].strip("()") in message
 
 
+@pytest.mark.parametrize("component", [{}, {"path": ""}], ids=str)
+def test_a_component_is_a_path_or_a_config(component: dict[str, str]) -> None:
+    masked = BASE | {"model": {"kind": "masked_generator"}, "losses": {"masked_visual_modeling": {}}}
+    told = error_message(resolve, masked | {"components": {"visual_tokenizer": component}})
+    assert told.startswith("components.visual_tokenizer: ") and "--config.components.visual_tokenizer=DIR" in told
+
+
 def test_a_reference_that_is_not_there_cannot_be_dropped() -> None:
     message = error_message(resolve, BASE, {"model.reference_dropout": "0.5", "model.reference": ""})
     assert message.startswith("model.reference_dropout: ") and "model.reference" in message.partition(": ")[2]
