@@ -17,6 +17,5 @@ python -m ruff check .
 stage "mypy"
 python -m mypy
 stage "pytest with $(python --version)"
-# Whole files go to one of three processes, so that what a file's tests share is made once; tests/conftest.py orders them.
-# Three keep two cores busy while some tests wait for what they have started.
-exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "$which" "$@"
+# Whole files go to one of two processes, so that what a file's tests share is made once; tests/conftest.py orders them.
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$which" "$@"

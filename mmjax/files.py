@@ -133,6 +133,7 @@ def write_file(path: Path, content: bytes) -> None:
     target = Path(os.path.realpath(path))  # a link stays one, to the new content
     temporary = _temporary(target)
     try:
+        _check_replaceable(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.replace(target)
@@ -140,6 +141,12 @@ def write_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises UserError for a device or a pipe, which root could replace by a file."""
+    with contextlib.suppress(OSError):  # there is none, or it is told by who writes it
+        check_regular(path)
 
 
 def _temporary(path: Path) -> Path:
@@ -155,6 +162,7 @@ def check_writable(path: Path, folder: bool = False) -> None:
     try:
         if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _check_replaceable(path)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             _temporary(path).lstat()  # fails if the name is too long
         whole = path.absolute()

@@ -3,10 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from messages import error_message
 from runs import Mistake, environment
+from special_files import make_device, make_fifo
+
+from mmjax.files import check_writable, write_file
 
 CONFIG = "--config=configs/quickstart.py:tiny"
 
@@ -31,6 +37,19 @@ def test_checkpoints_without_permission(tmp_path: Path) -> None:
     command.append(f"--workdir={tmp_path / 'run'}")
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith(f"mmjax: {place}: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_device])
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[Any] = []
+    monkeypatch.setattr(Path, "replace", lambda self, target: replaced.append(target))
+    make(tmp_path / "out.png")
+    for write in (lambda path: write_file(path, b"1"), check_writable):
+        told = error_message(write, tmp_path / "out.png")
+        assert told.startswith(f"{tmp_path / 'out.png'}: ") and "regular file" in told
+    assert not replaced and not list(tmp_path.glob(".*"))
 
 
 WAITING = """
