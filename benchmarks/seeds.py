@@ -18,6 +18,8 @@ from typing import Any
 
 from mmjax.config.load import read_config_dict
 
+COSTS = ("error", "distance", "fid/", "kid/")  # in names of metrics of which less is better, beside losses
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,7 +61,7 @@ def table(rows: Sequence[Mapping[str, float]]) -> str:
     lines = ["| metric | by seed | mean | worst |", "| --- | --- | --- | --- |"]
     for name in rows[0]:
         values = [row[name] for row in rows]
-        is_cost = not any(mark in name for mark in ("/", "accuracy")) or "error" in name
+        is_cost = "/" not in name or any(mark in name for mark in COSTS)
         worst = max(values) if is_cost else min(values)
         each = ", ".join(f"{value:.3f}" for value in values)
         lines.append(f"| {name} | {each} | {sum(values) / len(values):.3f} | {worst:.3f} |")

@@ -1,6 +1,6 @@
 """Text-to-image generation of real illustrations: emoji, named in English and Chinese.
 
-The visual tokenizer is trained first, then a masked generator on its codes; one command does both, in about an hour on
+The visual tokenizer is trained first, then a masked generator on its codes; one command does both, sized for an hour on
 two cores. Evaluated on combinations of activity, gender and skin tone that are in no training image.
 
 Arguments: size=64 (pixels), languages=en+zh (of the captions, by their codes), tiny (ends in seconds).
@@ -43,14 +43,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.losses = {"masked_visual_modeling": {"weight": 1.0, "label_smoothing": 0.0, "fully_masked": 0.2}}
     config.model.text_dropout = 0.1
-    config.sampling = {
-        "steps": 12,
-        "order": "halton",
-        "guidance": 3.0,
-        "temperature": 0.7,
-        "refinement_steps": 8,
-        "refinement_temperature": 0.3,
-    }
+    config.sampling = presets.refined_sampling()
     config.optimizer = presets.optimizer(1e-2, 100, b2=0.98, ema_decay=0.998, kind="muon")
     config.train = {
         "batch": 16,

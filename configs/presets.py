@@ -20,6 +20,18 @@ def optimizer(learning_rate: float, warmup_steps: int, b2: float, ema_decay: flo
     }
 
 
+def refined_sampling() -> dict[str, Any]:
+    """Twelve steps in Halton order and eight of refinement, with guidance, as small masked generators need."""
+    return {
+        "steps": 12,
+        "order": "halton",
+        "guidance": 3.0,
+        "temperature": 0.7,
+        "refinement_steps": 8,
+        "refinement_temperature": 0.3,
+    }
+
+
 def tokenizer_losses(adversarial: bool = False) -> dict[str, Any]:
     """Mean absolute and squared error, and optionally the losses of a discriminator."""
     losses = {"mean_absolute_error": {"weight": 1.0}, "mean_squared_error": {"weight": 1.0}}

@@ -46,14 +46,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     # Fully masked examples teach which object is where; without them two thousand steps are too few for most seeds.
     config.losses = {"masked_visual_modeling": {"weight": 1.0, "label_smoothing": 0.0, "fully_masked": 0.2}}
     config.model.text_dropout = 0.1
-    config.sampling = {
-        "steps": 12,
-        "order": "halton",
-        "guidance": 3.0,
-        "temperature": 0.7,
-        "refinement_steps": 8,
-        "refinement_temperature": 0.3,
-    }
+    config.sampling = presets.refined_sampling()
     config.optimizer = presets.optimizer(1e-2, 50, b2=0.98, ema_decay=0.995, kind="muon")
     config.train = {
         "batch": 16,

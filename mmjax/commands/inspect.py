@@ -22,12 +22,7 @@ HELP = "Print what a folder holds: family, sizes, parameters, tokenizer, uses, l
 MAX_README = 1 << 20  # bytes
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---", re.DOTALL | re.MULTILINE)
 _LICENSES = re.compile(r"^license_name: *(\S+)", re.MULTILINE), re.compile(r"^license:[\s-]*(\S+)", re.MULTILINE)
-# Methods of the classes of pretrained models.
-METHODS = {
-    ("text",): "embed_text, encode_text",
-    ("image",): "embed_image, encode_image",
-    ("text", "image"): "embed_text, embed_image, classify (zero-shot), encode_text, encode_image",
-}
+METHODS = ("embed_text", "embed_image", "classify", "encode_text", "encode_image")  # of pretrained models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +64,8 @@ def _pretrained(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, s
         yield "pooling", told(lambda: _pooling(folder))
     if "image" in spec.encodes:
         yield "images", told(lambda: _images(folder))
-    yield "use", f"mmjax.load gives a {CLASSES[spec.encodes].__name__}: {METHODS[spec.encodes]}"
+    able = CLASSES[spec.encodes]
+    yield "use", f"mmjax.load gives a {able.__name__}: {', '.join(each for each in METHODS if hasattr(able, each))}"
     yield "license", license_of(folder)
 
 

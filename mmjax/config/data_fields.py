@@ -1,6 +1,6 @@
 """Config fields of `data`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mmjax import registry
@@ -115,9 +115,7 @@ class DataConfig:
     @property
     def attributions(self) -> tuple[str, ...]:
         """Whom a model trained on the data must name, each once."""
-        sources = [self.source, *(part.source for part in self.mixture.values())]
-        found = (registry.find("source", name, "data.source").attribution for name in sources)
-        return tuple(dict.fromkeys(filter(None, found)))
+        return attributions((self.source, *(part.source for part in self.mixture.values())))
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -134,3 +132,9 @@ class MixtureComponent(DataConfig):
     """
 
     weight: float = setting(1.0, above=0)
+
+
+def attributions(sources: Iterable[str]) -> tuple[str, ...]:
+    """Whom a model trained on data of these sources must name, each once."""
+    found = (registry.find("source", name, "data.source").attribution for name in sources)
+    return tuple(dict.fromkeys(filter(None, found)))

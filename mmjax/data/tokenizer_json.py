@@ -124,13 +124,10 @@ def load_json_tokenizer(folder: Path) -> JsonTokenizer:
         return tokenizer
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; copy all files of the model, or save its tokenizer as fast") from None
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except (
-        BaseException
-    ) as error:  # what the tokenizers library raises has no class of its own, panics of Rust included
+    # What the tokenizers library raises has no class of its own, and a panic of Rust is no Exception.
+    except BaseException as error:
         raise UserError(f"{path}: is no tokenizer, or damaged: {' '.join(str(error).split())[:200]}") from None
 
 

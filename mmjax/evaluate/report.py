@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from mmjax import registry
+from mmjax.config.data_fields import attributions
 from mmjax.files import check_regular, finite, read_lines, read_object, write_file
 from mmjax.sample.video import timed_gif, to_png
 from mmjax.types import UserError
@@ -165,8 +165,7 @@ def _attributions(config: Mapping[str, Any]) -> str:
     """Whom the sources of the data want to be named."""
     data = config.get("data", {})
     sources = [data.get("source"), *(part.get("source") for part in data.get("mixture", {}).values())]
-    found = (registry.find("source", name, "data.source").attribution for name in sources if name)
-    return "".join(f"<p>Training data: {html.escape(text)}</p>" for text in dict.fromkeys(filter(None, found)))
+    return "".join(f"<p>Training data: {html.escape(text)}</p>" for text in attributions(filter(None, sources)))
 
 
 def _section(title: str, content: str, note: str = "") -> str:

@@ -19,7 +19,7 @@ from mmjax.types import UserError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "presets")  # which they share
-TRAINED = (  # by tests of the commands, also those that are slow, or all terms of theirs by those of the step
+TRAINED = (  # by tests of the commands, slow ones included, or, all their losses, by those of the step
     "coco_caption",
     "coco_contrastive",
     "coco_direct",

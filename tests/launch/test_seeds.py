@@ -30,8 +30,12 @@ def test_all_that_is_trained_has_the_seed(name: str, number: int) -> None:
 
 
 def test_the_worst_is_the_largest_loss_and_the_smallest_accuracy() -> None:
-    rows = [{"loss": 1.0, "scenes/all": 0.5}, {"loss": 3.0, "scenes/all": 0.9}]
+    rows = [
+        {"loss": 1.0, "scenes/all": 0.5, "emoji/distance": 2.0},
+        {"loss": 3.0, "scenes/all": 0.9, "emoji/distance": 1.0},
+    ]
     assert benchmark.table(rows).splitlines()[2:] == [
         "| loss | 1.000, 3.000 | 2.000 | 3.000 |",
         "| scenes/all | 0.500, 0.900 | 0.700 | 0.500 |",
+        "| emoji/distance | 2.000, 1.000 | 1.500 | 2.000 |",
     ]
