@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mmjax.evaluate.spec import EvaluatorSpec
+from mmjax.scenes.grammar import canonical
 from mmjax.types import Batch, Predict, Results
 
 CAPTIONS = 5
@@ -23,8 +24,8 @@ def retrieval(predict: Predict, batches: Callable[[], Iterable[Batch]]) -> Resul
         similarity;
     text to image: the fraction of captions with their image among the first k.
 
-    As for COCO, with the first five captions of each image. Equal captions belong to all of their images. Ties count as
-    wrong. Examples without captions are ignored.
+    As for COCO, with the first five captions of each image. Equal captions belong to all of their images, and so do the
+    two that a scene has from either side. Ties count as wrong. Examples without captions are ignored.
     """
     images, texts, owners, captions = _embed(predict, batches)
     if not len(images):
@@ -81,7 +82,7 @@ def _words(owners: Sequence[int], captions: Sequence[str]) -> tuple[Any, Any]:
     from scipy.sparse import csr_array  # slow to import, and needed by few commands
 
     known: dict[str, int] = {}
-    words = [known.setdefault(" ".join(caption.lower().split()), len(known)) for caption in captions]
+    words = [known.setdefault(" ".join(caption.lower().split()), len(known)) for caption in map(canonical, captions)]
     ones = np.ones(len(captions), np.int32)
     images = csr_array((ones, (owners, words)), shape=(max(owners) + 1, len(known)))
     return images, csr_array((ones, (range(len(captions)), words)), shape=(len(captions), len(known)))

@@ -82,6 +82,15 @@ def parse(caption: str) -> Scene:
     return Scene(Thing(shape, color, size), relation, Thing(other_shape, other_color, other_size))
 
 
+def canonical(text: str) -> str:
+    """Of the two captions of a scene, from either side, the first in the alphabet; other texts as they are."""
+    try:
+        scene = parse(text)
+    except ValueError:
+        return text
+    return min(text, caption(Scene(scene.object, INVERSE[scene.relation], scene.subject)))
+
+
 @functools.cache
 def triple_held_out(shape: str, color: str, third: int) -> bool:
     """Whether a shape and a color with a third word, 0 to 3, are held out: 12 of the 96 triples are.

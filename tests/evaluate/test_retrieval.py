@@ -139,6 +139,13 @@ def test_shared_captions_belong_to_all_their_images() -> None:
     assert set(found.values()) == {1.0}
 
 
+def test_captions_of_a_scene_from_either_side_mean_the_same() -> None:
+    sides = ["a red circle left of a blue ring", "a blue ring right of a red circle"]
+    images = unit(np.array([[1, 0], [1, 0.1]]))
+    texts = dict(zip(sides, images[::-1], strict=True))  # each is nearest to the other's image
+    assert set(Embedded(images, [[text] for text in sides], texts).metrics().values()) == {1.0}
+
+
 def test_only_the_first_five_captions_are_embedded() -> None:
     data = random_set(7, 1, 0.5)
     data.captions[0] = [f"caption {i}" for i in range(9)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, SIZES, Scene, Thing, caption, parse, random_scene
+from mmjax.scenes.grammar import COLORS, RELATIONS, SHAPES, SIZES, Scene, Thing, canonical, caption, parse, random_scene
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -36,6 +36,14 @@ def test_caption_round_trip() -> None:
     captions = [caption(scene) for scene in scenes]
     assert len(set(captions)) == len(scenes) == 72 * 4 * (72 - 3)
     assert [parse(text) for text in captions] == scenes
+    # Each scene has two captions, from either side, and one of them is its canonical one.
+    assert len({canonical(text) for text in captions}) == len(captions) // 2
+
+
+def test_canonical_captions() -> None:
+    assert canonical("a red circle left of a blue square") == "a blue square right of a red circle"
+    assert canonical("a blue square right of a red circle") == "a blue square right of a red circle"
+    assert canonical("a cat on a mat") == "a cat on a mat"
 
 
 @pytest.mark.parametrize(
