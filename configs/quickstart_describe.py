@@ -37,10 +37,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = presets.optimizer(1e-2, 50, b2=0.98, ema_decay=0.995, kind="muon")
     config.train = {
         "batch": 64,
-        "steps": 1000,
+        "steps": 1400,
         "log_every": 20,
-        "evaluate_every": 500,
-        "checkpoint_every": 500,
+        "evaluate_every": 1400,
+        "checkpoint_every": 700,
         "best_metric": "captions/true",
     }
     config.evaluate = {
