@@ -48,6 +48,23 @@ def test_terms_equal_numpy(pair: Any) -> None:
     np.testing.assert_allclose(rest.loss(found), 0.5 * np.abs(difference).mean(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 12, 3), (2, 5, 8, 4, 1)])
+def test_errors_at_several_scales(shape: tuple[int, ...]) -> None:
+    y, x = np.indices(shape[-3:-1])
+    squares = np.broadcast_to((2 * ((y + x) % 2) - 1)[..., None], shape).astype(np.float32)  # means of 2 x 2 are 0
+    terms = {"mean_absolute_error": {"scales": 3}, "squared": {"kind": "mean_squared_error", "scales": 3}}
+    loss = losses.build(config_of("visual_tokenizer", terms), fields("image"))
+    for difference, expected in ((squares, 1 / 3), (np.ones_like(squares), 1.0), (0.5 + squares / 2, 0.5)):
+        found = loss.terms({"image": jnp.asarray(difference)}, {"image": jnp.zeros(shape)})
+        np.testing.assert_allclose(found["mean_absolute_error"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["squared"], (0.5 + 0.25 + 0.25) / 3, rtol=1e-6)
+
+
+def test_too_many_scales() -> None:
+    with pytest.raises(UserError, match="multiple of 64"):
+        config_of("visual_tokenizer", {"mean_absolute_error": {"scales": 7}}, data={"size": 32})
+
+
 # Each kind of term with what it puts into the model, and a fitting model.
 PREPARED = {
     "masked_visual_modeling": ("masked_generator", "masked"),
