@@ -22,11 +22,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     tokenizer = ConfigDict()
     tokenizer.data = data
     tokenizer.text = text
-    tokenizer.model = {"kind": "visual_tokenizer", "widths": (32, 64, 128), "blocks": 1, "levels": (8, 8, 8, 6)}
+    tokenizer.model = {"kind": "visual_tokenizer", "widths": (32, 64, 128), "blocks": 1, "levels": (7, 5, 5, 5, 5)}
     tokenizer.losses = presets.tokenizer_losses()
-    tokenizer.model.code_noise_prob = 0.05  # makes the decoder robust to errors of the generator
+    tokenizer.losses["mean_absolute_error"]["scales"] = 4  # else the lines outweigh the tones
     tokenizer.optimizer = presets.optimizer(6e-3, 100, b2=0.98, ema_decay=0.995, kind="muon")
-    tokenizer.train = {"batch": 16, "steps": 3000, "log_every": 50, "evaluate_every": 1500, "checkpoint_every": 1000}
+    tokenizer.train = {"batch": 8, "steps": 8000, "log_every": 50, "evaluate_every": 4000, "checkpoint_every": 1000}
     tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 32, "samples": 16}
 
     config = ConfigDict()
@@ -47,9 +47,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = presets.optimizer(1e-2, 100, b2=0.98, ema_decay=0.998, kind="muon")
     config.train = {
         "batch": 16,
-        "steps": 5000,
+        "steps": 4500,
         "log_every": 50,
-        "evaluate_every": 2500,
+        "evaluate_every": 2250,
         "checkpoint_every": 1000,
         "best_metric": "emoji/all",
     }
