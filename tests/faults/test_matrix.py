@@ -49,6 +49,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "scenes": {"source": "scenes", "scenes": {"examples": 8, "fully_specified": False}},
     "scenes_questions": {"source": "scenes", "scenes": {"examples": 8, "questions": True}},
     "scenes_clips": {"source": "scenes", "scenes": {"examples": 8}, "frames": 3},
+    "emoji": {"source": "emoji", "evaluation_split": "combinations"},
     "coco_folder": {"source": "coco_folder"},
     "coco_packed": {"source": "coco_packed"},
     "coco_tfds": {"source": "coco_tfds"},
