@@ -5,7 +5,8 @@
 
 Each runs in a process of its own, and their rounds are taken in turn: mmjax, PyTorch, PyTorch with torch.compile,
 mmjax, ... The ratio of a case is the median over the rounds of the faster PyTorch's seconds by mmjax's. The models of
-PyTorch are in peers_torch.py, the sizes in peers.json:
+PyTorch are in peers_torch.py, the sizes in peers.json. Where diffusers is installed beside PyTorch, a step of its
+masked model (aMUSEd) of the same sizes is a third, which has other layers and is not part of the ratio:
 
     train/128, train/512   a step of the masked generator: forward, backward, AdamW, gradient clipping, EMA
     sample/128             16 images in 12 steps with guidance, and their decoding
@@ -16,12 +17,13 @@ With --claims it fails if a ratio is below the one in that file, which --json wr
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def _settings(case: dict[str, Any]) -> dict[str, Any]:
     return {"optimizer": optimizer, "train": {"batch": case["batch"], "steps": 100}, "evaluate": {"batch": 16}}
 
 
-def _tokenizer_config(case: dict[str, Any], size: int) -> dict[str, Any]:
+def tokenizer_config(case: dict[str, Any], size: int) -> dict[str, Any]:
     return {
         "data": {"source": "scenes", "size": size},
         "text": {"length": case.get("length", 8), "vocabulary": case.get("vocabulary", 512)},
@@ -69,8 +71,9 @@ def _tokenizer_config(case: dict[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def _generator_config(case: dict[str, Any]) -> dict[str, Any]:
-    tokenizer = _tokenizer_config(case, 4 * case["grid"])
+def generator_config(case: dict[str, Any]) -> dict[str, Any]:
+    """The config of a masked generator; its images have a cell of the tokenizer's stride for each code."""
+    tokenizer = tokenizer_config(case, case["grid"] << len(case.get("widths", (32, 64))))
     model = {name: case[name] for name in ("width", "heads", "layers", "text_layers")}
     return {
         "data": tokenizer["data"],
@@ -92,7 +95,7 @@ def masked_training(case: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
         "codes": rng.integers(0, np.prod(case["levels"]), (count, case["grid"], case["grid"]), np.int32),
         "key": np.zeros((count, 2), np.uint32),
     }
-    return _training(_generator_config(case), batch)
+    return _training(generator_config(case), batch)
 
 
 def masked_sampling(case: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
@@ -104,7 +107,7 @@ def masked_sampling(case: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
     from mmjax.models.masked_generator import model_fns
     from mmjax.sample.masked import make_sampler
 
-    config = resolve(_generator_config(case))
+    config = resolve(generator_config(case))
     params, tokenizer_params = (
         jax.jit(lambda key, part=part: models.init(part, key))(jax.random.key(0))
         for part in (config, config.component("visual_tokenizer"))
@@ -123,7 +126,18 @@ def tokenizer_training(case: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
 
     image = np.random.default_rng(0).uniform(-1, 1, (case["batch"], case["size"], case["size"], 3)).astype(np.float32)
     batch = {"image": image, "key": np.zeros((len(image), 2), np.uint32)}
-    return _training(_tokenizer_config(case, case["size"]), batch)
+    return _training(tokenizer_config(case, case["size"]), batch)
+
+
+def captioner_config(case: dict[str, Any]) -> dict[str, Any]:
+    model = {name: case[name] for name in ("width", "heads", "layers", "decoder_layers", "patch")}
+    return {
+        "data": {"source": "scenes", "size": case["size"]},
+        "text": {"length": case["length"], "vocabulary": case["vocabulary"]},
+        "model": {"kind": "vision_language", **model},
+        "losses": {"captioning": {"weight": 1.0}},
+        **_settings(case),
+    }
 
 
 def captioning(case: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
@@ -135,16 +149,7 @@ def captioning(case: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
     from mmjax.sample.text import TextDecoding, make_text_generator
     from mmjax.types import MASK
 
-    model = {name: case[name] for name in ("width", "heads", "layers", "decoder_layers", "patch")}
-    config = resolve(
-        {
-            "data": {"source": "scenes", "size": case["size"]},
-            "text": {"length": case["length"], "vocabulary": case["vocabulary"]},
-            "model": {"kind": "vision_language", **model},
-            "losses": {"captioning": {"weight": 1.0}},
-            **_settings(case),
-        }
-    )
+    config = resolve(captioner_config(case))
     params = jax.jit(lambda key: models.init(config, key))(jax.random.key(0))
     bias = params["decoder"]["bias"]
     params["decoder"]["bias"] = bias.at[: MASK + 1].set(-1e9)  # captions of full length
@@ -167,9 +172,10 @@ def worker() -> None:
 
     step: Callable[[], Any] = lambda: None  # noqa: E731
     for line in sys.stdin:
-        order, value = line.split()
+        order, value = line.split(maxsplit=1)
         if order == "build":
-            params, step = BUILD[value.partition("/")[0]](CASES[value])
+            name, sizes = value.split(maxsplit=1)
+            params, step = BUILD[name.partition("/")[0]](json.loads(sizes))
             for _ in range(2):
                 step()
             answer: Any = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -182,38 +188,90 @@ def worker() -> None:
 
 
 class Peer:
-    """A process that answers "build CASE" and "run COUNT"."""
+    """A process that answers "build NAME SIZES" and "run COUNT"."""
 
     def __init__(self, *command: str) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, order: str, value: str | int) -> float:
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{order} {value}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{order} {value}\n")
+            self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            sys.exit(f"peers: {self.process.args} ended")
+            sys.exit(f"peers: {' '.join(self.process.args)} ended with status {self.process.wait()}")
         return float(json.loads(answer))
 
     def close(self) -> None:
         assert self.process.stdin
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
-def compare(peers: dict[str, Peer], case: str, rounds: int) -> float:
-    """Prints a row of the table, and returns the ratio."""
-    sizes = {name: peer.ask("build", case) for name, peer in peers.items()}
-    counts = {name: max(round(SECONDS / peer.ask("run", 1)), 1) for name, peer in peers.items()}
-    times: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(rounds):
-        for name, peer in peers.items():
-            times[name].append(peer.ask("run", counts[name]) / counts[name])
-    others = [name for name in peers if name != "mmjax"]
-    best = min(others, key=lambda name: statistics.median(times[name]))
-    ratio = statistics.median(b / a for a, b in zip(times["mmjax"], times[best], strict=True))
-    cells = [f"{1e3 * statistics.median(each):.1f}" for each in times.values()]
+def alternated(
+    commands: Mapping[str, Sequence[str]], name: str, case: dict[str, Any], rounds: int, seconds: float = SECONDS
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The number of parameters, and the seconds of an iteration in each round, of peers that are measured in turn.
+
+    Args:
+        commands: of the peers, which are started anew, so that no case runs in the memory of another.
+        seconds: of a peer's part of a round, about.
+    """
+    peers = {peer: Peer(*command) for peer, command in commands.items()}
+    try:
+        sizes = {peer: each.ask("build", f"{name} {json.dumps(case)}") for peer, each in peers.items()}
+        counts = {peer: max(round(seconds / each.ask("run", 1)), 1) for peer, each in peers.items()}
+        times: dict[str, list[float]] = {peer: [] for peer in peers}
+        for _ in range(rounds):
+            for peer, each in peers.items():
+                times[peer].append(each.ask("run", counts[peer]) / counts[peer])
+    finally:
+        for each in peers.values():
+            each.close()
+    return sizes, times
+
+
+def speedup(times: Mapping[str, Sequence[float]], others: Sequence[str]) -> float:
+    """How many times as fast mmjax is as the fastest of the others: the median over the rounds."""
+    best = min((times[name] for name in others), key=statistics.median)
+    return statistics.median(b / a for a, b in zip(times["mmjax"], best, strict=True))
+
+
+def installed(python: str, package: str) -> bool:
+    """Whether a Python has a package; False where there is no such Python."""
+    found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    try:
+        return subprocess.run([python, "-c", found], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def peer_commands(torch: str, ways: Sequence[str], diffusers: bool) -> dict[str, tuple[str, ...]]:
+    """The commands of mmjax, and of PyTorch and diffusers in each way, "eager" or "compiled"."""
+    commands = {"mmjax": (sys.executable, str(HERE / "peers.py"), "--worker")}
+    commands |= {f"PyTorch {way}": (torch, str(HERE / "peers_torch.py"), way) for way in ways}
+    if diffusers:
+        commands |= {f"diffusers {way}": (torch, str(HERE / "peers_diffusers.py"), way) for way in ways}
+    return commands
+
+
+def compare(commands: Mapping[str, Sequence[str]], case: str, rounds: int) -> float:
+    """Prints a row of the table, and returns how many times as fast as PyTorch mmjax is."""
+    taken = {peer: each for peer, each in commands.items() if case.startswith("train/") or "diffusers" not in peer}
+    sizes, times = alternated(taken, case, CASES[case], rounds)
+    ratio = speedup(times, [peer for peer in taken if peer.startswith("PyTorch")])
+
+    def cell(peer: str) -> str:
+        if peer not in times:
+            return ""
+        count = "" if sizes[peer] == sizes["mmjax"] else f" ({sizes[peer]:,.0f} parameters)"
+        return f"{1e3 * statistics.median(times[peer]):.1f}{count}"
+
+    cells = [cell(peer) for peer in commands]
     print(f"| {case} | {sizes['mmjax']:,.0f} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
     return ratio
 
@@ -230,19 +288,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         return worker()
-    commands = {"mmjax": (sys.executable, __file__, "--worker")}
-    for way in ("eager",) if arguments.no_compile else ("eager", "compiled"):
-        commands[f"PyTorch {way}"] = (arguments.torch, str(HERE / "peers_torch.py"), way)
+    ways = ("eager",) if arguments.no_compile else ("eager", "compiled")
+    commands = peer_commands(arguments.torch, ways, installed(arguments.torch, "diffusers"))
     wanted = [case for case in CASES if any(case.startswith(name) for name in arguments.cases.split(","))]
     print(f"| case | parameters | {' | '.join(f'{name}, ms' for name in commands)} | ratio |")
     print("|---|---|" + "---|" * (len(commands) + 1))
-    ratios = {}
-    for case in wanted:
-        # New processes, so that no case runs in the memory of another.
-        peers = {name: Peer(*command) for name, command in commands.items()}
-        ratios[case] = compare(peers, case, arguments.rounds)
-        for peer in peers.values():
-            peer.close()
+    ratios = {case: compare(commands, case, arguments.rounds) for case in wanted}
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({case: round(ratio, 2) for case, ratio in ratios.items()}) + "\n")
     claims = json.loads(Path(arguments.claims).read_text()) if arguments.claims else {}

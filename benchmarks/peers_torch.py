@@ -1,22 +1,19 @@
 """The models of peers.py in plain PyTorch, as somebody who knows it well would write them; run by peers.py.
 
-Same layers, sizes, data shapes, optimizer and losses as in mmjax. It reads "build CASE" and "run COUNT" from standard
-input, and answers with the number of parameters, or the seconds of COUNT iterations.
+Same layers, sizes, data shapes, optimizer and losses as in mmjax. It reads "build NAME SIZES" and "run COUNT" from
+standard input, and answers with the number of parameters, or the seconds of COUNT iterations.
 """
 
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-CASES = json.loads(Path(__file__).with_name("peers.json").read_text())
 
 
 def sincos(length: int, width: int) -> Tensor:
@@ -73,15 +70,34 @@ class Block(nn.Module):
         return x + self.mlp(self.norm_mlp(x))
 
 
+class TextEncoder(nn.Module):
+    def __init__(self, case: dict[str, Any]) -> None:
+        super().__init__()
+        width, heads = case["width"], case["heads"]
+        self.embedding = nn.Embedding(case["vocabulary"], width)
+        self.blocks = nn.ModuleList(Block(width, heads, cross=False) for _ in range(case["text_layers"]))
+        self.norm = nn.LayerNorm(width)
+        angles = rope_angles((case["length"],), width // heads)
+        for name, value in (("sincos", sincos(case["length"], width)), ("cos", angles.cos()), ("sin", angles.sin())):
+            self.register_buffer(name, value)
+
+    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        mask = text != 0
+        mask[:, 0] = True
+        mask = mask[:, None, None]
+        x = self.embedding(text) + self.sincos
+        for block in self.blocks:
+            x = block(x, mask, (self.cos, self.sin))
+        return self.norm(x), mask
+
+
 class MaskedGenerator(nn.Module):
     def __init__(self, case: dict[str, Any]) -> None:
         super().__init__()
         width, heads, grid = case["width"], case["heads"], case["grid"]
         codes = math.prod(case["levels"])
         self.width, self.grid = width, grid
-        self.text_embedding = nn.Embedding(case["vocabulary"], width)
-        self.text_blocks = nn.ModuleList(Block(width, heads, cross=False) for _ in range(case["text_layers"]))
-        self.text_norm = nn.LayerNorm(width)
+        self.context = TextEncoder(case)
         self.codes = nn.Parameter(0.5 * torch.randn(codes, width))
         self.digits = nn.ParameterList(0.5 * torch.randn(level, width) for level in case["levels"])
         places = torch.stack(torch.unravel_index(torch.arange(codes), case["levels"][::-1]), dim=1).flip(1)
@@ -91,23 +107,9 @@ class MaskedGenerator(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, cross=True) for _ in range(case["layers"]))
         self.norm, self.head, self.head_norm = nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(codes))
-        self.register_buffer("sincos", sincos(grid, width))
-        self.register_buffer("text_sincos", sincos(case["length"], width))
-        for name, angles in (
-            ("angles", rope_angles((grid, grid), width // heads)),
-            ("text_angles", rope_angles((case["length"],), width // heads)),
-        ):
-            self.register_buffer(f"{name}_cos", angles.cos())
-            self.register_buffer(f"{name}_sin", angles.sin())
-
-    def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        mask = text != 0
-        mask[:, 0] = True
-        mask = mask[:, None, None]
-        x = self.text_embedding(text) + self.text_sincos
-        for block in self.text_blocks:
-            x = block(x, mask, (self.text_angles_cos, self.text_angles_sin))
-        return self.text_norm(x), mask
+        angles = rope_angles((grid, grid), width // heads)
+        for name, value in (("sincos", sincos(grid, width)), ("cos", angles.cos()), ("sin", angles.sin())):
+            self.register_buffer(name, value)
 
     def logits(self, codes: Tensor, masked: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         embedding = self.codes + sum(digit[self.places[:, i]] for i, digit in enumerate(self.digits))
@@ -115,7 +117,7 @@ class MaskedGenerator(nn.Module):
         x = x + self.row(self.sincos)[:, None] + self.column(self.sincos)
         x = x.flatten(1, 2)
         for block in self.blocks:
-            x = block(x, None, (self.angles_cos, self.angles_sin), context, context_mask)
+            x = block(x, None, (self.cos, self.sin), context, context_mask)
         x = self.head_norm(F.gelu(self.head(self.norm(x)), approximate="tanh"))
         return F.linear(x, embedding * self.width**-0.5, self.bias)
 
@@ -261,8 +263,11 @@ def training(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Any]:
     return step
 
 
-def masked_training(case: dict[str, Any], compiled: bool, device: str) -> tuple[nn.Module, Callable[[], Any]]:
-    model = MaskedGenerator(case).to(device)
+def masked_training(
+    case: dict[str, Any], compiled: bool, device: str, kind: type[nn.Module] = MaskedGenerator
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A training of a model that gives logits [b, t, c] for texts [b, l], codes and where they are masked [b, y, x]."""
+    model = kind(case).to(device)
     forward = torch.compile(model) if compiled else model
     b, grid = case["batch"], case["grid"]
     text = torch.randint(3, case["vocabulary"], (b, case["length"]), device=device)
@@ -340,7 +345,8 @@ def captioning(case: dict[str, Any], compiled: bool, device: str) -> tuple[nn.Mo
 BUILD = {"train": masked_training, "sample": masked_sampling, "tokenizer": tokenizer_training, "caption": captioning}
 
 
-def main() -> None:
+def main(build: Mapping[str, Callable[..., tuple[nn.Module, Callable[[], Any]]]]) -> None:
+    """Answers what peers.py asks, with the models of a table by the first part of their names."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and len(sys.argv) > 2:
         torch.set_num_threads(int(sys.argv[2]))
@@ -348,9 +354,10 @@ def main() -> None:
     torch.manual_seed(0)
     step: Callable[[], Any] = lambda: None  # noqa: E731
     for line in sys.stdin:
-        order, value = line.split()
+        order, value = line.split(maxsplit=1)
         if order == "build":
-            model, step = BUILD[value.partition("/")[0]](CASES[value], sys.argv[1] == "compiled", device)
+            name, sizes = value.split(maxsplit=1)
+            model, step = build[name.partition("/")[0]](json.loads(sizes), sys.argv[1] == "compiled", device)
             for _ in range(2):
                 step()
             answer: Any = sum(p.numel() for p in model.parameters())
@@ -363,4 +370,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(BUILD)

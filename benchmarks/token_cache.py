@@ -21,18 +21,18 @@ from mmjax.config import Config, resolve
 SIZE, BATCH, BATCHES, IMAGES = 256, 64, 8, 512
 
 
-def make_images(root: Path) -> Path:
+def make_images(root: Path, count: int = IMAGES) -> Path:
     """A COCO folder of smooth images with some noise, five captions each."""
     rng = np.random.default_rng(0)
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
-    for n in range(IMAGES):
+    for n in range(count):
         image = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).resize(
             (640, 480), Image.Resampling.BICUBIC
         )
         image.save(root / "val2017" / f"{n}.jpg", quality=92)
-    images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(IMAGES)]
-    captions = [{"id": 5 * n + i, "image_id": n, "caption": f"image {n}, {i}"} for n in range(IMAGES) for i in range(5)]
+    images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(count)]
+    captions = [{"id": 5 * n + i, "image_id": n, "caption": f"image {n}, {i}"} for n in range(count) for i in range(5)]
     tree = {"images": images, "annotations": captions}
     (root / "annotations" / "captions_val2017.json").write_text(json.dumps(tree))
     return root

@@ -45,6 +45,8 @@ def dot_product_attention(
         scale: of the logits; None: 1 / sqrt(k).
     """
     if kernel == "cudnn":
+        if mask is not None:  # the kernel broadcasts over examples and heads, but not over queries
+            mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
         return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation="cudnn")
     plain = mask is None and bias is None and scale is None
     if kernel == "splash" and plain and q.shape[1] % _LANES == k.shape[1] % _LANES == 0:

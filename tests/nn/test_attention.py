@@ -110,3 +110,22 @@ def test_splash_falls_back_to_xla(qkv):
         q, k = jnp.zeros((1, queries, 1, 8)), jnp.zeros((1, keys, 1, 8))
         program = jax.jit(functools.partial(dot_product_attention, kernel="splash")).trace(q, k, k).jaxpr
         assert ("pallas_call" in str(program)) == fits
+
+
+@pytest.mark.parametrize("queries", [64, 24])
+def test_cudnn_takes_the_mask_of_padded_keys(queries, monkeypatch):
+    """Lowered for NVIDIA GPUs, which are not here: JAX checks the shapes that its kernel takes."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_200)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False, raising=False)
+    q, k, v = (jnp.zeros((2, length, 3, 64), jnp.bfloat16) for length in (queries, 24, 24))
+    mask = jnp.ones((2, 1, 1, 24), jnp.bool_)
+
+    def loss(q, k, v):
+        return jnp.sum(dot_product_attention(q, k, v, mask, "cudnn"), dtype=jnp.float32)
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+    assert "fmhaScaleBiasSoftmax" in lowered and "Backward" in lowered
