@@ -18,9 +18,12 @@ FLOATS = {
     name: np.dtype(dtype)
     for name, dtype in (("F64", np.float64), ("F32", np.float32), ("F16", np.float16), ("BF16", jnp.bfloat16))
 }
+DTYPES = FLOATS | {"I64": np.dtype(np.int64)}  # of tensors that are read
 MAX_HEADER = 100 << 20  # bytes, as in the safetensors library
+CONFIG = "config.json"
 MAX_JSON = 64 << 20  # bytes of an index or a config.json
-FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # of transformers and diffusers
+FILE, INDEX = FILES[0], ".index.json"
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 CONVERT = (
     'python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone() for k, v in '
@@ -39,40 +42,57 @@ class Tensor:
     stop: int
 
     def array(self) -> Shaped[np.ndarray, "..."]:
-        """The tensor of a floating-point type, mapped into memory: of the file only what is used is read."""
+        """The tensor of one of DTYPES, mapped into memory: of the file only what is used is read."""
         if self.start == self.stop:
-            return np.zeros(self.shape, FLOATS[self.dtype])
-        return np.memmap(self.path, FLOATS[self.dtype], "r", self.start, self.shape)
+            return np.zeros(self.shape, DTYPES[self.dtype])
+        return np.memmap(self.path, DTYPES[self.dtype], "r", self.start, self.shape)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors by name of model.safetensors, or of the files of its index. Only headers are read.
+    """The tensors by name of model.safetensors or diffusion_pytorch_model.safetensors, of the files of the index of
+    one of them, or of the only safetensors file. Only headers are read.
 
     Raises:
-        UserError: where there is neither, a file is missing, truncated or damaged, or the index is of other files.
+        UserError: where there is none, a file is missing, truncated or damaged, or the index is of other files.
     """
-    if (folder / FILE).exists():
-        return read_header(folder / FILE)
-    if not (folder / INDEX).exists():
-        raise UserError(_without_weights(folder))
-    index = read_json(folder / INDEX).get("weight_map")
+    for name in FILES:
+        if (folder / name).exists():
+            return read_header(folder / name)
+        if (folder / (name + INDEX)).exists():
+            return _of_index(folder, folder / (name + INDEX))
+    found = weights_in(folder)
+    if len(found) == 1:
+        return read_header(found[0])
+    if found:
+        names = listed([path.name for path in found])
+        raise UserError(f"{folder}: has {names}, and none of them is called {' or '.join(FILES)}; keep one of them")
+    raise UserError(_without_weights(folder))
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The safetensors files of a folder."""
+    return sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
+
+
+def _of_index(folder: Path, path: Path) -> dict[str, Tensor]:
+    index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-        raise UserError(f"{folder / INDEX}: has no weight_map of tensor names to files; copy it again")
+        raise UserError(f"{path}: has no weight_map of tensor names to files; copy it again")
     files = sorted(set(index.values()))
     for file in files:
-        check_inside(folder / INDEX, file)
+        check_inside(path, file)
     if absent := [file for file in files if not (folder / file).is_file()]:
-        raise UserError(f"{folder}: lacks {listed(absent)} of {INDEX}; copy all files of the model")
+        raise UserError(f"{folder}: lacks {listed(absent)} of {path.name}; copy all files of the model")
     tensors = {file: read_header(folder / file) for file in files}
     found = {name: file for file, header in tensors.items() for name in header}
     if others := sorted(name for name in index.keys() | found.keys() if index.get(name) != found.get(name)):
-        raise UserError(f"{folder / INDEX}: is not of the files beside it; they differ in {listed(others)}")
+        raise UserError(f"{path}: is not of the files beside it; they differ in {listed(others)}")
     return {name: tensors[file][name] for name, file in found.items()}
 
 
 def _without_weights(folder: Path) -> str:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    return unsafe(folder / pickles[0]) if pickles else f"{folder}: has no {FILE} and no {INDEX}"
+    return unsafe(folder / pickles[0]) if pickles else f"{folder}: has no {FILE}, nor another .safetensors file"
 
 
 def unsafe(path: Path) -> str:
@@ -124,7 +144,7 @@ def _tensor(path: Path, first: int, dtype: str, shape: list[int], data_offsets: 
     start, stop = data_offsets
     if not all(type(number) is int and 0 <= number < 1 << 60 for number in (*shape, start, stop)) or start > stop:
         raise ValueError("sizes are no whole numbers")
-    if dtype in FLOATS and stop - start != math.prod(shape) * FLOATS[dtype].itemsize:
+    if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"{dtype} {shape} are not {stop - start} bytes")
     return Tensor(path, str(dtype), tuple(shape), first + start, first + stop)
 

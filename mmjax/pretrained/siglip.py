@@ -13,7 +13,7 @@ from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.pretrained.clip import IGNORED, TextEmbedding, block_config, layers, text_table
 from mmjax.pretrained.layers import Block, PatchEmbedding, Stack, gated_mlp
-from mmjax.pretrained.names import Row, Table, linear, norm, patches
+from mmjax.pretrained.names import Row, Table, convolution, linear, norm
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
 
@@ -153,7 +153,7 @@ def table(config: SiglipConfig) -> Table:
         *text_table(),
         *linear("text_model.head", "text/projection"),
         Row("vision_model.embeddings.position_embedding.weight", "vision/embedding/positions", "n d"),
-        *patches("vision_model.embeddings.patch_embedding", "vision/embedding/patches"),
+        *convolution("vision_model.embeddings.patch_embedding", "vision/embedding/patches"),
         *layers("vision_model", "vision"),
         *norm("vision_model.post_layernorm", "vision/norm"),
         *_head(),

