@@ -22,7 +22,7 @@ from mmjax.export.model_folder import flatten, read_params, tokenizer_digest
 from mmjax.export.pretrained_models import is_pretrained, load_pretrained
 from mmjax.files import check_shapes, read_file, read_parameters
 from mmjax.models.masked_generator import TEXT_ENCODER
-from mmjax.pretrained.safetensors_files import PICKLES, unsafe
+from mmjax.pretrained.weights import PICKLES, unsafe
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 

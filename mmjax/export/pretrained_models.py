@@ -21,7 +21,8 @@ from mmjax.nn.compute import DEFAULT
 from mmjax.pretrained.clip import OLD_END
 from mmjax.pretrained.images import ImageSettings, read_image_settings
 from mmjax.pretrained.pooling import Pooling, read_pooling, unit
-from mmjax.pretrained.safetensors_files import FILE, MAX_JSON, weights_in
+from mmjax.pretrained.safetensors_files import MAX_JSON
+from mmjax.pretrained.weights import FILE, weights_in
 from mmjax.sample.chunks import per_example
 from mmjax.sample.editing import images_of
 from mmjax.sample.postprocess import to_uint8

@@ -8,6 +8,7 @@ from mmjax.pretrained import (
     clip,
     dinov2,
     dinov3,
+    resnet,
     siglip,
     t5,
     vit,
@@ -28,7 +29,7 @@ __all__ = [
     "write",
 ]
 
-# By `model_type` in config.json, or diffusers' `_class_name`.
+# By `model_type` in config.json, diffusers' `_class_name`, or timm's `architecture`.
 FAMILIES: dict[str, FamilySpec] = {
     "AutoencoderKL": autoencoder_kl.FAMILY,
     "AutoencoderKLFlux2": autoencoder_kl_flux2.FAMILY,
@@ -41,6 +42,8 @@ FAMILIES: dict[str, FamilySpec] = {
     "dinov2_with_registers": dinov2.REGISTERS,
     "dinov3_vit": dinov3.FAMILY,
     "mt5": t5.MT5,
+    "resnet": resnet.FAMILY,
+    **dict.fromkeys(resnet.ARCHITECTURES, resnet.TIMM),
     "siglip": siglip.FAMILY,
     "t5": t5.T5,
     "umt5": t5.UMT5,

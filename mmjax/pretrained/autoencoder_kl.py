@@ -21,8 +21,9 @@ from jaxtyping import Array, Float
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.pretrained.autoencoder_layers import Decoder, Encoder, convolve, from_patches, to_patches
 from mmjax.pretrained.names import Row, Table, attention, convolution, norm
-from mmjax.pretrained.safetensors_files import CONFIG, read_header, weights_in
+from mmjax.pretrained.safetensors_files import CONFIG
 from mmjax.pretrained.spec import FamilySpec, read_config
+from mmjax.pretrained.weights import read_weights, weights_in
 from mmjax.terminal import printable
 from mmjax.types import FLOAT32, UserError
 
@@ -246,7 +247,7 @@ def parse(kind: type, values: Mapping[str, Any], where: str) -> Any:
 def missing_config(folder: Path) -> str:
     """What config.json a folder lacks that holds an autoencoder in the original names; "": it holds something else."""
     for path in weights_in(folder):
-        tensors = {re.sub(PREFIX, "", name): each.shape for name, each in read_header(path).items()}
+        tensors = {re.sub(PREFIX, "", name): each.shape for name, each in read_weights(path).items()}
         pattern = re.compile(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight")
         blocks = {(int(m[1]), int(m[2])): shape for name, shape in tensors.items() if (m := pattern.fullmatch(name))}
         if not blocks or "decoder.conv_in.weight" not in tensors:

@@ -17,16 +17,20 @@ from safetensors.numpy import save_file
 
 from mmjax import registry
 from mmjax.files import write_json
+from mmjax.models import resnet
 from mmjax.models.rules import POOLING, STACK, Rules, joined
 from mmjax.nn.compute import DEFAULT
-from mmjax.pretrained import autoencoder_kl, names
+from mmjax.pretrained import autoencoder_kl, names, siglip_big_vision
 from mmjax.pretrained.names import Row, Table
-from mmjax.pretrained.safetensors_files import CONFIG, DTYPES, FLOATS, Tensor, listed, read_json, read_tensors
+from mmjax.pretrained.npz_files import NPZ
+from mmjax.pretrained.safetensors_files import CONFIG, DTYPES, FLOATS, Tensor, listed, read_json
 from mmjax.pretrained.spec import FamilySpec, check_settings, read_config
+from mmjax.pretrained.weights import read_tensors
 from mmjax.terminal import printable
 from mmjax.types import FLOAT32, Params, UserError
 
-KINDS = ("model_type", "_class_name")  # what names the family in config.json: of transformers, of diffusers
+# What names the family in config.json: of transformers, of diffusers, of timm.
+KINDS = ("model_type", "_class_name", "architecture")
 # Files beside the weights that are copied with them.
 BESIDE = (
     "1_Pooling/config.json",
@@ -61,8 +65,8 @@ RULES: Rules = joined(
         (r".*conv_in/kernel", (None, None, None, "fsdp")),
         (r".*conv_out/kernel", (None, None, "fsdp", None)),
         (r"(post_)?quant_conv/kernel", (None, None, None, None)),
+        *resnet.RULES,
         (r"(encoder|decoder)/.*(first|second|third|shortcut|resize_\d+)/kernel", (None, None, "fsdp", "model")),
-        (r".*(mean|variance)", (None,)),
     ),
     STACK,
     POOLING,
@@ -119,8 +123,9 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
     """
     folder = model_folder(folder)
     path = folder / CONFIG
-    if not path.exists() and (told := autoencoder_kl.missing_config(folder)):
-        raise UserError(told)
+    if not path.exists():
+        told = autoencoder_kl.missing_config(folder) or siglip_big_vision.missing_config(folder)
+        raise UserError(told or f"{path}: no such file; copy all files of the model")
     settings = read_json(path)
     check_settings(settings, path)
     spec = _family(settings, path, plugins)
@@ -314,7 +319,10 @@ def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "")
     file = re.sub(r"-\d{5}-of-\d{5}", "", next(iter(checkpoint.tensors.values())).path.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, folder / file, {"format": "pt"})
+        if file.endswith(NPZ):
+            np.savez(folder / file, **arrays)  # type: ignore[arg-type]
+        else:
+            save_file(arrays, folder / file, {"format": "pt"})
         for name in BESIDE:
             if (checkpoint.folder / name).is_file() and folder.resolve() != checkpoint.folder.resolve():
                 (folder / name).parent.mkdir(exist_ok=True)

@@ -78,7 +78,7 @@ class Embedding(nn.Module):
     compute: Compute = DEFAULT
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b y x c"]) -> Float[Array, "b high wide d"]:
+    def __call__(self, image: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
         config, normal = self.config, nn.initializers.normal(0.02)
         patch, width, b = (config.patch_size,) * 2, config.hidden_size, image.shape[0]
         x = nn.Conv(width, patch, patch, "VALID", dtype=self.compute.dtype, name="patches")(image)

