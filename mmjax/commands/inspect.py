@@ -22,7 +22,15 @@ HELP = "Print what a folder holds: family, sizes, parameters, tokenizer, uses, l
 MAX_README = 1 << 20  # bytes
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---", re.DOTALL | re.MULTILINE)
 _LICENSES = re.compile(r"^license_name: *(\S+)", re.MULTILINE), re.compile(r"^license:[\s-]*(\S+)", re.MULTILINE)
-METHODS = ("embed_text", "embed_image", "classify", "encode_text", "encode_image")  # of pretrained models
+METHODS = (
+    "embed_text",
+    "embed_image",
+    "classify",
+    "encode_text",
+    "encode_image",
+    "encode",
+    "decode",
+)  # of pretrained models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +57,9 @@ def _own(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 def _pretrained(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     checkpoint = pretrained.open_checkpoint(folder, plugins)
-    spec = checkpoint.spec
-    yield "family", f"{spec.name} (model_type {checkpoint.settings['model_type']})"
+    spec, folder = checkpoint.spec, checkpoint.folder
+    named = next(f"{name} {checkpoint.settings[name]}" for name in pretrained.KINDS if name in checkpoint.settings)
+    yield "family", f"{spec.name} ({named})"
     yield from sizes(checkpoint.config)
     tensors = checkpoint.tensors.values()
     count, size = sum(math.prod(each.shape) for each in tensors), sum(each.stop - each.start for each in tensors)
@@ -64,6 +73,9 @@ def _pretrained(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, s
         yield "pooling", told(lambda: _pooling(folder))
     if "image" in spec.encodes:
         yield "images", told(lambda: _images(folder))
+    if "latents" in spec.encodes:
+        config = checkpoint.config
+        yield "latents", f"{config.channels} channels for {config.stride} x {config.stride} pixels, {config.scaling()}"
     able = CLASSES[spec.encodes]
     yield "use", f"mmjax.load gives a {able.__name__}: {', '.join(each for each in METHODS if hasattr(able, each))}"
     yield "license", license_of(folder)

@@ -11,6 +11,7 @@ from mmjax.export.load import load as load
 from mmjax.export.load import model_class as model_class
 from mmjax.export.loaded import LoadedModel as LoadedModel
 from mmjax.export.model_folder import write_model_folder as write_model_folder
+from mmjax.export.pretrained_models import PretrainedAutoencoder as PretrainedAutoencoder
 from mmjax.export.pretrained_models import PretrainedDualEncoder as PretrainedDualEncoder
 from mmjax.export.pretrained_models import PretrainedImageEncoder as PretrainedImageEncoder
 from mmjax.export.pretrained_models import PretrainedModel as PretrainedModel

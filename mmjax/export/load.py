@@ -22,7 +22,7 @@ from mmjax.export.model_folder import flatten, read_params, tokenizer_digest
 from mmjax.export.pretrained_models import is_pretrained, load_pretrained
 from mmjax.files import check_shapes, read_file, read_parameters
 from mmjax.models.masked_generator import TEXT_ENCODER
-from mmjax.pretrained.safetensors_files import PICKLES, unsafe
+from mmjax.pretrained.weights import PICKLES, unsafe
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 
@@ -47,7 +47,7 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
     Returns:
         An object with the methods of the model's abilities: ImageGenerator, DirectImageGenerator, ImageTokenizer,
         Captioner, QuestionAnswerer, DualEncoder, or several of them combined; of pretrained models
-        PretrainedTextEncoder, PretrainedImageEncoder or PretrainedDualEncoder.
+        PretrainedTextEncoder, PretrainedImageEncoder, PretrainedDualEncoder or PretrainedAutoencoder.
 
     Raises:
         UserError: if the path is none of them, its files are corrupt, or `step` is given for a model folder.
@@ -55,6 +55,8 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
     folder, plugins = Path(path), tuple(plugins)
     if folder.suffix in PICKLES and folder.is_file():
         raise UserError(unsafe(folder))
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name the folder it is in, with its config.json")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a model folder of mmjax export or a workdir of mmjax train")
     if is_pretrained(folder):

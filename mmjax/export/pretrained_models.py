@@ -1,4 +1,4 @@
-"""Pretrained models from folders in Hugging Face's layout: embeddings of texts and images, zero-shot classification."""
+"""Pretrained models from folders in Hugging Face's layout: embeddings, zero-shot classification, latents of images."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int32, Shaped, UInt8
 
 from mmjax import pretrained
 from mmjax.data.tokenizer_json import JsonTokenizer, load_json_tokenizer
@@ -22,7 +22,10 @@ from mmjax.pretrained.clip import OLD_END
 from mmjax.pretrained.images import ImageSettings, read_image_settings
 from mmjax.pretrained.pooling import Pooling, read_pooling, unit
 from mmjax.pretrained.safetensors_files import MAX_JSON
+from mmjax.pretrained.weights import FILE, weights_in
 from mmjax.sample.chunks import per_example
+from mmjax.sample.editing import images_of
+from mmjax.sample.postprocess import to_uint8
 from mmjax.types import Params, UserError
 
 LONGEST = 512  # tokens, where neither the config nor the tokenizer says
@@ -201,6 +204,45 @@ class PretrainedDualEncoder(PretrainedTextEncoder, PretrainedImageEncoder):
         return np.asarray(jax.nn.sigmoid(logits) if independent else jax.nn.softmax(logits, axis=1))
 
 
+class PretrainedAutoencoder(PretrainedModel):
+    """An autoencoder of images. Images are uint8, or float32 from -1 to 1; latents are of about unit variance."""
+
+    def encode(self, images: Shaped[np.ndarray, "n y x 3"]) -> Float32[np.ndarray, "n v u c"]:
+        """Encodes images to latents.
+
+        Raises:
+            UserError: for anything but images of one size, with sides that are multiples of the model's stride.
+        """
+        images, stride = images_of("images", images), self.checkpoint.config.stride
+        if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape or any(n % stride for n in images.shape[1:3]):
+            raise UserError(
+                f"images: must be [n, y, x, 3], at least one, with sides that are multiples of {stride} pixels, not "
+                f"{list(images.shape)}"
+            )
+        return self._compiled("encode", self._method("encode"))(self.params, images)
+
+    def decode(self, latents: Float32[np.ndarray, "n v u c"]) -> UInt8[np.ndarray, "n y x 3"]:
+        """Decodes latents to images.
+
+        Raises:
+            UserError: for anything but latents.
+        """
+        latents, channels = np.asarray(latents), self.checkpoint.config.channels
+        if latents.dtype != np.float32 or latents.ndim != 4 or latents.shape[-1] != channels or 0 in latents.shape:
+            raise UserError(
+                f"latents: must be float32 [n, v, u, {channels}], at least one, not {latents.dtype} "
+                f"{list(latents.shape)}"
+            )
+        return to_uint8(self._compiled("decode", self._method("decode"))(self.params, latents))
+
+    def _method(self, name: str) -> Callable[[Params, jax.Array], jax.Array]:
+        def call(params: Params, x: jax.Array) -> jax.Array:
+            result: jax.Array = self.module.apply({"params": params}, x, method=name)
+            return result
+
+        return call
+
+
 def text_config(checkpoint: pretrained.Checkpoint) -> Any:
     """The config of the text encoder."""
     return getattr(checkpoint.config, "text_config", checkpoint.config)
@@ -232,6 +274,7 @@ def _foreign_ids(checkpoint: pretrained.Checkpoint, largest: int) -> str:
 
 
 CLASSES = {
+    ("latents",): PretrainedAutoencoder,
     ("text",): PretrainedTextEncoder,
     ("image",): PretrainedImageEncoder,
     ("text", "image"): PretrainedDualEncoder,
@@ -240,11 +283,14 @@ CLASSES = {
 
 def is_pretrained(folder: Path) -> bool:
     """Whether a folder has a config.json in Hugging Face's layout, or weights that are none of mmjax's."""
+    folder = pretrained.model_folder(folder)
+    if not (folder / "config.json").exists():
+        return bool(weights_in(folder)) and not (folder / FILE).exists()
     try:
         values = json.loads(read_file(folder / "config.json", MAX_JSON))
     except (OSError, UserError, *UNREADABLE):
         return False
-    return isinstance(values, dict) and "model_type" in values and "config" not in values
+    return isinstance(values, dict) and not values.keys().isdisjoint(pretrained.KINDS) and "config" not in values
 
 
 def load_pretrained(folder: Path, plugins: Iterable[str] = ()) -> PretrainedModel:

@@ -15,7 +15,7 @@ from mmjax.nn.positions import sincos_grid
 STRIDE = 32  # pixels between positions of the last feature map
 RULES: Rules = (
     (r".*stem/kernel", (None, None, None, "fsdp")),
-    (r".*stage_\d+_\d+/(reduce|spatial|expand|shortcut)/kernel", (None, None, "fsdp", "model")),
+    (r".*stage_\d+_\d+/(reduce|spatial|expand|first|second|shortcut)/kernel", (None, None, "fsdp", "model")),
     (r".*project/kernel", ("fsdp", "model")),
     (r".*(mean|variance)", (None,)),
 )
@@ -51,13 +51,15 @@ class ResNetTrunk(nn.Module):
     0, so that blocks start as the identity (Goyal et al. 2017, arXiv:1706.02677).
 
     Attributes:
-        blocks: bottleneck blocks of each stage; all stages but the first halve the sides.
-        channels: of the stem; the stages have 4, 8, 16 ... times as many.
+        blocks: of each stage; all stages but the first halve the sides.
+        channels: of the stem; the stages have 4, 8, 16 ... times as many, with basic blocks 1, 2, 4 ... times.
+        basic: blocks of two 3 x 3 convolutions, as in ResNet-18 and ResNet-34, not bottlenecks.
     """
 
     blocks: Sequence[int] = (3, 4, 6, 3)
     channels: int = 64
     compute: Compute = DEFAULT
+    basic: bool = False
 
     @nn.compact
     def __call__(
@@ -70,16 +72,20 @@ class ResNetTrunk(nn.Module):
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage and not i else 1
-                block = _Bottleneck(self.channels * 2**stage, stride, compute, name=f"stage_{stage}_{i}")
+                block = _Block(self.channels * 2**stage, stride, self.basic, compute, name=f"stage_{stage}_{i}")
                 x = block(x, rows, training)
         return x
 
 
-class _Bottleneck(nn.Module):
-    """Residual block of 1 x 1, 3 x 3 and 1 x 1 convolutions; the shortcut is projected where its shape changes."""
+class _Block(nn.Module):
+    """Residual block of 1 x 1, 3 x 3 and 1 x 1 convolutions, or a basic one of two 3 x 3 convolutions.
+
+    The shortcut is projected where its shape changes.
+    """
 
     channels: int
     stride: int
+    basic: bool
     compute: Compute
 
     @nn.compact
@@ -93,10 +99,15 @@ class _Bottleneck(nn.Module):
             x = self.compute.partitioner.with_sharding_constraint(x)  # see convolution.ResidualBlock
             return BatchNorm(scale_init, name=f"{name}_norm")(x, rows, training)
 
-        features = 4 * self.channels
-        y = nn.relu(convolve(x, "reduce", self.channels, 1))
-        y = nn.relu(convolve(y, "spatial", self.channels, 3, self.stride))
-        y = convolve(y, "expand", features, 1, scale_init=0.0)
+        if self.basic:
+            features = self.channels
+            y = nn.relu(convolve(x, "first", features, 3, self.stride))
+            y = convolve(y, "second", features, 3, scale_init=0.0)
+        else:
+            features = 4 * self.channels
+            y = nn.relu(convolve(x, "reduce", self.channels, 1))
+            y = nn.relu(convolve(y, "spatial", self.channels, 3, self.stride))
+            y = convolve(y, "expand", features, 1, scale_init=0.0)
         if x.shape[-1] != features or self.stride > 1:
             x = convolve(x, "shortcut", features, 1, self.stride)
         return nn.relu(x + y)

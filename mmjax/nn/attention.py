@@ -86,10 +86,15 @@ def splash_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2); the heads must divide the width of x."""
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2); the heads must divide the width of x.
+
+    Attributes:
+        without_bias: the projections without a bias, among "q", "k", "v" and "out".
+    """
 
     heads: int
     compute: Compute = DEFAULT
+    without_bias: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -116,12 +121,15 @@ class MultiHeadAttention(nn.Module):
         """
         compute = self.compute
         dense = functools.partial(nn.DenseGeneral, dtype=compute.dtype, dot_general=dot_general(compute))
-        project = functools.partial(dense, (self.heads, x.shape[-1] // self.heads))
-        q = project(name="q")(x)
+
+        def project(name: str) -> nn.DenseGeneral:
+            return dense((self.heads, x.shape[-1] // self.heads), use_bias=name not in self.without_bias, name=name)
+
+        q = project("q")(x)
         q = q if angles is None else apply_rope(q, angles)
         if kv_cache is None or cache_index is not None:
             context = x if context is None else context
-            k, v = project(name="k")(context), project(name="v")(context)
+            k, v = project("k")(context), project("v")(context)
             k = k if angles is None else apply_rope(k, angles)
             if kv_cache is not None and cache_index is not None:
                 k, v = (
@@ -133,4 +141,5 @@ class MultiHeadAttention(nn.Module):
         self.sow("attention_maps", "queries_keys", (q, k))  # a no-op unless the collection is mutable
         attended = dot_product_attention(q, k, v, mask, compute.attention, compute.partitioner)
         attended = checkpoint_name(attended, ATTENDED)
-        return dense(x.shape[-1], axis=(-2, -1), name="out")(attended), (k, v)
+        out = dense(x.shape[-1], axis=(-2, -1), use_bias="out" not in self.without_bias, name="out")
+        return out(attended), (k, v)

@@ -17,16 +17,20 @@ from safetensors.numpy import save_file
 
 from mmjax import registry
 from mmjax.files import write_json
+from mmjax.models import resnet
 from mmjax.models.rules import POOLING, STACK, Rules, joined
 from mmjax.nn.compute import DEFAULT
-from mmjax.pretrained import names
+from mmjax.pretrained import autoencoder_kl, names, siglip_big_vision
 from mmjax.pretrained.names import Row, Table
-from mmjax.pretrained.safetensors_files import FILE, FLOATS, Tensor, listed, read_json, read_tensors
+from mmjax.pretrained.npz_files import NPZ
+from mmjax.pretrained.safetensors_files import CONFIG, DTYPES, FLOATS, Tensor, listed, read_json
 from mmjax.pretrained.spec import FamilySpec, check_settings, read_config
+from mmjax.pretrained.weights import read_tensors
 from mmjax.terminal import printable
 from mmjax.types import FLOAT32, Params, UserError
 
-CONFIG = "config.json"
+# What names the family in config.json: of transformers, of diffusers, of timm.
+KINDS = ("model_type", "_class_name", "architecture")
 # Files beside the weights that are copied with them.
 BESIDE = (
     "1_Pooling/config.json",
@@ -45,6 +49,9 @@ BESIDE = (
 )
 RULES: Rules = joined(
     (
+        (r".*middle/attention/(q|k|v)/kernel", ("fsdp", None, None)),  # of one head
+        (r".*middle/attention/(q|k|v)/bias", (None, None)),
+        (r".*middle/attention/out/kernel", (None, None, "fsdp")),
         (r".*block/gate/kernel", (None, "fsdp", "model")),
         (r".*block/gate/bias", (None, "model")),
         (r".*block/layer_scale_(self|mlp)", (None, None)),
@@ -55,6 +62,11 @@ RULES: Rules = joined(
         (r".*(kinds|positions|registers|relative_bias)", (None, None)),
         (r".*(class_token|mask_token)", (None,)),
         (r"logit_(bias|scale)", ()),
+        (r".*conv_in/kernel", (None, None, None, "fsdp")),
+        (r".*conv_out/kernel", (None, None, "fsdp", None)),
+        (r"(post_)?quant_conv/kernel", (None, None, None, None)),
+        *resnet.RULES,
+        (r"(encoder|decoder)/.*(first|second|third|shortcut|resize_\d+)/kernel", (None, None, "fsdp", "model")),
     ),
     STACK,
     POOLING,
@@ -74,6 +86,7 @@ class Checkpoint:
         shapes: of the parameters, by their names.
         tensors: the tensors of the table by their names in it.
         original: their names in the file by those in the table.
+        buffers: tensors that are no parameters, by their names in the file.
     """
 
     folder: Path
@@ -83,6 +96,7 @@ class Checkpoint:
     shapes: Mapping[str, tuple[int, ...]]
     tensors: Mapping[str, Tensor]
     original: Mapping[str, str]
+    buffers: Mapping[str, Tensor]
 
     @property
     def table(self) -> Table:
@@ -98,6 +112,8 @@ class Checkpoint:
 def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
     """Reads config.json and the headers of the weights of a folder, and compares them; allocates nothing.
 
+    Of a folder of a whole pipeline of diffusers it is the autoencoder, the folder `vae` in it.
+
     Args:
         plugins: packages whose families its `model_type` may name; see mmjax.registry.check_plugins.
 
@@ -105,7 +121,11 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
         UserError: for files that are missing or damaged, a family or an option that is not supported, and in one
             message all tensors that are missing, not used, or of another shape or type than the config says.
     """
+    folder = model_folder(folder)
     path = folder / CONFIG
+    if not path.exists():
+        told = autoencoder_kl.missing_config(folder) or siglip_big_vision.missing_config(folder)
+        raise UserError(told or f"{path}: no such file; copy all files of the model")
     settings = read_json(path)
     check_settings(settings, path)
     spec = _family(settings, path, plugins)
@@ -115,8 +135,21 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
     config = type(config)(**{**vars(config), **present})
     shapes = _shapes(spec, config)
     wanted = dict(names.wanted(spec.table(config), shapes))
-    _check(folder, spec, {name: found[name] for name in found}, wanted)
-    return Checkpoint(folder, spec, settings, config, shapes, {name: found[name] for name in wanted}, original)
+    buffers = {name: found.pop(name) for name in list(found) if _matches(name, spec.buffers)}
+    _check(folder, spec, found, wanted)
+    tensors = {name: found[name] for name in wanted}
+    kept = {original[name]: tensor for name, tensor in buffers.items() if tensor.dtype in DTYPES}
+    return Checkpoint(folder, spec, settings, config, shapes, tensors, original, kept)
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of the model itself: of a pipeline of diffusers that of its autoencoder."""
+    inner = folder / "vae"
+    return inner if not (folder / CONFIG).exists() and (inner / CONFIG).exists() else folder
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def _parse(spec: FamilySpec) -> Any:
@@ -124,11 +157,11 @@ def _parse(spec: FamilySpec) -> Any:
 
 
 def _family(settings: Mapping[str, Any], path: Path, plugins: Iterable[str]) -> FamilySpec:
-    kind = settings.get("model_type")
+    name, kind = next(((name, settings[name]) for name in KINDS if name in settings), ("", None))
     if not isinstance(kind, str):
         raise UserError(f"{path}: has no model_type; it is no config.json of a model in Hugging Face's layout")
     registry.check_plugins({"kind": kind}, plugins)
-    spec: FamilySpec = registry.find("family", kind, f"{path}: model_type")
+    spec: FamilySpec = registry.find("family", kind, f"{path}: {name}")
     return spec
 
 
@@ -175,6 +208,8 @@ def _shapes(spec: FamilySpec, config: Any) -> dict[str, tuple[int, ...]]:
             module.encode_text(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
         if "image" in spec.encodes:
             module.encode_image(jnp.zeros((1, vision.image_size, vision.image_size, vision.num_channels)))
+        if "latents" in spec.encodes:
+            module.decode(module.encode(jnp.zeros((1, config.stride, config.stride, 3))))
 
     tree = jax.eval_shape(lambda: module.init(jax.random.key(0), method=encode)["params"])
     return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
@@ -182,8 +217,7 @@ def _shapes(spec: FamilySpec, config: Any) -> dict[str, tuple[int, ...]]:
 
 def _check(folder: Path, spec: FamilySpec, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raises UserError that lists all that is wrong with the tensors."""
-    ignored = [re.compile(pattern) for pattern in spec.ignored]
-    unused = [name for name in found if name not in wanted and not any(each.fullmatch(name) for each in ignored)]
+    unused = [name for name in found if name not in wanted and not _matches(name, spec.ignored)]
     both = [(name, found[name], shape) for name, shape in wanted.items() if name in found]
     problems = {
         "without": sorted(wanted.keys() - found.keys()),
@@ -280,9 +314,15 @@ def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "")
         whole = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         to = FLOATS[dtype or checkpoint.tensors[name].dtype]
         arrays[checkpoint.original[name]] = np.ascontiguousarray(whole.astype(to)).reshape(whole.shape)
+    arrays |= {name: each.array() for name, each in checkpoint.buffers.items()}
+    # Of several files and their index the one of which they are the parts.
+    file = re.sub(r"-\d{5}-of-\d{5}", "", next(iter(checkpoint.tensors.values())).path.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, folder / FILE, {"format": "pt"})
+        if file.endswith(NPZ):
+            np.savez(folder / file, **arrays)  # type: ignore[arg-type]
+        else:
+            save_file(arrays, folder / file, {"format": "pt"})
         for name in BESIDE:
             if (checkpoint.folder / name).is_file() and folder.resolve() != checkpoint.folder.resolve():
                 (folder / name).parent.mkdir(exist_ok=True)

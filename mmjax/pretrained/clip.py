@@ -13,7 +13,7 @@ from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.pretrained.layers import Block, BlockConfig, PatchEmbedding, Stack
-from mmjax.pretrained.names import Row, Table, attention, linear, norm, patches
+from mmjax.pretrained.names import Row, Table, attention, convolution, linear, norm
 from mmjax.pretrained.spec import Encoded, FamilySpec, read_config
 from mmjax.types import UserError
 
@@ -197,7 +197,7 @@ def table(config: ClipConfig) -> Table:
         rows += (
             Row("vision_model.embeddings.class_embedding", "vision/embedding/class_token", "d"),
             Row("vision_model.embeddings.position_embedding.weight", "vision/embedding/positions", "n d"),
-            *patches("vision_model.embeddings.patch_embedding", "vision/embedding/patches", bias=False),
+            *convolution("vision_model.embeddings.patch_embedding", "vision/embedding/patches", bias=False),
             *norm("vision_model.pre_layrnorm", "vision/norm_first"),
             *layers("vision_model", "vision"),
             *norm("vision_model.post_layernorm", "vision/norm"),

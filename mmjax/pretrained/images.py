@@ -1,4 +1,4 @@
-"""Preprocessing of images as a folder's preprocessor_config.json says, by Pillow."""
+"""Preprocessing of images as a folder's preprocessor_config.json, or timm's config.json, says, by Pillow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 from mmjax.files import finite
-from mmjax.pretrained.safetensors_files import read_json
+from mmjax.pretrained.safetensors_files import CONFIG, read_json
 from mmjax.terminal import printable
 from mmjax.types import UserError
 
@@ -18,7 +18,16 @@ FILE = "preprocessor_config.json"
 LARGEST = 4096  # pixels of a side
 MOST_PIXELS = 1 << 26  # of a resized image
 # Kernel and whether the middle is cropped, where a file does not say, by the beginning of its class.
-DEFAULTS = {"CLIP": (3, True), "Bit": (3, True), "Siglip": (3, False), "ViT": (2, False)}
+DEFAULTS = {
+    "CLIP": (3, True),
+    "Bit": (3, True),
+    "Siglip": (3, False),
+    "ViT": (2, False),
+    "ConvNext": (3, False),
+    "DINOv3ViT": (2, False),
+}
+EXACT = ("DINOv3ViT",)  # these resize numbers from 0 to 1
+WARPED = 384  # ConvNext's processor resizes to a square from this size on, and below it crops
 UNSUPPORTED = ("do_pad", "do_flip_channel_order", "offset")
 # By `resample`, Pillow's numbers.
 KERNELS = {
@@ -39,6 +48,7 @@ class ImageSettings:
         crop: rows and columns of the middle that is kept; (): everything.
         scale: factor of the pixels, 0 to 255.
         mean, deviation: of each channel, that are then subtracted and divided by.
+        exact: resize without rounding to whole numbers.
     """
 
     size: tuple[int, ...]
@@ -47,6 +57,7 @@ class ImageSettings:
     scale: float
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    exact: bool = False
 
     def prepare(self, images: Sequence[UInt8[np.ndarray, "_y _x 3"]]) -> Float32[np.ndarray, "n y x 3"]:
         """Prepares images of any sizes.
@@ -62,7 +73,7 @@ class ImageSettings:
         mean, deviation = channels
         return (scaled - mean) / deviation
 
-    def resized(self, image: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "v u 3"]:
+    def resized(self, image: UInt8[np.ndarray, "y x 3"]) -> Shaped[np.ndarray, "v u 3"]:
         """The image resized and cropped; where it is smaller than the crop, black is added around it."""
         rows, columns = image.shape[:2]
         if self.size:
@@ -75,13 +86,20 @@ class ImageSettings:
             if rows * columns > MOST_PIXELS:
                 y, x = image.shape[:2]
                 raise UserError(f"images: {y:,} x {x:,} pixels are too narrow: resized they are {rows:,} x {columns:,}")
-            image = np.asarray(Image.fromarray(image).resize((columns, rows), KERNELS[self.kernel]))
+            image = self._resize(image, columns, rows)
         if not self.crop:
             return image
         short_by = [max(wanted - side, 0) for wanted, side in zip(self.crop, image.shape[:2], strict=True)]
         image = np.pad(image, [*((-(-n // 2), n // 2) for n in short_by), (0, 0)])
         top, left = ((side - wanted) // 2 for side, wanted in zip(image.shape[:2], self.crop, strict=True))
         return image[top : top + self.crop[0], left : left + self.crop[1]]
+
+    def _resize(self, image: UInt8[np.ndarray, "y x 3"], columns: int, rows: int) -> Shaped[np.ndarray, "v u 3"]:
+        size, kernel = (columns, rows), KERNELS[self.kernel]
+        if not self.exact:
+            return np.asarray(Image.fromarray(image).resize(size, kernel))
+        channels = (Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(3))
+        return np.stack([np.asarray(channel.resize(size, kernel)) for channel in channels], axis=-1)
 
 
 def read_image_settings(folder: Path) -> ImageSettings:
@@ -91,10 +109,18 @@ def read_image_settings(folder: Path) -> ImageSettings:
         UserError: where it is missing, damaged, or asks for what is not supported.
     """
     path = folder / FILE
+    if not path.exists() and (settings := _of_timm(folder)):
+        return settings
     values = read_json(path)
-    default, crops = _defaults(values, path)
-    size = _size(values.get("size"), "size", path, shortest=crops) if _flag(values, "do_resize", path) else ()
+    kind, default, crops = _defaults(values, path)
+    size = (
+        _size(values.get("size"), "size", path, shortest=crops or kind == "ConvNext")
+        if _flag(values, "do_resize", path)
+        else ()
+    )
     crop = _size(values.get("crop_size"), "crop_size", path) if crops else ()
+    if kind == "ConvNext" and size:
+        size, crop = _cropped(size, values, path)
     if len(crop) == 1:
         raise UserError(f"{path}: crop_size: must be height and width")
     kernel = values.get("resample", default)
@@ -113,21 +139,59 @@ def read_image_settings(folder: Path) -> ImageSettings:
         mean, deviation = (_numbers(values, name, path) for name in ("image_mean", "image_std"))
         if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
             raise UserError(f"{path}: image_mean, image_std: must be three numbers each, the latter above 0")
-    return ImageSettings(size, kernel, crop, scale, mean, deviation)
+    return ImageSettings(size, kernel, crop, scale, mean, deviation, kind in EXACT)
 
 
-def _defaults(values: Mapping[str, Any], path: Path) -> tuple[int, bool]:
-    """The kernel where none is given, and whether the middle is cropped."""
+def _cropped(size: tuple[int, ...], values: Mapping[str, Any], path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The size and the crop of ConvNext's processor, whose size is that of the crop."""
+    if len(size) != 1 or values.get("do_center_crop"):
+        raise UserError(f"{path}: size, do_center_crop: only shortest_edge, and no crop beside that of crop_pct")
+    if size[0] >= WARPED:
+        return size * 2, ()
+    return (_share(size[0], *_numbers(values, "crop_pct", path, 224 / 256), where=f"{path}: crop_pct"),), size * 2
+
+
+def _share(side: int, *shares: float, where: str) -> int:
+    """The side of an image whose share is a side."""
+    if len(shares) != 1 or not 0.1 <= shares[0] <= 1:
+        raise UserError(f"{where}: must be a number from 0.1 to 1")
+    return int(side / shares[0])
+
+
+def _of_timm(folder: Path) -> ImageSettings | None:
+    """The settings of timm's config.json; None for another one."""
+    path = folder / CONFIG
+    values = read_json(path).get("pretrained_cfg") if path.exists() else None
+    if not isinstance(values, dict):
+        return None
+    where = f"{path}: pretrained_cfg"
+    side = values.get("input_size")
+    if not isinstance(side, list) or len(side) != 3 or side[0] != 3 or side[1] != side[2]:
+        raise UserError(f"{where}.input_size: must be [3, n, n], not {printable(repr(side))[:60]}")
+    (side, _) = _size(side[1], "pretrained_cfg.input_size", path)
+    kernels = {kernel.name.lower(): number for number, kernel in KERNELS.items()}
+    kernel, mode = values.get("interpolation", "bicubic"), values.get("crop_mode", "center")
+    if kernel not in kernels or mode != "center":
+        raise UserError(f"{where}: interpolation {printable(repr(kernel))}, crop_mode {printable(repr(mode))}: no such")
+    resized = _share(side, *_numbers(values, "crop_pct", path, 0.875), where=f"{where}.crop_pct")
+    mean, deviation = (_numbers(values, name, path) for name in ("mean", "std"))
+    if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
+        raise UserError(f"{where}: mean, std: must be three numbers each, the latter above 0")
+    return ImageSettings((resized,), kernels[kernel], (side, side), 1 / 255, mean, deviation)
+
+
+def _defaults(values: Mapping[str, Any], path: Path) -> tuple[str, int, bool]:
+    """The kind of processor, its kernel where none is given, and whether the middle is cropped."""
     for name in UNSUPPORTED:
         if values.get(name):
             raise UserError(f"{path}: {name}: {printable(repr(values[name]))[:60]} is not supported")
     kind = values.get("image_processor_type", values.get("feature_extractor_type"))
     if kind is None:
         crops = _flag(values, "do_center_crop", path, False)
-        return (3 if crops else 2), crops
+        return "", (3 if crops else 2), crops
     for name, (kernel, crops) in DEFAULTS.items():
         if isinstance(kind, str) and kind.startswith(name):
-            return kernel, _flag(values, "do_center_crop", path, crops)
+            return name, kernel, _flag(values, "do_center_crop", path, crops)
     known = ", ".join(DEFAULTS)
     raise UserError(f"{path}: image_processor_type: {printable(repr(kind))[:60]} is not supported, only {known}")
 

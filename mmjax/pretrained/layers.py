@@ -45,6 +45,8 @@ class BlockConfig:
         post_norm: normalize after each residual sum (Vaswani et al. 2017) instead of before each layer.
         gated: multiply the activated units by others, without activation (Shazeer 2020, arXiv:2002.05202).
         layer_scale: scale the output of each layer (Touvron et al. 2021, arXiv:2103.17239, equation 4).
+        without_bias: the projections of attention without a bias, among "q", "k", "v" and "out".
+        mlp_bias: whether the layers of the MLP have biases.
     """
 
     heads: int
@@ -54,6 +56,8 @@ class BlockConfig:
     post_norm: bool = False
     gated: bool = False
     layer_scale: bool = False
+    without_bias: tuple[str, ...] = ()
+    mlp_bias: bool = True
 
 
 def gated_mlp(
@@ -75,16 +79,18 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], mask: Bool[Array, "#b #h #t t"] | None = None
+        self,
+        x: Float[Array, "b t d"],
+        mask: Bool[Array, "#b #h #t t"] | None = None,
+        angles: Float[np.ndarray, "t a"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Applies the block; `mask` is True where a query attends to a key."""
+        """Applies the block; `mask` is True where a query attends to a key, `angles` are those of RoPE."""
         config, compute = self.config, self.compute
         x = compute.partitioner.with_sharding_constraint(x)
-        attention = MultiHeadAttention(config.heads, compute, name="self_attention")
-        x = self._residual("self", x, lambda y: attention(y, mask=mask)[0])
-        return self._residual(
-            "mlp", x, lambda y: gated_mlp(y, config.mlp_width, config.activation, config.gated, compute)
-        )
+        attention = MultiHeadAttention(config.heads, compute, config.without_bias, name="self_attention")
+        x = self._residual("self", x, lambda y: attention(y, mask=mask, angles=angles)[0])
+        mlp = functools.partial(gated_mlp, width=config.mlp_width, activation=config.activation, gated=config.gated)
+        return self._residual("mlp", x, lambda y: mlp(y, compute=compute, bias=config.mlp_bias))
 
     def _residual(
         self, name: str, x: Float[Array, "b t d"], layer: Callable[[jax.Array], jax.Array]

@@ -95,8 +95,8 @@ def attention(tensors: Sequence[str], leaf: str, bias: bool = True) -> Table:
     return tuple(rows)
 
 
-def patches(tensor: str, leaf: str, bias: bool = True) -> Table:
-    """The convolution that embeds patches."""
+def convolution(tensor: str, leaf: str, bias: bool = True) -> Table:
+    """A convolution of PyTorch, [out, in, y, x]."""
     kernel = Row(f"{tensor}.weight", f"{leaf}/kernel", "o c y x -> y x c o")
     return (kernel, Row(f"{tensor}.bias", f"{leaf}/bias", "o")) if bias else (kernel,)
 

@@ -1,4 +1,4 @@
-"""Safetensors files, mapped into memory, alone or as several with an index, checked by their headers."""
+"""Safetensors files, mapped into memory, checked by their headers."""
 
 import json
 import math
@@ -18,14 +18,10 @@ FLOATS = {
     name: np.dtype(dtype)
     for name, dtype in (("F64", np.float64), ("F32", np.float32), ("F16", np.float16), ("BF16", jnp.bfloat16))
 }
+DTYPES = FLOATS | {"I64": np.dtype(np.int64)}  # of tensors that are read
 MAX_HEADER = 100 << 20  # bytes, as in the safetensors library
+CONFIG = "config.json"
 MAX_JSON = 64 << 20  # bytes of an index or a config.json
-FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-CONVERT = (
-    'python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone() for k, v in '
-    "torch.load('{name}', 'cpu', weights_only=True).items()}}, 'model.safetensors', {{'format': 'pt'}})\""
-)
 
 
 @dataclass(frozen=True)
@@ -39,45 +35,10 @@ class Tensor:
     stop: int
 
     def array(self) -> Shaped[np.ndarray, "..."]:
-        """The tensor of a floating-point type, mapped into memory: of the file only what is used is read."""
+        """The tensor of one of DTYPES, mapped into memory: of the file only what is used is read."""
         if self.start == self.stop:
-            return np.zeros(self.shape, FLOATS[self.dtype])
-        return np.memmap(self.path, FLOATS[self.dtype], "r", self.start, self.shape)
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors by name of model.safetensors, or of the files of its index. Only headers are read.
-
-    Raises:
-        UserError: where there is neither, a file is missing, truncated or damaged, or the index is of other files.
-    """
-    if (folder / FILE).exists():
-        return read_header(folder / FILE)
-    if not (folder / INDEX).exists():
-        raise UserError(_without_weights(folder))
-    index = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-        raise UserError(f"{folder / INDEX}: has no weight_map of tensor names to files; copy it again")
-    files = sorted(set(index.values()))
-    for file in files:
-        check_inside(folder / INDEX, file)
-    if absent := [file for file in files if not (folder / file).is_file()]:
-        raise UserError(f"{folder}: lacks {listed(absent)} of {INDEX}; copy all files of the model")
-    tensors = {file: read_header(folder / file) for file in files}
-    found = {name: file for file, header in tensors.items() for name in header}
-    if others := sorted(name for name in index.keys() | found.keys() if index.get(name) != found.get(name)):
-        raise UserError(f"{folder / INDEX}: is not of the files beside it; they differ in {listed(others)}")
-    return {name: tensors[file][name] for name, file in found.items()}
-
-
-def _without_weights(folder: Path) -> str:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    return unsafe(folder / pickles[0]) if pickles else f"{folder}: has no {FILE} and no {INDEX}"
-
-
-def unsafe(path: Path) -> str:
-    """Says that a file of Python's pickle is not read, and how to convert it."""
-    return f"{path}: is a pickle, which can run any code and is not read; convert it: " + CONVERT.format(name=path.name)
+            return np.zeros(self.shape, DTYPES[self.dtype])
+        return np.memmap(self.path, DTYPES[self.dtype], "r", self.start, self.shape)
 
 
 def listed(names: list[str], most: int = 40) -> str:
@@ -88,7 +49,9 @@ def listed(names: list[str], most: int = 40) -> str:
 def check_inside(path: Path, name: str) -> None:
     """Raises UserError for the name, in a file at this path, of a file that might not lie in the same folder."""
     if PurePath(name).is_absolute() or not name or set(name) & set("\\:") or ".." in PurePath(name).parts:
-        raise UserError(f"{path}: names {printable(name)}, which is not in its folder; names are as in {FILE}")
+        raise UserError(
+            f"{path}: names {printable(name)}, which is not in its folder; names are as in model.safetensors"
+        )
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
@@ -124,7 +87,7 @@ def _tensor(path: Path, first: int, dtype: str, shape: list[int], data_offsets: 
     start, stop = data_offsets
     if not all(type(number) is int and 0 <= number < 1 << 60 for number in (*shape, start, stop)) or start > stop:
         raise ValueError("sizes are no whole numbers")
-    if dtype in FLOATS and stop - start != math.prod(shape) * FLOATS[dtype].itemsize:
+    if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"{dtype} {shape} are not {stop - start} bytes")
     return Tensor(path, str(dtype), tuple(shape), first + start, first + stop)
 

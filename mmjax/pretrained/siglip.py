@@ -1,4 +1,7 @@
-"""SigLIP (Zhai et al. 2023, arXiv:2303.15343) and SigLIP 2 of a fixed size (arXiv:2502.14786); `siglip`."""
+"""SigLIP (Zhai et al. 2023, arXiv:2303.15343) and SigLIP 2 of a fixed size (arXiv:2502.14786); `siglip`.
+
+In the names of transformers, or as an npz file of big_vision.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,9 +14,10 @@ from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
+from mmjax.pretrained import siglip_big_vision
 from mmjax.pretrained.clip import IGNORED, TextEmbedding, block_config, layers, text_table
 from mmjax.pretrained.layers import Block, PatchEmbedding, Stack, gated_mlp
-from mmjax.pretrained.names import Row, Table, linear, norm, patches
+from mmjax.pretrained.names import Row, Table, convolution, linear, norm
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
 
@@ -51,10 +55,13 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class SiglipConfig:
-    """config.json."""
+    """config.json, whether the checkpoint is one of big_vision, and whether its layers are stacked."""
 
     text_config: TextConfig = TextConfig()
     vision_config: VisionConfig = VisionConfig()
+    big_vision: bool = False
+    stacked_text: bool = False
+    stacked_vision: bool = False
 
 
 class TextTower(nn.Module):
@@ -149,11 +156,13 @@ def _head() -> Table:
 
 def table(config: SiglipConfig) -> Table:
     """The tensors of the parameters."""
+    if config.big_vision:
+        return siglip_big_vision.table(config)
     return (
         *text_table(),
         *linear("text_model.head", "text/projection"),
         Row("vision_model.embeddings.position_embedding.weight", "vision/embedding/positions", "n d"),
-        *patches("vision_model.embeddings.patch_embedding", "vision/embedding/patches"),
+        *convolution("vision_model.embeddings.patch_embedding", "vision/embedding/patches"),
         *layers("vision_model", "vision"),
         *norm("vision_model.post_layernorm", "vision/norm"),
         *_head(),
@@ -162,4 +171,18 @@ def table(config: SiglipConfig) -> Table:
     )
 
 
-FAMILY = FamilySpec("SigLIP", SiglipConfig, Siglip, table, ("text", "image"), ignored=IGNORED, padded=True)
+_STACKED = "encoderblock/LayerNorm_0/scale"
+FAMILY = FamilySpec(
+    "SigLIP",
+    SiglipConfig,
+    Siglip,
+    table,
+    ("text", "image"),
+    optional={
+        "big_vision": "params/t",
+        "stacked_text": f"{siglip_big_vision.TOWERS['text']}/{_STACKED}",
+        "stacked_vision": f"{siglip_big_vision.TOWERS['vision']}/{_STACKED}",
+    },
+    ignored=IGNORED,
+    padded=True,
+)

@@ -1,6 +1,7 @@
 """What a family of models describes itself by, and the reading of its config.json."""
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from mmjax.types import UserError
 
 LARGEST = 1 << 24  # of the whole numbers of a config.json
 MOST_LAYERS = 1000
+MOST_ENTRIES = 4096  # of a list
+_COUNTS = re.compile(r"layers|_blocks|depths")  # in the names of fields that are, or are lists of, numbers of layers
+_TUPLES = {tuple[int, ...]: int, tuple[float, ...]: float}
 
 
 class Encoded(NamedTuple):
@@ -33,7 +37,9 @@ class FamilySpec:
     """A family of pretrained models.
 
     Its module has the methods `encode_text(ids [b, t], mask [b, t]) -> Encoded`, `encode_image(image [b, y, x, c]) ->
-    Encoded`, or both.
+    Encoded`, or both. That of an autoencoder has `encode(image [b, y, x, 3]) -> latents [b, v, u, c]` and its inverse
+    `decode`, for images from -1 to 1 and latents of about unit variance; its config has `stride`, the pixels on a side
+    of a latent, `channels`, and `scaling()`, which says how latents are scaled.
 
     Attributes:
         name: of the family.
@@ -41,10 +47,11 @@ class FamilySpec:
             any, are options with the one value that is supported, its `CHOICES` those with several.
         build: makes the module from the config.
         table: the tensors of the config's parameters.
-        encodes: "text", "image" or both.
+        encodes: "text", "image" or both; of an autoencoder "latents".
         optional: fields of the config that are True where the checkpoint has a tensor of this name.
         renames: (pattern, replacement) from other names in use to those of the table.
         ignored: patterns of tensors that are not read: buffers, and parts that are not used here.
+        buffers: patterns of tensors that are no parameters and are written back as they are, if they are there.
         tied: (copy, original) names of tensors that are the same; the copy is not read.
         padded: texts have padding up to `max_position_embeddings`, as in its training; else up to the longest of them.
         parse: makes the config from the values of config.json; None: read_config.
@@ -58,6 +65,7 @@ class FamilySpec:
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     padded: bool = False
     parse: Callable[[Mapping[str, Any], str], Any] | None = None
@@ -101,14 +109,19 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return read_config(kind, value, f"{where}.")
     if kind is int:
         least = 0 if where.endswith("_id") else 1
-        most = MOST_LAYERS if where.endswith("layers") else LARGEST
+        most = MOST_LAYERS if _COUNTS.search(where.rpartition(" ")[2]) else LARGEST
         if type(value) is not int or not least <= value <= most:
             raise UserError(f"{where}: must be a whole number from {least} to {most:,}, not {_shown(value)}")
         return value
     if kind is float:
-        if isinstance(value, bool) or not finite(value) or not 0 <= value <= LARGEST:
-            raise UserError(f"{where}: must be a number from 0, not {_shown(value)}")
+        signed = "shift" in where or "mean" in where
+        if isinstance(value, bool) or not finite(value) or not -LARGEST * signed <= value <= LARGEST:
+            raise UserError(f"{where}: must be a number{'' if signed else ' from 0'}, not {_shown(value)}")
         return float(value)
+    if kind in _TUPLES:
+        if not isinstance(value, list) or len(value) > MOST_ENTRIES:
+            raise UserError(f"{where}: must be a list of at most {MOST_ENTRIES:,} numbers, not {_shown(value)}")
+        return tuple(_value(_TUPLES[kind], each, where) for each in value)
     if kind == tuple[str, ...]:  # the names of classes by number
         if not isinstance(value, dict) or sorted(value) != sorted(map(str, range(len(value)))):
             raise UserError(f"{where}: must be the names of classes by number, not {_shown(value)}")

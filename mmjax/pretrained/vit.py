@@ -12,7 +12,7 @@ from mmjax.nn.dense import dense
 from mmjax.nn.norm import layer_norm
 from mmjax.pretrained.clip import block_config
 from mmjax.pretrained.layers import Block, PatchEmbedding, Stack
-from mmjax.pretrained.names import Row, Table, attention, linear, norm, patches
+from mmjax.pretrained.names import Row, Table, attention, convolution, linear, norm
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
 
@@ -74,7 +74,7 @@ def embedding(token: str = "embeddings.cls_token") -> Table:
     return (
         Row(token, "embedding/class_token", "1 1 d -> d"),
         Row("embeddings.position_embeddings", "embedding/positions", "1 n d -> n d"),
-        *patches("embeddings.patch_embeddings.projection", "embedding/patches"),
+        *convolution("embeddings.patch_embeddings.projection", "embedding/patches"),
     )
 
 

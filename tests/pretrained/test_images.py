@@ -16,7 +16,7 @@ REFERENCES = Path(__file__).parents[1] / "references" / "images"
 STATISTICS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 
-@pytest.mark.parametrize("name", ["clip", "dinov2", "siglip"])
+@pytest.mark.parametrize("name", ["clip", "convnext", "dinov2", "siglip", "timm"])
 def test_equals_transformers(name: str) -> None:
     reference = load_file(REFERENCES / "reference.safetensors")
     settings = read_image_settings(REFERENCES / name)
@@ -29,6 +29,12 @@ def test_equals_transformers(name: str) -> None:
     levels = np.round((wanted * deviation + mean) * 255).astype(np.uint8)
     assert np.array_equal(settings.resized(pixels), levels)
     assert got[0].shape == got[1].shape
+
+
+def test_resizes_without_rounding_as_for_dinov3() -> None:
+    reference = load_file(REFERENCES / "reference.safetensors")
+    got = read_image_settings(REFERENCES / "dinov3").prepare([reference["pixels"]])[0]
+    np.testing.assert_allclose(got, reference["dinov3"], rtol=0, atol=3e-6)
 
 
 def written(tmp_path: Path, **values: Any) -> Path:

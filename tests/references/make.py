@@ -1,15 +1,18 @@
-"""Writes the folders beside this file: small models with random weights, and the outputs of transformers for them.
+"""Writes the folders beside this file: small models with random weights, and what their own libraries give for them.
 
     python tests/references/make.py [NAME ...]
 
-in an environment with PyTorch, transformers, safetensors and Pillow; the folders here are of torch 2.14.1,
-transformers 5.24.0, safetensors 0.8.0, Pillow 13.0.0. The test suite reads the folders and needs none of these.
-Each folder has the config.json and model.safetensors that save_pretrained wrote, and reference.safetensors:
+in an environment with PyTorch and the packages below; the folders here are of torch 2.14.1, torchvision 0.29.1,
+transformers 5.24.0, diffusers 0.42.1, timm 1.0.31, safetensors 0.8.0, Pillow 13.0.0. The test suite reads the folders
+and needs none of these. Each has the config.json and the weights that save_pretrained wrote, and reference.safetensors:
 
     ids [b, t], mask [b, t], image [b, y, x, c]      inputs
-    NAME                                             outputs, see OUTPUTS
+    NAME                                             outputs
+
+make_others.py writes those of autoencoders, ResNet and big_vision.
 """
 
+import json
 import shutil
 import sys
 import zipfile
@@ -17,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import transformers as hf
 from PIL import Image
@@ -136,7 +140,8 @@ def siglip():
     config = hf.SiglipConfig(
         text_config=text_config(max_position_embeddings=9, projection_size=15), vision_config={**WIDTH, **IMAGE}
     )
-    both_case("siglip", randomized(hf.SiglipModel(config)), masked=False)
+    model = randomized(hf.SiglipModel(config))
+    both_case("siglip", model, masked=False)
 
 
 def vit():
@@ -152,6 +157,16 @@ def dinov2():
     image_case("dinov2", randomized(hf.Dinov2Model(hf.Dinov2Config(**sizes, use_swiglu_ffn=True))), (20, 8))
     config = hf.Dinov2WithRegistersConfig(**sizes, mlp_ratio=2, num_register_tokens=3)
     image_case("dinov2_with_registers", randomized(hf.Dinov2WithRegistersModel(config)), (8, 20))
+
+
+def dinov3():
+    sizes = {**WIDTH, "patch_size": 4, "hidden_size": 24}
+    config = hf.DINOv3ViTConfig(**sizes, num_register_tokens=3)
+    image_case("dinov3", randomized(hf.DINOv3ViTModel(config)), (20, 8))
+    # As of the largest one.
+    more = {"query_bias": False, "value_bias": False, "use_gated_mlp": True, "hidden_act": "silu"}
+    config = hf.DINOv3ViTConfig(**sizes, **more, num_register_tokens=2, rope_theta=50.0)
+    image_case("dinov3_gated", randomized(hf.DINOv3ViTModel(config)), (8, 12))
 
 
 def minilm():
@@ -174,7 +189,7 @@ def minilm():
 
 
 def images():
-    """Images as the PIL image processors of transformers prepare them for CLIP, SigLIP and DINOv2."""
+    """Images as the image processors of transformers, on Pillow where they can be, and timm prepare them."""
     pixels = np.random.default_rng(11).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     arrays = {"pixels": pixels}
@@ -183,6 +198,14 @@ def images():
         "siglip": hf.SiglipImageProcessorPil(size={"height": 21, "width": 23}),
         "dinov2": hf.BitImageProcessorPil(size={"shortest_edge": 26}, crop_size={"height": 22, "width": 22}),
     }
+    settings["convnext"] = hf.ConvNextImageProcessorPil(size={"shortest_edge": 21}, crop_pct=0.875)
+    settings["dinov3"] = hf.DINOv3ViTImageProcessor(size={"height": 20, "width": 24})
+    config = {"input_size": (3, 22, 22), "interpolation": "bicubic", "crop_pct": 0.95}
+    config |= {"mean": timm.data.IMAGENET_DEFAULT_MEAN, "std": timm.data.IMAGENET_DEFAULT_STD}
+    timm_config = {"architecture": "resnet50", "num_classes": 1000, "pretrained_cfg": config}
+    (HERE / "images" / "timm").mkdir(exist_ok=True)
+    (HERE / "images" / "timm" / "config.json").write_text(json.dumps(timm_config))
+    arrays["timm"] = np.moveaxis(timm.data.create_transform(**config)(picture).numpy(), 0, -1)
     for name, processor in settings.items():
         folder = HERE / "images" / name
         processor.save_pretrained(folder)
@@ -193,6 +216,19 @@ def images():
 
 
 if __name__ == "__main__":
-    for function in (bert, clip, t5, siglip, vit, dinov2, images, minilm):
+    for function in (
+        bert,
+        clip,
+        t5,
+        siglip,
+        vit,
+        dinov2,
+        dinov3,
+        resnet,
+        autoencoder_kl,
+        autoencoder_tiny,
+        images,
+        minilm,
+    ):
         if len(sys.argv) == 1 or function.__name__ == sys.argv[1]:
             function()
