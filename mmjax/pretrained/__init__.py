@@ -2,9 +2,20 @@
 
 from mmjax.pretrained import bert, clip, dinov2, siglip, t5, vit
 from mmjax.pretrained.checkpoint import Checkpoint, load, open_checkpoint, sharding_rules, write
+from mmjax.pretrained.safetensors_files import listed
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
-__all__ = ["FAMILIES", "Checkpoint", "Encoded", "FamilySpec", "load", "open_checkpoint", "sharding_rules", "write"]
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Encoded",
+    "FamilySpec",
+    "listed",
+    "load",
+    "open_checkpoint",
+    "sharding_rules",
+    "write",
+]
 
 # By `model_type` in config.json.
 FAMILIES: dict[str, FamilySpec] = {

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,24 @@ from safetensors.numpy import save_file
 
 from mmjax import registry
 from mmjax.files import write_json
-from mmjax.models.rules import POOLING, STACK, Rules, joined
+from mmjax.models import rules
+from mmjax.models.rules import Rules
 from mmjax.nn.compute import DEFAULT
 from mmjax.pretrained import names
 from mmjax.pretrained.names import Row, Table
 from mmjax.pretrained.safetensors_files import FILE, FLOATS, Tensor, listed, read_json, read_tensors
-from mmjax.pretrained.spec import FamilySpec, check_settings, read_config
+from mmjax.pretrained.spec import FamilySpec, check_settings
 from mmjax.terminal import printable
 from mmjax.types import FLOAT32, Params, UserError
 
 CONFIG = "config.json"
 # Files beside the weights that are copied with them.
+LICENSES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")  # beginnings of the names of others
 BESIDE = (
+    CONFIG,
     "1_Pooling/config.json",
+    "README.md",
+    "added_tokens.json",
     "config_sentence_transformers.json",
     "merges.txt",
     "modules.json",
@@ -43,24 +48,6 @@ BESIDE = (
     "vocab.json",
     "vocab.txt",
 )
-RULES: Rules = joined(
-    (
-        (r".*block/gate/kernel", (None, "fsdp", "model")),
-        (r".*block/gate/bias", (None, "model")),
-        (r".*block/layer_scale_(self|mlp)", (None, None)),
-        (r".*block/relative_bias", (None, None, None)),
-        (r".*words", (None, "fsdp")),
-        (r".*patches/kernel", (None, None, None, "fsdp")),
-        (r".*(classifier|pooler|projection)/kernel", ("fsdp", None)),
-        (r".*(kinds|positions|registers|relative_bias)", (None, None)),
-        (r".*(class_token|mask_token)", (None,)),
-        (r"logit_(bias|scale)", ()),
-    ),
-    STACK,
-    POOLING,
-)
-
-
 PIECE = 16 << 20  # bytes
 
 
@@ -74,6 +61,7 @@ class Checkpoint:
         shapes: of the parameters, by their names.
         tensors: the tensors of the table by their names in it.
         original: their names in the file by those in the table.
+        unread: other tensors with numbers that it has, such as heads, by their names in the file.
     """
 
     folder: Path
@@ -83,6 +71,7 @@ class Checkpoint:
     shapes: Mapping[str, tuple[int, ...]]
     tensors: Mapping[str, Tensor]
     original: Mapping[str, str]
+    unread: tuple[str, ...] = ()
 
     @property
     def table(self) -> Table:
@@ -110,17 +99,13 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
     check_settings(settings, path)
     spec = _family(settings, path, plugins)
     found, original = _renamed(folder, spec, read_tensors(folder))
-    config = (spec.parse or _parse(spec))(settings, f"{path}: ")
-    present = {field: tensor in found for field, tensor in spec.optional.items()}
-    config = type(config)(**{**vars(config), **present})
+    has = [field for field, tensor in spec.optional.items() if tensor in found]
+    config = spec.read(settings, f"{path}: ", has)
     shapes = _shapes(spec, config)
     wanted = dict(names.wanted(spec.table(config), shapes))
     _check(folder, spec, {name: found[name] for name in found}, wanted)
-    return Checkpoint(folder, spec, settings, config, shapes, {name: found[name] for name in wanted}, original)
-
-
-def _parse(spec: FamilySpec) -> Any:
-    return lambda values, where: read_config(spec.config, values, where)
+    unread = tuple(original[name] for name in found if name not in wanted and found[name].dtype in FLOATS)
+    return Checkpoint(folder, spec, settings, config, shapes, {name: found[name] for name in wanted}, original, unread)
 
 
 def _family(settings: Mapping[str, Any], path: Path, plugins: Iterable[str]) -> FamilySpec:
@@ -168,7 +153,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
 def _shapes(spec: FamilySpec, config: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the parameters of a config by name."""
     module = spec.build(config, DEFAULT)
-    vision = getattr(config, "vision_config", config)
+    vision = spec.vision(config)
 
     def encode(module: Any) -> None:
         if "text" in spec.encodes:
@@ -198,7 +183,9 @@ def _check(folder: Path, spec: FamilySpec, found: Mapping[str, Tensor], wanted: 
         raise UserError(f"{folder}: its tensors are not those of {CONFIG} ({spec.name}): {told}")
 
 
-def load(checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT32) -> Params:
+def load(
+    checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT32, only: Container[str] | None = None
+) -> Params:
     """Loads the parameters.
 
     Each device is sent its part as it is read, so that a sharded parameter lies whole nowhere.
@@ -206,13 +193,15 @@ def load(checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT3
     Args:
         shardings: a tree of shardings like the parameters; None: the default device.
         dtype: of the parameters.
+        only: names of those to load; None: all.
 
     Raises:
         UserError: for NaN or infinity.
     """
+    rows = [row for row in checkpoint.table if only is None or row.leaf in only]
     flat = {} if shardings is None else flax.traverse_util.flatten_dict(shardings, sep="/")
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = {row.leaf: _place(checkpoint, row, flat.get(row.leaf, default), dtype) for row in checkpoint.table}
+    params = {row.leaf: _place(checkpoint, row, flat.get(row.leaf, default), dtype) for row in rows}
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -252,13 +241,14 @@ def _read(checkpoint: Checkpoint, row: Row, index: tuple[slice, ...], dtype: np.
 
 def sharding_rules(shapes: Iterable[str]) -> Rules:
     """The sharding rules that parameters of these names need."""
-    first = (next((rule for rule in RULES if re.fullmatch(rule[0], name)), None) for name in shapes)
-    used = {rule for rule in first if rule}
-    return tuple(rule for rule in RULES if rule in used)
+    return rules.used(rules.PRETRAINED, shapes)
 
 
 def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "") -> None:
     """Writes parameters as a folder like that of a checkpoint, under the names and in the layouts that it has.
+
+    What is beside the weights comes along: tokenizer, preprocessing, model card, license. Where the checkpoint has
+    tensors that are not read, `architectures` in config.json becomes the class that has those that are written.
 
     Args:
         params: of the checkpoint, maybe trained further.
@@ -283,10 +273,22 @@ def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(arrays, folder / FILE, {"format": "pt"})
-        for name in BESIDE:
-            if (checkpoint.folder / name).is_file() and folder.resolve() != checkpoint.folder.resolve():
+        if folder.resolve() != checkpoint.folder.resolve():
+            for name in _beside(checkpoint):
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(checkpoint.folder / name, folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    write_json(folder / CONFIG, dict(checkpoint.settings))
+    if checkpoint.unread and checkpoint.spec.architecture:
+        architectures = [checkpoint.spec.architecture(checkpoint.config)]
+        write_json(folder / CONFIG, {**checkpoint.settings, "architectures": architectures})
+
+
+def _beside(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields the names of the files of a checkpoint that are copied."""
+    for name in BESIDE:
+        if (checkpoint.folder / name).is_file():
+            yield name
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.name.upper().startswith(LICENSES) and path.is_file():
+            yield path.name

@@ -162,4 +162,13 @@ def table(config: SiglipConfig) -> Table:
     )
 
 
-FAMILY = FamilySpec("SigLIP", SiglipConfig, Siglip, table, ("text", "image"), ignored=IGNORED, padded=True)
+FAMILY = FamilySpec(
+    "SigLIP",
+    SiglipConfig,
+    Siglip,
+    table,
+    ("text", "image"),
+    ignored=IGNORED,
+    architecture=lambda config: "SiglipModel",
+    padded=True,
+)

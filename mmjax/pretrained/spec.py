@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ class FamilySpec:
         renames: (pattern, replacement) from other names in use to those of the table.
         ignored: patterns of tensors that are not read: buffers, and parts that are not used here.
         tied: (copy, original) names of tensors that are the same; the copy is not read.
+        architecture: config -> name of the class of transformers that has all tensors of the table, and no others.
         padded: texts have padding up to `max_position_embeddings`, as in its training; else up to the longest of them.
         parse: makes the config from the values of config.json; None: read_config.
     """
@@ -59,8 +60,30 @@ class FamilySpec:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
+    architecture: Callable[[Any], str] | None = None
     padded: bool = False
     parse: Callable[[Mapping[str, Any], str], Any] | None = None
+
+    def read(self, settings: Mapping[str, Any], where: str, has: Collection[str]) -> Any:
+        """The config of a checkpoint from the values of its config.json.
+
+        Args:
+            where: the file, for messages.
+            has: the fields of `optional` whose tensors it has.
+
+        Raises:
+            UserError: see read_config.
+        """
+        config = self.parse(settings, where) if self.parse else read_config(self.config, settings, where)
+        return dataclasses.replace(config, **{field: field in has for field in self.optional})
+
+    def text(self, config: Any) -> Any:
+        """The part of a config that is of the text encoder."""
+        return getattr(config, "text_config", config)
+
+    def vision(self, config: Any) -> Any:
+        """The part of a config that is of the image encoder."""
+        return getattr(config, "vision_config", config)
 
 
 def read_config(kind: type, values: Mapping[str, Any], where: str) -> Any:
