@@ -22,7 +22,7 @@ TABLES = {
     "optimizer": "mmjax.train.optimizer:OPTIMIZERS",
     "sampler": "mmjax.sample:SAMPLERS",
 }
-NAMED_BY = ("kind", "source", "evaluators")  # the only config fields that hold names
+NAMED_BY = ("kind", "source", "evaluators", "model_type")  # the only config fields that hold names
 _DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 

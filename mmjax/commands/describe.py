@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.commands.input_reading import check_out, check_sheet, files_in, load_able, read_chunks, write_image
+from mmjax.commands.input_reading import (
+    check_out,
+    check_sheet,
+    files_in,
+    inputs_of,
+    load_able,
+    read_chunks,
+    write_image,
+)
 from mmjax.engine.memory import explained, halved
 from mmjax.export import Captioner, QuestionAnswerer
 from mmjax.sample.overlay import draw_attention_maps, largest_sheet
@@ -57,9 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         model = load_able(arguments, Captioner, "describes images")
     else:
         model = load_able(arguments, QuestionAnswerer, "answers questions")
-    config = model.config
+    config, inputs = model.config, inputs_of(model)
     named = {path for path in arguments.image if not path.is_dir()}
-    paths = [file for path in arguments.image for file in (files_in(path, config) if path.is_dir() else [path])]
+    paths = [file for path in arguments.image for file in (files_in(path, inputs.endings) if path.is_dir() else [path])]
     if arguments.maps and len(paths) > MAX_MAPS:
         raise UserError(f"--maps: is for at most {MAX_MAPS} images, not {len(paths):,}")
     if arguments.maps and len(config.data.image_shape) == 4:
@@ -77,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed is not None and not (arguments.top_p or config.text_decoding.top_p):
         raise UserError("--seed: has no effect without --top-p, which draws at random")
     described, count, seed = [], 0, arguments.seed or 0
-    for files, images in read_chunks(paths, config, unreadable):
+    for files, images in read_chunks(paths, inputs, unreadable):
         with explained(lambda: halved("--beams", chosen.get("beams", config.text_decoding.beams))):
             if arguments.question is None:
                 texts = model.caption(images, seed + count, **chosen)

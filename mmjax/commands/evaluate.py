@@ -79,7 +79,7 @@ def _steps(workdir: Path, config: Config) -> list[int]:
 
 
 def _evaluate(workdir: Path, experiment: setup.Experiment, source: data.Source, step: int, params: Params) -> None:
-    tokenizer = data.load_tokenizer(workdir / "tokenizer.model")
+    tokenizer = data.load_tokenizer(data.tokenizer_file(workdir))
     predict, batches = setup.evaluation(experiment, params, tokenizer, source)
     with memory.explained(lambda: memory.smaller_evaluation(experiment.config, experiment.placement)):
         metrics, samples = runner.run(experiment.evaluators, predict, batches)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from mmjax.data import shard_cache
 from mmjax.data.shard_cache import ArrayReader, Cache, CacheKind, key_digest, write_arrays
-from mmjax.export import DualEncoder
+from mmjax.export import PretrainedImageEncoder, PretrainedModel, PretrainedTextEncoder
 from mmjax.files import params_digest
 
 KIND = CacheKind("embeddings", "mmjax search", "--keep=DIR; --rebuild embeds everything again")
@@ -58,12 +58,25 @@ class Index:
     embeddings: Float32[np.ndarray, "n e"]
 
 
-def index_cache_key(model: DualEncoder, of: str) -> dict[str, Any]:
+def index_cache_key(model: Any, of: str) -> dict[str, Any]:
     """Cache key of an index of "images" or "texts" by a model."""
+    if isinstance(model, PretrainedModel):
+        return {"of": of, "model": _pretrained_key(model)}
     config = model.config
     data = {name: getattr(config.data, name) for name in ("source", "size", "resize")}
     digests = {"params": params_digest(model.params), "tokenizer": hashlib.sha256(model.tokenizer.proto).hexdigest()}
     return {"of": of, "data": data, "text": {"length": config.text.length}, "model": digests}
+
+
+def _pretrained_key(model: PretrainedModel) -> dict[str, Any]:
+    key: dict[str, Any] = {"params": params_digest(model.params), "settings": dict(model.checkpoint.settings)}
+    if isinstance(model, PretrainedTextEncoder):
+        key["tokenizer"] = hashlib.sha256(model.tokenizer.serialized()).hexdigest()
+        key["pooling"] = model.pooling and dataclasses.asdict(model.pooling)
+    if isinstance(model, PretrainedImageEncoder):
+        key["images"] = dataclasses.asdict(model.images)
+    plain: dict[str, Any] = json.loads(json.dumps(key))
+    return plain
 
 
 def update(

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from PIL import Image
 
 import mmjax
 from mmjax.config import Config
-from mmjax.data import read_clip, read_image, read_sound
+from mmjax.data import read_clip, read_image, read_pixels, read_sound
 from mmjax.data.folder_dataset import in_parallel
 from mmjax.data.source import find_source
-from mmjax.export import PretrainedModel
+from mmjax.export import PretrainedImageEncoder, PretrainedModel
 from mmjax.files import check_writable, read_file, write_file
 from mmjax.sample.chunks import CHUNK
 from mmjax.types import UserError
@@ -35,6 +36,35 @@ MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".gif": 65_535, ".
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """How files are made the inputs of a model.
+
+    Attributes:
+        endings: of the names of files.
+        read: makes the input of a file, preprocessed as for evaluation, without a batch axis; of pretrained models
+            uint8. Raises UserError if it cannot be read.
+        shape: of an input; (): of several ones.
+    """
+
+    endings: tuple[str, ...]
+    read: Callable[[Path], np.ndarray]
+    shape: tuple[int, ...]
+
+
+def inputs_of(model: Any) -> Inputs:
+    """How files are made the inputs of a loaded model."""
+    if isinstance(model, PretrainedImageEncoder):
+        settings = model.images
+        sides = settings.crop or settings.size
+        shape = (*sides, 3) if len(sides) == 2 else ()
+        return Inputs(IMAGES, lambda path: settings.resized(read_pixels(path)), shape)
+    data = model.config.data
+    shape = data.image_shape
+    endings = SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
+    return Inputs(endings, functools.partial(_read_seen, config=model.config), shape)
+
+
 def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
     """Loads --model with the packages of --plugins.
 
@@ -46,31 +76,30 @@ def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does
         UserError: if it is no model or of another class.
     """
     model = mmjax.load(arguments.model, plugins=arguments.plugins)
+    if isinstance(model, able):
+        return model
     if isinstance(model, PretrainedModel):
         family = model.checkpoint.spec.name
         raise UserError(f"--model {arguments.model}: a pretrained {family}; name a model of mmjax that {does}")
-    if not isinstance(model, able):
-        raise UserError(
-            f"--model {arguments.model}: a {model.config.model.kind} with the losses {', '.join(model.config.losses)}; "
-            f"name a model that {does}"
-        )
-    return model
+    raise UserError(
+        f"--model {arguments.model}: a {model.config.model.kind} with the losses {', '.join(model.config.losses)}; "
+        f"name a model that {does}"
+    )
 
 
-def files_in(folder: Path, config: Config) -> list[Path]:
-    """Lists the files for a model in a folder and its subfolders, sorted by name, without hidden ones.
+def files_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Lists the files of these endings in a folder and its subfolders, sorted by name, without hidden ones.
 
     Raises:
         UserError: if there is none.
     """
-    paths, shape = [], config.data.image_shape
+    paths = []
 
     def unreadable(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
         logger.warning("left out: %s: cannot be read: %s", error.filename, error.strerror)
 
-    endings = SOUNDS if shape[-1] == 1 else CLIPS if len(shape) == 4 else IMAGES
     for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(place, name) for name in sorted(files) if name.lower().endswith(endings) and name[0] != "."]
@@ -79,12 +108,7 @@ def files_in(folder: Path, config: Config) -> list[Path]:
     return paths
 
 
-def read_seen(path: Path, config: Config) -> np.ndarray:
-    """Reads a file as a model input, preprocessed as for evaluation, without a batch axis.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+def _read_seen(path: Path, config: Config) -> np.ndarray:
     data, shape = config.data, config.data.image_shape
     if shape[-1] == 1:
         return read_sound(path, data.audio.rate, data.audio.seconds, data.audio.bins)
@@ -95,7 +119,7 @@ def read_seen(path: Path, config: Config) -> np.ndarray:
 
 
 def read_chunks(
-    paths: Iterable[Path], config: Config, unreadable: Callable[[Path, UserError], None]
+    paths: Iterable[Path], inputs: Inputs, unreadable: Callable[[Path, UserError], None]
 ) -> Iterator[tuple[list[Path], np.ndarray]]:
     """Reads files as model inputs in parallel; yields up to CHUNK files at a time with their stacked inputs.
 
@@ -105,7 +129,7 @@ def read_chunks(
 
     def read(path: Path) -> tuple[Path, np.ndarray | UserError]:
         try:
-            return path, read_seen(path, config)
+            return path, inputs.read(path)
         except UserError as error:
             return path, error
 

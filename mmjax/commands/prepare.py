@@ -94,6 +94,6 @@ def _prepare(config: Config, workdir: Path) -> int:
     encoded = f"; visual tokens: {config.tokens.cache or workdir / 'tokens'}" if setup.is_on_codes(config) else ""
     processes.log_primary(
         f"{config.name}: {training.size:,} training and {evaluation:,} evaluation examples, "
-        f"{tokenizer.size:,} text tokens; tokenizer: {workdir / 'tokenizer.model'}{encoded}"
+        f"{tokenizer.size:,} text tokens; tokenizer: {data.tokenizer_file(workdir)}{encoded}"
     )
     return 0

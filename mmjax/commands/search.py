@@ -11,16 +11,17 @@ from jaxtyping import Float32
 
 from mmjax.commands.index import Index, Stamp, index_cache_key, nearest, update
 from mmjax.commands.input_reading import (
+    Inputs,
     check_out,
     check_sheet,
     files_in,
+    inputs_of,
     load_able,
     read_chunks,
-    read_seen,
     read_text_lines,
     write_image,
 )
-from mmjax.export import DualEncoder
+from mmjax.export import DualEncoder, PretrainedImageEncoder, PretrainedModel
 from mmjax.progress import progress_bar
 from mmjax.sample.chunks import CHUNK
 from mmjax.sample.postprocess import sheet, to_uint8
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a model folder or a workdir")
+    add("--model", type=Path, required=True, help="a model folder, a workdir, or a folder in Hugging Face's layout")
     add(
         "--index",
         type=Path,
@@ -84,14 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
     texts = None if source.is_dir() else _lines(source)
     if texts is not None and arguments.out:
         raise UserError(f"--out: draws images, and {source} has texts; leave it out")
-    model = load_able(arguments, DualEncoder, "embeds images and texts")
-    if arguments.out and len(model.config.data.image_shape) != 3:
-        raise UserError("--out: draws images, and this model sees clips; leave it out")
+    model = load_able(arguments, (DualEncoder, PretrainedModel), "embeds images and texts")
+    _check_encodes(arguments, model, texts is not None)
     if arguments.out:
-        height, width, _ = model.config.data.image_shape
-        check_sheet(
-            "--out", arguments.out, (height, width), min(arguments.top, len(files_in(source, model.config))), COLUMNS
-        )
+        _check_sheet(arguments, inputs_of(model))
     query = _query(model, arguments.text, arguments.image, arguments.weights)
     cache = arguments.keep or (source / f".{INDEX}" if texts is None else source.with_name(f".{source.name}.{INDEX}"))
     index = _indexed(model, source, texts, cache, arguments.rebuild, len(query))
@@ -101,10 +98,43 @@ def run(arguments: argparse.Namespace) -> int:
         row = {"similarity": round(cosine, 6), "image" if texts is None else "text": name}
         print(json_line(row) if arguments.json else f"{cosine:.4f}  {printable(name)}")
     if arguments.out:
-        chunks = read_chunks(map(Path, results), model.config, lambda path, error: None)
-        images = to_uint8(np.concatenate([images for _, images in chunks]))
+        chunks = read_chunks(map(Path, results), inputs_of(model), lambda path, error: None)
+        seen = np.concatenate([images for _, images in chunks])
+        images = seen if seen.dtype == np.uint8 else to_uint8(seen)
         write_image("--out", arguments.out, sheet(np.broadcast_to(images, (*images.shape[:-1], 3)), COLUMNS))
     return 0
+
+
+def _check_encodes(arguments: argparse.Namespace, model: Any, lines: bool) -> None:
+    """Raises UserError for a pretrained model of texts alone or of images alone that is to embed the others."""
+    if not isinstance(model, PretrainedModel):
+        return
+    spec = model.checkpoint.spec
+    needed = {"text": bool(arguments.text) or lines, "image": bool(arguments.image) or not lines}
+    for kind, other in (("text", "image"), ("image", "text")):
+        if needed[kind] and kind not in spec.encodes:
+            raise UserError(
+                f"--model {arguments.model}: a pretrained {spec.name}, which encodes no {kind}s; search {other}s by "
+                f"{other}s, or name a model of both, such as CLIP"
+            )
+    if needed["image"] and not inputs_of(model).shape:
+        raise UserError(f"--model {arguments.model}: its images have several sizes, and cannot be searched")
+
+
+def _check_sheet(arguments: argparse.Namespace, inputs: Inputs) -> None:
+    if len(inputs.shape) != 3:
+        raise UserError("--out: draws images, and this model sees clips; leave it out")
+    height, width, _ = inputs.shape
+    count = min(arguments.top, len(files_in(arguments.index, inputs.endings)))
+    check_sheet("--out", arguments.out, (height, width), count, COLUMNS)
+
+
+def _embed_images(model: Any, images: np.ndarray) -> Float32[np.ndarray, "n e"]:
+    """Embeddings of inputs as inputs_of(model).read makes them."""
+    embedded: Float32[np.ndarray, "n e"] = (
+        model.embed_resized(images) if isinstance(model, PretrainedImageEncoder) else model.embed_image(images)
+    )
+    return embedded
 
 
 def _lines(path: Path) -> list[str]:
@@ -116,9 +146,7 @@ def _lines(path: Path) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _query(
-    model: DualEncoder, texts: list[str], images: list[Path], weights: list[float] | None
-) -> Float32[np.ndarray, " e"]:
+def _query(model: Any, texts: list[str], images: list[Path], weights: list[float] | None) -> Float32[np.ndarray, " e"]:
     """The weighted mean of the query embeddings, of length 1."""
     if any(not text.strip() for text in texts):
         raise UserError("--text: is empty; say what to find")
@@ -127,11 +155,11 @@ def _query(
     inputs = []
     for path in images:
         try:
-            inputs.append(read_seen(path, model.config))
+            inputs.append(inputs_of(model).read(path))
         except UserError as error:
             raise UserError(f"--image {error}") from None
     parts = [model.embed_text(texts)] if texts else []
-    parts += [model.embed_image(np.stack(inputs))] if inputs else []
+    parts += [_embed_images(model, np.stack(inputs))] if inputs else []
     embeddings = np.concatenate(parts)
     mean = np.asarray(weights or [1.0] * len(embeddings), np.float32) @ embeddings
     length = np.linalg.norm(mean)
@@ -141,12 +169,10 @@ def _query(
     return query
 
 
-def _indexed(
-    model: DualEncoder, source: Path, texts: list[str] | None, cache: Path, rebuild: bool, width: int
-) -> Index:
+def _indexed(model: Any, source: Path, texts: list[str] | None, cache: Path, rebuild: bool, width: int) -> Index:
     """The up-to-date index of the images or texts, cached in a folder."""
     if texts is None:
-        files = files_in(source, model.config)
+        files = files_in(source, inputs_of(model).endings)
         wanted = {file.relative_to(source).as_posix(): stamp for file in files if (stamp := _stamp(file))}
     else:
         wanted = dict.fromkeys(texts, (0, 0))
@@ -170,21 +196,21 @@ def _stamp(file: Path) -> Stamp | None:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _of_images(model: DualEncoder, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
+def _of_images(model: Any, folder: Path, names: Sequence[str], bar: Any) -> Embedded:
     problems: list[UserError] = []
 
     def unreadable(path: Path, error: UserError) -> None:
         bar.update()
         problems.append(error)
 
-    for paths, images in read_chunks((folder / name for name in names), model.config, unreadable):
-        yield [path.relative_to(folder).as_posix() for path in paths], model.embed_image(images)
+    for paths, images in read_chunks((folder / name for name in names), inputs_of(model), unreadable):
+        yield [path.relative_to(folder).as_posix() for path in paths], _embed_images(model, images)
         bar.update(len(paths))
     if problems:
         logger.warning("left out: %s files that cannot be read, the first: %s", f"{len(problems):,}", problems[0])
 
 
-def _of_texts(model: DualEncoder, names: Sequence[str], bar: Any) -> Embedded:
+def _of_texts(model: Any, names: Sequence[str], bar: Any) -> Embedded:
     for start in range(0, len(names), CHUNK):
         chunk = list(names[start : start + CHUNK])
         yield chunk, model.embed_text(chunk)

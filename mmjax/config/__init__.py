@@ -20,6 +20,7 @@ from mmjax.config.fields import (
 )
 from mmjax.config.load import load_config, parse_arguments, read_config_dict
 from mmjax.config.parse import differences, resolve, to_dict
+from mmjax.config.pretrained_fields import PretrainedConfig
 
 __all__ = [
     "ComponentConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PerceptualConfig",
+    "PretrainedConfig",
     "SamplingConfig",
     "ScenesConfig",
     "TextDecodingConfig",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mmjax.config.data_fields import DataConfig
+from mmjax.config.pretrained_fields import VISION_ENCODER, PretrainedConfig
 from mmjax.config.schema import MAX_BATCH, MAX_STEPS, setting
 
 
@@ -136,13 +137,15 @@ class ComponentConfig:
     """Config of a frozen component of a model; a path or a config alone stands for it.
 
     Attributes:
-        path: workdir or model folder of a trained one, copied into the workdir; "": `config` is trained first, in
-            WORKDIR/NAME.
+        path: workdir or model folder of a trained one, or a folder in Hugging Face's layout, copied into the workdir;
+            "": `config` is trained first, in WORKDIR/NAME.
         config: its config; with a path, read from there.
+        pretrained: of a folder in Hugging Face's layout, in place of a config; read from there.
     """
 
     path: str = ""
     config: "Config | None" = None
+    pretrained: PretrainedConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,10 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def components_apart(self) -> dict[str, ComponentConfig]:
+        """The components whose parameters are not among those of the model."""
+        return {name: each for name, each in self.components.items() if name != VISION_ENCODER}
 
     def component(self, name: str) -> "Config | None":
         """The config of a component; None without one, or before its path is read."""

@@ -96,7 +96,7 @@ def _expand_components(tree: dict[str, Any]) -> None:
     for name, value in components.items():
         if isinstance(value, str):
             components[name] = {"path": value}
-        elif isinstance(value, dict) and not set(value) <= {"path", "config"}:
+        elif isinstance(value, dict) and not set(value) <= {"path", "config", "pretrained"}:
             components[name] = {"config": value}
     for inner in _inner(tree).values():
         _expand_components(inner)
@@ -246,6 +246,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         value = float(value)
     if kind is float and isinstance(value, float) and not abs(value) <= MAX_FLOAT:
         raise UserError(f"{name}: must be finite in float32, not {value}")
+    if kind is Any:
+        return value
     if origin is None and type(value) is kind:
         return expand_home(value) if kind is str else value  # no text but a path begins with ~
     raise UserError(f"{name}: must be {_type_name(kind)}, not {value!r}")

@@ -5,13 +5,13 @@ Only this package uses TensorFlow, imported lazily for TFDS and buckets.
 
 from mmjax.data import classes, clip, coco, emoji, mixture, packed, scenes, sound, tfds, vqa
 from mmjax.data.clip import read_clip
-from mmjax.data.image import read_image, read_mask
+from mmjax.data.image import read_image, read_mask, read_pixels
 from mmjax.data.mixture import mix
 from mmjax.data.packed import SHARD_SIZE, num_examples, rejected, write_packed
 from mmjax.data.pipeline import evaluation_batches, evaluation_size, training_batches
 from mmjax.data.sound import read_sound
 from mmjax.data.source import Source, SourceSpec, open_raw, open_source
-from mmjax.data.text import Tokenizer, load_tokenizer, train_tokenizer
+from mmjax.data.text import TextTokenizer, Tokenizer, load_tokenizer, tokenizer_file, train_tokenizer
 from mmjax.data.text_features import cached_text_features, text_cache_key
 from mmjax.data.tokens import open_tokens, token_cache_key, write_tokens
 
@@ -20,6 +20,7 @@ __all__ = [
     "SOURCES",
     "Source",
     "SourceSpec",
+    "TextTokenizer",
     "Tokenizer",
     "cached_text_features",
     "evaluation_batches",
@@ -33,10 +34,12 @@ __all__ = [
     "read_clip",
     "read_image",
     "read_mask",
+    "read_pixels",
     "read_sound",
     "rejected",
     "text_cache_key",
     "token_cache_key",
+    "tokenizer_file",
     "train_tokenizer",
     "training_batches",
     "write_packed",

@@ -47,6 +47,11 @@ def read_image(path: str | Path, size: int, resize: int = 0) -> Float32[np.ndarr
     return normalize(resized_crop(decode(read_file(path), resize, str(path)), resize, size))
 
 
+def read_pixels(path: str | Path) -> UInt8[np.ndarray, "y x 3"]:
+    """Reads an image as it is, but for its orientation and transparent pixels; see read_image."""
+    return decode(read_file(path), FULL_SIZE, str(path))
+
+
 def read_mask(path: str | Path, image: str | Path, size: int) -> UInt8[np.ndarray, "{size} {size}"]:
     """Reads the mask of an image as uint8 [y, x], cropped as by read_image(image, size, size).
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmjax.config import Config, DataConfig
 from mmjax.data.source import Examples, ReadSpec, Source, process_shards
-from mmjax.data.text import Tokenizer
+from mmjax.data.text import TextTokenizer
 from mmjax.data.vqa import most_frequent
 from mmjax.types import PADDING, Batch, InputStats, UserError
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def training_batches(
     source: Source,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     config: Config,
     start_step: int = 0,
     process: int = 0,
@@ -62,7 +62,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: Source, tokenizer: Tokenizer, config: Config, process: int = 0, processes: int = 1
+    source: Source, tokenizer: TextTokenizer, config: Config, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
     """Yields each example once, in order; `text` is the first caption, `answer` the most frequent.
 

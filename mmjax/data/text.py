@@ -1,10 +1,10 @@
-"""Text tokenizer (SentencePiece)."""
+"""Text tokenizers: mmjax's own (SentencePiece), and that of a pretrained text encoder."""
 
 import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import sentencepiece
@@ -18,16 +18,20 @@ SPACE = "\u2581"  # first character of pieces that begin a word
 MAX_CAPTIONS = 200_000  # that train the vocabulary; more change it little
 MAX_CAPTION_LENGTH = 2_000  # characters
 MAX_TOKENIZER = 256 << 20  # bytes of a serialized one
+FILES = FILE, JSON_FILE = "tokenizer.model", "tokenizer.json"  # in a workdir or model folder: own, of others
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What encodes and decodes texts.
 
     Attributes:
         size: one more than the largest token id.
         padding, end: ids of the tokens of padding and of the end of a text.
+        proto: its serialized form.
     """
 
+    proto: bytes
     size: int
     padding: int
     end: int
@@ -89,12 +93,25 @@ class Tokenizer:
         return [(i, token) for i, token in enumerate(row) if 0 <= token < self.size and token not in (PADDING, BEGIN)]
 
 
-def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
-    """Loads a tokenizer from a serialized SentencePiece model or its path; raises UserError for an invalid one."""
-    hint = "should be a tokenizer.model, made by mmjax prepare"
+def file_name(proto: bytes) -> str:
+    """Name of the file of a serialized tokenizer in a workdir or model folder."""
+    return JSON_FILE if proto.startswith(b"{") else FILE
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """The file of the tokenizer of a workdir or model folder; that of SentencePiece where there is none."""
+    return folder / (JSON_FILE if (folder / JSON_FILE).exists() else FILE)
+
+
+def load_tokenizer(model: bytes | str | Path) -> TextTokenizer:
+    """Loads a tokenizer from its serialized form or the path of that; raises UserError for an invalid one."""
+    hint = f"should be a {FILE}, made by mmjax prepare"
     name = "text tokenizer" if isinstance(model, bytes) else str(model)
     try:
-        tokenizer = Tokenizer(model if isinstance(model, bytes) else read_file(Path(model), MAX_TOKENIZER))
+        proto = model if isinstance(model, bytes) else read_file(Path(model), MAX_TOKENIZER)
+        if file_name(proto) == JSON_FILE:
+            return _load_shifted(name, proto)
+        tokenizer = Tokenizer(proto)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}; {hint}") from error
     except (RuntimeError, ValueError) as error:
@@ -102,6 +119,19 @@ def load_tokenizer(model: bytes | str | Path) -> Tokenizer:
     if tokenizer.size <= MASK or tokenizer._processor.id_to_piece(MASK) != MASK_PIECE:
         raise UserError(f"{name}: token {MASK} is not {MASK_PIECE}; {hint}")
     return tokenizer
+
+
+def _load_shifted(name: str, proto: bytes) -> TextTokenizer:
+    from mmjax.data.tokenizer_json import ShiftedTokenizer  # which imports from here
+
+    try:
+        return ShiftedTokenizer(proto)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        raise UserError(
+            f"{name}: is no tokenizer of a pretrained text encoder, or damaged: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> bytes:

@@ -1,7 +1,11 @@
 """Text tokenizers of pretrained models: tokenizer.json, read by the `tokenizers` library."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
-from mmjax.data.text import MAX_TOKENIZER
+from mmjax.data.text import JSON_FILE, MAX_TOKENIZER
 from mmjax.files import read_file
-from mmjax.types import UserError
+from mmjax.types import PADDING, UserError
 
-FILE = "tokenizer.json"
 SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later one counts
 # Special tokens where no file names them, as in the files of the first BERT and T5: the defaults of transformers.
 PADDINGS, ENDS = ("[PAD]", "<pad>"), ("[SEP]", "</s>")
@@ -51,6 +54,7 @@ class JsonTokenizer:
         import tokenizers  # slow to import
 
         self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        self._lock = threading.Lock()  # the library fails where one thread changes what another one uses
         self._settings = settings
         self.size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.longest = settings.longest
@@ -82,29 +86,89 @@ class JsonTokenizer:
             raise UserError(
                 f"length: {length} leaves no room beside the {self._special} tokens that begin and end a text"
             )
-        settings = self._settings
-        self._tokenizer.enable_truncation(length)
-        self._tokenizer.enable_padding(
-            direction=settings.side, pad_id=self.padding, pad_token=settings.padding, length=length
-        )
-        encodings = self._tokenizer.encode_batch([self._plain(text) for text in texts])
+        settings, plain = self._settings, [self._plain(text) for text in texts]
+        with self._lock:
+            self._tokenizer.enable_truncation(length)
+            self._tokenizer.enable_padding(
+                direction=settings.side, pad_id=self.padding, pad_token=settings.padding, length=length
+            )
+            encodings = self._tokenizer.encode_batch(plain)
         ids = np.array([each.ids for each in encodings], np.int32).reshape(len(texts), length)
         return ids, np.array([each.attention_mask for each in encodings], np.bool_).reshape(len(texts), length)
 
     def length(self, text: str) -> int:
         """Number of tokens of a text, including those that begin and end it."""
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        return len(self._tokenizer.encode(self._plain(text)).ids)
+        with self._lock:
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            return len(self._tokenizer.encode(self._plain(text)).ids)
 
     def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
         """Decodes each row without special tokens."""
         texts: list[str] = self._tokenizer.decode_batch(np.asarray(ids).tolist(), skip_special_tokens=True)
         return texts
 
+    def serialized(self) -> bytes:
+        """A tokenizer.json of it without files beside it: with its padding and its case."""
+        import tokenizers
+
+        alone = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        alone.no_truncation()
+        alone.enable_padding(pad_id=self.padding, pad_token=self._settings.padding)  # on the right
+        if self._settings.lower and '"lowercase":true' not in alone.to_str():
+            parts = [tokenizers.normalizers.Lowercase(), *filter(None, [alone.normalizer])]
+            alone.normalizer = tokenizers.normalizers.Sequence(parts)
+        content: str = alone.to_str()
+        return content.encode()
+
     def _plain(self, text: str) -> str:
         text = text.encode("utf-8", "replace").decode()  # lone surrogates, from broken JSON
         return text.lower() if self._settings.lower else text
+
+
+class ShiftedTokenizer:
+    """The tokenizer of a pretrained text encoder for models of mmjax, in which 0 is padding: all ids are one higher.
+
+    Padding is on the right. For attributes and methods see data.text.TextTokenizer.
+    """
+
+    padding = PADDING
+
+    def __init__(self, proto: bytes) -> None:
+        token = json.loads(proto)["padding"]["pad_token"]
+        with silent():
+            self._tokenizer = JsonTokenizer(proto.decode(), TokenizerSettings(token, token))
+            ids, mask = self._tokenizer.encode_with_mask([""], self._tokenizer.length("") + 1)
+        self.proto = proto
+        self.size = self._tokenizer.size + 1
+        self.end = int(ids[mask][-1]) + 1 if mask.any() else PADDING
+
+    def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b t"]:
+        """Encodes texts as int32 [b, length]; see JsonTokenizer.encode_with_mask."""
+        ids, mask = self._tokenizer.encode_with_mask(texts, length)
+        return np.where(mask, ids + 1, PADDING).astype(np.int32)
+
+    def length(self, text: str) -> int:
+        """Number of tokens of a text, including those that begin and end it."""
+        return self._tokenizer.length(text)
+
+    def decode(self, ids: Int[np.ndarray, "b t"]) -> list[str]:
+        """Decodes each row without padding and special tokens."""
+        return [self._tokenizer.decode(row[row != PADDING][None] - 1)[0] for row in np.asarray(ids)]
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keeps the library, which writes a line of its own where it panics, from the standard error of the process."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, AttributeError, ValueError):  # where it is closed
+            sys.stderr.flush()
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), 2)
+            stack.callback(os.dup2, kept, 2)
+        yield
 
 
 def load_json_tokenizer(folder: Path) -> JsonTokenizer:
@@ -113,14 +177,15 @@ def load_json_tokenizer(folder: Path) -> JsonTokenizer:
     Raises:
         UserError: where it is missing, damaged or incomplete.
     """
-    path = folder / FILE
+    path = folder / JSON_FILE
     try:
         content = read_file(path, MAX_TOKENIZER).decode()
         values = json.loads(content)
         read = [json.loads(read_file(folder / name, MAX_TOKENIZER)) for name in SETTINGS if (folder / name).exists()]
         settings = _settings({name: value for each in read for name, value in each.items()}, values, folder)
-        tokenizer = JsonTokenizer(_with_case(content, values, settings), settings)
-        tokenizer.length("a")  # what is broken may show only now
+        with silent():
+            tokenizer = JsonTokenizer(_with_case(content, values, settings), settings)
+            tokenizer.length("a")  # what is broken may show only now
         return tokenizer
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; copy all files of the model, or save its tokenizer as fast") from None

@@ -14,12 +14,16 @@ import numpy as np
 
 from mmjax import data, models, registry
 from mmjax.config import ComponentConfig, Config, differences, resolve, to_dict
+from mmjax.config.pretrained_fields import VISION_ENCODER
 from mmjax.data.shard_cache import is_complete, read_cache
 from mmjax.data.tokens import KIND, Split
-from mmjax.engine import setup
+from mmjax.engine import setup, vision_encoder
 from mmjax.export import frozen_text, load, write_model_folder
+from mmjax.export.load import read_text_tokenizer
+from mmjax.export.pretrained_models import is_pretrained
 from mmjax.files import params_digest
-from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
+from mmjax.models.masked_generator import REFERENCE, TOKENIZER
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.parallel import processes
 from mmjax.train.workdir import read_config
 from mmjax.types import Batch, Params, UserError
@@ -40,22 +44,27 @@ def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -
     if not given:
         return config
     plugins = (*plugins, *registry.packages(to_dict(config)))
-    found = {name: to_dict(_given_config(name, each, workdir, plugins)) for name, each in given.items()}
     tree = to_dict(config)
-    for name, component in found.items():
-        tree["components"][name]["config"] = component
+    for name, each in given.items():
+        found = dataclasses.replace(_given(name, each, workdir, plugins), path=each.path)
+        tree["components"][name] = to_dict(found)
     return resolve(tree)
 
 
-def _given_config(name: str, component: ComponentConfig, workdir: Path, plugins: tuple[str, ...]) -> Config:
+def _given(name: str, component: ComponentConfig, workdir: Path, plugins: tuple[str, ...]) -> ComponentConfig:
     """The config of a trained component, or of the component of that name in a trained model."""
     if name == TEXT_ENCODER and _is_gone(component, workdir / frozen_text.FILE):
-        return frozen_text.read(workdir / frozen_text.FILE, plugins).config
-    trained = read_config(_folder(component, workdir / name), plugins=plugins)
+        return frozen_text.read(workdir / frozen_text.FILE, plugins).component
+    if name == VISION_ENCODER:
+        return vision_encoder.component_of(component, workdir, plugins)
+    folder = _folder(component, workdir / name)
+    if name == TEXT_ENCODER and is_pretrained(folder):
+        return frozen_text.component_of_folder(folder, plugins)
+    trained = read_config(folder, plugins=plugins)
     if name == TEXT_ENCODER:
         models.text_encoder.settings(trained)  # else it has none
-        return trained
-    return trained.component(TOKENIZER) or trained
+        return ComponentConfig(config=trained)
+    return ComponentConfig(config=trained.component(TOKENIZER) or trained)
 
 
 def _is_gone(component: ComponentConfig, copy: Path) -> bool:
@@ -81,11 +90,9 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
     Raises:
         UserError: if the workdir holds another component.
     """
-    if not config.components:
-        return 0, {}
     found = {}
     # Given components first, so that one that does not fit is reported before any is trained.
-    for name, component in sorted(config.components.items(), key=lambda item: not item[1].path):
+    for name, component in sorted(config.components_apart().items(), key=lambda item: not item[1].path):
         folder = workdir / name
         if name == TEXT_ENCODER and not component.path:
             raise UserError("components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR")
@@ -132,7 +139,7 @@ def copied_text_encoder(config: Config, workdir: Path) -> Params:
     plugins = registry.packages(to_dict(config))
     if _is_gone(component, path):
         return frozen_text.read(path, plugins).params
-    given = frozen_text.of_model(load(component.path, plugins=plugins))
+    given = _text_encoder(component, plugins)
     if not processes.run_on_primary(path.exists):
         processes.run_on_primary(lambda: frozen_text.write(path, given))
     elif _text_key(config, frozen_text.read(path, plugins)) != _text_key(config, given):
@@ -141,8 +148,23 @@ def copied_text_encoder(config: Config, workdir: Path) -> Params:
 
 
 def _text_key(config: Config, frozen: frozen_text.FrozenText) -> dict[str, Any]:
-    settings = dataclasses.asdict(models.text_encoder.settings(frozen.config))
+    settings = frozen_text.settings(frozen.component)
     return data.text_cache_key(frozen.params, frozen.tokenizer, settings, config.text.length)
+
+
+def _text_encoder(component: ComponentConfig, plugins: tuple[str, ...]) -> frozen_text.FrozenText:
+    """The text encoder of a trained or pretrained model."""
+    folder = Path(component.path)
+    if is_pretrained(folder):
+        return frozen_text.of_folder(folder, plugins)
+    return frozen_text.of_model(load(folder, plugins=plugins))
+
+
+def text_tokenizer(config: Config) -> bytes:
+    """The serialized text tokenizer of the model that is named as the frozen text encoder."""
+    component, plugins = config.components[TEXT_ENCODER], registry.packages(to_dict(config))
+    folder = Path(component.path)
+    return frozen_text.of_folder(folder, plugins).tokenizer if is_pretrained(folder) else read_text_tokenizer(folder)
 
 
 def _holds(folder: Path, params: Params, plugins: tuple[str, ...]) -> bool:
@@ -159,7 +181,7 @@ def trained(config: Config, workdir: Path) -> dict[str, Params]:
         name: frozen_text.read(workdir / frozen_text.FILE, plugins).params
         if name == TEXT_ENCODER
         else load(workdir / name, plugins=plugins).params
-        for name in config.components
+        for name in config.components_apart()
     }
 
 
@@ -264,7 +286,7 @@ def _add_text_features(config: Config, workdir: Path, sources: Sequence[data.Sou
     frozen = frozen_text.read(workdir / frozen_text.FILE, registry.packages(to_dict(config)))
     tokenizer, placement = data.load_tokenizer(frozen.tokenizer), setup.local_placement(config)
     params = jax.device_put(frozen.params, placement.replicated)
-    encoder = frozen_text.encoder(frozen.config, setup.resolved_compute(config, placement))
+    encoder = frozen_text.encoder(frozen.component, setup.resolved_compute(config, placement))
     compiled = jax.jit(encoder, out_shardings=placement.batch)
 
     def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +320,8 @@ def sources(
         repair: encode corrupt shards again.
     """
     if not setup.is_on_codes(config):
-        return [data.open_source(config.data, training=split == "train", seed=config.seed) for split in splits]
-    found = [codes(config, workdir, split, params, repair) for split in splits]
+        found = [data.open_source(config.data, training=split == "train", seed=config.seed) for split in splits]
+    else:
+        found = [codes(config, workdir, split, params, repair) for split in splits]
     _add_text_features(config, workdir, found, repair)
     return found

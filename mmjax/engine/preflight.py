@@ -12,7 +12,7 @@ from mmjax.data.tokens import KIND
 from mmjax.engine import components, setup, trainer
 from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import check_writable
-from mmjax.models.masked_generator import TEXT_ENCODER
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.train import checkpoint, storage
 from mmjax.train.workdir import check_config
 from mmjax.types import UserError
@@ -74,11 +74,11 @@ def _check_places(config: Config, workdir: Path) -> None:
 
 def _check_init_from(config: Config, workdir: Path) -> None:
     """Checks the text tokenizer and the parameters of the model that training starts from."""
-    if not config.train.init_from or (workdir / "tokenizer.model").exists():
+    if not config.train.init_from or data.tokenizer_file(workdir).exists():
         return
     given, encoder = read_text_tokenizer(config.train.init_from), config.components.get(TEXT_ENCODER)
     if encoder is not None and Path(encoder.path).exists():  # else only its copy is left
-        setup.check_text_tokenizers(given, read_text_tokenizer(encoder.path))
+        setup.check_text_tokenizers(given, components.text_tokenizer(config))
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     trainer.match_params(config, load_params(config.train.init_from), shapes)
 
@@ -97,5 +97,5 @@ def _check_data(config: Config, workdir: Path, has_tokenizer: bool) -> None:
     if captions or config.train.steps:  # else the length follows from the examples
         trainer.schedule(config, examples)
     given = config.train.init_from or config.pretraining or TEXT_ENCODER in config.components
-    if captions and not (given or has_tokenizer or (workdir / "tokenizer.model").exists()):
+    if captions and not (given or has_tokenizer or data.tokenizer_file(workdir).exists()):
         data.train_tokenizer(captions(), config.text.vocabulary)

@@ -15,6 +15,7 @@ import numpy as np
 from mmjax import data, evaluate, losses, models, registry
 from mmjax.config import Config, MeshConfig, to_dict
 from mmjax.config.checks import check_nested
+from mmjax.data.text import JSON_FILE, file_name
 from mmjax.export import frozen_text
 from mmjax.files import write_file
 from mmjax.losses import TrainingLoss
@@ -230,7 +231,7 @@ def _make_sampler(config: Config, compute: Compute) -> Callable[..., jax.Array]:
     return sample
 
 
-def encoded(batch: Batch, tokenizer: data.Tokenizer, length: int) -> Batch:
+def encoded(batch: Batch, tokenizer: data.TextTokenizer, length: int) -> Batch:
     """Fields for the devices, with texts and questions as token ids; an empty string is all padding."""
     fields = {name: value for name, value in batch.items() if name not in HOST_FIELDS}
     for name in ("text", "question"):
@@ -240,14 +241,14 @@ def encoded(batch: Batch, tokenizer: data.Tokenizer, length: int) -> Batch:
     return fields
 
 
-def decoded(outputs: dict[str, Any], tokenizer: data.Tokenizer) -> dict[str, Any]:
+def decoded(outputs: dict[str, Any], tokenizer: data.TextTokenizer) -> dict[str, Any]:
     """Outputs with generated token ids decoded to texts."""
     texts = {name: tokenizer.decode(outputs[name]) for name in ("caption", "answer") if name in outputs}
     return outputs | texts
 
 
 def evaluation(
-    experiment: Experiment, params: Params, tokenizer: data.Tokenizer, source: data.Source
+    experiment: Experiment, params: Params, tokenizer: data.TextTokenizer, source: data.Source
 ) -> tuple[Predict, Callable[[], Iterable[Batch]]]:
     """Returns `predict` with these parameters, and `batches` over the evaluation set, for the evaluators."""
     config, placement = experiment.config, experiment.placement
@@ -276,7 +277,9 @@ def check_text_tokenizers(given: bytes | None, frozen: bytes) -> None:
         )
 
 
-def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given: bytes | None = None) -> data.Tokenizer:
+def prepare_tokenizer(
+    workdir: Path, config: Config, source: data.Source, given: bytes | None = None
+) -> data.TextTokenizer:
     """Returns the workdir's text tokenizer, writing it first if needed.
 
     It is that of the frozen text encoder, else of the model that training starts from, else trained on the texts of the
@@ -288,15 +291,20 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
     Raises:
         UserError: if two of them differ.
     """
-    path = workdir / "tokenizer.model"
+    path = data.tokenizer_file(workdir)
 
     def make() -> None:
         if "text_encoder" in config.components:
             plugins = registry.packages(to_dict(config))
             frozen = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
             check_text_tokenizers(given, frozen)
-            write_file(path, frozen)
+            write_file(workdir / file_name(frozen), frozen)
         elif given is not None:
+            if file_name(given) == JSON_FILE:
+                raise UserError(
+                    "train.init_from: has the text tokenizer of a pretrained text encoder; name that encoder with "
+                    "--config.components.text_encoder=DIR, too"
+                )
             if path.exists() and path.read_bytes() != given:
                 raise UserError(
                     f"train.init_from: has another text tokenizer than {path}, so that token ids would change their "
@@ -309,4 +317,4 @@ def prepare_tokenizer(workdir: Path, config: Config, source: data.Source, given:
             write_file(path, data.train_tokenizer(texts, config.text.vocabulary))
 
     processes.run_on_primary(make)
-    return data.load_tokenizer(path)
+    return data.load_tokenizer(data.tokenizer_file(workdir))

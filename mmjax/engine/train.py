@@ -11,7 +11,7 @@ import jax
 
 from mmjax import data
 from mmjax.config import Config, to_dict
-from mmjax.engine import components, memory, preflight, setup, trainer
+from mmjax.engine import components, memory, preflight, setup, trainer, vision_encoder
 from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
@@ -178,7 +178,7 @@ def _train(run: Run, timeline: Timeline, stop: loop.Stop) -> int:
     return done
 
 
-def _first_state(run: Run) -> tuple[State, data.Tokenizer]:
+def _first_state(run: Run) -> tuple[State, data.TextTokenizer]:
     """The restored or initial state, and the text tokenizer."""
     config, workdir = run.config, run.workdir
     if run.state is not None:
@@ -187,7 +187,8 @@ def _first_state(run: Run) -> tuple[State, data.Tokenizer]:
     params = load_params(start_from) if start_from else None
     text_tokenizer = read_text_tokenizer(start_from) if start_from else None
     tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
-    return trainer.first_state(params, run.experiment, run.training), tokenizer
+    encoder = vision_encoder.load_params(config, run.experiment.params)
+    return trainer.first_state(params, run.experiment, run.training, encoder), tokenizer
 
 
 def starts_from(config: Config, workdir: Path) -> str:
@@ -196,7 +197,7 @@ def starts_from(config: Config, workdir: Path) -> str:
 
 
 def _after_step(
-    run: Run, tokenizer: data.Tokenizer, writer: Metrics, progress: Progress, timeline: Timeline, stop: loop.Stop
+    run: Run, tokenizer: data.TextTokenizer, writer: Metrics, progress: Progress, timeline: Timeline, stop: loop.Stop
 ) -> Callable[[State, int], None]:
     """Returns the callback that evaluates and saves a state when due."""
     latest, checkpoints = run.latest, run.checkpoints

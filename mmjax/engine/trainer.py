@@ -1,5 +1,6 @@
 """Builds the train step and state of an experiment, and the schedule of evaluations and checkpoints."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.parallel import Placement, match_rules, processes
 from mmjax.train.adversary import Adversary
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
-from mmjax.train.optimizer import make_optimizer
+from mmjax.train.optimizer import make_optimizer, without
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_step
 from mmjax.types import Params, UserError
@@ -82,6 +83,7 @@ def _state(
 ) -> tuple[optax.GradientTransformation, Adversary | None, Callable[[], State]]:
     """The optimizer, the discriminator, and the function that makes the state at step 0."""
     tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, compute)
+    tx = without(tx, models.find(config).frozen(config))
     with_ema, spikes = config.optimizer.ema_decay > 0, config.train.skip_grad_spikes > 0
     init = functools.partial(models.init, config)
     return tx, adversary, make_state(init, tx, config.seed, with_ema, adversary, spikes)
@@ -125,10 +127,13 @@ def _adversary(config: Config, compute: Compute) -> Adversary | None:
     )
 
 
-def first_state(given: Params | None, experiment: Experiment, training: Training) -> State:
+def first_state(
+    given: Params | None, experiment: Experiment, training: Training, encoder: Mapping[str, jax.Array] | None = None
+) -> State:
     """Returns the state at step 0, initialized from the parameters of another model if given.
 
     Args:
+        encoder: parameters of the pretrained image encoder, by name, laid out over the devices.
         given: parameters of another model, matched by name after train.init_rename; the others are initialized. Logs
             which are.
 
@@ -136,6 +141,9 @@ def first_state(given: Params | None, experiment: Experiment, training: Training
         UserError: if a matched parameter has another shape, or none matches.
     """
     state = training.make_state()
+    if encoder:
+        leaves = [encoder.get(name, leaf) for name, leaf in flatten(state.params).items()]
+        state = _with_params(state, jax.tree.unflatten(jax.tree.structure(state.params), leaves))
     if given is None:
         return state
     fresh, config = flatten(state.params), experiment.config
@@ -145,7 +153,12 @@ def first_state(given: Params | None, experiment: Experiment, training: Training
     processes.log_primary(f"{config.name}: starts from {len(matched)} of {len(fresh)} parameters; fresh: {left}")
     leaves = [matched.get(name, leaf) for name, leaf in fresh.items()]
     params = processes.place(jax.tree.unflatten(jax.tree.structure(state.params), leaves), experiment.params)
-    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))  # type: ignore[attr-defined]
+    return _with_params(state, params)
+
+
+def _with_params(state: State, params: Params) -> State:
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, ema=ema)
 
 
 def match_params(config: Config, given: Params, fresh: Params) -> dict[str, Any]:

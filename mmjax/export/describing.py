@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
+from mmjax.data.text import Tokenizer
 from mmjax.export.loaded import LoadedModel, seeds_of, some_images, texts_of
 from mmjax.models import vision_language
 from mmjax.sample.chunks import CHUNK
@@ -88,6 +89,7 @@ class _Writing(_Describing):
         weights = self._compiled("attention_maps")(self.params, images, ids, *question)
         grid = vision_language.grid(self.config)
         results = []
+        assert isinstance(self.tokenizer, Tokenizer)  # models that write have their own
         for row, tokens in zip(weights, ids, strict=True):
             words = self.tokenizer.words(tokens)
             maps = np.array([row[places].mean(axis=0) for _, places in words], np.float32)

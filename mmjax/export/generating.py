@@ -6,22 +6,36 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32, Shaped, UInt8
+from jaxtyping import Float16, Int32, Shaped, UInt8
 
 from mmjax import models, registry
 from mmjax.config import SamplingConfig
 from mmjax.export import frozen_text
 from mmjax.export.loaded import LoadedModel, seeds_of, some_images, texts_of
-from mmjax.models import visual_tokenizer
-from mmjax.models.masked_generator import REFERENCE, TEXT_ENCODER, TOKENIZER
+from mmjax.models import text_encoder, visual_tokenizer
+from mmjax.models.masked_generator import REFERENCE, TOKENIZER
 from mmjax.models.spec import method
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.sample import editing
 from mmjax.sample.editing import images_of
 from mmjax.sample.postprocess import to_uint8
 from mmjax.types import UserError
 
 
-class DirectImageGenerator(LoadedModel):
+class _Generating(LoadedModel):
+    """A model of texts, maybe with a frozen text encoder."""
+
+    def _text_features(self, text: Int32[np.ndarray, "n t"]) -> Float16[np.ndarray, "n t d"] | None:
+        """Features of token ids by the frozen text encoder; None without one."""
+        frozen = text_encoder.frozen(self.config)
+        if frozen is None:
+            return None
+        encode = self._compiled(TEXT_ENCODER, lambda: frozen_text.encoder(frozen, self.compute))
+        features: Float16[np.ndarray, "n t d"] = encode(self.components[TEXT_ENCODER], text)
+        return features
+
+
+class DirectImageGenerator(_Generating):
     """A model that generates one image per text deterministically."""
 
     def generate(
@@ -48,15 +62,16 @@ class DirectImageGenerator(LoadedModel):
             if "reference" not in models.inputs(self.config):
                 raise UserError("reference: this model was built without a vision encoder (model.reference is empty)")
             reference = images_of("reference", reference, (len(texts), size, size, 3))
-        given = [text] if reference is None else [text, reference]
-        return to_uint8(self._compiled("draw", lambda: self._draw)(self.params, *given))
+        given = {"text": text, "text_features": self._text_features(text), "reference": reference}
+        named = {name: value for name, value in given.items() if value is not None}
 
-    def _draw(self, params: Any, text: jax.Array, reference: jax.Array | None = None) -> jax.Array:
-        given = {"text": text} if reference is None else {"text": text, "reference": reference}
-        return self.apply(params, **given)["image"]
+        def draw(params: Any, *values: jax.Array) -> Any:
+            return self.apply(params, **dict(zip(named, values, strict=True)))["image"]
+
+        return to_uint8(self._compiled(("draw", *named), lambda: draw)(self.params, *named.values()))
 
 
-class ImageGenerator(LoadedModel):
+class ImageGenerator(_Generating):
     """A model that samples the visual tokens of images or clips."""
 
     def generate(
@@ -100,10 +115,8 @@ class ImageGenerator(LoadedModel):
         texts = texts_of("prompts", prompts)
         text = self.encode_text("prompt", texts)
         conditions: dict[str, np.ndarray] = self._reference(reference, len(texts))
-        encoder = self.config.component(TEXT_ENCODER)
-        if encoder is not None:
-            encode = self._compiled(TEXT_ENCODER, lambda: frozen_text.encoder(encoder, self.compute))
-            conditions["text_features"] = encode(self.components[TEXT_ENCODER], text)
+        if (features := self._text_features(text)) is not None:
+            conditions["text_features"] = features
         seeds = seeds_of(seed, len(texts))
         guidance = self.config.sampling.guidance if guidance is None else guidance
         config = self._changed("sampling", sampling | {"guidance": guidance}).sampling

@@ -12,8 +12,8 @@ import jax
 from safetensors import SafetensorError
 
 from mmjax import models
-from mmjax.config import Config
-from mmjax.data.text import MAX_TOKENIZER, Tokenizer, load_tokenizer
+from mmjax.config import ComponentConfig, Config
+from mmjax.data.text import JSON_FILE, MAX_TOKENIZER, TextTokenizer, load_tokenizer, tokenizer_file
 from mmjax.export import frozen_text
 from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
 from mmjax.export.generating import DirectImageGenerator, ImageGenerator, ImageTokenizer
@@ -21,7 +21,8 @@ from mmjax.export.loaded import LoadedModel
 from mmjax.export.model_folder import flatten, read_params, tokenizer_digest
 from mmjax.export.pretrained_models import is_pretrained, load_pretrained
 from mmjax.files import check_shapes, read_file, read_parameters
-from mmjax.models.masked_generator import TEXT_ENCODER
+from mmjax.models import text_encoder
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.pretrained.weights import PICKLES, unsafe
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
@@ -69,21 +70,26 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         raise UserError(f"{folder}: a model folder holds one step only; give step with a workdir, or leave it out")
     if is_workdir:
         _, params = restored(folder, config, step)
-        components = {name: _component(folder, name, plugins) for name in config.components}
+        components = {name: _component(folder, name, plugins) for name in config.components_apart()}
     else:
         shapes = jax.eval_shape(lambda: _all_params(config))
         params = dict(read_params(folder / "model.safetensors", shapes))
-        components = {name: params.pop(name) for name in config.components}
-    tokenizer = _tokenizer(folder, (config.component(TEXT_ENCODER) or config).text.vocabulary)
+        components = {name: params.pop(name) for name in config.components_apart()}
+    tokenizer = _tokenizer(folder, config)
     params, components = jax.device_put((params, components))
     return model_class(config)(config, params, tokenizer, components)
 
 
-def _tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
-    path = folder / "tokenizer.model"
+def _tokenizer(folder: Path, config: Config) -> TextTokenizer:
+    frozen = text_encoder.frozen(config)
+    encoder = text_encoder.innermost(frozen) if frozen else ComponentConfig(config=config)
+    path = tokenizer_file(folder)
     if not path.exists():
         raise UserError(f"{path}: no such file; run mmjax train, or mmjax export again")
     tokenizer = load_tokenizer(path)
+    if (encoder.pretrained is not None) != (path.name == JSON_FILE):
+        raise UserError(f"{path}: is a tokenizer of another text encoder; export the model again")
+    vocabulary = encoder.config.text.vocabulary if encoder.config else tokenizer.size
     if tokenizer.size > vocabulary:
         raise UserError(
             f"{path}: has {tokenizer.size} tokens, text.vocabulary is {vocabulary}; is it of another model?"
@@ -159,7 +165,7 @@ def read_text_tokenizer(path: str | Path) -> bytes:
     """
     folder = Path(path)
     try:
-        tokenizer = read_file(folder / "tokenizer.model", MAX_TOKENIZER)
+        tokenizer = read_file(tokenizer_file(folder), MAX_TOKENIZER)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no tokenizer.model there; name a model folder or a workdir of mmjax train") from error
     except OSError as error:
@@ -171,7 +177,7 @@ def read_text_tokenizer(path: str | Path) -> bytes:
 def _check_tokenizer(folder: Path, tokenizer: bytes) -> None:
     if tokenizer_digest(folder) not in ("", hashlib.sha256(tokenizer).hexdigest()):
         raise UserError(
-            f"{folder / 'tokenizer.model'}: is not the one of model.safetensors, so that words would change their "
+            f"{tokenizer_file(folder)}: is not the one of model.safetensors, so that words would change their "
             "meaning; export the model again"
         )
 
@@ -186,11 +192,13 @@ def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
 def _all_params(config: Config) -> dict[str, Any]:
     """Initializes all parameters of a model folder, those of components included."""
     params = dict(models.init(config, jax.random.key(0)))
-    for name, component in config.components.items():
-        if component.config is None:
+    for name, component in config.components_apart().items():
+        if component.config is None and component.pretrained is None:
             raise UserError(f"config.json: components.{name}.config: is missing")
-        init = frozen_text.init if name == TEXT_ENCODER else models.init
-        params[name] = init(component.config, jax.random.key(0))
+        if name == TEXT_ENCODER:
+            params[name] = frozen_text.init(component, jax.random.key(0))
+        elif component.config is not None:
+            params[name] = models.init(component.config, jax.random.key(0))
     return params
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32
 
 from mmjax import models
 from mmjax.config import Config, resolve, to_dict
-from mmjax.data.text import Tokenizer
+from mmjax.data.text import TextTokenizer
 from mmjax.nn.compute import Compute
 from mmjax.sample.chunks import per_example
 from mmjax.sample.editing import images_of
@@ -34,7 +34,7 @@ class LoadedModel:
 
     config: Config
     params: Params
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     components: Mapping[str, Params] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property

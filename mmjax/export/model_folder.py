@@ -1,4 +1,4 @@
-"""Model folders: config.json, model.safetensors, tokenizer.model and a model card."""
+"""Model folders: config.json, model.safetensors, the text tokenizer and a model card."""
 
 import contextlib
 import dataclasses
@@ -16,6 +16,8 @@ from safetensors.numpy import save_file
 
 from mmjax import models
 from mmjax.config import ComputeConfig, Config, to_dict
+from mmjax.data.text import FILES as TOKENIZERS
+from mmjax.data.text import file_name
 from mmjax.files import check_regular, check_writable, names_in, read_parameters, write_json
 from mmjax.models import visual_tokenizer
 from mmjax.models.masked_generator import REFERENCE
@@ -23,7 +25,7 @@ from mmjax.train.workdir import read_json, versions
 from mmjax.types import Params, UserError, leaf_name
 
 TOKENIZER = "tokenizer_sha256"  # in the metadata of model.safetensors
-FILES = ("config.json", "model.safetensors", "tokenizer.model", "README.md")
+FILES = ("config.json", "model.safetensors", *TOKENIZERS, "README.md")
 PARTIAL = ".partial"  # ending of the folder that is filled first
 
 
@@ -51,7 +53,7 @@ def write_model_folder(
         about = {"format": "mmjax", TOKENIZER: hashlib.sha256(tokenizer).hexdigest()}
         save_file(arrays, temporary / "model.safetensors", about)
         (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
-        (temporary / "tokenizer.model").write_bytes(tokenizer)
+        (temporary / file_name(tokenizer)).write_bytes(tokenizer)
         (temporary / "README.md").write_text(_card(config, params, step, metrics), encoding="utf-8")
         if exists:
             _replace_files(folder, temporary)
@@ -71,7 +73,8 @@ def _replace_files(folder: Path, temporary: Path) -> None:
             if (folder / name).exists():
                 (folder / name).rename(old / name)
         for name in reversed(FILES):
-            (temporary / name).rename(folder / name)
+            if (temporary / name).exists():  # one of the two of the text tokenizer
+                (temporary / name).rename(folder / name)
     except OSError:
         for path in old.iterdir():
             path.replace(folder / path.name)
@@ -131,7 +134,7 @@ def read_params(path: Path, shapes: Params) -> Params:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """SHA-256 of the tokenizer.model that a model folder was written with; "" if it does not say."""
+    """SHA-256 of the text tokenizer that a model folder was written with; "" if it does not say."""
     with contextlib.suppress(OSError, SafetensorError):  # read_params reports what cannot be read
         check_regular(folder / "model.safetensors")
         with safe_open(folder / "model.safetensors", "numpy") as file:

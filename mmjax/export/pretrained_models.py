@@ -134,7 +134,7 @@ class PretrainedImageEncoder(PretrainedModel):
     def images(self) -> ImageSettings:
         """How images are prepared."""
         settings = read_image_settings(self.checkpoint.folder)
-        patch = getattr(self.checkpoint.config, "vision_config", self.checkpoint.config).patch_size
+        patch = self.checkpoint.spec.vision(self.checkpoint.config).patch_size
         if min((*settings.size, *settings.crop), default=patch) < patch:
             raise UserError(f"{self.checkpoint.folder}: makes images smaller than a patch of {patch} pixels")
         return settings
@@ -145,11 +145,18 @@ class PretrainedImageEncoder(PretrainedModel):
         Raises:
             UserError: for anything but images.
         """
+        return self._embedded(self._prepared(images))
 
+    def embed_resized(self, images: UInt8[np.ndarray, "n y x 3"]) -> Float32[np.ndarray, "n e"]:
+        """Embeds images, made of one size by `images.resized`, as unit vectors."""
+        return self._embedded(self.images.normalized(images))
+
+    def _embedded(self, images: Float32[np.ndarray, "n y x 3"]) -> Float32[np.ndarray, "n e"]:
         def embed(params: Params, image: jax.Array) -> jax.Array:
             return unit(self.module.apply({"params": params}, image, method="encode_image").pooled)
 
-        return self._compiled("embed_image", embed)(self.params, self._prepared(images))
+        embedded: Float32[np.ndarray, "n e"] = self._compiled("embed_image", embed)(self.params, images)
+        return embedded
 
     def encode_image(self, images: Iterable[np.ndarray]) -> Float32[np.ndarray, "n p d"]:
         """The features of each image's class token and registers, if it has them, and patches.
@@ -245,7 +252,7 @@ class PretrainedAutoencoder(PretrainedModel):
 
 def text_config(checkpoint: pretrained.Checkpoint) -> Any:
     """The config of the text encoder."""
-    return getattr(checkpoint.config, "text_config", checkpoint.config)
+    return checkpoint.spec.text(checkpoint.config)
 
 
 def tokenizer_of(checkpoint: pretrained.Checkpoint) -> JsonTokenizer:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float16, Int
 
 from mmjax.config import Config, ModelConfig
 from mmjax.config.schema import require, setting
@@ -18,7 +18,7 @@ from mmjax.models import fusion, text_encoder, vision_encoder
 from mmjax.models.fusion import Fusion
 from mmjax.models.rules import Rules, joined
 from mmjax.models.spec import ModelSpec, check_transformer, check_widths, dropout_mask, image_field
-from mmjax.models.text_encoder import TextEncoder
+from mmjax.models.text_encoder import TEXT_ENCODER, FrozenFeatures, TextEncoder
 from mmjax.models.vision_encoder import VisionEncoder
 from mmjax.models.visual_tokenizer import Decoder
 from mmjax.nn.compute import DEFAULT, Compute
@@ -39,7 +39,8 @@ class DirectGeneratorConfig(ModelConfig):
     Attributes:
         width: model width d, shared by the encoders and the fusion.
         heads: attention heads; must divide width.
-        text_layers, vision_layers, fusion_layers: transformer layers of each part.
+        text_layers, vision_layers, fusion_layers: transformer layers of each part; the first unless the text encoder is
+            a frozen component.
         reference: name of the data's image field that is the reference; "": none, and no vision encoder.
         reference_dropout: fraction of the examples whose reference is dropped in training.
         fusion: of the text into the visual tokens: "cross_attention", "joint", "mlp" or "bilinear"; see
@@ -65,11 +66,13 @@ def _model(config: Config) -> DirectGeneratorConfig:
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> "DirectGenerator":
-    return DirectGenerator(_model(config), config.text.vocabulary, config.data.size, compute)
+    frozen_text = text_encoder.frozen(config) is not None
+    return DirectGenerator(_model(config), config.text.vocabulary, config.data.size, frozen_text, compute)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
+    shapes |= text_encoder.features_shape(config)
     if _model(config).reference:
         shapes["reference"] = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
     return shapes
@@ -78,12 +81,14 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def sharding_rules(config: Config) -> Rules:
     model = _model(config)
     vision = vision_encoder.rules() if model.reference else ()
-    return joined(text_encoder.RULES, vision, fusion.RULES[model.fusion], _RULES)
+    text = text_encoder.RULES if text_encoder.frozen(config) is None else text_encoder.FROZEN_RULES
+    return joined(text, vision, fusion.RULES[model.fusion], _RULES)
 
 
 def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, Any]:
-    """The text and the reference; drops some references in training."""
-    model, text = _model(config), {"text": batch["text"]}
+    """The text, its features and the reference; drops some references in training."""
+    model, taken = _model(config), inputs(config).keys() & {"text", "text_features"}
+    text = {name: batch[name] for name in taken}
     if not model.reference:
         return text
     reference = {"reference": batch[model.reference]}
@@ -95,6 +100,7 @@ def check(config: Config) -> None:
     check_transformer(model.width, model.heads)
     require(frames == 1, f"data.frames: a direct generator needs images, not clips of {frames}")
     check_widths("decoder_widths", model.decoder_widths, config.data)
+    text_encoder.check_frozen(config)
     require(
         bool(model.reference) or model.reference_dropout == 0,
         "model.reference_dropout: must be 0 where model.reference is empty",
@@ -114,11 +120,13 @@ class DirectGenerator(nn.Module):
         model: the config.
         vocabulary: number of token ids.
         size: side of the image in pixels.
+        frozen_text: the text's features are an input, by a text encoder that is not part of the model.
     """
 
     model: DirectGeneratorConfig
     vocabulary: int
     size: int
+    frozen_text: bool = False
     compute: Compute = DEFAULT
 
     @nn.compact
@@ -127,6 +135,7 @@ class DirectGenerator(nn.Module):
         text: Int[Array, "b t"],
         reference: Float[Array, "b y x c"] | None = None,
         reference_mask: Bool[Array, "b"] | None = None,
+        text_features: Float16[Array, "b t e"] | None = None,
     ) -> dict[str, Any]:
         """Generates an image for each text.
 
@@ -134,13 +143,18 @@ class DirectGenerator(nn.Module):
             text: token ids, 0 is padding.
             reference: images from -1 to 1; None: generates from the text alone.
             reference_mask: False where an example has no reference; None: all have one.
+            text_features: of the text, where its encoder is frozen.
 
         Returns:
             {"image": float32 [b, y, x, 3]}, about -1 to 1.
         """
         m, compute = self.model, self.compute
-        text_encoder = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, compute, name="text")
-        features, text_mask = text_encoder(text)
+        if self.frozen_text:
+            assert text_features is not None
+            features, text_mask = FrozenFeatures(m.width, compute, name="text")(text, text_features)
+        else:
+            encoder = TextEncoder(self.vocabulary, m.width, m.text_layers, m.heads, compute, name="text")
+            features, text_mask = encoder(text)
         patch = 2 ** len(m.decoder_widths)
         rows = self.size // patch
         query_embedding = self.param("query_embedding", nn.initializers.normal(0.02), (m.width,))
@@ -165,4 +179,5 @@ MODEL = ModelSpec(
     prepare=prepare,
     predictions=lambda config: ("image",),
     abilities=lambda config: frozenset({"generate_directly"}),
+    components=(TEXT_ENCODER,),
 )

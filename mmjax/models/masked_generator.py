@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmjax.config import Config
+from mmjax.config import ComponentConfig, Config
 from mmjax.config.schema import require
 from mmjax.models import text_encoder, visual_tokenizer
 from mmjax.models.masked_transformer import MaskedGenerator, MaskedGeneratorConfig
@@ -26,11 +26,12 @@ from mmjax.models.spec import (
     method,
     trained_outputs,
 )
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.models.visual_tokenizer import VisualTokenizerConfig
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.types import Batch, Params
 
-TOKENIZER, REFERENCE, TEXT_ENCODER = "visual_tokenizer", "reference_tokenizer", "text_encoder"  # components
+TOKENIZER, REFERENCE = "visual_tokenizer", "reference_tokenizer"  # components
 
 _RULES: Rules = (
     (r"(reference_)?codes/embedding", ("model", "fsdp")),
@@ -41,11 +42,11 @@ _RULES: Rules = (
 )
 
 
-def _parts(config: Config) -> tuple[MaskedGeneratorConfig, Config, Config | None, Config | None]:
-    """The configs of the model, its visual tokenizer, its reference tokenizer and its frozen text encoder."""
+def _parts(config: Config) -> tuple[MaskedGeneratorConfig, Config, Config | None, ComponentConfig | None]:
+    """The configs of the model, its visual tokenizer, its reference tokenizer, and its frozen text encoder."""
     tokenizer = config.component(TOKENIZER)
     assert isinstance(config.model, MaskedGeneratorConfig) and tokenizer is not None
-    return config.model, tokenizer, config.component(REFERENCE), config.component(TEXT_ENCODER)
+    return config.model, tokenizer, config.component(REFERENCE), text_encoder.frozen(config)
 
 
 def build(config: Config, compute: Compute = DEFAULT) -> MaskedGenerator:
@@ -62,12 +63,10 @@ def build(config: Config, compute: Compute = DEFAULT) -> MaskedGenerator:
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    _, tokenizer, reference, frozen = _parts(config)
+    _, tokenizer, reference, _ = _parts(config)
     grid = visual_tokenizer.grid(tokenizer)
     shapes = {"text": jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)}
-    if frozen is not None:
-        width = text_encoder.settings(frozen).width
-        shapes["text_features"] = jax.ShapeDtypeStruct((1, config.text.length, width), jnp.float16)
+    shapes |= text_encoder.features_shape(config)
     shapes["codes"] = jax.ShapeDtypeStruct((1, *grid), jnp.int32)
     shapes["masked"] = jax.ShapeDtypeStruct((1, *grid), jnp.bool_)
     if reference is not None:
@@ -110,6 +109,7 @@ def check(config: Config) -> None:
             "text_logits" not in trained_outputs(config),
             "losses.masked_language_modeling: cannot train the frozen components.text_encoder; remove one of them",
         )
+        text_encoder.check_frozen(config)
     for name, part in ((TOKENIZER, tokenizer), (REFERENCE, reference)):
         require(
             part is None or isinstance(part.model, VisualTokenizerConfig),

@@ -38,7 +38,8 @@ class ModelSpec:
         predictions: (config) -> names of its predictions in evaluation; see evaluate/spec.py. "image" is sampled
             unless it is an output; "caption" and "answer" are decoded.
         abilities: (config) -> abilities of a trained one: keys of mmjax.export.load.ABILITIES.
-        components: names of the frozen models that it depends on, in the config and in a model folder.
+        components: names of the models that it depends on, in the config and in a model folder.
+        frozen: (config) -> patterns of the names of its parameters that are not trained.
         model_fns: (config, compute) -> pure functions of its parameters, for sampling and serving.
     """
 
@@ -52,6 +53,7 @@ class ModelSpec:
     predictions: Callable[[Config], tuple[str, ...]] = lambda config: ()
     abilities: Callable[[Config], frozenset[str]] = lambda config: frozenset()
     components: tuple[str, ...] = ()
+    frozen: Callable[[Config], tuple[str, ...]] = lambda config: ()
     model_fns: Callable[[Config, Compute], Any] | None = None
 
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
-from mmjax.config import Config
+from mmjax.config import ComponentConfig, Config
+from mmjax.models import pretrained_encoder
 from mmjax.models.rules import STACK, Rules
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.nn.dense import dense
@@ -16,6 +18,7 @@ from mmjax.nn.positions import rope_angles, sincos_1d
 from mmjax.nn.transformer import Stack
 from mmjax.types import FLOAT32, UserError
 
+TEXT_ENCODER = "text_encoder"  # a component
 # Sharding rules of modules named "text".
 RULES: Rules = (*STACK, (r"text/embedding", ("model", "fsdp")))
 FROZEN_RULES: Rules = ((r"text/project/kernel", (None, "fsdp")), (r"text/null_embedding", ("fsdp",)))
@@ -31,14 +34,44 @@ class TextEncoderSettings:
     heads: int
 
 
+def frozen(config: Config) -> ComponentConfig | None:
+    """The component that is a model's frozen text encoder; None without one, or before its path is read."""
+    component = config.components.get(TEXT_ENCODER)
+    return component if component and (component.config or component.pretrained) else None
+
+
+def innermost(component: ComponentConfig) -> ComponentConfig:
+    """The component itself, or the frozen text encoder of its model."""
+    inner = component.config and frozen(component.config)
+    return innermost(inner) if inner else component
+
+
+def width(component: ComponentConfig) -> int:
+    """Width of the features of a frozen text encoder."""
+    component = innermost(component)
+    if component.pretrained is not None:
+        return pretrained_encoder.text_width(component.pretrained)
+    assert component.config is not None
+    return settings(component.config).width
+
+
+def check_frozen(config: Config) -> None:
+    """Raises UserError where a pretrained text encoder cannot encode the texts of a config."""
+    component = frozen(config)
+    given = innermost(component).pretrained if component else None
+    if given is not None:
+        pretrained_encoder.check_text_length(given, config.text.length)
+
+
 def settings(config: Config) -> TextEncoderSettings:
-    """The sizes of a model's text encoder: its frozen component, or its own.
+    """The sizes of a model's own text encoder, or of that of the model of its frozen one.
 
     Raises:
         UserError: where the model has no `text_layers`.
     """
-    if (frozen := config.component("text_encoder")) is not None:
-        return settings(frozen)
+    component = frozen(config)
+    if component is not None and component.config is not None:
+        return settings(component.config)
     model = config.model
     sizes = [getattr(model, name, 0) for name in ("width", "text_layers", "heads")]
     if not all(sizes):
@@ -85,6 +118,14 @@ def encode_both(
 def text_logits(features: Float[Array, "b t d"], embedding: Float[Array, "v d"]) -> Float[Array, "b t v"]:
     """Logits of every token by the encoder's embedding (weight tying), float32."""
     return features.astype(FLOAT32) @ embedding.T * jnp.float32(embedding.shape[1] ** -0.5)
+
+
+def features_shape(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """The input of a model that is the features of its frozen text encoder; none without one."""
+    component = frozen(config)
+    if component is None:
+        return {}
+    return {"text_features": jax.ShapeDtypeStruct((1, config.text.length, width(component)), jnp.float16)}
 
 
 class FrozenFeatures(nn.Module):

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mmjax.config import Config
+from mmjax.config.pretrained_fields import VISION_ENCODER
 from mmjax.config.schema import require
-from mmjax.models import fusion, resnet, text_decoder, text_encoder, vision_encoder
+from mmjax.models import fusion, pretrained_encoder, resnet, text_decoder, text_encoder, vision_encoder
+from mmjax.models.pretrained_encoder import TOWER_NAME, Tower, tower_rules
 from mmjax.models.rules import POOLING, Rules, joined
 from mmjax.models.spec import ModelSpec, check_transformer, method, trained_outputs
 from mmjax.models.text_decoder import gather_cache
@@ -27,7 +29,19 @@ def _model(config: Config) -> VisionLanguageConfig:
 
 def build(config: Config, compute: Compute = DEFAULT) -> VisionLanguage:
     shape, outputs = config.data.image_shape, trained_outputs(config)
-    return VisionLanguage(_model(config), config.text.vocabulary, outputs, shape, grid(config), compute)
+    return VisionLanguage(_model(config), config.text.vocabulary, outputs, shape, grid(config), compute, _tower(config))
+
+
+def _tower(config: Config) -> Tower | None:
+    return pretrained_encoder.tower(config, _model(config).fine_tune)
+
+
+def frozen(config: Config) -> tuple[str, ...]:
+    """The pretrained image encoder; where it is trained, only what does not change the features of patches."""
+    tower = _tower(config)
+    if tower is None:
+        return ()
+    return (rf"{TOWER_NAME}/(.*/)?(classifier|head|pooler|projection)/.*" if tower.trained else f"{TOWER_NAME}/.*",)
 
 
 def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -37,7 +51,7 @@ def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = {}
     if "vision" in parts:
         shapes["image"] = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
-        if model.encoder == "resnet":
+        if model.encoder == "resnet" and _tower(config) is None:
             shapes["rows"] = jax.ShapeDtypeStruct((1,), jnp.bool_)
     classify = model.classify if "class_logits" in outputs else ""
     if "contrastive" in parts or {"caption_logits", "text_logits"} & outputs or classify == "text":
@@ -58,6 +72,16 @@ def prepare(config: Config, batch: Batch, key: jax.Array | None) -> dict[str, An
 def check(config: Config) -> None:
     model, outputs, size = _model(config), trained_outputs(config), config.data.size
     check_transformer(model.width, model.heads)
+    require(
+        "class_logits" not in outputs or model.classes > 1,
+        f"model.classes: classification needs at least 2, not {model.classes}",
+    )
+    if (tower := _tower(config)) is not None:
+        return _check_tower(config, tower)
+    require(
+        not model.fine_tune or VISION_ENCODER in config.components,
+        f"model.fine_tune: needs components.{VISION_ENCODER}; mmjax's own encoder is always trained",
+    )
     sounds = config.data.image_shape[-1] == 1
     require(size % model.patch == 0 or sounds, f"model.patch: {model.patch} does not divide data.size, {size}")
     images = config.data.frames == 1 and not sounds
@@ -71,9 +95,16 @@ def check(config: Config) -> None:
         "patches" not in outputs or (model.encoder == "vit" and images),
         "losses.masked_patch_modeling: needs images and model.encoder=vit",
     )
+
+
+def _check_tower(config: Config, tower: Tower) -> None:
+    name, size = f"components.{VISION_ENCODER}: {tower.spec.name}", config.data.size
+    images = config.data.frames == 1 and config.data.image_shape[-1] == 3
+    require(images, f"{name} encodes images only, no clips and no sounds")
+    require(size % tower.patch == 0, f"data.size: must be a multiple of {tower.patch}, the patches of {name}")
     require(
-        "class_logits" not in outputs or model.classes > 1,
-        f"model.classes: classification needs at least 2, not {model.classes}",
+        "patches" not in trained_outputs(config),
+        f"losses.masked_patch_modeling: is not for components.{VISION_ENCODER}; remove one of them",
     )
 
 
@@ -93,17 +124,18 @@ def grid(config: Config) -> tuple[int, ...]:
     """Shape of the grid of visual tokens: (rows, columns), for clips (frames, rows, columns)."""
     model = _model(config)
     *frames, rows, columns, _ = config.data.image_shape
-    side = resnet.STRIDE if model.encoder == "resnet" else model.patch
+    tower = _tower(config)
+    side = tower.patch if tower else resnet.STRIDE if model.encoder == "resnet" else model.patch
     return *(math.ceil(f / model.time) for f in frames), math.ceil(rows / side), math.ceil(columns / side)
 
 
 def sharding_rules(config: Config) -> Rules:
-    model, outputs = _model(config), trained_outputs(config)
+    model, outputs, tower = _model(config), trained_outputs(config), _tower(config)
     images = vision_encoder.rules(model.registers, "patches" in outputs, model.stem)
     vision = images if config.data.frames == 1 else vision_encoder.VIDEO_RULES
     projections: Rules = ((r"(image|text)_projection/kernel", ("fsdp", None)), (r"log_scale", ()))
     tables: dict[str, Rules] = {
-        "vision": resnet.RULES if model.encoder == "resnet" else vision,
+        "vision": tower_rules(tower) if tower else resnet.RULES if model.encoder == "resnet" else vision,
         "text": text_encoder.RULES,
         "fusion": fusion.RULES[model.fusion],
         "contrastive": (*POOLING, *projections),
@@ -175,5 +207,7 @@ MODEL = ModelSpec(
     prepare=prepare,
     predictions=predictions,
     abilities=abilities,
+    components=(VISION_ENCODER,),
+    frozen=frozen,
     model_fns=model_fns,
 )

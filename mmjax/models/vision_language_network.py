@@ -5,6 +5,7 @@ arXiv:2107.07651), the text decoder that of BLIP (Li et al. 2022, arXiv:2201.120
 arXiv:2205.01917).
 """
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from mmjax.config import ModelConfig
 from mmjax.config.schema import setting
 from mmjax.models.fusion import Fusion
+from mmjax.models.pretrained_encoder import PretrainedVision, Tower
 from mmjax.models.resnet import ResNet
 from mmjax.models.text_decoder import TextDecoder
 from mmjax.models.text_encoder import TextEncoder, encode_both, text_logits
@@ -37,7 +39,10 @@ class VisionLanguageConfig(ModelConfig):
     """Config of a vision-language model. Only what the losses need is built.
 
     Attributes:
-        encoder: "vit", a vision transformer for images, clips and spectrograms, or "resnet", ResNet-50 for images.
+        encoder: "vit", a vision transformer for images, clips and spectrograms, or "resnet", ResNet-50 for images. With
+            a component `vision_encoder`, a pretrained one, encoder, patch, time, registers, stem and layers have no
+            effect.
+        fine_tune: train the component `vision_encoder` as well; else it stays as it is.
         patch, time: side of a patch in pixels, and for clips its frames.
         registers: register tokens of the vision encoder (Darcet et al. 2023).
         stem: channels of convolutions of stride 2 before the patches, for images; small models learn much faster with
@@ -51,6 +56,7 @@ class VisionLanguageConfig(ModelConfig):
     """
 
     encoder: Literal["vit", "resnet"] = "vit"
+    fine_tune: bool = False
     patch: int = setting(16, above=0, at_most=8_192)
     time: int = setting(2, above=0, at_most=10_000)
     registers: int = setting(0, at_least=0, at_most=10_000)
@@ -98,6 +104,7 @@ class VisionLanguage(nn.Module):
         outputs: needed outputs; only their parts are built.
         image: shape of an image, [y, x, c], or clip, [f, y, x, c].
         grid: shape of the grid of visual tokens; see vision_language.grid.
+        tower: a pretrained image encoder in place of the config's.
     """
 
     model: VisionLanguageConfig
@@ -106,6 +113,7 @@ class VisionLanguage(nn.Module):
     image: tuple[int, ...]
     grid: tuple[int, ...]
     compute: Compute = DEFAULT
+    tower: Tower | None = None
 
     def setup(self) -> None:
         m, compute, outputs = self.model, self.compute, self.outputs
@@ -138,6 +146,8 @@ class VisionLanguage(nn.Module):
 
     def _encoder(self) -> nn.Module:
         m, compute = self.model, self.compute
+        if self.tower is not None:
+            return PretrainedVision(self.tower, math.prod(self.grid), m.width, compute)
         if m.encoder == "resnet":
             return ResNet(m.width, compute=compute)
         if len(self.image) == 4:

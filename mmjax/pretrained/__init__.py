@@ -14,6 +14,7 @@ from mmjax.pretrained import (
     vit,
 )
 from mmjax.pretrained.checkpoint import KINDS, Checkpoint, load, model_folder, open_checkpoint, sharding_rules, write
+from mmjax.pretrained.safetensors_files import listed
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "Encoded",
     "FamilySpec",
+    "listed",
     "load",
     "model_folder",
     "open_checkpoint",

@@ -90,5 +90,6 @@ FAMILY = FamilySpec(
     ("text",),
     optional={"pooler": "pooler.dense.weight"},
     renames=((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    architecture=lambda config: "BertModel",
     ignored=(r"embeddings\.(position_ids|token_type_ids)", r"(cls|classifier|qa_outputs)\..*"),
 )

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from safetensors.numpy import save_file
 
 from mmjax import registry
 from mmjax.files import write_json
-from mmjax.models import resnet
-from mmjax.models.rules import POOLING, STACK, Rules, joined
+from mmjax.models import resnet, rules
+from mmjax.models.rules import Rules
 from mmjax.nn.compute import DEFAULT
 from mmjax.pretrained import autoencoder_kl, names, siglip_big_vision
 from mmjax.pretrained.names import Row, Table
 from mmjax.pretrained.npz_files import NPZ
 from mmjax.pretrained.safetensors_files import CONFIG, DTYPES, FLOATS, Tensor, listed, read_json
-from mmjax.pretrained.spec import FamilySpec, check_settings, read_config
+from mmjax.pretrained.spec import FamilySpec, check_settings
 from mmjax.pretrained.weights import read_tensors
 from mmjax.terminal import printable
 from mmjax.types import FLOAT32, Params, UserError
@@ -32,8 +32,12 @@ from mmjax.types import FLOAT32, Params, UserError
 # What names the family in config.json: of transformers, of diffusers, of timm.
 KINDS = ("model_type", "_class_name", "architecture")
 # Files beside the weights that are copied with them.
+LICENSES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")  # beginnings of the names of others
 BESIDE = (
+    CONFIG,
     "1_Pooling/config.json",
+    "README.md",
+    "added_tokens.json",
     "config_sentence_transformers.json",
     "merges.txt",
     "modules.json",
@@ -47,32 +51,19 @@ BESIDE = (
     "vocab.json",
     "vocab.txt",
 )
-RULES: Rules = joined(
+RULES: Rules = rules.joined(
     (
         (r".*middle/attention/(q|k|v)/kernel", ("fsdp", None, None)),  # of one head
         (r".*middle/attention/(q|k|v)/bias", (None, None)),
         (r".*middle/attention/out/kernel", (None, None, "fsdp")),
-        (r".*block/gate/kernel", (None, "fsdp", "model")),
-        (r".*block/gate/bias", (None, "model")),
-        (r".*block/layer_scale_(self|mlp)", (None, None)),
-        (r".*block/relative_bias", (None, None, None)),
-        (r".*words", (None, "fsdp")),
-        (r".*patches/kernel", (None, None, None, "fsdp")),
-        (r".*(classifier|pooler|projection)/kernel", ("fsdp", None)),
-        (r".*(kinds|positions|registers|relative_bias)", (None, None)),
-        (r".*(class_token|mask_token)", (None,)),
-        (r"logit_(bias|scale)", ()),
         (r".*conv_in/kernel", (None, None, None, "fsdp")),
         (r".*conv_out/kernel", (None, None, "fsdp", None)),
         (r"(post_)?quant_conv/kernel", (None, None, None, None)),
         *resnet.RULES,
         (r"(encoder|decoder)/.*(first|second|third|shortcut|resize_\d+)/kernel", (None, None, "fsdp", "model")),
     ),
-    STACK,
-    POOLING,
+    rules.PRETRAINED,
 )
-
-
 PIECE = 16 << 20  # bytes
 
 
@@ -87,6 +78,7 @@ class Checkpoint:
         tensors: the tensors of the table by their names in it.
         original: their names in the file by those in the table.
         buffers: tensors that are no parameters, by their names in the file.
+        unread: other tensors with numbers that it has, such as heads, by their names in the file.
     """
 
     folder: Path
@@ -97,6 +89,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     original: Mapping[str, str]
     buffers: Mapping[str, Tensor]
+    unread: tuple[str, ...] = ()
 
     @property
     def table(self) -> Table:
@@ -130,16 +123,16 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
     check_settings(settings, path)
     spec = _family(settings, path, plugins)
     found, original = _renamed(folder, spec, read_tensors(folder))
-    config = (spec.parse or _parse(spec))(settings, f"{path}: ")
-    present = {field: tensor in found for field, tensor in spec.optional.items()}
-    config = type(config)(**{**vars(config), **present})
+    has = [field for field, tensor in spec.optional.items() if tensor in found]
+    config = spec.read(settings, f"{path}: ", has)
     shapes = _shapes(spec, config)
     wanted = dict(names.wanted(spec.table(config), shapes))
     buffers = {name: found.pop(name) for name in list(found) if _matches(name, spec.buffers)}
     _check(folder, spec, found, wanted)
     tensors = {name: found[name] for name in wanted}
     kept = {original[name]: tensor for name, tensor in buffers.items() if tensor.dtype in DTYPES}
-    return Checkpoint(folder, spec, settings, config, shapes, tensors, original, kept)
+    unread = tuple(original[name] for name in found if name not in wanted and found[name].dtype in FLOATS)
+    return Checkpoint(folder, spec, settings, config, shapes, tensors, original, kept, unread)
 
 
 def model_folder(folder: Path) -> Path:
@@ -150,10 +143,6 @@ def model_folder(folder: Path) -> Path:
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)
-
-
-def _parse(spec: FamilySpec) -> Any:
-    return lambda values, where: read_config(spec.config, values, where)
 
 
 def _family(settings: Mapping[str, Any], path: Path, plugins: Iterable[str]) -> FamilySpec:
@@ -201,7 +190,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
 def _shapes(spec: FamilySpec, config: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the parameters of a config by name."""
     module = spec.build(config, DEFAULT)
-    vision = getattr(config, "vision_config", config)
+    vision = spec.vision(config)
 
     def encode(module: Any) -> None:
         if "text" in spec.encodes:
@@ -232,7 +221,9 @@ def _check(folder: Path, spec: FamilySpec, found: Mapping[str, Tensor], wanted: 
         raise UserError(f"{folder}: its tensors are not those of {CONFIG} ({spec.name}): {told}")
 
 
-def load(checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT32) -> Params:
+def load(
+    checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT32, only: Container[str] | None = None
+) -> Params:
     """Loads the parameters.
 
     Each device is sent its part as it is read, so that a sharded parameter lies whole nowhere.
@@ -240,13 +231,15 @@ def load(checkpoint: Checkpoint, shardings: Any = None, dtype: np.dtype = FLOAT3
     Args:
         shardings: a tree of shardings like the parameters; None: the default device.
         dtype: of the parameters.
+        only: names of those to load; None: all.
 
     Raises:
         UserError: for NaN or infinity.
     """
+    rows = [row for row in checkpoint.table if only is None or row.leaf in only]
     flat = {} if shardings is None else flax.traverse_util.flatten_dict(shardings, sep="/")
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = {row.leaf: _place(checkpoint, row, flat.get(row.leaf, default), dtype) for row in checkpoint.table}
+    params = {row.leaf: _place(checkpoint, row, flat.get(row.leaf, default), dtype) for row in rows}
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -286,13 +279,14 @@ def _read(checkpoint: Checkpoint, row: Row, index: tuple[slice, ...], dtype: np.
 
 def sharding_rules(shapes: Iterable[str]) -> Rules:
     """The sharding rules that parameters of these names need."""
-    first = (next((rule for rule in RULES if re.fullmatch(rule[0], name)), None) for name in shapes)
-    used = {rule for rule in first if rule}
-    return tuple(rule for rule in RULES if rule in used)
+    return rules.used(RULES, shapes)
 
 
 def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "") -> None:
     """Writes parameters as a folder like that of a checkpoint, under the names and in the layouts that it has.
+
+    What is beside the weights comes along: tokenizer, preprocessing, model card, license. Where the checkpoint has
+    tensors that are not read, `architectures` in config.json becomes the class that has those that are written.
 
     Args:
         params: of the checkpoint, maybe trained further.
@@ -323,10 +317,22 @@ def write(folder: Path, checkpoint: Checkpoint, params: Params, dtype: str = "")
             np.savez(folder / file, **arrays)  # type: ignore[arg-type]
         else:
             save_file(arrays, folder / file, {"format": "pt"})
-        for name in BESIDE:
-            if (checkpoint.folder / name).is_file() and folder.resolve() != checkpoint.folder.resolve():
+        if folder.resolve() != checkpoint.folder.resolve():
+            for name in _beside(checkpoint):
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(checkpoint.folder / name, folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    write_json(folder / CONFIG, dict(checkpoint.settings))
+    if checkpoint.unread and checkpoint.spec.architecture:
+        architectures = [checkpoint.spec.architecture(checkpoint.config)]
+        write_json(folder / CONFIG, {**checkpoint.settings, "architectures": architectures})
+
+
+def _beside(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields the names of the files of a checkpoint that are copied."""
+    for name in BESIDE:
+        if (checkpoint.folder / name).is_file():
+            yield name
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.name.upper().startswith(LICENSES) and path.is_file():
+            yield path.name

@@ -229,7 +229,17 @@ def _both(values: Mapping[str, Any], where: str) -> ClipConfig:
 
 
 IGNORED = (r".*\.position_ids",)
-FAMILY = FamilySpec("CLIP", ClipConfig, Clip, table, ("text", "image"), ignored=IGNORED, padded=True, parse=_both)
+FAMILY = FamilySpec(
+    "CLIP",
+    ClipConfig,
+    Clip,
+    table,
+    ("text", "image"),
+    ignored=IGNORED,
+    architecture=lambda config: "CLIPModel",
+    padded=True,
+    parse=_both,
+)
 TEXT = FamilySpec(
     "CLIP's text tower",
     ClipConfig,
@@ -239,6 +249,7 @@ TEXT = FamilySpec(
     optional={"text_projection": "text_projection.weight"},
     renames=((r"^(?=embeddings|encoder|final_layer_norm)", "text_model."),),
     ignored=IGNORED,
+    architecture=lambda config: f"CLIPTextModel{'WithProjection' * config.text_projection}",
     padded=True,
     parse=_text,
 )
@@ -251,5 +262,6 @@ VISION = FamilySpec(
     optional={"visual_projection": "visual_projection.weight"},
     renames=((r"^(?=embeddings|encoder|pre_layrnorm|post_layernorm)", "vision_model."),),
     ignored=IGNORED,
+    architecture=lambda config: f"CLIPVisionModel{'WithProjection' * config.visual_projection}",
     parse=_vision,
 )

@@ -124,6 +124,7 @@ FAMILY = FamilySpec(
     ("image",),
     optional={"mask_token": "embeddings.mask_token"},
     renames=((r"^dinov2(_with_registers)?\.", ""),),
+    architecture=lambda config: "Dinov2WithRegistersModel" if config.registers else "Dinov2Model",
     ignored=(r"classifier\..*",),
 )
 REGISTERS = dataclasses.replace(FAMILY, name="DINOv2 with registers", config=RegistersConfig)

@@ -68,7 +68,11 @@ class ImageSettings:
         pixels = [self.resized(image) for image in images]
         if len({each.shape for each in pixels}) > 1:
             raise UserError(f"images: are of several sizes, and {FILE} makes them neither of one size nor crops them")
-        scaled = np.stack(pixels).astype(np.float32) * np.float32(self.scale)
+        return self.normalized(np.stack(pixels))
+
+    def normalized(self, pixels: UInt8[np.ndarray, "n y x 3"]) -> Float32[np.ndarray, "n y x 3"]:
+        """Prepares images that are resized already."""
+        scaled = pixels.astype(np.float32) * np.float32(self.scale)
         channels = (np.asarray(each, np.float32)[None, None, None] for each in (self.mean, self.deviation))
         mean, deviation = channels
         return (scaled - mean) / deviation

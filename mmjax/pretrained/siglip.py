@@ -184,5 +184,6 @@ FAMILY = FamilySpec(
         "stacked_vision": f"{siglip_big_vision.TOWERS['vision']}/{_STACKED}",
     },
     ignored=IGNORED,
+    architecture=lambda config: "SiglipModel",
     padded=True,
 )

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,7 @@ class FamilySpec:
         ignored: patterns of tensors that are not read: buffers, and parts that are not used here.
         buffers: patterns of tensors that are no parameters and are written back as they are, if they are there.
         tied: (copy, original) names of tensors that are the same; the copy is not read.
+        architecture: config -> name of the class of transformers that has all tensors of the table, and no others.
         padded: texts have padding up to `max_position_embeddings`, as in its training; else up to the longest of them.
         parse: makes the config from the values of config.json; None: read_config.
     """
@@ -67,8 +68,30 @@ class FamilySpec:
     ignored: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
+    architecture: Callable[[Any], str] | None = None
     padded: bool = False
     parse: Callable[[Mapping[str, Any], str], Any] | None = None
+
+    def read(self, settings: Mapping[str, Any], where: str, has: Collection[str]) -> Any:
+        """The config of a checkpoint from the values of its config.json.
+
+        Args:
+            where: the file, for messages.
+            has: the fields of `optional` whose tensors it has.
+
+        Raises:
+            UserError: see read_config.
+        """
+        config = self.parse(settings, where) if self.parse else read_config(self.config, settings, where)
+        return dataclasses.replace(config, **{field: field in has for field in self.optional})
+
+    def text(self, config: Any) -> Any:
+        """The part of a config that is of the text encoder."""
+        return getattr(config, "text_config", config)
+
+    def vision(self, config: Any) -> Any:
+        """The part of a config that is of the image encoder."""
+        return getattr(config, "vision_config", config)
 
 
 def read_config(kind: type, values: Mapping[str, Any], where: str) -> Any:

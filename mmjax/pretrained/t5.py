@@ -44,6 +44,11 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = "relu"
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the features, as other families call it."""
+        return self.d_model
+
     def __post_init__(self) -> None:
         number, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if number < 4 or farthest <= number // 4:
@@ -182,6 +187,7 @@ def _family(name: str, config: type) -> FamilySpec:
         table,
         ("text",),
         ignored=(r"decoder\..*", r"lm_head\..*"),
+        architecture=lambda config: f"{name.upper()}EncoderModel",
         tied=(("encoder.embed_tokens.weight", "shared.weight"),),
     )
 

@@ -101,5 +101,6 @@ FAMILY = FamilySpec(
     table,
     ("image",),
     optional={"pooler": "pooler.dense.weight", "classifier": "classifier.weight"},
+    architecture=lambda config: "ViTForImageClassification" if config.classifier else "ViTModel",
     renames=((r"^vit\.", ""),),
 )

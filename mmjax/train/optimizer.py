@@ -1,6 +1,7 @@
 """Optimizers: their configs and optax transformations."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,20 @@ def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTran
     if not optimizer.grad_clip_norm:
         return transformation
     return optax.chain(optax.clip_by_global_norm(optimizer.grad_clip_norm), transformation)
+
+
+def without(tx: optax.GradientTransformation, frozen: Sequence[str]) -> optax.GradientTransformation:
+    """An optimizer without state of the parameters whose names match one of these patterns, which stay as they are."""
+    if not frozen:
+        return tx
+
+    def labels(params: Params) -> Any:
+        def label(path: jax.tree_util.KeyPath, _: Any) -> str:
+            return "frozen" if any(re.fullmatch(pattern, leaf_name(path)) for pattern in frozen) else "trained"
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
 
 
 def make_schedule(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -85,7 +85,8 @@ def check_config(workdir: Path, config: Config) -> None:
     # In a bucket, a checkpoint is assumed.
     if "://" not in at and not any((Path(at) if at else workdir / "checkpoints").glob("[0-9]*")):
         if any(name.startswith(TOKENIZER_FIELDS) for name, _, _ in changed):
-            (workdir / "tokenizer.model").unlink(missing_ok=True)
+            for name in ("tokenizer.model", "tokenizer.json"):
+                (workdir / name).unlink(missing_ok=True)
         return
     if changed:
         raise UserError(f"--workdir {workdir}: holds another config: {listed(changed)}; name another --workdir")

@@ -18,7 +18,7 @@ from mmjax.cli import main
 from mmjax.config import load_config, resolve, to_dict
 from mmjax.engine import components
 from mmjax.export import frozen_text, write_model_folder
-from mmjax.export.model_folder import FILES, flatten
+from mmjax.export.model_folder import flatten
 from mmjax.models import text_encoder
 from mmjax.models.text_encoder import TextEncoder
 from mmjax.train.workdir import read_config
@@ -108,7 +108,8 @@ def test_the_cache_holds_what_the_encoder_gives(trained: Path, model: Path) -> N
 
 
 def test_it_draws_from_text_alone(trained: Path, exported: Path) -> None:
-    assert sorted(path.name for path in exported.iterdir()) == sorted(FILES)
+    names = ["README.md", "config.json", "model.safetensors", "tokenizer.model"]
+    assert sorted(path.name for path in exported.iterdir()) == names
     drawn = mmjax.load(exported)
     names = {name for name in load_file(exported / "model.safetensors") if name.startswith("text_encoder/")}
     assert names == {f"text_encoder/{name}" for name in flatten(drawn.components["text_encoder"])}
@@ -172,8 +173,8 @@ def test_an_encoder_that_is_none(trained: Path, model: Path, tmp_path: Path, mis
     terms = "--config.losses.masked_language_modeling.weight=0.1"
     line = mistake(*command, named, terms)
     assert line.startswith("losses.masked_language_modeling: ") and "components.text_encoder" in line
-    line = mistake("train", "--config=configs/scenes_direct.py:tiny", named, "--workdir", tmp_path / "run")
-    assert line.startswith("components.text_encoder: ") and "model.kind=direct_generator" in line
+    line = mistake("train", "--config=configs/quickstart_describe.py:tiny", named, "--workdir", tmp_path / "run")
+    assert line.startswith("components.text_encoder: ") and "model.kind=vision_language" in line
     assert not (tmp_path / "run").exists()
     half = shutil.copytree(trained, tmp_path / "half", ignore=shutil.ignore_patterns("tokens", "tensorboard"))
     (half / "text_encoder.safetensors").write_bytes(b"half")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.config import resolve
+from mmjax.config import ComponentConfig, resolve
 from mmjax.export import frozen_text
 from mmjax.models import text_encoder
 from mmjax.models.text_encoder import TextEncoderSettings
@@ -24,13 +24,14 @@ GENERATOR: dict[str, Any] = {
     "losses": {"masked_visual_modeling": {}},
     "train": {"steps": 1},
 }
+COMPONENT = ComponentConfig(config=resolve(GENERATOR))
 TEXT = jnp.array([[7, 9, 310, 3, 0], [3, 0, 0, 0, 0]], jnp.int32)
 
 
 @pytest.fixture(name="frozen", scope="module")
 def random_encoder() -> frozen_text.FrozenText:
-    params = jax.jit(lambda: frozen_text.init(resolve(GENERATOR), jax.random.key(1)))()
-    return frozen_text.FrozenText(resolve(GENERATOR), jax.device_get(params), b"pieces\0")
+    params = jax.jit(lambda: frozen_text.init(COMPONENT, jax.random.key(1)))()
+    return frozen_text.FrozenText(COMPONENT, jax.device_get(params), b"pieces\0")
 
 
 def test_whose_it_is() -> None:
@@ -47,7 +48,7 @@ def test_whose_it_is() -> None:
 def test_the_round_trip_is_exact(frozen: frozen_text.FrozenText, tmp_path: Path) -> None:
     frozen_text.write(tmp_path / "encoder.safetensors", frozen)
     found = frozen_text.read(tmp_path / "encoder.safetensors")
-    assert (found.config, found.tokenizer) == (frozen.config, frozen.tokenizer)
+    assert (found.component, found.tokenizer) == (frozen.component, frozen.tokenizer)
     jax.tree.map(np.testing.assert_array_equal, found.params, frozen.params)
     content = (tmp_path / "encoder.safetensors").read_bytes()
     for broken in (b"", content[:100], content[:-1], content.replace(b"vocabulary", b"vocabulary".upper())):
@@ -65,7 +66,7 @@ def test_the_round_trip_is_exact(frozen: frozen_text.FrozenText, tmp_path: Path)
 
 
 def test_features_follow_from_the_text_alone(frozen: frozen_text.FrozenText) -> None:
-    encode = frozen_text.encoder(resolve(GENERATOR), DEFAULT)
+    encode = frozen_text.encoder(COMPONENT, DEFAULT)
     found = np.asarray(encode(frozen.params, TEXT))
     assert found.dtype == np.float16 and found.shape == (2, 5, 12)
     assert (found[TEXT == 0] == 0).all() and np.abs(found[TEXT != 0]).min(axis=1).all()

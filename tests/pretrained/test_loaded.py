@@ -9,31 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from folders import PIXELS, REFERENCES, write_tokenizer
 from messages import error_message
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import normalizers
 
 import mmjax
 from mmjax.data.tokenizer_json import load_json_tokenizer
 from mmjax.export import PretrainedDualEncoder, PretrainedImageEncoder, PretrainedTextEncoder
 from mmjax.pretrained.pooling import Pooling
-
-REFERENCES = Path(__file__).parents[1] / "references"
-WORDS = ["a", "photo", "of", "cat", "dog", "horse", "."]
-PIXELS = {"size": {"height": 12, "width": 12}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
-
-
-def write_tokenizer(folder: Path, special: dict[str, int], begin: str = "", end: str = "", **settings: Any) -> None:
-    """Writes a tokenizer of whole words, whose special tokens have these ids."""
-    vocabulary = special | {word: 10 + i for i, word in enumerate(WORDS)}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(list(special))
-    pieces = [(name, special[name]) for name in (begin, end) if name]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=" ".join(filter(None, (begin, "$A", end))), special_tokens=pieces
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture(name="bert")

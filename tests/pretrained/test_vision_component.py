@@ -1,0 +1,115 @@
+"""Pretrained image encoders as parts of vision-language models: features, frozen or trained, written back."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from folders import PIXELS, REFERENCES
+from messages import error_message
+from safetensors.numpy import load_file
+
+import mmjax
+from mmjax import models, pretrained
+from mmjax.cli import main
+from mmjax.config import Config, MeshConfig, load_config
+from mmjax.engine import components, vision_encoder
+from mmjax.export.model_folder import flatten
+from mmjax.models.pretrained_encoder import PretrainedVision, tower, tower_shapes
+from mmjax.parallel import make_mesh, match_rules
+
+TINY = "configs/quickstart_describe.py:tiny"
+TOWERS = ["clip", "clip_vision", "dinov2", "dinov2_with_registers", "siglip", "vit", "vit_classifier"]
+
+
+def copied(folder: Path, name: str) -> Path:
+    shutil.copytree(REFERENCES / name, folder / name)
+    (folder / name / "preprocessor_config.json").write_text(json.dumps(PIXELS))
+    return folder / name
+
+
+def resolved(folder: Path, workdir: Path, **overrides: str) -> Config:
+    named = {"components.vision_encoder": str(folder)}
+    named |= {name.replace("__", "."): value for name, value in overrides.items()}
+    return components.resolve_config(load_config(TINY, named), workdir)
+
+
+@pytest.mark.parametrize("name", [name for name in TOWERS if name != "vit_classifier"])
+def test_features_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Normalized and projected; also of images of another size than the encoder was trained with."""
+    config = resolved(copied(tmp_path, name), tmp_path)
+    given = tower(config, trained=False)
+    assert given is not None
+    reference = load_file(REFERENCES / name / "reference.safetensors")
+    image, wanted = reference["image"], reference["image_tokens"]
+    patches = image.shape[1] * image.shape[2] // given.patch**2
+    module = PretrainedVision(given, patches, 7)
+    checkpoint = pretrained.open_checkpoint(tmp_path / name)
+    params: Any = jax.jit(module.init)(jax.random.key(1), image)["params"]
+    params = {**params, "tower": pretrained.load(checkpoint, only=tower_shapes(given))}
+    found = np.asarray(jax.jit(module.apply)({"params": params}, image))
+    features = wanted[:, -patches:]
+    centered = features - features.mean(axis=-1, keepdims=True)
+    normalized = centered / np.sqrt(np.square(centered).mean(axis=-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(found, normalized @ np.asarray(params["project"]["kernel"]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_every_parameter_has_a_place_on_the_mesh(name: str, tmp_path: Path) -> None:
+    config = resolved(copied(tmp_path, name), tmp_path)
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(1)))
+    rules = models.sharding_rules(config)
+    placed = match_rules(shapes, rules, make_mesh(MeshConfig(8, 1, 1)))
+    loaded = vision_encoder.load_params(config, placed)
+    assert loaded.keys() == {each for each in flatten(shapes) if each.startswith("vision/tower/")}
+    for each, leaf in loaded.items():
+        assert leaf.shape == flatten(shapes)[each].shape and leaf.sharding == flatten(placed)[each]
+
+
+@pytest.mark.slow  # waits for a training each
+@pytest.mark.parametrize(("fine_tune", "name"), [(False, "dinov2_with_registers"), (True, "clip")])
+def test_from_a_folder_to_captions(
+    fine_tune: bool, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, workdir, out = copied(tmp_path, name), tmp_path / "run", tmp_path / "out"
+    given = [f"--config.components.vision_encoder={folder}", f"--config.model.fine_tune={fine_tune}"]
+    assert main(["train", f"--config={TINY}", *given, f"--workdir={workdir}"]) == 0
+    before = flatten(pretrained.load(pretrained.open_checkpoint(folder)))
+    model = mmjax.load(workdir)
+    after = {
+        each.removeprefix("vision/tower/"): leaf
+        for each, leaf in flatten(model.params).items()
+        if each.startswith("vision/tower/")
+    }
+    changed = {each for each, leaf in after.items() if (np.asarray(leaf) != np.asarray(before[each])).any()}
+    assert len(after) > 10 and (len(changed) > 10 if fine_tune else not changed)
+    assert not any("projection" in each for each in changed)
+    images = np.zeros((2, *model.config.data.image_shape), np.uint8)
+    images[1, :9] = 255
+    embedded = model.embed_image(images)
+    assert main(["export", f"--workdir={workdir}", "--formats=hugging_face", f"--out={out}"]) == 0
+    written = flatten(pretrained.load(pretrained.open_checkpoint(out)))
+    for each, leaf in written.items():
+        np.testing.assert_array_equal(leaf, after.get(each, before[each]))
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    assert main(["train", f"--config={TINY}", *given, f"--workdir={workdir}"]) == 0
+    assert "done already" in capsys.readouterr().out
+    assert main(["export", f"--workdir={workdir}", f"--out={tmp_path / 'model'}"]) == 0
+    np.testing.assert_array_equal(mmjax.load(tmp_path / "model").embed_image(images), embedded)
+    assert (embedded[0] != embedded[1]).any()
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "vit")
+    assert "data.size: must be a multiple of 4" in error_message(resolved, folder, tmp_path, data__size="30")
+    assert "vision_encoder" in error_message(load_config, TINY, {"model.fine_tune": "true"})
+    bert = tmp_path / "bert"
+    shutil.copytree(REFERENCES / "bert", bert)
+    assert "encodes no images" in error_message(resolved, bert, tmp_path)
+    assert "no folder in Hugging Face's layout" in error_message(resolved, tmp_path, tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    assert "preprocessor_config.json" in error_message(resolved, folder, tmp_path)
