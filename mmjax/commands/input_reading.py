@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,23 @@ MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".gif": 65_535, ".
 logger = logging.getLogger(__name__)
 
 
-def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
+def load_able(
+    arguments: argparse.Namespace,
+    able: type | tuple[type, ...],
+    does: str,
+    lora: Mapping[str | Path, float] | None = None,
+) -> Any:
     """Loads --model with the packages of --plugins.
 
     Args:
         able: classes of which the model must be.
         does: what those do, for the error.
+        lora: files of LoRAs and their weights.
 
     Raises:
         UserError: if it is no model or of another class.
     """
-    model = mmjax.load(arguments.model, plugins=arguments.plugins)
+    model = mmjax.load(arguments.model, plugins=arguments.plugins, lora=lora or None)
     if isinstance(model, PretrainedModel):
         family = model.checkpoint.spec.name
         raise UserError(f"--model {arguments.model}: a pretrained {family}; name a model of mmjax that {does}")

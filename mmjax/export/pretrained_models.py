@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,14 @@ def is_pretrained(folder: Path) -> bool:
     return isinstance(values, dict) and "model_type" in values and "config" not in values
 
 
-def load_pretrained(folder: Path, plugins: Iterable[str] = ()) -> PretrainedModel:
-    """Loads a folder in Hugging Face's layout; see pretrained.open_checkpoint."""
+def load_pretrained(
+    folder: Path, plugins: Iterable[str] = (), lora: Mapping[str | Path, float] | None = None
+) -> PretrainedModel:
+    """Loads a folder in Hugging Face's layout; see pretrained.open_checkpoint.
+
+    Args:
+        lora: folders of LoRAs in PEFT's layout and their weights.
+    """
     checkpoint = pretrained.open_checkpoint(folder, plugins)
-    return CLASSES[checkpoint.spec.encodes](checkpoint, pretrained.load(checkpoint))
+    params = pretrained.load(checkpoint)
+    return CLASSES[checkpoint.spec.encodes](checkpoint, params)
