@@ -28,11 +28,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     # No crops: the captions may say where something is.
     config.data = {"source": "images_folder", "evaluation_split": "train", "size": size, "resize": size}
-    config.lora = {"rank": 8, "alpha": 8, "kernels": ("**/attention/(q|k|v|out)/kernel",)}
-    config.optimizer = presets.optimizer(5e-3, 20, b2=0.98, ema_decay=0.98, kind="adamw")
+    config.lora = {"rank": 8, "alpha": 8, "kernels": ("**/attention/(q|v)/kernel",)}
+    config.optimizer = presets.optimizer(4e-3, 20, b2=0.98, ema_decay=0.98, kind="adamw")
     config.train = {
         "init_from": arg.model,
-        "batch": 16,
+        "batch": 8,
         "steps": 300,
         "log_every": 20,
         "evaluate_every": 300,

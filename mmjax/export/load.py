@@ -51,7 +51,8 @@ def load(
     Args:
         step: of a workdir: a step or "best"; None: the newest checkpoint.
         plugins: packages whose code its config may name; no other is imported.
-        lora: files of LoRAs and their weights, which are added to its kernels, as in {"word.safetensors": 0.8}.
+        lora: files of LoRAs and their weights, which are added to its kernels, as in {"word.safetensors": 0.8}; of
+            pretrained models also folders in PEFT's layout.
 
     Returns:
         An object with the methods of the model's abilities: ImageGenerator, DirectImageGenerator, ImageTokenizer,

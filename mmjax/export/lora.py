@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
+from mmjax import pretrained
 from mmjax.config import Config
 from mmjax.export.model_folder import flatten
 from mmjax.files import check_regular, params_digest, read_parameters, write_file
@@ -158,8 +159,14 @@ def _fits(kernel: tuple[int, ...], a: np.ndarray | None, b: np.ndarray | None) -
     )
 
 
-def with_loras(params: Params, loras: Mapping[str | Path, float]) -> Params:
+def with_loras(
+    params: Params, loras: Mapping[str | Path, float], checkpoint: pretrained.Checkpoint | None = None
+) -> Params:
     """The parameters of a model with LoRAs added, each times its weight.
+
+    Args:
+        loras: files and their weights; of a pretrained model, files or folders in PEFT's layout.
+        checkpoint: of a pretrained model.
 
     Raises:
         UserError: for a file that is no LoRA of this model, or a weight that is no finite number.
@@ -168,7 +175,12 @@ def with_loras(params: Params, loras: Mapping[str | Path, float]) -> Params:
     for path, weight in loras.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
             raise UserError(f"lora: the weight of {path} must be a finite number, such as 0.8, not {weight!r}")
-        found[path] = read_lora(Path(path))
+        if pretrained.is_peft(Path(path)):
+            if checkpoint is None:
+                raise UserError(f"{path}: is in PEFT's layout, for pretrained models of others; {EXAMPLE}")
+            found[path] = Lora(*pretrained.read_peft(Path(path), checkpoint))
+        else:
+            found[path] = read_lora(Path(path))
         check_lora(Path(path), found[path], params)
     for path, added in found.items():
         tree = flax.traverse_util.unflatten_dict(dict(flatten(added.params)), sep="/")

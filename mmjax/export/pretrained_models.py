@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Int32
 from mmjax import pretrained
 from mmjax.data.tokenizer_json import JsonTokenizer, load_json_tokenizer
 from mmjax.export.loaded import texts_of
+from mmjax.export.lora import with_loras
 from mmjax.files import UNREADABLE, read_file
 from mmjax.nn.compute import DEFAULT
 from mmjax.pretrained.clip import OLD_END
@@ -253,8 +254,10 @@ def load_pretrained(
     """Loads a folder in Hugging Face's layout; see pretrained.open_checkpoint.
 
     Args:
-        lora: folders of LoRAs in PEFT's layout and their weights.
+        lora: LoRAs and their weights; see with_loras.
     """
     checkpoint = pretrained.open_checkpoint(folder, plugins)
     params = pretrained.load(checkpoint)
+    if lora:
+        params = with_loras(params, lora, checkpoint)
     return CLASSES[checkpoint.spec.encodes](checkpoint, params)

@@ -2,9 +2,22 @@
 
 from mmjax.pretrained import bert, clip, dinov2, siglip, t5, vit
 from mmjax.pretrained.checkpoint import Checkpoint, load, open_checkpoint, sharding_rules, write
+from mmjax.pretrained.peft import is_peft, read_peft, write_peft
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
-__all__ = ["FAMILIES", "Checkpoint", "Encoded", "FamilySpec", "load", "open_checkpoint", "sharding_rules", "write"]
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Encoded",
+    "FamilySpec",
+    "is_peft",
+    "load",
+    "open_checkpoint",
+    "read_peft",
+    "sharding_rules",
+    "write",
+    "write_peft",
+]
 
 # By `model_type` in config.json.
 FAMILIES: dict[str, FamilySpec] = {
