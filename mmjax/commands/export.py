@@ -6,10 +6,12 @@ from pathlib import Path
 import jax
 
 from mmjax import pretrained
+from mmjax.config import Config
 from mmjax.data import load_tokenizer, tokenizer_file
 from mmjax.engine import components, vision_encoder
 from mmjax.export import write_model_folder
-from mmjax.export.load import restored
+from mmjax.export.load import restored, restored_lora
+from mmjax.export.lora import write_lora
 from mmjax.export.model_folder import check_model_folder
 from mmjax.export.pretrained_models import is_pretrained
 from mmjax.files import check_writable, finite, names_in, read_object
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the folder to write; an existing one of that format is replaced",
+        help="the folder to write, or with --lora=alone the file; an existing one of that format is replaced",
     )
     parser.add_argument("--step", type=step_argument, help='step of the checkpoint, or "best" (default: the newest)')
     parser.add_argument(
@@ -43,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mmjax: a model folder (the default); hugging_face: a pretrained image encoder that was trained "
         "further, or the weights of a folder, under their own names, which transformers loads",
     )
+    parser.add_argument(
+        "--lora",
+        choices=("merged", "alone"),
+        help="of a LoRA: added to the kernels of its model (the default), or alone, as a .safetensors file",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,6 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     if is_pretrained(workdir):
         return _pretrained(arguments)
     config = read_config(workdir, plugins=arguments.plugins)
+    if arguments.lora and not config.lora.rank:
+        raise UserError(f"--lora: {workdir} has trained a whole model; leave --lora out")
+    if arguments.lora == "alone":
+        return _export_lora(arguments, config)
     if arguments.formats == HUGGING_FACE:
         _check_out(workdir, arguments.out)
         step, params = restored(workdir, config, arguments.step)
@@ -66,12 +77,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_lora(arguments: argparse.Namespace, config: Config) -> int:
+    out: Path = arguments.out
+    if arguments.formats != MMJAX:
+        raise UserError("--lora=alone: is a file of mmjax's own names; leave --formats out")
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: a LoRA alone is a file; its name must end in .safetensors")
+    check_writable(out)
+    step, added, base = restored_lora(arguments.workdir, config, arguments.step)
+    write_lora(out, config, added, base)
+    print(printable(f"{config.name}, step {step:,}: {out}"))
+    return 0
+
+
 def _pretrained(arguments: argparse.Namespace) -> int:
     folder, out = arguments.workdir, arguments.out
     if arguments.formats != HUGGING_FACE:
         raise UserError(f"--workdir {folder}: is in Hugging Face's layout; write it with --formats=hugging_face")
-    if arguments.step is not None:
-        raise UserError(f"--step: {folder} is a pretrained model and has no steps; leave it out")
+    for name in ("step", "lora"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name}: is of a training, and {folder} is a pretrained model; leave it out")
     _check_out(folder, out)
     checkpoint = pretrained.open_checkpoint(folder, arguments.plugins)
     pretrained.write(out, checkpoint, pretrained.load(checkpoint))

@@ -1,6 +1,7 @@
 """mmjax generate: images and clips from text."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--order", choices=("confidence", "halton"), help="order in which visual tokens are unmasked")
     add("--temperature", type=float, help="of visual tokens; lower is less varied")
     add("--refinement-steps", type=int, metavar="N", help="further steps that resample some tokens given the others")
+    add(
+        "--lora",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE[=WEIGHT]",
+        help="LoRAs of mmjax export --lora=alone to add to the model, each times its weight (default: 1)",
+    )
     add("--top-k", type=int, metavar="K", help="sample from the K likeliest codes; 0: from all")
     _add_inputs(parser)
     add("--sharpen", type=float, default=0.0, metavar="AMOUNT", help="unsharp masking, 0 to 5")
@@ -107,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: must end in .png, .jpg or .webp, for clips in .mp4 or .gif")
     prompts = read_prompts(arguments.prompt, arguments.prompts)
     _check_end(arguments, len(prompts))
-    model = load_able(arguments, (DirectImageGenerator, ImageGenerator), "draws from text")
+    loras = read_loras(arguments.lora)
+    model = load_able(arguments, (DirectImageGenerator, ImageGenerator), "draws from text", loras)
     config = model.config.data
     larger = _enlarging(arguments, config) if arguments.enlarge else None
     endings = CLIPS if config.frames > 1 else IMAGES
@@ -226,3 +236,25 @@ def read_prompts(prompts: list[str], path: Path | None) -> list[str]:
             'no prompt: give --prompt "a red circle left of a blue square", or --prompts FILE with one a line'
         )
     return lines
+
+
+def read_loras(given: list[str]) -> dict[str | Path, float]:
+    """Parses FILE or FILE=WEIGHT; a path may have an equals sign of its own.
+
+    Raises:
+        UserError: for a file that is given twice, or a weight that is no finite number.
+    """
+    loras: dict[str | Path, float] = {}
+    for text in given:
+        path, equals, weight = text.rpartition("=")
+        if not equals or text.endswith(".safetensors"):
+            path, weight = text, "1"
+        if path in loras:
+            raise UserError(f"--lora {path}: is given twice; give it one weight")
+        try:
+            loras[path] = float(weight)
+        except ValueError:
+            raise UserError(f"--lora {text}: {weight!r} is no weight; give a number, as in {path}=0.8") from None
+        if not math.isfinite(loras[path]):
+            raise UserError(f"--lora {text}: the weight must be finite, as in {path}=0.8")
+    return loras

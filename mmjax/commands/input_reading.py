@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,23 @@ def inputs_of(model: Any) -> Inputs:
     return Inputs(endings, functools.partial(_read_seen, config=model.config), shape)
 
 
-def load_able(arguments: argparse.Namespace, able: type | tuple[type, ...], does: str) -> Any:
+def load_able(
+    arguments: argparse.Namespace,
+    able: type | tuple[type, ...],
+    does: str,
+    lora: Mapping[str | Path, float] | None = None,
+) -> Any:
     """Loads --model with the packages of --plugins.
 
     Args:
         able: classes of which the model must be.
         does: what those do, for the error.
+        lora: files of LoRAs and their weights.
 
     Raises:
         UserError: if it is no model or of another class.
     """
-    model = mmjax.load(arguments.model, plugins=arguments.plugins)
+    model = mmjax.load(arguments.model, plugins=arguments.plugins, lora=lora or None)
     if isinstance(model, able):
         return model
     if isinstance(model, PretrainedModel):

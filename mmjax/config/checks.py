@@ -122,8 +122,26 @@ def _check_training(config: Config) -> None:
     if config.pretraining is not None:
         require(not train.init_from, "pretraining: is what training starts from, and so is train.init_from; name one")
         require(config.pretraining.model == config.model, "pretraining.model: must be that of the config itself")
+    _check_lora(config)
     axes = [config.mesh.data, config.mesh.fsdp, config.mesh.model]
     require(
         all(axis > 0 or axis == -1 for axis in axes) and axes.count(-1) <= 1,
         f"mesh: each axis must be above 0, and at most one -1 (all devices left), not {axes}",
+    )
+
+
+def _check_lora(config: Config) -> None:
+    lora, train = config.lora, config.train
+    require(
+        lora.rank > 0 or lora == type(lora)(), "lora.rank: must be above 0, as in --config.lora.rank=8, not 0: no LoRA"
+    )
+    require(
+        lora.rank == 0 or bool(train.init_from) or config.pretraining is not None,
+        "lora: adds to a trained model; name it, as in --config.train.init_from=WORKDIR",
+    )
+    require(len(lora.kernels) > 0, "lora.kernels: name at least one, as in **/attention/(q|k|v|out)/kernel")
+    fresh = [name for name, source in train.init_rename.items() if source == "-"]
+    require(
+        lora.rank == 0 or not fresh,
+        f"train.init_rename.{fresh[0] if fresh else ''}: leaves fresh what a LoRA does not train; leave it out",
     )

@@ -262,6 +262,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Config of LoRA: training adds low-rank matrices to some kernels of the model that it starts from, frozen.
+
+    Attributes:
+        rank: of the added matrices; 0: none, all parameters are trained.
+        alpha: the sum is kernel + alpha / rank * a b; 0: rank.
+        kernels: regular expressions of whole names of kernels, where **/ stands for any beginning.
+    """
+
+    rank: int = setting(0, at_least=0, at_most=16_384)
+    alpha: float = setting(0.0, at_least=0)
+    kernels: tuple[str, ...] = ("**/attention/(q|k|v|out)/kernel",)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Config of the evaluation.
 
@@ -300,6 +315,7 @@ class Config:
         discriminator: of adversarial training.
         perceptual: weights for the loss "perceptual".
         optimizer: optimizer and learning rate schedule.
+        lora: low-rank matrices to train instead of the model.
         compute: numerics and kernels.
         mesh: devices along each mesh axis.
         train: training loop.
@@ -320,6 +336,7 @@ class Config:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     optimizer: OptimizerConfig = setting(registry="optimizer", kind="adam")
+    lora: LoraConfig = field(default_factory=LoraConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

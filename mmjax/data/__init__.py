@@ -3,7 +3,7 @@
 Only this package uses TensorFlow, imported lazily for TFDS and buckets.
 """
 
-from mmjax.data import classes, clip, coco, emoji, mixture, packed, scenes, sound, tfds, vqa
+from mmjax.data import classes, clip, coco, emoji, images_folder, mixture, packed, scenes, sound, tfds, vqa
 from mmjax.data.clip import read_clip
 from mmjax.data.image import read_image, read_mask, read_pixels
 from mmjax.data.mixture import mix
@@ -51,6 +51,7 @@ SOURCES: dict[str, SourceSpec] = {
     "coco_folder": coco.SOURCE,
     "coco_packed": packed.SOURCE,
     "coco_tfds": tfds.SOURCE,
+    "images_folder": images_folder.SOURCE,
     "clips_folder": clip.SOURCE,
     "vqa": vqa.SOURCE,
     "classes_folder": classes.SOURCE,

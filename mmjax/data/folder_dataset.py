@@ -1,4 +1,4 @@
-"""Folders of clips or sounds: ROOT/SPLIT/ holds them and captions.jsonl, with lines such as:
+"""Folders of clips, sounds or images: ROOT/SPLIT/ holds them and captions.jsonl, with lines such as:
 
 {"clip": "name.mp4", "captions": ["a dog runs over a meadow", "a dog on grass"]}
 """
@@ -61,6 +61,10 @@ class FolderKind:
     name: str
     line: str
     check: Callable[[Path], None]
+
+    @property
+    def some(self) -> str:
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
 
 def open_folder(source: str, folder: Path, kind: FolderKind, features: Features, load: Load) -> Source:
@@ -157,9 +161,9 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
             raise UserError(f"{path}, line {number}: not JSON ({error}); a line is like {kind.line}") from error
         name, texts = (row.get(kind.name), row.get("captions")) if isinstance(row, dict) else (None, None)
         if not (isinstance(name, str) and name and isinstance(texts, list) and texts):
-            raise UserError(f"{path}, line {number}: needs a {kind.name} and its captions, like {kind.line}")
+            raise UserError(f"{path}, line {number}: needs {kind.some} and its captions, like {kind.line}")
         if not is_inside(name):
-            raise UserError(f"{path}, line {number}: {name!r} is outside of {folder}; name a {kind.name} in it")
+            raise UserError(f"{path}, line {number}: {name!r} is outside of {folder}; name {kind.some} in it")
         if not all(isinstance(text, str) for text in texts):
             raise UserError(f"{path}, line {number}: the captions of {name} must be texts, like {kind.line}")
         captions.setdefault(name, []).extend(texts)

@@ -219,7 +219,8 @@ def _alone(config: Config) -> tuple[setup.Experiment, trainer.Training]:
 def count(config: Config) -> float:
     """FLOPs of a train step over all devices."""
     _, training = _alone(config)
-    return flops.traced(training.step, _shapes(training.shapes), batch_shapes(config, config.train.batch))
+    batch = batch_shapes(config, config.train.batch)
+    return flops.traced(training.step, _shapes(training.shapes), batch, _shapes(training.frozen))
 
 
 def of_the_model(config: Config) -> Config:
@@ -229,19 +230,19 @@ def of_the_model(config: Config) -> Config:
 
 def activations(config: Config) -> int:
     """Bytes of activations that the forward pass of one example saves for the backward pass."""
-    parts, training = _alone(config)
-    training_loss = parts.loss.without(losses.adversarial_terms(config))
+    _, training = _alone(config)
+    training_loss = training.loss.without(losses.adversarial_terms(config))
 
     def saved(rows: int) -> int:
         def backward(params: Any, batch: Any) -> Any:
             def loss(params: Any) -> jax.Array:
                 inputs = training_loss.prepare(batch, jax.random.key(0))
-                terms = training_loss.terms(parts.apply(params, **inputs), batch | inputs)
+                terms = training_loss.terms(training.apply(params, **inputs), batch | inputs)
                 return jnp.sum(training_loss.loss(terms))
 
             return jax.vjp(loss, params)[1]
 
-        residuals = jax.eval_shape(backward, training.shapes.params, batch_shapes(config, rows) | dict(parts.frozen))
+        residuals = jax.eval_shape(backward, training.shapes.params, batch_shapes(config, rows) | dict(training.frozen))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
 
     return saved(2) - saved(1)  # the difference excludes the parameters, which are saved as well
@@ -285,7 +286,7 @@ def _state_costs(config: Config, placement: Placement) -> tuple[int, dict[str, i
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
     memory = {
-        report.PARAMETERS: held(state.params),
+        report.PARAMETERS: held((state.params, trainer.base_shapes(config, placement))),
         report.OPTIMIZER: held((state.opt_state, state.adversary)),
         report.AVERAGE: held(state.ema),
         report.GRADIENTS: held(state.params),

@@ -12,7 +12,7 @@ from mmjax.config import Config
 from mmjax.engine.setup import is_on_codes
 from mmjax.parallel import Placement
 from mmjax.train.state import State
-from mmjax.types import UserError
+from mmjax.types import Params, UserError
 
 
 def check_batches(config: Config) -> None:
@@ -29,13 +29,14 @@ def check_batches(config: Config) -> None:
             )
 
 
-def check_state(shapes: State, placement: Placement) -> None:
+def check_state(shapes: State, placement: Placement, base: Params | None = None) -> None:
     """Raises UserError where the state and the gradients exceed the memory of a device.
 
     Args:
         shapes: of the state, with its shardings.
+        base: of the model that a LoRA adds to; None: there is none.
     """
-    size = sum(map(_bytes, [*jax.tree.leaves(shapes), *jax.tree.leaves(shapes.params)]))
+    size = sum(map(_bytes, jax.tree.leaves((shapes, shapes.params, base))))
     most, count = _device_memory(placement), sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     if size > most:
         raise UserError(

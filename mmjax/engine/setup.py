@@ -24,6 +24,7 @@ from mmjax.nn.compute import Compute, Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.progress import progress_bar
 from mmjax.sample.text import TextDecoding, make_text_generator
+from mmjax.train import lora
 from mmjax.train.batch_stats import make_apply
 from mmjax.train.metrics import check_wandb
 from mmjax.train.step import make_predict
@@ -69,6 +70,8 @@ def check(config: Config) -> None:
     placement = check_evaluation(config)
     if config.components:
         _shardings(config, placement)  # else it would fail only after the components are trained
+    if config.lora.rank:
+        lora.chosen(config.lora, jax.eval_shape(lambda: models.init(config, jax.random.key(0))))
     for loss in losses.find(config).values():
         if loss.frozen:
             loss.frozen(config)  # so that its weights can be read is known before any stage is trained

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 
-from mmjax import data
+from mmjax import data, models
 from mmjax.config import Config, to_dict
 from mmjax.engine import components, memory, preflight, setup, trainer, vision_encoder
 from mmjax.engine.setup import Experiment
 from mmjax.engine.trainer import Schedule, Training
 from mmjax.evaluate import runner
 from mmjax.evaluate.report import write_report
+from mmjax.export import lora as lora_files
 from mmjax.export.load import load_params, read_text_tokenizer
 from mmjax.files import read_lines
 from mmjax.parallel import Placement, make_mesh, processes
@@ -24,6 +25,7 @@ from mmjax.train import loop
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.checkpoint import Checkpoints
 from mmjax.train.identity import identity
+from mmjax.train.lora import BASE
 from mmjax.train.metrics import Metrics
 from mmjax.train.progress import Progress
 from mmjax.train.state import State
@@ -109,7 +111,8 @@ def _check_memory(config: Config) -> None:
     memory.check_batches(config)
     if config.components:  # before they are trained; the others are about to be built
         placement = Placement(make_mesh(config.mesh))
-        memory.check_state(trainer.state_shapes(config, placement, 1), placement)
+        state = trainer.state_shapes(config, placement, 1)
+        memory.check_state(state, placement, trainer.base_shapes(config, placement))
 
 
 def _examples(source: data.Source) -> dict[str, Any]:
@@ -131,8 +134,9 @@ def _restored(
     history = extend(known, saved[-1] if saved else 0, config.train.batch)
     schedule = trainer.schedule(config, source.size, history)
     experiment = setup.build(config, frozen)
-    training = trainer.build(experiment, schedule.steps)
-    memory.check_state(training.shapes, experiment.placement)
+    base = _base(config, workdir, bool(saved)) if config.lora.rank else None
+    training = trainer.build(experiment, schedule.steps, base)
+    memory.check_state(training.shapes, experiment.placement, training.frozen.get(BASE))
     if saved:
         tokenizer = setup.prepare_tokenizer(workdir, config, source)
         checkpoints.run = identity(config, _examples(source), tokenizer.proto)
@@ -140,7 +144,7 @@ def _restored(
     if state is not None and int(state.step) < saved[-1]:  # what was newer is damaged
         history = extend(history, int(state.step), config.train.batch)
         schedule = trainer.schedule(config, source.size, history)
-        training = trainer.build(experiment, schedule.steps)
+        training = trainer.build(experiment, schedule.steps, base)
     last = min(schedule.steps, stop_at or schedule.steps)
     return Run(config, workdir, source, held_out, checkpoints, experiment, training, schedule, history, state, last)
 
@@ -184,11 +188,20 @@ def _first_state(run: Run) -> tuple[State, data.TextTokenizer]:
     if run.state is not None:
         return run.state, setup.prepare_tokenizer(workdir, config, run.source)
     start_from = starts_from(config, workdir)
-    params = load_params(start_from) if start_from else None
+    params = load_params(start_from) if start_from and not config.lora.rank else None
     text_tokenizer = read_text_tokenizer(start_from) if start_from else None
     tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
     encoder = vision_encoder.load_params(config, run.experiment.params)
     return trainer.first_state(params, run.experiment, run.training, encoder), tokenizer
+
+
+def _base(config: Config, workdir: Path, resumes: bool) -> Params:
+    """The model that a LoRA adds to: the copy in the workdir, which is made where the training begins."""
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    if not resumes:
+        matched = trainer.match_params(config, load_params(starts_from(config, workdir)), shapes)
+        processes.run_on_primary(lambda: lora_files.write_base(workdir, matched))
+    return lora_files.read_base(workdir, shapes)
 
 
 def starts_from(config: Config, workdir: Path) -> str:
@@ -205,7 +218,9 @@ def _after_step(
     def evaluate(state: State, done: int) -> bool:
         experiment = run.experiment
         with timeline.during("evaluation"):
-            predict, batches = setup.evaluation(experiment, state.eval_params(), tokenizer, run.evaluation_source)
+            predict, batches = setup.evaluation(
+                experiment, run.training.full(state.eval_params()), tokenizer, run.evaluation_source
+            )
             try:
                 with memory.explained(lambda: memory.smaller_evaluation(run.config, experiment.placement)):
                     latest[done], samples = runner.run(experiment.evaluators, stop.before(predict, done), batches)
@@ -238,9 +253,10 @@ def _after_step(
 
 def _introduce(run: Run, state: State) -> None:
     count: Any = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    kind = f"parameters of a LoRA of rank {run.config.lora.rank}" if run.config.lora.rank else "parameters"
     of = f" of {jax.process_count()} processes" if processes.is_multiprocess() else ""
     processes.log_primary(
-        f"{run.config.name}: {count:,} parameters on {len(jax.devices())} {jax.devices()[0].platform} devices{of}, "
+        f"{run.config.name}: {count:,} {kind} on {len(jax.devices())} {jax.devices()[0].platform} devices{of}, "
         f"{run.source.size:,} examples, {run.schedule.steps:,} steps"
         + (f", resuming from step {run.start:,}" if run.start else "")
     )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,16 +15,17 @@ from mmjax import losses, models
 from mmjax.config import Config
 from mmjax.engine.setup import Experiment
 from mmjax.export.model_folder import flatten
-from mmjax.losses import adversarial
+from mmjax.losses import TrainingLoss, adversarial
 from mmjax.models import discriminator
 from mmjax.nn.compute import DEFAULT, Compute
 from mmjax.parallel import Placement, match_rules, processes
+from mmjax.train import lora
 from mmjax.train.adversary import Adversary
 from mmjax.train.batch_size_history import BatchSizeHistory, examples_seen, extend
 from mmjax.train.optimizer import make_optimizer, without
 from mmjax.train.state import State, make_state, state_shardings
 from mmjax.train.step import make_step
-from mmjax.types import Params, UserError
+from mmjax.types import Outputs, Params, UserError
 
 
 @dataclass(frozen=True)
@@ -34,33 +35,53 @@ class Training:
     Attributes:
         shapes: shapes and shardings of the state.
         make_state: returns the state at step 0, created sharded.
-        step: (state, placed batch) -> (state, metrics); donates the state.
+        step: (state, placed batch, frozen=frozen) -> (state, metrics); donates the state.
         lower: (shapes of a batch) -> the lowered step.
+        apply: what is trained, apply(params of the state, **inputs): the model, or its LoRA.
+        loss: its loss.
+        frozen: what the step is given beside the state and the batch, or shapes of it.
+        full: (params of the state) -> parameters of the model.
     """
 
     shapes: State
     make_state: Callable[[], State]
-    step: Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
+    step: Callable[..., tuple[State, dict[str, jax.Array]]]
     lower: Callable[[Any], jax.stages.Lowered]
+    apply: Callable[..., Outputs]
+    loss: TrainingLoss
+    frozen: Mapping[str, Any]
+    full: Callable[[Params], Params]
 
 
-def build(experiment: Experiment, steps: int) -> Training:
-    """Builds the training of an experiment for a number of steps."""
+def build(experiment: Experiment, steps: int, base: Params | None = None) -> Training:
+    """Builds the training of an experiment for a number of steps.
+
+    Args:
+        base: parameters of the model that a LoRA adds to; None: its shapes, to lower the step only.
+    """
     config, placement = experiment.config, experiment.placement
+    apply, loss, frozen = experiment.apply, experiment.loss, dict(experiment.frozen)
+    frozen_shardings: dict[str, Any] = dict.fromkeys(frozen, placement.replicated)
+    if config.lora.rank:
+        apply = lora.make_apply(apply, lora.scale(config.lora))
+        loss = replace(loss, inputs=lora.with_base(loss.inputs))
+        placed = None if base is None else processes.place(base, experiment.params)
+        frozen[lora.BASE] = placed or base_shapes(config, placement)
+        frozen_shardings[lora.BASE] = experiment.params
     tx, adversary, make = _state(config, steps, experiment.compute)
     shapes = _placed(config, placement, tx, adversary, make)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     step = jax.jit(
         make_step(
-            experiment.apply,
-            experiment.loss,
+            apply,
+            loss,
             tx,
             config.optimizer.grad_accum_steps,
             config.optimizer.ema_decay,
             adversary,
             config.train.skip_grad_spikes,
         ),
-        in_shardings=(shardings, placement.batch, placement.replicated),
+        in_shardings=(shardings, placement.batch, frozen_shardings),
         out_shardings=(shardings, placement.replicated),
         donate_argnums=0,
         compiler_options=placement.compiler_options,
@@ -68,9 +89,40 @@ def build(experiment: Experiment, steps: int) -> Training:
     return Training(
         shapes=shapes,
         make_state=jax.jit(make, out_shardings=shardings),
-        step=lambda state, batch: step(state, batch, experiment.frozen),
-        lower=lambda batch: step.lower(shapes, batch, experiment.frozen),
+        step=lambda state, batch, frozen=frozen: step(state, batch, frozen),
+        lower=lambda batch: step.lower(shapes, batch, frozen),
+        apply=apply,
+        loss=loss,
+        frozen=frozen,
+        full=_full(config, experiment, frozen, shardings.params),
     )
+
+
+def _full(config: Config, experiment: Experiment, frozen: Mapping[str, Any], params: Any) -> Callable[[Params], Params]:
+    """The function (params of the state, on the devices) -> parameters of the model."""
+    if not config.lora.rank:
+        return lambda params: params
+    merge = functools.partial(lora.merged, scale=lora.scale(config.lora))
+    merged = jax.jit(merge, in_shardings=(experiment.params, params), out_shardings=experiment.params)
+    return lambda params: merged(frozen[lora.BASE], params)
+
+
+def base_shapes(config: Config, placement: Placement) -> Params:
+    """Shapes and shardings of the model that a LoRA adds to; empty without a LoRA."""
+    if not config.lora.rank:
+        return {}
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    shardings = match_rules(shapes, models.sharding_rules(config), placement.mesh)
+    placed: Params = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+    return placed
+
+
+def _init(config: Config) -> Callable[[jax.Array], Params]:
+    """Initializes what is trained: the model, or its LoRA."""
+    if not config.lora.rank:
+        return functools.partial(models.init, config)
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    return functools.partial(lora.init, config.lora, shapes)
 
 
 def state_shapes(config: Config, placement: Placement, steps: int) -> State:
@@ -83,10 +135,10 @@ def _state(
 ) -> tuple[optax.GradientTransformation, Adversary | None, Callable[[], State]]:
     """The optimizer, the discriminator, and the function that makes the state at step 0."""
     tx, adversary = make_optimizer(config.optimizer, steps), _adversary(config, compute)
-    tx = without(tx, models.find(config).frozen(config))
+    if not config.lora.rank:  # else all that it is given is trained
+        tx = without(tx, models.find(config).frozen(config))
     with_ema, spikes = config.optimizer.ema_decay > 0, config.train.skip_grad_spikes > 0
-    init = functools.partial(models.init, config)
-    return tx, adversary, make_state(init, tx, config.seed, with_ema, adversary, spikes)
+    return tx, adversary, make_state(_init(config), tx, config.seed, with_ema, adversary, spikes)
 
 
 def _placed(
@@ -98,7 +150,11 @@ def _placed(
 ) -> State:
     """Shapes of the state with their shardings."""
     shapes, mesh, adversary_shardings = jax.eval_shape(make), placement.mesh, None
-    params = match_rules(shapes.params, models.sharding_rules(config), mesh)
+    if config.lora.rank:
+        base = base_shapes(config, placement)
+        params = lora.shardings(config.lora, base, jax.tree.map(lambda leaf: leaf.sharding, base))
+    else:
+        params = match_rules(shapes.params, models.sharding_rules(config), mesh)
     if adversary:
         rules = discriminator.sharding_rules(config)
         adversary_shardings = (match_rules(shapes.adversary.params, rules, mesh), adversary.tx)
@@ -165,7 +221,7 @@ def match_params(config: Config, given: Params, fresh: Params) -> dict[str, Any]
     """The parameters of another model by their names in a model, whose parameters or their shapes are `fresh`.
 
     Raises:
-        UserError: see first_state.
+        UserError: see first_state; with a LoRA, also for parameters that the other model lacks.
     """
     shapes, pretrained = flatten(fresh), flatten(given)
     sources = {name: _renamed(name, config.train.init_rename) for name in shapes}
@@ -181,6 +237,11 @@ def match_params(config: Config, given: Params, fresh: Params) -> dict[str, Any]
         raise UserError(
             f"train.init_from: {config.train.init_from} has no parameter of this model, but "
             f"{', '.join(sorted(pretrained)[:3])}, ...; name them in train.init_rename"
+        )
+    if config.lora.rank and (missing := sorted(shapes.keys() - matched.keys())):
+        raise UserError(
+            f"train.init_from: {config.train.init_from or 'pretraining'} has no {missing[0]}, which a LoRA would not "
+            "train; name a model of the same config"
         )
     return matched
 

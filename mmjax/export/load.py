@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmjax import models
 from mmjax.config import ComponentConfig, Config
 from mmjax.data.text import JSON_FILE, MAX_TOKENIZER, TextTokenizer, load_tokenizer, tokenizer_file
 from mmjax.export import frozen_text
+from mmjax.export import lora as lora_files
 from mmjax.export.describing import Captioner, DualEncoder, QuestionAnswerer
 from mmjax.export.generating import DirectImageGenerator, ImageGenerator, ImageTokenizer
 from mmjax.export.loaded import LoadedModel
@@ -24,6 +25,7 @@ from mmjax.files import check_shapes, read_file, read_parameters
 from mmjax.models import text_encoder
 from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.pretrained.weights import PICKLES, unsafe
+from mmjax.train import lora as train_lora
 from mmjax.train.workdir import read_config, read_json
 from mmjax.types import Params, UserError
 
@@ -38,12 +40,20 @@ ABILITIES: dict[str, type[LoadedModel]] = {
 }
 
 
-def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[str] = ()) -> Any:
+def load(
+    path: str | Path,
+    step: int | str | None = None,
+    *,
+    plugins: Iterable[str] = (),
+    lora: Mapping[str | Path, float] | None = None,
+) -> Any:
     """Loads a model folder, a checkpoint of a workdir, or a pretrained model in Hugging Face's layout.
 
     Args:
         step: of a workdir: a step or "best"; None: the newest checkpoint.
         plugins: packages whose code its config may name; no other is imported.
+        lora: files of LoRAs and their weights, which are added to its kernels, as in {"word.safetensors": 0.8}; of
+            pretrained models also folders in PEFT's layout.
 
     Returns:
         An object with the methods of the model's abilities: ImageGenerator, DirectImageGenerator, ImageTokenizer,
@@ -51,7 +61,8 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         PretrainedTextEncoder, PretrainedImageEncoder, PretrainedDualEncoder or PretrainedAutoencoder.
 
     Raises:
-        UserError: if the path is none of them, its files are corrupt, or `step` is given for a model folder.
+        UserError: if the path is none of them, its files are corrupt, `step` is given for a model folder, or a LoRA is
+            none of this model.
     """
     folder, plugins = Path(path), tuple(plugins)
     if folder.suffix in PICKLES and folder.is_file():
@@ -63,7 +74,7 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
     if is_pretrained(folder):
         if step is not None:
             raise UserError(f"{folder}: a pretrained model has no steps; leave step out")
-        return load_pretrained(folder, plugins)
+        return load_pretrained(folder, plugins, lora)
     config = _loadable(read_config(folder, plugins=plugins))
     is_workdir = _is_workdir(folder)
     if step is not None and not is_workdir:
@@ -76,6 +87,8 @@ def load(path: str | Path, step: int | str | None = None, *, plugins: Iterable[s
         params = dict(read_params(folder / "model.safetensors", shapes))
         components = {name: params.pop(name) for name in config.components_apart()}
     tokenizer = _tokenizer(folder, config)
+    if lora:
+        params = lora_files.with_loras(params, lora)
     params, components = jax.device_put((params, components))
     return model_class(config)(config, params, tokenizer, components)
 
@@ -124,7 +137,7 @@ def _restored(folder: Path, at: str, best: str, step: int | str | None, config: 
 
 
 def restored(workdir: Path, config: Config, step: int | str | None = None) -> tuple[int, Params]:
-    """The step and parameters of a checkpoint of a workdir.
+    """The step and parameters of a checkpoint of a workdir, those of a LoRA added to the model that it started from.
 
     Args:
         config: that of the workdir, as in read_config.
@@ -132,11 +145,25 @@ def restored(workdir: Path, config: Config, step: int | str | None = None) -> tu
     Raises:
         UserError: where there is none, or they are not those of this config, its examples and its text tokenizer.
     """
+    if config.lora.rank:
+        step, added, base = restored_lora(workdir, config, step)
+        return step, jax.device_get(train_lora.merged(base, added, train_lora.scale(config.lora)))
     step, params = _restored(workdir, config.train.checkpoints, config.train.best_metric, step, config)
-    wanted = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
-    found, wanted = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (params, wanted))
-    check_shapes(workdir / "checkpoints", found, wanted)
+    _check(workdir, params, jax.eval_shape(lambda: models.init(config, jax.random.key(0))))
     return step, params
+
+
+def restored_lora(workdir: Path, config: Config, step: int | str | None = None) -> tuple[int, Params, Params]:
+    """The step and parameters of a checkpoint of a LoRA, and those of the model that it adds to; see `restored`."""
+    step, added = _restored(workdir, config.train.checkpoints, config.train.best_metric, step, config)
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    _check(workdir, added, jax.eval_shape(lambda: train_lora.init(config.lora, shapes, jax.random.key(0))))
+    return step, added, lora_files.read_base(workdir, shapes)
+
+
+def _check(workdir: Path, params: Params, shapes: Params) -> None:
+    found, wanted = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (params, shapes))
+    check_shapes(workdir / "checkpoints", found, wanted)
 
 
 def load_params(path: str | Path) -> Params:
@@ -149,7 +176,12 @@ def load_params(path: str | Path) -> Params:
     config = read_json(folder)["config"]
     try:
         if _is_workdir(folder):
-            return _restored(folder, config["train"]["checkpoints"], config["train"]["best_metric"], None, None)[1]
+            train = config["train"]
+            params = _restored(folder, train["checkpoints"], train["best_metric"], None, None)[1]
+            if (lora := config.get("lora", {"rank": 0}))["rank"]:
+                scale = (lora["alpha"] or lora["rank"]) / lora["rank"]
+                params = jax.device_get(train_lora.merged(lora_files.read_base(folder), params, scale))
+            return params
         components = tuple(f"{name}/" for name in config["components"])
         arrays = read_parameters(folder / "model.safetensors")
         return {name: leaf for name, leaf in arrays.items() if not name.startswith(components)}

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Int32, Shaped, UInt8
 from mmjax import pretrained
 from mmjax.data.tokenizer_json import JsonTokenizer, load_json_tokenizer
 from mmjax.export.loaded import texts_of
+from mmjax.export.lora import with_loras
 from mmjax.files import UNREADABLE, read_file
 from mmjax.nn.compute import DEFAULT
 from mmjax.pretrained.clip import OLD_END
@@ -300,7 +301,16 @@ def is_pretrained(folder: Path) -> bool:
     return isinstance(values, dict) and not values.keys().isdisjoint(pretrained.KINDS) and "config" not in values
 
 
-def load_pretrained(folder: Path, plugins: Iterable[str] = ()) -> PretrainedModel:
-    """Loads a folder in Hugging Face's layout; see pretrained.open_checkpoint."""
+def load_pretrained(
+    folder: Path, plugins: Iterable[str] = (), lora: Mapping[str | Path, float] | None = None
+) -> PretrainedModel:
+    """Loads a folder in Hugging Face's layout; see pretrained.open_checkpoint.
+
+    Args:
+        lora: LoRAs and their weights; see with_loras.
+    """
     checkpoint = pretrained.open_checkpoint(folder, plugins)
-    return CLASSES[checkpoint.spec.encodes](checkpoint, pretrained.load(checkpoint))
+    params = pretrained.load(checkpoint)
+    if lora:
+        params = with_loras(params, lora, checkpoint)
+    return CLASSES[checkpoint.spec.encodes](checkpoint, params)

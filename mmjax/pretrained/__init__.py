@@ -14,6 +14,7 @@ from mmjax.pretrained import (
     vit,
 )
 from mmjax.pretrained.checkpoint import KINDS, Checkpoint, load, model_folder, open_checkpoint, sharding_rules, write
+from mmjax.pretrained.peft import is_peft, read_peft, write_peft
 from mmjax.pretrained.safetensors_files import listed
 from mmjax.pretrained.spec import Encoded, FamilySpec
 
@@ -23,12 +24,15 @@ __all__ = [
     "Checkpoint",
     "Encoded",
     "FamilySpec",
+    "is_peft",
     "listed",
     "load",
     "model_folder",
     "open_checkpoint",
+    "read_peft",
     "sharding_rules",
     "write",
+    "write_peft",
 ]
 
 # By `model_type` in config.json, diffusers' `_class_name`, or timm's `architecture`.

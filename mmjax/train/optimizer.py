@@ -12,6 +12,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from mmjax import registry
 from mmjax.config import OptimizerConfig
 from mmjax.config.schema import setting
+from mmjax.train.kernels import is_stacked, matrix_axes
 from mmjax.types import Params, leaf_name
 
 NEWTON_SCHULZ_STEPS = 3  # of Muon; the usual 5 did not learn faster here, and take longer
@@ -129,28 +130,15 @@ def _muon(config: MuonConfig, schedule: optax.Schedule) -> optax.GradientTransfo
 
 
 def _matrices(params: Params) -> Params:
-    return jax.tree_util.tree_map_with_path(lambda path, p: p.ndim - _is_stacked(path) > 1, params)
-
-
-def _is_stacked(path: jax.tree_util.KeyPath) -> bool:
-    """Whether a parameter belongs to a scanned stack, "block", and has the layers as its first axis."""
-    return "block" in leaf_name(path).split("/")
+    return jax.tree_util.tree_map_with_path(lambda path, p: p.ndim - is_stacked(path) > 1, params)
 
 
 def kernel_axes(params: Any) -> Any:
-    """The input and output axes of each kernel as a matrix, for Muon; None for other parameters.
-
-    The layers of a scanned stack are separate matrices.
-    """
+    """The input and output axes of each kernel as a matrix, for Muon; None for other parameters."""
 
     def axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> MuonDimensionNumbers | None:
-        *modules, name = leaf_name(path).split("/")
-        if name != "kernel":
-            return None
-        own = range(_is_stacked(path), leaf.ndim)
-        heads = modules[-1:] in (["q"], ["k"], ["v"])
-        split = 1 if heads else len(own) - 1
-        return MuonDimensionNumbers(tuple(own[:split]), tuple(own[split:]))
+        found = matrix_axes(path, leaf)
+        return found and MuonDimensionNumbers(*found)
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
