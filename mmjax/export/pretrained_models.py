@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mmjax.nn.compute import DEFAULT
 from mmjax.pretrained.clip import OLD_END
 from mmjax.pretrained.images import ImageSettings, read_image_settings
 from mmjax.pretrained.pooling import Pooling, read_pooling, unit
-from mmjax.pretrained.safetensors_files import MAX_JSON
+from mmjax.pretrained.safetensors_files import CONFIG, MAX_JSON
 from mmjax.pretrained.weights import FILE, weights_in
 from mmjax.sample.chunks import per_example
 from mmjax.sample.editing import images_of
@@ -292,10 +293,10 @@ CLASSES = {
 def is_pretrained(folder: Path) -> bool:
     """Whether a folder has a config.json in Hugging Face's layout, or weights that are none of mmjax's."""
     folder = pretrained.model_folder(folder)
-    if not (folder / "config.json").exists():
-        return bool(weights_in(folder)) and not (folder / FILE).exists()
+    if not os.path.exists(folder / CONFIG):
+        return bool(weights_in(folder)) and not os.path.exists(folder / FILE)
     try:
-        values = json.loads(read_file(folder / "config.json", MAX_JSON))
+        values = json.loads(read_file(folder / CONFIG, MAX_JSON))
     except (OSError, UserError, *UNREADABLE):
         return False
     return isinstance(values, dict) and not values.keys().isdisjoint(pretrained.KINDS) and "config" not in values

@@ -107,7 +107,8 @@ class KlConfig(AutoencoderConfig):
 
     def scaling(self) -> str:
         """How latents are scaled, in words."""
-        return f"(z - {self.shift_factor:g}) * {self.scaling_factor:g}"
+        more = " of z by latents_mean and latents_std" if self.latents_mean or self.latents_std else ""
+        return f"(z - {self.shift_factor:g}) * {self.scaling_factor:g}{more}"
 
 
 class Statistics(nn.Module):

@@ -1,5 +1,6 @@
 """Checkpoints of pretrained models: checked by their headers, loaded to where their parameters belong, written back."""
 
+import os
 import re
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -116,9 +117,10 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
     """
     folder = model_folder(folder)
     path = folder / CONFIG
-    if not path.exists():
+    if not os.path.exists(path):
         told = autoencoder_kl.missing_config(folder) or siglip_big_vision.missing_config(folder)
-        raise UserError(told or f"{path}: no such file; copy all files of the model")
+        if told:
+            raise UserError(told)
     settings = read_json(path)
     check_settings(settings, path)
     spec = _family(settings, path, plugins)
@@ -138,7 +140,8 @@ def open_checkpoint(folder: Path, plugins: Iterable[str] = ()) -> Checkpoint:
 def model_folder(folder: Path) -> Path:
     """The folder of the model itself: of a pipeline of diffusers that of its autoencoder."""
     inner = folder / "vae"
-    return inner if not (folder / CONFIG).exists() and (inner / CONFIG).exists() else folder
+    # Not Path.exists, which raises where a folder may not be read.
+    return inner if not os.path.exists(folder / CONFIG) and os.path.exists(inner / CONFIG) else folder
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -38,8 +38,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The files of weights in a folder."""
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", NPZ))
+    """The files of weights in a folder; none where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", NPZ) and path.is_file())
+    except OSError:
+        return []
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
