@@ -29,14 +29,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
     # No crops: the captions may say where something is.
     config.data = {"source": "images_folder", "evaluation_split": "train", "size": size, "resize": size}
     config.lora = {"rank": 8, "alpha": 8, "kernels": ("**/attention/(q|v)/kernel",)}
-    config.optimizer = presets.optimizer(4e-3, 20, b2=0.98, ema_decay=0.98, kind="adamw")
+    config.optimizer = presets.optimizer(3e-3, 20, b2=0.98, ema_decay=0.98, kind="adamw")
     config.train = {
         "init_from": arg.model,
         "batch": 8,
-        "steps": 300,
+        "steps": 150,
         "log_every": 20,
-        "evaluate_every": 300,
-        "checkpoint_every": 300,
+        "evaluate_every": 150,
+        "checkpoint_every": 150,
     }
     config.evaluate = {"evaluators": ("losses",), "batch": 16, "samples": 16}
     if arg.tiny:

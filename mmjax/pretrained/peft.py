@@ -24,7 +24,7 @@ from mmjax.types import FLOAT32, Params, UserError
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, SIDES = "base_model.model.", {"a": ".lora_A.weight", "b": ".lora_B.weight"}
-# Options of which only these values, or none, are what is done here.
+# Options of which only these values, or none, are what is done here (names and formula as in PEFT 0.21.2).
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -35,6 +35,8 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "alpha_pattern": ({},),
     "modules_to_save": ([],),
     "layer_replication": ([],),
+    "use_qalora": (False,),
+    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "use_bdlora"), ()),
 }
 Place = tuple[Row, int]  # a row of the table, and the number of the layer
 
@@ -90,7 +92,9 @@ def _scale(path: Path) -> float:
     values = read_json(path)
     for name, plain in PLAIN.items():
         if (value := values.get(name)) not in (None, *plain):
-            raise UserError(f"{path}: {name}: {printable(repr(value))[:60]} is not supported, only {plain[0]!r}")
+            raise UserError(
+                f"{path}: {name}: {printable(repr(value))[:60]} is not supported, only {next(iter(plain), None)!r}"
+            )
     rank, alpha = values.get("r"), values.get("lora_alpha", 8)
     if type(rank) is not int or rank <= 0 or not finite(alpha):
         raise UserError(f"{path}: r, lora_alpha: must be a whole number above 0 and a number, not {rank!r}, {alpha!r}")
