@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmjax import models, pretrained
+from mmjax.config.pretrained_fields import VISION_ENCODER
 from mmjax.export.load import ABILITIES
 from mmjax.export.pretrained_models import CLASSES, is_pretrained, tokenizer_of
 from mmjax.files import read_file
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.pretrained.images import KERNELS, read_image_settings
 from mmjax.pretrained.pooling import read_pooling
 from mmjax.terminal import printable
@@ -78,6 +80,9 @@ def _pretrained(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, s
         yield "latents", f"{config.channels} channels for {config.stride} x {config.stride} pixels, {config.scaling()}"
     able = CLASSES[spec.encodes]
     yield "use", f"mmjax.load gives a {able.__name__}: {', '.join(each for each in METHODS if hasattr(able, each))}"
+    fields = {"text": TEXT_ENCODER, "image": VISION_ENCODER}
+    taken = [f"--config.components.{fields[kind]}={folder}" for kind in spec.encodes if kind in fields]
+    yield "component", ", ".join(taken) or "none"
     yield "license", license_of(folder)
 
 

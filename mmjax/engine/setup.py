@@ -20,6 +20,7 @@ from mmjax.export import frozen_text
 from mmjax.files import write_file
 from mmjax.losses import TrainingLoss
 from mmjax.models.masked_generator import TOKENIZER
+from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.nn.compute import Compute, Partitioner
 from mmjax.parallel import Placement, make_mesh, match_rules, processes
 from mmjax.progress import progress_bar
@@ -168,7 +169,9 @@ def build(
     loss = losses.build(config, functools.partial(models.find(config).prepare, config))
     apply, params = make_apply(models.build(config, compute)), _shardings(config, placement)
     networks = {config.losses[name].kind: spec.frozen(config) for name, spec in loss.specs.items() if spec.frozen}
-    frozen = {name: place(tree, placement.replicated) for name, tree in {**(components or {}), **networks}.items()}
+    frozen = {**(components or {}), **networks}
+    frozen.pop(TEXT_ENCODER, None)  # its features are cached
+    frozen = {name: place(tree, placement.replicated) for name, tree in frozen.items()}
     # Evaluation has no discriminator.
     measured = loss.without(losses.adversarial_terms(config))
     compiled = jax.jit(
@@ -297,7 +300,7 @@ def prepare_tokenizer(
     path = data.tokenizer_file(workdir)
 
     def make() -> None:
-        if "text_encoder" in config.components:
+        if TEXT_ENCODER in config.components:
             plugins = registry.packages(to_dict(config))
             frozen = frozen_text.read(workdir / frozen_text.FILE, plugins).tokenizer
             check_text_tokenizers(given, frozen)

@@ -225,12 +225,12 @@ def _all_params(config: Config) -> dict[str, Any]:
     """Initializes all parameters of a model folder, those of components included."""
     params = dict(models.init(config, jax.random.key(0)))
     for name, component in config.components_apart().items():
-        if component.config is None and component.pretrained is None:
-            raise UserError(f"config.json: components.{name}.config: is missing")
-        if name == TEXT_ENCODER:
+        if name == TEXT_ENCODER and (component.config or component.pretrained):
             params[name] = frozen_text.init(component, jax.random.key(0))
         elif component.config is not None:
             params[name] = models.init(component.config, jax.random.key(0))
+        else:
+            raise UserError(f"config.json: components.{name}.config: is missing")
     return params
 
 

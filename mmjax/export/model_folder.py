@@ -150,6 +150,12 @@ def _card(config: Config, params: Params, step: int, metrics: Mapping[str, float
     kind, lines = _described(config)
     code = "\n".join(['model = mmjax.load(".")', *lines])
     attributions = "".join(f"\nTraining data: {text}\n" for text in config.data.attributions)
+    given = {name: each.pretrained for name, each in config.components.items() if each.pretrained}
+    attributions += "".join(
+        f"\nIts {name.replace('_', ' ')} is a model that others trained (`{each.settings.get('model_type')}`), with a "
+        "license of its own.\n"
+        for name, each in given.items()
+    )
     numpy = "import numpy as np\n" if "np." in code else ""
     return f"""# {config.name}
 

@@ -117,6 +117,8 @@ def tower(config: Config, trained: bool) -> Tower | None:
     spec, settings = family(given)
     encodes = "image" in spec.encodes and hasattr(spec.vision(settings), "patch_size")
     require(encodes, f"components.{VISION_ENCODER}: {spec.name} gives no features of the patches of an image")
+    channels = len(given.mean) == len(given.deviation) == 3 and min(given.deviation) > 0
+    require(channels, f"components.{VISION_ENCODER}.pretrained: mean and deviation must be of three channels, above 0")
     return Tower(spec, settings, given.mean, given.deviation, trained)
 
 

@@ -76,10 +76,10 @@ def check(config: Config) -> None:
         "class_logits" not in outputs or model.classes > 1,
         f"model.classes: classification needs at least 2, not {model.classes}",
     )
-    if (tower := _tower(config)) is not None:
-        return _check_tower(config, tower)
+    if VISION_ENCODER in config.components:
+        return _check_tower(config)
     require(
-        not model.fine_tune or VISION_ENCODER in config.components,
+        not model.fine_tune,
         f"model.fine_tune: needs components.{VISION_ENCODER}; mmjax's own encoder is always trained",
     )
     sounds = config.data.image_shape[-1] == 1
@@ -97,7 +97,9 @@ def check(config: Config) -> None:
     )
 
 
-def _check_tower(config: Config, tower: Tower) -> None:
+def _check_tower(config: Config) -> None:
+    if (tower := _tower(config)) is None:
+        return  # its path is not read yet
     name, size = f"components.{VISION_ENCODER}: {tower.spec.name}", config.data.size
     images = config.data.frames == 1 and config.data.image_shape[-1] == 3
     require(images, f"{name} encodes images only, no clips and no sounds")

@@ -81,7 +81,7 @@ def without(tx: optax.GradientTransformation, frozen: Sequence[str]) -> optax.Gr
     if not frozen:
         return tx
 
-    def labels(params: Params) -> Any:
+    def labels(params: Any) -> Any:
         def label(path: jax.tree_util.KeyPath, _: Any) -> str:
             return "frozen" if any(re.fullmatch(pattern, leaf_name(path)) for pattern in frozen) else "trained"
 

@@ -31,6 +31,7 @@ def test_a_pretrained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert told["weights"].startswith(f"{count:,} parameters") and "F32" in told["weights"]
     assert "shorter side 24 (bicubic); cropped to 19 x 19" in told["images"]
     assert "tokenizer.json: no such file" in told["tokenizer"] and "classify" in told["use"]
+    assert told["component"].split(", ")[1] == f"--config.components.vision_encoder={folder}"
 
 
 def test_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def test_from_a_folder_to_captions(
 
 def test_what_is_refused(tmp_path: Path) -> None:
     folder = copied(tmp_path, "vit")
-    assert "data.size: must be a multiple of 4" in error_message(resolved, folder, tmp_path, data__size="30")
+    assert "data.size: must be a multiple of 4" in error_message(resolved, folder, tmp_path, data__size="34")
     assert "vision_encoder" in error_message(load_config, TINY, {"model.fine_tune": "true"})
     bert = tmp_path / "bert"
     shutil.copytree(REFERENCES / "bert", bert)
