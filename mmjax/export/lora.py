@@ -14,7 +14,6 @@ from mmjax import pretrained
 from mmjax.config import Config
 from mmjax.export.model_folder import flatten
 from mmjax.files import check_regular, params_digest, read_parameters, write_file
-from mmjax.terminal import printable
 from mmjax.train import lora
 from mmjax.types import Params, UserError
 
@@ -127,14 +126,12 @@ def check_lora(path: Path, added: Lora, params: Params) -> None:
     flat, matrices = flatten(params), flatten(added.params)
     for name in kernels(added.params):
         if name not in flat:
-            raise UserError(
-                f"{path}: adds to {printable(name)}, which this model does not have; name one of this model"
-            )
+            raise UserError(f"{path}: adds to {name}, which this model does not have; name one of this model")
         shape, sides = flat[name].shape, [matrices.get(f"{name}/{side}") for side in "ab"]
         shapes = [list(each.shape) if each is not None else None for each in sides]
         if not _fits(shape, *sides):
             raise UserError(
-                f"{path}: its matrices for {printable(name)}, {shapes[0]} and {shapes[1]}, are none of one rank for "
+                f"{path}: its matrices for {name}, {shapes[0]} and {shapes[1]}, are none of one rank for "
                 f"{list(shape)}; name a LoRA of this model"
             )
     if added.base and added.base != digest(params, added.params):
