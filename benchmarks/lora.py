@@ -76,7 +76,7 @@ def command(*arguments: str) -> None:
 
 
 def write_images(folder: Path, seed: int) -> None:
-    """Writes training images of a purple thing and another, none of a held-out combination."""
+    """Writes training images of a thing of the color and another one, none of a held-out combination."""
     import numpy as np
     from PIL import Image
 
