@@ -22,7 +22,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     tokenizer = ConfigDict()
     tokenizer.data = data
     tokenizer.text = text
-    tokenizer.model = {"kind": "visual_tokenizer", "widths": (32, 64, 128), "blocks": 1, "levels": (7, 5, 5, 5, 5)}
+    tokenizer.model = {"kind": "visual_tokenizer", "widths": (32, 64, 128), "blocks": 1, "levels": (8, 5, 5, 5, 5)}
     tokenizer.losses = presets.tokenizer_losses()
     tokenizer.losses["mean_absolute_error"]["scales"] = 4  # else the lines outweigh the tones
     tokenizer.optimizer = presets.optimizer(6e-3, 100, b2=0.98, ema_decay=0.995, kind="muon")

@@ -1,6 +1,5 @@
 """Parses nested plain data into a checked Config."""
 
-import copy
 import dataclasses
 import difflib
 import json
@@ -42,7 +41,7 @@ def resolve(
     _check_plain(config_dict)
     if plugins is not None:
         registry.check_plugins(config_dict, plugins)
-    tree = copy.deepcopy(dict(config_dict))
+    tree = _copied(config_dict)
     _expand_components(tree)
     # Kinds first: they decide which fields exist.
     for dotted, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith("kind")):
@@ -64,6 +63,13 @@ def resolve(
     config: Config = _build(Config, tree, "")
     check(config)
     return config
+
+
+def _copied(tree: Any) -> Any:
+    """A copy whose groups are all its own: deepcopy keeps those that are shared, and overrides would change all."""
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _check_plain(tree: Any, name: str = "", depth: int = MAX_DEPTH) -> None:

@@ -70,7 +70,7 @@ class ImageSettings:
             raise UserError(f"images: are of several sizes, and {FILE} makes them neither of one size nor crops them")
         return self.normalized(np.stack(pixels))
 
-    def normalized(self, pixels: UInt8[np.ndarray, "n y x 3"]) -> Float32[np.ndarray, "n y x 3"]:
+    def normalized(self, pixels: Shaped[np.ndarray, "n y x 3"]) -> Float32[np.ndarray, "n y x 3"]:
         """Prepares images that are resized already."""
         scaled = pixels.astype(np.float32) * np.float32(self.scale)
         channels = (np.asarray(each, np.float32)[None, None, None] for each in (self.mean, self.deviation))

@@ -15,7 +15,7 @@ from runs import Mistake, write_untrained
 import mmjax
 from mmjax import models
 from mmjax.cli import main
-from mmjax.config import Config, load_config, resolve, to_dict
+from mmjax.config import ComponentConfig, Config, load_config, resolve, to_dict
 from mmjax.data import train_tokenizer
 from mmjax.engine import setup, trainer
 from mmjax.export import frozen_text
@@ -146,8 +146,9 @@ def test_that_of_a_frozen_text_encoder_is_refused_as_well(tmp_path: Path) -> Non
         "components": {"visual_tokenizer": tokenizer, "text_encoder": {"path": "a", "config": to_dict(theirs)}},
         "train": {"steps": 7},
     })  # fmt: skip
-    params = frozen_text.init(theirs, jax.random.key(0))
-    frozen_text.write(tmp_path / frozen_text.FILE, frozen_text.FrozenText(theirs, params, one))
+    component = ComponentConfig(config=theirs)
+    params = frozen_text.init(component, jax.random.key(0))
+    frozen_text.write(tmp_path / frozen_text.FILE, frozen_text.FrozenText(component, params, one))
     source = setup.data.open_source(config.data, training=True, seed=0)
     with pytest.raises(UserError, match=r"^train\.init_from: .*components\.text_encoder"):
         setup.prepare_tokenizer(tmp_path, config, source, two)

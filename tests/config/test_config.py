@@ -376,6 +376,16 @@ def test_the_short_side_before_the_crop_follows_from_the_size(size: int, resize:
     assert resolve(BASE, {"data.size": str(size), "data.resize": "512"}).data.resize == 512
 
 
+def test_groups_that_two_configs_share_are_overridden_apart() -> None:
+    shared = {"steps": 7}
+    tokenizer = BASE | {"model": {"kind": "visual_tokenizer"}, "train": shared}
+    generator = {"model": {"kind": "masked_generator"}, "losses": {"masked_visual_modeling": {}}}
+    tree = BASE | generator | {"train": shared, "components": {"visual_tokenizer": tokenizer}}
+    resolved = resolve(tree, {"train.steps": "9"})
+    inner = resolved.component("visual_tokenizer")
+    assert resolved.train.steps == 9 and inner is not None and inner.train.steps == 7
+
+
 def test_names() -> None:
     assert resolve(BASE, default_name="file").name == "file"
     assert resolve(BASE, {"name": "mine"}, default_name="file").name == "mine"
@@ -385,8 +395,8 @@ def test_differences_name_each_field() -> None:
     over = {"model.width": "64", "losses.mean_absolute_error.weight": "7"}
     one, other = (to_dict(resolve(BASE, each)) for each in ({}, over))
     assert list(config.differences(one, other)) == [
-        ("losses.mean_absolute_error", None, {"kind": "mean_absolute_error", "weight": 7.0}),
-        ("losses.mean_squared_error", {"kind": "mean_squared_error", "weight": 1.0}, None),
+        ("losses.mean_absolute_error", None, {"kind": "mean_absolute_error", "weight": 7.0, "scales": 1}),
+        ("losses.mean_squared_error", {"kind": "mean_squared_error", "weight": 1.0, "scales": 1}, None),
         ("model.width", 128, 64),
     ]
 

@@ -24,6 +24,7 @@ from mmjax.train.state import State
 from mmjax.train.workdir import open_workdir
 from mmjax.types import Params
 
+OWN = tuple(name for name in FILES if name != "tokenizer.json")  # that of a pretrained text encoder
 VISUAL_TOKENIZER: dict[str, Any] = {
     "name": "codes",
     "data": {"size": 32},
@@ -45,7 +46,7 @@ GENERATOR: dict[str, Any] = {
 
 
 def test_the_round_trip_is_exact(folder: Path, model: DirectImageGenerator, config: Config, params: Params) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(OWN)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
     assert model.config == config
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
@@ -173,7 +174,7 @@ def test_the_folder_of_a_masked_generator_holds_its_visual_tokenizer(
     ours, theirs = random_tree(config), random_tree(inner)
     folder = tmp_path / "model"
     write_model_folder(folder, config, {**ours, "visual_tokenizer": theirs}, tokenizer, 7, {})
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(OWN)
     found = mmjax.load(folder)
     assert found.config == config
     jax.tree.map(np.testing.assert_array_equal, (found.params, found.components["visual_tokenizer"]), (ours, theirs))
@@ -249,7 +250,7 @@ def test_files_that_are_broken_or_missing(copy: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.model").unlink()
     assert f"{copy / 'tokenizer.model'}: no such file" in told(mmjax.load, copy)
     assert "no such folder" in told(mmjax.load, tmp_path / "nowhere")
-    assert "no such folder" in told(mmjax.load, copy / "config.json")
+    assert "is a file" in told(mmjax.load, copy / "config.json")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -308,7 +309,7 @@ def test_what_cannot_be_written_leaves_the_old_folder(
     assert "cannot be written" in told(write_model_folder, inside, config, params, tokenizer, 9, {})
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", OWN)
 def test_a_file_that_cannot_be_moved_into_its_place_leaves_the_old_folder(
     file: str, copy: Path, config: Config, params: Params, tokenizer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

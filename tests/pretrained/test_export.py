@@ -81,7 +81,10 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ([f"--workdir={folder}", f"--out={tmp_path / 'out'}"], "--formats=hugging_face"),
         ([f"--workdir={folder}", "--formats=hugging_face", f"--out={folder}"], "that is read"),
         ([f"--workdir={folder}", "--formats=hugging_face", f"--out={tmp_path / 'full'}"], "is no folder in"),
-        ([f"--workdir={folder}", "--formats=hugging_face", "--step=3", f"--out={tmp_path / 'out'}"], "has no steps"),
+        (
+            [f"--workdir={folder}", "--formats=hugging_face", "--step=3", f"--out={tmp_path / 'out'}"],
+            "is of a training",
+        ),
         ([f"--workdir={tmp_path}", "--formats=hugging_face", f"--out={tmp_path / 'out'}"], "no config.json there"),
     ):
         assert main(["export", *arguments]) == 2

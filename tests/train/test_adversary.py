@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax.config import LossConfig, MeshConfig
+from mmjax.config import MeshConfig
 from mmjax.losses import LOSSES, TrainingLoss, adversarial
 from mmjax.parallel import Placement, make_mesh
 from mmjax.train.adversary import Adversary
@@ -25,7 +25,7 @@ def sigmoid(x):
 
 def training_loss(weights):
     """The sum of terms, weighted, of a generator that maps `x` of the batch."""
-    configs = {name: LossConfig(name, weight) for name, weight in weights.items()}
+    configs = {name: LOSSES[name].config(name, weight) for name, weight in weights.items()}
     return TrainingLoss({name: LOSSES[name] for name in weights}, configs, lambda batch, key: {"x": batch["x"]})
 
 
