@@ -306,8 +306,7 @@ class Config:
         text: text tokens.
         model: kind of model and its sizes.
         components: frozen components of the model by name: the folder of a trained one, or a config to train first.
-        pretraining: config of the same model to train first, in WORKDIR/pretraining; training starts from its
-            parameters.
+        pretraining: config of the same model to train first, in WORKDIR/pretraining, and to start from.
         tokens: cache of visual tokens.
         sampling: default sampling of masked generators.
         text_decoding: default decoding of captions and answers.
@@ -348,5 +347,4 @@ class Config:
 
     def component(self, name: str) -> "Config | None":
         """The config of a component; None without one, or before its path is read."""
-        component = self.components.get(name)
-        return component.config if component else None
+        return self.components.get(name, ComponentConfig()).config
