@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax.config import parse_arguments
 from mmjax.train.workdir import read_json
+from mmjax.types import UserError
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -23,9 +24,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     trained = _trained(arg.model, arg.size, arg.tiny)
     size = arg.size or trained["data"]["size"]
     config = ConfigDict({name: trained[name] for name in ("text", "model", "losses", "sampling") if name in trained})
-    config.components = {
-        name: {"path": arg.model, "config": part.get("config") or part} for name, part in trained["components"].items()
-    }
+    if "reference_tokenizer" in trained["components"]:
+        raise UserError(f"model={arg.model}: makes images of images; personalize.py is for generators from text alone")
+    config.components = {name: _component(arg.model, part) for name, part in trained["components"].items()}
     # No crops: the captions may say where something is.
     config.data = {"source": "images_folder", "evaluation_split": "train", "size": size, "resize": size}
     config.lora = {"rank": 8, "alpha": 8, "kernels": ("**/attention/(q|v)/kernel",)}
@@ -45,6 +46,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.evaluate.update({"batch": 8, "samples": 4})
         config.sampling.update({"steps": 3, "refinement_steps": 1})
     return config
+
+
+def _component(model: str, part: dict[str, Any]) -> dict[str, Any]:
+    """A component of the trained model; of one in Hugging Face's layout all is read from the path."""
+    return {"path": model} if part.get("pretrained") else {"path": model, "config": part.get("config") or part}
 
 
 def _trained(model: str, size: int, tiny: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mmjax.data import load_tokenizer, tokenizer_file
 from mmjax.engine import components, vision_encoder
 from mmjax.export import write_model_folder
 from mmjax.export.load import restored, restored_lora
-from mmjax.export.lora import write_lora
+from mmjax.export.lora import read_lora, write_lora
 from mmjax.export.model_folder import check_model_folder
 from mmjax.export.pretrained_models import is_pretrained
 from mmjax.files import check_writable, finite, names_in, read_object
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the folder to write, or with --lora=alone the file; an existing one of that format is replaced",
+        help="the folder to write, or with --lora=alone the file; an existing model folder or LoRA is replaced",
     )
     parser.add_argument("--step", type=step_argument, help='step of the checkpoint, or "best" (default: the newest)')
     parser.add_argument(
@@ -83,6 +83,8 @@ def _export_lora(arguments: argparse.Namespace, config: Config) -> int:
         raise UserError("--lora=alone: is a file of mmjax's own names; leave --formats out")
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: a LoRA alone is a file; its name must end in .safetensors")
+    if out.exists():
+        read_lora(out)  # nothing else is replaced
     check_writable(out)
     step, added, base = restored_lora(arguments.workdir, config, arguments.step)
     write_lora(out, config, added, base)
@@ -109,8 +111,8 @@ def _check_out(folder: Path, out: Path) -> None:
     """Raises UserError if a folder in Hugging Face's layout cannot be written."""
     if out.resolve() == folder.resolve():
         raise UserError(f"--out {out}: is the folder that is read; name another one")
-    if out.exists() and not (out.is_dir() and (not names_in(out) or is_pretrained(out))):
-        raise UserError(f"--out {out}: exists and is no folder in Hugging Face's layout; name another one")
+    if out.exists() and not (out.is_dir() and not names_in(out)):  # it may be what was downloaded or trained
+        raise UserError(f"--out {out}: exists and is not empty; name another one")
     try:
         check_writable(out, folder=True)
     except UserError as error:

@@ -13,6 +13,7 @@ from mmjax.config.pretrained_fields import VISION_ENCODER
 from mmjax.export.load import ABILITIES
 from mmjax.export.pretrained_models import CLASSES, is_pretrained, tokenizer_of
 from mmjax.files import read_file
+from mmjax.models.pretrained_encoder import encodes_patches
 from mmjax.models.text_encoder import TEXT_ENCODER
 from mmjax.pretrained.images import KERNELS, read_image_settings
 from mmjax.pretrained.pooling import read_pooling
@@ -81,7 +82,8 @@ def _pretrained(folder: Path, plugins: tuple[str, ...]) -> Iterator[tuple[str, s
     able = CLASSES[spec.encodes]
     yield "use", f"mmjax.load gives a {able.__name__}: {', '.join(each for each in METHODS if hasattr(able, each))}"
     fields = {"text": TEXT_ENCODER, "image": VISION_ENCODER}
-    taken = [f"--config.components.{fields[kind]}={folder}" for kind in spec.encodes if kind in fields]
+    kinds = [kind for kind in spec.encodes if kind == "text" or encodes_patches(spec, checkpoint.config)]
+    taken = [f"--config.components.{fields[kind]}={folder}" for kind in kinds if kind in fields]
     yield "component", ", ".join(taken) or "none"
     yield "license", license_of(folder)
 

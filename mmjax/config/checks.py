@@ -139,6 +139,10 @@ def _check_lora(config: Config) -> None:
         lora.rank == 0 or bool(train.init_from) or config.pretraining is not None,
         "lora: adds to a trained model; name it, as in --config.train.init_from=WORKDIR",
     )
+    require(
+        lora.rank == 0 or config.optimizer.kind != "muon",
+        "optimizer.kind: muon is for whole kernels, of which a LoRA trains none; choose adamw",
+    )
     require(len(lora.kernels) > 0, "lora.kernels: name at least one, as in **/attention/(q|k|v|out)/kernel")
     fresh = [name for name, source in train.init_rename.items() if source == "-"]
     require(

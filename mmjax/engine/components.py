@@ -41,10 +41,12 @@ def resolve_config(config: Config, workdir: Path, plugins: Iterable[str] = ()) -
         UserError: if a path holds no such model, or one that does not fit.
     """
     given = {name: each for name, each in config.components.items() if each.path}
-    if not given:
+    before = config.pretraining and resolve_config(config.pretraining, workdir / "pretraining", plugins)
+    if not given and before == config.pretraining:
         return config
     plugins = (*plugins, *registry.packages(to_dict(config)))
     tree = to_dict(config)
+    tree["pretraining"] = before and to_dict(before)
     for name, each in given.items():
         found = dataclasses.replace(_given(name, each, workdir, plugins), path=each.path)
         tree["components"][name] = to_dict(found)

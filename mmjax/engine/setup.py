@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def check(config: Config) -> None:
     if config.components:
         _shardings(config, placement)  # else it would fail only after the components are trained
     if config.lora.rank:
-        lora.chosen(config.lora, jax.eval_shape(lambda: models.init(config, jax.random.key(0))))
+        _check_lora(config)
     for loss in losses.find(config).values():
         if loss.frozen:
             loss.frozen(config)  # so that its weights can be read is known before any stage is trained
@@ -110,6 +111,16 @@ def _check_fields(config: Config) -> None:
                     f"data.source: {config.data.source} gives no {field}, which {reader} reads; it gives "
                     f"{', '.join(given)}"
                 )
+
+
+def _check_lora(config: Config) -> None:
+    """Raises UserError for kernels that are not there, or that stay as they are."""
+    kernels = lora.chosen(config.lora, jax.eval_shape(lambda: models.init(config, jax.random.key(0))))
+    frozen = [name for name in kernels if any(re.fullmatch(each, name) for each in models.find(config).frozen(config))]
+    if frozen:
+        raise UserError(
+            f"lora.kernels: {frozen[0]} is of a frozen component; set model.fine_tune=true, or name other kernels"
+        )
 
 
 def check_evaluation(config: Config) -> Placement:

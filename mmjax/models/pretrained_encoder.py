@@ -1,5 +1,6 @@
 """Encoders of models that others trained, as parts of models: what is known of them from their config alone."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -115,11 +116,18 @@ def tower(config: Config, trained: bool) -> Tower | None:
     if given is None:
         return None
     spec, settings = family(given)
-    encodes = "image" in spec.encodes and hasattr(spec.vision(settings), "patch_size")
-    require(encodes, f"components.{VISION_ENCODER}: {spec.name} gives no features of the patches of an image")
+    require(
+        encodes_patches(spec, settings),
+        f"components.{VISION_ENCODER}: {spec.name} gives no features of the patches of an image",
+    )
     channels = len(given.mean) == len(given.deviation) == 3 and min(given.deviation) > 0
     require(channels, f"components.{VISION_ENCODER}.pretrained: mean and deviation must be of three channels, above 0")
     return Tower(spec, settings, given.mean, given.deviation, trained)
+
+
+def encodes_patches(spec: Any, settings: Any) -> bool:
+    """Whether a pretrained model of these settings is a transformer of the patches of an image."""
+    return "image" in spec.encodes and "patch_size" in {each.name for each in dataclasses.fields(spec.vision(settings))}
 
 
 class PretrainedVision(nn.Module):

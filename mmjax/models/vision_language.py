@@ -98,6 +98,11 @@ def check(config: Config) -> None:
 
 
 def _check_tower(config: Config) -> None:
+    require(
+        config.components[VISION_ENCODER].config is None,
+        f"components.{VISION_ENCODER}: name a folder in Hugging Face's layout, not a config; a trained encoder of "
+        "mmjax's own is taken on by train.init_from",
+    )
     if (tower := _tower(config)) is None:
         return  # its path is not read yet
     name, size = f"components.{VISION_ENCODER}: {tower.spec.name}", config.data.size

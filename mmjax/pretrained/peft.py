@@ -36,6 +36,7 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "modules_to_save": ([],),
     "layer_replication": ([],),
     "use_qalora": (False,),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),  # others change the kernels as well
     **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "use_bdlora"), ()),
 }
 Place = tuple[Row, int]  # a row of the table, and the number of the layer

@@ -113,6 +113,10 @@ def test_mistakes_are_one_line(two_stages: Path, trained: Path, alone: Path, tmp
     line = mistake("export", f"--workdir={two_stages}", "--lora=alone", f"--out={tmp_path / 'x.safetensors'}")
     assert line.startswith("--lora: ")
     assert ".safetensors" in mistake("export", f"--workdir={trained}", "--lora=alone", f"--out={tmp_path / 'x'}")
+    base = trained / "base.safetensors"
+    before = base.read_bytes()
+    line = mistake("export", f"--workdir={trained}", "--lora=alone", f"--out={base}")
+    assert line.startswith(f"{base}: ") and base.read_bytes() == before
     with pytest.raises(UserError, match="weight of"):
         mmjax.load(two_stages, lora={alone: float("inf")})
 

@@ -80,7 +80,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     for arguments, word in (
         ([f"--workdir={folder}", f"--out={tmp_path / 'out'}"], "--formats=hugging_face"),
         ([f"--workdir={folder}", "--formats=hugging_face", f"--out={folder}"], "that is read"),
-        ([f"--workdir={folder}", "--formats=hugging_face", f"--out={tmp_path / 'full'}"], "is no folder in"),
+        ([f"--workdir={folder}", "--formats=hugging_face", f"--out={tmp_path / 'full'}"], "is not empty"),
         (
             [f"--workdir={folder}", "--formats=hugging_face", "--step=3", f"--out={tmp_path / 'out'}"],
             "is of a training",

@@ -96,6 +96,7 @@ def test_load_adds_it(tmp_path: Path) -> None:
         ({"use_dora": True}, "use_dora: True is not supported"),
         ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern: "),
         ({"peft_type": "IA3"}, "peft_type: 'IA3'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa'"),
         ({"bias": "all"}, "bias: 'all'"),
         ({"r": 0}, "r, lora_alpha: "),
         ({"lora_alpha": float("nan")}, "r, lora_alpha: "),

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import mmjax
 from mmjax import models, pretrained
 from mmjax.cli import main
-from mmjax.config import Config, MeshConfig, load_config, resolve
+from mmjax.config import Config, MeshConfig, load_config, resolve, to_dict
 from mmjax.engine import components, setup, trainer, vision_encoder
 from mmjax.export.model_folder import flatten
 from mmjax.models.pretrained_encoder import PretrainedVision, tower, tower_shapes
@@ -139,5 +139,16 @@ def test_what_is_refused(tmp_path: Path) -> None:
     shutil.copytree(REFERENCES / "bert", bert)
     assert "encodes no images" in error_message(resolved, bert, tmp_path)
     assert "no folder in Hugging Face's layout" in error_message(resolved, tmp_path, tmp_path)
+    resnet = copied(tmp_path, "resnet")
+    assert "no features of the patches" in error_message(resolved, resnet, tmp_path)
+    plain = to_dict(load_config(TINY))
+    inner = {"model": plain["model"], "losses": plain["losses"], "train": {"steps": 4}}
+    assert "not a config" in error_message(resolve, plain | {"components": {"vision_encoder": inner}})
+    staged = components.resolve_config(
+        resolve({**plain, "pretraining": plain | {"components": {"vision_encoder": str(folder)}}}), tmp_path
+    )
+    assert staged.pretraining is not None and staged.pretraining.components["vision_encoder"].pretrained is not None
+    low_rank = resolved(folder, tmp_path, lora__rank="2", train__init_from="x", optimizer__kind="adamw")
+    assert "vision/tower" in error_message(setup.check, low_rank)
     (folder / "preprocessor_config.json").unlink()
     assert "preprocessor_config.json" in error_message(resolved, folder, tmp_path)

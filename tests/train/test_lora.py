@@ -178,6 +178,7 @@ def test_a_step_moves_b_along_the_gradient_of_the_kernel() -> None:
         ({"lora": {"alpha": 8.0}}, "lora.rank: "),
         ({"lora": {"rank": 8, "kernels": ()}}, "lora.kernels: "),
         ({"lora": {"rank": -1}}, "lora.rank: "),
+        ({"optimizer": {"kind": "muon"}}, "optimizer.kind: muon"),
         ({"lora": {"rank": 8, "alpha": float("nan")}}, "lora.alpha: "),
         ({"train": {"steps": 7, "init_from": "x", "init_rename": {"text": "-"}}}, "train.init_rename.text: "),
     ],
