@@ -218,7 +218,7 @@ def alternated(
     """The number of parameters, and the seconds of an iteration in each round, of peers that are measured in turn.
 
     Args:
-        commands: of the peers, which are started anew, so that no case runs in the memory of another.
+        commands: of the peers, which are started again, so that no case runs in the memory of another.
         seconds: of a peer's part of a round, about.
     """
     peers = {peer: Peer(*command) for peer, command in commands.items()}

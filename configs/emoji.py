@@ -27,7 +27,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     tokenizer.losses["mean_absolute_error"]["scales"] = 4  # else the lines outweigh the tones
     tokenizer.optimizer = presets.optimizer(6e-3, 100, b2=0.98, ema_decay=0.995, kind="muon")
     tokenizer.train = {"batch": 8, "steps": 8000, "log_every": 50, "evaluate_every": 4000, "checkpoint_every": 1000}
-    tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes"), "batch": 32, "samples": 16}
+    tokenizer.evaluate = {"evaluators": ("losses", "reconstruction", "codes", "emoji"), "batch": 32, "samples": 16}
 
     config = ConfigDict()
     config.data = data

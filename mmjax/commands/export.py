@@ -64,8 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.formats == HUGGING_FACE:
         _check_out(workdir, arguments.out)
         step, params = restored(workdir, config, arguments.step)
-        family = vision_encoder.write(arguments.out, config, jax.device_get(params))
-        print(printable(f"{family} of {config.name}, step {step:,}: {arguments.out}"))
+        checkpoint = vision_encoder.write(arguments.out, config, jax.device_get(params))
+        of = f"{checkpoint.spec.name} of {config.name}, step {step:,}"
+        print(printable(f"{of}: {arguments.out}{_left_out(checkpoint)}"))
         return 0
     check_model_folder(arguments.out)
     step, params = restored(workdir, config, arguments.step)
@@ -102,9 +103,12 @@ def _pretrained(arguments: argparse.Namespace) -> int:
     _check_out(folder, out)
     checkpoint = pretrained.open_checkpoint(folder, arguments.plugins)
     pretrained.write(out, checkpoint, pretrained.load(checkpoint))
-    left = f"; left out: {pretrained.listed(list(checkpoint.unread), 3)}" if checkpoint.unread else ""
-    print(printable(f"{checkpoint.spec.name}: {out}{left}"))
+    print(printable(f"{checkpoint.spec.name}: {out}{_left_out(checkpoint)}"))
     return 0
+
+
+def _left_out(checkpoint: pretrained.Checkpoint) -> str:
+    return f"; left out: {pretrained.listed(list(checkpoint.unread), 3)}" if checkpoint.unread else ""
 
 
 def _check_out(folder: Path, out: Path) -> None:

@@ -341,7 +341,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
-    def components_apart(self) -> dict[str, ComponentConfig]:
+    def separate_components(self) -> dict[str, ComponentConfig]:
         """The components whose parameters are not among those of the model."""
         return {name: each for name, each in self.components.items() if name != VISION_ENCODER}
 

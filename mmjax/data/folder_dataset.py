@@ -63,7 +63,8 @@ class FolderKind:
     check: Callable[[Path], None]
 
     @property
-    def some(self) -> str:
+    def with_article(self) -> str:
+        """Its name in messages: "a clip", "an image"."""
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
 
@@ -161,9 +162,9 @@ def read_captions(folder: Path, kind: FolderKind) -> dict[str, list[str]]:
             raise UserError(f"{path}, line {number}: not JSON ({error}); a line is like {kind.line}") from error
         name, texts = (row.get(kind.name), row.get("captions")) if isinstance(row, dict) else (None, None)
         if not (isinstance(name, str) and name and isinstance(texts, list) and texts):
-            raise UserError(f"{path}, line {number}: needs {kind.some} and its captions, like {kind.line}")
+            raise UserError(f"{path}, line {number}: needs {kind.with_article} and its captions, like {kind.line}")
         if not is_inside(name):
-            raise UserError(f"{path}, line {number}: {name!r} is outside of {folder}; name {kind.some} in it")
+            raise UserError(f"{path}, line {number}: {name!r} is outside of {folder}; name {kind.with_article} in it")
         if not all(isinstance(text, str) for text in texts):
             raise UserError(f"{path}, line {number}: the captions of {name} must be texts, like {kind.line}")
         captions.setdefault(name, []).extend(texts)

@@ -94,7 +94,7 @@ def prepare(config: Config, workdir: Path, train: Callable[[Config, Path], int])
     """
     found = {}
     # Given components first, so that one that does not fit is reported before any is trained.
-    for name, component in sorted(config.components_apart().items(), key=lambda item: not item[1].path):
+    for name, component in sorted(config.separate_components().items(), key=lambda item: not item[1].path):
         folder = workdir / name
         if name == TEXT_ENCODER and not component.path:
             raise UserError("components.text_encoder: name a trained model, as in --config.components.text_encoder=DIR")
@@ -183,7 +183,7 @@ def trained(config: Config, workdir: Path) -> dict[str, Params]:
         name: frozen_text.read(workdir / frozen_text.FILE, plugins).params
         if name == TEXT_ENCODER
         else load(workdir / name, plugins=plugins).params
-        for name in config.components_apart()
+        for name in config.separate_components()
     }
 
 

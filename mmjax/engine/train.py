@@ -191,7 +191,8 @@ def _first_state(run: Run) -> tuple[State, data.TextTokenizer]:
     params = load_params(start_from) if start_from and not config.lora.rank else None
     text_tokenizer = read_text_tokenizer(start_from) if start_from else None
     tokenizer = setup.prepare_tokenizer(workdir, config, run.source, text_tokenizer)
-    encoder = vision_encoder.load_params(config, run.experiment.params)
+    # A LoRA starts from a whole model, which has its image encoder.
+    encoder = {} if config.lora.rank else vision_encoder.load_params(config, run.experiment.params)
     return trainer.first_state(params, run.experiment, run.training, encoder), tokenizer
 
 

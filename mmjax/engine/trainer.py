@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -64,7 +64,7 @@ def build(experiment: Experiment, steps: int, base: Params | None = None) -> Tra
     frozen_shardings: dict[str, Any] = dict.fromkeys(frozen, placement.replicated)
     if config.lora.rank:
         apply = lora.make_apply(apply, lora.scale(config.lora))
-        loss = replace(loss, inputs=lora.with_base(loss.inputs))
+        loss = dataclasses.replace(loss, inputs=lora.with_base(loss.inputs))
         placed = None if base is None else processes.place(base, experiment.params)
         frozen[lora.BASE] = placed or base_shapes(config, placement)
         frozen_shardings[lora.BASE] = experiment.params

@@ -77,11 +77,11 @@ def _checkpoint(config: Config) -> pretrained.Checkpoint:
     return checkpoint
 
 
-def write(folder: Path, config: Config, params: Params) -> str:
+def write(folder: Path, config: Config, params: Params) -> pretrained.Checkpoint:
     """Writes the image encoder of a model, and what else its folder had, in Hugging Face's layout.
 
     Returns:
-        The name of its family.
+        The checkpoint that it was before.
 
     Raises:
         UserError: where the model has none, or its folder is gone.
@@ -96,4 +96,4 @@ def write(folder: Path, config: Config, params: Params) -> str:
     prefix = f"{TOWER_NAME}/"
     found |= {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
     pretrained.write(folder, checkpoint, flax.traverse_util.unflatten_dict(found, sep="/"))
-    return checkpoint.spec.name
+    return checkpoint

@@ -81,11 +81,11 @@ def load(
         raise UserError(f"{folder}: a model folder holds one step only; give step with a workdir, or leave it out")
     if is_workdir:
         _, params = restored(folder, config, step)
-        components = {name: _component(folder, name, plugins) for name in config.components_apart()}
+        components = {name: _component(folder, name, plugins) for name in config.separate_components()}
     else:
         shapes = jax.eval_shape(lambda: _all_params(config))
         params = dict(read_params(folder / "model.safetensors", shapes))
-        components = {name: params.pop(name) for name in config.components_apart()}
+        components = {name: params.pop(name) for name in config.separate_components()}
     tokenizer = _tokenizer(folder, config)
     if lora:
         params = lora_files.with_loras(params, lora)
@@ -224,7 +224,7 @@ def _component(folder: Path, name: str, plugins: tuple[str, ...]) -> Params:
 def _all_params(config: Config) -> dict[str, Any]:
     """Initializes all parameters of a model folder, those of components included."""
     params = dict(models.init(config, jax.random.key(0)))
-    for name, component in config.components_apart().items():
+    for name, component in config.separate_components().items():
         if name == TEXT_ENCODER and (component.config or component.pretrained):
             params[name] = frozen_text.init(component, jax.random.key(0))
         elif component.config is not None:

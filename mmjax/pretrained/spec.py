@@ -137,7 +137,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: must be a whole number from {least} to {most:,}, not {_shown(value)}")
         return value
     if kind is float:
-        signed = "shift" in where or "mean" in where
+        field = where.rpartition(" ")[2]
+        signed = "shift" in field or "mean" in field
         if isinstance(value, bool) or not finite(value) or not -LARGEST * signed <= value <= LARGEST:
             raise UserError(f"{where}: must be a number{'' if signed else ' from 0'}, not {_shown(value)}")
         return float(value)

@@ -47,3 +47,12 @@ def copied(folder: Path, name: str, words: Sequence[str] = SCENES) -> Path:
     shutil.copytree(REFERENCES / name, folder / name)
     write_tokenizer(folder / name, special, begin, end, words, **settings)
     return folder / name
+
+
+def with_settings(folder: Path, name: str, **settings: Any) -> Path:
+    """A copy of a reference in a folder of its name, with changes to its config.json."""
+    copy = folder / name
+    shutil.copytree(REFERENCES / name, copy, ignore=shutil.ignore_patterns("reference.safetensors"))
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(values | settings))
+    return copy

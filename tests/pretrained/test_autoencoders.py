@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import REFERENCES, with_settings
 from messages import error_message
 from safetensors.numpy import load_file, save_file
 
@@ -15,20 +16,11 @@ from mmjax import pretrained
 from mmjax.cli import main
 from mmjax.export import PretrainedAutoencoder
 
-REFERENCES = Path(__file__).parents[1] / "references"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def copied(tmp_path: Path, name: str, **settings: Any) -> Path:
-    folder = tmp_path / name
-    shutil.copytree(REFERENCES / name, folder, ignore=shutil.ignore_patterns("reference.safetensors"))
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | settings))
-    return folder
-
-
 def test_a_pipeline_encodes_and_decodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copied(tmp_path, "autoencoder_tiny").rename(tmp_path / "vae")
+    with_settings(tmp_path, "autoencoder_tiny").rename(tmp_path / "vae")
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     model = mmjax.load(tmp_path)
     assert type(model) is PretrainedAutoencoder and not hasattr(model, "embed_image")
@@ -49,7 +41,7 @@ def test_a_pipeline_encodes_and_decodes(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_old_names_of_attention_and_a_whole_checkpoint(tmp_path: Path) -> None:
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    folder = copied(tmp_path, "autoencoder_kl")
+    folder = with_settings(tmp_path, "autoencoder_kl")
     tensors = load_file(folder / WEIGHTS)
     for new, before in old.items():
         tensors = {name.replace(f".{new}.", f".{before}."): tensor for name, tensor in tensors.items()}
@@ -66,7 +58,7 @@ def test_old_names_of_attention_and_a_whole_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_config_that_is_missing_beside_the_original_file(tmp_path: Path) -> None:
-    folder = copied(tmp_path, "autoencoder_kl_original")
+    folder = with_settings(tmp_path, "autoencoder_kl_original")
     (folder / WEIGHTS).rename(folder / "ae.safetensors")
     config = folder / "config.json"
     config.unlink()
@@ -110,6 +102,6 @@ def test_the_config_that_is_missing_beside_the_original_file(tmp_path: Path) -> 
 def test_options_that_are_not_supported_are_named(
     name: str, settings: dict[str, Any], words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    message = error_message(mmjax.load, copied(tmp_path, name, **settings))
+    message = error_message(mmjax.load, with_settings(tmp_path, name, **settings))
     for word in words:
         assert word in message, message

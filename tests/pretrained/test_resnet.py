@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import REFERENCES, with_settings
 from messages import error_message
 from safetensors.numpy import load_file
 
@@ -15,16 +16,6 @@ from mmjax import pretrained
 from mmjax.export import PretrainedImageEncoder
 from mmjax.pretrained import names
 from mmjax.pretrained.checkpoint import _shapes
-
-REFERENCES = Path(__file__).parents[1] / "references"
-
-
-def copied(tmp_path: Path, name: str, **settings: Any) -> Path:
-    folder = tmp_path / name
-    shutil.copytree(REFERENCES / name, folder, ignore=shutil.ignore_patterns("reference.safetensors"))
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | settings))
-    return folder
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
@@ -39,7 +30,7 @@ def test_names_and_shapes_of_timm(architecture: str) -> None:
 
 
 def test_features_and_images_of_timm(tmp_path: Path) -> None:
-    folder = copied(tmp_path, "resnet_torchvision")
+    folder = with_settings(tmp_path, "resnet_torchvision")
     shutil.copyfile(REFERENCES / "images/convnext/preprocessor_config.json", folder / "preprocessor_config.json")
     assert "smaller than a patch of 32" in error_message(
         mmjax.load(folder).embed_image, [np.zeros((9, 9, 3), np.uint8)]
@@ -81,6 +72,6 @@ def test_buffers_that_are_absent_are_not_written(tmp_path: Path) -> None:
 def test_options_that_are_not_supported_are_named(
     name: str, settings: dict[str, Any], words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    message = error_message(mmjax.load, copied(tmp_path, name, **settings))
+    message = error_message(mmjax.load, with_settings(tmp_path, name, **settings))
     for word in words:
         assert word in message, message

@@ -61,24 +61,24 @@ def test_features_of_texts_of_any_length(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["bert", "clip", "siglip", "t5"])
 def test_the_tokenizer_alone_is_that_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = copied(tmp_path, name)
-    theirs = load_json_tokenizer(folder)
-    ours = data.load_tokenizer(theirs.serialized())
-    ids, mask = theirs.encode_with_mask(TEXTS, 9)
-    np.testing.assert_array_equal(ours.encode(TEXTS, 9), np.where(mask, ids + 1, 0))
-    assert (ours.size, ours.end, ours.padding) == (theirs.size + 1, theirs.end + 1, 0)
-    assert list(map(ours.length, TEXTS)) == list(map(theirs.length, TEXTS))
-    assert ours.decode(ours.encode(TEXTS[:1], 9)) == TEXTS[:1]
-    again = data.load_tokenizer(ours.proto)
-    np.testing.assert_array_equal(again.encode(TEXTS, 7), ours.encode(TEXTS, 7))
+    original = load_json_tokenizer(folder)
+    shifted = data.load_tokenizer(original.serialized())
+    ids, mask = original.encode_with_mask(TEXTS, 9)
+    np.testing.assert_array_equal(shifted.encode(TEXTS, 9), np.where(mask, ids + 1, 0))
+    assert (shifted.size, shifted.end, shifted.padding) == (original.size + 1, original.end + 1, 0)
+    assert list(map(shifted.length, TEXTS)) == list(map(original.length, TEXTS))
+    assert shifted.decode(shifted.encode(TEXTS[:1], 9)) == TEXTS[:1]
+    again = data.load_tokenizer(shifted.proto)
+    np.testing.assert_array_equal(again.encode(TEXTS, 7), shifted.encode(TEXTS, 7))
 
 
 def test_case_and_side_of_padding_are_kept(tmp_path: Path) -> None:
     folder = copied(tmp_path, "bert")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"padding_side": "left"}))
-    theirs = load_json_tokenizer(folder)
-    assert theirs.encode(["A RING"], 6).tolist() == [[0, 0, 2, 10, 18, 3]]
-    assert data.load_tokenizer(theirs.serialized()).encode(["A RING"], 6).tolist() == [[3, 11, 19, 4, 0, 0]]
+    original = load_json_tokenizer(folder)
+    assert original.encode(["A RING"], 6).tolist() == [[0, 0, 2, 10, 18, 3]]
+    assert data.load_tokenizer(original.serialized()).encode(["A RING"], 6).tolist() == [[3, 11, 19, 4, 0, 0]]
 
 
 def test_the_file_in_a_workdir(tmp_path: Path) -> None:

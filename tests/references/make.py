@@ -191,7 +191,7 @@ def minilm():
 def images():
     """Images as the image processors of transformers, on Pillow where they can be, and timm prepare them."""
     pixels = np.random.default_rng(11).integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     arrays = {"pixels": pixels}
     settings = {
         "clip": hf.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 19, "width": 19}),
@@ -205,11 +205,11 @@ def images():
     timm_config = {"architecture": "resnet50", "num_classes": 1000, "pretrained_cfg": config}
     (HERE / "images" / "timm").mkdir(exist_ok=True)
     (HERE / "images" / "timm" / "config.json").write_text(json.dumps(timm_config))
-    arrays["timm"] = np.moveaxis(timm.data.create_transform(**config)(picture).numpy(), 0, -1)
+    arrays["timm"] = np.moveaxis(timm.data.create_transform(**config)(image).numpy(), 0, -1)
     for name, processor in settings.items():
         folder = HERE / "images" / name
         processor.save_pretrained(folder)
-        arrays[name] = np.moveaxis(np.asarray(processor(picture)["pixel_values"][0]), 0, -1)
+        arrays[name] = np.moveaxis(np.asarray(processor(image)["pixel_values"][0]), 0, -1)
     save_file(
         {key: np.ascontiguousarray(value) for key, value in arrays.items()}, HERE / "images/reference.safetensors"
     )
